@@ -1,0 +1,88 @@
+package api
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Task is durable asynchronous work with retries and a result.
+type Task struct {
+	ID          string          `json:"id"`
+	Kind        string          `json:"kind" example:"vm.create"`
+	Subject     string          `json:"subject,omitempty" doc:"ID of what it works on"`
+	State       string          `json:"state" enum:"pending,running,succeeded,failed,canceled"`
+	Result      json.RawMessage `json:"result,omitempty" doc:"Depends on the kind"`
+	Error       *TaskError      `json:"error,omitempty"`
+	Attempts    int             `json:"attempts"`
+	MaxAttempts int             `json:"max_attempts"`
+	CancelAsked bool            `json:"cancel_asked,omitempty"`
+	CreatedAt   time.Time       `json:"created_at"`
+	UpdatedAt   time.Time       `json:"updated_at"`
+	RunAt       time.Time       `json:"run_at" doc:"Not before"`
+	EndedAt     *time.Time      `json:"ended_at,omitempty"`
+}
+
+// TaskError is why a task failed.
+type TaskError struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// Worker is the daemon on a node that owns the VMs there.
+type Worker struct {
+	ID       string    `json:"id"`
+	Name     string    `json:"name"`
+	Version  string    `json:"version"`
+	Platform string    `json:"platform"`
+	State    string    `json:"state" enum:"ready,cordoned,away"`
+	Drivers  []Driver  `json:"drivers" nullable:"false"`
+	Capacity Resources `json:"capacity" doc:"What the node gives to VMs in all"`
+	Reserved Resources `json:"reserved" doc:"What its VMs may use, summed"`
+	SeenAt   time.Time `json:"seen_at"`
+	JoinedAt time.Time `json:"joined_at"`
+}
+
+// Driver is what a driver on this installation can do.
+type Driver struct {
+	Name         string   `json:"name"`
+	Version      string   `json:"version"`
+	Isolation    string   `json:"isolation" enum:"container,gvisor,microvm"`
+	Usable       bool     `json:"usable"`
+	Reason       string   `json:"reason,omitempty" doc:"Why not usable"`
+	Capabilities []string `json:"capabilities" nullable:"false" example:"pause:freeze,snapshot:disk"`
+}
+
+// Event is a fact, told in commit order.
+type Event struct {
+	Seq     int64           `json:"seq" doc:"The cursor"`
+	Type    string          `json:"type" example:"vm.running"`
+	Subject string          `json:"subject"`
+	VMID    string          `json:"vm_id,omitempty"`
+	Data    json.RawMessage `json:"data,omitempty" doc:"Depends on the type"`
+	At      time.Time       `json:"at"`
+}
+
+// EventList is events after a cursor, oldest first.
+type EventList struct {
+	Items []Event `json:"items" nullable:"false"`
+	// Last is the cursor to go on from: the newest item's, or the one given.
+	Last int64 `json:"last" doc:"Cursor to go on from"`
+}
+
+// Status is what the server is and how it does, for administrators.
+type Status struct {
+	Version       string         `json:"version"`
+	PID           int            `json:"pid"`
+	URL           string         `json:"url"`
+	PreviewDomain string         `json:"preview_domain"`
+	DataDir       string         `json:"data_dir"`
+	StartedAt     time.Time      `json:"started_at"`
+	UptimeMS      int64          `json:"uptime_ms"`
+	VMs           map[string]int `json:"vms" doc:"Count by state"`
+	Workers       int            `json:"workers"`
+}
+
+// Health is the answer of /health and /ready.
+type Health struct {
+	Status string `json:"status" enum:"ok"`
+}

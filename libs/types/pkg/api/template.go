@@ -1,0 +1,57 @@
+package api
+
+import "time"
+
+// Template is a named line of immutable builds.
+type Template struct {
+	ID        string            `json:"id"`
+	Name      string            `json:"name"`
+	Tags      map[string]string `json:"tags" doc:"Tag to build ID"`
+	Public    bool              `json:"public"`
+	Builds    []Build           `json:"builds" nullable:"false" doc:"Newest first, at most 20"`
+	CreatedAt time.Time         `json:"created_at"`
+	UpdatedAt time.Time         `json:"updated_at"`
+}
+
+// Build is one immutable result of building a template.
+type Build struct {
+	ID          string         `json:"id"`
+	TemplateID  string         `json:"template_id"`
+	State       string         `json:"state" enum:"waiting,building,ready,error"`
+	Platform    string         `json:"platform"`
+	Source      TemplateSource `json:"source"`
+	Resources   Resources      `json:"resources" doc:"Defaults of VMs made from it"`
+	DefaultUser string         `json:"default_user,omitempty"`
+	SizeBytes   int64          `json:"size_bytes"`
+	Reason      string         `json:"reason,omitempty" doc:"Why it failed"`
+	CreatedAt   time.Time      `json:"created_at"`
+	ReadyAt     *time.Time     `json:"ready_at,omitempty"`
+}
+
+// TemplateSource is what a root filesystem is made from. Exactly one of Image,
+// Tar, Dir and Packages is set.
+type TemplateSource struct {
+	Image    string   `json:"image,omitempty" maxLength:"512" doc:"An OCI reference"`
+	Tar      string   `json:"tar,omitempty" maxLength:"4096" doc:"ID of an upload; for administrators also an absolute path on the server"`
+	Dir      string   `json:"dir,omitempty" maxLength:"4096" doc:"An absolute path on the server; administrators only"`
+	Packages []string `json:"packages,omitempty" nullable:"false" maxItems:"1000" maxLength:"128" pattern:"^[a-z0-9][a-z0-9+.:~-]*$" doc:"Debian packages on top of a minimal system"`
+	Suite    string   `json:"suite,omitempty" maxLength:"32" pattern:"^[a-z][a-z0-9-]*$" doc:"Debian release for packages; absent: bookworm"`
+}
+
+// BuildTemplate asks for a template build.
+type BuildTemplate struct {
+	Name      string            `json:"name" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$"`
+	Tags      []string          `json:"tags,omitempty" nullable:"false" maxItems:"16" maxLength:"63" pattern:"^[A-Za-z0-9][A-Za-z0-9._-]*$" doc:"Absent: latest"`
+	Source    TemplateSource    `json:"source"`
+	Resources *Resources        `json:"resources,omitempty"`
+	User      string            `json:"user,omitempty" maxLength:"32" pattern:"^[a-z_][a-z0-9_-]*[$]?$" doc:"Default OS user"`
+	Env       map[string]string `json:"env,omitempty" maxProperties:"512"`
+}
+
+// Upload is a file that was sent to be used later.
+type Upload struct {
+	ID        string    `json:"id"`
+	SizeBytes int64     `json:"size_bytes"`
+	SHA256    string    `json:"sha256" doc:"Hexadecimal"`
+	ExpiresAt time.Time `json:"expires_at" doc:"Then it is removed, used or not"`
+}

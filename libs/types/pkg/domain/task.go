@@ -1,0 +1,106 @@
+package domain
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// TaskState is where a task stands.
+type TaskState string
+
+// The task states.
+const (
+	TaskPending   TaskState = "pending"
+	TaskRunning   TaskState = "running"
+	TaskSucceeded TaskState = "succeeded"
+	TaskFailed    TaskState = "failed"
+	TaskCanceled  TaskState = "canceled"
+)
+
+// Ended reports whether s is final.
+func (s TaskState) Ended() bool {
+	return s == TaskSucceeded || s == TaskFailed || s == TaskCanceled
+}
+
+// Task is durable asynchronous work with retries and a result.
+type Task struct {
+	ID          ID
+	ProjectID   ID
+	Kind        string // "vm.create", "template.build", …
+	Subject     ID     // what it works on
+	State       TaskState
+	Args        json.RawMessage
+	Result      json.RawMessage
+	Error       *TaskError
+	Attempts    int
+	MaxAttempts int
+	CancelAsked bool
+	CreatedAt   time.Time
+	UpdatedAt   time.Time
+	RunAt       time.Time // not before
+	EndedAt     *time.Time
+	Revision    int64
+}
+
+// TaskError is why a task failed.
+type TaskError struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// Worker is the daemon on a node that owns the VMs there.
+type Worker struct {
+	ID       ID
+	Name     string // host name
+	Version  string
+	Platform string
+	Drivers  []DriverInfo
+	Capacity Resources // what the node gives to VMs in all
+	Reserved Resources // what its VMs may use, summed
+	State    WorkerState
+	SeenAt   time.Time
+	JoinedAt time.Time
+	Revision int64
+}
+
+// WorkerState says whether a worker takes new VMs.
+type WorkerState string
+
+// The worker states.
+const (
+	WorkerReady    WorkerState = "ready"
+	WorkerCordoned WorkerState = "cordoned"
+	WorkerAway     WorkerState = "away"
+)
+
+// DriverInfo is what a driver on a worker can do.
+type DriverInfo struct {
+	Name         string    `json:"name"`
+	Version      string    `json:"version"`
+	Isolation    Isolation `json:"isolation"`
+	Usable       bool      `json:"usable"`
+	Reason       string    `json:"reason,omitempty"` // why not usable
+	Capabilities []string  `json:"capabilities"`     // "pause:freeze", "snapshot:disk", "fork", "meter"
+}
+
+// Usage is what a VM used in a span of time.
+type Usage struct {
+	ProjectID     ID
+	VMID          ID
+	From, To      time.Time
+	CPUSeconds    float64
+	MemoryByteSec float64 // integral of resident bytes over seconds
+	DiskBytes     int64   // at the end of the span
+	EgressBytes   int64
+}
+
+// Event is a fact in the outbox, written in the transaction of what it tells.
+type Event struct {
+	Seq       int64 // the cursor: commit order
+	ProjectID ID
+	Type      string // "vm.running", "execution.exited", "task.succeeded", …
+	Subject   ID
+	VMID      ID // set where the subject belongs to a VM
+	Data      json.RawMessage
+	At        time.Time
+}

@@ -1,0 +1,105 @@
+package domain
+
+import "time"
+
+// Project owns VMs, templates, snapshots, tasks and keys.
+type Project struct {
+	ID        ID
+	Name      string
+	CreatedAt time.Time
+}
+
+// DefaultProjectName is the project of a single-user installation.
+const DefaultProjectName = "default"
+
+// Template is a named line of immutable builds.
+type Template struct {
+	ID        ID
+	ProjectID ID
+	Name      string // unique in the project
+	Tags      map[string]ID
+	Public    bool // every project may use it
+	CreatedAt time.Time
+	UpdatedAt time.Time
+	Revision  int64
+}
+
+// DefaultTag is the tag that a template name without one means.
+const DefaultTag = "latest"
+
+// BuildState is where a template build stands.
+type BuildState string
+
+// The build states.
+const (
+	BuildWaiting  BuildState = "waiting"
+	BuildBuilding BuildState = "building"
+	BuildReady    BuildState = "ready"
+	BuildError    BuildState = "error"
+)
+
+// Build is one immutable result of building a template.
+type Build struct {
+	ID            ID
+	ProjectID     ID
+	TemplateID    ID
+	State         BuildState
+	Platform      string
+	Source        TemplateSource
+	Shape         Resources // the template's default resources
+	Kernel        string    // kernel version for microVM drivers; empty for containers
+	DriverVersion string
+	Artifacts     []Artifact
+	DefaultUser   string
+	Env           map[string]string
+	WorkDir       string
+	Reason        string // why BuildError
+	CreatedAt     time.Time
+	ReadyAt       *time.Time
+	Revision      int64
+}
+
+// Artifact is a file or tree that a build produced.
+type Artifact struct {
+	Kind   string `json:"kind"`   // "rootfs"
+	Path   string `json:"path"`   // relative to the data directory
+	Digest string `json:"digest"` // "sha256:…" of its manifest
+	Bytes  int64  `json:"bytes"`
+}
+
+// TemplateSource is what a template's root filesystem is made from. Exactly one is set.
+type TemplateSource struct {
+	Image    string   `json:"image,omitempty"`    // an OCI reference
+	Tar      string   `json:"tar,omitempty"`      // an uploaded root filesystem archive, by upload ID or server path
+	Dir      string   `json:"dir,omitempty"`      // a root filesystem directory on the server
+	Packages []string `json:"packages,omitempty"` // Debian packages on top of a minimal system
+	Suite    string   `json:"suite,omitempty"`    // Debian release for Packages; default "bookworm"
+}
+
+// Snapshot is a VM's frozen state, from which VMs can be made.
+type Snapshot struct {
+	ID            ID
+	ProjectID     ID
+	VMID          ID     // its origin
+	Name          string // unique in the namespace it shares with templates; may be empty
+	BuildID       ID     // the build below the disk
+	Driver        string // what it needs to start
+	DriverVersion string
+	Kind          SnapshotKind
+	Spec          VMSpec // of its origin
+	EnvSealed     []byte
+	WorkerID      ID // where its data is
+	Bytes         int64
+	State         BuildState // waiting, ready, error
+	CreatedAt     time.Time
+	Revision      int64
+}
+
+// SnapshotKind is what a snapshot holds.
+type SnapshotKind string
+
+// The snapshot kinds.
+const (
+	SnapshotDisk   SnapshotKind = "disk"
+	SnapshotMemory SnapshotKind = "memory" // disk too
+)

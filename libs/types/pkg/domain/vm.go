@@ -1,0 +1,206 @@
+package domain
+
+import "time"
+
+// DesiredState is what the owner of a VM asked for.
+type DesiredState string
+
+// The desired states.
+const (
+	WantRunning DesiredState = "running"
+	WantPaused  DesiredState = "paused"
+	WantStopped DesiredState = "stopped"
+	WantDeleted DesiredState = "deleted"
+)
+
+// ObservedState is what the worker last saw or is doing.
+type ObservedState string
+
+// The observed states. Those ending in -ing are steps under way; after a
+// restart the worker takes each up again from what the driver really has.
+const (
+	Pending     ObservedState = "pending"  // the row exists, no machine yet
+	Creating    ObservedState = "creating" // a machine is being made
+	Starting    ObservedState = "starting" // its agent has not answered yet
+	Running     ObservedState = "running"
+	Pausing     ObservedState = "pausing"
+	Paused      ObservedState = "paused"
+	Resuming    ObservedState = "resuming"
+	Stopping    ObservedState = "stopping"
+	Stopped     ObservedState = "stopped" // the disk is kept, nothing runs
+	Deleting    ObservedState = "deleting"
+	Deleted     ObservedState = "deleted"     // a tombstone
+	Failed      ObservedState = "failed"      // see Reason; only delete leads out
+	Unreachable ObservedState = "unreachable" // its worker is away; the VM may well run
+)
+
+// Terminal reports whether no step leads on from s by itself.
+func (s ObservedState) Terminal() bool { return s == Deleted || s == Failed }
+
+// PauseMode is what happens to memory while a VM is paused.
+type PauseMode string
+
+// The pause modes.
+const (
+	PauseFreeze PauseMode = "freeze" // processes are frozen; memory stays and counts; lost at a reboot
+	PauseMemory PauseMode = "memory" // memory is saved to disk and freed
+	PauseDisk   PauseMode = "disk"   // processes end; the disk is kept
+)
+
+// OnTimeout is what the worker does when a VM's deadline passes.
+type OnTimeout string
+
+// What can happen at the deadline.
+const (
+	TimeoutKill  OnTimeout = "kill" // delete
+	TimeoutPause OnTimeout = "pause"
+	TimeoutStop  OnTimeout = "stop"
+)
+
+// Isolation is what separates a VM from its host, weakest first.
+type Isolation string
+
+// The isolation levels.
+const (
+	IsolationContainer Isolation = "container" // shared kernel: user namespace, seccomp, capabilities
+	IsolationGVisor    Isolation = "gvisor"    // a user-space kernel in between
+	IsolationMicroVM   Isolation = "microvm"   // own kernel behind hardware or emulated virtualization
+)
+
+// AtLeast reports whether i isolates no less than minimum. An empty minimum asks nothing.
+func (i Isolation) AtLeast(minimum Isolation) bool {
+	rank := map[Isolation]int{"": 0, IsolationContainer: 1, IsolationGVisor: 2, IsolationMicroVM: 3}
+	return rank[i] >= rank[minimum]
+}
+
+// NetworkMode is what a VM can reach.
+type NetworkMode string
+
+// The network modes.
+const (
+	NetworkNone NetworkMode = "none" // loopback only
+	NetworkNAT  NetworkMode = "nat"  // outside addresses by NAT; private ranges, link-local and the host refused
+)
+
+// Resources bound what a VM can use. Zero in a request means the template's
+// or the server's default; a stored VM has no zero.
+type Resources struct {
+	MilliCPU    int64 `json:"milli_cpu"`    // thousandths of a core
+	MemoryBytes int64 `json:"memory_bytes"` // RAM and page cache together; no swap
+	DiskBytes   int64 `json:"disk_bytes"`   // what the VM may write on top of its template
+	PIDs        int64 `json:"pids"`         // processes and threads
+}
+
+// Mount is an extra tree shown to a VM.
+type Mount struct {
+	Source   string `json:"source"` // a volume name; never a host path
+	Target   string `json:"target"` // absolute path in the VM
+	ReadOnly bool   `json:"read_only"`
+}
+
+// VMSpec is what a VM is made from. It does not change after creation.
+type VMSpec struct {
+	Template     string      `json:"template"`              // as asked: name, name:tag or ID
+	TemplateID   ID          `json:"template_id,omitempty"` // resolved; empty when made from a snapshot
+	BuildID      ID          `json:"build_id,omitempty"`    // the immutable build it runs
+	SnapshotID   ID          `json:"snapshot_id,omitempty"` // made from this snapshot
+	Driver       string      `json:"driver"`                // "oci", …
+	MinIsolation Isolation   `json:"min_isolation,omitempty"`
+	Platform     string      `json:"platform"` // "linux/amd64", "linux/arm64"
+	Resources    Resources   `json:"resources"`
+	Network      NetworkMode `json:"network"`
+	Mounts       []Mount     `json:"mounts,omitempty"`
+	Hostname     string      `json:"hostname"`
+	DefaultUser  string      `json:"default_user,omitempty"` // OS user of executions that name none
+	SecretNames  []string    `json:"secret_names,omitempty"` // stored secrets given as environment
+}
+
+// VM is one isolated machine owned by a project, whatever its driver.
+type VM struct {
+	ID        ID
+	ProjectID ID
+	Name      string // optional; unique in the project among VMs that are not deleted
+	Metadata  map[string]string
+	Spec      VMSpec
+	Isolation Isolation // what it really has
+
+	Desired   DesiredState
+	Observed  ObservedState
+	PauseMode PauseMode // mode of the pause asked for or in force
+	// Generation rises by one with every change of Desired; a worker's step
+	// compares it, so that a step for an old wish never lands.
+	Generation int64
+	// Epoch rises by one with every start of a machine for this VM; executions
+	// and journals belong to an epoch.
+	Epoch int64
+	// Revision is the store's optimistic lock; the store sets it.
+	Revision int64
+
+	WorkerID  ID
+	MachineID ID // empty while no machine exists
+
+	// Deadline is when OnTimeout happens; nil means never. DeadlineGen rises
+	// with every change, and DeadlineAck is the newest the worker enforces.
+	Deadline    *time.Time
+	DeadlineGen int64
+	DeadlineAck int64
+	OnTimeout   OnTimeout
+	IdleTimeout time.Duration // 0: none. OnTimeout happens after so long without any use
+	AutoResume  bool          // traffic to a paused VM resumes it
+
+	// EnvSealed is the envelope-encrypted JSON object of environment variables.
+	EnvSealed []byte
+	// TokenSealed is the envelope-encrypted per-VM token for previews.
+	TokenSealed []byte
+
+	Reason    string // why Failed, for people; empty otherwise
+	Tombstone *Tombstone
+
+	CreatedAt time.Time
+	UpdatedAt time.Time
+	StartedAt *time.Time // of the present epoch
+	EndedAt   *time.Time
+}
+
+// Cause says why a VM ended.
+type Cause string
+
+// The causes.
+const (
+	CauseRequested   Cause = "requested"    // somebody asked
+	CauseDeadline    Cause = "deadline"     // its time was up
+	CauseIdle        Cause = "idle"         // nobody used it for its idle timeout
+	CauseOOM         Cause = "oom"          // the kernel killed it for memory
+	CauseGuestExit   Cause = "guest_exit"   // its first process ended
+	CauseGuestFault  Cause = "guest_fault"  // its agent never answered, or lied
+	CauseCreateFault Cause = "create_fault" // the driver could not make it
+	CauseHostLost    Cause = "host_lost"    // gone while nobody looked: a reboot, or killed from outside
+)
+
+// Tombstone tells what became of a VM; kept for days after its end.
+type Tombstone struct {
+	Cause      Cause     `json:"cause"`
+	By         string    `json:"by,omitempty"` // who asked: a key's name, or "worker"
+	Detail     string    `json:"detail,omitempty"`
+	LastOutput string    `json:"last_output,omitempty"` // tail of the last execution's output, at most 4 KiB
+	At         time.Time `json:"at"`
+}
+
+// Machine is what runs on a node. A ready machine that nobody owns yet has no VMID.
+type Machine struct {
+	ID        ID
+	WorkerID  ID
+	Driver    string
+	Handle    []byte // the driver's own versioned state, to find the machine again
+	BuildID   ID
+	Shape     Shape
+	VMID      ID // empty: unclaimed
+	Epoch     int64
+	CreatedAt time.Time
+}
+
+// Shape is the pool key of a machine beside driver and build.
+type Shape struct {
+	Resources Resources   `json:"resources"`
+	Network   NetworkMode `json:"network"`
+}

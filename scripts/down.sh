@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Stops the server and its VMs and removes everything it made on the host
+# except the data directory. `make down PURGE=1` removes that too.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+
+if [ ! -x "$BIN/aetherium-standalone" ]; then
+  echo "nothing is built, so nothing of this clone runs"
+  exit 0
+fi
+args=()
+[ -n "${PURGE:-}" ] && args+=(--purge)
+as_root "$BIN/aetherium-standalone" down "${args[@]}"

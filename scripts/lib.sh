@@ -1,0 +1,19 @@
+# shellcheck shell=bash
+# Shared by the scripts beside it; sourced, not run.
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+BIN=${BIN:-$ROOT/bin}
+export ROOT BIN
+
+# as_root runs a command as root: directly, or by sudo with the settings that matter kept.
+as_root() {
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo --preserve-env=AETHERIUM_DATA_DIR,AETHERIUM_LISTEN,AETHERIUM_BASE_IMAGE "$@"
+  else
+    echo "this needs root, and there is no sudo: run it as root" >&2
+    exit 1
+  fi
+}
+
+say() { printf '\033[1m==> %s\033[0m\n' "$*"; }

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs them: every module's own tests with
+# the race detector, then the end-to-end tests against a real server.
+#   --unit          only the modules' tests
+#   --integration   only the end-to-end tests
+#   --coverage      profiles under coverage/
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+cd "$ROOT"
+
+unit=1 integration=1 coverage=
+for arg in "$@"; do
+  case $arg in
+    --unit) integration= ;;
+    --integration) unit= ;;
+    --coverage) coverage=1 ;;
+    *) echo "unknown option $arg" >&2; exit 2 ;;
+  esac
+done
+
+scripts/install-deps.sh --test
+make build
+
+failed=()
+if [ -n "$unit" ]; then
+  for m in libs/common libs/types services/core services/gateway services/k8s-manager services/standalone; do
+    say "go test $m"
+    extra=()
+    if [ -n "$coverage" ]; then
+      mkdir -p coverage
+      extra=(-covermode=atomic -coverprofile="$ROOT/coverage/$(basename "$m").out")
+    fi
+    (cd "$m" && CGO_ENABLED=1 "${GO:-go}" test -race -timeout 15m "${extra[@]}" ./...) || failed+=("$m")
+  done
+fi
+if [ -n "$integration" ]; then
+  say "go test tests"
+  (cd tests && CGO_ENABLED=1 "${GO:-go}" test -race -timeout 20m ./...) || failed+=(tests)
+fi
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "FAILED: ${failed[*]}" >&2
+  exit 1
+fi

@@ -1,0 +1,167 @@
+package vmm
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+)
+
+// AgentPort is the port that Dial yields the guest agent's HTTP server on.
+// It is envd's port, so that E2B clients find it (design: E2B wire facts §3).
+const AgentPort = 49983
+
+// Driver makes machines on this node. Machines are keyed by IDs that the
+// worker mints. Every call is idempotent: "already so" is success, and a call
+// interrupted by a crash can be made again. Calls for one machine are never
+// made concurrently, except Wait, Dial, List and Delete: Delete may interrupt
+// a Create or Start under way.
+type Driver interface {
+	// Info says what the driver is and can do on this host. It does real
+	// checks (not only the presence of files) and may take a while the first time.
+	Info(ctx context.Context) domain.DriverInfo
+	// Create prepares a machine: disk, network, configuration. Nothing runs yet.
+	// The handle is the driver's own versioned record; List returns it again.
+	// Returns NoSpace, Unsupported, InvalidArgument.
+	Create(ctx context.Context, spec Spec) (Handle, error)
+	// Start runs the machine. It returns as soon as Dial for AgentPort can
+	// connect; the caller does the handshake. Starting a running machine is success.
+	// Returns NotFound when it was never created.
+	Start(ctx context.Context, id string) error
+	// Stop asks the machine to end, and after grace ends it. The disk is kept.
+	// An absent or stopped machine is success.
+	Stop(ctx context.Context, id string, grace time.Duration) error
+	// Delete removes the machine and everything that was made for it, running or not.
+	// Absent is success.
+	Delete(ctx context.Context, id string) error
+	// List tells what really is on this node, half-made machines included: orphans show here.
+	List(ctx context.Context) ([]State, error)
+	// Wait blocks until the machine no longer runs; the exit is told by the
+	// kernel, never polled for. It works for machines that an earlier process
+	// of this worker started. Returns NotFound when there is no such machine;
+	// a machine that is already stopped yields its exit at once.
+	Wait(ctx context.Context, id string) (Exit, error)
+	// Dial connects to a TCP port inside the machine, or, for AgentPort, to
+	// its agent. Returns Unavailable when nothing listens there, NotFound or
+	// Conflict when the machine is absent or does not run.
+	Dial(ctx context.Context, id string, port uint32) (net.Conn, error)
+}
+
+// Handle is a driver's versioned record of a machine, opaque to others.
+type Handle []byte
+
+// Spec is what a machine is made from. The caller has validated it and filled
+// in every zero.
+type Spec struct {
+	MachineID string
+	// RootFS is the directory of the template's root filesystem, never written to.
+	RootFS string
+	// BuildID names RootFS's content; the same build always has the same content.
+	BuildID string
+	// DiskFrom is the ID of a disk snapshot to start from (see Snapshotter); empty: a fresh disk.
+	DiskFrom  string
+	Resources domain.Resources
+	Network   domain.NetworkMode
+	Hostname  string
+	Mounts    []HostMount
+	Platform  string
+}
+
+// HostMount is a mount with its source resolved on the host by the worker.
+type HostMount struct {
+	Source   string // host path
+	Target   string // absolute path in the machine
+	ReadOnly bool
+}
+
+// Status is where a machine stands for its driver.
+type Status string
+
+// The machine statuses.
+const (
+	StatusCreated Status = "created" // prepared, or stopped again
+	StatusRunning Status = "running"
+	StatusPaused  Status = "paused"
+	StatusBroken  Status = "broken" // half made or half removed: only Delete helps
+)
+
+// State is one machine as the driver sees it.
+type State struct {
+	MachineID string
+	Status    Status
+	Handle    Handle
+	PID       int // of the machine's first process on the host; 0 when none
+	CreatedAt time.Time
+}
+
+// Exit is how a machine ended.
+type Exit struct {
+	// Known is false where the exit status could not be learned (a process of
+	// an earlier worker); Code and Signal mean nothing then.
+	Known  bool
+	Code   int
+	Signal int
+	OOM    bool // the memory limit ended it
+	At     time.Time
+}
+
+// The optional powers of a driver. A caller type-asserts; Info's capabilities
+// name the same powers for people and the API.
+type (
+	// Pauser freezes a machine in a mode it supports ("pause:<mode>").
+	// Pausing a paused machine and resuming a running one are success.
+	// Returns Unsupported for other modes.
+	Pauser interface {
+		Pause(ctx context.Context, id string, mode domain.PauseMode) error
+		Resume(ctx context.Context, id string) error
+	}
+	// Snapshotter keeps a machine's state under a snapshot ID ("snapshot:<kind>").
+	// The machine is frozen for the moment of the copy and goes on as it was.
+	Snapshotter interface {
+		Snapshot(ctx context.Context, id, snapshotID string, kind domain.SnapshotKind) (SnapshotInfo, error)
+		DeleteSnapshot(ctx context.Context, snapshotID string) error
+		ListSnapshots(ctx context.Context) ([]string, error)
+	}
+	// Meter reads what a machine uses ("meter").
+	Meter interface {
+		Usage(ctx context.Context, id string) (Usage, error)
+	}
+	// Resizer changes limits of a running machine ("resize").
+	Resizer interface {
+		Resize(ctx context.Context, id string, r domain.Resources) error
+	}
+	// Renamer sets the hostname of a running machine, for machines made before
+	// it was known whose they are ("rename").
+	Renamer interface {
+		SetHostname(ctx context.Context, id, hostname string) error
+	}
+	// Closer lets go of what the driver holds in this process. Machines go on.
+	Closer interface{ Close() error }
+	// Teardowner removes what the instance made on the host apart from
+	// machines (bridges, mounts, tables), once no machine runs.
+	Teardowner interface {
+		Teardown(ctx context.Context) error
+	}
+)
+
+// SnapshotInfo describes a snapshot that was taken.
+type SnapshotInfo struct {
+	Bytes  int64
+	Frozen time.Duration // how long the machine stood still
+}
+
+// Usage is a machine's consumption, cumulative where it says so.
+type Usage struct {
+	CPUTime     time.Duration // cumulative since start
+	MemoryBytes int64         // now
+	MemoryPeak  int64
+	MemoryLimit int64
+	PIDs        int64 // now
+	DiskBytes   int64 // written on top of the template, now
+	DiskLimit   int64
+	RxBytes     int64 // cumulative
+	TxBytes     int64 // cumulative: egress
+	OOMKills    int64 // cumulative
+	At          time.Time
+}

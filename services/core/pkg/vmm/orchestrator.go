@@ -1,0 +1,305 @@
+package vmm
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+)
+
+// Caller is who asks. The gateway fills it in from credentials; it is carried
+// explicitly, never in a context.
+type Caller struct {
+	ProjectID domain.ID
+	Name      string // of the key or user, for tombstones and audit
+	Admin     bool   // may see nodes and host facts
+}
+
+// Orchestrator is everything the product does with VMs, as one value. Its
+// parts are small so that callers can ask for just what they use. Every
+// method returns NotFound for things of other projects, exactly as for things
+// that do not exist, and InvalidArgument with a field for bad input.
+type Orchestrator interface {
+	VMs
+	Executions
+	Files
+	Ports
+	Snapshots
+	Templates
+	Fleet
+	Events
+}
+
+// VMOrchestrator is the name other modules know [Orchestrator] by.
+type VMOrchestrator = Orchestrator
+
+// CreateVM is what a new VM shall be. Zero values mean the template's or the
+// server's defaults.
+type CreateVM struct {
+	Name         string
+	Template     string // name, name:tag, or the ID of a template, build or snapshot
+	Driver       string // "" or "auto": the server's default
+	MinIsolation domain.Isolation
+	Resources    domain.Resources
+	Network      domain.NetworkMode
+	Env          map[string]string
+	Metadata     map[string]string
+	Timeout      *time.Duration // until the deadline; nil: the server's default; 0: none
+	IdleTimeout  time.Duration
+	OnTimeout    domain.OnTimeout
+	AutoResume   bool
+	Hostname     string
+	DefaultUser  string
+	// IdempotencyKey: the same key by the same project yields the same VM.
+	IdempotencyKey string
+	// RequestDigest is compared when a key is used again (IdempotencyMismatch).
+	RequestDigest string
+	// Trace, if set, is called as each phase of the creation ends.
+	Trace func(phase string, d time.Duration)
+}
+
+// PatchVM changes what may change. Nil leaves a thing as it is.
+type PatchVM struct {
+	Name        *string
+	Metadata    map[string]string // replaces all when not nil
+	Timeout     *time.Duration    // from now; 0 removes the deadline
+	IdleTimeout *time.Duration
+	OnTimeout   *domain.OnTimeout
+	AutoResume  *bool
+}
+
+// VMFilter narrows a list. Zero fields do not filter.
+type VMFilter struct {
+	States         []domain.ObservedState
+	Metadata       map[string]string // all must match
+	Template       string
+	Name           string
+	IncludeDeleted bool // tombstones too
+	Page
+}
+
+// Page asks for one page of a list.
+type Page struct {
+	Limit  int    // 1..1000; 0: 100
+	Cursor string // of the page before; opaque
+	Order  Order
+}
+
+// Order is the direction of a list by creation time.
+type Order string
+
+// The orders; empty is NewestFirst.
+const (
+	NewestFirst Order = "desc"
+	OldestFirst Order = "asc"
+)
+
+// List is one page.
+type List[T any] struct {
+	Items []T
+	Next  string // cursor of the next page; empty on the last
+}
+
+// VMs is the life cycle. Calls return when the wish is durable; WaitVM waits
+// until it is so.
+type VMs interface {
+	// CreateVM persists the wish and wakes the worker.
+	// Returns CapacityExhausted, NotFound (template), AlreadyExists (name), Unsupported, IdempotencyMismatch.
+	CreateVM(ctx context.Context, by Caller, req CreateVM) (*domain.VM, error)
+	GetVM(ctx context.Context, by Caller, id domain.ID) (*domain.VM, error)
+	// ResolveVM finds a VM by ID or by name.
+	ResolveVM(ctx context.Context, by Caller, idOrName string) (*domain.VM, error)
+	ListVMs(ctx context.Context, by Caller, f VMFilter) (List[*domain.VM], error)
+	PatchVM(ctx context.Context, by Caller, id domain.ID, p PatchVM) (*domain.VM, error)
+	// StartVM wants it running: from stopped (new epoch) or paused.
+	StartVM(ctx context.Context, by Caller, id domain.ID) (*domain.VM, error)
+	StopVM(ctx context.Context, by Caller, id domain.ID) (*domain.VM, error)
+	PauseVM(ctx context.Context, by Caller, id domain.ID, mode domain.PauseMode) (*domain.VM, error)
+	ResumeVM(ctx context.Context, by Caller, id domain.ID) (*domain.VM, error)
+	// DeleteVM is idempotent while the tombstone is kept.
+	DeleteVM(ctx context.Context, by Caller, id domain.ID) (*domain.VM, error)
+	// ForkVM snapshots the VM's disk and creates count VMs from it, side by side. 1 ≤ count ≤ 100.
+	ForkVM(ctx context.Context, by Caller, id domain.ID, count int, req CreateVM) ([]*domain.VM, error)
+	// WaitVM blocks until the VM's observed state fits its desired state or is
+	// terminal, and returns it. A failed VM is returned with an error carrying its reason.
+	WaitVM(ctx context.Context, by Caller, id domain.ID) (*domain.VM, error)
+	// VMUsage reads what a VM uses now. Returns Conflict when it does not run.
+	VMUsage(ctx context.Context, by Caller, id domain.ID) (Usage, error)
+	// VMTrace gives the phases of the VM's last start, in order.
+	VMTrace(ctx context.Context, by Caller, id domain.ID) ([]Phase, error)
+	// VMPreviewToken gives the VM's preview token in clear.
+	VMPreviewToken(ctx context.Context, by Caller, id domain.ID) (string, error)
+}
+
+// Phase is one timed step.
+type Phase struct {
+	Name string        `json:"name"`
+	Took time.Duration `json:"took_ns"`
+}
+
+// StartExecution asks for a command to be run.
+type StartExecution struct {
+	// ID may be minted by the caller: the same ID never runs twice.
+	ID      domain.ID
+	Command domain.Command
+	Tag     string
+}
+
+// Executions runs commands. There is no queue and no database on its path.
+type Executions interface {
+	// StartExecution returns when the agent has confirmed the start.
+	// Returns Conflict when the VM does not run (and does not auto-resume),
+	// InvalidArgument for a missing program, user or directory, GuestFault, Unavailable.
+	StartExecution(ctx context.Context, by Caller, vm domain.ID, req StartExecution) (*domain.Execution, error)
+	GetExecution(ctx context.Context, by Caller, id domain.ID) (*domain.Execution, error)
+	ListExecutions(ctx context.Context, by Caller, vm domain.ID, p Page) (List[*domain.Execution], error)
+	// Output reads the journal from an offset. With follow it waits for more
+	// until the end; else it stops at what is there.
+	Output(ctx context.Context, by Caller, id domain.ID, from int64, follow bool) (OutputReader, error)
+	// WaitExecution blocks until the execution has ended.
+	WaitExecution(ctx context.Context, by Caller, id domain.ID) (*domain.Execution, error)
+	// WriteStdin sends input. offset is where data belongs in the whole input,
+	// so that a resent piece is taken once; -1 appends. It blocks while the command does not read.
+	WriteStdin(ctx context.Context, by Caller, id domain.ID, offset int64, data []byte) error
+	CloseStdin(ctx context.Context, by Caller, id domain.ID) error
+	ResizePTY(ctx context.Context, by Caller, id domain.ID, size domain.PTYSize) error
+	// SignalExecution sends a signal to the command's process group. An ended execution is Conflict.
+	SignalExecution(ctx context.Context, by Caller, id domain.ID, signal int) error
+}
+
+// OutputReader yields an execution's output in order. The last event has End
+// set and is followed by io.EOF; without follow, io.EOF may come before an end.
+// Data is valid until the next call. Not safe for concurrent use.
+type OutputReader interface {
+	Next(ctx context.Context) (domain.OutputEvent, error)
+	Close() error
+}
+
+// FileInfo describes a file in a VM.
+type FileInfo struct {
+	Name          string            `json:"name"`
+	Path          string            `json:"path"`
+	Type          string            `json:"type"` // "file", "dir", "symlink", "other"
+	Size          int64             `json:"size"`
+	Mode          uint32            `json:"mode"` // permission bits, setuid, setgid and sticky as in stat(2)
+	Owner         string            `json:"owner"`
+	Group         string            `json:"group"`
+	ModifiedAt    time.Time         `json:"modified_at"`
+	SymlinkTarget string            `json:"symlink_target,omitempty"`
+	Metadata      map[string]string `json:"metadata,omitempty"`
+}
+
+// FileOptions go with file calls. User is the OS user in the VM whose rights
+// count and whose home relative paths start from.
+type FileOptions struct {
+	User   string
+	Offset int64  // read: start
+	Length int64  // read: at most so much; 0: to the end
+	Mode   uint32 // write: permission bits of a new file; 0: 0644
+}
+
+// FileEvent is a change in a watched directory.
+type FileEvent struct {
+	Type string `json:"type"` // "create", "write", "remove", "rename", "chmod"
+	Path string `json:"path"` // relative to the watched directory
+}
+
+// Files moves files. Paths are the guest's; symlinks are resolved there, by
+// the guest's kernel with the user's rights, so none leads to the host.
+type Files interface {
+	StatFile(ctx context.Context, by Caller, vm domain.ID, path string, o FileOptions) (FileInfo, error)
+	ListDir(ctx context.Context, by Caller, vm domain.ID, path string, depth int, o FileOptions) ([]FileInfo, error)
+	MakeDir(ctx context.Context, by Caller, vm domain.ID, path string, o FileOptions) (FileInfo, error)
+	MoveFile(ctx context.Context, by Caller, vm domain.ID, from, to string, o FileOptions) (FileInfo, error)
+	RemoveFile(ctx context.Context, by Caller, vm domain.ID, path string, o FileOptions) error
+	// ReadFile returns the whole file's info and a stream of the asked range.
+	ReadFile(ctx context.Context, by Caller, vm domain.ID, path string, o FileOptions) (FileInfo, io.ReadCloser, error)
+	// WriteFile replaces the file atomically: readers see the old or the new content.
+	WriteFile(ctx context.Context, by Caller, vm domain.ID, path string, r io.Reader, o FileOptions) (FileInfo, error)
+	// TarDown streams a tar (PAX) of a file or directory tree.
+	TarDown(ctx context.Context, by Caller, vm domain.ID, path string, o FileOptions) (io.ReadCloser, error)
+	// TarUp unpacks a tar below a directory. Entries that would leave it are refused.
+	TarUp(ctx context.Context, by Caller, vm domain.ID, path string, r io.Reader, o FileOptions) error
+	// WatchDir sends events until ctx ends or the VM does; the channel is then closed.
+	WatchDir(ctx context.Context, by Caller, vm domain.ID, path string, recursive bool, o FileOptions) (<-chan FileEvent, error)
+}
+
+// Ports reaches servers inside VMs.
+type Ports interface {
+	// DialPort connects to a TCP port in the VM. Traffic counts as use and
+	// resumes a paused VM that auto-resumes. Returns Unavailable when the port
+	// is closed, NotFound, Conflict.
+	DialPort(ctx context.Context, vm domain.ID, port uint16) (net.Conn, error)
+	// PreviewToken gives what a visitor of the VM's previews must show, for
+	// the preview proxy to compare. Returns NotFound.
+	PreviewToken(ctx context.Context, vm domain.ID) (string, error)
+}
+
+// Snapshots keeps and lists frozen states.
+type Snapshots interface {
+	// CreateSnapshot returns when the snapshot is complete.
+	CreateSnapshot(ctx context.Context, by Caller, vm domain.ID, name string) (*domain.Snapshot, error)
+	GetSnapshot(ctx context.Context, by Caller, id domain.ID) (*domain.Snapshot, error)
+	ListSnapshots(ctx context.Context, by Caller, vm domain.ID, p Page) (List[*domain.Snapshot], error)
+	DeleteSnapshot(ctx context.Context, by Caller, id domain.ID) error
+}
+
+// BuildTemplate asks for a template build.
+type BuildTemplate struct {
+	Name   string
+	Tags   []string // default: latest
+	Source domain.TemplateSource
+	Shape  domain.Resources
+	User   string // default OS user
+	Env    map[string]string
+}
+
+// TemplateInfo is a template with its newest builds.
+type TemplateInfo struct {
+	Template *domain.Template
+	Builds   []*domain.Build // newest first, at most 20
+}
+
+// Templates builds and lists templates.
+type Templates interface {
+	// BuildTemplate starts a build as a task.
+	BuildTemplate(ctx context.Context, by Caller, req BuildTemplate) (*domain.Task, error)
+	GetTemplate(ctx context.Context, by Caller, nameOrID string) (*TemplateInfo, error)
+	ListTemplates(ctx context.Context, by Caller, p Page) (List[*TemplateInfo], error)
+	// DeleteTemplate removes the template and those of its builds that no VM or snapshot uses.
+	DeleteTemplate(ctx context.Context, by Caller, nameOrID string) error
+	// BuildLog reads a build's log from a byte offset; with follow it waits until the build ends.
+	BuildLog(ctx context.Context, by Caller, build domain.ID, from int64, follow bool) (io.ReadCloser, error)
+}
+
+// Fleet tells about nodes.
+type Fleet interface {
+	ListWorkers(ctx context.Context, by Caller) ([]*domain.Worker, error)
+	// Drivers tells what each driver on this installation can do.
+	Drivers(ctx context.Context, by Caller) ([]domain.DriverInfo, error)
+}
+
+// Events reads what happened.
+type Events interface {
+	// ListEvents returns events after a cursor in commit order, at most limit.
+	ListEvents(ctx context.Context, by Caller, after int64, limit int) ([]domain.Event, error)
+	// LastEvent gives the newest cursor.
+	LastEvent(ctx context.Context) (int64, error)
+	// EventsChanged returns a channel that is closed when there may be newer events.
+	EventsChanged() <-chan struct{}
+}
+
+// TaskService is durable asynchronous work as callers see it.
+type TaskService interface {
+	GetTask(ctx context.Context, by Caller, id domain.ID) (*domain.Task, error)
+	ListTasks(ctx context.Context, by Caller, states []domain.TaskState, p Page) (List[*domain.Task], error)
+	// CancelTask asks a task to end; one that has ended is Conflict.
+	CancelTask(ctx context.Context, by Caller, id domain.ID) (*domain.Task, error)
+	// WaitTask blocks until the task has ended.
+	WaitTask(ctx context.Context, by Caller, id domain.ID) (*domain.Task, error)
+	// TaskForVM makes the task row that stands for an asynchronous VM creation.
+	TaskForVM(ctx context.Context, by Caller, kind string, vm domain.ID, args json.RawMessage) (*domain.Task, error)
+}
