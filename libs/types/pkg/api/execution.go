@@ -33,7 +33,7 @@ type PTYSize struct {
 
 // Command is what to run: either Args or Command.
 type Command struct {
-	Args      []string          `json:"args,omitempty" nullable:"false" minItems:"1" maxItems:"4096" doc:"Program, looked up in PATH, and its arguments"`
+	Args      []string          `json:"args,omitempty" nullable:"false" minItems:"1" maxItems:"4096" maxLength:"131072" doc:"Program, looked up in PATH, and its arguments"`
 	Command   string            `json:"command,omitempty" maxLength:"131072" doc:"Instead of args: a line for bash -lc"`
 	Env       map[string]string `json:"env,omitempty" maxProperties:"512" doc:"On top of the VM's"`
 	Cwd       string            `json:"cwd,omitempty" maxLength:"4096" doc:"Absent: the user's home"`

@@ -88,7 +88,6 @@ type StartControl struct {
 // ClientControl is a later text frame from a client.
 type ClientControl struct {
 	Type   string `json:"type" enum:"close_stdin,resize,signal"`
-	Offset *int64 `json:"offset,omitempty" minimum:"0" doc:"close_stdin: length of the whole input"`
 	Cols   uint16 `json:"cols,omitempty"`
 	Rows   uint16 `json:"rows,omitempty"`
 	Signal string `json:"signal,omitempty" maxLength:"12"`

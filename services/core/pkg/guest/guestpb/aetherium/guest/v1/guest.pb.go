@@ -1359,9 +1359,11 @@ func (x *AttachRequest_Start) GetCommand() *Command {
 }
 
 type AttachRequest_Resume struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ExecutionId   string                 `protobuf:"bytes,1,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
-	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"` // the first byte wanted; what is below is acknowledged
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ExecutionId string                 `protobuf:"bytes,1,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
+	// The first byte wanted; what is below is acknowledged. Bytes that the
+	// agent no longer has are skipped: the first Output's offset tells.
+	Offset        int64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1456,6 +1458,8 @@ func (x *AttachRequest_Ack) GetOffset() int64 {
 }
 
 // Stdin carries input; bytes below what the agent already took are skipped.
+// At most 1 MiB may be on its way beyond the last StdinAck: more ends the
+// Attach with RESOURCE_EXHAUSTED, and so does a hole with OUT_OF_RANGE.
 type AttachRequest_Stdin struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Offset        int64                  `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"`

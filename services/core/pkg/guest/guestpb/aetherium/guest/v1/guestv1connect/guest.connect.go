@@ -67,8 +67,10 @@ type ExecutionServiceClient interface {
 	Attach(context.Context) *connect.BidiStreamForClient[v1.AttachRequest, v1.AttachResponse]
 	// List tells every execution that the agent remembers.
 	List(context.Context, *connect.Request[v1.ListRequest]) (*connect.Response[v1.ListResponse], error)
-	// Watch streams one message per execution as it starts, those running first;
-	// so that processes started through the envd service are journaled as well.
+	// Watch streams one message per execution as it starts, after one for each
+	// that the agent remembers, in the order of their start (one that has ended
+	// carries its end); so that processes started through the envd service are
+	// journaled as well.
 	Watch(context.Context, *connect.Request[v1.WatchRequest]) (*connect.ServerStreamForClient[v1.WatchResponse], error)
 	// Forget drops ended executions whose end the host has stored.
 	Forget(context.Context, *connect.Request[v1.ForgetRequest]) (*connect.Response[v1.ForgetResponse], error)
@@ -149,8 +151,10 @@ type ExecutionServiceHandler interface {
 	Attach(context.Context, *connect.BidiStream[v1.AttachRequest, v1.AttachResponse]) error
 	// List tells every execution that the agent remembers.
 	List(context.Context, *connect.Request[v1.ListRequest]) (*connect.Response[v1.ListResponse], error)
-	// Watch streams one message per execution as it starts, those running first;
-	// so that processes started through the envd service are journaled as well.
+	// Watch streams one message per execution as it starts, after one for each
+	// that the agent remembers, in the order of their start (one that has ended
+	// carries its end); so that processes started through the envd service are
+	// journaled as well.
 	Watch(context.Context, *connect.Request[v1.WatchRequest], *connect.ServerStream[v1.WatchResponse]) error
 	// Forget drops ended executions whose end the host has stored.
 	Forget(context.Context, *connect.Request[v1.ForgetRequest]) (*connect.Response[v1.ForgetResponse], error)

@@ -1,0 +1,149 @@
+package client
+
+import (
+	"context"
+	"io"
+	"iter"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+)
+
+// Status tells what the server is. Returns PermissionDenied for keys that are no administrator's.
+func (c *Client) Status(ctx context.Context) (api.Status, error) {
+	return fetch[api.Status](ctx, c, get("status"))
+}
+
+// Drivers lists what each driver of the installation can do.
+func (c *Client) Drivers(ctx context.Context) ([]api.Driver, error) {
+	list, err := fetch[api.List[api.Driver]](ctx, c, get("drivers"))
+	return list.Items, err
+}
+
+// Workers lists the nodes.
+func (c *Client) Workers(ctx context.Context) ([]api.Worker, error) {
+	list, err := fetch[api.List[api.Worker]](ctx, c, get("workers"))
+	return list.Items, err
+}
+
+// Templates lists templates.
+func (c *Client) Templates(ctx context.Context, p Page) iter.Seq2[api.Template, error] {
+	return all[api.Template](ctx, c, get("templates"), p)
+}
+
+// Template gets a template by name or ID.
+func (c *Client) Template(ctx context.Context, name string) (api.Template, error) {
+	return fetch[api.Template](ctx, c, get("templates", name))
+}
+
+// DeleteTemplate removes a template and those of its builds that nothing uses.
+func (c *Client) DeleteTemplate(ctx context.Context, name string) error {
+	return c.perform(ctx, remove("templates", name))
+}
+
+// BuildTemplate starts a template build. The task's subject is the build.
+func (c *Client) BuildTemplate(ctx context.Context, req api.BuildTemplate) (api.Task, error) {
+	accepted, err := fetch[api.Accepted](ctx, c, create(req, "templates"))
+	return accepted.Task, err
+}
+
+// Upload sends a file to be used later. size is -1 where it is not known.
+func (c *Client) Upload(ctx context.Context, r io.Reader, size int64) (api.Upload, error) {
+	cl := call{method: http.MethodPut, path: []string{"uploads"}, stream: r, length: size}
+	return fetch[api.Upload](ctx, c, cl.with("Content-Type", "application/x-tar"))
+}
+
+// FollowBuildLog writes a build's log to w until the build ends, across
+// disconnects: a log is taken up again at its offset.
+func (c *Client) FollowBuildLog(ctx context.Context, build string, w io.Writer) error {
+	sink := &countingWriter{w: w}
+	for b := c.backoff(); ; {
+		before := sink.n
+		err := c.buildLog(ctx, build, sink)
+		if err == nil || sink.err != nil {
+			return err
+		}
+		if sink.n > before {
+			b.reset()
+		}
+		if !c.worthRepeating(ctx, err) || !b.wait(ctx, err) {
+			return err
+		}
+	}
+}
+
+func (c *Client) buildLog(ctx context.Context, build string, sink *countingWriter) error {
+	resp, err := c.send(ctx, get("templates", "builds", build, "log").
+		param("follow", "true").param("offset", strconv.FormatInt(sink.n, 10)))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if _, err = io.Copy(sink, resp.Body); err != nil && sink.err == nil {
+		return c.unreachable(ctx, err)
+	}
+	return err
+}
+
+// countingWriter counts what was written and keeps the first error.
+type countingWriter struct {
+	w   io.Writer
+	n   int64
+	err error
+}
+
+func (cw *countingWriter) Write(p []byte) (int, error) {
+	n, err := cw.w.Write(p)
+	cw.n += int64(n)
+	if err != nil && cw.err == nil {
+		cw.err = err
+	}
+	return n, err
+}
+
+// Tasks lists tasks, of the states given or all.
+func (c *Client) Tasks(ctx context.Context, states []string, p Page) iter.Seq2[api.Task, error] {
+	cl := get("tasks")
+	if len(states) > 0 {
+		cl.query = map[string][]string{"state": states}
+	}
+	return all[api.Task](ctx, c, cl, p)
+}
+
+// Task gets a task.
+func (c *Client) Task(ctx context.Context, id string) (api.Task, error) {
+	return fetch[api.Task](ctx, c, get("tasks", id))
+}
+
+// taskWait is how long one request waits for a task.
+const taskWait = 30 * time.Second
+
+// WaitTask waits until a task has ended. A task that failed is an error with
+// its code; one that was canceled is Canceled.
+func (c *Client) WaitTask(ctx context.Context, id string) (api.Task, error) {
+	for {
+		t, err := fetch[api.Task](ctx, c, get("tasks", id).param("wait_ms", strconv.FormatInt(taskWait.Milliseconds(), 10)))
+		if err != nil {
+			return t, err
+		}
+		switch {
+		case domain.TaskState(t.State) == domain.TaskCanceled:
+			return t, errors.New(errors.Canceled, "the task %s was canceled", id)
+		case domain.TaskState(t.State) == domain.TaskFailed && t.Error != nil:
+			return t, errors.New(errors.Code(t.Error.Code), "%s", t.Error.Message)
+		case domain.TaskState(t.State) == domain.TaskFailed:
+			return t, errors.New(errors.Internal, "the task %s failed", id)
+		case domain.TaskState(t.State).Ended():
+			return t, nil
+		}
+	}
+}
+
+// CancelTask asks a task to end. Returns Conflict when it has ended.
+func (c *Client) CancelTask(ctx context.Context, id string) (api.Task, error) {
+	return fetch[api.Task](ctx, c, post(nil, "tasks", id, "cancel"))
+}

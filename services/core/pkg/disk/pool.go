@@ -1,0 +1,326 @@
+package disk
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sort"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"golang.org/x/sys/unix"
+)
+
+// The names of the backends.
+const (
+	BackendXFS   = "xfs"
+	BackendBtrfs = "btrfs"
+)
+
+// Config says where a pool is and what it is made of.
+type Config struct {
+	// Dir is the data directory. The pool is Dir/vmdata; a pool in a file is Dir/vmdata.img.
+	Dir string
+	// Size of the file in bytes when it is made; a larger size later grows it.
+	// 0: four fifths of what is free in Dir, at most 1 TiB.
+	Size int64
+	// Backend chooses what a new file is formatted with; empty: the best that works here.
+	Backend string
+	// AcceptUnenforced allows XFS on a kernel without project quotas. Limits
+	// are then kept but not enforced, and Enforced says so.
+	AcceptUnenforced bool
+	Logger           *slog.Logger // nil: discard
+}
+
+// Usage is what a volume holds and may hold, in bytes.
+type Usage struct {
+	// Used counts what is in the volume on top of nothing: on XFS every block
+	// reachable from it; on btrfs with simple quotas what it began with plus the
+	// blocks it wrote that anything still refers to.
+	Used  int64
+	Limit int64 // 0: none
+}
+
+// backend is one way to keep volumes. Calls for one ID are not concurrent.
+// IDs are valid; dst and id paths are given as final directories below root.
+type backend interface {
+	name() string
+	enforced() bool
+	// create makes dir with a limit; dir's parent exists, dir does not.
+	create(dir string, limit int64) error
+	// clone makes dst from src, sharing blocks, with a limit of its own.
+	clone(ctx context.Context, src, dst string, limit int64) error
+	// remove destroys dir and what is in it.
+	remove(dir string) error
+	usage(dir string) (Usage, error)
+	setLimit(dir string, limit int64) error
+	// sweep frees what deleted volumes left in the file system's books.
+	sweep(live []string) error
+}
+
+// Pool holds volumes. Its methods may be called concurrently for different
+// volumes, and from several processes.
+type Pool struct {
+	cfg     Config
+	root    string // the mount point, or a plain directory
+	image   string // empty: not in a file
+	backend backend
+	log     *slog.Logger
+	names   *staging
+	trash   *reaper
+}
+
+var idForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,79}$`)
+
+func checkID(id string) error {
+	if !idForm.MatchString(id) {
+		return errors.New(errors.InvalidArgument, "not a volume ID")
+	}
+	return nil
+}
+
+// Open makes the pool in the data directory usable, making and mounting it
+// when needed. It may be called again after a crash at any point, and by
+// several processes. Returns Unsupported when this host has no suitable file
+// system, NoSpace, InvalidArgument.
+func Open(ctx context.Context, cfg Config) (*Pool, error) {
+	if !filepath.IsAbs(cfg.Dir) {
+		return nil, errors.New(errors.InvalidArgument, "the data directory must be an absolute path")
+	}
+	if cfg.Backend != "" && cfg.Backend != BackendXFS && cfg.Backend != BackendBtrfs {
+		return nil, errors.New(errors.InvalidArgument, "unknown disk backend %q", cfg.Backend)
+	}
+	p := &Pool{cfg: cfg, root: filepath.Join(cfg.Dir, "vmdata"), log: cfg.Logger}
+	if p.log == nil {
+		p.log = slog.New(slog.DiscardHandler)
+	}
+	unlock, err := lockDir(ctx, cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := os.MkdirAll(p.root, 0o700); err != nil {
+		return nil, fail(err, "cannot make the volume directory")
+	}
+	if p.backend, err = p.attach(ctx); err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{p.volumes(), p.stagingDir(), p.trashDir()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fail(err, "cannot make the volume directory")
+		}
+	}
+	if p.names, err = newStaging(p.stagingDir()); err != nil {
+		return nil, err
+	}
+	p.trash = newReaper(p.trashDir(), p.backend, p.log)
+	p.recover()
+	return p, nil
+}
+
+// recover removes what processes that are gone left half made or half removed.
+func (p *Pool) recover() {
+	for _, dir := range p.names.abandoned() {
+		p.trash.discard(dir)
+	}
+	p.trash.sweep()
+	live, err := p.List(context.Background())
+	if err != nil {
+		p.log.Warn("cannot list volumes", "error", err)
+		return
+	}
+	for i, id := range live {
+		live[i] = p.Path(id)
+	}
+	if err := p.backend.sweep(live); err != nil {
+		p.log.Warn("cannot clean up quota groups", "error", err)
+	}
+}
+
+func (p *Pool) volumes() string    { return filepath.Join(p.root, "volumes") }
+func (p *Pool) stagingDir() string { return filepath.Join(p.root, "staging") }
+func (p *Pool) trashDir() string   { return filepath.Join(p.root, "trash") }
+
+// Path is the directory of a volume, existing or not.
+func (p *Pool) Path(id string) string { return filepath.Join(p.volumes(), id) }
+
+// Backend names what keeps the volumes: "xfs" or "btrfs".
+func (p *Pool) Backend() string { return p.backend.name() }
+
+// Enforced reports whether the kernel refuses a volume more than its limit.
+func (p *Pool) Enforced() bool { return p.backend.enforced() }
+
+// Create makes an empty volume that can hold limit bytes (0: no limit). A
+// volume that exists keeps its content and gets the limit.
+func (p *Pool) Create(ctx context.Context, id string, limit int64) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	if p.exists(id) {
+		return p.SetLimit(ctx, id, limit)
+	}
+	return p.stage(ctx, id, func(dir string) error { return p.backend.create(dir, limit) })
+}
+
+// Clone makes volume dst as a copy of src that shares its blocks. Nothing may
+// write to src meanwhile. A dst that exists is taken for the result of an
+// earlier call. Returns NotFound when there is no src.
+func (p *Pool) Clone(ctx context.Context, src, dst string, limit int64) error {
+	if err := errors.Join(checkID(src), checkID(dst)); err != nil {
+		return errors.New(errors.InvalidArgument, "not a volume ID")
+	}
+	if p.exists(dst) {
+		return p.SetLimit(ctx, dst, limit)
+	}
+	if !p.exists(src) {
+		return errors.New(errors.NotFound, "there is no such volume")
+	}
+	return p.stage(ctx, dst, func(dir string) error {
+		return p.backend.clone(ctx, p.Path(src), dir, limit)
+	})
+}
+
+// stage makes a volume under a name of its own and gives it its final name
+// last, so that a volume is there wholly or not at all.
+func (p *Pool) stage(ctx context.Context, id string, make func(dir string) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	dir := p.names.next(id)
+	if err := make(dir); err != nil {
+		p.trash.discard(dir)
+		return fail(err, "cannot make the volume")
+	}
+	err := unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, p.Path(id), unix.RENAME_NOREPLACE)
+	if err != nil {
+		p.trash.discard(dir)
+		if err == unix.EEXIST {
+			return nil
+		}
+		return fail(err, "cannot make the volume")
+	}
+	return nil
+}
+
+// Delete removes a volume. Absent is success. The volume is out of List at
+// once; its blocks are freed in the background.
+func (p *Pool) Delete(_ context.Context, id string) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	if !p.exists(id) {
+		return nil
+	}
+	return p.trash.discard(p.Path(id))
+}
+
+// Usage reads what a volume holds. Returns NotFound.
+func (p *Pool) Usage(_ context.Context, id string) (Usage, error) {
+	if err := p.need(id); err != nil {
+		return Usage{}, err
+	}
+	u, err := p.backend.usage(p.Path(id))
+	if err != nil {
+		return Usage{}, fail(err, "cannot read the volume's usage")
+	}
+	return u, nil
+}
+
+// SetLimit changes what a volume may hold (0: no limit); what it holds beyond
+// stays. Returns NotFound.
+func (p *Pool) SetLimit(_ context.Context, id string, limit int64) error {
+	if err := p.need(id); err != nil {
+		return err
+	}
+	if err := p.backend.setLimit(p.Path(id), limit); err != nil {
+		return fail(err, "cannot set the volume's limit")
+	}
+	return nil
+}
+
+// List names the volumes in order.
+func (p *Pool) List(context.Context) ([]string, error) {
+	entries, err := os.ReadDir(p.volumes())
+	if err != nil {
+		return nil, fail(err, "cannot list volumes")
+	}
+	ids := make([]string, 0, len(entries))
+	for _, e := range entries {
+		if idForm.MatchString(e.Name()) {
+			ids = append(ids, e.Name())
+		}
+	}
+	sort.Strings(ids)
+	return ids, nil
+}
+
+// Sync writes what is cached for the pool to its disk, so that a Clone soon
+// after has little left to write.
+func (p *Pool) Sync() error {
+	f, err := os.Open(p.root)
+	if err != nil {
+		return fail(err, "cannot open the volume directory")
+	}
+	defer f.Close()
+	return unix.Syncfs(int(f.Fd()))
+}
+
+// Close waits for removals under way. Volumes and the mount stay.
+func (p *Pool) Close() error {
+	p.trash.close()
+	return nil
+}
+
+// Unmount lets go of a pool in a file: its mount and loop device; the file and
+// what is in it stay. Nothing may use a volume any more. Twice is success.
+func (p *Pool) Unmount(ctx context.Context) error {
+	p.trash.close()
+	if p.image == "" {
+		return nil
+	}
+	unlock, err := lockDir(ctx, p.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	switch err := unix.Unmount(p.root, unix.UMOUNT_NOFOLLOW); err {
+	case nil, unix.EINVAL: // EINVAL: not mounted
+		return nil
+	case unix.EBUSY:
+		return errors.Wrap(err, errors.Conflict, "volumes are still in use")
+	default:
+		return fail(err, "cannot unmount the volumes")
+	}
+}
+
+func (p *Pool) exists(id string) bool {
+	var st unix.Stat_t
+	return unix.Lstat(p.Path(id), &st) == nil
+}
+
+func (p *Pool) need(id string) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	if !p.exists(id) {
+		return errors.New(errors.NotFound, "there is no such volume")
+	}
+	return nil
+}
+
+// fail gives an operating system error its code; coded errors pass.
+func fail(err error, message string) error {
+	var coded *errors.Error
+	switch {
+	case err == nil || errors.As(err, &coded):
+		return err
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return errors.Wrap(err, errors.NoSpace, "%s: no space is left", message)
+	case errors.Is(err, unix.ENOENT):
+		return errors.Wrap(err, errors.NotFound, "%s", message)
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	}
+	return errors.Wrap(err, errors.Internal, "%s", message)
+}

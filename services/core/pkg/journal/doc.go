@@ -1,0 +1,29 @@
+// Package journal keeps the output of executions in bounded files.
+//
+// The guest agent holds only the last MiB of what a command wrote; the journal
+// is the truth: it serves readers that come late, outlives the machine, and
+// tells after a restart how far the output was taken. A [Store] owns one
+// directory; a [Journal] is the output of one execution in one epoch of its VM.
+//
+// # On disk
+//
+// A journal is a row of segment files named
+// <vm>-<epoch>-<execution>-<offset of the first byte>.j, so that a directory
+// listing is the whole index and a dropped segment needs no bookkeeping. A
+// segment is a magic line and frames; a frame is a checksum, a length, an
+// offset, a kind and data. No file is made before there is something to
+// write, so a command without output costs one small file.
+//
+// Frames are written by one write(2) each and never synced: what the kernel
+// took survives the death of this process, which is what is promised. A frame
+// that was cut off half-way is dropped when the journal is opened again; the
+// agent still holds its bytes, because they were not acknowledged. After a
+// crash of the host the machine is gone as well, and whatever the file system
+// kept is served with gaps where it is damaged.
+//
+// # Bounds
+//
+// When a journal passes its bound its oldest segment goes, and readers are
+// told of the gap. Readers hold one file and one buffer each; they never delay
+// the writer.
+package journal

@@ -1,0 +1,333 @@
+package journal
+
+import (
+	"encoding/json"
+	"math"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+)
+
+// maxOffset keeps sums of offsets far from overflow, whatever a guest says.
+const maxOffset = math.MaxInt64 / 4
+
+// maxWrite bounds one write(2) and with it how far a segment outgrows its size.
+const maxWrite = 2 * maxFrameData
+
+// Journal is the output of one execution. It has one writer at a time and any
+// number of readers; all methods are safe for concurrent use.
+type Journal struct {
+	store *Store
+	key   Key
+	refs  int // guarded by store.mu
+
+	mu       sync.Mutex
+	loaded   bool
+	segments []*segment // ascending; those before the last are complete
+	file     *os.File   // the last segment, open for writing; nil until needed
+	bytes    int64
+	next     int64
+	end      *domain.ExecutionEnd
+	modified time.Time
+	fail     error         // deleted or shut: nothing more is written
+	changed  chan struct{} // closed at the next change; nil while nobody waits
+	scratch  []byte
+}
+
+// segment is one file. Its fields are guarded by the journal's mutex.
+type segment struct {
+	base int64 // offset of its first byte
+	size int64 // bytes of the file that readers may look at
+}
+
+func newJournal(s *Store, k Key) *Journal {
+	return &Journal{store: s, key: k, loaded: true, modified: time.Now()}
+}
+
+// Key names the journal.
+func (j *Journal) Key() Key { return j.key }
+
+// NextOffset is the offset after the last byte that is kept for good: where
+// output is to be resumed.
+func (j *Journal) NextOffset() int64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.next
+}
+
+// FirstOffset is the oldest offset that can still be read.
+func (j *Journal) FirstOffset() int64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.first()
+}
+
+func (j *Journal) first() int64 {
+	if len(j.segments) == 0 {
+		return j.next
+	}
+	return j.segments[0].base
+}
+
+// Ended gives the execution's end once it is written.
+func (j *Journal) Ended() (domain.ExecutionEnd, bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.end == nil {
+		return domain.ExecutionEnd{}, false
+	}
+	return *j.end, true
+}
+
+// Append adds output. Bytes below NextOffset were taken before and are
+// skipped. Returns OutOfRange when offset lies beyond NextOffset, Conflict
+// after the end, NoSpace, Gone after Delete. After an error NextOffset tells
+// what was taken, and the call can be made again as it was.
+func (j *Journal) Append(offset int64, stream domain.OutputStream, data []byte) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.writable(); err != nil {
+		return err
+	}
+	if !knownKind(byte(stream)) || byte(stream) == kindEnd {
+		return errors.New(errors.InvalidArgument, "output stream %d is unknown", stream)
+	}
+	if offset < 0 || offset > j.next {
+		return errors.New(errors.OutOfRange, "output at offset %d leaves a hole after %d", offset, j.next)
+	}
+	skip := j.next - offset
+	if skip >= int64(len(data)) {
+		return nil
+	}
+	data = data[skip:]
+	if j.next+int64(len(data)) > maxOffset {
+		return errors.New(errors.OutOfRange, "the output is too long")
+	}
+	for len(data) > 0 {
+		n := min(len(data), maxWrite)
+		if err := j.write(byte(stream), data[:n]); err != nil {
+			return err
+		}
+		data = data[n:]
+	}
+	return nil
+}
+
+// Skip says that the output between NextOffset and to is not to be had;
+// readers see a gap. Going back is OutOfRange.
+func (j *Journal) Skip(to int64) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.writable(); err != nil {
+		return err
+	}
+	if to < j.next || to > maxOffset {
+		return errors.New(errors.OutOfRange, "output cannot go on at offset %d after %d", to, j.next)
+	}
+	if to == j.next {
+		return nil
+	}
+	// A segment that begins later than the one before it ended is the gap.
+	next := j.next
+	j.next = to
+	if err := j.roll(); err != nil {
+		j.next = next
+		return err
+	}
+	j.wake()
+	return nil
+}
+
+// AppendEnd finishes the journal. A journal that has ended keeps its first
+// end: then AppendEnd does nothing. Returns NoSpace, Gone.
+func (j *Journal) AppendEnd(end domain.ExecutionEnd) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.fail != nil {
+		return j.fail
+	}
+	if j.end != nil {
+		return nil
+	}
+	if r := []rune(end.LostReason); len(r) > 1024 {
+		end.LostReason = string(r[:1024])
+	}
+	data, err := json.Marshal(end)
+	if err != nil {
+		return errors.Wrap(err, errors.Internal, "the execution's end cannot be written")
+	}
+	if err := j.writeFrames(kindEnd, data); err != nil {
+		return err
+	}
+	j.end = &end
+	j.closeFile()
+	j.wake()
+	return nil
+}
+
+// Close lets go of the journal; see [Store.Open].
+func (j *Journal) Close() { j.store.release(j) }
+
+func (j *Journal) writable() error {
+	switch {
+	case j.fail != nil:
+		return j.fail
+	case j.end != nil:
+		return errors.New(errors.Conflict, "the execution has ended")
+	}
+	return nil
+}
+
+// write adds one piece of output and enforces the bound.
+func (j *Journal) write(kind byte, data []byte) error {
+	if err := j.writeFrames(kind, data); err != nil {
+		return err
+	}
+	j.next += int64(len(data))
+	j.wake()
+	for j.bytes > j.store.maxBytes && len(j.segments) > 1 {
+		if err := j.dropOldest(); err != nil {
+			return nil // the data is safe; the next write tries again
+		}
+	}
+	return nil
+}
+
+// writeFrames writes data at j.next in one write(2), so that it is taken
+// altogether or not at all as far as this process is concerned.
+func (j *Journal) writeFrames(kind byte, data []byte) error {
+	if n := len(j.segments); n == 0 || j.segments[n-1].size >= j.store.maxSegment {
+		if err := j.roll(); err != nil {
+			return err
+		}
+	}
+	last := j.segments[len(j.segments)-1]
+	if j.file == nil {
+		f, err := os.OpenFile(j.store.path(j.key, last.base), os.O_WRONLY|os.O_CREATE, 0o600)
+		if err != nil {
+			return ioError(err, "the journal cannot be opened")
+		}
+		j.file = f
+	}
+	buf := j.scratch[:0]
+	if last.size == 0 {
+		buf = append(buf, magic...)
+	}
+	for offset := j.next; ; {
+		n := min(len(data), maxFrameData)
+		buf = appendFrame(buf, frame{kind: kind, offset: offset, data: data[:n]})
+		offset, data = offset+int64(n), data[n:]
+		if len(data) == 0 {
+			break
+		}
+	}
+	// Written at the known size: what a failed write left there is replaced.
+	_, err := j.file.WriteAt(buf, last.size)
+	j.scratch = buf
+	if err != nil {
+		return ioError(err, "the journal cannot be written")
+	}
+	n := int64(len(buf))
+	last.size += n
+	j.bytes += n
+	j.store.bytes.Add(n)
+	j.modified = time.Now()
+	return nil
+}
+
+// roll begins a new segment at j.next.
+func (j *Journal) roll() error {
+	if n := len(j.segments); n > 0 && j.segments[n-1].size == 0 {
+		// The last segment never got a byte: it is replaced.
+		_ = os.Remove(j.store.path(j.key, j.segments[n-1].base))
+		j.segments = j.segments[:n-1]
+	}
+	f, err := os.OpenFile(j.store.path(j.key, j.next), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return ioError(err, "the journal cannot be made")
+	}
+	j.closeFile()
+	j.file = f
+	j.segments = append(j.segments, &segment{base: j.next})
+	j.modified = time.Now()
+	return nil
+}
+
+func (j *Journal) dropOldest() error {
+	oldest := j.segments[0]
+	if err := os.Remove(j.store.path(j.key, oldest.base)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return ioError(err, "a journal segment cannot be removed")
+	}
+	j.segments = j.segments[1:]
+	j.bytes -= oldest.size
+	j.store.bytes.Add(-oldest.size)
+	return nil
+}
+
+// remove deletes the journal's files.
+func (j *Journal) remove() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.fail = errors.New(errors.Gone, "the output was deleted")
+	j.closeFile()
+	j.wake()
+	for len(j.segments) > 0 {
+		if err := j.dropOldest(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shut stops the writer because the store closes.
+func (j *Journal) shut() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.fail == nil {
+		j.fail = errors.New(errors.Unavailable, "the journals are closed")
+	}
+	j.closeFile()
+	j.wake()
+}
+
+// idle closes the file of a journal that nobody holds, and tells whether
+// nothing was ever written to it.
+func (j *Journal) idle() (empty bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.closeFile()
+	j.scratch = nil
+	return len(j.segments) == 0
+}
+
+func (j *Journal) closeFile() {
+	if j.file != nil {
+		_ = j.file.Close()
+		j.file = nil
+	}
+}
+
+func (j *Journal) info() Info {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return Info{Key: j.key, Bytes: j.bytes, Modified: j.modified, Open: j.refs > 0}
+}
+
+// wake tells the waiting readers that something changed.
+func (j *Journal) wake() {
+	if j.changed != nil {
+		close(j.changed)
+		j.changed = nil
+	}
+}
+
+// wait gives a channel that is closed at the next change.
+func (j *Journal) wait() <-chan struct{} {
+	if j.changed == nil {
+		j.changed = make(chan struct{})
+	}
+	return j.changed
+}

@@ -1,0 +1,193 @@
+package service
+
+import (
+	"context"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// StartExecution implements vmm.Executions.
+func (s *Service) StartExecution(ctx context.Context, by vmm.Caller, vmID domain.ID, req vmm.StartExecution) (*domain.Execution, error) {
+	if err := req.Command.Validate(); err != nil {
+		return nil, err
+	}
+	if len(req.Tag) > domain.MaxMetadataValue {
+		return nil, errors.New(errors.InvalidArgument, "the tag has %d bytes, at most %d are allowed", len(req.Tag), domain.MaxMetadataValue).WithField("tag")
+	}
+	if req.ID == "" {
+		req.ID = domain.NewID()
+	} else {
+		if _, err := domain.ParseID(string(req.ID)); err != nil {
+			return nil, err
+		}
+		if known, err := s.GetExecution(ctx, by, req.ID); err == nil {
+			// The same ID never runs twice.
+			if known.VMID != vmID {
+				return nil, errors.New(errors.AlreadyExists, "an execution of another VM has this ID").WithField("id")
+			}
+			return known, nil
+		} else if !errors.HasCode(err, errors.NotFound) {
+			return nil, err
+		}
+	}
+	vm, node, err := s.running(ctx, by, vmID)
+	if err != nil {
+		return nil, err
+	}
+	return node.StartExecution(ctx, vm, req)
+}
+
+// GetExecution implements vmm.Executions.
+func (s *Service) GetExecution(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.Execution, error) {
+	x, _, err := s.execution(ctx, by, id)
+	return x, err
+}
+
+// execution finds an execution: in the memory of the node first, where it is
+// fresher than in the database and sooner there.
+func (s *Service) execution(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.Execution, Node, error) {
+	if node, err := s.nodes.Any(); err == nil {
+		if x, ok := node.Execution(id); ok && x.ProjectID == by.ProjectID {
+			return x, node, nil
+		}
+	}
+	var x *domain.Execution
+	var vm *domain.VM
+	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+		if x, err = tx.Executions().Get(ctx, by.ProjectID, id); err != nil {
+			return err
+		}
+		vm, err = tx.VMs().Get(ctx, by.ProjectID, x.VMID)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	s.openCommand(ctx, x)
+	node, err := s.nodes.Node(vm.WorkerID)
+	if err != nil {
+		return nil, nil, err
+	}
+	if fresher, ok := node.Execution(id); ok {
+		x = fresher
+	}
+	return x, node, nil
+}
+
+// ListExecutions implements vmm.Executions.
+func (s *Service) ListExecutions(ctx context.Context, by vmm.Caller, vmID domain.ID, p vmm.Page) (vmm.List[*domain.Execution], error) {
+	vm, err := s.GetVM(ctx, by, vmID)
+	if err != nil {
+		return vmm.List[*domain.Execution]{}, err
+	}
+	node, err := s.nodes.Node(vm.WorkerID)
+	if err != nil {
+		return vmm.List[*domain.Execution]{}, err
+	}
+	if err := node.FlushExecutions(ctx); err != nil {
+		return vmm.List[*domain.Execution]{}, err
+	}
+	var list vmm.List[*domain.Execution]
+	err = s.store.View(ctx, func(tx storage.Tx) (err error) {
+		list, err = tx.Executions().List(ctx, storage.ExecutionFilter{ProjectID: by.ProjectID, VMID: vmID, Page: p})
+		return err
+	})
+	if err != nil {
+		return list, err
+	}
+	for i, x := range list.Items {
+		if fresher, ok := node.Execution(x.ID); ok {
+			list.Items[i] = fresher
+			continue
+		}
+		s.openCommand(ctx, x)
+	}
+	return list, nil
+}
+
+// openCommand puts the command in clear into x for its owner. A command that
+// cannot be opened (its key is gone) is left out, not an error: the rest of
+// the row still tells what happened.
+func (s *Service) openCommand(ctx context.Context, x *domain.Execution) {
+	if len(x.CommandSealed) == 0 {
+		return
+	}
+	cmd, err := OpenCommand(ctx, s.sealer, x.ID, x.CommandSealed)
+	if err != nil {
+		s.log.Warn("command not readable", "execution", x.ID, "error", err)
+		return
+	}
+	x.Command = cmd
+}
+
+// Output implements vmm.Executions.
+func (s *Service) Output(ctx context.Context, by vmm.Caller, id domain.ID, from int64, follow bool) (vmm.OutputReader, error) {
+	if from < 0 {
+		return nil, errors.New(errors.InvalidArgument, "the offset %d is negative", from).WithField("offset")
+	}
+	x, node, err := s.execution(ctx, by, id)
+	if err != nil {
+		return nil, err
+	}
+	return node.Output(ctx, x, from, follow)
+}
+
+// WaitExecution implements vmm.Executions.
+func (s *Service) WaitExecution(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.Execution, error) {
+	x, node, err := s.execution(ctx, by, id)
+	if err != nil || x.State.Ended() {
+		return x, err
+	}
+	return node.WaitExecution(ctx, id)
+}
+
+// MaxStdinPiece bounds one write of input.
+const MaxStdinPiece = 1 << 20
+
+// WriteStdin implements vmm.Executions.
+func (s *Service) WriteStdin(ctx context.Context, by vmm.Caller, id domain.ID, offset int64, data []byte) error {
+	if len(data) > MaxStdinPiece {
+		return errors.New(errors.TooLarge, "a piece of input has %d bytes, at most %d are allowed", len(data), MaxStdinPiece).
+			WithHint("send it in smaller pieces")
+	}
+	if offset < -1 {
+		return errors.New(errors.InvalidArgument, "the offset %d is negative", offset).WithField("offset")
+	}
+	return s.live(ctx, by, id, func(n Node) error { return n.WriteStdin(ctx, id, offset, data) })
+}
+
+// CloseStdin implements vmm.Executions.
+func (s *Service) CloseStdin(ctx context.Context, by vmm.Caller, id domain.ID) error {
+	return s.live(ctx, by, id, func(n Node) error { return n.CloseStdin(ctx, id) })
+}
+
+// ResizePTY implements vmm.Executions.
+func (s *Service) ResizePTY(ctx context.Context, by vmm.Caller, id domain.ID, size domain.PTYSize) error {
+	if err := size.Validate("size"); err != nil {
+		return err
+	}
+	return s.live(ctx, by, id, func(n Node) error { return n.ResizePTY(ctx, id, size) })
+}
+
+// SignalExecution implements vmm.Executions.
+func (s *Service) SignalExecution(ctx context.Context, by vmm.Caller, id domain.ID, signal int) error {
+	if signal < 1 || signal > 64 {
+		return errors.New(errors.InvalidArgument, "%d is not a signal", signal).WithField("signal").WithHint("between 1 and 64, see signal(7)")
+	}
+	return s.live(ctx, by, id, func(n Node) error { return n.SignalExecution(ctx, id, signal) })
+}
+
+// live runs f for an execution that has not ended. Returns NotFound, Conflict.
+func (s *Service) live(ctx context.Context, by vmm.Caller, id domain.ID, f func(Node) error) error {
+	x, node, err := s.execution(ctx, by, id)
+	if err != nil {
+		return err
+	}
+	if x.State.Ended() {
+		return errors.New(errors.Conflict, "the execution has ended")
+	}
+	return f(node)
+}

@@ -1,0 +1,80 @@
+package service
+
+import (
+	"context"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+)
+
+// place chooses the worker for vm in the transaction that inserts it, so that
+// two requests never take the same room. A VM that is bound to a worker (its
+// snapshot is there) gets that one or none.
+// Returns CapacityExhausted, Unsupported.
+func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM) error {
+	workers, err := tx.Workers().All(ctx)
+	if err != nil {
+		return err
+	}
+	var best *domain.Worker
+	var bestFree float64
+	var unsupported error
+	for _, w := range workers {
+		if w.State != domain.WorkerReady || vm.WorkerID != "" && vm.WorkerID != w.ID {
+			continue
+		}
+		isolation, err := supports(w, vm.Spec)
+		if err != nil {
+			unsupported = err
+			continue
+		}
+		if free, fits := s.room(w, vm.Spec.Resources); fits && (best == nil || free > bestFree) {
+			best, bestFree = w, free
+			vm.Isolation = isolation
+		}
+	}
+	switch {
+	case best != nil:
+		vm.WorkerID = best.ID
+		return nil
+	case unsupported != nil:
+		return unsupported
+	}
+	return errors.New(errors.CapacityExhausted, "no worker has room for this VM").
+		WithRetryAfter(5 * time.Second).WithHint("ask for less, delete VMs, or raise the overcommit in the configuration")
+}
+
+// supports checks that a worker has what the spec asks for.
+func supports(w *domain.Worker, spec domain.VMSpec) (domain.Isolation, error) {
+	for _, d := range w.Drivers {
+		if d.Name != spec.Driver {
+			continue
+		}
+		if !d.Usable {
+			return "", errors.New(errors.Unsupported, "the driver %s cannot be used here: %s", d.Name, d.Reason).WithField("driver").
+				WithHint("`aetherium doctor` shows what this host offers")
+		}
+		if !d.Isolation.AtLeast(spec.MinIsolation) {
+			return "", errors.New(errors.Unsupported, "the driver %s isolates by %s, not by %s", d.Name, d.Isolation, spec.MinIsolation).
+				WithField("min_isolation").WithHint("`aetherium doctor` shows what each driver gives")
+		}
+		return d.Isolation, nil
+	}
+	return "", errors.New(errors.Unsupported, "there is no driver %q", spec.Driver).WithField("driver").
+		WithHint("`aetherium doctor` lists the drivers")
+}
+
+// room reports whether r fits a worker, and how much of its memory is free.
+func (s *Service) room(w *domain.Worker, r domain.Resources) (free float64, fits bool) {
+	within := func(reserved, more, capacity int64, times float64) bool {
+		return times == 0 || float64(reserved+more) <= float64(capacity)*times
+	}
+	o := s.config.Overcommit
+	fits = r.MilliCPU <= w.Capacity.MilliCPU && r.MemoryBytes <= w.Capacity.MemoryBytes &&
+		within(w.Reserved.MilliCPU, r.MilliCPU, w.Capacity.MilliCPU, o.CPU) &&
+		within(w.Reserved.MemoryBytes, r.MemoryBytes, w.Capacity.MemoryBytes, o.Memory) &&
+		within(w.Reserved.DiskBytes, r.DiskBytes, w.Capacity.DiskBytes, o.Disk)
+	return 1 - float64(w.Reserved.MemoryBytes)/float64(max(1, w.Capacity.MemoryBytes)), fits
+}

@@ -1,0 +1,195 @@
+// Package service holds the use cases: it implements vmm.Orchestrator and
+// vmm.TaskService. The life cycle is validated, persisted as a wish and the
+// owning worker woken; the interactive calls go straight to that worker.
+package service
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/common/pkg/seal"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/watch"
+)
+
+// Node is a worker as the service reaches it: a value in this process, or a
+// client of one elsewhere. Its methods trust their arguments: the service has
+// checked who asks and what for.
+type Node interface {
+	// Wake asks the node to converge a VM now.
+	Wake(vm domain.ID)
+	// Live returns a running VM that the node serves, from memory.
+	Live(vm domain.ID) (*domain.VM, bool)
+
+	StartExecution(ctx context.Context, vm *domain.VM, req vmm.StartExecution) (*domain.Execution, error)
+	// Execution returns what the node knows of an execution, fresher than the database.
+	Execution(id domain.ID) (*domain.Execution, bool)
+	Output(ctx context.Context, x *domain.Execution, from int64, follow bool) (vmm.OutputReader, error)
+	WaitExecution(ctx context.Context, id domain.ID) (*domain.Execution, error)
+	// FlushExecutions writes what is only in memory beside the database.
+	FlushExecutions(ctx context.Context) error
+	WriteStdin(ctx context.Context, id domain.ID, offset int64, data []byte) error
+	CloseStdin(ctx context.Context, id domain.ID) error
+	ResizePTY(ctx context.Context, id domain.ID, size domain.PTYSize) error
+	SignalExecution(ctx context.Context, id domain.ID, signal int) error
+
+	Files(vm *domain.VM) (GuestFiles, error)
+	Dial(ctx context.Context, vm *domain.VM, port uint16) (net.Conn, error)
+	Usage(ctx context.Context, vm *domain.VM) (vmm.Usage, error)
+	Trace(vm domain.ID) []vmm.Phase
+
+	Snapshot(ctx context.Context, vm *domain.VM, snapshot domain.ID) (vmm.SnapshotInfo, error)
+	DeleteSnapshot(ctx context.Context, driver string, snapshot domain.ID) error
+	Drivers(ctx context.Context) []domain.DriverInfo
+
+	// RunTask wakes the node for a task that is in the database.
+	RunTask(id domain.ID)
+	// CancelTask tells a running task to end.
+	CancelTask(id domain.ID)
+	BuildLog(ctx context.Context, build domain.ID, from int64, follow bool) (io.ReadCloser, error)
+	DeleteBuild(ctx context.Context, build domain.ID) error
+}
+
+// GuestFiles is one VM's file system with the calls of vmm.Files.
+type GuestFiles interface {
+	Stat(ctx context.Context, path string, o vmm.FileOptions) (vmm.FileInfo, error)
+	List(ctx context.Context, path string, depth int, o vmm.FileOptions) ([]vmm.FileInfo, error)
+	MakeDir(ctx context.Context, path string, o vmm.FileOptions) (vmm.FileInfo, error)
+	Move(ctx context.Context, from, to string, o vmm.FileOptions) (vmm.FileInfo, error)
+	Remove(ctx context.Context, path string, o vmm.FileOptions) error
+	Read(ctx context.Context, path string, o vmm.FileOptions) (vmm.FileInfo, io.ReadCloser, error)
+	Write(ctx context.Context, path string, r io.Reader, o vmm.FileOptions) (vmm.FileInfo, error)
+	TarDown(ctx context.Context, path string, o vmm.FileOptions) (io.ReadCloser, error)
+	TarUp(ctx context.Context, path string, r io.Reader, o vmm.FileOptions) error
+	Watch(ctx context.Context, path string, recursive bool, o vmm.FileOptions) (<-chan vmm.FileEvent, error)
+}
+
+// Nodes finds the worker that owns a VM.
+type Nodes interface {
+	// Node returns Unavailable when the worker cannot be reached.
+	Node(id domain.ID) (Node, error)
+	// Any returns some node, for work that is bound to none.
+	Any() (Node, error)
+}
+
+// Config is what an installation gives its VMs.
+type Config struct {
+	DefaultTemplate string
+	DefaultDriver   string
+	Defaults        domain.Resources
+	DefaultNetwork  domain.NetworkMode
+	// DefaultTimeout is until the deadline of a VM that names none; 0: no deadline.
+	DefaultTimeout time.Duration
+	MaxTimeout     time.Duration
+	Platform       string
+	// KeepTombstones is how long ended VMs stay visible.
+	KeepTombstones time.Duration
+	// Overcommit is how many times a worker's capacity may be promised; 0: without bound.
+	Overcommit Overcommit
+}
+
+// Overcommit multiplies capacity at admission.
+type Overcommit struct{ CPU, Memory, Disk float64 }
+
+// Service implements vmm.Orchestrator and vmm.TaskService.
+type Service struct {
+	store   storage.Store
+	nodes   Nodes
+	sealer  seal.Sealer
+	changes *watch.Hub[domain.ID] // woken by the worker after each commit for a VM or task
+	config  Config
+	log     *slog.Logger
+	now     func() time.Time
+}
+
+var (
+	_ vmm.Orchestrator = (*Service)(nil)
+	_ vmm.TaskService  = (*Service)(nil)
+)
+
+// Deps are what a service works with.
+type Deps struct {
+	Store   storage.Store
+	Nodes   Nodes
+	Sealer  seal.Sealer
+	Changes *watch.Hub[domain.ID]
+	Log     *slog.Logger
+	Now     func() time.Time // nil: time.Now
+}
+
+// New makes a service.
+func New(config Config, d Deps) *Service {
+	if d.Now == nil {
+		d.Now = time.Now
+	}
+	return &Service{store: d.Store, nodes: d.Nodes, sealer: d.Sealer, changes: d.Changes, config: config, log: d.Log, now: d.Now}
+}
+
+// time returns the present in the precision that the store keeps.
+func (s *Service) time() time.Time { return s.now().UTC().Truncate(time.Microsecond) }
+
+// running returns a VM that can be talked to and its node. A paused VM that
+// resumes by itself is resumed first.
+// Returns NotFound, Gone, Conflict.
+func (s *Service) running(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.VM, Node, error) {
+	if node, err := s.nodes.Any(); err == nil {
+		if vm, ok := node.Live(id); ok && vm.ProjectID == by.ProjectID {
+			return vm, node, nil
+		}
+	}
+	vm, err := s.GetVM(ctx, by, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	if vm.Desired == domain.WantPaused && vm.AutoResume {
+		if _, err := s.ResumeVM(ctx, by, id); err != nil {
+			return nil, nil, err
+		}
+		vm.Desired = domain.WantRunning
+	}
+	if vm.Desired == domain.WantRunning && !vm.Observed.Terminal() {
+		// It is on its way (created, starting, or being taken up by a restarted worker).
+		if vm, err = s.WaitVM(ctx, by, id); err != nil {
+			return nil, nil, err
+		}
+	}
+	if vm.Observed != domain.Running {
+		return nil, nil, notRunning(vm)
+	}
+	node, err := s.nodes.Node(vm.WorkerID)
+	if err != nil {
+		return nil, nil, err
+	}
+	if live, ok := node.Live(id); ok {
+		return live, node, nil
+	}
+	return vm, node, nil
+}
+
+func notRunning(vm *domain.VM) error {
+	switch {
+	case vm.Observed == domain.Deleted || vm.Desired == domain.WantDeleted:
+		e := errors.New(errors.Gone, "the VM is deleted")
+		if vm.Tombstone != nil {
+			return e.WithHint("it ended because of: %s", vm.Tombstone.Cause)
+		}
+		return e
+	case vm.Observed == domain.Failed:
+		return errors.New(errors.Conflict, "the VM has failed: %s", vm.Reason).WithHint("delete it and create a new one")
+	case vm.Observed == domain.Paused:
+		return errors.New(errors.Conflict, "the VM is paused").WithHint("resume it, or create VMs with auto_resume")
+	case vm.Observed == domain.Stopped:
+		return errors.New(errors.Conflict, "the VM is stopped").WithHint("start it first")
+	}
+	return errors.New(errors.Conflict, "the VM is %s", vm.Observed).WithRetryAfter(time.Second)
+}
+
+func notFound(what, name string) error {
+	return errors.New(errors.NotFound, "there is no %s %q", what, name)
+}

@@ -1,0 +1,194 @@
+package service
+
+import (
+	"context"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/libs/types/pkg/events"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// CreateSnapshot implements vmm.Snapshots.
+func (s *Service) CreateSnapshot(ctx context.Context, by vmm.Caller, vmID domain.ID, name string) (*domain.Snapshot, error) {
+	if err := domain.ValidateName("name", name); err != nil {
+		return nil, err
+	}
+	snap, err := s.takeSnapshot(ctx, by, vmID, name)
+	if err != nil {
+		return nil, err
+	}
+	return snap, nil
+}
+
+// takeSnapshot writes the intent, lets the node copy, and writes the result.
+// A crash in between leaves a waiting row, which the worker removes with its data.
+func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.ID, name string) (*domain.Snapshot, error) {
+	var vm *domain.VM
+	var snap *domain.Snapshot
+	err := s.store.Update(ctx, func(tx storage.Tx) (err error) {
+		if vm, err = tx.VMs().Get(ctx, by.ProjectID, vmID); err != nil {
+			return err
+		}
+		switch vm.Observed {
+		case domain.Running, domain.Paused, domain.Stopped:
+		default:
+			return notRunning(vm)
+		}
+		snap, err = s.newSnapshot(ctx, vm, name)
+		if err != nil {
+			return err
+		}
+		return tx.Snapshots().Insert(ctx, snap)
+	})
+	if err != nil {
+		return nil, err
+	}
+	node, err := s.nodes.Node(vm.WorkerID)
+	if err != nil {
+		return nil, err
+	}
+	// Once begun it is carried through: a caller that goes away must not leave half a snapshot.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Minute)
+	defer cancel()
+	info, err := node.Snapshot(ctx, vm, snap.ID)
+	if err != nil {
+		return nil, errors.Join(err, s.store.Update(ctx, func(tx storage.Tx) error {
+			return tx.Snapshots().Delete(ctx, by.ProjectID, snap.ID)
+		}))
+	}
+	snap.Bytes, snap.State = info.Bytes, domain.BuildReady
+	err = s.store.Update(ctx, func(tx storage.Tx) error {
+		if err := tx.Snapshots().Update(ctx, snap); err != nil {
+			return err
+		}
+		return tx.Outbox().Append(ctx, events.Snapshot(events.SnapshotCreated, snap, s.time()))
+	})
+	return snap, err
+}
+
+func (s *Service) newSnapshot(ctx context.Context, vm *domain.VM, name string) (*domain.Snapshot, error) {
+	snap := &domain.Snapshot{
+		ID: domain.NewID(), ProjectID: vm.ProjectID, VMID: vm.ID, Name: name,
+		BuildID: vm.Spec.BuildID, Driver: vm.Spec.Driver, Kind: domain.SnapshotDisk, Spec: vm.Spec,
+		WorkerID: vm.WorkerID, State: domain.BuildWaiting, CreatedAt: s.time(),
+	}
+	if len(vm.EnvSealed) == 0 {
+		return snap, nil
+	}
+	plain, err := s.sealer.Open(ctx, storage.SealedVMEnv(vm.ID), vm.EnvSealed)
+	if err != nil {
+		return nil, err
+	}
+	snap.EnvSealed, err = s.sealer.Seal(ctx, storage.SealedSnapshotEnv(snap.ID), plain)
+	return snap, err
+}
+
+// GetSnapshot implements vmm.Snapshots.
+func (s *Service) GetSnapshot(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.Snapshot, error) {
+	var snap *domain.Snapshot
+	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+		snap, err = tx.Snapshots().Get(ctx, by.ProjectID, id)
+		return err
+	})
+	return snap, err
+}
+
+// ListSnapshots implements vmm.Snapshots.
+func (s *Service) ListSnapshots(ctx context.Context, by vmm.Caller, vmID domain.ID, p vmm.Page) (vmm.List[*domain.Snapshot], error) {
+	var list vmm.List[*domain.Snapshot]
+	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+		list, err = tx.Snapshots().List(ctx, storage.SnapshotFilter{ProjectID: by.ProjectID, VMID: vmID, Page: p})
+		return err
+	})
+	return list, err
+}
+
+// DeleteSnapshot implements vmm.Snapshots.
+func (s *Service) DeleteSnapshot(ctx context.Context, by vmm.Caller, id domain.ID) error {
+	var snap *domain.Snapshot
+	err := s.store.Update(ctx, func(tx storage.Tx) (err error) {
+		if snap, err = tx.Snapshots().Get(ctx, by.ProjectID, id); err != nil {
+			return err
+		}
+		if err := tx.Snapshots().Delete(ctx, by.ProjectID, id); err != nil {
+			return err
+		}
+		return tx.Outbox().Append(ctx, events.Snapshot(events.SnapshotDeleted, snap, s.time()))
+	})
+	if err != nil {
+		return err
+	}
+	node, err := s.nodes.Node(snap.WorkerID)
+	if err != nil {
+		s.log.Warn("snapshot data is left to the sweep", "snapshot", id, "error", err)
+		return nil
+	}
+	return node.DeleteSnapshot(ctx, snap.Driver, snap.ID)
+}
+
+// maxForks bounds one fork call.
+const maxForks = 100
+
+// ForkVM implements vmm.VMs: one frozen copy of the disk, count VMs from it.
+// The copy is the forks' own: it is removed with the last of them.
+func (s *Service) ForkVM(ctx context.Context, by vmm.Caller, id domain.ID, count int, req vmm.CreateVM) ([]*domain.VM, error) {
+	if count < 1 || count > maxForks {
+		return nil, errors.New(errors.InvalidArgument, "%d forks are out of range", count).WithField("count").WithHint("between 1 and %d", maxForks)
+	}
+	if req.Name != "" && count > 1 {
+		return nil, errors.New(errors.InvalidArgument, "a name fits one fork only").WithField("name")
+	}
+	origin, err := s.GetVM(ctx, by, id)
+	if err != nil {
+		return nil, err
+	}
+	req.Template, req.Driver = string(origin.ID), origin.Spec.Driver
+	if req.Network == "" {
+		req.Network = origin.Spec.Network
+	}
+	if err := s.checkCreate(&req); err != nil {
+		return nil, err
+	}
+	if req.Metadata == nil {
+		req.Metadata = origin.Metadata
+	}
+	snap, err := s.takeSnapshot(ctx, by, id, "")
+	if err != nil {
+		return nil, err
+	}
+	vms, err := s.insertForks(ctx, by, count, req, snap)
+	if err != nil {
+		return nil, errors.Join(err, s.DeleteSnapshot(context.WithoutCancel(ctx), by, snap.ID))
+	}
+	for _, vm := range vms {
+		s.wake(vm)
+	}
+	return vms, nil
+}
+
+func (s *Service) insertForks(ctx context.Context, by vmm.Caller, count int, req vmm.CreateVM, snap *domain.Snapshot) ([]*domain.VM, error) {
+	req.Template = string(snap.ID)
+	vms := make([]*domain.VM, count)
+	for i := range vms {
+		vm, err := s.newVM(ctx, by, req)
+		if err != nil {
+			return nil, err
+		}
+		vms[i] = vm
+	}
+	err := s.store.Update(ctx, func(tx storage.Tx) error {
+		for _, vm := range vms {
+			if err := s.fromSnapshot(ctx, tx, req, vm, snap); err != nil {
+				return err
+			}
+			if err := s.insertVM(ctx, tx, vm); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return vms, err
+}

@@ -1,0 +1,126 @@
+package service
+
+import (
+	"context"
+	"strings"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// resolveSource finds what vm is made from (a template's build, a build, or a
+// snapshot, by name or ID) and fills in what follows from it.
+func (s *Service) resolveSource(ctx context.Context, tx storage.Tx, by vmm.Caller, req vmm.CreateVM, vm *domain.VM) error {
+	name, tag, tagged := strings.Cut(req.Template, ":")
+	named, err := s.findSource(ctx, tx, by, name)
+	if err != nil {
+		return err
+	}
+	if named.Kind == storage.KindSnapshot {
+		if tagged {
+			return errors.New(errors.InvalidArgument, "a snapshot has no tags").WithField("template")
+		}
+		snap, err := tx.Snapshots().Get(ctx, by.ProjectID, named.ID)
+		if err != nil {
+			return err
+		}
+		return s.fromSnapshot(ctx, tx, req, vm, snap)
+	}
+	build, err := s.findBuild(ctx, tx, by, named, tag, tagged)
+	if err != nil {
+		return err
+	}
+	return s.fromBuild(vm, build)
+}
+
+// kindBuild marks a reference straight to a build.
+const kindBuild storage.Kind = "build"
+
+func (s *Service) findSource(ctx context.Context, tx storage.Tx, by vmm.Caller, ref string) (storage.Named, error) {
+	if !domain.IsID(ref) {
+		named, err := tx.Names().Resolve(ctx, by.ProjectID, ref)
+		if errors.HasCode(err, errors.NotFound) {
+			return named, errors.New(errors.NotFound, "there is no template or snapshot %q", ref).WithField("template").
+				WithHint("`aetherium template ls` lists templates; `make up` makes base")
+		}
+		return named, err
+	}
+	id := domain.ID(ref)
+	if _, err := tx.Templates().Get(ctx, by.ProjectID, id); !errors.HasCode(err, errors.NotFound) {
+		return storage.Named{Kind: storage.KindTemplate, ID: id}, err
+	}
+	if _, err := tx.Snapshots().Get(ctx, by.ProjectID, id); !errors.HasCode(err, errors.NotFound) {
+		return storage.Named{Kind: storage.KindSnapshot, ID: id}, err
+	}
+	if _, err := tx.Builds().Get(ctx, by.ProjectID, id); !errors.HasCode(err, errors.NotFound) {
+		return storage.Named{Kind: kindBuild, ID: id}, err
+	}
+	return storage.Named{}, errors.New(errors.NotFound, "there is no template, build or snapshot %q", ref).WithField("template")
+}
+
+func (s *Service) findBuild(ctx context.Context, tx storage.Tx, by vmm.Caller, named storage.Named, tag string, tagged bool) (*domain.Build, error) {
+	id := named.ID
+	if named.Kind == storage.KindTemplate {
+		tmpl, err := tx.Templates().Get(ctx, by.ProjectID, named.ID)
+		if err != nil {
+			return nil, err
+		}
+		if !tagged {
+			tag = domain.DefaultTag
+		}
+		var ok bool
+		if id, ok = tmpl.Tags[tag]; !ok {
+			return nil, errors.New(errors.NotFound, "the template %q has no build tagged %q", tmpl.Name, tag).WithField("template").
+				WithHint("`aetherium template ls` shows its tags; a first build may still be under way")
+		}
+	}
+	build, err := tx.Builds().Get(ctx, by.ProjectID, id)
+	if err != nil {
+		return nil, err
+	}
+	if build.State != domain.BuildReady {
+		return nil, errors.New(errors.Conflict, "the build is %s", build.State).WithField("template")
+	}
+	return build, nil
+}
+
+func (s *Service) fromBuild(vm *domain.VM, build *domain.Build) error {
+	vm.Spec.TemplateID, vm.Spec.BuildID = build.TemplateID, build.ID
+	vm.Spec.Resources = vm.Spec.Resources.Or(build.Shape).Or(s.config.Defaults)
+	if vm.Spec.DefaultUser == "" {
+		vm.Spec.DefaultUser = build.DefaultUser
+	}
+	return vm.Spec.Resources.Validate("resources")
+}
+
+// fromSnapshot makes vm continue a frozen disk: same build below, same user,
+// same resources unless asked otherwise. The disk never shrinks.
+func (s *Service) fromSnapshot(ctx context.Context, tx storage.Tx, req vmm.CreateVM, vm *domain.VM, snap *domain.Snapshot) error {
+	if snap.State != domain.BuildReady {
+		return errors.New(errors.Conflict, "the snapshot is %s", snap.State).WithField("template")
+	}
+	origin := snap.Spec
+	vm.Spec.TemplateID, vm.Spec.BuildID, vm.Spec.SnapshotID = origin.TemplateID, snap.BuildID, snap.ID
+	vm.Spec.Driver, vm.Spec.Platform = snap.Driver, origin.Platform
+	vm.Spec.Resources = vm.Spec.Resources.Or(origin.Resources)
+	if vm.Spec.Resources.DiskBytes < origin.Resources.DiskBytes {
+		return errors.New(errors.InvalidArgument, "the disk would be smaller than the snapshot's").
+			WithField("resources.disk_bytes").WithHint("at least %d bytes", origin.Resources.DiskBytes)
+	}
+	if vm.Spec.DefaultUser == "" {
+		vm.Spec.DefaultUser = origin.DefaultUser
+	}
+	vm.WorkerID = snap.WorkerID
+	if len(req.Env) == 0 && len(snap.EnvSealed) > 0 {
+		plain, err := s.sealer.Open(ctx, storage.SealedSnapshotEnv(snap.ID), snap.EnvSealed)
+		if err != nil {
+			return err
+		}
+		if vm.EnvSealed, err = s.sealer.Seal(ctx, storage.SealedVMEnv(vm.ID), plain); err != nil {
+			return err
+		}
+	}
+	return vm.Spec.Resources.Validate("resources")
+}

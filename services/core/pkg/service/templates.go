@@ -1,0 +1,212 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/libs/types/pkg/events"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// BuildArgs are the arguments of a TaskBuild; the subject is the build.
+type BuildArgs struct {
+	Template domain.ID `json:"template_id"`
+	Tags     []string  `json:"tags"`
+}
+
+// shownBuilds bounds how many builds TemplateInfo shows.
+const shownBuilds = 20
+
+// BuildTemplate implements vmm.Templates: rows for template, build and task in
+// one transaction, then the node is woken.
+func (s *Service) BuildTemplate(ctx context.Context, by vmm.Caller, req vmm.BuildTemplate) (*domain.Task, error) {
+	if err := s.checkBuild(&req); err != nil {
+		return nil, err
+	}
+	args := BuildArgs{Tags: req.Tags}
+	now := s.time()
+	task := &domain.Task{
+		ID: domain.NewID(), ProjectID: by.ProjectID, Kind: TaskBuild, Subject: domain.NewID(), State: domain.TaskPending,
+		MaxAttempts: 1, CreatedAt: now, UpdatedAt: now, RunAt: now,
+	}
+	err := s.store.Update(ctx, func(tx storage.Tx) error {
+		tmpl, err := s.ownTemplate(ctx, tx, by, req.Name)
+		if err != nil {
+			return err
+		}
+		args.Template = tmpl.ID
+		if task.Args, err = json.Marshal(args); err != nil {
+			return errors.Wrap(err, errors.Internal, "the build could not be stored")
+		}
+		build := &domain.Build{
+			ID: task.Subject, ProjectID: by.ProjectID, TemplateID: tmpl.ID, State: domain.BuildWaiting, Platform: s.config.Platform,
+			Source: req.Source, Shape: req.Shape, DefaultUser: req.User, Env: req.Env, CreatedAt: now,
+		}
+		if err := tx.Builds().Insert(ctx, build); err != nil {
+			return err
+		}
+		if err := tx.Tasks().Insert(ctx, task); err != nil {
+			return err
+		}
+		return tx.Outbox().Append(ctx, events.Task(events.TaskCreated, task, now))
+	})
+	if err != nil {
+		return nil, err
+	}
+	node, err := s.nodes.Any()
+	if err != nil {
+		return task, nil //nolint:nilerr // the row is durable: the worker finds it when it is back
+	}
+	node.RunTask(task.ID)
+	return task, nil
+}
+
+func (s *Service) checkBuild(req *vmm.BuildTemplate) error {
+	if req.Name == "" {
+		return errors.New(errors.InvalidArgument, "a template needs a name").WithField("name")
+	}
+	if len(req.Tags) == 0 {
+		req.Tags = []string{domain.DefaultTag}
+	}
+	if len(req.Tags) > 16 {
+		return errors.New(errors.InvalidArgument, "%d tags, at most 16 are allowed", len(req.Tags)).WithField("tags")
+	}
+	for _, tag := range req.Tags {
+		if err := domain.ValidateName("tags", tag); err != nil || tag == "" {
+			return errors.New(errors.InvalidArgument, "%q is not a tag", tag).WithField("tags")
+		}
+	}
+	req.Shape = req.Shape.Or(s.config.Defaults)
+	for _, err := range []error{
+		domain.ValidateName("name", req.Name),
+		domain.ValidateTemplateRef("name", req.Name),
+		req.Source.Validate("source"),
+		req.Shape.Validate("resources"),
+		domain.ValidateUser("user", req.User),
+		domain.ValidateEnv("env", req.Env),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ownTemplate finds the project's template of a name, or makes it.
+func (s *Service) ownTemplate(ctx context.Context, tx storage.Tx, by vmm.Caller, name string) (*domain.Template, error) {
+	tmpl, err := tx.Templates().ByName(ctx, by.ProjectID, name)
+	if err == nil && tmpl.ProjectID == by.ProjectID {
+		return tmpl, nil
+	}
+	if err != nil && !errors.HasCode(err, errors.NotFound) {
+		return nil, err
+	}
+	now := s.time()
+	tmpl = &domain.Template{ID: domain.NewID(), ProjectID: by.ProjectID, Name: name, Tags: map[string]domain.ID{}, CreatedAt: now, UpdatedAt: now}
+	return tmpl, tx.Templates().Insert(ctx, tmpl)
+}
+
+// GetTemplate implements vmm.Templates.
+func (s *Service) GetTemplate(ctx context.Context, by vmm.Caller, nameOrID string) (*vmm.TemplateInfo, error) {
+	var info *vmm.TemplateInfo
+	err := s.store.View(ctx, func(tx storage.Tx) error {
+		tmpl, err := findTemplate(ctx, tx, by, nameOrID)
+		if err != nil {
+			return err
+		}
+		info, err = describe(ctx, tx, tmpl)
+		return err
+	})
+	return info, err
+}
+
+func findTemplate(ctx context.Context, tx storage.Tx, by vmm.Caller, nameOrID string) (*domain.Template, error) {
+	if domain.IsID(nameOrID) {
+		return tx.Templates().Get(ctx, by.ProjectID, domain.ID(nameOrID))
+	}
+	if err := domain.ValidateTemplateRef("template", nameOrID); err != nil {
+		return nil, err
+	}
+	return tx.Templates().ByName(ctx, by.ProjectID, nameOrID)
+}
+
+func describe(ctx context.Context, tx storage.Tx, tmpl *domain.Template) (*vmm.TemplateInfo, error) {
+	builds, err := tx.Builds().List(ctx, storage.BuildFilter{
+		ProjectID: tmpl.ProjectID, TemplateID: tmpl.ID, Page: storage.Page{Limit: shownBuilds},
+	})
+	return &vmm.TemplateInfo{Template: tmpl, Builds: builds.Items}, err
+}
+
+// ListTemplates implements vmm.Templates.
+func (s *Service) ListTemplates(ctx context.Context, by vmm.Caller, p vmm.Page) (vmm.List[*vmm.TemplateInfo], error) {
+	var out vmm.List[*vmm.TemplateInfo]
+	err := s.store.View(ctx, func(tx storage.Tx) error {
+		list, err := tx.Templates().List(ctx, storage.TemplateFilter{ProjectID: by.ProjectID, IncludePublic: true, Page: p})
+		if err != nil {
+			return err
+		}
+		out.Next = list.Next
+		for _, tmpl := range list.Items {
+			info, err := describe(ctx, tx, tmpl)
+			if err != nil {
+				return err
+			}
+			out.Items = append(out.Items, info)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// DeleteTemplate implements vmm.Templates. Builds that a VM or snapshot still
+// uses stay until the last user is gone; the worker removes them then.
+func (s *Service) DeleteTemplate(ctx context.Context, by vmm.Caller, nameOrID string) error {
+	var orphans []*domain.Build
+	err := s.store.Update(ctx, func(tx storage.Tx) error {
+		tmpl, err := findTemplate(ctx, tx, by, nameOrID)
+		if err != nil {
+			return err
+		}
+		if tmpl.ProjectID != by.ProjectID {
+			return notFound("template", nameOrID)
+		}
+		if err := tx.Templates().Delete(ctx, by.ProjectID, tmpl.ID); err != nil {
+			return err
+		}
+		orphans, err = tx.Builds().Orphans(ctx, storage.MaxPage)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	node, err := s.nodes.Any()
+	if err != nil {
+		return nil //nolint:nilerr // the worker's sweep removes them
+	}
+	for _, b := range orphans {
+		if err := node.DeleteBuild(ctx, b.ID); err != nil {
+			s.log.Warn("build is left to the sweep", "build", b.ID, "error", err)
+		}
+	}
+	return nil
+}
+
+// BuildLog implements vmm.Templates.
+func (s *Service) BuildLog(ctx context.Context, by vmm.Caller, build domain.ID, from int64, follow bool) (io.ReadCloser, error) {
+	err := s.store.View(ctx, func(tx storage.Tx) error {
+		_, err := tx.Builds().Get(ctx, by.ProjectID, build)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	node, err := s.nodes.Any()
+	if err != nil {
+		return nil, err
+	}
+	return node.BuildLog(ctx, build, max(0, from), follow)
+}

@@ -1,0 +1,365 @@
+package service
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/libs/types/pkg/events"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// Keys of VM creation are kept apart from other uses, and for a day.
+const (
+	idempotencyScope    = "vm.create"
+	keepIdempotencyKeys = 24 * time.Hour
+)
+
+// CreateVM implements vmm.VMs.
+func (s *Service) CreateVM(ctx context.Context, by vmm.Caller, req vmm.CreateVM) (*domain.VM, error) {
+	if err := s.checkCreate(&req); err != nil {
+		return nil, err
+	}
+	vm, err := s.newVM(ctx, by, req)
+	if err != nil {
+		return nil, err
+	}
+	existing := false
+	err = s.store.Update(ctx, func(tx storage.Tx) error {
+		if req.IdempotencyKey != "" {
+			found, err := s.idempotentVM(ctx, tx, by, req, vm.ID)
+			if err != nil {
+				return err
+			}
+			if found != nil {
+				vm, existing = found, true
+				return nil
+			}
+		}
+		if err := s.resolveSource(ctx, tx, by, req, vm); err != nil {
+			return err
+		}
+		return s.insertVM(ctx, tx, vm)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if !existing {
+		s.wake(vm)
+	}
+	return vm, nil
+}
+
+// checkCreate validates a request without looking anything up, and fills in
+// what does not depend on the template.
+func (s *Service) checkCreate(req *vmm.CreateVM) error {
+	if req.Template == "" {
+		req.Template = s.config.DefaultTemplate
+	}
+	if req.Driver == "" || req.Driver == "auto" {
+		req.Driver = s.config.DefaultDriver
+	}
+	if req.Network == "" {
+		req.Network = s.config.DefaultNetwork
+	}
+	if req.OnTimeout == "" {
+		req.OnTimeout = domain.TimeoutKill
+	}
+	for _, err := range []error{
+		domain.ValidateName("name", req.Name),
+		domain.ValidateTemplateRef("template", req.Template),
+		req.MinIsolation.Validate("min_isolation"),
+		req.Network.Validate("network"),
+		domain.ValidateEnv("env", req.Env),
+		domain.ValidateMetadata("metadata", req.Metadata),
+		domain.ValidateHostname("hostname", req.Hostname),
+		domain.ValidateUser("default_user", req.DefaultUser),
+		req.OnTimeout.Validate("on_timeout"),
+		s.checkTimeout("timeout_ms", req.Timeout),
+		domain.ValidateDuration("idle_timeout_ms", req.IdleTimeout),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Service) checkTimeout(field string, d *time.Duration) error {
+	if d == nil {
+		return nil
+	}
+	if err := domain.ValidateDuration(field, *d); err != nil {
+		return err
+	}
+	if s.config.MaxTimeout > 0 && *d > s.config.MaxTimeout {
+		return errors.New(errors.InvalidArgument, "the timeout is longer than this installation allows").
+			WithField(field).WithHint("at most %s", s.config.MaxTimeout)
+	}
+	return nil
+}
+
+// newVM makes the value, with its ID, sealed environment and token.
+func (s *Service) newVM(ctx context.Context, by vmm.Caller, req vmm.CreateVM) (*domain.VM, error) {
+	now := s.time()
+	vm := &domain.VM{
+		ID:          domain.NewID(),
+		ProjectID:   by.ProjectID,
+		Name:        req.Name,
+		Metadata:    req.Metadata,
+		Desired:     domain.WantRunning,
+		Observed:    domain.Pending,
+		Generation:  1,
+		OnTimeout:   req.OnTimeout,
+		IdleTimeout: req.IdleTimeout,
+		AutoResume:  req.AutoResume,
+		CreatedAt:   now,
+		UpdatedAt:   now,
+		Spec: domain.VMSpec{
+			Template:     req.Template,
+			Driver:       req.Driver,
+			MinIsolation: req.MinIsolation,
+			Platform:     s.config.Platform,
+			Resources:    req.Resources,
+			Network:      req.Network,
+			Hostname:     req.Hostname,
+			DefaultUser:  req.DefaultUser,
+		},
+	}
+	if vm.Spec.Hostname == "" {
+		vm.Spec.Hostname = "vm-" + string(vm.ID[:8])
+	}
+	timeout := s.config.DefaultTimeout
+	if req.Timeout != nil {
+		timeout = *req.Timeout
+	}
+	s.setDeadline(vm, timeout)
+	var token [20]byte
+	_, _ = rand.Read(token[:])
+	var err error
+	if vm.TokenSealed, err = s.sealer.Seal(ctx, storage.SealedVMToken(vm.ID), []byte(hex.EncodeToString(token[:]))); err != nil {
+		return nil, err
+	}
+	if len(req.Env) > 0 {
+		if vm.EnvSealed, err = s.sealEnv(ctx, vm.ID, req.Env); err != nil {
+			return nil, err
+		}
+	}
+	return vm, nil
+}
+
+func (s *Service) sealEnv(ctx context.Context, id domain.ID, env map[string]string) ([]byte, error) {
+	plain, err := json.Marshal(env)
+	if err != nil {
+		return nil, errors.Wrap(err, errors.Internal, "the environment could not be stored")
+	}
+	return s.sealer.Seal(ctx, storage.SealedVMEnv(id), plain)
+}
+
+func (s *Service) setDeadline(vm *domain.VM, timeout time.Duration) {
+	vm.DeadlineGen++
+	vm.Deadline = nil
+	if timeout > 0 {
+		at := s.time().Add(timeout)
+		vm.Deadline = &at
+	}
+}
+
+// idempotentVM returns the VM that this key made before, or remembers that id is being made.
+func (s *Service) idempotentVM(ctx context.Context, tx storage.Tx, by vmm.Caller, req vmm.CreateVM, id domain.ID) (*domain.VM, error) {
+	key, now := idempotencyScope+":"+req.IdempotencyKey, s.time()
+	rec, err := tx.Idempotency().Get(ctx, by.ProjectID, key, now)
+	switch {
+	case errors.HasCode(err, errors.NotFound):
+		return nil, tx.Idempotency().Insert(ctx, &storage.Idempotent{
+			ProjectID: by.ProjectID, Key: key, RequestDigest: req.RequestDigest, SubjectID: id,
+			Status: 201, CreatedAt: now, ExpiresAt: now.Add(keepIdempotencyKeys),
+		})
+	case err != nil:
+		return nil, err
+	case rec.RequestDigest != req.RequestDigest:
+		return nil, errors.New(errors.IdempotencyMismatch, "the idempotency key was used for a different request").
+			WithField("Idempotency-Key").WithHint("use a new key for a new request")
+	}
+	return tx.VMs().Get(ctx, by.ProjectID, rec.SubjectID)
+}
+
+// insertVM finds room for vm and stores it.
+func (s *Service) insertVM(ctx context.Context, tx storage.Tx, vm *domain.VM) error {
+	if err := s.place(ctx, tx, vm); err != nil {
+		return err
+	}
+	if err := tx.VMs().Insert(ctx, vm); err != nil {
+		return err
+	}
+	return s.emit(ctx, tx, events.VMCreated, vm, s.time())
+}
+
+// emit writes a VM event into the outbox of the state's own transaction.
+func (s *Service) emit(ctx context.Context, tx storage.Tx, kind string, vm *domain.VM, at time.Time) error {
+	return tx.Outbox().Append(ctx, events.VM(kind, vm, at))
+}
+
+func (s *Service) wake(vm *domain.VM) {
+	node, err := s.nodes.Node(vm.WorkerID)
+	if err != nil {
+		// The worker finds the row by itself when it is back.
+		s.log.Warn("worker not reached", "vm", vm.ID, "worker", vm.WorkerID, "error", err)
+		return
+	}
+	node.Wake(vm.ID)
+}
+
+// GetVM implements vmm.VMs.
+func (s *Service) GetVM(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.VM, error) {
+	var vm *domain.VM
+	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+		vm, err = tx.VMs().Get(ctx, by.ProjectID, id)
+		return err
+	})
+	return vm, err
+}
+
+// ResolveVM implements vmm.VMs.
+func (s *Service) ResolveVM(ctx context.Context, by vmm.Caller, idOrName string) (*domain.VM, error) {
+	if domain.IsID(idOrName) {
+		return s.GetVM(ctx, by, domain.ID(idOrName))
+	}
+	if err := domain.ValidateName("vm", idOrName); err != nil || idOrName == "" {
+		return nil, notFound("VM", idOrName)
+	}
+	var vm *domain.VM
+	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+		vm, err = tx.VMs().ByName(ctx, by.ProjectID, idOrName)
+		return err
+	})
+	return vm, err
+}
+
+// ListVMs implements vmm.VMs.
+func (s *Service) ListVMs(ctx context.Context, by vmm.Caller, f vmm.VMFilter) (vmm.List[*domain.VM], error) {
+	var list vmm.List[*domain.VM]
+	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+		list, err = tx.VMs().List(ctx, storage.VMFilter{
+			ProjectID: by.ProjectID, States: f.States, Metadata: f.Metadata, Template: f.Template,
+			Name: f.Name, IncludeDeleted: f.IncludeDeleted, Page: f.Page,
+		})
+		return err
+	})
+	return list, err
+}
+
+// PatchVM implements vmm.VMs.
+func (s *Service) PatchVM(ctx context.Context, by vmm.Caller, id domain.ID, p vmm.PatchVM) (*domain.VM, error) {
+	if err := s.checkPatch(p); err != nil {
+		return nil, err
+	}
+	var vm *domain.VM
+	err := s.store.Update(ctx, func(tx storage.Tx) (err error) {
+		if vm, err = tx.VMs().Get(ctx, by.ProjectID, id); err != nil {
+			return err
+		}
+		if vm.Desired == domain.WantDeleted {
+			return notRunning(vm)
+		}
+		if p.Name != nil {
+			vm.Name = *p.Name
+		}
+		if p.Metadata != nil {
+			vm.Metadata = p.Metadata
+		}
+		if p.Timeout != nil {
+			s.setDeadline(vm, *p.Timeout)
+		}
+		if p.IdleTimeout != nil {
+			vm.IdleTimeout = *p.IdleTimeout
+		}
+		if p.OnTimeout != nil {
+			vm.OnTimeout = *p.OnTimeout
+		}
+		if p.AutoResume != nil {
+			vm.AutoResume = *p.AutoResume
+		}
+		vm.UpdatedAt = s.time()
+		if err := tx.VMs().Update(ctx, vm); err != nil {
+			return err
+		}
+		return s.emit(ctx, tx, events.VMUpdated, vm, vm.UpdatedAt)
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.wake(vm) // the worker takes over the new times and acknowledges them
+	return vm, nil
+}
+
+func (s *Service) checkPatch(p vmm.PatchVM) error {
+	if p.Name != nil {
+		if err := domain.ValidateName("name", *p.Name); err != nil {
+			return err
+		}
+	}
+	if err := domain.ValidateMetadata("metadata", p.Metadata); err != nil {
+		return err
+	}
+	if err := s.checkTimeout("timeout_ms", p.Timeout); err != nil {
+		return err
+	}
+	if p.IdleTimeout != nil {
+		if err := domain.ValidateDuration("idle_timeout_ms", *p.IdleTimeout); err != nil {
+			return err
+		}
+	}
+	if p.OnTimeout != nil {
+		return p.OnTimeout.Validate("on_timeout")
+	}
+	return nil
+}
+
+// VMUsage implements vmm.VMs.
+func (s *Service) VMUsage(ctx context.Context, by vmm.Caller, id domain.ID) (vmm.Usage, error) {
+	vm, err := s.GetVM(ctx, by, id)
+	if err != nil {
+		return vmm.Usage{}, err
+	}
+	if vm.Observed != domain.Running && vm.Observed != domain.Paused {
+		return vmm.Usage{}, notRunning(vm)
+	}
+	node, err := s.nodes.Node(vm.WorkerID)
+	if err != nil {
+		return vmm.Usage{}, err
+	}
+	return node.Usage(ctx, vm)
+}
+
+// VMTrace implements vmm.VMs.
+func (s *Service) VMTrace(ctx context.Context, by vmm.Caller, id domain.ID) ([]vmm.Phase, error) {
+	vm, err := s.GetVM(ctx, by, id)
+	if err != nil {
+		return nil, err
+	}
+	node, err := s.nodes.Node(vm.WorkerID)
+	if err != nil {
+		return nil, err
+	}
+	return node.Trace(id), nil
+}
+
+// VMPreviewToken implements vmm.VMs.
+func (s *Service) VMPreviewToken(ctx context.Context, by vmm.Caller, id domain.ID) (string, error) {
+	vm, err := s.GetVM(ctx, by, id)
+	if err != nil {
+		return "", err
+	}
+	return s.openToken(ctx, vm)
+}
+
+func (s *Service) openToken(ctx context.Context, vm *domain.VM) (string, error) {
+	token, err := s.sealer.Open(ctx, storage.SealedVMToken(vm.ID), vm.TokenSealed)
+	return string(token), err
+}

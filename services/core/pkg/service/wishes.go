@@ -1,0 +1,164 @@
+package service
+
+import (
+	"context"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/libs/types/pkg/events"
+	"github.com/aetherium/aetherium/services/core/pkg/lifecycle"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// StartVM implements vmm.VMs.
+func (s *Service) StartVM(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.VM, error) {
+	return s.wish(ctx, by, id, domain.WantRunning, nil)
+}
+
+// StopVM implements vmm.VMs.
+func (s *Service) StopVM(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.VM, error) {
+	return s.wish(ctx, by, id, domain.WantStopped, nil)
+}
+
+// PauseVM implements vmm.VMs.
+func (s *Service) PauseVM(ctx context.Context, by vmm.Caller, id domain.ID, mode domain.PauseMode) (*domain.VM, error) {
+	if err := mode.Validate("mode"); err != nil {
+		return nil, err
+	}
+	return s.wish(ctx, by, id, domain.WantPaused, func(tx storage.Tx, vm *domain.VM) error {
+		w, err := tx.Workers().Get(ctx, vm.WorkerID)
+		if err != nil {
+			return err
+		}
+		vm.PauseMode, err = pauseMode(w, vm.Spec.Driver, mode)
+		return err
+	})
+}
+
+// pauseMode checks a mode against the driver's capabilities, or picks its first.
+func pauseMode(w *domain.Worker, driver string, mode domain.PauseMode) (domain.PauseMode, error) {
+	for _, d := range w.Drivers {
+		if d.Name != driver {
+			continue
+		}
+		for _, c := range d.Capabilities {
+			for _, m := range []domain.PauseMode{domain.PauseMemory, domain.PauseFreeze, domain.PauseDisk} {
+				if c == "pause:"+string(m) && (mode == "" || mode == m) {
+					return m, nil
+				}
+			}
+		}
+	}
+	if mode == "" {
+		return "", errors.New(errors.Unsupported, "the driver %s cannot pause", driver)
+	}
+	return "", errors.New(errors.Unsupported, "the driver %s cannot pause by %s", driver, mode).WithField("mode").
+		WithHint("`aetherium doctor` shows what it can")
+}
+
+// ResumeVM implements vmm.VMs.
+func (s *Service) ResumeVM(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.VM, error) {
+	return s.wish(ctx, by, id, domain.WantRunning, func(_ storage.Tx, vm *domain.VM) error {
+		if vm.Desired == domain.WantStopped {
+			return errors.New(errors.Conflict, "the VM is stopped, not paused").WithHint("start it")
+		}
+		return nil
+	})
+}
+
+// DeleteVM implements vmm.VMs.
+func (s *Service) DeleteVM(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.VM, error) {
+	return s.wish(ctx, by, id, domain.WantDeleted, nil)
+}
+
+// wish changes what is wanted of a VM and wakes its worker. check, if given,
+// runs only when something changes and may refine the row.
+func (s *Service) wish(ctx context.Context, by vmm.Caller, id domain.ID, want domain.DesiredState, check func(storage.Tx, *domain.VM) error) (*domain.VM, error) {
+	var vm *domain.VM
+	changed := false
+	err := s.store.Update(ctx, func(tx storage.Tx) (err error) {
+		if vm, err = tx.VMs().Get(ctx, by.ProjectID, id); err != nil {
+			return err
+		}
+		if changed, err = lifecycle.Ask(vm, want); err != nil || !changed {
+			return err
+		}
+		if check != nil {
+			if err := check(tx, vm); err != nil {
+				return err
+			}
+		}
+		if want == domain.WantRunning && vm.Desired == domain.WantStopped {
+			if err := s.readmit(ctx, tx, vm); err != nil {
+				return err
+			}
+		}
+		now := s.time()
+		vm.Desired = want
+		vm.Generation++
+		vm.UpdatedAt = now
+		switch want {
+		case domain.WantDeleted, domain.WantStopped:
+			vm.Tombstone = &domain.Tombstone{Cause: domain.CauseRequested, By: by.Name, At: now}
+		default:
+			vm.Tombstone = nil
+			if vm.Deadline != nil && !vm.Deadline.After(now) {
+				// Started again after its time was up: it gets the default time anew.
+				s.setDeadline(vm, s.config.DefaultTimeout)
+			}
+		}
+		if err := tx.VMs().Update(ctx, vm); err != nil {
+			return err
+		}
+		return s.emit(ctx, tx, events.VMUpdated, vm, now)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if changed {
+		s.wake(vm)
+	}
+	return vm, nil
+}
+
+// readmit checks that a stopped VM's worker has room for it again.
+func (s *Service) readmit(ctx context.Context, tx storage.Tx, vm *domain.VM) error {
+	w, err := tx.Workers().Get(ctx, vm.WorkerID)
+	if err != nil {
+		return err
+	}
+	need := vm.Spec.Resources
+	need.DiskBytes = 0 // its disk is counted all along
+	if _, fits := s.room(w, need); !fits {
+		return errors.New(errors.CapacityExhausted, "the VM's worker has no room for it now").
+			WithHint("its disk is kept; delete or stop other VMs and start it again")
+	}
+	return nil
+}
+
+// WaitVM implements vmm.VMs.
+func (s *Service) WaitVM(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.VM, error) {
+	sub := s.changes.Subscribe(id)
+	defer sub.Done()
+	for {
+		changed := sub.Changed()
+		vm, err := s.GetVM(ctx, by, id)
+		if err != nil {
+			return nil, err
+		}
+		if lifecycle.Converged(vm.Desired, vm.Observed) {
+			if vm.Observed == domain.Failed && vm.Desired != domain.WantDeleted {
+				return vm, errors.New(errors.Conflict, "the VM has failed: %s", vm.Reason)
+			}
+			if vm.Observed != domain.Failed {
+				return vm, nil
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return vm, errors.Wrap(ctx.Err(), errors.CodeOf(ctx.Err()), "the VM is still %s", vm.Observed)
+		}
+	}
+}

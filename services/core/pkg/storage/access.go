@@ -1,0 +1,77 @@
+package storage
+
+import (
+	"context"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+)
+
+// Keys is the table of API keys, found by the hash of their secret.
+type Keys interface {
+	// Get returns NotFound.
+	Get(ctx context.Context, project, id domain.ID) (*domain.APIKey, error)
+	// ByHash finds a key by the SHA-256 of its secret; whether it may still be
+	// used is for the caller to see ([domain.APIKey.Usable]). Returns NotFound.
+	ByHash(ctx context.Context, hash [32]byte) (*domain.APIKey, error)
+	// Insert returns AlreadyExists, NotFound for the project.
+	Insert(ctx context.Context, k *domain.APIKey) error
+	// Used notes the last use; an absent key is no error. Times never go back.
+	Used(ctx context.Context, id domain.ID, at time.Time) error
+	// Revoke ends a key for good; revoking again keeps the first time. Returns NotFound.
+	Revoke(ctx context.Context, project, id domain.ID, at time.Time) error
+	List(ctx context.Context, project domain.ID, p Page) (List[*domain.APIKey], error)
+}
+
+// Idempotent is the memory of a request that carried an idempotency key.
+type Idempotent struct {
+	ProjectID     domain.ID
+	Key           string
+	RequestDigest string
+	SubjectID     domain.ID // what the request made; empty while it is under way
+	Status        int       // of the response; 0 while it is under way
+	CreatedAt     time.Time
+	ExpiresAt     time.Time
+}
+
+// Idempotency is the table of idempotency keys.
+type Idempotency interface {
+	// Get returns NotFound for keys that are absent or expired at now.
+	Get(ctx context.Context, project domain.ID, key string, now time.Time) (*Idempotent, error)
+	// Insert takes a key; one that has expired at r.CreatedAt is taken over.
+	// Returns AlreadyExists.
+	Insert(ctx context.Context, r *Idempotent) error
+	// Complete notes subject and status. Returns NotFound.
+	Complete(ctx context.Context, project domain.ID, key string, subject domain.ID, status int) error
+	// Delete gives a key free again, after a request that came to nothing; absent is success.
+	Delete(ctx context.Context, project domain.ID, key string) error
+	// DeleteExpired removes at most limit keys that have expired at now.
+	DeleteExpired(ctx context.Context, now time.Time, limit int) (int, error)
+}
+
+// Secrets is the table of stored secrets, by name.
+type Secrets interface {
+	// Get returns NotFound.
+	Get(ctx context.Context, project domain.ID, name string) (*domain.Secret, error)
+	// Put inserts a secret or replaces the one with its name. The new ID and
+	// sealed value belong together; the first creation time stays and is set in s.
+	Put(ctx context.Context, s *domain.Secret) error
+	// Delete returns NotFound.
+	Delete(ctx context.Context, project domain.ID, name string) error
+	// List orders by name. Sealed values are included.
+	List(ctx context.Context, project domain.ID) ([]*domain.Secret, error)
+}
+
+// Settings are the installation's own facts, such as its instance ID.
+type Settings interface {
+	// Get returns NotFound.
+	Get(ctx context.Context, key string) (string, error)
+	Set(ctx context.Context, key, value string) error
+	// Init stores a value unless there is one, and returns what is stored.
+	Init(ctx context.Context, key, value string) (string, error)
+}
+
+// Setting keys.
+const (
+	SettingInstanceID = "instance_id" // carried by everything made on a node
+)

@@ -1,0 +1,38 @@
+package storage
+
+import (
+	"context"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+)
+
+// ExecutionFilter narrows a list of executions. Zero fields do not filter.
+type ExecutionFilter struct {
+	ProjectID domain.ID
+	VMID      domain.ID
+	States    []domain.ExecutionState // any of them
+	Page
+}
+
+// Executions is the table of executions. Their IDs may be minted by callers,
+// so an ID is unique within its project only. The clear Command is not stored.
+type Executions interface {
+	// Get returns NotFound. For the system, an ID that several projects use is Conflict.
+	Get(ctx context.Context, project, id domain.ID) (*domain.Execution, error)
+	// Insert returns AlreadyExists for the ID in its project, NotFound for the VM.
+	Insert(ctx context.Context, e *domain.Execution) error
+	// Upsert writes many rows: those that exist move forward only (starting,
+	// running, ended), an ended one is never changed again, and a row of
+	// another VM under the same ID is left alone. Returns NotFound for a VM.
+	Upsert(ctx context.Context, es ...*domain.Execution) error
+	List(ctx context.Context, f ExecutionFilter) (List[*domain.Execution], error)
+	// Open lists a VM's executions that have not ended, oldest first.
+	Open(ctx context.Context, vm domain.ID) ([]*domain.Execution, error)
+	// LoseOpen ends what is open in a VM at or below an epoch as lost, and returns it.
+	LoseOpen(ctx context.Context, vm domain.ID, epoch int64, reason string, at time.Time) ([]*domain.Execution, error)
+	// Expired lists executions that ended before a time, longest ended first.
+	Expired(ctx context.Context, before time.Time, limit int) ([]*domain.Execution, error)
+	// Delete removes ended executions; others and absent ones are left alone.
+	Delete(ctx context.Context, project domain.ID, ids ...domain.ID) error
+}

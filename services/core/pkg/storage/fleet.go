@@ -1,0 +1,113 @@
+package storage
+
+import (
+	"context"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+)
+
+// Projects is the table of projects.
+type Projects interface {
+	// Get returns NotFound.
+	Get(ctx context.Context, id domain.ID) (*domain.Project, error)
+	// ByName returns NotFound.
+	ByName(ctx context.Context, name string) (*domain.Project, error)
+	// Insert returns AlreadyExists for the ID or the name.
+	Insert(ctx context.Context, p *domain.Project) error
+	List(ctx context.Context, p Page) (List[*domain.Project], error)
+}
+
+// Workers is the table of workers. Reserved is computed from the VMs and
+// pooled machines placed there at every read and never stored.
+type Workers interface {
+	// Get returns NotFound.
+	Get(ctx context.Context, id domain.ID) (*domain.Worker, error)
+	// ByName returns NotFound.
+	ByName(ctx context.Context, name string) (*domain.Worker, error)
+	// Insert returns AlreadyExists for the ID or the name.
+	Insert(ctx context.Context, w *domain.Worker) error
+	// Update returns Conflict when changed meanwhile, NotFound.
+	Update(ctx context.Context, w *domain.Worker) error
+	// Seen notes a sign of life without touching the revision. Returns NotFound.
+	Seen(ctx context.Context, id domain.ID, at time.Time) error
+	// Delete returns Conflict while VMs or machines are placed there, NotFound.
+	Delete(ctx context.Context, id domain.ID) error
+	// All lists workers by name.
+	All(ctx context.Context) ([]*domain.Worker, error)
+	// Reserved sums what a worker's VMs and pooled machines may use. Disk
+	// counts until a VM is deleted; CPU, memory and PIDs count unless it is
+	// failed, or stopped and not wanted otherwise, or paused with its memory
+	// saved and not wanted otherwise.
+	Reserved(ctx context.Context, id domain.ID) (domain.Resources, error)
+}
+
+// TaskFilter narrows a list of tasks. Zero fields do not filter.
+type TaskFilter struct {
+	ProjectID domain.ID
+	Kind      string
+	Subject   domain.ID
+	States    []domain.TaskState // any of them
+	Page
+}
+
+// Tasks is the table of tasks.
+type Tasks interface {
+	// Get returns NotFound.
+	Get(ctx context.Context, project, id domain.ID) (*domain.Task, error)
+	// Insert returns AlreadyExists, NotFound for the project.
+	Insert(ctx context.Context, t *domain.Task) error
+	// Update writes everything but ID, project, kind, subject, arguments and
+	// creation time. Returns Conflict when changed meanwhile, NotFound.
+	Update(ctx context.Context, t *domain.Task) error
+	List(ctx context.Context, f TaskFilter) (List[*domain.Task], error)
+	// Runnable lists pending tasks whose time has come, earliest first.
+	Runnable(ctx context.Context, now time.Time, limit int) ([]*domain.Task, error)
+	// Running lists running tasks, longest unchanged first: after a crash
+	// these are the interrupted ones.
+	Running(ctx context.Context, limit int) ([]*domain.Task, error)
+	// DeleteEnded removes at most limit tasks that ended before a time.
+	DeleteEnded(ctx context.Context, before time.Time, limit int) (int, error)
+}
+
+// EventFilter narrows a read of the outbox. Zero fields do not filter.
+type EventFilter struct {
+	ProjectID domain.ID
+	VMID      domain.ID
+	After     int64 // cursor: events with a greater Seq
+	Limit     int   // 1..1000; 0: 100
+}
+
+// Outbox holds events, written in the transaction of what they tell.
+type Outbox interface {
+	// Append writes events and sets their Seq.
+	Append(ctx context.Context, es ...*domain.Event) error
+	// List reads events in commit order.
+	List(ctx context.Context, f EventFilter) ([]domain.Event, error)
+	// Bounds gives the cursors of the oldest kept and the newest event; a
+	// reader whose cursor is below oldest-1 may have missed events. Both are 0
+	// before the first event.
+	Bounds(ctx context.Context) (oldest, newest int64, err error)
+	// DeleteBefore removes at most limit events that are older than a time,
+	// never the newest.
+	DeleteBefore(ctx context.Context, before time.Time, limit int) (int, error)
+}
+
+// UsageFilter narrows a read of usage. Zero fields do not filter; To is exclusive.
+type UsageFilter struct {
+	ProjectID domain.ID
+	VMID      domain.ID
+	From, To  time.Time // spans that begin in [From, To)
+}
+
+// UsageRows is what VMs used, by span of time. Rows outlive their VM.
+type UsageRows interface {
+	// Record writes spans; a span with the VM and beginning of a stored one replaces it.
+	Record(ctx context.Context, us ...domain.Usage) error
+	// List returns at most limit spans by beginning.
+	List(ctx context.Context, f UsageFilter, limit int) ([]domain.Usage, error)
+	// Sum adds spans up: From and To are the outermost, DiskBytes the newest of each VM summed.
+	Sum(ctx context.Context, f UsageFilter) (domain.Usage, error)
+	// DeleteBefore removes at most limit spans that ended before a time.
+	DeleteBefore(ctx context.Context, before time.Time, limit int) (int, error)
+}

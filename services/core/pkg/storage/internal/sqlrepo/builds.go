@@ -1,0 +1,129 @@
+package sqlrepo
+
+import (
+	"context"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+)
+
+type builds struct{ s Session }
+
+const (
+	buildFixed    = "id, project_id, template_id, platform, source, created_at"
+	buildChanging = "state, shape, kernel, driver_version, artifacts, default_user, env, work_dir, reason, ready_at, revision"
+	buildColumns  = buildFixed + ", " + buildChanging
+	buildSelect   = "SELECT " + buildColumns + " FROM builds"
+
+	buildUsed = `(EXISTS (SELECT 1 FROM vms WHERE vms.build_id = builds.id AND vms.build_id <> '' AND vms.observed <> 'deleted')
+		OR EXISTS (SELECT 1 FROM snapshots WHERE snapshots.build_id = builds.id)
+		OR EXISTS (SELECT 1 FROM machines WHERE machines.build_id = builds.id))`
+)
+
+func buildChangingOf(b *domain.Build, revision int64) []any {
+	return []any{
+		string(b.State), jsonText{b.Shape}, b.Kernel, b.DriverVersion, jsonText{b.Artifacts}, b.DefaultUser, jsonText{b.Env},
+		b.WorkDir, b.Reason, optMicros(b.ReadyAt), revision,
+	}
+}
+
+func scanBuild(r Row) (*domain.Build, error) {
+	b := new(domain.Build)
+	return b, r.Scan(&b.ID, &b.ProjectID, &b.TemplateID, &b.Platform, jsonText{&b.Source}, scanTime{&b.CreatedAt},
+		&b.State, jsonText{&b.Shape}, &b.Kernel, &b.DriverVersion, jsonText{&b.Artifacts}, &b.DefaultUser, jsonText{&b.Env},
+		&b.WorkDir, &b.Reason, scanOptTime{&b.ReadyAt}, &b.Revision)
+}
+
+func (r builds) Get(ctx context.Context, project, id domain.ID) (*domain.Build, error) {
+	absent := notFound("build", id)
+	if project == storage.System {
+		return queryOne(ctx, r.s, scanBuild, absent, buildSelect+" WHERE id = ?", string(id))
+	}
+	return queryOne(ctx, r.s, scanBuild, absent, buildSelect+` WHERE id = ? AND (project_id = ? OR EXISTS (
+		SELECT 1 FROM templates t WHERE t.id = builds.template_id AND t.project_id = builds.project_id AND t.public = 1))`,
+		string(id), string(project))
+}
+
+func (r builds) Insert(ctx context.Context, b *domain.Build) error {
+	found, err := queryInt(ctx, r.s, "SELECT COUNT(*) FROM templates WHERE id = ? AND project_id = ?", string(b.TemplateID), string(b.ProjectID))
+	if err != nil {
+		return err
+	}
+	if found == 0 {
+		return notFound("template", b.TemplateID)
+	}
+	args := []any{string(b.ID), string(b.ProjectID), string(b.TemplateID), b.Platform, jsonText{b.Source}, micros(b.CreatedAt)}
+	_, err = r.s.Exec(ctx, "INSERT INTO builds ("+buildColumns+") VALUES ("+marks(buildColumns)+")", append(args, buildChangingOf(b, 1)...)...)
+	if violated(err, Unique) {
+		return errors.Wrap(err, errors.AlreadyExists, "build %s exists already", b.ID)
+	}
+	if err != nil {
+		return fault(err, "inserting a build")
+	}
+	b.Revision = 1
+	return nil
+}
+
+func (r builds) Update(ctx context.Context, b *domain.Build) error {
+	n, err := r.s.Exec(ctx, "UPDATE builds SET "+sets(buildChanging)+" WHERE id = ? AND project_id = ? AND revision = ? AND state <> 'ready'",
+		append(buildChangingOf(b, b.Revision+1), string(b.ID), string(b.ProjectID), b.Revision)...)
+	if err != nil {
+		return fault(err, "updating a build")
+	}
+	if n == 1 {
+		b.Revision++
+		return nil
+	}
+	stored, err := r.Get(ctx, b.ProjectID, b.ID)
+	switch {
+	case err != nil:
+		return err
+	case stored.ProjectID != b.ProjectID:
+		return notFound("build", b.ID)
+	case stored.State == domain.BuildReady:
+		return errors.New(errors.Conflict, "build %s is ready and never changes", b.ID)
+	}
+	return changedMeanwhile("build")
+}
+
+func (r builds) Delete(ctx context.Context, project, id domain.ID) error {
+	w := where{}
+	w.add("id = ?", string(id))
+	w.eq("project_id", project)
+	n, err := r.s.Exec(ctx, "DELETE FROM builds"+w.String()+" AND NOT "+buildUsed, w.args...)
+	if err != nil {
+		return fault(err, "deleting a build")
+	}
+	if n == 1 {
+		return nil
+	}
+	found, err := queryInt(ctx, r.s, "SELECT COUNT(*) FROM builds"+w.String(), w.args...)
+	if err != nil {
+		return err
+	}
+	if found == 0 {
+		return notFound("build", id)
+	}
+	return errors.New(errors.Conflict, "build %s is in use", id).WithHint("delete the VMs and snapshots made from it first")
+}
+
+func (r builds) InUse(ctx context.Context, id domain.ID) (bool, error) {
+	n, err := queryInt(ctx, r.s, "SELECT COUNT(*) FROM builds WHERE id = ? AND "+buildUsed, string(id))
+	return n > 0, err
+}
+
+func (r builds) Orphans(ctx context.Context, limit int) ([]*domain.Build, error) {
+	return queryAll(ctx, r.s, scanBuild, buildSelect+` WHERE NOT EXISTS (
+		SELECT 1 FROM templates t WHERE t.id = builds.template_id AND t.project_id = builds.project_id)
+		AND NOT `+buildUsed+" ORDER BY created_at, id LIMIT ?", clampLimit(limit))
+}
+
+func (r builds) List(ctx context.Context, f storage.BuildFilter) (storage.List[*domain.Build], error) {
+	w := &where{}
+	w.eq("template_id", f.TemplateID)
+	w.eq("project_id", f.ProjectID)
+	anyOf(w, "state", f.States)
+	return page(ctx, r.s, buildSelect, w, f.Page, scanBuild, func(b *domain.Build) (time.Time, domain.ID) { return b.CreatedAt, b.ID })
+}

@@ -1,0 +1,134 @@
+package sqlrepo
+
+import (
+	"context"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+)
+
+type executions struct{ s Session }
+
+const (
+	executionColumns = "id, project_id, vm_id, epoch, command_sealed, state, pid, exit_code, signal, lost_reason, output_bytes, timed_out, created_at, started_at, ended_at"
+	executionSelect  = "SELECT " + executionColumns + " FROM executions"
+	executionOpen    = "state IN ('starting', 'running')"
+)
+
+var (
+	executionInsert = "INSERT INTO executions (" + executionColumns + ") VALUES (" + marks(executionColumns) + ")"
+	executionUpsert = executionInsert + ` ON CONFLICT (id, project_id) DO UPDATE SET
+		epoch = excluded.epoch, command_sealed = COALESCE(excluded.command_sealed, executions.command_sealed),
+		state = excluded.state, pid = excluded.pid, exit_code = excluded.exit_code, signal = excluded.signal,
+		lost_reason = excluded.lost_reason, output_bytes = excluded.output_bytes, timed_out = excluded.timed_out,
+		started_at = COALESCE(excluded.started_at, executions.started_at), ended_at = excluded.ended_at
+		WHERE executions.vm_id = excluded.vm_id AND executions.` + executionOpen + `
+		AND NOT (executions.state = 'running' AND excluded.state = 'starting')`
+)
+
+func executionArgs(e *domain.Execution) []any {
+	var code any
+	if e.ExitCode != nil {
+		code = int64(*e.ExitCode)
+	}
+	return []any{
+		string(e.ID), string(e.ProjectID), string(e.VMID), e.Epoch, blob(e.CommandSealed), string(e.State), int64(e.PID), code, int64(e.Signal),
+		e.LostReason, e.OutputBytes, flag(e.TimedOut), micros(e.CreatedAt), optMicros(e.StartedAt), optMicros(e.EndedAt),
+	}
+}
+
+func scanExecution(r Row) (*domain.Execution, error) {
+	e := new(domain.Execution)
+	return e, r.Scan(&e.ID, &e.ProjectID, &e.VMID, &e.Epoch, &e.CommandSealed, &e.State, &e.PID, &e.ExitCode, &e.Signal,
+		&e.LostReason, &e.OutputBytes, scanFlag{&e.TimedOut}, scanTime{&e.CreatedAt}, scanOptTime{&e.StartedAt}, scanOptTime{&e.EndedAt})
+}
+
+func checkExecution(e *domain.Execution) error {
+	if e.State.Ended() == (e.EndedAt == nil) {
+		return errors.New(errors.InvalidArgument, "an execution has an end time exactly when it has ended")
+	}
+	return nil
+}
+
+func executionFault(err error, e *domain.Execution) error {
+	switch {
+	case violated(err, Unique):
+		return errors.Wrap(err, errors.AlreadyExists, "execution %s exists already", e.ID).WithField("id")
+	case violated(err, Reference):
+		return errors.Wrap(err, errors.NotFound, "VM %s does not exist", e.VMID)
+	}
+	return err
+}
+
+func (r executions) Get(ctx context.Context, project, id domain.ID) (*domain.Execution, error) {
+	w := where{}
+	w.add("id = ?", string(id))
+	w.eq("project_id", project)
+	found, err := queryAll(ctx, r.s, scanExecution, executionSelect+w.String()+" LIMIT 2", w.args...)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(found) == 0:
+		return nil, notFound("execution", id)
+	case len(found) > 1:
+		return nil, errors.New(errors.Conflict, "several projects have an execution %s", id)
+	}
+	return found[0], nil
+}
+
+func (r executions) Insert(ctx context.Context, e *domain.Execution) error {
+	if err := checkExecution(e); err != nil {
+		return err
+	}
+	_, err := r.s.Exec(ctx, executionInsert, executionArgs(e)...)
+	return executionFault(err, e)
+}
+
+func (r executions) Upsert(ctx context.Context, es ...*domain.Execution) error {
+	for _, e := range es {
+		if err := checkExecution(e); err != nil {
+			return err
+		}
+		if _, err := r.s.Exec(ctx, executionUpsert, executionArgs(e)...); err != nil {
+			return executionFault(err, e)
+		}
+	}
+	return nil
+}
+
+func (r executions) List(ctx context.Context, f storage.ExecutionFilter) (storage.List[*domain.Execution], error) {
+	w := &where{}
+	w.eq("vm_id", f.VMID)
+	w.eq("project_id", f.ProjectID)
+	anyOf(w, "state", f.States)
+	return page(ctx, r.s, executionSelect, w, f.Page, scanExecution, func(e *domain.Execution) (time.Time, domain.ID) { return e.CreatedAt, e.ID })
+}
+
+func (r executions) Open(ctx context.Context, vm domain.ID) ([]*domain.Execution, error) {
+	return queryAll(ctx, r.s, scanExecution, executionSelect+" WHERE vm_id = ? AND "+executionOpen+" ORDER BY created_at, id", string(vm))
+}
+
+func (r executions) LoseOpen(ctx context.Context, vm domain.ID, epoch int64, reason string, at time.Time) ([]*domain.Execution, error) {
+	return queryAll(ctx, r.s, scanExecution, "UPDATE executions SET state = 'lost', lost_reason = ?, ended_at = ? WHERE vm_id = ? AND "+executionOpen+
+		" AND epoch <= ? RETURNING "+executionColumns, reason, micros(at), string(vm), epoch)
+}
+
+func (r executions) Expired(ctx context.Context, before time.Time, limit int) ([]*domain.Execution, error) {
+	return queryAll(ctx, r.s, scanExecution, executionSelect+" WHERE ended_at IS NOT NULL AND ended_at < ? ORDER BY ended_at LIMIT ?",
+		micros(before), clampLimit(limit))
+}
+
+func (r executions) Delete(ctx context.Context, project domain.ID, ids ...domain.ID) error {
+	for _, id := range ids {
+		w := where{}
+		w.add("id = ?", string(id))
+		w.eq("project_id", project)
+		w.add("ended_at IS NOT NULL")
+		if _, err := r.s.Exec(ctx, "DELETE FROM executions"+w.String(), w.args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,104 @@
+package sqlrepo
+
+import (
+	"context"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+)
+
+type machines struct{ s Session }
+
+const (
+	machineColumns = "id, worker_id, driver, handle, build_id, milli_cpu, memory_bytes, disk_bytes, pids, network, vm_id, epoch, created_at"
+	machineSelect  = "SELECT " + machineColumns + " FROM machines"
+	inPool         = "worker_id = ? AND driver = ? AND build_id = ? AND milli_cpu = ? AND memory_bytes = ? AND disk_bytes = ? AND pids = ? AND network = ? AND vm_id IS NULL"
+)
+
+func poolArgs(k storage.PoolKey) []any {
+	r := k.Shape.Resources
+	return []any{string(k.WorkerID), k.Driver, string(k.BuildID), r.MilliCPU, r.MemoryBytes, r.DiskBytes, r.PIDs, string(k.Shape.Network)}
+}
+
+func optID(id domain.ID) any {
+	if id == "" {
+		return nil
+	}
+	return string(id)
+}
+
+func scanMachine(r Row) (*domain.Machine, error) {
+	m := new(domain.Machine)
+	res := &m.Shape.Resources
+	var vm *domain.ID
+	err := r.Scan(&m.ID, &m.WorkerID, &m.Driver, &m.Handle, &m.BuildID, &res.MilliCPU, &res.MemoryBytes, &res.DiskBytes, &res.PIDs,
+		&m.Shape.Network, &vm, &m.Epoch, scanTime{&m.CreatedAt})
+	if vm != nil {
+		m.VMID = *vm
+	}
+	return m, err
+}
+
+func (r machines) Get(ctx context.Context, id domain.ID) (*domain.Machine, error) {
+	return queryOne(ctx, r.s, scanMachine, notFound("machine", id), machineSelect+" WHERE id = ?", string(id))
+}
+
+func (r machines) ByVM(ctx context.Context, vm domain.ID) (*domain.Machine, error) {
+	return queryOne(ctx, r.s, scanMachine, errors.New(errors.NotFound, "VM %s has no machine", vm),
+		machineSelect+" WHERE vm_id = ? AND vm_id IS NOT NULL", string(vm))
+}
+
+func (r machines) Insert(ctx context.Context, m *domain.Machine) error {
+	res := m.Shape.Resources
+	_, err := r.s.Exec(ctx, "INSERT INTO machines ("+machineColumns+") VALUES ("+marks(machineColumns)+")",
+		string(m.ID), string(m.WorkerID), m.Driver, blob(m.Handle), string(m.BuildID), res.MilliCPU, res.MemoryBytes, res.DiskBytes, res.PIDs,
+		string(m.Shape.Network), optID(m.VMID), m.Epoch, micros(m.CreatedAt))
+	return machineFault(err, m)
+}
+
+func (r machines) Update(ctx context.Context, m *domain.Machine) error {
+	n, err := r.s.Exec(ctx, "UPDATE machines SET handle = ?, vm_id = ?, epoch = ? WHERE id = ?", blob(m.Handle), optID(m.VMID), m.Epoch, string(m.ID))
+	if err != nil {
+		return machineFault(err, m)
+	}
+	if n == 0 {
+		return notFound("machine", m.ID)
+	}
+	return nil
+}
+
+func machineFault(err error, m *domain.Machine) error {
+	switch {
+	case violated(err, Unique, "vm"):
+		return errors.Wrap(err, errors.AlreadyExists, "VM %s has a machine already", m.VMID)
+	case violated(err, Unique):
+		return errors.Wrap(err, errors.AlreadyExists, "machine %s exists already", m.ID)
+	}
+	return err
+}
+
+func (r machines) Delete(ctx context.Context, id domain.ID) error {
+	_, err := r.s.Exec(ctx, "DELETE FROM machines WHERE id = ?", string(id))
+	return err
+}
+
+func (r machines) OnWorker(ctx context.Context, worker domain.ID) ([]*domain.Machine, error) {
+	return queryAll(ctx, r.s, scanMachine, machineSelect+" WHERE worker_id = ? ORDER BY created_at, id", string(worker))
+}
+
+func (r machines) Unclaimed(ctx context.Context, key storage.PoolKey, limit int) ([]*domain.Machine, error) {
+	return queryAll(ctx, r.s, scanMachine, machineSelect+" WHERE "+inPool+" ORDER BY created_at, id LIMIT ?",
+		append(poolArgs(key), clampLimit(limit))...)
+}
+
+func (r machines) Claim(ctx context.Context, key storage.PoolKey, vm domain.ID, epoch int64) (*domain.Machine, error) {
+	args := append([]any{string(vm), epoch}, poolArgs(key)...)
+	m, err := queryOne(ctx, r.s, scanMachine, errors.New(errors.NotFound, "no machine is ready in the pool"),
+		"UPDATE machines SET vm_id = ?, epoch = ? WHERE vm_id IS NULL AND id = (SELECT id FROM machines WHERE "+inPool+
+			" ORDER BY created_at, id LIMIT 1) RETURNING "+machineColumns, args...)
+	if err != nil {
+		return nil, machineFault(err, &domain.Machine{VMID: vm})
+	}
+	return m, nil
+}

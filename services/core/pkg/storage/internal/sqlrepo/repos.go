@@ -1,0 +1,66 @@
+package sqlrepo
+
+import "github.com/aetherium/aetherium/services/core/pkg/storage"
+
+// Tx hands out the repositories over one session. Wrote reports afterwards
+// whether events were appended.
+type Tx struct {
+	s     Session
+	wrote bool
+}
+
+// NewTx makes the repositories of a transaction.
+func NewTx(s Session) *Tx { return &Tx{s: s} }
+
+// Wrote reports whether the transaction has appended events.
+func (t *Tx) Wrote() bool { return t.wrote }
+
+var _ storage.Tx = (*Tx)(nil)
+
+// Projects implements [storage.Tx].
+func (t *Tx) Projects() storage.Projects { return projects{t.s} }
+
+// VMs implements [storage.Tx].
+func (t *Tx) VMs() storage.VMs { return vms{t.s} }
+
+// Machines implements [storage.Tx].
+func (t *Tx) Machines() storage.Machines { return machines{t.s} }
+
+// Executions implements [storage.Tx].
+func (t *Tx) Executions() storage.Executions { return executions{t.s} }
+
+// Templates implements [storage.Tx].
+func (t *Tx) Templates() storage.Templates { return templates{t.s} }
+
+// Builds implements [storage.Tx].
+func (t *Tx) Builds() storage.Builds { return builds{t.s} }
+
+// Snapshots implements [storage.Tx].
+func (t *Tx) Snapshots() storage.Snapshots { return snapshots{t.s} }
+
+// Names implements [storage.Tx].
+func (t *Tx) Names() storage.Names { return names{t.s} }
+
+// Tasks implements [storage.Tx].
+func (t *Tx) Tasks() storage.Tasks { return tasks{t.s} }
+
+// Workers implements [storage.Tx].
+func (t *Tx) Workers() storage.Workers { return workers{t.s} }
+
+// Outbox implements [storage.Tx].
+func (t *Tx) Outbox() storage.Outbox { return outbox{t} }
+
+// Usage implements [storage.Tx].
+func (t *Tx) Usage() storage.UsageRows { return usage{t.s} }
+
+// Keys implements [storage.Tx].
+func (t *Tx) Keys() storage.Keys { return keys{t.s} }
+
+// Idempotency implements [storage.Tx].
+func (t *Tx) Idempotency() storage.Idempotency { return idempotency{t.s} }
+
+// Secrets implements [storage.Tx].
+func (t *Tx) Secrets() storage.Secrets { return secrets{t.s} }
+
+// Settings implements [storage.Tx].
+func (t *Tx) Settings() storage.Settings { return settings{t.s} }

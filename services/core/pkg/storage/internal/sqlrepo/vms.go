@@ -1,0 +1,238 @@
+package sqlrepo
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+)
+
+type vms struct{ s Session }
+
+const (
+	// What never changes is apart, so that updates leave its indexes alone.
+	vmFixed = "id, project_id, spec, template, template_id, build_id, snapshot_id, " +
+		"milli_cpu, memory_bytes, disk_bytes, pids, created_at"
+	vmChanging = "name, metadata, isolation, desired, observed, pause_mode, generation, epoch, " +
+		"worker_id, machine_id, deadline, deadline_gen, deadline_ack, on_timeout, idle_timeout, auto_resume, " +
+		"env_sealed, token_sealed, reason, tombstone, updated_at, started_at, ended_at, revision"
+	vmSelect = "SELECT id, project_id, spec, created_at, " + vmChanging + " FROM vms"
+)
+
+var (
+	vmInsert = "INSERT INTO vms (" + vmFixed + ", " + vmChanging + ") VALUES (" + marks(vmFixed+", "+vmChanging) + ")"
+	vmUpdate = "UPDATE vms SET " + sets(vmChanging) + " WHERE id = ? AND project_id = ? AND revision = ?"
+)
+
+func changingOf(vm *domain.VM, revision int64) []any {
+	return []any{
+		vm.Name, jsonText{vm.Metadata}, string(vm.Isolation), string(vm.Desired), string(vm.Observed), string(vm.PauseMode), vm.Generation, vm.Epoch,
+		string(vm.WorkerID), string(vm.MachineID), optMicros(vm.Deadline), vm.DeadlineGen, vm.DeadlineAck,
+		string(vm.OnTimeout), vm.IdleTimeout.Microseconds(), flag(vm.AutoResume),
+		blob(vm.EnvSealed), blob(vm.TokenSealed), vm.Reason, optJSON(vm.Tombstone),
+		micros(vm.UpdatedAt), optMicros(vm.StartedAt), optMicros(vm.EndedAt), revision,
+	}
+}
+
+func scanVM(r Row) (*domain.VM, error) {
+	vm := new(domain.VM)
+	return vm, r.Scan(
+		&vm.ID, &vm.ProjectID, jsonText{&vm.Spec}, scanTime{&vm.CreatedAt},
+		&vm.Name, jsonText{&vm.Metadata}, &vm.Isolation, &vm.Desired, &vm.Observed, &vm.PauseMode, &vm.Generation, &vm.Epoch,
+		&vm.WorkerID, &vm.MachineID, scanOptTime{&vm.Deadline}, &vm.DeadlineGen, &vm.DeadlineAck,
+		&vm.OnTimeout, scanDuration{&vm.IdleTimeout}, scanFlag{&vm.AutoResume},
+		&vm.EnvSealed, &vm.TokenSealed, &vm.Reason, scanOptJSON[domain.Tombstone]{&vm.Tombstone},
+		scanTime{&vm.UpdatedAt}, scanOptTime{&vm.StartedAt}, scanOptTime{&vm.EndedAt}, &vm.Revision,
+	)
+}
+
+func (r vms) Get(ctx context.Context, project, id domain.ID) (*domain.VM, error) {
+	w := where{}
+	w.add("id = ?", string(id))
+	w.eq("project_id", project)
+	return queryOne(ctx, r.s, scanVM, notFound("VM", id), vmSelect+w.String(), w.args...)
+}
+
+func (r vms) ByName(ctx context.Context, project domain.ID, name string) (*domain.VM, error) {
+	absent := errors.New(errors.NotFound, "no VM is named %q", name)
+	if name == "" {
+		return nil, absent
+	}
+	vm, err := queryOne(ctx, r.s, scanVM, absent,
+		vmSelect+" WHERE project_id = ? AND name = ? AND name <> '' AND desired <> 'deleted'", string(project), name)
+	if !errors.HasCode(err, errors.NotFound) {
+		return vm, err
+	}
+	return queryOne(ctx, r.s, scanVM, absent,
+		vmSelect+" WHERE project_id = ? AND name = ? AND name <> '' AND desired = 'deleted' ORDER BY created_at DESC LIMIT 1", string(project), name)
+}
+
+func (r vms) Insert(ctx context.Context, vm *domain.VM) error {
+	res := vm.Spec.Resources
+	args := []any{
+		string(vm.ID), string(vm.ProjectID), jsonText{vm.Spec}, vm.Spec.Template, string(vm.Spec.TemplateID), string(vm.Spec.BuildID), string(vm.Spec.SnapshotID),
+		res.MilliCPU, res.MemoryBytes, res.DiskBytes, res.PIDs, micros(vm.CreatedAt),
+	}
+	if _, err := r.s.Exec(ctx, vmInsert, append(args, changingOf(vm, 1)...)...); err != nil {
+		return vmFault(err, vm)
+	}
+	vm.Revision = 1
+	return r.index(ctx, vm, nil)
+}
+
+func (r vms) Update(ctx context.Context, vm *domain.VM) error {
+	// The index of metadata is touched only where metadata changed, which is rare.
+	var stored map[string]string
+	found := false
+	err := r.s.Query(ctx, func(row Row) error {
+		found = true
+		return row.Scan(jsonText{&stored})
+	}, "SELECT metadata FROM vms WHERE id = ? AND project_id = ?", string(vm.ID), string(vm.ProjectID))
+	if err != nil {
+		return err
+	}
+	if !found {
+		return notFound("VM", vm.ID)
+	}
+	n, err := r.s.Exec(ctx, vmUpdate, append(changingOf(vm, vm.Revision+1), string(vm.ID), string(vm.ProjectID), vm.Revision)...)
+	if err != nil {
+		return vmFault(err, vm)
+	}
+	if n == 0 {
+		return changedMeanwhile("VM")
+	}
+	vm.Revision++
+	return r.index(ctx, vm, stored)
+}
+
+func vmFault(err error, vm *domain.VM) error {
+	switch {
+	case violated(err, Unique, "name"):
+		return errors.Wrap(err, errors.AlreadyExists, "a VM named %q exists already", vm.Name).WithField("name")
+	case violated(err, Unique):
+		return errors.Wrap(err, errors.AlreadyExists, "VM %s exists already", vm.ID)
+	case violated(err, Reference):
+		return errors.Wrap(err, errors.NotFound, "project %s does not exist", vm.ProjectID)
+	}
+	return err
+}
+
+// index keeps vm_metadata in step with a VM's metadata.
+func (r vms) index(ctx context.Context, vm *domain.VM, before map[string]string) error {
+	if maps.Equal(vm.Metadata, before) {
+		return nil
+	}
+	if len(before) > 0 {
+		if _, err := r.s.Exec(ctx, "DELETE FROM vm_metadata WHERE vm_id = ? AND project_id = ?", string(vm.ID), string(vm.ProjectID)); err != nil {
+			return err
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(vm.Metadata)) {
+		if _, err := r.s.Exec(ctx, "INSERT INTO vm_metadata (vm_id, project_id, key, value) VALUES (?, ?, ?, ?)",
+			string(vm.ID), string(vm.ProjectID), k, vm.Metadata[k]); err != nil {
+			return fault(err, "indexing metadata")
+		}
+	}
+	return nil
+}
+
+func (r vms) Delete(ctx context.Context, project, id domain.ID) error {
+	w := where{}
+	w.add("id = ?", string(id))
+	w.eq("project_id", project)
+	w.add("observed = 'deleted'")
+	n, err := r.s.Exec(ctx, "DELETE FROM vms"+w.String(), w.args...)
+	if err != nil {
+		return fault(err, "deleting a VM")
+	}
+	if n == 0 {
+		if _, err := r.Get(ctx, project, id); err != nil {
+			return err
+		}
+		return errors.New(errors.Conflict, "VM %s is not deleted yet", id)
+	}
+	return nil
+}
+
+func (r vms) List(ctx context.Context, f storage.VMFilter) (storage.List[*domain.VM], error) {
+	w := &where{}
+	w.eq("project_id", f.ProjectID)
+	w.eq("worker_id", f.WorkerID)
+	if !f.IncludeDeleted && !slices.Contains(f.States, domain.Deleted) {
+		w.add("observed <> 'deleted'")
+	}
+	anyOf(w, "observed", f.States)
+	if f.Name != "" {
+		w.add("name = ?", f.Name)
+	}
+	if f.Template != "" {
+		w.add("? IN (template, template_id, build_id, snapshot_id)", f.Template)
+	}
+	for _, k := range slices.Sorted(maps.Keys(f.Metadata)) {
+		if f.ProjectID != "" {
+			w.add("id IN (SELECT vm_id FROM vm_metadata WHERE project_id = ? AND key = ? AND value = ?)", string(f.ProjectID), k, f.Metadata[k])
+			continue
+		}
+		w.add("EXISTS (SELECT 1 FROM vm_metadata m WHERE m.vm_id = vms.id AND m.project_id = vms.project_id AND m.key = ? AND m.value = ?)", k, f.Metadata[k])
+	}
+	return page(ctx, r.s, vmSelect, w, f.Page, scanVM, func(vm *domain.VM) (time.Time, domain.ID) { return vm.CreatedAt, vm.ID })
+}
+
+// The conditions below repeat those of the partial indexes word for word; that
+// is how a planner sees that the index serves.
+
+func (r vms) Unconverged(ctx context.Context, worker domain.ID, limit int) ([]*domain.VM, error) {
+	return queryAll(ctx, r.s, scanVM, vmSelect+` WHERE worker_id = ?
+		AND observed <> desired AND observed <> 'deleted' AND (observed <> 'failed' OR desired = 'deleted')
+		ORDER BY updated_at LIMIT ?`, string(worker), clampLimit(limit))
+}
+
+func (r vms) DeadlineDue(ctx context.Context, worker domain.ID, now time.Time, limit int) ([]*domain.VM, error) {
+	return queryAll(ctx, r.s, scanVM, vmSelect+` WHERE worker_id = ? AND deadline <= ?
+		AND deadline IS NOT NULL AND desired <> 'deleted' AND observed <> 'deleted'
+		AND NOT (on_timeout = 'pause' AND desired = 'paused') AND NOT (on_timeout = 'stop' AND desired = 'stopped')
+		ORDER BY deadline LIMIT ?`, string(worker), micros(now), clampLimit(limit))
+}
+
+func (r vms) DeadlineUnacked(ctx context.Context, worker domain.ID, limit int) ([]*domain.VM, error) {
+	return queryAll(ctx, r.s, scanVM, vmSelect+` WHERE worker_id = ?
+		AND deadline_ack < deadline_gen AND observed <> 'deleted'
+		ORDER BY updated_at LIMIT ?`, string(worker), clampLimit(limit))
+}
+
+func (r vms) Timed(ctx context.Context, worker, after domain.ID, limit int) ([]*domain.VM, error) {
+	return queryAll(ctx, r.s, scanVM, vmSelect+` WHERE worker_id = ? AND id > ? AND observed <> 'deleted'
+		AND desired <> 'deleted' AND (deadline IS NOT NULL OR idle_timeout > 0)
+		ORDER BY id LIMIT ?`, string(worker), string(after), clampLimit(limit))
+}
+
+func (r vms) OnWorker(ctx context.Context, worker, after domain.ID, limit int) ([]*domain.VM, error) {
+	return queryAll(ctx, r.s, scanVM, vmSelect+` WHERE worker_id = ? AND id > ? AND observed <> 'deleted'
+		ORDER BY id LIMIT ?`, string(worker), string(after), clampLimit(limit))
+}
+
+func (r vms) Tombstones(ctx context.Context, before time.Time, limit int) ([]*domain.VM, error) {
+	return queryAll(ctx, r.s, scanVM, vmSelect+` WHERE observed = 'deleted' AND ended_at < ?
+		ORDER BY ended_at LIMIT ?`, micros(before), clampLimit(limit))
+}
+
+func (r vms) Count(ctx context.Context, project domain.ID) (map[domain.ObservedState]int64, error) {
+	w := where{}
+	w.add("observed <> 'deleted'")
+	w.eq("project_id", project)
+	out := make(map[domain.ObservedState]int64)
+	err := r.s.Query(ctx, func(row Row) error {
+		var state domain.ObservedState
+		var n int64
+		if err := row.Scan(&state, &n); err != nil {
+			return err
+		}
+		out[state] = n
+		return nil
+	}, "SELECT observed, COUNT(*) FROM vms"+w.String()+" GROUP BY observed", w.args...)
+	return out, err
+}

@@ -1,0 +1,143 @@
+package sqlrepo
+
+import (
+	"context"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+)
+
+type workers struct{ s Session }
+
+const (
+	workerFixed    = "id, joined_at"
+	workerChanging = "name, version, platform, drivers, milli_cpu, memory_bytes, disk_bytes, pids, state, seen_at, revision"
+	workerColumns  = workerFixed + ", " + workerChanging
+	workerSelect   = "SELECT " + workerColumns + " FROM workers"
+
+	// A VM holds CPU, memory and PIDs unless it has ended or rests without
+	// memory and is not wanted otherwise.
+	holdsMemory = `(observed <> 'failed'
+		AND NOT (observed = 'stopped' AND desired IN ('stopped', 'deleted'))
+		AND NOT (observed = 'paused' AND pause_mode <> 'freeze' AND desired IN ('paused', 'deleted')))`
+
+	reservedQuery = `SELECT COALESCE(SUM(milli_cpu), 0), COALESCE(SUM(memory_bytes), 0), COALESCE(SUM(disk_bytes), 0), COALESCE(SUM(pids), 0) FROM (
+		SELECT CASE WHEN ` + holdsMemory + ` THEN milli_cpu ELSE 0 END AS milli_cpu,
+			CASE WHEN ` + holdsMemory + ` THEN memory_bytes ELSE 0 END AS memory_bytes,
+			disk_bytes,
+			CASE WHEN ` + holdsMemory + ` THEN pids ELSE 0 END AS pids
+		FROM vms WHERE worker_id = ? AND observed <> 'deleted'
+		UNION ALL
+		SELECT milli_cpu, memory_bytes, disk_bytes, pids FROM machines WHERE worker_id = ? AND vm_id IS NULL) AS held`
+)
+
+func workerChangingOf(w *domain.Worker, revision int64) []any {
+	c := w.Capacity
+	return []any{
+		w.Name, w.Version, w.Platform, jsonText{w.Drivers}, c.MilliCPU, c.MemoryBytes, c.DiskBytes, c.PIDs,
+		string(w.State), micros(w.SeenAt), revision,
+	}
+}
+
+func scanWorker(r Row) (*domain.Worker, error) {
+	w := new(domain.Worker)
+	c := &w.Capacity
+	return w, r.Scan(&w.ID, scanTime{&w.JoinedAt}, &w.Name, &w.Version, &w.Platform, jsonText{&w.Drivers},
+		&c.MilliCPU, &c.MemoryBytes, &c.DiskBytes, &c.PIDs, &w.State, scanTime{&w.SeenAt}, &w.Revision)
+}
+
+func (r workers) one(ctx context.Context, absent *errors.Error, cond, arg string) (*domain.Worker, error) {
+	w, err := queryOne(ctx, r.s, scanWorker, absent, workerSelect+" WHERE "+cond, arg)
+	if err != nil {
+		return nil, err
+	}
+	w.Reserved, err = r.Reserved(ctx, w.ID)
+	return w, err
+}
+
+func (r workers) Get(ctx context.Context, id domain.ID) (*domain.Worker, error) {
+	return r.one(ctx, notFound("worker", id), "id = ?", string(id))
+}
+
+func (r workers) ByName(ctx context.Context, name string) (*domain.Worker, error) {
+	return r.one(ctx, errors.New(errors.NotFound, "no worker is named %q", name), "name = ?", name)
+}
+
+func (r workers) All(ctx context.Context) ([]*domain.Worker, error) {
+	ws, err := queryAll(ctx, r.s, scanWorker, workerSelect+" ORDER BY name")
+	for _, w := range ws {
+		if w.Reserved, err = r.Reserved(ctx, w.ID); err != nil {
+			return nil, err
+		}
+	}
+	return ws, err
+}
+
+func (r workers) Insert(ctx context.Context, w *domain.Worker) error {
+	_, err := r.s.Exec(ctx, "INSERT INTO workers ("+workerColumns+") VALUES ("+marks(workerColumns)+")",
+		append([]any{string(w.ID), micros(w.JoinedAt)}, workerChangingOf(w, 1)...)...)
+	if err != nil {
+		return workerFault(err, w)
+	}
+	w.Revision = 1
+	return nil
+}
+
+func (r workers) Update(ctx context.Context, w *domain.Worker) error {
+	n, err := r.s.Exec(ctx, "UPDATE workers SET "+sets(workerChanging)+" WHERE id = ? AND revision = ?",
+		append(workerChangingOf(w, w.Revision+1), string(w.ID), w.Revision)...)
+	if err != nil {
+		return workerFault(err, w)
+	}
+	if n == 0 {
+		if _, err := r.Get(ctx, w.ID); err != nil {
+			return err
+		}
+		return changedMeanwhile("worker")
+	}
+	w.Revision++
+	return nil
+}
+
+func workerFault(err error, w *domain.Worker) error {
+	switch {
+	case violated(err, Unique, "name"):
+		return errors.Wrap(err, errors.AlreadyExists, "a worker named %q exists already", w.Name)
+	case violated(err, Unique):
+		return errors.Wrap(err, errors.AlreadyExists, "worker %s exists already", w.ID)
+	}
+	return err
+}
+
+func (r workers) Seen(ctx context.Context, id domain.ID, at time.Time) error {
+	n, err := r.s.Exec(ctx, "UPDATE workers SET seen_at = ? WHERE id = ?", micros(at), string(id))
+	if err == nil && n == 0 {
+		return notFound("worker", id)
+	}
+	return err
+}
+
+func (r workers) Delete(ctx context.Context, id domain.ID) error {
+	placed, err := queryInt(ctx, r.s, `SELECT (SELECT COUNT(*) FROM vms WHERE worker_id = ? AND observed <> 'deleted')
+		+ (SELECT COUNT(*) FROM machines WHERE worker_id = ?)`, string(id), string(id))
+	if err != nil {
+		return err
+	}
+	if placed > 0 {
+		return errors.New(errors.Conflict, "worker %s still has %d VMs or machines", id, placed)
+	}
+	n, err := r.s.Exec(ctx, "DELETE FROM workers WHERE id = ?", string(id))
+	if err == nil && n == 0 {
+		return notFound("worker", id)
+	}
+	return err
+}
+
+func (r workers) Reserved(ctx context.Context, id domain.ID) (domain.Resources, error) {
+	var out domain.Resources
+	err := r.s.Query(ctx, func(row Row) error {
+		return row.Scan(&out.MilliCPU, &out.MemoryBytes, &out.DiskBytes, &out.PIDs)
+	}, reservedQuery, string(id), string(id))
+	return out, err
+}

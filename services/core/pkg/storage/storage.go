@@ -1,0 +1,59 @@
+package storage
+
+import (
+	"context"
+
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// System is the zero project: the caller is the system itself and sees every
+// project's things.
+const System = ""
+
+// Store runs transactions. It is safe for concurrent use.
+type Store interface {
+	// View runs f in a read-only transaction on one consistent state.
+	View(ctx context.Context, f func(Tx) error) error
+	// Update runs f in a transaction and commits it when f returns nil; any
+	// error or panic of f rolls it back and is passed on. Writers take turns.
+	// Nothing is retried: on Conflict the caller reads again and decides.
+	// f must not call Update or View of the same store, nor keep the Tx.
+	Update(ctx context.Context, f func(Tx) error) error
+	// Changed returns a channel that is closed when a commit after the call
+	// has written outbox events. It is a hint for this process only: take the
+	// channel, read the outbox, then wait.
+	Changed() <-chan struct{}
+	// Ping reports whether the store answers. Returns Unavailable.
+	Ping(ctx context.Context) error
+	// Close waits for transactions under way and lets go of the store.
+	// Closing twice is fine; transactions after it return Unavailable.
+	Close() error
+}
+
+// Tx is a transaction's view of the repositories. It is used by one goroutine
+// and only within the function it was given to.
+type Tx interface {
+	Projects() Projects
+	VMs() VMs
+	Machines() Machines
+	Executions() Executions
+	Templates() Templates
+	Builds() Builds
+	Snapshots() Snapshots
+	Names() Names
+	Tasks() Tasks
+	Workers() Workers
+	Outbox() Outbox
+	Usage() UsageRows
+	Keys() Keys
+	Idempotency() Idempotency
+	Secrets() Secrets
+	Settings() Settings
+}
+
+// Page asks for one page of a list ordered by creation time, ties by ID.
+// A limit outside 1..1000 is brought into it; 0 is 100.
+type Page = vmm.Page
+
+// List is one page.
+type List[T any] = vmm.List[T]

@@ -1,0 +1,188 @@
+package worker
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/lifecycle"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+)
+
+// steps remembers which VM is being stepped for which wish, so that a newer
+// wish interrupts a step that would keep it waiting.
+type steps struct {
+	mu      sync.Mutex
+	running map[domain.ID]*step
+	closed  bool
+}
+
+type step struct {
+	generation int64
+	cancel     context.CancelFunc
+}
+
+func (s *steps) begin(ctx context.Context, vm *domain.VM) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		cancel()
+	}
+	if s.running == nil {
+		s.running = make(map[domain.ID]*step)
+	}
+	s.running[vm.ID] = &step{vm.Generation, cancel}
+	return ctx, func() {
+		cancel()
+		s.mu.Lock()
+		delete(s.running, vm.ID)
+		s.mu.Unlock()
+	}
+}
+
+func (s *steps) underway(id domain.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.running[id] != nil
+}
+
+// supersede cancels the step of a VM when it serves a wish older than generation.
+func (s *steps) supersede(id domain.ID, generation int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.running[id]; r != nil && r.generation < generation {
+		r.cancel()
+	}
+}
+
+func (s *steps) cancelAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for _, r := range s.running {
+		r.cancel()
+	}
+}
+
+// Wake implements service.Node.
+func (w *Worker) Wake(id domain.ID) {
+	w.enqueueConverge(id)
+	if !w.steps.underway(id) {
+		return
+	}
+	w.wg.Go(func() {
+		if vm, err := w.load(w.ctx, id); err == nil {
+			w.steps.supersede(id, vm.Generation)
+		}
+	})
+}
+
+// load reads a VM of any project.
+func (w *Worker) load(ctx context.Context, id domain.ID) (*domain.VM, error) {
+	var vm *domain.VM
+	err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
+		vm, err = tx.VMs().Get(ctx, storage.System, id)
+		return err
+	})
+	return vm, err
+}
+
+// maxStepsInARow bounds how long one VM is stepped before the others get a
+// turn; a life cycle needs at most four.
+const maxStepsInARow = 8
+
+// converge steps one VM until it is as wanted. Calls for one VM never overlap.
+// An error means: try again later.
+func (w *Worker) converge(ctx context.Context, id domain.ID) error {
+	for range maxStepsInARow {
+		vm, err := w.load(ctx, id)
+		if errors.HasCode(err, errors.NotFound) {
+			w.clock.clear(id)
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if vm.WorkerID != w.id {
+			return nil
+		}
+		next := lifecycle.Next(w.view(vm))
+		if next == lifecycle.None {
+			return w.settled(ctx, vm)
+		}
+		if err := w.step(ctx, vm, next); err != nil {
+			if errors.HasCode(err, errors.Conflict) && w.changedMeanwhile(ctx, vm) {
+				continue
+			}
+			return err
+		}
+	}
+	w.enqueueConverge(id)
+	return nil
+}
+
+// changedMeanwhile reports whether the row is no longer what the step began with.
+func (w *Worker) changedMeanwhile(ctx context.Context, vm *domain.VM) bool {
+	now, err := w.load(ctx, vm.ID)
+	return err == nil && now.Revision != vm.Revision
+}
+
+func (w *Worker) view(vm *domain.VM) lifecycle.View {
+	return lifecycle.View{
+		Desired:  vm.Desired,
+		Observed: vm.Observed,
+		Machine:  w.machines.status(vm.MachineID),
+		Attached: w.vms.attached(vm.ID, vm.MachineID),
+		Launched: vm.Epoch > 0,
+	}
+}
+
+// step runs one step under a context that a newer wish or Stop cancels.
+func (w *Worker) step(ctx context.Context, vm *domain.VM, next lifecycle.Step) error {
+	ctx, done := w.steps.begin(ctx, vm)
+	defer done()
+	start := time.Now()
+	err := w.run(ctx, vm, next)
+	w.Log.Debug("step", "vm", vm.ID, "step", next, "took", time.Since(start), "error", err)
+	if err != nil && ctx.Err() != nil && w.ctx.Err() == nil {
+		// Interrupted by a newer wish: look again.
+		return nil
+	}
+	return err
+}
+
+// settled takes note of a VM that is as wanted: its alarm, and that its newest
+// deadline is enforced.
+func (w *Worker) settled(ctx context.Context, vm *domain.VM) error {
+	w.vms.refresh(vm)
+	w.setAlarm(vm)
+	if vm.DeadlineAck == vm.DeadlineGen || vm.Observed == domain.Deleted {
+		return nil
+	}
+	err := w.Store.Update(ctx, func(tx storage.Tx) error {
+		row, err := tx.VMs().Get(ctx, storage.System, vm.ID)
+		if err != nil {
+			return err
+		}
+		row.DeadlineAck = vm.DeadlineGen
+		return tx.VMs().Update(ctx, row)
+	})
+	if err == nil {
+		w.Changes.Notify(vm.ID)
+	}
+	return err
+}
+
+// setAlarm sets the clock to when time next decides about vm.
+func (w *Worker) setAlarm(vm *domain.VM) {
+	now := w.Now()
+	left, _, ok := lifecycle.TimeLeft(now, vm, w.vms.lastUsed(vm.ID, now))
+	if !ok {
+		w.clock.clear(vm.ID)
+		return
+	}
+	w.clock.set(vm.ID, now.Add(left))
+}

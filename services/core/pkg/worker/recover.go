@@ -1,0 +1,180 @@
+package worker
+
+import (
+	"context"
+	"sync"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/lifecycle"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// recover compares what runs on the node with what the store says: it takes
+// up what belongs to a VM, removes what belongs to none, and steps every VM
+// that a crash left between states.
+func (w *Worker) recover(ctx context.Context) error {
+	vms, err := w.onWorker(ctx)
+	if err != nil {
+		return err
+	}
+	owned := make(map[domain.ID]*domain.VM, len(vms))
+	for _, vm := range vms {
+		if vm.MachineID != "" {
+			owned[vm.MachineID] = vm
+		}
+	}
+	for name, d := range w.Deps.Drivers {
+		if err := w.recoverMachines(ctx, name, d, owned); err != nil {
+			return err
+		}
+		if err := w.recoverSnapshots(ctx, d); err != nil {
+			return err
+		}
+	}
+	var wg sync.WaitGroup
+	for _, vm := range vms {
+		w.setAlarm(vm)
+		if lifecycle.Next(w.view(vm)) == lifecycle.None {
+			continue
+		}
+		if vm.Observed == domain.Running && vm.Desired == domain.WantRunning {
+			// Its clients are waiting: the start is over when it can be talked to.
+			wg.Go(func() { w.waitConverged(ctx, vm) })
+		}
+		w.enqueueConverge(vm.ID)
+	}
+	wg.Wait()
+	return w.requeueTasks(ctx)
+}
+
+func (w *Worker) onWorker(ctx context.Context) ([]*domain.VM, error) {
+	var all []*domain.VM
+	err := w.Store.View(ctx, func(tx storage.Tx) error {
+		var after domain.ID
+		for {
+			page, err := tx.VMs().OnWorker(ctx, w.id, after, storage.MaxPage)
+			if err != nil || len(page) == 0 {
+				return err
+			}
+			all = append(all, page...)
+			after = page[len(page)-1].ID
+		}
+	})
+	return all, err
+}
+
+func (w *Worker) recoverMachines(ctx context.Context, name string, d vmm.Driver, owned map[domain.ID]*domain.VM) error {
+	states, err := d.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range states {
+		id := domain.ID(s.MachineID)
+		if owned[id] == nil {
+			w.Log.Info("removing an orphaned machine", "driver", name, "machine", id, "status", s.Status)
+			if err := d.Delete(ctx, s.MachineID); err != nil {
+				w.Log.Error("orphan not removed", "machine", id, "error", err)
+			}
+			continue
+		}
+		w.machines.set(id, name, statusOf(s.Status))
+		if s.Status == vmm.StatusRunning || s.Status == vmm.StatusPaused {
+			w.watchExit(owned[id].ID, id, d)
+		}
+	}
+	return nil
+}
+
+// recoverSnapshots removes snapshot data without a row, and rows whose data
+// never became complete.
+func (w *Worker) recoverSnapshots(ctx context.Context, d vmm.Driver) error {
+	sn, ok := d.(vmm.Snapshotter)
+	if !ok {
+		return nil
+	}
+	ids, err := sn.ListSnapshots(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		var row *domain.Snapshot
+		err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
+			row, err = tx.Snapshots().Get(ctx, storage.System, domain.ID(id))
+			return err
+		})
+		if err == nil && row.State == domain.BuildReady {
+			continue
+		}
+		if err != nil && !errors.HasCode(err, errors.NotFound) {
+			return err
+		}
+		w.Log.Info("removing an incomplete snapshot", "snapshot", id)
+		if err := sn.DeleteSnapshot(ctx, id); err != nil {
+			w.Log.Error("snapshot not removed", "snapshot", id, "error", err)
+		}
+	}
+	return w.dropWaitingSnapshots(ctx)
+}
+
+func (w *Worker) dropWaitingSnapshots(ctx context.Context) error {
+	return w.Store.Update(ctx, func(tx storage.Tx) error {
+		list, err := tx.Snapshots().List(ctx, storage.SnapshotFilter{
+			WorkerID: w.id, States: []domain.BuildState{domain.BuildWaiting}, Page: storage.Page{Limit: storage.MaxPage},
+		})
+		if err != nil {
+			return err
+		}
+		for _, s := range list.Items {
+			if err := tx.Snapshots().Delete(ctx, s.ProjectID, s.ID); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// waitConverged blocks until a VM is where it is wanted or known not to get there.
+func (w *Worker) waitConverged(ctx context.Context, vm *domain.VM) {
+	ctx, cancel := context.WithTimeout(ctx, w.config.ReadyTimeout)
+	defer cancel()
+	sub := w.Changes.Subscribe(vm.ID)
+	defer sub.Done()
+	for {
+		changed := sub.Changed()
+		if w.vms.attached(vm.ID, vm.MachineID) {
+			return
+		}
+		if row, err := w.load(ctx, vm.ID); err != nil || row.Observed != domain.Running {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			w.Log.Warn("VM not taken up in time", "vm", vm.ID)
+			return
+		}
+	}
+}
+
+// watchExit waits for a machine's end, once at a time, and has the VM stepped then.
+func (w *Worker) watchExit(vm, id domain.ID, d vmm.Driver) {
+	if !w.machines.watch(id) {
+		return
+	}
+	w.wg.Go(func() {
+		exit, err := d.Wait(w.ctx, string(id))
+		if w.ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			w.Log.Debug("machine not watched", "machine", id, "error", err)
+			exit = vmm.Exit{At: w.time()}
+		}
+		if w.machines.ended(id, exit) {
+			w.Log.Info("machine ended", "vm", vm, "machine", id, "oom", exit.OOM, "code", exit.Code, "known", exit.Known)
+			w.Wake(vm)
+		}
+	})
+}

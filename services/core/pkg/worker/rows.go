@@ -1,0 +1,145 @@
+package worker
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/libs/types/pkg/events"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+)
+
+// rows writes execution rows and their events beside the interactive path: an
+// execution waits for its agent, never for the database. What is put while a
+// transaction runs goes into the next one, so a thousand short commands cost
+// few transactions. The journal is the truth; a row that a crash swallows is
+// written again when the worker takes the execution up.
+type rows struct {
+	store storage.Store
+	log   *slog.Logger
+
+	mu      sync.Mutex
+	pending []rowChange
+	flushed chan struct{} // closed when everything put so far is written
+	wake    chan struct{}
+	stopped chan struct{}
+	once    sync.Once
+}
+
+type rowChange struct {
+	row  domain.Execution
+	kind string // of the event
+	at   time.Time
+	done func() // after the commit; may be nil
+}
+
+func newRows(store storage.Store, log *slog.Logger) *rows {
+	return &rows{store: store, log: log, flushed: make(chan struct{}), wake: make(chan struct{}, 1), stopped: make(chan struct{})}
+}
+
+// put queues a row as it is now with its event. done is called once it is written.
+func (r *rows) put(x *domain.Execution, kind string, at time.Time, done func()) {
+	row := *x
+	row.Command = domain.Command{} // never in clear
+	r.mu.Lock()
+	r.pending = append(r.pending, rowChange{row, kind, at, done})
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// flush waits until everything put before the call is written.
+func (r *rows) flush(ctx context.Context) error {
+	r.mu.Lock()
+	if len(r.pending) == 0 {
+		r.mu.Unlock()
+		return nil
+	}
+	flushed := r.flushed
+	r.mu.Unlock()
+	select {
+	case <-flushed:
+		return nil
+	case <-r.stopped:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// retryRows is the pause before the rows that could not be written are tried again.
+const retryRows = time.Second
+
+func (r *rows) run() {
+	for {
+		select {
+		case <-r.wake:
+		case <-r.stopped:
+			r.write()
+			return
+		}
+		for !r.write() {
+			select {
+			case <-time.After(retryRows):
+			case <-r.stopped:
+				return
+			}
+		}
+	}
+}
+
+// stop writes what is pending and ends run.
+func (r *rows) stop() { r.once.Do(func() { close(r.stopped) }) }
+
+// write stores everything pending; rows put meanwhile are left for the next
+// call. It reports whether nothing failed.
+func (r *rows) write() bool {
+	r.mu.Lock()
+	batch := r.pending
+	r.mu.Unlock()
+	if len(batch) == 0 {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	err := r.store.Update(ctx, func(tx storage.Tx) error {
+		for _, c := range batch {
+			if err := tx.Executions().Upsert(ctx, &c.row); err != nil {
+				return err
+			}
+			if c.kind == "" {
+				continue
+			}
+			if err := tx.Outbox().Append(ctx, events.Execution(c.kind, &c.row, c.at)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		r.log.Error("execution rows not written, trying again", "rows", len(batch), "error", err)
+		return false
+	}
+	r.mu.Lock()
+	r.pending = r.pending[len(batch):]
+	more := len(r.pending) > 0
+	if !more {
+		r.pending = nil
+		close(r.flushed)
+		r.flushed = make(chan struct{})
+	}
+	r.mu.Unlock()
+	for _, c := range batch {
+		if c.done != nil {
+			c.done()
+		}
+	}
+	if more {
+		return r.write()
+	}
+	return true
+}

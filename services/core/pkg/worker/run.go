@@ -1,0 +1,350 @@
+package worker
+
+import (
+	"context"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/libs/types/pkg/events"
+	"github.com/aetherium/aetherium/services/core/pkg/lifecycle"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// run carries out one step. It is idempotent: what a crash interrupted is
+// stepped again from what is so then.
+func (w *Worker) run(ctx context.Context, vm *domain.VM, next lifecycle.Step) error {
+	driver, err := w.driver(vm.Spec.Driver)
+	if err != nil {
+		if next == lifecycle.Delete {
+			return w.deleted(ctx, vm) // nothing of it can be here
+		}
+		return w.failed(ctx, vm, domain.CauseCreateFault, err)
+	}
+	switch next {
+	case lifecycle.Create:
+		return w.create(ctx, vm, driver)
+	case lifecycle.Rebuild:
+		if err := driver.Delete(ctx, string(vm.MachineID)); err != nil {
+			return err
+		}
+		w.machines.forget(vm.MachineID)
+		return w.create(ctx, vm, driver)
+	case lifecycle.Start:
+		return w.start(ctx, vm, driver)
+	case lifecycle.Attach:
+		return w.attach(ctx, vm, driver, newTrace())
+	case lifecycle.Pause:
+		return w.pause(ctx, vm, driver)
+	case lifecycle.Resume:
+		return w.resume(ctx, vm, driver)
+	case lifecycle.Stop:
+		return w.stop(ctx, vm, driver)
+	case lifecycle.Delete:
+		return w.delete(ctx, vm, driver)
+	case lifecycle.Settle:
+		return w.settle(ctx, vm)
+	case lifecycle.Ended:
+		return w.ended(ctx, vm)
+	case lifecycle.Fail:
+		return w.failed(ctx, vm, domain.CauseHostLost, errors.New(errors.Internal, "its disk is gone or damaged"))
+	}
+	return errors.New(errors.Internal, "unknown step %q", next)
+}
+
+// create makes a machine for vm, starts it and attaches.
+func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) error {
+	trace := newTrace()
+	spec, err := w.spec(ctx, vm)
+	if err != nil {
+		return w.failed(ctx, vm, domain.CauseCreateFault, err)
+	}
+	// The intent first: a machine that the store does not know is an orphan.
+	vm, err = w.commit(ctx, vm.ID, "", func(tx storage.Tx, row *domain.VM) error {
+		if row.MachineID == "" {
+			row.MachineID = domain.NewID()
+			if err := tx.Machines().Insert(ctx, &domain.Machine{
+				ID: row.MachineID, WorkerID: w.id, Driver: row.Spec.Driver, BuildID: row.Spec.BuildID, VMID: row.ID,
+				Shape: domain.Shape{Resources: row.Spec.Resources, Network: row.Spec.Network}, CreatedAt: w.time(),
+			}); err != nil {
+				return err
+			}
+		}
+		row.Observed = domain.Creating
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	trace.phase("intent")
+	spec.MachineID = string(vm.MachineID)
+	w.machines.set(vm.MachineID, vm.Spec.Driver, lifecycle.MachineBroken)
+	handle, err := driver.Create(ctx, spec)
+	if err != nil {
+		return w.createFailed(ctx, vm, driver, err)
+	}
+	trace.phase("create")
+	w.machines.set(vm.MachineID, vm.Spec.Driver, lifecycle.MachineCreated)
+	return w.launch(ctx, vm, driver, handle, trace)
+}
+
+// start runs the existing machine again.
+func (w *Worker) start(ctx context.Context, vm *domain.VM, driver vmm.Driver) error {
+	if err := w.underway(ctx, vm, domain.Starting); err != nil {
+		return err
+	}
+	return w.launch(ctx, vm, driver, nil, newTrace())
+}
+
+func (w *Worker) launch(ctx context.Context, vm *domain.VM, driver vmm.Driver, handle vmm.Handle, trace *trace) error {
+	if err := driver.Start(ctx, string(vm.MachineID)); err != nil {
+		return w.createFailed(ctx, vm, driver, err)
+	}
+	trace.phase("start")
+	w.machines.set(vm.MachineID, vm.Spec.Driver, lifecycle.MachineRunning)
+	vm.Observed = domain.Starting
+	if handle != nil {
+		trace.handle = handle
+	}
+	return w.attach(ctx, vm, driver, trace)
+}
+
+// createFailed gives up a VM whose machine could not be made or started; one
+// that has run before keeps its disk and is stopped.
+func (w *Worker) createFailed(ctx context.Context, vm *domain.VM, driver vmm.Driver, cause error) error {
+	if ctx.Err() != nil {
+		return ctx.Err() // interrupted, not failed: the next step looks at what is there
+	}
+	if vm.Epoch > 0 {
+		return w.stopped(ctx, vm, &domain.Tombstone{Cause: domain.CauseCreateFault, By: "worker", Detail: errors.Public(cause).Message, At: w.time()})
+	}
+	if err := driver.Delete(context.WithoutCancel(ctx), string(vm.MachineID)); err != nil {
+		w.Log.Error("half-made machine not removed", "vm", vm.ID, "machine", vm.MachineID, "error", err)
+	}
+	w.machines.forget(vm.MachineID)
+	return w.failed(ctx, vm, domain.CauseCreateFault, cause)
+}
+
+// failed writes that no step can give what is wanted.
+func (w *Worker) failed(ctx context.Context, vm *domain.VM, cause domain.Cause, why error) error {
+	w.Log.Error("VM failed", "vm", vm.ID, "cause", cause, "error", why)
+	_, err := w.commit(ctx, vm.ID, events.VMFailed, func(tx storage.Tx, row *domain.VM) error {
+		now := w.time()
+		public := errors.Public(why)
+		row.Observed, row.Reason = domain.Failed, public.Message
+		row.Tombstone = &domain.Tombstone{Cause: cause, By: "worker", Detail: public.Message, At: now}
+		return w.loseOpen(ctx, tx, row, "the VM failed")
+	})
+	return err
+}
+
+func (w *Worker) pause(ctx context.Context, vm *domain.VM, driver vmm.Driver) error {
+	p, ok := driver.(vmm.Pauser)
+	if !ok {
+		return w.unwish(ctx, vm)
+	}
+	if err := w.underway(ctx, vm, domain.Pausing); err != nil {
+		return err
+	}
+	w.vms.suspend(vm.ID)
+	if err := p.Pause(ctx, string(vm.MachineID), vm.PauseMode); err != nil {
+		w.vms.unsuspend(vm.ID)
+		return err
+	}
+	w.machines.set(vm.MachineID, vm.Spec.Driver, lifecycle.MachinePaused)
+	return w.settle(ctx, vm)
+}
+
+// unwish takes back a wish that the driver cannot fulfil; the service refuses
+// such wishes, so this is for rows from before a change of drivers.
+func (w *Worker) unwish(ctx context.Context, vm *domain.VM) error {
+	_, err := w.commit(ctx, vm.ID, events.VMUpdated, func(_ storage.Tx, row *domain.VM) error {
+		if row.Generation == vm.Generation {
+			row.Desired = domain.WantRunning
+			row.Generation++
+		}
+		return nil
+	})
+	return err
+}
+
+func (w *Worker) resume(ctx context.Context, vm *domain.VM, driver vmm.Driver) error {
+	if err := w.underway(ctx, vm, domain.Resuming); err != nil {
+		return err
+	}
+	if err := driver.(vmm.Pauser).Resume(ctx, string(vm.MachineID)); err != nil {
+		return err
+	}
+	w.machines.set(vm.MachineID, vm.Spec.Driver, lifecycle.MachineRunning)
+	if !w.vms.attached(vm.ID, vm.MachineID) {
+		return w.attach(ctx, vm, driver, newTrace())
+	}
+	return w.settle(ctx, vm)
+}
+
+// settle writes down that the world is as the driver says.
+func (w *Worker) settle(ctx context.Context, vm *domain.VM) error {
+	observed := lifecycle.Settled(w.machines.status(vm.MachineID))
+	kind := map[domain.ObservedState]string{
+		domain.Running: events.VMRunning, domain.Paused: events.VMPaused, domain.Stopped: events.VMStopped,
+	}[observed]
+	row, err := w.commit(ctx, vm.ID, kind, func(_ storage.Tx, row *domain.VM) error {
+		row.Observed = observed
+		return nil
+	})
+	if err == nil && observed == domain.Running {
+		w.vms.unsuspend(row.ID)
+	}
+	return err
+}
+
+func (w *Worker) stop(ctx context.Context, vm *domain.VM, driver vmm.Driver) error {
+	if err := w.underway(ctx, vm, domain.Stopping); err != nil {
+		return err
+	}
+	// A frozen machine cannot end orderly.
+	if p, ok := driver.(vmm.Pauser); ok && w.machines.status(vm.MachineID) == lifecycle.MachinePaused {
+		if err := p.Resume(ctx, string(vm.MachineID)); err != nil {
+			return err
+		}
+	}
+	if err := driver.Stop(ctx, string(vm.MachineID), w.config.StopGrace); err != nil {
+		return err
+	}
+	w.machines.set(vm.MachineID, vm.Spec.Driver, lifecycle.MachineCreated)
+	w.vms.close(ctx, vm.ID, "the VM was stopped")
+	return w.stopped(ctx, vm, nil)
+}
+
+// stopped writes that vm's machine does not run; why, if given, replaces the
+// reason that the wish left.
+func (w *Worker) stopped(ctx context.Context, vm *domain.VM, why *domain.Tombstone) error {
+	_, err := w.commit(ctx, vm.ID, events.VMStopped, func(tx storage.Tx, row *domain.VM) error {
+		row.Observed = domain.Stopped
+		if why != nil {
+			row.Tombstone = why
+			if row.Desired != domain.WantDeleted {
+				row.Desired = domain.WantStopped
+				row.Generation++
+			}
+		}
+		return w.loseOpen(ctx, tx, row, "the VM was stopped")
+	})
+	return err
+}
+
+// ended writes why a machine that was wanted running is not.
+func (w *Worker) ended(ctx context.Context, vm *domain.VM) error {
+	why := &domain.Tombstone{Cause: domain.CauseHostLost, By: "worker", Detail: "it ended while nobody looked", At: w.time()}
+	if exit := w.machines.lastExit(vm.MachineID); exit != nil {
+		switch {
+		case exit.OOM:
+			why.Cause, why.Detail = domain.CauseOOM, "the memory limit ended its first process"
+		default:
+			why.Cause, why.Detail = domain.CauseGuestExit, "its first process ended"
+		}
+	}
+	w.vms.close(ctx, vm.ID, "the VM ended: "+why.Detail)
+	why.LastOutput = w.lastOutput(ctx, vm)
+	return w.stopped(ctx, vm, why)
+}
+
+func (w *Worker) delete(ctx context.Context, vm *domain.VM, driver vmm.Driver) error {
+	if err := w.underway(ctx, vm, domain.Deleting); err != nil {
+		return err
+	}
+	w.vms.close(ctx, vm.ID, "the VM was deleted")
+	if vm.MachineID != "" {
+		if err := driver.Delete(ctx, string(vm.MachineID)); err != nil {
+			return err
+		}
+		w.machines.forget(vm.MachineID)
+	}
+	return w.deleted(ctx, vm)
+}
+
+// deleted turns the row into a tombstone.
+func (w *Worker) deleted(ctx context.Context, vm *domain.VM) error {
+	last := w.lastOutput(ctx, vm)
+	row, err := w.commit(ctx, vm.ID, events.VMDeleted, func(tx storage.Tx, row *domain.VM) error {
+		now := w.time()
+		if row.MachineID != "" {
+			if err := tx.Machines().Delete(ctx, row.MachineID); err != nil {
+				return err
+			}
+			row.MachineID = ""
+		}
+		row.Observed, row.EndedAt = domain.Deleted, &now
+		if row.Tombstone == nil {
+			row.Tombstone = &domain.Tombstone{Cause: domain.CauseRequested, At: now}
+		}
+		row.Tombstone.LastOutput = last
+		row.EnvSealed, row.TokenSealed = nil, nil // secrets do not outlive the VM
+		return w.loseOpen(ctx, tx, row, "the VM was deleted")
+	})
+	if err != nil {
+		return err
+	}
+	w.clock.clear(vm.ID)
+	w.vms.forget(vm.ID)
+	w.dropForkSnapshot(ctx, row)
+	return nil
+}
+
+// due is called by the clock when vm's time may be up.
+func (w *Worker) due(ctx context.Context, id domain.ID) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	vm, err := w.load(ctx, id)
+	if err != nil {
+		w.enforceAlone(ctx, id, err)
+		return
+	}
+	now := w.Now()
+	left, cause, ok := lifecycle.TimeLeft(now, vm, w.vms.lastUsed(id, now))
+	if !ok || left > 0 {
+		w.setAlarm(vm)
+		return
+	}
+	_, err = w.commit(ctx, id, events.VMUpdated, func(_ storage.Tx, row *domain.VM) error {
+		if row.Generation != vm.Generation || row.DeadlineGen != vm.DeadlineGen {
+			return nil // its owner was quicker
+		}
+		row.Desired = lifecycle.AtDeadline(row.OnTimeout)
+		row.Generation++
+		row.Tombstone = &domain.Tombstone{Cause: cause, By: "worker", At: w.time()}
+		if row.Desired == domain.WantPaused {
+			row.PauseMode = domain.PauseFreeze
+			row.Tombstone = nil
+		}
+		return nil
+	})
+	if err != nil {
+		w.enforceAlone(ctx, id, err)
+		return
+	}
+	w.Wake(id)
+}
+
+// enforceAlone stops a VM whose time is up while the store is away: its disk
+// is kept, and the wish is written when the store is back.
+func (w *Worker) enforceAlone(ctx context.Context, id domain.ID, why error) {
+	w.clock.set(id, w.Now().Add(w.config.SweepEvery))
+	vm, ok := w.vms.get(id)
+	if !ok {
+		return
+	}
+	now := w.Now()
+	if left, _, ok := lifecycle.TimeLeft(now, vm, w.vms.lastUsed(id, now)); !ok || left > 0 {
+		return
+	}
+	w.Log.Warn("store is away: stopping a VM whose time is up", "vm", id, "error", why)
+	driver, err := w.driver(vm.Spec.Driver)
+	if err == nil {
+		err = driver.Stop(ctx, string(vm.MachineID), w.config.StopGrace)
+	}
+	if err != nil {
+		w.Log.Error("VM past its time not stopped", "vm", id, "error", err)
+	}
+}

@@ -1,0 +1,179 @@
+package worker
+
+import (
+	"context"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// sweepBatch bounds what one sweep removes of each kind.
+const sweepBatch = 500
+
+// sweep finds what a lost wake-up left, and removes what has been kept long enough.
+func (w *Worker) sweep(ctx context.Context) {
+	for _, part := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"wishes", w.sweepWishes},
+		{"rows", w.sweepRows},
+		{"tombstones", w.sweepTombstones},
+		{"executions", w.sweepExecutions},
+		{"builds", w.sweepBuilds},
+	} {
+		if err := part.do(ctx); err != nil && ctx.Err() == nil {
+			w.Log.Error("sweep", "part", part.name, "error", err)
+		}
+	}
+}
+
+func (w *Worker) sweepWishes(ctx context.Context) error {
+	var due []*domain.VM
+	err := w.Store.View(ctx, func(tx storage.Tx) error {
+		vms, err := tx.VMs().Unconverged(ctx, w.id, sweepBatch)
+		if err != nil {
+			return err
+		}
+		unacked, err := tx.VMs().DeadlineUnacked(ctx, w.id, sweepBatch)
+		due = append(vms, unacked...)
+		return err
+	})
+	for _, vm := range due {
+		w.Wake(vm.ID)
+	}
+	return err
+}
+
+func (w *Worker) sweepRows(ctx context.Context) error {
+	now := w.time()
+	return w.Store.Update(ctx, func(tx storage.Tx) error {
+		if err := tx.Workers().Seen(ctx, w.id, now); err != nil {
+			return err
+		}
+		if _, err := tx.Idempotency().DeleteExpired(ctx, now, sweepBatch); err != nil {
+			return err
+		}
+		if _, err := tx.Tasks().DeleteEnded(ctx, now.Add(-w.config.KeepTasks), sweepBatch); err != nil {
+			return err
+		}
+		_, err := tx.Outbox().DeleteBefore(ctx, now.Add(-w.config.KeepEvents), sweepBatch)
+		return err
+	})
+}
+
+// sweepTombstones removes VMs that ended long ago, with their executions and journals.
+func (w *Worker) sweepTombstones(ctx context.Context) error {
+	return w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
+		vms, err := tx.VMs().Tombstones(ctx, w.time().Add(-w.config.KeepTombstones), sweepBatch)
+		if err != nil {
+			return nil, err
+		}
+		var gone []*domain.Execution
+		for _, vm := range vms {
+			list, err := tx.Executions().List(ctx, storage.ExecutionFilter{VMID: vm.ID, Page: storage.Page{Limit: storage.MaxPage}})
+			if err != nil {
+				return nil, err
+			}
+			gone = append(gone, list.Items...)
+			if list.Next == "" {
+				if err := tx.VMs().Delete(ctx, vm.ProjectID, vm.ID); err != nil {
+					return nil, err
+				}
+			}
+		}
+		return gone, nil
+	})
+}
+
+// sweepExecutions removes executions that ended long ago in VMs that live on.
+func (w *Worker) sweepExecutions(ctx context.Context) error {
+	return w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
+		return tx.Executions().Expired(ctx, w.time().Add(-w.config.KeepTombstones), sweepBatch)
+	})
+}
+
+// dropExecutions removes rows first and journals after: a journal without a
+// row is removed at the next start, a row without a journal would lie.
+func (w *Worker) dropExecutions(ctx context.Context, find func(storage.Tx) ([]*domain.Execution, error)) error {
+	var gone []*domain.Execution
+	err := w.Store.Update(ctx, func(tx storage.Tx) (err error) {
+		if gone, err = find(tx); err != nil {
+			return err
+		}
+		for _, x := range gone {
+			if err := tx.Executions().Delete(ctx, x.ProjectID, x.ID); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, x := range gone {
+		err = errors.Join(err, w.Journals.Delete(journalKey(x)))
+	}
+	return err
+}
+
+// sweepBuilds removes builds that no template, VM or snapshot uses any more.
+func (w *Worker) sweepBuilds(ctx context.Context) error {
+	var orphans []*domain.Build
+	err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
+		orphans, err = tx.Builds().Orphans(ctx, sweepBatch)
+		return err
+	})
+	for _, b := range orphans {
+		err = errors.Join(err, w.DeleteBuild(ctx, b.ID))
+	}
+	return err
+}
+
+// sampleUsage records what each running VM used since the last sample.
+func (w *Worker) sampleUsage(ctx context.Context) {
+	for _, l := range w.vms.all() {
+		if ctx.Err() != nil {
+			return
+		}
+		if err := w.recordUsage(ctx, l); err != nil {
+			w.Log.Debug("usage not recorded", "vm", l.id, "error", err)
+		}
+	}
+}
+
+// recordUsage writes the span since the last sample of one VM.
+func (w *Worker) recordUsage(ctx context.Context, l *liveVM) error {
+	vm := l.row()
+	driver, err := w.driver(vm.Spec.Driver)
+	if err != nil {
+		return err
+	}
+	meter, ok := driver.(vmm.Meter)
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	now, err := meter.Usage(ctx, string(vm.MachineID))
+	if err != nil {
+		return err
+	}
+	before, since := l.metered(now)
+	if since.IsZero() {
+		return nil
+	}
+	span := now.At.Sub(since)
+	return w.Store.Update(ctx, func(tx storage.Tx) error {
+		return tx.Usage().Record(ctx, domain.Usage{
+			ProjectID: vm.ProjectID, VMID: vm.ID, From: since.UTC().Truncate(time.Microsecond), To: now.At.UTC().Truncate(time.Microsecond),
+			CPUSeconds:    max(0, now.CPUTime-before.CPUTime).Seconds(),
+			MemoryByteSec: float64(before.MemoryBytes+now.MemoryBytes) / 2 * span.Seconds(),
+			DiskBytes:     now.DiskBytes,
+			EgressBytes:   max(0, now.TxBytes-before.TxBytes),
+		})
+	})
+}

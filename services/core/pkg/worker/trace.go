@@ -1,0 +1,23 @@
+package worker
+
+import (
+	"time"
+
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// trace times the phases of one start.
+type trace struct {
+	last   time.Time
+	phases []vmm.Phase
+	handle vmm.Handle // of a machine that was just made, to be stored with the state
+}
+
+func newTrace() *trace { return &trace{last: time.Now()} }
+
+// phase ends the present phase.
+func (t *trace) phase(name string) {
+	now := time.Now()
+	t.phases = append(t.phases, vmm.Phase{Name: name, Took: now.Sub(t.last)})
+	t.last = now
+}

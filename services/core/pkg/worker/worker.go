@@ -1,0 +1,204 @@
+package worker
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/common/pkg/seal"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/image"
+	"github.com/aetherium/aetherium/services/core/pkg/journal"
+	"github.com/aetherium/aetherium/services/core/pkg/queue"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/watch"
+)
+
+// Config is how a worker behaves. Zero durations mean the defaults of [Config.withDefaults].
+type Config struct {
+	Name     string // of the worker, by default the host's
+	Version  string
+	Platform string
+	Capacity domain.Resources
+	DataDir  string
+
+	ReadyTimeout   time.Duration // for a started machine's agent to answer
+	StopGrace      time.Duration // between asking a machine to end and ending it
+	SweepEvery     time.Duration // between looks for lost wishes and expired rows
+	UsageEvery     time.Duration // between usage samples
+	KeepTombstones time.Duration
+	KeepTasks      time.Duration
+	KeepEvents     time.Duration
+	// MaxConcurrentSteps bounds how many VMs are stepped at once.
+	MaxConcurrentSteps int
+}
+
+func (c Config) withDefaults() Config {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	set(&c.ReadyTimeout, 30*time.Second)
+	set(&c.StopGrace, 5*time.Second)
+	set(&c.SweepEvery, 30*time.Second)
+	set(&c.UsageEvery, 15*time.Second)
+	set(&c.KeepTombstones, 7*24*time.Hour)
+	set(&c.KeepTasks, 7*24*time.Hour)
+	set(&c.KeepEvents, 7*24*time.Hour)
+	if c.MaxConcurrentSteps == 0 {
+		c.MaxConcurrentSteps = 64
+	}
+	return c
+}
+
+// Deps are what a worker works with.
+type Deps struct {
+	Store    storage.Store
+	Drivers  map[string]vmm.Driver // by name
+	Images   *image.Store
+	Journals *journal.Store
+	Sealer   seal.Sealer
+	Queue    queue.Queue
+	Changes  *watch.Hub[domain.ID] // woken after each commit for a VM or task
+	Log      *slog.Logger
+	Now      func() time.Time // nil: time.Now
+}
+
+// Worker implements service.Node for this process.
+type Worker struct {
+	id     domain.ID
+	config Config
+	Deps
+
+	ctx    context.Context // ends with Stop
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	drivers  []domain.DriverInfo
+	machines machines
+	vms      live
+	steps    steps
+	clock    *clock
+	rows     *rows
+	builds   builds
+}
+
+// New makes a worker; Start puts it to work.
+func New(config Config, d Deps) *Worker {
+	if d.Now == nil {
+		d.Now = time.Now
+	}
+	w := &Worker{config: config.withDefaults(), Deps: d}
+	w.ctx, w.cancel = context.WithCancel(context.Background())
+	w.clock = newClock(d.Now, w.due)
+	w.rows = newRows(d.Store, d.Log)
+	return w
+}
+
+// Start registers the worker, takes up what runs on the node and begins to
+// serve. It returns when every VM that was running can be talked to again or
+// is known not to be.
+func (w *Worker) Start(ctx context.Context) error {
+	if err := w.register(ctx); err != nil {
+		return err
+	}
+	w.Queue.Handle(convergeKind, w.handleConverge)
+	w.Queue.Handle(taskKind, w.handleTask)
+	if err := w.Queue.Start(ctx); err != nil {
+		return err
+	}
+	w.wg.Go(w.rows.run)
+	if err := w.recover(ctx); err != nil {
+		return err
+	}
+	w.wg.Go(func() { w.clock.run(w.ctx) })
+	w.wg.Go(func() { w.every(w.config.SweepEvery, w.sweep) })
+	w.wg.Go(func() { w.every(w.config.UsageEvery, w.sampleUsage) })
+	return nil
+}
+
+// Stop lets go of everything in this process within ctx. The VMs run on.
+func (w *Worker) Stop(ctx context.Context) error {
+	w.steps.cancelAll()
+	err := w.Queue.Stop(ctx)
+	w.cancel()
+	w.vms.closeAll()
+	w.rows.stop()
+	done := make(chan struct{})
+	go func() { w.wg.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = errors.Join(err, ctx.Err())
+	}
+	for name, d := range w.Deps.Drivers {
+		if c, ok := d.(vmm.Closer); ok {
+			if cerr := c.Close(); cerr != nil {
+				err = errors.Join(err, errors.Wrap(cerr, errors.Internal, "closing the driver %s", name))
+			}
+		}
+	}
+	return err
+}
+
+// ID returns the worker's ID, known after Start.
+func (w *Worker) ID() domain.ID { return w.id }
+
+func (w *Worker) time() time.Time { return w.Now().UTC().Truncate(time.Microsecond) }
+
+// every runs f at an interval until the worker stops; the interval counts
+// from the end of a run, so that a slow run never piles up.
+func (w *Worker) every(d time.Duration, f func(context.Context)) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+			f(w.ctx)
+			timer.Reset(d)
+		case <-w.ctx.Done():
+			return
+		}
+	}
+}
+
+// register finds or makes the worker's row and refreshes what it says.
+func (w *Worker) register(ctx context.Context) error {
+	w.drivers = nil
+	for _, d := range w.Deps.Drivers {
+		w.drivers = append(w.drivers, d.Info(ctx))
+	}
+	now := w.time()
+	return w.Store.Update(ctx, func(tx storage.Tx) error {
+		row, err := tx.Workers().ByName(ctx, w.config.Name)
+		fresh := errors.HasCode(err, errors.NotFound)
+		if err != nil && !fresh {
+			return err
+		}
+		if fresh {
+			row = &domain.Worker{ID: domain.NewID(), Name: w.config.Name, State: domain.WorkerReady, JoinedAt: now}
+		}
+		w.id = row.ID
+		row.Version, row.Platform, row.Drivers, row.Capacity, row.SeenAt = w.config.Version, w.config.Platform, w.drivers, w.config.Capacity, now
+		if row.State == domain.WorkerAway {
+			row.State = domain.WorkerReady
+		}
+		if fresh {
+			return tx.Workers().Insert(ctx, row)
+		}
+		return tx.Workers().Update(ctx, row)
+	})
+}
+
+// driver returns a VM's driver.
+func (w *Worker) driver(name string) (vmm.Driver, error) {
+	d, ok := w.Deps.Drivers[name]
+	if !ok {
+		return nil, errors.New(errors.Unsupported, "this worker has no driver %q", name)
+	}
+	return d, nil
+}

@@ -1,0 +1,117 @@
+// Package auth tells who asks. Credentials come from headers only, never from
+// cookies or URLs, so that no other site can make a browser use them.
+package auth
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
+	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
+)
+
+// Authenticator turns a token into a caller. It is the seam for other kinds of
+// credentials; roles will come with the caller.
+type Authenticator interface {
+	// Authenticate returns Unauthenticated for a token that is unknown,
+	// expired or revoked, without saying which.
+	Authenticate(ctx context.Context, token string) (vmm.Caller, error)
+}
+
+type callerKey struct{}
+
+// CallerFrom gives who asks, as [Require] found it. Handlers pass it on
+// explicitly; the context carries it only between middleware and handler.
+func CallerFrom(ctx context.Context) vmm.Caller {
+	c, _ := ctx.Value(callerKey{}).(vmm.Caller)
+	return c
+}
+
+// WithCaller is for handlers that authenticate in another way, and for tests.
+func WithCaller(ctx context.Context, c vmm.Caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, c)
+}
+
+// Require lets only requests with valid credentials through.
+func Require(a Authenticator, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		token, err := Token(r)
+		if err != nil {
+			refuse(w, err)
+			return
+		}
+		caller, err := a.Authenticate(r.Context(), token)
+		if err != nil {
+			refuse(w, err)
+			return
+		}
+		if rec := middleware.RecordOf(r.Context()); rec != nil {
+			rec.Caller = caller.Name
+		}
+		next.ServeHTTP(w, r.WithContext(WithCaller(r.Context(), caller)))
+	})
+}
+
+func refuse(w http.ResponseWriter, err error) {
+	if errors.HasCode(err, errors.Unauthenticated) {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="aetherium"`) // RFC 6750 §3
+	}
+	problem.Write(w, err)
+}
+
+// Token finds the request's credential: Authorization: Bearer, X-API-Key, or,
+// on a WebSocket handshake, the subprotocol bearer.<key>. Returns
+// Unauthenticated where there is none and InvalidArgument where two differ.
+func Token(r *http.Request) (string, error) {
+	var found string
+	add := func(t string) bool {
+		if found != "" && found != t {
+			return false
+		}
+		found = t
+		return true
+	}
+	ok := true
+	for _, v := range r.Header.Values("Authorization") {
+		scheme, t, _ := strings.Cut(v, " ")
+		if strings.EqualFold(scheme, "Bearer") && t != "" {
+			ok = ok && add(strings.TrimSpace(t))
+		}
+	}
+	for _, v := range r.Header.Values(wire.HeaderAPIKey) {
+		if v != "" {
+			ok = ok && add(v)
+		}
+	}
+	if r.Header.Get("Upgrade") != "" {
+		for _, p := range Subprotocols(r.Header) {
+			if t, is := strings.CutPrefix(p, wire.BearerProtocolPrefix); is && t != "" {
+				ok = ok && add(t)
+			}
+		}
+	}
+	switch {
+	case !ok:
+		return "", errors.New(errors.InvalidArgument, "the request carries different credentials").WithHint("send one of Authorization and X-API-Key")
+	case found == "":
+		return "", errors.New(errors.Unauthenticated, "the request carries no key").WithHint("send Authorization: Bearer <key> or X-API-Key: <key>")
+	}
+	return found, nil
+}
+
+// Subprotocols lists what a WebSocket handshake offers (RFC 6455 §11.3.4).
+func Subprotocols(h http.Header) []string {
+	var out []string
+	for _, line := range h.Values("Sec-WebSocket-Protocol") {
+		for p := range strings.SplitSeq(line, ",") {
+			if p = strings.TrimSpace(p); p != "" {
+				out = append(out, p)
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,85 @@
+package middleware
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"time"
+
+	ae "github.com/aetherium/aetherium/libs/common/pkg/errors"
+)
+
+// drainTimeout is how long a client may take to send the rest of a body that
+// the handler did not want, before its connection is closed.
+const drainTimeout = 5 * time.Second
+
+// body is a request body whose every read has a deadline of its own: slow is
+// fine, stalled is not. Between reads there is none, because on HTTP/1 the
+// server reads ahead to notice that a client went away, and an expired
+// deadline there would cancel a request that is merely long.
+type body struct {
+	io.ReadCloser
+	control *http.ResponseController
+	stall   time.Duration
+	done    bool
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	if b.stall > 0 {
+		_ = b.control.SetReadDeadline(time.Now().Add(b.stall))
+	}
+	n, err := b.ReadCloser.Read(p)
+	if b.stall > 0 {
+		_ = b.control.SetReadDeadline(time.Time{})
+	}
+	if err != nil {
+		b.done = true
+		err = readError(err)
+	}
+	return n, err
+}
+
+// finish is called after the handler: what it left unread has to come soon.
+func (b *body) finish(r *http.Request) {
+	if !b.done && r.ContentLength != 0 && r.ProtoMajor == 1 {
+		_ = b.control.SetReadDeadline(time.Now().Add(drainTimeout))
+	}
+}
+
+// readError gives errors of reading a body our vocabulary.
+func readError(err error) error {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.Is(err, io.EOF):
+		return io.EOF
+	case errors.As(err, &tooLarge):
+		return ae.Wrap(err, ae.TooLarge, "the request body exceeds %d bytes", tooLarge.Limit)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return ae.Wrap(err, ae.DeadlineExceeded, "the request body stalled")
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return ae.Wrap(err, ae.Canceled, "the request body ended early")
+	}
+	return ae.Wrap(err, ae.Canceled, "the request body could not be read")
+}
+
+// LimitBody bounds a request's body. What is beyond fails to be read with TooLarge.
+// A body that says beforehand that it is larger is refused at once.
+func LimitBody(w http.ResponseWriter, r *http.Request, limit int64) error {
+	if r.ContentLength > limit {
+		return ae.New(ae.TooLarge, "the request body of %d bytes exceeds %d bytes", r.ContentLength, limit)
+	}
+	r.Body = &limited{ReadCloser: http.MaxBytesReader(w, r.Body, limit)}
+	return nil
+}
+
+type limited struct{ io.ReadCloser }
+
+func (l *limited) Read(p []byte) (int, error) {
+	n, err := l.ReadCloser.Read(p)
+	var coded *ae.Error
+	if err != nil && !errors.Is(err, io.EOF) && !errors.As(err, &coded) {
+		err = readError(err)
+	}
+	return n, err
+}

@@ -1,0 +1,140 @@
+package middleware
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
+)
+
+// Record is what a request's log line and metrics say of it beside the
+// answer; inner handlers fill it in.
+type Record struct {
+	Route  string // pattern, never the path: it bounds the metrics' labels
+	Caller string // name of the key
+}
+
+type recordKey struct{}
+
+// RecordOf gives the request's record; nil outside of [Observe].
+func RecordOf(ctx context.Context) *Record {
+	r, _ := ctx.Value(recordKey{}).(*Record)
+	return r
+}
+
+// Observer configures [Observe].
+type Observer struct {
+	Logger  *slog.Logger
+	Metrics *Metrics
+	// Stall is how long a peer may keep a read or a write waiting; 0: for ever.
+	Stall time.Duration
+}
+
+// Observe is the outermost handler. It gives the request an ID, watches the
+// peer for stalling, turns panics into errors, writes one log line (never a
+// query string: tokens stand there) and counts.
+func Observe(o Observer, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		begin := time.Now()
+		control := http.NewResponseController(rw)
+		w := &recorder{ResponseWriter: rw, control: control, http2: r.ProtoMajor >= 2, stall: o.Stall}
+		if !w.http2 {
+			w.arm() // for what the server itself writes, such as 100 Continue
+		}
+		id := requestID(r.Header.Get(wire.HeaderRequestID))
+		w.Header().Set(wire.HeaderRequestID, id)
+		rec := &Record{Route: "unmatched"}
+		r = r.WithContext(context.WithValue(r.Context(), recordKey{}, rec))
+		in := &body{ReadCloser: r.Body, control: control, stall: o.Stall}
+		if r.Body != nil && r.Body != http.NoBody {
+			r.Body = in
+			defer in.finish(r)
+		}
+		o.Metrics.begin()
+		defer func() {
+			p := recover()
+			if p != nil && p != http.ErrAbortHandler {
+				err := errors.Wrap(fmt.Errorf("panic: %v\n%s", p, debug.Stack()), errors.Internal, "an internal error occurred")
+				w.NoteError(err)
+				if !w.Started() {
+					problem.Write(w, err)
+					p = nil
+				}
+			}
+			took := time.Since(begin)
+			o.Metrics.end(rec.Route, r.Method, w.status, took)
+			o.log(r, w, rec, id, took)
+			if p != nil { // the answer is broken off: so is the connection
+				panic(http.ErrAbortHandler)
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (o Observer) log(r *http.Request, w *recorder, rec *Record, id string, took time.Duration) {
+	var cause error
+	if e := w.err.Load(); e != nil {
+		cause = *e
+	}
+	level := slog.LevelInfo
+	switch {
+	case w.status >= 500 && errors.CodeOf(cause) == errors.Internal:
+		level = slog.LevelError
+	case w.status >= 500:
+		level = slog.LevelWarn
+	case rec.Route == "/health" || rec.Route == "/ready" || rec.Route == "/metrics":
+		level = slog.LevelDebug
+	}
+	if !o.Logger.Enabled(r.Context(), level) {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 12)
+	attrs = append(attrs,
+		slog.String("request_id", id),
+		slog.String("method", clip(r.Method, 16)),
+		slog.String("host", clip(r.Host, 128)),
+		slog.String("path", clip(r.URL.Path, 256)),
+		slog.String("route", rec.Route),
+		slog.Int("status", w.status),
+		slog.Int64("bytes", w.bytes),
+		slog.Duration("took", took),
+		slog.String("remote", r.RemoteAddr),
+	)
+	if rec.Caller != "" {
+		attrs = append(attrs, slog.String("caller", rec.Caller))
+	}
+	if cause != nil {
+		attrs = append(attrs, slog.String("error", cause.Error()))
+	}
+	o.Logger.LogAttrs(r.Context(), level, "request", attrs...)
+}
+
+// requestID takes over a caller's ID that is short and plain, else mints one.
+func requestID(given string) string {
+	if n := len(given); n > 0 && n <= 64 {
+		ok := true
+		for i := 0; i < n && ok; i++ {
+			c := given[i]
+			ok = c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.'
+		}
+		if ok {
+			return given
+		}
+	}
+	return rand.Text()
+}
+
+func clip(s string, n int) string {
+	if len(s) > n {
+		return s[:n] + "…"
+	}
+	return s
+}

@@ -1,0 +1,212 @@
+package proxy
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
+	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
+)
+
+const (
+	// DefaultLinkTTL is how long a one-time link may wait to be used.
+	DefaultLinkTTL = 5 * time.Minute
+
+	// dialTimeout includes resuming a paused VM.
+	dialTimeout = 60 * time.Second
+	// idleTimeout keeps connections for the burst of requests that one page
+	// makes, and no longer: only dialling a port resumes a paused VM, so a
+	// connection must not outlive the quiet after which a VM may be paused.
+	idleTimeout   = 2 * time.Second
+	maxIdle       = 256
+	maxIdlePerVM  = 16
+	maxPerPort    = 512
+	maxHeaderSize = 256 << 10
+	copyBuffer    = 32 << 10
+)
+
+// Config is what the proxy needs.
+type Config struct {
+	Ports  vmm.Ports
+	Links  LinkStore
+	Domain Domain
+	// PublicURL, if set, makes preview addresses instead of the request's own
+	// scheme and port: behind a proxy that terminates TLS. {port} and {vm} stand in it.
+	PublicURL string
+	Logger    *slog.Logger
+	Now       func() time.Time // the clock; nil is time.Now
+	// Opened counts requests under way; may be nil.
+	Opened func(kind string) (closed func())
+}
+
+// Proxy reaches servers in VMs.
+type Proxy struct {
+	ports     vmm.Ports
+	links     LinkStore
+	domain    Domain
+	publicURL string
+	now       func() time.Time
+	opened    func(kind string) func()
+	transport *http.Transport
+	preview   *httputil.ReverseProxy
+	path      *httputil.ReverseProxy
+}
+
+// New makes a Proxy.
+func New(c Config) *Proxy {
+	p := &Proxy{ports: c.Ports, links: c.Links, domain: c.Domain, publicURL: c.PublicURL, now: c.Now, opened: c.Opened}
+	if p.now == nil {
+		p.now = time.Now
+	}
+	if p.opened == nil {
+		p.opened = func(string) func() { return func() {} }
+	}
+	p.transport = &http.Transport{
+		DialContext:            p.dial,
+		DisableCompression:     true, // bytes pass as they are
+		MaxIdleConns:           maxIdle,
+		MaxIdleConnsPerHost:    maxIdlePerVM,
+		MaxConnsPerHost:        maxPerPort,
+		IdleConnTimeout:        idleTimeout,
+		ExpectContinueTimeout:  time.Second,
+		MaxResponseHeaderBytes: maxHeaderSize,
+		WriteBufferSize:        copyBuffer,
+		ReadBufferSize:         copyBuffer,
+	}
+	pool := &bufferPool{}
+	base := func(rewrite func(*httputil.ProxyRequest), modify func(*http.Response) error) *httputil.ReverseProxy {
+		return &httputil.ReverseProxy{
+			Transport: p.transport, Rewrite: rewrite, ModifyResponse: modify, BufferPool: pool,
+			FlushInterval: -1, // live output is the point of a preview
+			ErrorLog:      slog.NewLogLogger(c.Logger.Handler(), slog.LevelDebug),
+			ErrorHandler:  func(w http.ResponseWriter, _ *http.Request, err error) { fail(w, err) },
+		}
+	}
+	p.preview = base(rewritePreview, cleanPreview)
+	p.path = base(rewritePath, cleanPath)
+	return p
+}
+
+// ServePreview answers a request for a preview's host.
+func (p *Proxy) ServePreview(w http.ResponseWriter, r *http.Request, t Target) {
+	if rec := middleware.RecordOf(r.Context()); rec != nil {
+		rec.Route = "preview"
+	}
+	if !p.admit(w, r, t) {
+		return
+	}
+	p.serve(w, r, r.URL, destination{Target: t}, p.preview)
+}
+
+// ServePath answers a request of the path form; the caller has authenticated
+// it. rest is the escaped path below the port, with its leading slash.
+func (p *Proxy) ServePath(w http.ResponseWriter, r *http.Request, t Target, prefix, rest string) {
+	path, err := url.PathUnescape(rest)
+	if err != nil {
+		problem.Write(w, errors.Wrap(err, errors.InvalidArgument, "the path is not well escaped"))
+		return
+	}
+	u := *r.URL
+	u.Path, u.RawPath = path, rest
+	p.serve(w, r, &u, destination{t, prefix}, p.path)
+}
+
+// destination is where a request goes; prefix is the path form's.
+type destination struct {
+	Target
+	prefix string
+}
+
+type destinationKey struct{}
+
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, u *url.URL, d destination, via *httputil.ReverseProxy) {
+	defer p.opened("port")()
+	r = r.WithContext(context.WithValue(r.Context(), destinationKey{}, d))
+	r.URL = u
+	via.ServeHTTP(w, r)
+}
+
+func (p *Proxy) dial(ctx context.Context, _, addr string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	n, ok := ParsePort(port)
+	if !ok || !domain.IsID(host) {
+		return nil, errors.New(errors.InvalidArgument, "%q is not a port of a VM", addr)
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	return p.ports.DialPort(ctx, domain.ID(host), n)
+}
+
+// URL is the address of a preview, for the client of r.
+func (p *Proxy) URL(r *http.Request, t Target) string {
+	if p.publicURL == "" {
+		return p.domain.URL(r, t)
+	}
+	return strings.NewReplacer("{port}", strconv.Itoa(int(t.Port)), "{vm}", t.VM.String()).Replace(p.publicURL)
+}
+
+// NewLink makes a one-time link to a preview.
+func (p *Proxy) NewLink(r *http.Request, t Target, ttl time.Duration) (wire.Link, error) {
+	if ttl <= 0 {
+		ttl = DefaultLinkTTL
+	}
+	secret, hash := newSecret()
+	expires := p.now().Add(ttl)
+	if err := p.links.Put(r.Context(), hash, t, expires); err != nil {
+		return wire.Link{}, err
+	}
+	return wire.Link{URL: p.URL(r, t) + "?" + wire.PreviewLinkParam + "=" + secret, ExpiresAt: expires.UTC()}, nil
+}
+
+// CloseIdle lets go of connections that wait for another request: to be
+// called when a VM was paused, stopped or deleted.
+func (p *Proxy) CloseIdle() { p.transport.CloseIdleConnections() }
+
+// fail answers for a target that cannot be reached. Seen from the visitor,
+// this server is the gateway and the VM the upstream: always 502, with the
+// code telling why (closed port: unavailable; paused or stopped: conflict; no
+// such VM: not_found).
+func fail(w http.ResponseWriter, err error) {
+	var coded *errors.Error
+	switch {
+	case errors.Is(err, context.Canceled):
+		err = errors.Wrap(err, errors.Canceled, "the client went away")
+	case !errors.As(err, &coded):
+		err = errors.Wrap(err, errors.Unavailable, "the server in the VM did not answer properly")
+	case coded.Code == errors.Unavailable && coded.Hint == "":
+		err = coded.WithHint("is a server listening on this port, on all addresses or on 127.0.0.1?")
+	}
+	problem.Write(w, problem.From(err).WithStatus(http.StatusBadGateway).SetHeader("Cache-Control", "no-store"))
+}
+
+func refuse(w http.ResponseWriter, err error) { problem.Write(w, err) }
+
+type bufferPool struct{ pool sync.Pool }
+
+func (b *bufferPool) Get() []byte {
+	if p, ok := b.pool.Get().(*[copyBuffer]byte); ok {
+		return p[:]
+	}
+	return make([]byte, copyBuffer)
+}
+
+func (b *bufferPool) Put(p []byte) {
+	if len(p) == copyBuffer {
+		b.pool.Put((*[copyBuffer]byte)(p))
+	}
+}

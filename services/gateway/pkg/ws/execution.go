@@ -1,0 +1,265 @@
+package ws
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+const (
+	startTimeout   = 30 * time.Second // for the start frame to arrive
+	controlTimeout = 10 * time.Second // for the guest to take a signal or a size
+)
+
+// StartFunc starts what a start frame asks for, and tells where to begin with
+// its output.
+type StartFunc func(ctx context.Context, frame []byte) (exec *domain.Execution, offset int64, err error)
+
+// Execution serves a WebSocket on an execution from an offset. An error means
+// that nothing has been answered yet.
+func (s *Streams) Execution(w http.ResponseWriter, r *http.Request, by vmm.Caller, id domain.ID, offset int64) error {
+	exec, err := s.VMs.GetExecution(r.Context(), by, id)
+	if err != nil {
+		return err
+	}
+	ctx, leave, err := s.enter(r, "execution")
+	if err != nil {
+		return err
+	}
+	defer leave()
+	out, err := s.VMs.Output(ctx, by, id, offset, true)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = out.Close() }()
+	c, err := s.accept(w, r)
+	if err != nil {
+		return err
+	}
+	s.serve(ctx, r.Context(), c, by, exec, offset, out)
+	return nil
+}
+
+// Start serves a WebSocket on a VM whose first frame starts an execution. An
+// error means that nothing has been answered yet.
+func (s *Streams) Start(w http.ResponseWriter, r *http.Request, by vmm.Caller, start StartFunc) error {
+	ctx, leave, err := s.enter(r, "execution")
+	if err != nil {
+		return err
+	}
+	defer leave()
+	ws, err := s.accept(w, r)
+	if err != nil {
+		return err
+	}
+	exec, offset, out, err := s.begin(ctx, ws, by, start)
+	if err != nil {
+		c := &conn{ws: ws, stall: s.Stall}
+		c.bye(ctx, err)
+		return nil
+	}
+	defer func() { _ = out.Close() }()
+	s.serve(ctx, r.Context(), ws, by, exec, offset, out)
+	return nil
+}
+
+func (s *Streams) begin(ctx context.Context, ws *websocket.Conn, by vmm.Caller, start StartFunc) (*domain.Execution, int64, vmm.OutputReader, error) {
+	rctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	kind, frame, err := ws.Read(rctx)
+	if err != nil {
+		return nil, 0, nil, errors.Wrap(err, errors.Canceled, "no start frame arrived")
+	}
+	if kind != websocket.MessageText {
+		return nil, 0, nil, errors.New(errors.InvalidArgument, "the first frame must be a start frame").
+			WithHint(`send {"type":"start","args":["true"]} as text`)
+	}
+	exec, offset, err := start(ctx, frame)
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	out, err := s.VMs.Output(ctx, by, exec.ID, offset, true)
+	return exec, offset, out, err
+}
+
+// session is one open WebSocket on an execution.
+type session struct {
+	conn
+	vms vmm.Orchestrator
+	by  vmm.Caller
+	id  domain.ID
+	in  *inputQueue
+}
+
+// serve runs the session to its end. parent ends when the server gives up
+// waiting for streams to end by themselves.
+func (s *Streams) serve(ctx, parent context.Context, ws *websocket.Conn, by vmm.Caller, exec *domain.Execution, offset int64, out vmm.OutputReader) {
+	sn := &session{conn: conn{ws: ws, stall: s.Stall}, vms: s.VMs, by: by, id: exec.ID, in: newInputQueue()}
+	ctx, cancel := context.WithCancelCause(ctx)
+	unhook := context.AfterFunc(parent, func() { _ = ws.CloseNow() })
+	defer unhook()
+
+	var helpers sync.WaitGroup
+	helpers.Go(func() { cancel(sn.readFrames(ctx)) })
+	helpers.Go(func() { sn.feed(ctx) })
+	helpers.Go(func() { sn.keepAlive(ctx, s.Ping) })
+
+	err := sn.send(wire.ServerControl{Type: wire.ControlStarted, ExecutionID: exec.ID.String(), PID: exec.PID, Offset: offset})
+	if err == nil {
+		err = sn.pump(ctx, out)
+	}
+	sn.bye(ctx, err)
+	cancel(context.Canceled)
+	_ = ws.CloseNow() // releases the reader, whatever happened
+	helpers.Wait()
+}
+
+// pump sends output until the end. One buffer is used for every frame, and the
+// next piece is read only when the last one was taken: a slow client slows
+// nobody but itself and grows nothing.
+func (sn *session) pump(ctx context.Context, out vmm.OutputReader) error {
+	var frame []byte
+	var next int64
+	for {
+		ev, err := out.Next(ctx)
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				return errors.New(errors.Unavailable, "the output ended before the execution did").WithRetryAfter(time.Second)
+			}
+			return err
+		}
+		switch {
+		case ev.End != nil:
+			return sn.send(wire.ServerControl{Type: wire.ControlExit, Exit: exit(ev.End, max(next, ev.Offset))})
+		case ev.Gap != nil:
+			err = sn.send(wire.ServerControl{Type: wire.ControlGap, From: ev.Gap.From, To: ev.Gap.To})
+		default:
+			frame = wire.AppendFrame(frame[:0], wire.FrameKind(ev.Stream), ev.Offset, ev.Data)
+			err = sn.write(websocket.MessageBinary, frame)
+			next = ev.Offset + int64(len(ev.Data))
+		}
+		if err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func exit(end *domain.ExecutionEnd, written int64) *wire.OutputExit {
+	return &wire.OutputExit{
+		ExitCode: end.ExitCode, Signal: end.Signal, TimedOut: end.TimedOut,
+		LostReason: end.LostReason, OutputBytes: written,
+	}
+}
+
+// readFrames takes what the client sends until the connection ends or ctx does.
+func (sn *session) readFrames(ctx context.Context) error {
+	for {
+		// The read has no deadline (keepAlive finds dead peers) and must not end
+		// with ctx: that would break the connection before the goodbye.
+		kind, frame, err := sn.ws.Read(context.Background())
+		if err != nil {
+			return err
+		}
+		if kind == websocket.MessageBinary {
+			err = sn.takeInput(ctx, frame)
+		} else {
+			err = sn.control(ctx, frame)
+		}
+		if err != nil {
+			if e := sn.sendError(err); e != nil {
+				return e
+			}
+		}
+	}
+}
+
+func (sn *session) takeInput(ctx context.Context, frame []byte) error {
+	kind, offset, data, err := wire.ParseFrame(frame)
+	switch {
+	case err != nil || kind != wire.FrameStdin || offset < wire.AppendOffset:
+		return errors.New(errors.InvalidArgument, "a binary frame must be stdin: kind 0, eight bytes of offset, data")
+	case len(data) > wire.MaxStdinFrameBytes:
+		return errors.New(errors.TooLarge, "a stdin frame carries at most %d bytes", wire.MaxStdinFrameBytes)
+	case len(data) > 0:
+		sn.in.push(ctx, input{offset: offset, data: data})
+	}
+	return nil
+}
+
+func (sn *session) control(ctx context.Context, frame []byte) error {
+	var m wire.ClientControl
+	dec := json.NewDecoder(bytes.NewReader(frame))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&m); err != nil {
+		return errors.Wrap(err, errors.InvalidArgument, "a text frame must be a control message in JSON")
+	}
+	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
+	defer cancel()
+	switch m.Type {
+	case wire.ControlCloseStdin:
+		sn.in.push(ctx, input{close: true})
+		return nil
+	case wire.ControlResize:
+		if m.Cols == 0 || m.Rows == 0 {
+			return errors.New(errors.InvalidArgument, "a terminal has at least one column and one row").WithField("cols")
+		}
+		return ignoreEnded(sn.vms.ResizePTY(ctx, sn.by, sn.id, domain.PTYSize{Cols: m.Cols, Rows: m.Rows}))
+	case wire.ControlSignal:
+		n, err := wire.ParseSignal(m.Signal)
+		if err != nil {
+			return errors.New(errors.InvalidArgument, "%s", err.Error()).WithField("signal")
+		}
+		return ignoreEnded(sn.vms.SignalExecution(ctx, sn.by, sn.id, n))
+	}
+	return errors.New(errors.InvalidArgument, "unknown control message").
+		WithField("type").WithHint("close_stdin, resize or signal")
+}
+
+// feed passes input on and acknowledges it.
+func (sn *session) feed(ctx context.Context) {
+	var taken int64
+	for {
+		in, ok := sn.in.pop(ctx)
+		if !ok {
+			return
+		}
+		var err error
+		if in.close {
+			err = sn.vms.CloseStdin(ctx, sn.by, sn.id)
+		} else if err = sn.vms.WriteStdin(ctx, sn.by, sn.id, in.offset, in.data); err == nil {
+			if in.offset >= 0 {
+				taken = in.offset
+			}
+			taken += int64(len(in.data))
+			err = sn.send(wire.ServerControl{Type: wire.ControlStdinAck, Offset: taken})
+		}
+		if err = ignoreEnded(err); err != nil && ctx.Err() == nil {
+			if sn.sendError(err) != nil {
+				return
+			}
+		}
+	}
+}
+
+// ignoreEnded drops the error of talking to a command that has just ended: the
+// exit frame is on its way and says more.
+func ignoreEnded(err error) error {
+	if errors.HasCode(err, errors.Conflict) || errors.HasCode(err, errors.Gone) {
+		return nil
+	}
+	return err
+}
