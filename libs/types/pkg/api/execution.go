@@ -27,18 +27,18 @@ type Execution struct {
 
 // PTYSize is a terminal's size in character cells.
 type PTYSize struct {
-	Cols uint16 `json:"cols" minimum:"1" maximum:"65535"`
-	Rows uint16 `json:"rows" minimum:"1" maximum:"65535"`
+	Cols uint16 `json:"cols" minimum:"1" maximum:"4096"`
+	Rows uint16 `json:"rows" minimum:"1" maximum:"4096"`
 }
 
 // Command is what to run: either Args or Command.
 type Command struct {
 	Args      []string          `json:"args,omitempty" nullable:"false" minItems:"1" maxItems:"4096" maxLength:"131072" doc:"Program, looked up in PATH, and its arguments"`
 	Command   string            `json:"command,omitempty" maxLength:"131072" doc:"Instead of args: a line for bash -lc"`
-	Env       map[string]string `json:"env,omitempty" maxProperties:"512" doc:"On top of the VM's"`
+	Env       map[string]string `json:"env,omitempty" maxProperties:"256" doc:"On top of the VM's"`
 	Cwd       string            `json:"cwd,omitempty" maxLength:"4096" doc:"Absent: the user's home"`
-	User      string            `json:"user,omitempty" maxLength:"32" pattern:"^[A-Za-z0-9_][A-Za-z0-9_.-]*[$]?$" doc:"OS user; absent: the VM's default"`
-	TimeoutMS int64             `json:"timeout_ms,omitempty" minimum:"0" maximum:"2592000000" doc:"Then its process group is killed; 0: none"`
+	User      string            `json:"user,omitempty" maxLength:"33" pattern:"^(?:[a-z_][a-z0-9_-]*[$]?|[0-9]{1,10})$" doc:"OS user; absent: the VM's default"`
+	TimeoutMS int64             `json:"timeout_ms,omitempty" minimum:"0" maximum:"31536000000" doc:"Then its process group is killed; 0: none"`
 }
 
 // StartExecution asks for a command to be started.

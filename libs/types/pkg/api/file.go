@@ -19,15 +19,15 @@ type FileInfo struct {
 // MakeDir asks for a directory and its missing parents.
 type MakeDir struct {
 	Path string `json:"path" minLength:"1" maxLength:"4096"`
-	User string `json:"user,omitempty" maxLength:"32" pattern:"^[A-Za-z0-9_][A-Za-z0-9_.-]*[$]?$"`
-	Mode string `json:"mode,omitempty" pattern:"^[0-7]{3,4}$" doc:"Octal; absent: 0755"`
+	User string `json:"user,omitempty" maxLength:"33" pattern:"^(?:[a-z_][a-z0-9_-]*[$]?|[0-9]{1,10})$"`
+	Mode string `json:"mode,omitempty" pattern:"^0?[0-7]{3,4}$" doc:"Octal; absent: 0755"`
 }
 
 // MoveFile asks for a rename within the VM.
 type MoveFile struct {
 	From string `json:"from" minLength:"1" maxLength:"4096"`
 	To   string `json:"to" minLength:"1" maxLength:"4096"`
-	User string `json:"user,omitempty" maxLength:"32" pattern:"^[A-Za-z0-9_][A-Za-z0-9_.-]*[$]?$"`
+	User string `json:"user,omitempty" maxLength:"33" pattern:"^(?:[a-z_][a-z0-9_-]*[$]?|[0-9]{1,10})$"`
 }
 
 // FileEvent is a change in a watched directory.

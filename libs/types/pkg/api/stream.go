@@ -102,6 +102,9 @@ type ServerControl struct {
 	ExecutionID string `json:"execution_id,omitempty"`
 	PID         int32  `json:"pid,omitempty"`
 	Offset      int64  `json:"offset,omitempty" doc:"started: where output begins; stdin_ack: input taken so far"`
+	// StdinOffset is for a client that takes up an execution somebody else sent
+	// input to: its first byte belongs there.
+	StdinOffset *int64 `json:"stdin_offset,omitempty" doc:"started: input taken so far, where the server knows it"`
 
 	// gap
 	From int64 `json:"from,omitempty"`

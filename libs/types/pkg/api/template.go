@@ -34,18 +34,18 @@ type TemplateSource struct {
 	Image    string   `json:"image,omitempty" maxLength:"512" doc:"An OCI reference"`
 	Tar      string   `json:"tar,omitempty" maxLength:"4096" doc:"ID of an upload; for administrators also an absolute path on the server"`
 	Dir      string   `json:"dir,omitempty" maxLength:"4096" doc:"An absolute path on the server; administrators only"`
-	Packages []string `json:"packages,omitempty" nullable:"false" maxItems:"1000" maxLength:"128" pattern:"^[a-z0-9][a-z0-9+.:~-]*$" doc:"Debian packages on top of a minimal system"`
+	Packages []string `json:"packages,omitempty" nullable:"false" maxItems:"1000" maxLength:"128" pattern:"^[a-z0-9][a-z0-9+.-]+$" doc:"Debian packages on top of a minimal system"`
 	Suite    string   `json:"suite,omitempty" maxLength:"32" pattern:"^[a-z][a-z0-9-]*$" doc:"Debian release for packages; absent: bookworm"`
 }
 
 // BuildTemplate asks for a template build.
 type BuildTemplate struct {
-	Name      string            `json:"name" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$"`
+	Name      string            `json:"name" maxLength:"63" pattern:"^[a-z0-9][a-z0-9._/-]*$"`
 	Tags      []string          `json:"tags,omitempty" nullable:"false" maxItems:"16" maxLength:"63" pattern:"^[A-Za-z0-9][A-Za-z0-9._-]*$" doc:"Absent: latest"`
 	Source    TemplateSource    `json:"source"`
 	Resources *Resources        `json:"resources,omitempty"`
-	User      string            `json:"user,omitempty" maxLength:"32" pattern:"^[a-z_][a-z0-9_-]*[$]?$" doc:"Default OS user"`
-	Env       map[string]string `json:"env,omitempty" maxProperties:"512"`
+	User      string            `json:"user,omitempty" maxLength:"33" pattern:"^(?:[a-z_][a-z0-9_-]*[$]?|[0-9]{1,10})$" doc:"Default OS user"`
+	Env       map[string]string `json:"env,omitempty" maxProperties:"256"`
 }
 
 // Upload is a file that was sent to be used later.

@@ -63,20 +63,20 @@ type Phase struct {
 
 // CreateVM asks for a VM. Everything is optional.
 type CreateVM struct {
-	Name          string            `json:"name,omitempty" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" patternDescription:"lower-case letters, digits and inner hyphens" doc:"Unique among the project's VMs; does not have the form of an ID"`
-	Template      string            `json:"template,omitempty" maxLength:"128" pattern:"^[A-Za-z0-9][A-Za-z0-9._:/-]*$" doc:"Name, name:tag, or the ID of a template, build or snapshot; absent: base"`
+	Name          string            `json:"name,omitempty" maxLength:"63" pattern:"^[A-Za-z0-9][A-Za-z0-9._-]*$" patternDescription:"letters, digits, dots, dashes and underscores" doc:"Unique among the project's VMs; does not have the form of an ID"`
+	Template      string            `json:"template,omitempty" maxLength:"191" pattern:"^[a-z0-9][a-z0-9._/-]*(?::[A-Za-z0-9_][A-Za-z0-9._-]*)?$" doc:"Name, name:tag, or the ID of a template, build or snapshot; absent: base"`
 	Driver        string            `json:"driver,omitempty" maxLength:"32" pattern:"^[a-z0-9-]+$" doc:"A driver's name or auto; absent: the server's default"`
 	MinIsolation  string            `json:"min_isolation,omitempty" enum:"container,gvisor,microvm" doc:"Refuse weaker isolation"`
 	Resources     *Resources        `json:"resources,omitempty"`
 	Network       string            `json:"network,omitempty" enum:"none,nat"`
-	Env           map[string]string `json:"env,omitempty" maxProperties:"512" doc:"Environment of every execution; kept encrypted, never shown again"`
+	Env           map[string]string `json:"env,omitempty" maxProperties:"256" doc:"Environment of every execution; kept encrypted, never shown again"`
 	Metadata      map[string]string `json:"metadata,omitempty" maxProperties:"64" doc:"Labels of yours"`
 	TimeoutMS     *int64            `json:"timeout_ms,omitempty" minimum:"0" maximum:"31536000000" doc:"Until the deadline; 0: none; absent: the server's default"`
 	IdleTimeoutMS int64             `json:"idle_timeout_ms,omitempty" minimum:"0" maximum:"31536000000" doc:"on_timeout happens after so long without use; 0: never"`
 	OnTimeout     string            `json:"on_timeout,omitempty" enum:"kill,pause,stop" doc:"What happens at the deadline; absent: kill"`
 	AutoResume    bool              `json:"auto_resume,omitempty" doc:"Traffic resumes it when paused"`
 	Hostname      string            `json:"hostname,omitempty" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"`
-	DefaultUser   string            `json:"default_user,omitempty" maxLength:"32" pattern:"^[a-z_][a-z0-9_-]*[$]?$" doc:"OS user of executions that name none"`
+	DefaultUser   string            `json:"default_user,omitempty" maxLength:"33" pattern:"^(?:[a-z_][a-z0-9_-]*[$]?|[0-9]{1,10})$" doc:"OS user of executions that name none"`
 }
 
 // ForkVM asks for copies of a VM. What CreateVM leaves open is the origin's.
@@ -87,7 +87,7 @@ type ForkVM struct {
 
 // PatchVM changes what may change; absent fields stay as they are.
 type PatchVM struct {
-	Name          *string            `json:"name,omitempty" maxLength:"63" pattern:"^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$" patternDescription:"lower-case letters, digits and inner hyphens"`
+	Name          *string            `json:"name,omitempty" maxLength:"63" pattern:"^(?:[A-Za-z0-9][A-Za-z0-9._-]*)?$" patternDescription:"letters, digits, dots, dashes and underscores" doc:"Empty removes it"`
 	Metadata      *map[string]string `json:"metadata,omitempty" maxProperties:"64" doc:"Replaces all"`
 	TimeoutMS     *int64             `json:"timeout_ms,omitempty" minimum:"0" maximum:"31536000000" doc:"From now until the deadline; 0 removes it"`
 	IdleTimeoutMS *int64             `json:"idle_timeout_ms,omitempty" minimum:"0" maximum:"31536000000"`
@@ -137,5 +137,5 @@ type Snapshot struct {
 
 // CreateSnapshot asks for a snapshot. The body may be left out.
 type CreateSnapshot struct {
-	Name string `json:"name,omitempty" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$" doc:"Unique among templates and snapshots"`
+	Name string `json:"name,omitempty" maxLength:"63" pattern:"^[A-Za-z0-9][A-Za-z0-9._-]*$" doc:"Unique among templates and snapshots"`
 }

@@ -22,10 +22,10 @@ const (
 type Config struct {
 	// Dir is the data directory. The pool is Dir/vmdata; a pool in a file is Dir/vmdata.img.
 	Dir string
-	// Size of the file in bytes when it is made; a larger size later grows it.
-	// 0: four fifths of what is free in Dir, at most 1 TiB.
+	// Size in bytes of a pool that is a file; a larger size later grows it. 0: four fifths of what is free in Dir, at most 1 TiB.
 	Size int64
-	// Backend chooses what a new file is formatted with; empty: the best that works here.
+	// Backend asks for a file of its own with this file system; empty: the best
+	// that works here.
 	Backend string
 	// AcceptUnenforced allows XFS on a kernel without project quotas. Limits
 	// are then kept but not enforced, and Enforced says so.
@@ -56,7 +56,7 @@ type backend interface {
 	usage(dir string) (Usage, error)
 	setLimit(dir string, limit int64) error
 	// sweep frees what deleted volumes left in the file system's books.
-	sweep(live []string) error
+	sweep() error
 }
 
 // Pool holds volumes. Its methods may be called concurrently for different
@@ -125,15 +125,7 @@ func (p *Pool) recover() {
 		p.trash.discard(dir)
 	}
 	p.trash.sweep()
-	live, err := p.List(context.Background())
-	if err != nil {
-		p.log.Warn("cannot list volumes", "error", err)
-		return
-	}
-	for i, id := range live {
-		live[i] = p.Path(id)
-	}
-	if err := p.backend.sweep(live); err != nil {
+	if err := p.backend.sweep(); err != nil {
 		p.log.Warn("cannot clean up quota groups", "error", err)
 	}
 }

@@ -7,23 +7,23 @@
 //
 // # On disk
 //
-// A journal is a row of segment files named
+// A short output lies in packs, files that many journals share; a long one
+// continues in segment files of its own, named
 // <vm>-<epoch>-<execution>-<offset of the first byte>.j, so that a directory
-// listing is the whole index and a dropped segment needs no bookkeeping. A
-// segment is a magic line and frames; a frame is a checksum, a length, an
-// offset, a kind and data. No file is made before there is something to
-// write, so a command without output costs one small file.
+// listing is their index and a dropped segment needs no bookkeeping. A segment
+// is a magic line and frames; a frame is a checksum, a length, an offset, a
+// kind and data.
 //
-// Frames are written by one write(2) each and never synced: what the kernel
-// took survives the death of this process, which is what is promised. A frame
-// that was cut off half-way is dropped when the journal is opened again; the
+// Each piece is written by one write(2) and never synced: what the kernel
+// took survives the death of this process, which is what is promised. A piece
+// that was cut off half-way is dropped when the store is opened again; the
 // agent still holds its bytes, because they were not acknowledged. After a
 // crash of the host the machine is gone as well, and whatever the file system
 // kept is served with gaps where it is damaged.
 //
 // # Bounds
 //
-// When a journal passes its bound its oldest segment goes, and readers are
-// told of the gap. Readers hold one file and one buffer each; they never delay
+// When a journal passes its bound its oldest part goes, and readers are told
+// of the gap. Readers hold one file and one buffer each; they never delay
 // the writer.
 package journal

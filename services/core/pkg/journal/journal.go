@@ -26,9 +26,10 @@ type Journal struct {
 
 	mu       sync.Mutex
 	loaded   bool
+	extents  []extent   // what lies in packs, ascending; it comes before the segments
 	segments []*segment // ascending; those before the last are complete
 	file     *os.File   // the last segment, open for writing; nil until needed
-	bytes    int64
+	bytes    int64      // on disk
 	next     int64
 	end      *domain.ExecutionEnd
 	modified time.Time
@@ -66,10 +67,13 @@ func (j *Journal) FirstOffset() int64 {
 }
 
 func (j *Journal) first() int64 {
-	if len(j.segments) == 0 {
-		return j.next
+	switch {
+	case len(j.extents) > 0:
+		return j.extents[0].offset
+	case len(j.segments) > 0:
+		return j.segments[0].base
 	}
-	return j.segments[0].base
+	return j.next
 }
 
 // Ended gives the execution's end once it is written.
@@ -159,7 +163,7 @@ func (j *Journal) AppendEnd(end domain.ExecutionEnd) error {
 	if err != nil {
 		return errors.Wrap(err, errors.Internal, "the execution's end cannot be written")
 	}
-	if err := j.writeFrames(kindEnd, data); err != nil {
+	if err := j.put(kindEnd, data); err != nil {
 		return err
 	}
 	j.end = &end
@@ -183,12 +187,12 @@ func (j *Journal) writable() error {
 
 // write adds one piece of output and enforces the bound.
 func (j *Journal) write(kind byte, data []byte) error {
-	if err := j.writeFrames(kind, data); err != nil {
+	if err := j.put(kind, data); err != nil {
 		return err
 	}
 	j.next += int64(len(data))
 	j.wake()
-	for j.bytes > j.store.maxBytes && len(j.segments) > 1 {
+	for j.bytes > j.store.maxBytes && (len(j.extents) > 0 || len(j.segments) > 1) {
 		if err := j.dropOldest(); err != nil {
 			return nil // the data is safe; the next write tries again
 		}
@@ -196,8 +200,23 @@ func (j *Journal) write(kind byte, data []byte) error {
 	return nil
 }
 
-// writeFrames writes data at j.next in one write(2), so that it is taken
-// altogether or not at all as far as this process is concerned.
+// put writes data at j.next, into a pack as long as the journal is short. It
+// is one write(2), so that data is taken altogether or not at all.
+func (j *Journal) put(kind byte, data []byte) error {
+	if len(j.segments) > 0 || len(j.extents) >= maxPackedRecords || j.packedBytes()+len(data) > maxPacked {
+		return j.writeFrames(kind, data)
+	}
+	now := time.Now()
+	e, err := j.store.packs.add(j.key, frame{kind: kind, offset: j.next, data: data}, now)
+	if err != nil {
+		return err
+	}
+	j.extents = append(j.extents, e)
+	j.account(int64(packPrefix+frameHeader+len(data)), now)
+	return nil
+}
+
+// writeFrames writes data to the last segment.
 func (j *Journal) writeFrames(kind byte, data []byte) error {
 	if n := len(j.segments); n == 0 || j.segments[n-1].size >= j.store.maxSegment {
 		if err := j.roll(); err != nil {
@@ -230,12 +249,18 @@ func (j *Journal) writeFrames(kind byte, data []byte) error {
 	if err != nil {
 		return ioError(err, "the journal cannot be written")
 	}
-	n := int64(len(buf))
-	last.size += n
+	last.size += int64(len(buf))
+	j.account(int64(len(buf)), time.Now())
+	return nil
+}
+
+// account notes that the journal grew by n bytes.
+func (j *Journal) account(n int64, at time.Time) {
 	j.bytes += n
 	j.store.bytes.Add(n)
-	j.modified = time.Now()
-	return nil
+	if at.After(j.modified) {
+		j.modified = at
+	}
 }
 
 // roll begins a new segment at j.next.
@@ -256,15 +281,30 @@ func (j *Journal) roll() error {
 	return nil
 }
 
+// dropOldest removes what lies in packs, or else the oldest segment.
 func (j *Journal) dropOldest() error {
+	if n := len(j.extents); n > 0 {
+		if err := j.store.packs.kill(j.extents); err != nil {
+			return err
+		}
+		j.account(-int64(n*(packPrefix+frameHeader)+j.packedBytes()), j.modified)
+		j.extents = nil
+		return nil
+	}
 	oldest := j.segments[0]
 	if err := os.Remove(j.store.path(j.key, oldest.base)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return ioError(err, "a journal segment cannot be removed")
 	}
 	j.segments = j.segments[1:]
-	j.bytes -= oldest.size
-	j.store.bytes.Add(-oldest.size)
+	j.account(-oldest.size, j.modified)
 	return nil
+}
+
+func (j *Journal) packedBytes() (n int) {
+	for _, e := range j.extents {
+		n += e.length
+	}
+	return n
 }
 
 // remove deletes the journal's files.
@@ -274,7 +314,7 @@ func (j *Journal) remove() error {
 	j.fail = errors.New(errors.Gone, "the output was deleted")
 	j.closeFile()
 	j.wake()
-	for len(j.segments) > 0 {
+	for len(j.extents)+len(j.segments) > 0 {
 		if err := j.dropOldest(); err != nil {
 			return err
 		}
@@ -300,7 +340,7 @@ func (j *Journal) idle() (empty bool) {
 	defer j.mu.Unlock()
 	j.closeFile()
 	j.scratch = nil
-	return len(j.segments) == 0
+	return len(j.extents)+len(j.segments) == 0
 }
 
 func (j *Journal) closeFile() {

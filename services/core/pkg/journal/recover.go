@@ -1,20 +1,91 @@
 package journal
 
 import (
+	"cmp"
 	"encoding/json"
 	"os"
+	"slices"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 )
 
-// load looks at a journal that an earlier process wrote: it finds the last
-// whole frame, cuts off what is behind it, and learns the next offset and the
-// end. Only the last segment is read; the ones before it are complete.
+// scan builds the index: packs are read, segments are taken by their names.
+// What is in a segment is looked at when its journal is first used, so that a
+// start with many old journals is quick.
+func (s *Store) scan() error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return ioError(err, "the journal directory cannot be read")
+	}
+	names := make(map[int64]string)
+	for _, e := range entries {
+		if seq, ok := parsePackName(e.Name()); ok {
+			names[seq] = e.Name()
+			s.packs.last = max(s.packs.last, seq)
+			continue
+		}
+		if k, base, ok := parseSegmentName(e.Name()); ok {
+			info, err := e.Info()
+			if err != nil {
+				return ioError(err, "a journal cannot be read")
+			}
+			j := s.found(k)
+			j.segments = append(j.segments, &segment{base: base, size: info.Size()})
+			j.account(info.Size(), info.ModTime())
+		}
+	}
+	for seq, name := range names {
+		err := s.packs.load(name, seq, func(r record, e extent) {
+			j := s.found(r.key)
+			if r.f.kind == kindEnd {
+				if end, err := parseEnd(r.f.data); err == nil {
+					j.end = &end
+				}
+			}
+			j.extents = append(j.extents, e)
+			j.account(int64(r.size), r.at)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for _, j := range s.journals {
+		slices.SortFunc(j.segments, func(a, b *segment) int { return cmp.Compare(a.base, b.base) })
+		// The end has the offset of what would follow: it sorts last.
+		slices.SortFunc(j.extents, func(a, b extent) int {
+			return cmp.Or(cmp.Compare(a.offset, b.offset), cmp.Compare(a.length, b.length))
+		})
+		if n := len(j.extents); n > 0 {
+			j.next = j.extents[n-1].end()
+			if j.end != nil {
+				j.next = j.extents[n-1].offset
+			}
+		}
+	}
+	return nil
+}
+
+// found gives the journal of a key that was seen on disk.
+func (s *Store) found(k Key) *Journal {
+	j := s.journals[k]
+	if j == nil {
+		j = newJournal(s, k)
+		j.loaded = false // its last segment is to be looked at
+		j.modified = time.Time{}
+		s.journals[k] = j
+	}
+	return j
+}
+
+// load looks at the last segment that an earlier process wrote: it finds the
+// last whole frame, cuts off what is behind it, and learns the next offset and
+// the end. The segments before it are complete.
 func (j *Journal) load() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.loaded || len(j.segments) == 0 {
+	if j.loaded || j.fail != nil || len(j.segments) == 0 {
 		j.loaded = true
 		return j.fail
 	}
@@ -30,12 +101,11 @@ func (j *Journal) load() error {
 			return ioError(err, "the journal's torn end cannot be cut off")
 		}
 	}
-	j.bytes += t.size - last.size
-	j.store.bytes.Add(t.size - last.size)
+	j.account(t.size-last.size, j.modified)
 	last.size = t.size
 	j.next, j.end = t.next, t.end
 	j.loaded = true
-	return j.fail
+	return nil
 }
 
 type tail struct {

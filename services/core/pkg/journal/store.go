@@ -1,8 +1,6 @@
 package journal
 
 import (
-	"cmp"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,7 +29,8 @@ type Store struct {
 	maxBytes   int64
 	maxSegment int64
 
-	bytes atomic.Int64 // of all segments
+	packs packs
+	bytes atomic.Int64 // of all journals
 
 	// mu is taken before a journal's own mutex, never after it.
 	mu       sync.Mutex
@@ -62,55 +61,19 @@ func OpenStore(dir string, o Options) (*Store, error) {
 		dir: dir, lock: lock, maxBytes: maxBytes,
 		// Sixteen segments: dropping one loses little more than it must.
 		maxSegment: max(maxBytes/16, 4<<10),
+		packs:      packs{dir: dir, all: make(map[*pack]struct{})},
 		journals:   make(map[Key]*Journal),
 	}
 	if err := s.scan(); err != nil {
+		s.packs.close()
 		_ = lock.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
-// scan builds the index from the file names. Contents are looked at when a
-// journal is first used, so that a start with many old journals is quick.
-func (s *Store) scan() error {
-	entries, err := os.ReadDir(s.dir)
-	if err != nil {
-		return ioError(err, "the journal directory cannot be read")
-	}
-	for _, e := range entries {
-		k, base, ok := parseSegmentName(e.Name())
-		if !ok {
-			continue
-		}
-		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return ioError(err, "a journal cannot be read")
-		}
-		j := s.journals[k]
-		if j == nil {
-			j = newJournal(s, k)
-			j.loaded = false // its tail is to be looked at
-			s.journals[k] = j
-		}
-		j.segments = append(j.segments, &segment{base: base, size: info.Size()})
-		if info.ModTime().After(j.modified) {
-			j.modified = info.ModTime()
-		}
-		j.bytes += info.Size()
-		s.bytes.Add(info.Size())
-	}
-	for _, j := range s.journals {
-		slices.SortFunc(j.segments, func(a, b *segment) int { return cmp.Compare(a.base, b.base) })
-	}
-	return nil
-}
-
 // Open gives the journal of a key for writing and reading, making it if it is
-// new; no file is made before the first byte. Every Open must be matched by a
+// new; nothing is written before the first byte. Every Open must be matched by a
 // [Journal.Close]. A torn tail is cut off, see [Journal.NextOffset].
 // Returns InvalidArgument for a key of bad form.
 func (s *Store) Open(k Key) (*Journal, error) { return s.acquire(k, true) }
@@ -208,7 +171,7 @@ func (s *Store) deleteLocked(k Key) error {
 // Info describes a journal without opening it.
 type Info struct {
 	Key      Key
-	Bytes    int64     // on disk
+	Bytes    int64     // its share of the disk
 	Modified time.Time // when it was last written to
 	Open     bool      // somebody holds it open
 }
@@ -224,7 +187,8 @@ func (s *Store) List() []Info {
 	return out
 }
 
-// Bytes is what all journals take on disk.
+// Bytes is what all journals take on disk together. Packs add what was deleted
+// in them, up to the size of a pack for each long-lived short journal.
 func (s *Store) Bytes() int64 { return s.bytes.Load() }
 
 // RemoveOlderThan deletes the journals that nobody holds open and that were
@@ -277,6 +241,7 @@ func (s *Store) Close() error {
 	for _, j := range s.journals {
 		j.shut()
 	}
+	s.packs.close()
 	return s.lock.Close()
 }
 

@@ -24,7 +24,8 @@ type Executions interface {
 	Insert(ctx context.Context, e *domain.Execution) error
 	// Upsert writes many rows: those that exist move forward only (starting,
 	// running, ended), an ended one is never changed again, and a row of
-	// another VM under the same ID is left alone. Returns NotFound for a VM.
+	// another VM under the same ID is left alone. A row whose VM's row is gone
+	// has nowhere to be and is left out, so that it doesn't hold up the others.
 	Upsert(ctx context.Context, es ...*domain.Execution) error
 	List(ctx context.Context, f ExecutionFilter) (List[*domain.Execution], error)
 	// Open lists a VM's executions that have not ended, oldest first.

@@ -51,8 +51,11 @@ type Tx interface {
 	Settings() Settings
 }
 
+// MaxPage bounds every limit: a greater one is brought down to it.
+const MaxPage = 1000
+
 // Page asks for one page of a list ordered by creation time, ties by ID.
-// A limit outside 1..1000 is brought into it; 0 is 100.
+// A limit of 0 or less is 100.
 type Page = vmm.Page
 
 // List is one page.

@@ -87,9 +87,6 @@ func (r *Registry) Update(instance string, fn func(*View) error) error {
 	return fn(v)
 }
 
-// All reads every lease without the lock, for a report.
-func (r *Registry) All() ([]Lease, error) { return r.read() }
-
 // Peek reads the leases in dir without making or locking anything.
 func Peek(dir string) ([]Lease, error) { return (&Registry{dir: dir}).read() }
 

@@ -1,14 +1,11 @@
 package nspair
 
 import (
-	"bufio"
 	"bytes"
-	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
-	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // Range is a range of user and group IDs of the host.
@@ -17,85 +14,64 @@ type Range struct{ Base, Count uint32 }
 // Has reports whether id is in the range.
 func (r Range) Has(id uint32) bool { return id >= r.Base && id-r.Base < r.Count }
 
-// Usage tells who still uses namespaces and IDs that are to be freed.
-type Usage struct {
-	users  map[uint64]struct{} // user namespaces with a process
-	nets   map[uint64]struct{} // network namespaces with a process
-	uidIDs []uint32
+// Overlaps reports whether the ranges share an ID.
+func (r Range) Overlaps(o Range) bool {
+	return uint64(r.Base) < uint64(o.Base)+uint64(o.Count) && uint64(o.Base) < uint64(r.Base)+uint64(r.Count)
 }
 
-// Processes looks once at every process of the host. A process that ends
-// meanwhile is passed over.
-func Processes() (Usage, error) {
-	u := Usage{users: map[uint64]struct{}{}, nets: map[uint64]struct{}{}}
+// IDsInUse is the sorted set of user and group IDs that processes of the host have.
+type IDsInUse []uint32
+
+// Processes looks once at every process of the host. It looks at IDs and not
+// at namespaces: a process in a user namespace nested in a pair's has IDs of
+// the pair's range, and the kernel uses namespace inode numbers again.
+func Processes() (IDsInUse, error) {
 	dir, err := os.Open("/proc")
 	if err != nil {
-		return u, err
+		return nil, err
 	}
 	defer func() { _ = dir.Close() }()
 	names, err := dir.Readdirnames(-1)
 	if err != nil {
-		return u, err
+		return nil, err
 	}
-	ids := map[uint32]struct{}{}
+	seen := map[uint32]struct{}{}
 	for _, name := range names {
-		pid, err := strconv.Atoi(name)
+		if name[0] < '1' || name[0] > '9' {
+			continue
+		}
+		// A process that ends meanwhile uses nothing.
+		raw, err := os.ReadFile(filepath.Join("/proc", name, "status"))
 		if err != nil {
 			continue
 		}
-		var st unix.Stat_t
-		if unix.Stat(fmt.Sprintf("/proc/%d/ns/user", pid), &st) == nil {
-			u.users[st.Ino] = struct{}{}
-		}
-		if unix.Stat(fmt.Sprintf("/proc/%d/ns/net", pid), &st) == nil {
-			u.nets[st.Ino] = struct{}{}
-		}
-		// Not only the namespace: a process in a nested user namespace has IDs of the range too.
-		for _, id := range statusIDs(pid) {
-			ids[id] = struct{}{}
-		}
+		statusIDs(raw, seen)
 	}
-	for id := range ids {
-		u.uidIDs = append(u.uidIDs, id)
+	ids := make(IDsInUse, 0, len(seen))
+	for id := range seen {
+		ids = append(ids, id)
 	}
-	return u, nil
+	slices.Sort(ids)
+	return ids, nil
 }
 
-// statusIDs gives the real, effective, saved and file system user and group
-// IDs of a process (proc(5), status).
-func statusIDs(pid int) []uint32 {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return nil
-	}
-	var ids []uint32
-	for sc := bufio.NewScanner(bytes.NewReader(raw)); sc.Scan(); {
-		line := sc.Text()
-		if !strings.HasPrefix(line, "Uid:") && !strings.HasPrefix(line, "Gid:") {
+// statusIDs adds the real, effective, saved and file system user and group
+// IDs in a process's status file (proc_pid_status(5)).
+func statusIDs(status []byte, into map[uint32]struct{}) {
+	for line := range bytes.Lines(status) {
+		if !bytes.HasPrefix(line, []byte("Uid:")) && !bytes.HasPrefix(line, []byte("Gid:")) {
 			continue
 		}
-		for _, f := range strings.Fields(line)[1:] {
-			if id, err := strconv.ParseUint(f, 10, 32); err == nil {
-				ids = append(ids, uint32(id))
+		for _, f := range bytes.Fields(line)[1:] {
+			if id, err := strconv.ParseUint(string(f), 10, 32); err == nil {
+				into[uint32(id)] = struct{}{}
 			}
 		}
 	}
-	return ids
 }
 
-// Busy reports whether a process is in one of the pair's namespaces or has an
-// ID of the range.
-func (u Usage) Busy(id Identity, r Range) bool {
-	if _, ok := u.users[id.User]; ok {
-		return true
-	}
-	if _, ok := u.nets[id.Net]; ok {
-		return true
-	}
-	for _, x := range u.uidIDs {
-		if r.Has(x) {
-			return true
-		}
-	}
-	return false
+// In reports whether a process has an ID of the range.
+func (ids IDsInUse) In(r Range) bool {
+	i, _ := slices.BinarySearch(ids, r.Base)
+	return i < len(ids) && r.Has(ids[i])
 }

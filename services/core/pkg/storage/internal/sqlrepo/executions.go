@@ -19,7 +19,8 @@ const (
 
 var (
 	executionInsert = "INSERT INTO executions (" + executionColumns + ") VALUES (" + marks(executionColumns) + ")"
-	executionUpsert = executionInsert + ` ON CONFLICT (id, project_id) DO UPDATE SET
+	executionUpsert = "INSERT INTO executions (" + executionColumns + ") SELECT " + marks(executionColumns) +
+		` WHERE EXISTS (SELECT 1 FROM vms WHERE id = ? AND project_id = ?) ON CONFLICT (id, project_id) DO UPDATE SET
 		epoch = excluded.epoch, command_sealed = COALESCE(excluded.command_sealed, executions.command_sealed),
 		state = excluded.state, pid = excluded.pid, exit_code = excluded.exit_code, signal = excluded.signal,
 		lost_reason = excluded.lost_reason, output_bytes = excluded.output_bytes, timed_out = excluded.timed_out,
@@ -91,7 +92,7 @@ func (r executions) Upsert(ctx context.Context, es ...*domain.Execution) error {
 		if err := checkExecution(e); err != nil {
 			return err
 		}
-		if _, err := r.s.Exec(ctx, executionUpsert, executionArgs(e)...); err != nil {
+		if _, err := r.s.Exec(ctx, executionUpsert, append(executionArgs(e), string(e.VMID), string(e.ProjectID))...); err != nil {
 			return executionFault(err, e)
 		}
 	}

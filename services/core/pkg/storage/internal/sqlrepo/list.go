@@ -13,16 +13,13 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
-const (
-	defaultLimit = 100
-	maxLimit     = 1000
-)
+const defaultLimit = 100
 
 func clampLimit(n int) int {
 	if n <= 0 {
 		return defaultLimit
 	}
-	return min(n, maxLimit)
+	return min(n, storage.MaxPage)
 }
 
 // where collects conditions, all of which must hold, and their arguments.

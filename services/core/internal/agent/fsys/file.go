@@ -1,0 +1,185 @@
+package fsys
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/internal/agent/osuser"
+)
+
+const fileMode = 0o644
+
+func isEOF(err error) bool { return errors.Is(err, io.EOF) }
+
+// Open opens a regular file for reading. Returns NotFound, PermissionDenied,
+// InvalidArgument for what is no regular file.
+func (fs *FS) Open(u *osuser.User, path string) (f *os.File, info os.FileInfo, err error) {
+	f, info, err = open(u, path, os.O_RDONLY)
+	return f, info, Error(err, path)
+}
+
+// Create opens a file to be written in place, emptied, and makes its parents:
+// what SDKs of the field expect, and what watchers see as a write. Returns what Open does.
+func (fs *FS) Create(u *osuser.User, path string) (*os.File, error) {
+	err := osuser.Do(u, func() error { return os.MkdirAll(filepath.Dir(path), dirMode) })
+	if err != nil {
+		return nil, Error(err, filepath.Dir(path))
+	}
+	f, _, err := open(u, path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
+	return f, Error(err, path)
+}
+
+// open opens a regular file. Never blocking on what turns out to be a pipe or
+// a device, and never taking a terminal.
+func open(u *osuser.User, path string, flags int) (f *os.File, info os.FileInfo, err error) {
+	err = osuser.Do(u, func() error {
+		f, err = os.OpenFile(path, flags|unix.O_NONBLOCK|unix.O_NOCTTY, fileMode)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if info, err = f.Stat(); err == nil && !info.Mode().IsRegular() {
+		err = errors.New(errors.InvalidArgument, "%q is not a regular file", path)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
+}
+
+// Replace writes what r yields into a file so that readers see the old or the
+// new content and never a part: into a temporary file beside it, which then
+// takes its name. An existing file keeps its owner and, unless mode is given,
+// its permission bits, without setuid and setgid, as a write would have it;
+// mode 0 is 0644 for a new file. A link is followed. A file that is a mount
+// point cannot take another's place and is written over.
+// Returns PermissionDenied where the user may not write the file or its
+// directory, NoSpace, InvalidArgument for what is no regular file.
+func (fs *FS) Replace(u *osuser.User, path string, mode uint32, r io.Reader) (Entry, error) {
+	old, path, err := fs.replaced(u, path)
+	if err != nil {
+		return Entry{}, err
+	}
+	temp := filepath.Join(filepath.Dir(path), ".aetherium-"+domain.NewID().String())
+	var f *os.File
+	err = osuser.Do(u, func() error {
+		if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
+			return err
+		}
+		f, err = os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+		return err
+	})
+	if err != nil {
+		return Entry{}, Error(err, path)
+	}
+	defer func() { _ = f.Close() }()
+	if _, err = io.Copy(f, r); err == nil {
+		if err = dress(u, f, old, mode); err == nil {
+			err = osuser.Do(u, func() error { return os.Rename(temp, path) })
+		}
+	}
+	if err != nil {
+		if errors.Is(err, unix.EBUSY) {
+			err = overwrite(u, path, f)
+		}
+		_ = osuser.Do(u, func() error { return os.Remove(temp) })
+	}
+	if err != nil {
+		return Entry{}, Error(err, path)
+	}
+	return fs.Stat(u, path)
+}
+
+// replaced finds the file that will be replaced and checks that the user may
+// write it: with a right to the directory alone it could be swapped, and
+// keeping its owner would then give away more than the user has.
+func (fs *FS) replaced(u *osuser.User, path string) (*syscall.Stat_t, string, error) {
+	err := osuser.Do(u, func() error {
+		real, err := filepath.EvalSymlinks(path)
+		if err == nil {
+			path = real
+		}
+		return err
+	})
+	if errors.Is(err, os.ErrNotExist) {
+		if _, lerr := fs.Stat(u, path); lerr == nil {
+			return nil, path, errors.New(errors.InvalidArgument, "%q is a link that leads nowhere", path)
+		}
+		return nil, path, nil
+	}
+	if err != nil {
+		return nil, path, Error(err, path)
+	}
+	f, info, err := open(u, path, os.O_WRONLY)
+	if err != nil {
+		return nil, path, Error(err, path)
+	}
+	defer func() { _ = f.Close() }()
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil, path, errors.New(errors.Internal, "%q cannot be examined", path)
+	}
+	return st, path, nil
+}
+
+// dress gives a new file the owner and the mode it shall have. Where the user
+// owns the file the mode is set with the user's rights, so that the kernel
+// takes away the setgid bit of a group that the user is not in.
+func dress(u *osuser.User, f *os.File, old *syscall.Stat_t, mode uint32) error {
+	if old == nil {
+		if mode == 0 {
+			mode = fileMode
+		}
+		return osuser.Do(u, func() error { return chmod(f, mode) })
+	}
+	owns := u.UID == 0 || u.UID == old.Uid
+	if mode == 0 {
+		mode = old.Mode & 0o777
+	} else if !owns {
+		return unix.EPERM // only the owner may change a file's mode
+	}
+	if os.Geteuid() == 0 {
+		if err := f.Chown(int(old.Uid), int(old.Gid)); err != nil {
+			return err
+		}
+	}
+	if !owns {
+		return chmod(f, mode)
+	}
+	return osuser.Do(u, func() error { return chmod(f, mode) })
+}
+
+// chmod sets all twelve bits; os.FileMode orders the upper three its own way.
+func chmod(f *os.File, mode uint32) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var chmodErr error
+	if err := raw.Control(func(fd uintptr) { chmodErr = unix.Fchmod(int(fd), mode&0o7777) }); err != nil {
+		return err
+	}
+	return chmodErr
+}
+
+// overwrite copies a finished temporary file over one that cannot be replaced.
+func overwrite(u *osuser.User, path string, from *os.File) error {
+	to, _, err := open(u, path, os.O_WRONLY|os.O_TRUNC)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = to.Close() }()
+	if _, err := from.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	_, err = io.Copy(to, from)
+	return err
+}

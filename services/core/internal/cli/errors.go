@@ -1,0 +1,147 @@
+package cli
+
+import (
+	"context"
+	"io"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/internal/cli/render"
+	"github.com/aetherium/aetherium/services/core/pkg/client"
+)
+
+// The exit codes of our own.
+const (
+	exitFailed        = 1
+	exitUsage         = 2
+	exitRunFailed     = 125 // of run, exec, shell and attach
+	exitNotExecutable = 126
+	exitNoProgram     = 127
+)
+
+// exit ends with a code. err, where there is one, is told.
+type exit struct {
+	code int
+	err  error
+}
+
+func (e *exit) Error() string {
+	if e.err == nil {
+		return "exit"
+	}
+	return e.err.Error()
+}
+
+func (e *exit) Unwrap() error { return e.err }
+
+// usage is a wrong command line.
+func usage(cmd *cobra.Command, err *errors.Error) error {
+	if err.Hint == "" {
+		err = err.WithHint("see: %s --help", cmd.CommandPath())
+	}
+	return &exit{exitUsage, err}
+}
+
+func usagef(cmd *cobra.Command, format string, args ...any) error {
+	return usage(cmd, errors.New(errors.InvalidArgument, format, args...))
+}
+
+// flagError turns what pflag says of a flag into a usage error.
+func flagError(cmd *cobra.Command, err error) error {
+	var ours *errors.Error
+	if errors.As(err, &ours) {
+		_, flag, ok := strings.Cut(err.Error(), `" for "`)
+		name, _, ok2 := strings.Cut(flag, `" flag`)
+		if ok && ok2 {
+			e := *ours
+			e.Message = name + ": " + e.Message
+			ours = &e
+		}
+		return usage(cmd, ours)
+	}
+	return usagef(cmd, "%s", err)
+}
+
+// report tells an error and gives the exit code it stands for.
+func (a *app) report(ctx context.Context, err error) int {
+	if err == nil {
+		return 0
+	}
+	code := exitFailed
+	var x *exit
+	if errors.As(err, &x) {
+		if code = x.code; x.err == nil {
+			return code
+		}
+		err = x.err
+	}
+	var stop interrupted
+	switch {
+	case errors.Is(err, syscall.EPIPE) && client.ProblemOf(err) == nil && !client.IsUnreachable(err):
+		return 128 + int(syscall.SIGPIPE) // whoever read us has enough
+	case errors.As(err, &stop), ctx.Err() != nil && errors.As(context.Cause(ctx), &stop):
+		return stop.code()
+	}
+	a.tell(a.explain(err))
+	return code
+}
+
+// tell writes an error as people read it: what went wrong and its code, then
+// what to do about it.
+func (a *app) tell(err error) {
+	var e *errors.Error
+	if !errors.As(err, &e) {
+		a.say("%s", err)
+		return
+	}
+	text := e.Message
+	if e.Code != errors.InvalidArgument || client.ProblemOf(err) != nil {
+		text += " (" + string(e.Code) + ")"
+	}
+	if p := client.ProblemOf(err); p != nil && p.RequestID != "" && e.Code == errors.Internal {
+		text += " [request " + p.RequestID + "]"
+	}
+	a.say("%s", text)
+	if e.Hint != "" {
+		end := "\n"
+		if a.term.IsRaw() {
+			end = "\r\n"
+		}
+		_, _ = io.WriteString(a.Stderr, "hint: "+render.Clean(e.Hint)+end)
+	}
+}
+
+// startError gives a command that could not be started the exit code that
+// shells give it.
+func startError(err error) error {
+	var x *exit
+	if err == nil || errors.As(err, &x) {
+		return err
+	}
+	return &exit{startCode(err), err}
+}
+
+func startCode(err error) int {
+	var e *errors.Error
+	if !errors.As(err, &e) || e.Field != "args" {
+		return exitRunFailed
+	}
+	switch e.Code {
+	case errors.NotFound:
+		return exitNoProgram
+	case errors.PermissionDenied:
+		return exitNotExecutable
+	case errors.InvalidArgument:
+		// The one code stands for both; the guest agent's words tell them apart.
+		switch {
+		case strings.Contains(e.Message, "was not found"), strings.HasPrefix(e.Message, "the program") && strings.Contains(e.Message, "does not exist"):
+			return exitNoProgram
+		case strings.Contains(e.Message, "cannot be"), strings.Contains(e.Message, "not a program"):
+			return exitNotExecutable
+		}
+	}
+	return exitRunFailed
+}

@@ -1,0 +1,203 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/internal/cli/units"
+)
+
+// Main runs the command line and returns the exit code.
+func Main(ctx context.Context, args []string, h Host) int {
+	a := newApp(h)
+	defer a.term.Guard()
+	defer a.term.Restore()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if h.Signals != nil {
+		done := make(chan struct{})
+		defer close(done)
+		a.term.Go(func() { a.dispatch(ctx, cancel, done) })
+	}
+	root := a.root()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	a.term.Restore()
+	return a.report(ctx, err)
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "aetherium",
+		Short: "Machines for agents: create, run, copy, snapshot, fork",
+		Long: `aetherium creates isolated machines in milliseconds and runs commands in them.
+
+  aetherium run -- python3 -c 'print(6*7)'      a VM for one command
+  vm=$(aetherium vm create -q)                   a VM to keep
+  aetherium exec $vm -- make test
+  aetherium cp ./src $vm:work
+  aetherium vm fork $vm`,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		DisableAutoGenTag: true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		Args:              cobra.ArbitraryArgs,
+		RunE:              groupRun,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return a.checkGlobals(cmd) },
+	}
+	root.SetIn(a.Stdin)
+	root.SetOut(a.Stdout)
+	root.SetErr(a.Stderr)
+	root.SetFlagErrorFunc(flagError)
+	f := root.PersistentFlags()
+	f.StringVar(&a.flags.url, "url", "", "the server's URL (AETHERIUM_URL; default: the one running on this host)")
+	f.StringVar(&a.flags.key, "key", "", "API key (AETHERIUM_API_KEY; others on this host can see a key given here: prefer the variable or --key-file)")
+	f.StringVar(&a.flags.keyFile, "key-file", "", "file that holds the API key")
+	f.StringVarP(&a.flags.output, "output", "o", "table", "how to show results: table, json or name")
+	f.BoolVarP(&a.flags.quiet, "quiet", "q", false, "show names or IDs only")
+	a.flags.patience = time.Minute
+	f.Var((*durationFlag)(&a.flags.patience), "patience", "how long to wait for a server that was there and went away")
+	root.AddGroup(&cobra.Group{ID: "run", Title: "Run commands:"}, &cobra.Group{ID: "vm", Title: "Machines:"},
+		&cobra.Group{ID: "see", Title: "See what happens:"})
+	add := func(group string, cmds ...*cobra.Command) {
+		for _, c := range cmds {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add("run", a.runCommand(), a.execCommand(), a.shellCommand(), a.attachCommand(), a.logsCommand())
+	add("vm", a.vmCommand(), a.snapshotCommand(), a.templateCommand(), a.cpCommand(), a.portCommand())
+	add("see", a.topCommand(), a.eventsCommand(), a.taskCommand(), a.statusCommand(), a.doctorCommand())
+	root.AddCommand(a.versionCommand(), a.completionCommand())
+	root.SetHelpCommand(&cobra.Command{Use: "help [command]", Short: "Help about a command", RunE: func(_ *cobra.Command, args []string) error {
+		cmd, _, err := root.Find(args)
+		if err != nil {
+			return usagef(root, "%s", err)
+		}
+		return cmd.Help()
+	}})
+	must(root.RegisterFlagCompletionFunc("output", fixed("table", "json", "name")))
+	return root
+}
+
+func (a *app) checkGlobals(cmd *cobra.Command) error {
+	switch a.flags.output {
+	case "table", "json", "name":
+		return nil
+	}
+	return usage(cmd, errors.New(errors.InvalidArgument, "--output: there is no format %q", a.flags.output).WithHint("table, json or name"))
+}
+
+// group makes a command that only holds others.
+func group(use, short string, cmds ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: groupRun}
+	c.AddCommand(cmds...)
+	return c
+}
+
+func groupRun(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	e := errors.New(errors.InvalidArgument, "there is no command %q", strings.TrimSpace(strings.TrimPrefix(cmd.CommandPath(), "aetherium")+" "+args[0]))
+	cmd.SuggestionsMinimumDistance = 2
+	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+		e = e.WithHint("did you mean %q?", like[0])
+	}
+	return usage(cmd, e)
+}
+
+// exactly asks for arguments by their names.
+func exactly(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < len(names):
+			return usagef(cmd, "%s is missing", names[len(args)])
+		case len(args) > len(names):
+			return usagef(cmd, "%q is one argument too many", args[len(names)])
+		}
+		return nil
+	}
+}
+
+func atLeastOne(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return usagef(cmd, "%s is missing", name)
+		}
+		return nil
+	}
+}
+
+// must panics on errors that only a mistake in this package can make.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+// The flags with units. They are strings to pflag, so that help shows no type of ours.
+type (
+	bytesFlag    int64
+	cpusFlag     int64
+	durationFlag time.Duration
+)
+
+func (f *bytesFlag) Set(s string) (err error) { *(*int64)(f), err = units.ParseBytes(s); return err }
+func (f *bytesFlag) Type() string             { return "size" }
+func (f *bytesFlag) String() string {
+	if *f == 0 {
+		return ""
+	}
+	return strings.ReplaceAll(units.Bytes(int64(*f)), " ", "")
+}
+
+func (f *cpusFlag) Set(s string) (err error) { *(*int64)(f), err = units.ParseCPUs(s); return err }
+func (f *cpusFlag) Type() string             { return "cores" }
+func (f *cpusFlag) String() string {
+	if *f == 0 {
+		return ""
+	}
+	return units.CPUs(int64(*f))
+}
+
+func (f *durationFlag) Set(s string) (err error) {
+	*(*time.Duration)(f), err = units.ParseDuration(s)
+	return err
+}
+func (f *durationFlag) Type() string { return "duration" }
+func (f *durationFlag) String() string {
+	if *f == 0 {
+		return ""
+	}
+	return units.Duration(time.Duration(*f))
+}
+
+// optionalDuration is a duration of which zero means something: nil is "not given".
+type optionalDuration struct{ d *time.Duration }
+
+func (f *optionalDuration) Set(s string) error {
+	d, err := units.ParseDuration(s)
+	f.d = &d
+	return err
+}
+func (f *optionalDuration) Type() string { return "duration" }
+func (f *optionalDuration) String() string {
+	if f.d == nil {
+		return ""
+	}
+	return fmt.Sprint(*f.d)
+}
+
+func (f *optionalDuration) ms() *int64 {
+	if f.d == nil {
+		return nil
+	}
+	ms := f.d.Milliseconds()
+	return &ms
+}

@@ -1,0 +1,76 @@
+package cli
+
+import (
+	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/core/internal/cli/render"
+	"github.com/aetherium/aetherium/services/core/internal/cli/units"
+)
+
+// listing is how a kind of thing is shown.
+type listing[T any] struct {
+	titles []string
+	row    func(T) []render.Cell
+	name   func(T) string
+}
+
+func (a *app) namesOnly() bool { return a.flags.quiet || a.flags.output == "name" }
+
+func (a *app) asJSON() bool { return a.flags.output == "json" && !a.flags.quiet }
+
+// showAll shows a list.
+func showAll[T any](a *app, items []T, l listing[T]) error {
+	switch {
+	case a.namesOnly():
+		return a.showNames(items2names(items, l.name))
+	case a.asJSON():
+		return render.JSON(a.Stdout, items)
+	}
+	rows := make([][]render.Cell, len(items))
+	for i, item := range items {
+		rows[i] = l.row(item)
+	}
+	return render.Table(a.Stdout, a.human, l.titles, rows)
+}
+
+func items2names[T any](items []T, name func(T) string) []string {
+	names := make([]string, len(items))
+	for i, item := range items {
+		names[i] = name(item)
+	}
+	return names
+}
+
+func (a *app) showNames(names []string) error {
+	rows := make([][]render.Cell, len(names))
+	for i, n := range names {
+		rows[i] = []render.Cell{render.Text(n)}
+	}
+	return render.Table(a.Stdout, false, nil, rows)
+}
+
+// showOne shows one thing with its properties.
+func showOne[T any](a *app, item T, name string, pairs [][2]string) error {
+	switch {
+	case a.namesOnly():
+		return a.showNames([]string{name})
+	case a.asJSON():
+		return render.JSON(a.Stdout, item)
+	}
+	return render.Pairs(a.Stdout, a.human, pairs)
+}
+
+// showDone shows things that a command has made or changed: all of them as
+// JSON, else their names.
+func showDone[T any](a *app, items []T, name func(T) string) error {
+	if !a.asJSON() {
+		return a.showNames(items2names(items, name))
+	}
+	if len(items) == 1 {
+		return render.JSON(a.Stdout, items[0])
+	}
+	return render.JSON(a.Stdout, items)
+}
+
+func resources(r api.Resources) string {
+	return units.CPUs(r.MilliCPU) + " CPU, " + units.Bytes(r.MemoryBytes) + " memory, " + units.Bytes(r.DiskBytes) + " disk"
+}

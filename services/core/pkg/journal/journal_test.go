@@ -1,0 +1,694 @@
+package journal_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/journal"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+var _ vmm.OutputReader = (*journal.Reader)(nil)
+
+func newKey() journal.Key {
+	return journal.Key{VM: domain.NewID(), Epoch: 3, Execution: domain.NewID()}
+}
+
+func openStore(t *testing.T, dir string, o journal.Options) *journal.Store {
+	t.Helper()
+	s, err := journal.OpenStore(dir, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func open(t *testing.T, s *journal.Store, k journal.Key) *journal.Journal {
+	t.Helper()
+	j, err := s.Open(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j
+}
+
+func appendAll(t *testing.T, j *journal.Journal, pieces ...string) {
+	t.Helper()
+	for _, p := range pieces {
+		if err := j.Append(j.NextOffset(), domain.Stdout, []byte(p)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// drain reads to io.EOF and gives what it saw: data, gaps, and the end.
+type seen struct {
+	data   bytes.Buffer
+	gaps   []domain.OutputGap
+	end    *domain.ExecutionEnd
+	offset int64
+}
+
+func drain(t *testing.T, r vmm.OutputReader, from int64) *seen {
+	t.Helper()
+	s := &seen{offset: from}
+	for {
+		e, err := r.Next(t.Context())
+		if err == io.EOF {
+			return s
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Offset != s.offset {
+			t.Fatalf("event at offset %d, want %d", e.Offset, s.offset)
+		}
+		switch {
+		case e.Gap != nil:
+			s.gaps = append(s.gaps, *e.Gap)
+			s.offset = e.Gap.To
+		case e.End != nil:
+			s.end = e.End
+		default:
+			s.data.Write(e.Data)
+			s.offset += int64(len(e.Data))
+		}
+	}
+}
+
+func read(t *testing.T, s *journal.Store, k journal.Key, from int64) *seen {
+	t.Helper()
+	r, err := s.Read(k, from, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	return drain(t, r, from)
+}
+
+func TestAppend(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, t.TempDir(), journal.Options{})
+	j := open(t, s, newKey())
+	defer j.Close()
+	appendAll(t, j, "hello ")
+	for _, tc := range []struct {
+		name   string
+		offset int64
+		data   string
+		code   errors.Code
+		next   int64
+	}{
+		{"a hole", 7, "x", errors.OutOfRange, 6},
+		{"negative", -1, "x", errors.OutOfRange, 6},
+		{"sent again", 0, "hello ", "", 6},
+		{"sent again with more", 3, "lo world", "", 11},
+		{"empty", 11, "", "", 11},
+		{"far away", 1 << 62, "x", errors.OutOfRange, 11},
+	} {
+		err := j.Append(tc.offset, domain.Stdout, []byte(tc.data))
+		if got := errors.CodeOf(err); got != tc.code {
+			t.Errorf("%s: got %v, want code %q", tc.name, err, tc.code)
+		}
+		if got := j.NextOffset(); got != tc.next {
+			t.Errorf("%s: next offset %d, want %d", tc.name, got, tc.next)
+		}
+	}
+	if err := j.Append(11, 9, []byte("x")); !errors.HasCode(err, errors.InvalidArgument) {
+		t.Errorf("unknown stream: %v", err)
+	}
+	if err := j.AppendEnd(domain.ExecutionEnd{ExitCode: 7}); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Append(11, domain.Stdout, []byte("x")); !errors.HasCode(err, errors.Conflict) {
+		t.Errorf("output after the end: %v", err)
+	}
+	if err := j.AppendEnd(domain.ExecutionEnd{ExitCode: 8}); err != nil {
+		t.Errorf("a second end: %v", err)
+	}
+	got := read(t, s, j.Key(), 0)
+	if got.data.String() != "hello world" || got.end == nil || got.end.ExitCode != 7 {
+		t.Errorf("read %q, end %+v", got.data.String(), got.end)
+	}
+}
+
+func TestStreamsAreToldApart(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, t.TempDir(), journal.Options{})
+	j := open(t, s, newKey())
+	defer j.Close()
+	want := []domain.OutputStream{domain.Stdout, domain.Stderr, domain.Stderr, domain.PTY}
+	for i, stream := range want {
+		if err := j.Append(int64(i), stream, []byte{byte('a' + i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := j.NewReader(1, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for i := 1; i < len(want); i++ {
+		e, err := r.Next(t.Context())
+		if err != nil || e.Stream != want[i] || string(e.Data) != string(rune('a'+i)) || e.Offset != int64(i) {
+			t.Fatalf("event %d: %+v, %v", i, e, err)
+		}
+	}
+}
+
+func TestFollow(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, t.TempDir(), journal.Options{})
+	k := newKey()
+	j := open(t, s, k)
+	defer j.Close()
+
+	// A reader may come before the first byte.
+	r, err := s.Read(k, 0, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	result := make(chan *seen, 1)
+	go func() { result <- drain(t, r, 0) }()
+	var want strings.Builder
+	for i := range 1000 {
+		p := strings.Repeat(string(rune('a'+i%26)), i%37+1)
+		want.WriteString(p)
+		appendAll(t, j, p)
+	}
+	if err := j.AppendEnd(domain.ExecutionEnd{Signal: 9, ExitCode: 137}); err != nil {
+		t.Fatal(err)
+	}
+	got := <-result
+	if got.data.String() != want.String() {
+		t.Errorf("read %d bytes, want %d", got.data.Len(), want.Len())
+	}
+	if got.end == nil || *got.end != (domain.ExecutionEnd{Signal: 9, ExitCode: 137}) {
+		t.Errorf("end %+v", got.end)
+	}
+}
+
+func TestWaitingReaderIsReleased(t *testing.T) {
+	t.Parallel()
+	for name, release := range map[string]func(*journal.Store, *journal.Reader, context.CancelFunc, journal.Key){
+		"by Close":       func(_ *journal.Store, r *journal.Reader, _ context.CancelFunc, _ journal.Key) { _ = r.Close() },
+		"by its context": func(_ *journal.Store, _ *journal.Reader, c context.CancelFunc, _ journal.Key) { c() },
+		"by Delete":      func(s *journal.Store, _ *journal.Reader, _ context.CancelFunc, k journal.Key) { _ = s.Delete(k) },
+		"by the store":   func(s *journal.Store, _ *journal.Reader, _ context.CancelFunc, _ journal.Key) { _ = s.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := openStore(t, t.TempDir(), journal.Options{})
+			k := newKey()
+			j := open(t, s, k)
+			defer j.Close()
+			appendAll(t, j, "x")
+			r, err := j.NewReader(1, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			done := make(chan error, 1)
+			go func() { _, err := r.Next(ctx); done <- err }()
+			release(s, r, cancel, k)
+			if err := <-done; err == nil || err == io.EOF {
+				t.Errorf("got %v, want an error", err)
+			}
+		})
+	}
+}
+
+func TestReopen(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	running, ended := newKey(), newKey()
+	s := openStore(t, dir, journal.Options{})
+	j := open(t, s, running)
+	appendAll(t, j, "abc", "def")
+	e := open(t, s, ended)
+	appendAll(t, e, "out")
+	if err := e.AppendEnd(domain.ExecutionEnd{LostReason: "gone"}); err != nil {
+		t.Fatal(err)
+	}
+	bytes := s.Bytes()
+	// No Close of the journals: the process is killed. The lock goes with it.
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	s = openStore(t, dir, journal.Options{})
+	if len(s.List()) != 2 || s.Bytes() != bytes {
+		t.Errorf("%d journals of %d bytes, want 2 of %d", len(s.List()), s.Bytes(), bytes)
+	}
+	j = open(t, s, running)
+	defer j.Close()
+	if j.NextOffset() != 6 {
+		t.Errorf("resumes at %d, want 6", j.NextOffset())
+	}
+	appendAll(t, j, "ghi")
+	if got := read(t, s, running, 0); got.data.String() != "abcdefghi" || got.end != nil {
+		t.Errorf("read %q, %+v", got.data.String(), got.end)
+	}
+	if got := read(t, s, ended, 1); got.data.String() != "ut" || got.end == nil || got.end.LostReason != "gone" {
+		t.Errorf("read %q, %+v", got.data.String(), got.end)
+	}
+}
+
+// TestTornTail cuts the files at every length that kill -9 can leave behind.
+func TestTornTail(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct{ before, glob string }{
+		"pack":    {"", "pack-*.p"},
+		"segment": {strings.Repeat("x", 40<<10), "*.j"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			k := newKey()
+			s := openStore(t, dir, journal.Options{})
+			j := open(t, s, k)
+			text := "firstsecond"
+			appendAll(t, j, "first", "second")
+			if tc.before != "" {
+				text += tc.before + "third"
+				appendAll(t, j, tc.before, "third")
+			}
+			whole := j.NextOffset()
+			if err := j.AppendEnd(domain.ExecutionEnd{ExitCode: 1}); err != nil {
+				t.Fatal(err)
+			}
+			_ = s.Close()
+			files, _ := filepath.Glob(filepath.Join(dir, tc.glob))
+			if len(files) != 1 {
+				t.Fatal(files)
+			}
+			full, err := os.ReadFile(files[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			for n := max(0, len(full)-300); n < len(full); n++ {
+				for _, garbage := range []string{"", strings.Repeat("\x00", 100)} {
+					if err := os.WriteFile(files[0], append(full[:n:n], garbage...), 0o600); err != nil {
+						t.Fatal(err)
+					}
+					s, err := journal.OpenStore(dir, journal.Options{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					j := open(t, s, k)
+					next := j.NextOffset()
+					if next > whole || next != 0 && !strings.HasSuffix(text[:next], "first") && !strings.HasSuffix(text[:next], "second") && !strings.HasSuffix(text[:next], "x") && !strings.HasSuffix(text[:next], "third") {
+						t.Fatalf("cut at %d: resumes at %d", n, next)
+					}
+					if _, ok := j.Ended(); ok {
+						t.Fatalf("cut at %d: has an end", n)
+					}
+					appendAll(t, j, text[next:], "!")
+					if got := read(t, s, k, 0).data.String(); got != text+"!" {
+						t.Fatalf("cut at %d: read %d bytes", n, len(got))
+					}
+					j.Close()
+					_ = s.Close()
+					if tc.glob == "*.j" {
+						continue
+					}
+					// What was appended may have gone elsewhere; begin anew.
+					others, _ := filepath.Glob(filepath.Join(dir, "*.[jp]"))
+					for _, o := range others {
+						_ = os.Remove(o)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestSpill goes from the shared packs to a file of its own.
+func TestSpill(t *testing.T) {
+	t.Parallel()
+	for name, piece := range map[string]int{"many small pieces": 10, "few large pieces": 9000} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			s := openStore(t, dir, journal.Options{})
+			k := newKey()
+			j := open(t, s, k)
+			var want []byte
+			for i := range 200 {
+				p := bytes.Repeat([]byte{byte(i)}, piece)
+				want = append(want, p...)
+				appendAll(t, j, string(p))
+			}
+			if files, _ := filepath.Glob(filepath.Join(dir, "*.j")); len(files) == 0 {
+				t.Error("no segment file")
+			}
+			for _, from := range []int{0, 1, piece*3 + 1, piece * 63, piece*64 + 1, len(want)} {
+				if got := read(t, s, k, int64(from)); !bytes.Equal(got.data.Bytes(), want[from:]) || len(got.gaps) > 0 {
+					t.Errorf("from %d: %d bytes, gaps %v", from, got.data.Len(), got.gaps)
+				}
+			}
+			_ = s.Close()
+			s = openStore(t, dir, journal.Options{})
+			if got := read(t, s, k, 0); !bytes.Equal(got.data.Bytes(), want) || len(got.gaps) > 0 {
+				t.Errorf("reopened: %d bytes, gaps %v", got.data.Len(), got.gaps)
+			}
+		})
+	}
+}
+
+// TestDeletedOutputIsGone looks for it on the disk.
+func TestDeletedOutputIsGone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := openStore(t, dir, journal.Options{})
+	secret, other := newKey(), newKey()
+	for k, text := range map[journal.Key]string{secret: "the secret", other: "the other"} {
+		j := open(t, s, k)
+		appendAll(t, j, text)
+		if err := j.AppendEnd(domain.ExecutionEnd{}); err != nil {
+			t.Fatal(err)
+		}
+		j.Close()
+	}
+	if err := s.Delete(secret); err != nil {
+		t.Fatal(err)
+	}
+	onDisk := func() (all []byte) {
+		files, _ := filepath.Glob(filepath.Join(dir, "*.[jp]"))
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, b...)
+		}
+		return all
+	}
+	if b := onDisk(); bytes.Contains(b, []byte("the secret")) || bytes.Contains(b, []byte(secret.Execution)) {
+		t.Error("the deleted output is still on disk")
+	}
+	_ = s.Close()
+	s = openStore(t, dir, journal.Options{})
+	if _, err := s.Lookup(secret); !errors.HasCode(err, errors.NotFound) {
+		t.Errorf("after a restart: %v", err)
+	}
+	if got := read(t, s, other, 0); got.data.String() != "the other" || got.end == nil {
+		t.Errorf("its neighbour: %q, %v", got.data.String(), got.end)
+	}
+}
+
+// TestPacksAreReclaimed deletes as much as it writes: the disk must not fill.
+func TestPacksAreReclaimed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := openStore(t, dir, journal.Options{})
+	text := strings.Repeat("x", 30<<10)
+	for range 1500 { // 45 MB in all
+		k := newKey()
+		j := open(t, s, k)
+		appendAll(t, j, text)
+		j.Close()
+		if err := s.Delete(k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files, _ := filepath.Glob(filepath.Join(dir, "*.[jp]"))
+	if s.Bytes() != 0 || len(files) > 1 {
+		t.Errorf("%d bytes in %v", s.Bytes(), files)
+	}
+}
+
+func TestBoundDropsOldest(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	const bound = 256 << 10
+	s := openStore(t, dir, journal.Options{MaxBytes: bound})
+	k := newKey()
+	j := open(t, s, k)
+	defer j.Close()
+	early, err := j.NewReader(0, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer early.Close()
+
+	piece := make([]byte, 10_000)
+	total := int64(0)
+	for i := range 300 {
+		for b := range piece {
+			piece[b] = byte(i)
+		}
+		if err := j.Append(total, domain.Stdout, piece); err != nil {
+			t.Fatal(err)
+		}
+		total += int64(len(piece))
+		if i == 0 {
+			// This reader now holds the first segment and then sleeps.
+			if e, err := early.Next(t.Context()); err != nil || len(e.Data) == 0 {
+				t.Fatal(e, err)
+			}
+		}
+	}
+	if err := j.AppendEnd(domain.ExecutionEnd{}); err != nil {
+		t.Fatal(err)
+	}
+	if s.Bytes() > bound {
+		t.Errorf("%d bytes on disk, bound %d", s.Bytes(), bound)
+	}
+	check := func(name string, got *seen, from int64) {
+		t.Helper()
+		if len(got.gaps) != 1 || got.gaps[0].To != j.FirstOffset() {
+			t.Errorf("%s: gaps %v, first kept offset %d", name, got.gaps, j.FirstOffset())
+			return
+		}
+		if have := from + int64(got.data.Len()) + got.gaps[0].To - got.gaps[0].From; have != total {
+			t.Errorf("%s: data and gap make %d, want %d", name, have, total)
+		}
+		if b := got.data.Bytes(); b[len(b)-1] != byte(299%256) {
+			t.Errorf("%s: wrong last byte", name)
+		}
+		if got.end == nil {
+			t.Errorf("%s: no end", name)
+		}
+	}
+	check("late", read(t, s, k, 0), 0)
+	check("asleep", drain(t, early, 10_000), 10_000)
+
+	// The same after a restart.
+	first := j.FirstOffset()
+	_ = s.Close()
+	s = openStore(t, dir, journal.Options{MaxBytes: bound})
+	got := read(t, s, k, 0)
+	if len(got.gaps) != 1 || got.gaps[0] != (domain.OutputGap{From: 0, To: first}) || got.end == nil {
+		t.Errorf("after reopening: gaps %v, end %v", got.gaps, got.end)
+	}
+}
+
+func TestSkip(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := openStore(t, dir, journal.Options{})
+	k := newKey()
+	j := open(t, s, k)
+	appendAll(t, j, "abc")
+	if err := j.Skip(2); !errors.HasCode(err, errors.OutOfRange) {
+		t.Errorf("back: %v", err)
+	}
+	if err := j.Skip(10); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Skip(12); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Close() // the gap is kept though nothing follows it
+	s = openStore(t, dir, journal.Options{})
+	j = open(t, s, k)
+	defer j.Close()
+	if j.NextOffset() != 12 {
+		t.Fatalf("next offset %d", j.NextOffset())
+	}
+	appendAll(t, j, "mno")
+	got := read(t, s, k, 0)
+	if got.data.String() != "abcmno" || len(got.gaps) != 1 || got.gaps[0] != (domain.OutputGap{From: 3, To: 12}) {
+		t.Errorf("read %q, gaps %v", got.data.String(), got.gaps)
+	}
+}
+
+func TestDamageInTheMiddle(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := openStore(t, dir, journal.Options{MaxBytes: 1 << 20})
+	k := newKey()
+	j := open(t, s, k)
+	piece := bytes.Repeat([]byte("x"), 60_000)
+	for range 10 { // two pieces to a segment of 64 KiB
+		if err := j.Append(j.NextOffset(), domain.Stdout, piece); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = s.Close()
+	files, _ := filepath.Glob(filepath.Join(dir, "*-0.j"))
+	b, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[100] ^= 1
+	if err := os.WriteFile(files[0], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = openStore(t, dir, journal.Options{MaxBytes: 1 << 20})
+	got := read(t, s, k, 0)
+	if len(got.gaps) != 1 || got.gaps[0] != (domain.OutputGap{From: 0, To: 120_000}) || got.data.Len() != 480_000 {
+		t.Errorf("gaps %v, %d bytes", got.gaps, got.data.Len())
+	}
+}
+
+func TestNoFileBeforeTheFirstByte(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := openStore(t, dir, journal.Options{})
+	k := newKey()
+	open(t, s, k).Close()
+	if files, _ := filepath.Glob(filepath.Join(dir, "*.[jp]")); len(files) != 0 {
+		t.Errorf("files %v", files)
+	}
+	if _, err := s.Lookup(k); !errors.HasCode(err, errors.NotFound) {
+		t.Errorf("lookup: %v", err)
+	}
+	if n := len(s.List()); n != 0 {
+		t.Errorf("%d journals", n)
+	}
+}
+
+func TestTail(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, t.TempDir(), journal.Options{})
+	k := newKey()
+	j := open(t, s, k)
+	defer j.Close()
+	appendAll(t, j, "hello ", "world")
+	for n, want := range map[int]string{0: "", 1: "d", 5: "world", 7: "o world"[0:], 100: "hello world"} {
+		got, err := s.Tail(k, n)
+		if err != nil || !strings.HasSuffix("hello world", string(got)) || len(got) != min(n, 11) {
+			t.Errorf("tail %d: %q, %v; want %q", n, got, err, want)
+		}
+	}
+	if _, err := s.Tail(newKey(), 5); !errors.HasCode(err, errors.NotFound) {
+		t.Errorf("unknown key: %v", err)
+	}
+}
+
+func TestRetention(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := openStore(t, dir, journal.Options{})
+	var keys []journal.Key
+	for range 5 {
+		k := newKey()
+		j := open(t, s, k)
+		appendAll(t, j, strings.Repeat("x", 1000))
+		if len(keys) != 4 {
+			j.Close()
+		} else {
+			defer j.Close() // held open
+		}
+		keys = append(keys, k)
+	}
+	info, held := s.List(), 0
+	for _, i := range info {
+		if i.Bytes < 1000 || i.Modified.IsZero() {
+			t.Errorf("%+v", i)
+		}
+		if i.Open {
+			held++
+		}
+	}
+	if held != 1 {
+		t.Errorf("%d held open, want 1", held)
+	}
+	if n, err := s.ShrinkTo(3300); err != nil || n != 2 {
+		t.Errorf("shrink removed %d, %v; want 2", n, err)
+	}
+	for _, k := range keys[:2] {
+		if _, err := s.Lookup(k); !errors.HasCode(err, errors.NotFound) {
+			t.Errorf("the oldest are kept: %v", err)
+		}
+	}
+	if n, err := s.RemoveOlderThan(info[0].Modified.AddDate(1, 0, 0)); err != nil || n != 2 {
+		t.Errorf("removed %d, %v; want 2", n, err)
+	}
+	if err := s.Delete(keys[4]); err != nil {
+		t.Error(err)
+	}
+	if err := s.Delete(keys[4]); err != nil {
+		t.Errorf("deleting what is absent: %v", err)
+	}
+	if s.Bytes() != 0 || len(s.List()) != 0 {
+		t.Errorf("%d bytes, journals %v", s.Bytes(), s.List())
+	}
+}
+
+func TestOneProcessPerDirectory(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	openStore(t, dir, journal.Options{})
+	if _, err := journal.OpenStore(dir, journal.Options{}); !errors.HasCode(err, errors.Conflict) {
+		t.Errorf("second store: %v", err)
+	}
+}
+
+func TestBadKeys(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, t.TempDir(), journal.Options{})
+	good := newKey()
+	for _, k := range []journal.Key{
+		{}, {VM: good.VM, Execution: "../../etc/passwd", Epoch: 1}, {VM: "x", Execution: good.Execution},
+		{VM: good.VM, Execution: good.Execution, Epoch: -1},
+	} {
+		if _, err := s.Open(k); !errors.HasCode(err, errors.InvalidArgument) {
+			t.Errorf("%+v: %v", k, err)
+		}
+	}
+}
+
+func TestManyReadersOneWriter(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, t.TempDir(), journal.Options{})
+	k := newKey()
+	j := open(t, s, k)
+	defer j.Close()
+	const readers = 8
+	results := make(chan *seen, readers)
+	for range readers {
+		r, err := s.Read(k, 0, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { defer r.Close(); results <- drain(t, r, 0) }()
+	}
+	piece := bytes.Repeat([]byte("0123456789abcdef"), 5000)
+	for range 200 {
+		if err := j.Append(j.NextOffset(), domain.Stdout, piece); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := j.AppendEnd(domain.ExecutionEnd{}); err != nil {
+		t.Fatal(err)
+	}
+	for range readers {
+		got := <-results
+		if want := 200 * len(piece); got.data.Len() != want || len(got.gaps) != 0 || got.end == nil {
+			t.Errorf("%d bytes, want %d; gaps %v", got.data.Len(), want, got.gaps)
+		}
+	}
+}

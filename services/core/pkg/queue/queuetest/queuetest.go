@@ -1,0 +1,258 @@
+// Package queuetest is the conformance suite of queue.Queue.
+package queuetest
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/queue"
+)
+
+type greet struct {
+	N int `json:"n"`
+}
+
+func (greet) Kind() string { return "greet" }
+
+type unknown struct{}
+
+func (unknown) Kind() string { return "unknown" }
+
+// Run runs the suite; open yields a fresh queue that runs at most workers jobs at once.
+func Run(t *testing.T, open func(t *testing.T, workers int) queue.Queue) {
+	t.Helper()
+	for name, f := range map[string]func(*testing.T, func(*testing.T, int) queue.Queue){
+		"every job runs":               everyJobRuns,
+		"a handler decides":            handlerDecides,
+		"a panic is one job's error":   panics,
+		"one key is serial and joined": keysAreSerial,
+		"a job waits for its time":     waitsForItsTime,
+		"priority goes first":          priority,
+		"stop waits, then cancels":     stop,
+		"bad jobs are refused":         refused,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f(t, open)
+		})
+	}
+}
+
+func start(t *testing.T, q queue.Queue) {
+	t.Helper()
+	for range 2 { // starting twice is fine
+		if err := q.Start(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		for range 2 {
+			if err := q.Stop(context.Background()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+func add(t *testing.T, q queue.Queue, n int, o queue.Options) {
+	t.Helper()
+	if err := q.Enqueue(context.Background(), greet{n}, o); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func n(job queue.Job) int {
+	var g greet
+	if err := json.Unmarshal(job.Args, &g); err != nil {
+		panic(err)
+	}
+	return g.N
+}
+
+func everyJobRuns(t *testing.T, open func(*testing.T, int) queue.Queue) {
+	q := open(t, 4)
+	const jobs = 500
+	var mu sync.Mutex
+	seen := map[int]int{}
+	var wg sync.WaitGroup
+	wg.Add(jobs)
+	var now, most atomic.Int64
+	q.Handle("greet", func(_ context.Context, job queue.Job) error {
+		most.Store(max(most.Load(), now.Add(1)))
+		defer now.Add(-1)
+		mu.Lock()
+		seen[n(job)]++
+		mu.Unlock()
+		wg.Done()
+		return nil
+	})
+	for i := range jobs / 2 {
+		add(t, q, i, queue.Options{})
+	}
+	start(t, q)
+	for i := jobs / 2; i < jobs; i++ {
+		add(t, q, i, queue.Options{})
+	}
+	wg.Wait()
+	if len(seen) != jobs {
+		t.Errorf("%d of %d jobs ran", len(seen), jobs)
+	}
+	if most.Load() > 4 {
+		t.Errorf("%d ran at once, 4 are allowed", most.Load())
+	}
+}
+
+func handlerDecides(t *testing.T, open func(*testing.T, int) queue.Queue) {
+	q := open(t, 1)
+	var attempts []int // the queue runs one job at a time
+	done := make(chan struct{})
+	q.Handle("greet", func(_ context.Context, job queue.Job) error {
+		attempts = append(attempts, job.Attempt)
+		switch len(attempts) {
+		case 1:
+			return queue.Retry(time.Millisecond, errors.Plain("not yet"))
+		case 2:
+			return queue.Snooze(time.Millisecond)
+		}
+		close(done)
+		return queue.Cancel(errors.Plain("hopeless"))
+	})
+	start(t, q)
+	add(t, q, 1, queue.Options{})
+	<-done
+	if len(attempts) != 3 || attempts[0] != 1 || attempts[1] != 2 || attempts[2] != 2 {
+		t.Errorf("attempts %v, want 1 2 2: a retry counts, a snooze does not", attempts)
+	}
+}
+
+func panics(t *testing.T, open func(*testing.T, int) queue.Queue) {
+	q := open(t, 1)
+	ran := make(chan int, 2)
+	q.Handle("greet", func(_ context.Context, job queue.Job) error {
+		if n(job) == 0 && job.Attempt == 1 {
+			panic("boom")
+		}
+		ran <- n(job)
+		return nil
+	})
+	start(t, q)
+	add(t, q, 0, queue.Options{})
+	add(t, q, 1, queue.Options{})
+	if a, b := <-ran, <-ran; a+b != 1 {
+		t.Errorf("ran %d and %d", a, b)
+	}
+}
+
+func keysAreSerial(t *testing.T, open func(*testing.T, int) queue.Queue) {
+	q := open(t, 8)
+	var running [3]atomic.Int32
+	var last [3]atomic.Int64
+	var runs atomic.Int64
+	changed := make(chan struct{}, 4096)
+	q.Handle("greet", func(_ context.Context, job queue.Job) error {
+		v := n(job)
+		key := v % 3
+		if running[key].Add(1) != 1 {
+			t.Error("two jobs of one key at once")
+		}
+		last[key].Store(int64(v))
+		runs.Add(1)
+		running[key].Add(-1)
+		changed <- struct{}{}
+		return nil
+	})
+	start(t, q)
+	const jobs = 3000
+	for i := range jobs {
+		add(t, q, i, queue.Options{Key: string(rune('a' + i%3))})
+	}
+	// However many were joined, the newest of each key has been seen.
+	for last[0].Load() != jobs-3 || last[1].Load() != jobs-2 || last[2].Load() != jobs-1 {
+		<-changed
+	}
+	if runs.Load() > jobs {
+		t.Errorf("%d runs of %d jobs", runs.Load(), jobs)
+	}
+}
+
+func waitsForItsTime(t *testing.T, open func(*testing.T, int) queue.Queue) {
+	q := open(t, 2)
+	ran := make(chan int, 3)
+	at := time.Now().Add(30 * time.Millisecond)
+	q.Handle("greet", func(_ context.Context, job queue.Job) error {
+		if n(job) == 2 && time.Now().Before(at) {
+			t.Error("ran before its time")
+		}
+		ran <- n(job)
+		return nil
+	})
+	start(t, q)
+	add(t, q, 2, queue.Options{RunAt: at, Key: "k"})
+	add(t, q, 3, queue.Options{RunAt: time.Now().Add(time.Hour), Key: "soon"})
+	add(t, q, 1, queue.Options{})
+	if v := <-ran; v != 1 {
+		t.Errorf("%d ran first", v)
+	}
+	if v := <-ran; v != 2 {
+		t.Errorf("%d ran second", v)
+	}
+	// A key that waits for later takes in one for now.
+	add(t, q, 4, queue.Options{Key: "soon"})
+	if v := <-ran; v != 4 {
+		t.Errorf("%d ran third", v)
+	}
+}
+
+func priority(t *testing.T, open func(*testing.T, int) queue.Queue) {
+	q := open(t, 1)
+	var order []int
+	done := make(chan struct{})
+	q.Handle("greet", func(_ context.Context, job queue.Job) error {
+		order = append(order, n(job))
+		if len(order) == 3 {
+			close(done)
+		}
+		return nil
+	})
+	add(t, q, 1, queue.Options{})
+	add(t, q, 2, queue.Options{Priority: 5})
+	add(t, q, 3, queue.Options{Priority: 9})
+	start(t, q)
+	<-done
+	if order[0] != 3 || order[1] != 2 || order[2] != 1 {
+		t.Errorf("order %v", order)
+	}
+}
+
+func stop(t *testing.T, open func(*testing.T, int) queue.Queue) {
+	q := open(t, 1)
+	begun := make(chan struct{})
+	q.Handle("greet", func(ctx context.Context, _ queue.Job) error {
+		close(begun)
+		<-ctx.Done() // only the cancellation ends it
+		return ctx.Err()
+	})
+	start(t, q)
+	add(t, q, 1, queue.Options{})
+	<-begun
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if err := q.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Enqueue(context.Background(), greet{2}, queue.Options{}); !errors.HasCode(err, errors.Unavailable) {
+		t.Errorf("after Stop: %v", err)
+	}
+}
+
+func refused(t *testing.T, open func(*testing.T, int) queue.Queue) {
+	q := open(t, 1)
+	if err := q.Enqueue(context.Background(), unknown{}, queue.Options{}); !errors.HasCode(err, errors.InvalidArgument) {
+		t.Errorf("a kind without a handler: %v", err)
+	}
+}

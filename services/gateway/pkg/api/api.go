@@ -1,0 +1,138 @@
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humachi"
+	"github.com/go-chi/chi/v5"
+
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/gateway/pkg/proxy"
+	"github.com/aetherium/aetherium/services/gateway/pkg/ws"
+)
+
+// Bounds on bodies.
+const (
+	jsonBodyBytes    = 1 << 20
+	executeBodyBytes = 8 << 20
+	stdinBodyBytes   = 64 << 20
+
+	// DefaultMaxFileBytes bounds a file or tar sent into a VM; the VM's disk
+	// limit is usually lower.
+	DefaultMaxFileBytes = 64 << 30
+)
+
+// Waits for a VM to be as wanted.
+const (
+	defaultWait = 60 * time.Second
+	maxWait     = 10 * time.Minute
+)
+
+// Deps is what the API is made over. All are needed unless said otherwise.
+type Deps struct {
+	VMs         vmm.Orchestrator
+	Tasks       vmm.TaskService
+	Streams     *ws.Streams
+	Proxy       *proxy.Proxy
+	Idempotency IdempotencyStore
+	Uploads     UploadStore
+	Logger      *slog.Logger
+	// Status tells what the server is; it is asked by administrators only.
+	Status func(ctx context.Context) (wire.Status, error)
+	// Ready returns why the server cannot work now; nil: it is always ready.
+	Ready func(ctx context.Context) error
+	// Metrics serves what Prometheus reads.
+	Metrics http.Handler
+	// Version of the product, for the OpenAPI document.
+	Version string
+	// MaxFileBytes bounds a file or tar sent into a VM; 0: DefaultMaxFileBytes.
+	MaxFileBytes int64
+	// MaxUploadBytes bounds an upload; 0: DefaultMaxFileBytes.
+	MaxUploadBytes int64
+}
+
+// API serves version 1.
+type API struct {
+	Deps
+	huma  huma.API
+	start *huma.Schema // of a start frame
+	now   func() time.Time
+}
+
+// New makes the API and registers its operations on a router that is mounted
+// at wire.BasePath, behind authentication.
+func New(d Deps, r chi.Router) *API {
+	if d.MaxFileBytes <= 0 {
+		d.MaxFileBytes = DefaultMaxFileBytes
+	}
+	if d.MaxUploadBytes <= 0 {
+		d.MaxUploadBytes = DefaultMaxFileBytes
+	}
+	a := &API{Deps: d, now: time.Now}
+	a.huma = humachi.New(r, a.config())
+	a.vmRoutes()
+	a.executionRoutes()
+	a.fileRoutes()
+	a.portRoutes(r)
+	a.snapshotRoutes()
+	a.templateRoutes()
+	a.taskRoutes()
+	a.fleetRoutes()
+	a.eventRoutes()
+	a.healthOperations()
+	a.finishSchemas()
+	return a
+}
+
+// options are what the gateway adds to an operation.
+type options struct {
+	body        int64 // bound on the JSON body; 0: jsonBodyBytes
+	idempotency idempotencyMode
+	admin       bool
+}
+
+// register adds a typed operation. The handler's errors may be anything; they
+// leave as problems.
+func register[I, O any](a *API, op huma.Operation, opt options, handler func(ctx context.Context, in *I) (*O, error)) {
+	if opt.body == 0 {
+		opt.body = jsonBodyBytes
+	}
+	op.MaxBodyBytes = opt.body + 1 // the body was bounded before huma reads it
+	op.BodyReadTimeout = -1        // stalls are watched per read, see middleware
+	op.Errors = nil
+	if op.Responses == nil {
+		op.Responses = map[string]*huma.Response{}
+	}
+	op.Responses["default"] = a.problemResponse()
+	op.Security = []map[string][]string{{"bearer": {}}, {"key": {}}}
+	op.Middlewares = append(op.Middlewares, a.around(op, opt))
+	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
+		out, err := handler(ctx, in)
+		if err != nil {
+			return nil, asProblem(err)
+		}
+		return out, nil
+	})
+}
+
+// streaming is the answer of a handler that writes it itself. Its error is
+// sent as a problem, or breaks the connection when the answer is under way.
+func streaming(f func(w http.ResponseWriter, r *http.Request) error) *huma.StreamResponse {
+	return &huma.StreamResponse{Body: func(hc huma.Context) {
+		r, w := humachi.Unwrap(hc)
+		if err := f(w, r); err != nil {
+			writeProblem(w, err)
+		}
+	}}
+}
+
+func operation(id, method, path, tag, summary, description string) huma.Operation {
+	return huma.Operation{
+		OperationID: id, Method: method, Path: path, Tags: []string{tag}, Summary: summary, Description: description,
+	}
+}

@@ -1,0 +1,197 @@
+package api
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+func ms(d time.Duration) int64 { return d.Milliseconds() }
+
+func fromMS(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
+
+func mapped[T, U any](in []T, f func(T) U) []U {
+	out := make([]U, len(in))
+	for i, v := range in {
+		out[i] = f(v)
+	}
+	return out
+}
+
+func listOf[T, U any](l vmm.List[T], f func(T) U) *wire.List[U] {
+	return &wire.List[U]{Items: mapped(l.Items, f), NextCursor: l.Next}
+}
+
+// VM is a VM as it goes over the wire.
+func VM(v *domain.VM) wire.VM {
+	out := wire.VM{
+		ID: v.ID.String(), Name: v.Name, State: string(v.Observed), DesiredState: string(v.Desired),
+		Template: v.Spec.Template, TemplateID: v.Spec.TemplateID.String(), BuildID: v.Spec.BuildID.String(),
+		SnapshotID: v.Spec.SnapshotID.String(), Driver: v.Spec.Driver, Isolation: string(v.Isolation),
+		Platform: v.Spec.Platform, Resources: resources(v.Spec.Resources), Network: string(v.Spec.Network),
+		Hostname: v.Spec.Hostname, DefaultUser: v.Spec.DefaultUser, Metadata: v.Metadata, PauseMode: string(v.PauseMode),
+		Deadline: v.Deadline, OnTimeout: string(v.OnTimeout), IdleTimeoutMS: ms(v.IdleTimeout), AutoResume: v.AutoResume,
+		WorkerID: v.WorkerID.String(), Epoch: v.Epoch, Generation: v.Generation, Reason: v.Reason,
+		CreatedAt: v.CreatedAt, UpdatedAt: v.UpdatedAt, StartedAt: v.StartedAt, EndedAt: v.EndedAt,
+	}
+	if out.Metadata == nil {
+		out.Metadata = map[string]string{}
+	}
+	if t := v.Tombstone; t != nil {
+		out.Tombstone = &wire.Tombstone{Cause: string(t.Cause), By: t.By, Detail: t.Detail, LastOutput: t.LastOutput, At: t.At}
+	}
+	return out
+}
+
+func resources(r domain.Resources) wire.Resources {
+	return wire.Resources{MilliCPU: r.MilliCPU, MemoryBytes: r.MemoryBytes, DiskBytes: r.DiskBytes, PIDs: r.PIDs}
+}
+
+func toResources(r *wire.Resources) domain.Resources {
+	if r == nil {
+		return domain.Resources{}
+	}
+	return domain.Resources{MilliCPU: r.MilliCPU, MemoryBytes: r.MemoryBytes, DiskBytes: r.DiskBytes, PIDs: r.PIDs}
+}
+
+// toCreate translates a request; what the tags cannot bound is checked by the
+// domain's own rules, in the core.
+func toCreate(c wire.CreateVM) vmm.CreateVM {
+	out := vmm.CreateVM{
+		Name: c.Name, Template: c.Template, Driver: c.Driver, MinIsolation: domain.Isolation(c.MinIsolation),
+		Resources: toResources(c.Resources), Network: domain.NetworkMode(c.Network), Env: c.Env, Metadata: c.Metadata,
+		IdleTimeout: fromMS(c.IdleTimeoutMS), OnTimeout: domain.OnTimeout(c.OnTimeout), AutoResume: c.AutoResume,
+		Hostname: c.Hostname, DefaultUser: c.DefaultUser,
+	}
+	if c.TimeoutMS != nil {
+		d := fromMS(*c.TimeoutMS)
+		out.Timeout = &d
+	}
+	return out
+}
+
+func toPatch(p wire.PatchVM) vmm.PatchVM {
+	out := vmm.PatchVM{Name: p.Name, AutoResume: p.AutoResume}
+	if p.Metadata != nil {
+		out.Metadata = *p.Metadata
+		if out.Metadata == nil {
+			out.Metadata = map[string]string{}
+		}
+	}
+	if p.TimeoutMS != nil {
+		d := fromMS(*p.TimeoutMS)
+		out.Timeout = &d
+	}
+	if p.IdleTimeoutMS != nil {
+		d := fromMS(*p.IdleTimeoutMS)
+		out.IdleTimeout = &d
+	}
+	if p.OnTimeout != nil {
+		o := domain.OnTimeout(*p.OnTimeout)
+		out.OnTimeout = &o
+	}
+	return out
+}
+
+// Execution is an execution as it goes over the wire. Its environment does not.
+func Execution(x *domain.Execution) wire.Execution {
+	out := wire.Execution{
+		ID: x.ID.String(), VMID: x.VMID.String(), State: string(x.State), Args: x.Command.Args, Cwd: x.Command.Cwd,
+		User: x.Command.User, Stdin: x.Command.Stdin, TimeoutMS: ms(x.Command.Timeout), Epoch: x.Epoch, PID: x.PID,
+		ExitCode: x.ExitCode, Signal: x.Signal, TimedOut: x.TimedOut, LostReason: x.LostReason, OutputBytes: x.OutputBytes,
+		CreatedAt: x.CreatedAt, StartedAt: x.StartedAt, EndedAt: x.EndedAt,
+	}
+	if out.Args == nil {
+		out.Args = []string{}
+	}
+	if p := x.Command.PTY; p != nil {
+		out.PTY = &wire.PTYSize{Cols: p.Cols, Rows: p.Rows}
+	}
+	return out
+}
+
+func snapshot(s *domain.Snapshot) wire.Snapshot {
+	return wire.Snapshot{
+		ID: s.ID.String(), VMID: s.VMID.String(), Name: s.Name, BuildID: s.BuildID.String(), Driver: s.Driver,
+		Kind: string(s.Kind), State: string(s.State), SizeBytes: s.Bytes, CreatedAt: s.CreatedAt,
+	}
+}
+
+func fileInfo(f vmm.FileInfo) wire.FileInfo {
+	return wire.FileInfo{
+		Name: f.Name, Path: f.Path, Type: f.Type, SizeBytes: f.Size, Mode: octal(f.Mode), Owner: f.Owner, Group: f.Group,
+		ModifiedAt: f.ModifiedAt.UTC(), SymlinkTarget: f.SymlinkTarget, Metadata: f.Metadata,
+	}
+}
+
+func octal(mode uint32) string { return fmt.Sprintf("%04o", mode) }
+
+// parseMode reads an octal mode that its schema has checked; empty is 0.
+func parseMode(s string) uint32 {
+	n, _ := strconv.ParseUint(s, 8, 16)
+	return uint32(n)
+}
+
+func task(t *domain.Task) wire.Task {
+	out := wire.Task{
+		ID: t.ID.String(), Kind: t.Kind, Subject: t.Subject.String(), State: string(t.State), Result: t.Result,
+		Attempts: t.Attempts, MaxAttempts: t.MaxAttempts, CancelAsked: t.CancelAsked,
+		CreatedAt: t.CreatedAt, UpdatedAt: t.UpdatedAt, RunAt: t.RunAt, EndedAt: t.EndedAt,
+	}
+	if t.Error != nil {
+		out.Error = &wire.TaskError{Code: t.Error.Code, Message: t.Error.Message}
+	}
+	return out
+}
+
+func template(t *vmm.TemplateInfo) wire.Template {
+	tags := make(map[string]string, len(t.Template.Tags))
+	for tag, build := range t.Template.Tags {
+		tags[tag] = build.String()
+	}
+	return wire.Template{
+		ID: t.Template.ID.String(), Name: t.Template.Name, Tags: tags, Public: t.Template.Public,
+		Builds: mapped(t.Builds, build), CreatedAt: t.Template.CreatedAt, UpdatedAt: t.Template.UpdatedAt,
+	}
+}
+
+func build(b *domain.Build) wire.Build {
+	out := wire.Build{
+		ID: b.ID.String(), TemplateID: b.TemplateID.String(), State: string(b.State), Platform: b.Platform,
+		Source:    wire.TemplateSource{Image: b.Source.Image, Packages: b.Source.Packages, Suite: b.Source.Suite},
+		Resources: resources(b.Shape), DefaultUser: b.DefaultUser, Reason: b.Reason, CreatedAt: b.CreatedAt, ReadyAt: b.ReadyAt,
+	}
+	// Where something lies on the server is the server's business.
+	if b.Source.Tar != "" {
+		out.Source.Tar = filepath.Base(b.Source.Tar)
+	}
+	if b.Source.Dir != "" {
+		out.Source.Dir = filepath.Base(b.Source.Dir)
+	}
+	for _, a := range b.Artifacts {
+		out.SizeBytes += a.Bytes
+	}
+	return out
+}
+
+func driver(d domain.DriverInfo) wire.Driver {
+	if d.Capabilities == nil {
+		d.Capabilities = []string{}
+	}
+	return wire.Driver{
+		Name: d.Name, Version: d.Version, Isolation: string(d.Isolation), Usable: d.Usable, Reason: d.Reason, Capabilities: d.Capabilities,
+	}
+}
+
+func worker(w *domain.Worker) wire.Worker {
+	return wire.Worker{
+		ID: w.ID.String(), Name: w.Name, Version: w.Version, Platform: w.Platform, State: string(w.State),
+		Drivers: mapped(w.Drivers, driver), Capacity: resources(w.Capacity), Reserved: resources(w.Reserved),
+		SeenAt: w.SeenAt, JoinedAt: w.JoinedAt,
+	}
+}

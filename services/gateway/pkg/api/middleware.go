@@ -1,0 +1,100 @@
+package api
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humachi"
+
+	ae "github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
+	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
+	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
+)
+
+// statusContext lets a transformed error change the status that huma chose.
+type statusContext struct {
+	huma.Context
+	override int
+}
+
+// Unwrap is humachi's way to the request.
+func (c *statusContext) Unwrap() huma.Context { return c.Context }
+
+// SetStatus sends the status.
+func (c *statusContext) SetStatus(status int) {
+	if c.override != 0 {
+		status = c.override
+	}
+	c.Context.SetStatus(status)
+}
+
+// around is what every operation passes through, outside of huma's decoding:
+// the route's name for metrics, the right to call it, the bounded body and
+// idempotency.
+func (a *API) around(op huma.Operation, opt options) func(huma.Context, func(huma.Context)) {
+	wantsJSON := op.Method == http.MethodPost || op.Method == http.MethodPatch
+	if op.RequestBody != nil {
+		for media := range op.RequestBody.Content {
+			wantsJSON = wantsJSON && media == "application/json"
+		}
+	}
+	return func(hc huma.Context, next func(huma.Context)) {
+		r, w := humachi.Unwrap(hc)
+		if rec := middleware.RecordOf(r.Context()); rec != nil {
+			rec.Route = op.Path
+		}
+		if opt.admin && !auth.CallerFrom(r.Context()).Admin {
+			writeProblem(w, ae.New(ae.PermissionDenied, "this is for administrators").WithHint("use an administrator's key"))
+			return
+		}
+		if !wantsJSON {
+			next(&statusContext{Context: hc})
+			return
+		}
+		body, err := readBody(w, r, opt.body)
+		if err != nil {
+			writeProblem(w, err)
+			return
+		}
+		r2 := *r
+		r2.Body = io.NopCloser(bytes.NewReader(body))
+		run := func(w http.ResponseWriter, r *http.Request) {
+			next(&statusContext{Context: humachi.NewContext(hc.Operation(), r, w)})
+		}
+		if opt.idempotency == notIdempotent {
+			run(w, &r2)
+			return
+		}
+		a.idempotent(w, &r2, body, opt.idempotency, run)
+	}
+}
+
+// readBody reads a whole body of at most limit bytes.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	if r.Body == nil || r.Body == http.NoBody {
+		return nil, nil
+	}
+	if err := middleware.LimitBody(w, r, limit); err != nil {
+		return nil, err
+	}
+	var buf bytes.Buffer
+	if n := r.ContentLength; n > 0 {
+		buf.Grow(int(min(n, 64<<10)) + bytes.MinRead)
+	}
+	_, err := buf.ReadFrom(r.Body)
+	return buf.Bytes(), err
+}
+
+func asProblem(err error) error {
+	var p *problem.Response
+	if errors.As(err, &p) {
+		return p
+	}
+	return problem.From(err)
+}
+
+func writeProblem(w http.ResponseWriter, err error) { problem.Write(w, err) }

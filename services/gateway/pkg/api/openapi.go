@@ -1,0 +1,139 @@
+package api
+
+import (
+	"encoding/json"
+	"net/http"
+	"reflect"
+	"sync"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+)
+
+func (a *API) config() huma.Config {
+	registry := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
+	c := huma.Config{
+		OpenAPI: &huma.OpenAPI{
+			OpenAPI: "3.1.0",
+			Info: &huma.Info{
+				Title: "Aetherium", Version: a.Version,
+				Description: "Machines for AI agents: isolated VMs in milliseconds, commands with live output, files, ports, snapshots and forks.\n\n" +
+					"Errors are `application/problem+json` with a stable `code`. A POST with an `Idempotency-Key` may be repeated. " +
+					"Wherever a path names a VM, its ID or its name will do.",
+			},
+			Servers: []*huma.Server{{URL: wire.BasePath}},
+			Components: &huma.Components{
+				Schemas: registry,
+				SecuritySchemes: map[string]*huma.SecurityScheme{
+					"bearer": {Type: "http", Scheme: "bearer", Description: "A key, as Authorization: Bearer"},
+					"key":    {Type: "apiKey", In: "header", Name: wire.HeaderAPIKey, Description: "A key"},
+				},
+			},
+			Tags: []*huma.Tag{
+				{Name: "VMs", Description: "Isolated machines and their life cycle"},
+				{Name: "Executions", Description: "Commands in VMs, their journaled output and exit codes"},
+				{Name: "Files", Description: "Files in VMs"},
+				{Name: "Ports", Description: "Servers in VMs, seen from outside"},
+				{Name: "Snapshots", Description: "Frozen states that VMs start from"},
+				{Name: "Templates", Description: "What VMs are made from"},
+				{Name: "Tasks", Description: "Asynchronous work"},
+				{Name: "Fleet", Description: "Nodes, drivers and the server itself"},
+				{Name: "Events", Description: "What happened, in order"},
+			},
+		},
+		Formats:                      map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat},
+		DefaultFormat:                "application/json",
+		RejectUnknownQueryParameters: true,
+		Transformers:                 []huma.Transformer{a.transform},
+	}
+	return c
+}
+
+func schemaOf[T any](a *API) *huma.Schema {
+	return a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[T](), true, "")
+}
+
+// jsonOf documents an answer in JSON.
+func jsonOf[T any](a *API, description string) *huma.Response {
+	return &huma.Response{Description: description, Content: map[string]*huma.MediaType{"application/json": {Schema: schemaOf[T](a)}}}
+}
+
+func (a *API) problemResponse() *huma.Response {
+	return &huma.Response{
+		Description: "An error, with a stable code",
+		Content:     map[string]*huma.MediaType{wire.ProblemContentType: {Schema: schemaOf[wire.Problem](a)}},
+	}
+}
+
+func binary(media string) map[string]*huma.MediaType {
+	return map[string]*huma.MediaType{media: {Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}}
+}
+
+// binaryBody documents a request body that is streamed.
+func binaryBody(media, description string) *huma.RequestBody {
+	return &huma.RequestBody{Required: true, Description: description, Content: binary(media)}
+}
+
+func binaryResponse(media, description string) *huma.Response {
+	return &huma.Response{Description: description, Content: binary(media)}
+}
+
+// upgradeResponse documents a WebSocket.
+func upgradeResponse() *huma.Response {
+	return &huma.Response{Description: "Switching to WebSocket, subprotocol " + wire.Subprotocol}
+}
+
+// healthOperations documents what is served outside of huma: /health and
+// /ready need no key, and the document does not describe itself through itself.
+func (a *API) healthOperations() {
+	add := func(id, path, summary string, secured bool, media string, schema *huma.Schema) {
+		op := &huma.Operation{
+			OperationID: id, Method: http.MethodGet, Path: path, Summary: summary, Tags: []string{"Fleet"},
+			Responses: map[string]*huma.Response{
+				"200":     {Description: "OK", Content: map[string]*huma.MediaType{media: {Schema: schema}}},
+				"default": a.problemResponse(),
+			},
+		}
+		if secured {
+			op.Security = []map[string][]string{{"bearer": {}}, {"key": {}}}
+		}
+		a.huma.OpenAPI().AddOperation(op)
+	}
+	text := &huma.Schema{Type: huma.TypeString}
+	add("health", "/health", "Whether the server answers", false, "application/json", schemaOf[wire.Health](a))
+	add("ready", "/ready", "Whether the server can work", false, "application/json", schemaOf[wire.Health](a))
+	add("metrics", "/metrics", "Metrics for Prometheus", true, "text/plain", text)
+	add("openapi-json", "/openapi.json", "This document", true, "application/json", &huma.Schema{Type: huma.TypeObject})
+	add("openapi-yaml", "/openapi.yaml", "This document in YAML", true, "application/yaml", text)
+}
+
+// finishSchemas drops what huma registers for its own errors, which never leave.
+func (a *API) finishSchemas() {
+	a.start = schemaOf[wire.StartControl](a)
+	schemaOf[wire.ClientControl](a) // streams' messages belong to the contract too
+	schemaOf[wire.ServerControl](a)
+	schemaOf[wire.OutputEvent](a)
+	schemaOf[wire.FileEvent](a)
+	schemas := a.huma.OpenAPI().Components.Schemas.Map()
+	delete(schemas, "ErrorModel")
+	delete(schemas, "ErrorDetail")
+}
+
+// Document serves the OpenAPI document.
+func (a *API) Document() (asJSON, asYAML http.Handler) {
+	serve := func(media string, render func() ([]byte, error)) http.Handler {
+		once := sync.OnceValues(render)
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			text, err := once()
+			if err != nil {
+				writeProblem(w, err)
+				return
+			}
+			w.Header().Set("Content-Type", media)
+			_, _ = w.Write(text)
+		})
+	}
+	return serve("application/json", func() ([]byte, error) { return json.Marshal(a.huma.OpenAPI()) }),
+		serve("application/yaml", a.huma.OpenAPI().YAML)
+}
