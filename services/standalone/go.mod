@@ -9,6 +9,13 @@ require (
 	github.com/aetherium/aetherium/services/gateway v0.0.0-00010101000000-000000000000
 )
 
+require (
+	github.com/inconshreveable/mousetrap v1.1.0 // indirect
+	github.com/spf13/cobra v1.10.2 // indirect
+	github.com/spf13/pflag v1.0.10 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+)
+
 replace github.com/aetherium/aetherium/libs/common => ../../libs/common
 
 replace github.com/aetherium/aetherium/libs/types => ../../libs/types

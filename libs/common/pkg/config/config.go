@@ -67,6 +67,10 @@ func Parse(into any, text []byte) error {
 		msg := strings.Join(strings.Fields(strings.TrimPrefix(err.Error(), "yaml: ")), " ")
 		return errors.Wrap(err, errors.InvalidArgument, "the configuration is not valid: %s", msg)
 	}
+	// What would be ignored silently is refused.
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return errors.New(errors.InvalidArgument, "the configuration is not valid: it must be one document")
+	}
 	return nil
 }
 

@@ -1,11 +1,26 @@
 package config
 
 import (
+	"encoding"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 )
+
+// scalar reads a node's text; the YAML library names no line for errors of an
+// encoding.TextUnmarshaler.
+func scalar(into encoding.TextUnmarshaler, n *yaml.Node) error {
+	if n.Kind != yaml.ScalarNode {
+		return fmt.Errorf("line %d: a list or mapping stands where a single value belongs", n.Line)
+	}
+	if err := into.UnmarshalText([]byte(n.Value)); err != nil {
+		return fmt.Errorf("line %d: %w", n.Line, err)
+	}
+	return nil
+}
 
 // Duration is a time.Duration written as in Go: "30s", "1h30m". Never negative.
 type Duration time.Duration
@@ -19,6 +34,9 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	*d = Duration(v)
 	return nil
 }
+
+// UnmarshalYAML implements yaml.Unmarshaler: its errors name the line.
+func (d *Duration) UnmarshalYAML(n *yaml.Node) error { return scalar(d, n) }
 
 // MarshalText implements encoding.TextMarshaler.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
@@ -56,6 +74,9 @@ func (b *Bytes) UnmarshalText(text []byte) (err error) {
 	*b, err = ParseBytes(string(text))
 	return err
 }
+
+// UnmarshalYAML implements yaml.Unmarshaler: its errors name the line.
+func (b *Bytes) UnmarshalYAML(n *yaml.Node) error { return scalar(b, n) }
 
 // MarshalText implements encoding.TextMarshaler.
 func (b Bytes) MarshalText() ([]byte, error) { return []byte(b.String()), nil }

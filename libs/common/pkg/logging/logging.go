@@ -1,5 +1,5 @@
-// Package logging sets up slog: text for people on a terminal, JSON otherwise.
-// Values of type [Secret] never show.
+// Package logging sets up log/slog: text for a terminal, JSON for everything
+// else, and secrets that cannot be logged by accident.
 package logging
 
 import (
@@ -16,20 +16,21 @@ import (
 // Format is how log lines look.
 type Format string
 
-// The formats.
+// The formats; empty is Auto.
 const (
 	Auto Format = "auto" // Text on a terminal, else JSON
 	Text Format = "text"
 	JSON Format = "json"
 )
 
-// New makes a logger. level is debug, info, warn or error. Returns InvalidArgument.
+// New makes a logger that writes to w. level is debug, info, warn or error.
+// Returns InvalidArgument for a level or format that does not exist.
 func New(w io.Writer, format Format, level string) (*slog.Logger, error) {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(strings.ToUpper(level))); err != nil {
 		return nil, errors.Wrap(err, errors.InvalidArgument, "%q is not a log level", level).WithHint("debug, info, warn or error")
 	}
-	opts := &slog.HandlerOptions{Level: l}
+	opts := &slog.HandlerOptions{Level: l, ReplaceAttr: redact}
 	switch format {
 	case Auto, "":
 		if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
@@ -44,21 +45,21 @@ func New(w io.Writer, format Format, level string) (*slog.Logger, error) {
 	return nil, errors.New(errors.InvalidArgument, "%q is not a log format", format).WithHint("auto, text or json")
 }
 
-// Secret is a string that hides itself wherever it is printed, logged or marshalled.
-type Secret string
+// telling are attribute names whose values are secret whatever their type:
+// the net below [Secret] for headers and maps that come from outside.
+var telling = [...]string{"password", "passphrase", "secret", "token", "authorization", "cookie", "api_key", "apikey", "api-key", "private_key", "credential"}
 
-const hidden = "[hidden]"
-
-// Reveal gives the value, for the one place that needs it.
-func (s Secret) Reveal() string { return string(s) }
-
-func (Secret) String() string { return hidden }
-
-// GoString implements fmt.GoStringer.
-func (Secret) GoString() string { return hidden }
-
-// LogValue implements slog.LogValuer.
-func (Secret) LogValue() slog.Value { return slog.StringValue(hidden) }
-
-// MarshalText implements encoding.TextMarshaler.
-func (Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
+func redact(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindGroup {
+		return a
+	}
+	key := strings.ToLower(a.Key)
+	for _, t := range telling {
+		// Counts and times of tokens are no tokens.
+		if strings.Contains(key, t) && a.Value.Kind() != slog.KindInt64 && a.Value.Kind() != slog.KindDuration &&
+			a.Value.Kind() != slog.KindTime && a.Value.Kind() != slog.KindBool {
+			return slog.String(a.Key, hidden)
+		}
+	}
+	return a
+}

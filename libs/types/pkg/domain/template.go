@@ -91,8 +91,10 @@ type Snapshot struct {
 	WorkerID      ID // where its data is
 	Bytes         int64
 	State         BuildState // waiting, ready, error
-	CreatedAt     time.Time
-	Revision      int64
+	// Ephemeral marks the frozen disk below forks: not shown, removed with the last of them.
+	Ephemeral bool
+	CreatedAt time.Time
+	Revision  int64
 }
 
 // SnapshotKind is what a snapshot holds.

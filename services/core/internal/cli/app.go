@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"os"
@@ -114,7 +113,7 @@ func (a *app) say(format string, args ...any) {
 	_, _ = io.WriteString(a.Stderr, "aetherium: "+render.Clean(fmt.Sprintf(format, args...))+end)
 }
 
-// guest passes errors of reaching the server on with what to do about them.
+// explain adds what to do about errors of reaching the server.
 func (a *app) explain(err error) error {
 	var e *errors.Error
 	if !errors.As(err, &e) {

@@ -131,14 +131,16 @@ func (b *btrfsBackend) descend(src string, limit int64) (btrfsMeta, error) {
 	if err != nil {
 		return m, err
 	}
-	live, err := b.subvolumes("volumes", "staging")
-	if err != nil {
-		return m, err
-	}
 	child := btrfsMeta{Limit: limit, Inherited: m.Inherited + charged, Ancestors: []uint64{id}}
-	for _, a := range m.Ancestors {
-		if _, ok := live[a]; ok {
-			child.Ancestors = append(child.Ancestors, a)
+	if len(m.Ancestors) > 0 {
+		live, err := b.subvolumes("volumes", "staging")
+		if err != nil {
+			return m, err
+		}
+		for _, a := range m.Ancestors {
+			if _, ok := live[a]; ok {
+				child.Ancestors = append(child.Ancestors, a)
+			}
 		}
 	}
 	m.Shared = charged

@@ -21,7 +21,11 @@ const (
 
 // kindEnd marks the frame that holds the [domain.ExecutionEnd] as JSON. The
 // other kinds are the values of [domain.OutputStream].
-const kindEnd = 0xFF
+// kindBegin marks an empty journal's first record; its data is the caller's note.
+const (
+	kindEnd   = 0xFF
+	kindBegin = 0xFE
+)
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -74,10 +78,13 @@ func parseFrame(src []byte) (frame, verdict) {
 	return frame{kind: kind, offset: int64(offset), data: src[frameHeader:]}, whole
 }
 
+// holdsOutput reports whether a frame of kind k has bytes of the output.
+func holdsOutput(k byte) bool { return k != kindEnd && k != kindBegin }
+
 func knownKind(k byte) bool {
 	switch domain.OutputStream(k) {
 	case domain.Stdout, domain.Stderr, domain.PTY:
 		return true
 	}
-	return k == kindEnd
+	return k == kindEnd || k == kindBegin
 }

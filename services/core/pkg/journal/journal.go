@@ -31,6 +31,7 @@ type Journal struct {
 	file     *os.File   // the last segment, open for writing; nil until needed
 	bytes    int64      // on disk
 	next     int64
+	note     []byte // of Begin; nil: not begun
 	end      *domain.ExecutionEnd
 	modified time.Time
 	fail     error         // deleted or shut: nothing more is written
@@ -86,6 +87,39 @@ func (j *Journal) Ended() (domain.ExecutionEnd, bool) {
 	return *j.end, true
 }
 
+// maxNote bounds what Begin keeps.
+const maxNote = 1 << 10
+
+// Begin writes that the journal exists, so that it is found after a restart
+// also when no output came, with a note of at most 1 KiB for whoever finds it.
+// A journal that was begun before, or has output, keeps what it has: began is
+// false then. Returns NoSpace, Gone.
+func (j *Journal) Begin(note []byte) (began bool, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if len(note) > maxNote {
+		return false, errors.New(errors.TooLarge, "the journal's note is longer than %d bytes", maxNote)
+	}
+	if j.fail != nil {
+		return false, j.fail
+	}
+	if j.note != nil || len(j.extents)+len(j.segments) > 0 {
+		return false, nil
+	}
+	if err := j.put(kindBegin, note); err != nil {
+		return false, err
+	}
+	j.note = append([]byte{}, note...)
+	return true, nil
+}
+
+// Note gives what Begin kept; nil when it was never called.
+func (j *Journal) Note() []byte {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.note
+}
+
 // Append adds output. Bytes below NextOffset were taken before and are
 // skipped. Returns OutOfRange when offset lies beyond NextOffset, Conflict
 // after the end, NoSpace, Gone after Delete. After an error NextOffset tells
@@ -96,7 +130,7 @@ func (j *Journal) Append(offset int64, stream domain.OutputStream, data []byte) 
 	if err := j.writable(); err != nil {
 		return err
 	}
-	if !knownKind(byte(stream)) || byte(stream) == kindEnd {
+	if !knownKind(byte(stream)) || !holdsOutput(byte(stream)) {
 		return errors.New(errors.InvalidArgument, "output stream %d is unknown", stream)
 	}
 	if offset < 0 || offset > j.next {

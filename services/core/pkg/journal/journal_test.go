@@ -570,6 +570,39 @@ func TestNoFileBeforeTheFirstByte(t *testing.T) {
 	}
 }
 
+func TestBegin(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := openStore(t, dir, journal.Options{})
+	k := newKey()
+	j := open(t, s, k)
+	for i, want := range []bool{true, false} {
+		if began, err := j.Begin([]byte("note")); err != nil || began != want {
+			t.Fatalf("call %d: %v, %v", i, began, err)
+		}
+	}
+	_ = s.Close()
+	s = openStore(t, dir, journal.Options{})
+	j, err := s.Lookup(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	if string(j.Note()) != "note" || j.NextOffset() != 0 {
+		t.Errorf("note %q, next offset %d", j.Note(), j.NextOffset())
+	}
+	appendAll(t, j, "out")
+	if err := j.AppendEnd(domain.ExecutionEnd{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, s, k, 0); got.data.String() != "out" || got.end == nil {
+		t.Errorf("read %q, %v", got.data.String(), got.end)
+	}
+	if _, err := j.Begin(make([]byte, 2000)); !errors.HasCode(err, errors.TooLarge) {
+		t.Errorf("long note: %v", err)
+	}
+}
+
 func TestTail(t *testing.T) {
 	t.Parallel()
 	s := openStore(t, t.TempDir(), journal.Options{})

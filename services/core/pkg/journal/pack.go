@@ -60,7 +60,13 @@ type extent struct {
 	kind   byte
 }
 
-func (e extent) end() int64 { return e.offset + int64(e.length) }
+// end is the offset after the output that the record holds.
+func (e extent) end() int64 {
+	if !holdsOutput(e.kind) {
+		return e.offset
+	}
+	return e.offset + int64(e.length)
+}
 
 func (p *packs) add(k Key, f frame, at time.Time) (extent, error) {
 	p.mu.Lock()

@@ -205,7 +205,7 @@ func (r *Reader) fill(limit int64) error {
 // deliver turns a frame into an event, if it has anything at or after pos.
 func (r *Reader) deliver(f frame) (domain.OutputEvent, bool) {
 	end := f.offset + int64(len(f.data))
-	if f.kind == kindEnd || end <= r.pos {
+	if !holdsOutput(f.kind) || end <= r.pos {
 		return domain.OutputEvent{}, false // the end is told from memory
 	}
 	at := r.pos
@@ -296,7 +296,7 @@ func (r *Reader) closeFile() {
 // packedAt gives the packed record that holds an offset. j.mu is held.
 func (j *Journal) packedAt(offset int64) (extent, bool) {
 	for _, e := range j.extents {
-		if e.offset <= offset && offset < e.end() && e.kind != kindEnd {
+		if e.offset <= offset && offset < e.end() {
 			return e, true
 		}
 	}

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"os"
@@ -39,10 +40,13 @@ func (s *Store) scan() error {
 	for seq, name := range names {
 		err := s.packs.load(name, seq, func(r record, e extent) {
 			j := s.found(r.key)
-			if r.f.kind == kindEnd {
+			switch r.f.kind {
+			case kindEnd:
 				if end, err := parseEnd(r.f.data); err == nil {
 					j.end = &end
 				}
+			case kindBegin:
+				j.note = bytes.Clone(r.f.data)
 			}
 			j.extents = append(j.extents, e)
 			j.account(int64(r.size), r.at)
@@ -53,15 +57,11 @@ func (s *Store) scan() error {
 	}
 	for _, j := range s.journals {
 		slices.SortFunc(j.segments, func(a, b *segment) int { return cmp.Compare(a.base, b.base) })
-		// The end has the offset of what would follow: it sorts last.
 		slices.SortFunc(j.extents, func(a, b extent) int {
-			return cmp.Or(cmp.Compare(a.offset, b.offset), cmp.Compare(a.length, b.length))
+			return cmp.Or(cmp.Compare(a.offset, b.offset), cmp.Compare(a.end(), b.end()))
 		})
 		if n := len(j.extents); n > 0 {
 			j.next = j.extents[n-1].end()
-			if j.end != nil {
-				j.next = j.extents[n-1].offset
-			}
 		}
 	}
 	return nil
@@ -126,7 +126,7 @@ func scanTail(data []byte, base int64) tail {
 		if v != whole || f.offset != t.next {
 			break
 		}
-		if f.kind == kindEnd {
+		if !holdsOutput(f.kind) {
 			end, err := parseEnd(f.data)
 			if err != nil {
 				break

@@ -8,10 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/network/internal/firewall"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/hostlease"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/link"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/nspair"
@@ -114,7 +113,14 @@ func (m *Manager) build(rec *record, nat *natNetwork) error {
 	if err := nat.guard.Add(nat.member(*rec)); err != nil {
 		return err
 	}
-	return link.Plug(port)
+	if err := link.Plug(port); err != nil {
+		return err
+	}
+	// Docker or ufw may have come up since the last time.
+	if _, err := firewall.MakeWay(nat.bridge.Name); err != nil {
+		m.cfg.Log.Warn("another firewall of the host may drop machines' packets", "err", err)
+	}
+	return nil
 }
 
 // pool puts a made pair into the pool; mu is held.
@@ -177,17 +183,15 @@ func (m *Manager) saveExisting(rec record) error {
 	return m.save(rec)
 }
 
-// reap frees the IDs of drained pairs that no process has any more, and tells
-// how many are still waiting.
+// reap takes apart what could not be before and frees the IDs of drained
+// pairs that no process has any more. It tells how many are still waiting.
 func (m *Manager) reap() (waiting int, err error) {
-	m.mu.Lock()
-	var drained []*pair
-	for _, p := range m.pairs {
-		if p.rec.State == stateDraining {
-			drained = append(drained, p)
+	for _, p := range m.inState(stateRemoving) {
+		if err := m.takeApart(p); err != nil {
+			return waiting, err
 		}
 	}
-	m.mu.Unlock()
+	drained := m.inState(stateDraining)
 	if len(drained) == 0 {
 		return 0, nil
 	}
@@ -214,6 +218,18 @@ func (m *Manager) reap() (waiting int, err error) {
 		m.mu.Unlock()
 	}
 	return waiting, nil
+}
+
+func (m *Manager) inState(s pairState) []*pair {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []*pair
+	for _, p := range m.pairs {
+		if p.rec.State == s {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 const rangesPerBlock = hostlease.BlockSize / IDCount
@@ -273,11 +289,6 @@ func (m *Manager) blocks() []uint32 {
 	m.leaseMu.Lock()
 	defer m.leaseMu.Unlock()
 	return m.lease.Blocks
-}
-
-// isGone tells whether an error says that a kernel object was already gone.
-func isGone(err error) bool {
-	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ESRCH)
 }
 
 // newPairID mints six letters: with an instance's eight-letter prefix and one

@@ -64,7 +64,7 @@ func (m *Manager) tend() {
 			wait[mode] = 0
 		}
 		if since := time.Since(lastReap); since < reapEvery {
-			if m.draining() {
+			if len(m.inState(stateDraining))+len(m.inState(stateRemoving)) > 0 {
 				sooner(reapEvery - since)
 			}
 		} else {
@@ -110,15 +110,4 @@ func (m *Manager) countReady(mode domain.NetworkMode) int {
 		}
 	}
 	return n
-}
-
-func (m *Manager) draining() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, p := range m.pairs {
-		if p.rec.State == stateDraining {
-			return true
-		}
-	}
-	return false
 }

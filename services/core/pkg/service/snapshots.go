@@ -16,7 +16,7 @@ func (s *Service) CreateSnapshot(ctx context.Context, by vmm.Caller, vmID domain
 	if err := domain.ValidateName("name", name); err != nil {
 		return nil, err
 	}
-	snap, err := s.takeSnapshot(ctx, by, vmID, name)
+	snap, err := s.takeSnapshot(ctx, by, vmID, name, false)
 	if err != nil {
 		return nil, err
 	}
@@ -25,7 +25,7 @@ func (s *Service) CreateSnapshot(ctx context.Context, by vmm.Caller, vmID domain
 
 // takeSnapshot writes the intent, lets the node copy, and writes the result.
 // A crash in between leaves a waiting row, which the worker removes with its data.
-func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.ID, name string) (*domain.Snapshot, error) {
+func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.ID, name string, ephemeral bool) (*domain.Snapshot, error) {
 	var vm *domain.VM
 	var snap *domain.Snapshot
 	err := s.store.Update(ctx, func(tx storage.Tx) (err error) {
@@ -37,10 +37,10 @@ func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.I
 		default:
 			return notRunning(vm)
 		}
-		snap, err = s.newSnapshot(ctx, vm, name)
-		if err != nil {
+		if snap, err = s.newSnapshot(ctx, vm, name); err != nil {
 			return err
 		}
+		snap.Ephemeral = ephemeral
 		return tx.Snapshots().Insert(ctx, snap)
 	})
 	if err != nil {
@@ -155,7 +155,7 @@ func (s *Service) ForkVM(ctx context.Context, by vmm.Caller, id domain.ID, count
 	if req.Metadata == nil {
 		req.Metadata = origin.Metadata
 	}
-	snap, err := s.takeSnapshot(ctx, by, id, "")
+	snap, err := s.takeSnapshot(ctx, by, id, "", true)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,8 @@ import (
 type BuildArgs struct {
 	Template domain.ID `json:"template_id"`
 	Tags     []string  `json:"tags"`
+	// Base asks for the base template with its own check list and fallbacks.
+	Base bool `json:"base,omitempty"`
 }
 
 // shownBuilds bounds how many builds TemplateInfo shows.

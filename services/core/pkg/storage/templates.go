@@ -82,6 +82,9 @@ type Builds interface {
 
 // SnapshotFilter narrows a list of snapshots. Zero fields do not filter.
 type SnapshotFilter struct {
+	// IncludeEphemeral lists the frozen disks below forks as well.
+	IncludeEphemeral bool
+
 	ProjectID domain.ID
 	VMID      domain.ID
 	WorkerID  domain.ID

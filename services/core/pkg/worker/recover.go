@@ -121,7 +121,7 @@ func (w *Worker) recoverSnapshots(ctx context.Context, d vmm.Driver) error {
 func (w *Worker) dropWaitingSnapshots(ctx context.Context) error {
 	return w.Store.Update(ctx, func(tx storage.Tx) error {
 		list, err := tx.Snapshots().List(ctx, storage.SnapshotFilter{
-			WorkerID: w.id, States: []domain.BuildState{domain.BuildWaiting}, Page: storage.Page{Limit: storage.MaxPage},
+			IncludeEphemeral: true, WorkerID: w.id, States: []domain.BuildState{domain.BuildWaiting}, Page: storage.Page{Limit: storage.MaxPage},
 		})
 		if err != nil {
 			return err

@@ -22,7 +22,9 @@ type rows struct {
 
 	mu      sync.Mutex
 	pending []rowChange
-	flushed chan struct{} // closed when everything put so far is written
+	queued  int64         // rows ever put
+	written int64         // rows ever written
+	changed chan struct{} // closed when written grows
 	wake    chan struct{}
 	stopped chan struct{}
 	once    sync.Once
@@ -36,7 +38,7 @@ type rowChange struct {
 }
 
 func newRows(store storage.Store, log *slog.Logger) *rows {
-	return &rows{store: store, log: log, flushed: make(chan struct{}), wake: make(chan struct{}, 1), stopped: make(chan struct{})}
+	return &rows{store: store, log: log, changed: make(chan struct{}), wake: make(chan struct{}, 1), stopped: make(chan struct{})}
 }
 
 // put queues a row as it is now with its event. done is called once it is written.
@@ -45,6 +47,7 @@ func (r *rows) put(x *domain.Execution, kind string, at time.Time, done func()) 
 	row.Command = domain.Command{} // never in clear
 	r.mu.Lock()
 	r.pending = append(r.pending, rowChange{row, kind, at, done})
+	r.queued++
 	r.mu.Unlock()
 	select {
 	case r.wake <- struct{}{}:
@@ -55,19 +58,22 @@ func (r *rows) put(x *domain.Execution, kind string, at time.Time, done func()) 
 // flush waits until everything put before the call is written.
 func (r *rows) flush(ctx context.Context) error {
 	r.mu.Lock()
-	if len(r.pending) == 0 {
-		r.mu.Unlock()
-		return nil
-	}
-	flushed := r.flushed
+	until := r.queued
 	r.mu.Unlock()
-	select {
-	case <-flushed:
-		return nil
-	case <-r.stopped:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	for {
+		r.mu.Lock()
+		done, changed := r.written >= until, r.changed
+		r.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-r.stopped:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 
@@ -128,10 +134,11 @@ func (r *rows) write() bool {
 	r.pending = r.pending[len(batch):]
 	more := len(r.pending) > 0
 	if !more {
-		r.pending = nil
-		close(r.flushed)
-		r.flushed = make(chan struct{})
+		r.pending = nil // lets go of the array
 	}
+	r.written += int64(len(batch))
+	close(r.changed)
+	r.changed = make(chan struct{})
 	r.mu.Unlock()
 	for _, c := range batch {
 		if c.done != nil {

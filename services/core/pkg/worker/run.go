@@ -288,7 +288,7 @@ func (w *Worker) deleted(ctx context.Context, vm *domain.VM) error {
 	}
 	w.clock.clear(vm.ID)
 	w.vms.forget(vm.ID)
-	w.dropForkSnapshot(ctx, row)
+	w.dropForkSnapshot(ctx, row.ProjectID, row.Spec.SnapshotID)
 	return nil
 }
 

@@ -23,6 +23,7 @@ func (w *Worker) sweep(ctx context.Context) {
 		{"rows", w.sweepRows},
 		{"tombstones", w.sweepTombstones},
 		{"executions", w.sweepExecutions},
+		{"fork snapshots", w.sweepForkSnapshots},
 		{"builds", w.sweepBuilds},
 	} {
 		if err := part.do(ctx); err != nil && ctx.Err() == nil {
@@ -119,6 +120,27 @@ func (w *Worker) dropExecutions(ctx context.Context, find func(storage.Tx) ([]*d
 	}
 	return err
 }
+
+// sweepForkSnapshots removes the frozen disks below forks that all run by now.
+func (w *Worker) sweepForkSnapshots(ctx context.Context) error {
+	var rows []*domain.Snapshot
+	err := w.Store.View(ctx, func(tx storage.Tx) error {
+		list, err := tx.Snapshots().List(ctx, storage.SnapshotFilter{IncludeEphemeral: true, WorkerID: w.id, Page: storage.Page{Limit: storage.MaxPage}})
+		rows = list.Items
+		return err
+	})
+	for _, s := range rows {
+		// A young one may be about to get its first fork.
+		if s.Ephemeral && w.Now().Sub(s.CreatedAt) > forkSnapshotAge {
+			w.dropForkSnapshot(ctx, s.ProjectID, s.ID)
+		}
+	}
+	return err
+}
+
+// forkSnapshotAge is how long the frozen disk below forks is kept at least,
+// unless its last fork has started before.
+const forkSnapshotAge = 10 * time.Minute
 
 // sweepBuilds removes builds that no template, VM or snapshot uses any more.
 func (w *Worker) sweepBuilds(ctx context.Context) error {

@@ -85,6 +85,8 @@ type Worker struct {
 	clock    *clock
 	rows     *rows
 	builds   builds
+	execs    executions
+	endings  watch.Hub[domain.ID] // woken when an execution has ended
 }
 
 // New makes a worker; Start puts it to work.

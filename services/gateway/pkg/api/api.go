@@ -44,10 +44,6 @@ type Deps struct {
 	Logger      *slog.Logger
 	// Status tells what the server is; it is asked by administrators only.
 	Status func(ctx context.Context) (wire.Status, error)
-	// Ready returns why the server cannot work now; nil: it is always ready.
-	Ready func(ctx context.Context) error
-	// Metrics serves what Prometheus reads.
-	Metrics http.Handler
 	// Version of the product, for the OpenAPI document.
 	Version string
 	// MaxFileBytes bounds a file or tar sent into a VM; 0: DefaultMaxFileBytes.

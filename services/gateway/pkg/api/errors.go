@@ -6,6 +6,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humachi"
+	"github.com/go-chi/chi/v5"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
@@ -97,6 +98,13 @@ func NotFound(w http.ResponseWriter, r *http.Request) {
 
 // MethodNotAllowed answers for methods that a path does not know.
 func MethodNotAllowed(w http.ResponseWriter, r *http.Request) {
+	if routes := chi.RouteContext(r.Context()).Routes; routes != nil {
+		for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+			if routes.Match(chi.NewRouteContext(), m, r.URL.Path) {
+				w.Header().Add("Allow", m) // RFC 9110 §15.5.6
+			}
+		}
+	}
 	problem.Write(w, errors.New(errors.MethodNotAllowed, "%s is not a method of this resource", clipMethod(r.Method)))
 }
 

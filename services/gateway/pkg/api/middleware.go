@@ -17,19 +17,22 @@ import (
 
 // statusContext lets a transformed error change the status that huma chose.
 type statusContext struct {
-	huma.Context
+	humaContext
 	override int
 }
 
+// humaContext is embedded under another name than that of its method Context.
+type humaContext = huma.Context
+
 // Unwrap is humachi's way to the request.
-func (c *statusContext) Unwrap() huma.Context { return c.Context }
+func (c *statusContext) Unwrap() huma.Context { return c.humaContext }
 
 // SetStatus sends the status.
 func (c *statusContext) SetStatus(status int) {
 	if c.override != 0 {
 		status = c.override
 	}
-	c.Context.SetStatus(status)
+	c.humaContext.SetStatus(status)
 }
 
 // around is what every operation passes through, outside of huma's decoding:
@@ -52,7 +55,7 @@ func (a *API) around(op huma.Operation, opt options) func(huma.Context, func(hum
 			return
 		}
 		if !wantsJSON {
-			next(&statusContext{Context: hc})
+			next(&statusContext{humaContext: hc})
 			return
 		}
 		body, err := readBody(w, r, opt.body)
@@ -63,7 +66,7 @@ func (a *API) around(op huma.Operation, opt options) func(huma.Context, func(hum
 		r2 := *r
 		r2.Body = io.NopCloser(bytes.NewReader(body))
 		run := func(w http.ResponseWriter, r *http.Request) {
-			next(&statusContext{Context: humachi.NewContext(hc.Operation(), r, w)})
+			next(&statusContext{humaContext: humachi.NewContext(hc.Operation(), r, w)})
 		}
 		if opt.idempotency == notIdempotent {
 			run(w, &r2)

@@ -47,6 +47,9 @@ type Config struct {
 	PublicURL string
 	Logger    *slog.Logger
 	Now       func() time.Time // the clock; nil is time.Now
+	// Stopping ends when the server is about to stop: WebSockets and event
+	// streams of guests, which would not end by themselves, then do. May be nil.
+	Stopping context.Context
 	// Opened counts requests under way; may be nil.
 	Opened func(kind string) (closed func())
 }
@@ -59,6 +62,7 @@ type Proxy struct {
 	publicURL string
 	now       func() time.Time
 	opened    func(kind string) func()
+	stopping  context.Context
 	transport *http.Transport
 	preview   *httputil.ReverseProxy
 	path      *httputil.ReverseProxy
@@ -66,9 +70,12 @@ type Proxy struct {
 
 // New makes a Proxy.
 func New(c Config) *Proxy {
-	p := &Proxy{ports: c.Ports, links: c.Links, domain: c.Domain, publicURL: c.PublicURL, now: c.Now, opened: c.Opened}
+	p := &Proxy{ports: c.Ports, links: c.Links, domain: c.Domain, publicURL: c.PublicURL, now: c.Now, opened: c.Opened, stopping: c.Stopping}
 	if p.now == nil {
 		p.now = time.Now
+	}
+	if p.stopping == nil {
+		p.stopping = context.Background()
 	}
 	if p.opened == nil {
 		p.opened = func(string) func() { return func() {} }
@@ -133,7 +140,14 @@ type destinationKey struct{}
 
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, u *url.URL, d destination, via *httputil.ReverseProxy) {
 	defer p.opened("port")()
-	r = r.WithContext(context.WithValue(r.Context(), destinationKey{}, d))
+	ctx := context.WithValue(r.Context(), destinationKey{}, d)
+	if r.Header.Get("Upgrade") != "" || strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(p.stopping, cancel)()
+	}
+	r = r.WithContext(ctx)
 	r.URL = u
 	via.ServeHTTP(w, r)
 }

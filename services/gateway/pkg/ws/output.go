@@ -64,6 +64,11 @@ func (s *Streams) Output(w http.ResponseWriter, r *http.Request, by vmm.Caller, 
 	}
 	w.WriteHeader(http.StatusOK)
 	control := http.NewResponseController(w)
+	if q.Follow {
+		if err := control.Flush(); err != nil {
+			return nil // the client is gone
+		}
+	}
 	return each(ctx, out, q.Stream, func(ev domain.OutputEvent) error {
 		if err := write(ev); err != nil || !q.Follow {
 			return err

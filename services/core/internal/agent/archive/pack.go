@@ -54,13 +54,13 @@ func NewPacker(u *osuser.User, path string) (*Packer, error) {
 // Close lets go of the tree.
 func (p *Packer) Close() error { return p.root.Close() }
 
-// WriteTo packs. A file is one entry of its base name. A directory is the entry
+// Pack writes the archive. A file is one entry of its base name. A directory is the entry
 // "./" followed by what is in it, in lexical order, named relative to it. Files
 // that grow meanwhile are cut, those that shrink are filled up with zeros, as
 // tar does; those that vanish are left out. Returns PermissionDenied for what
 // the user may not read, TooLarge beyond the package's bounds; the archive then
 // lacks its end.
-func (p *Packer) WriteTo(w io.Writer) error {
+func (p *Packer) Pack(w io.Writer) error {
 	p.tw = tar.NewWriter(w)
 	info, err := p.root.Stat()
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
-	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/internal/agent/osuser"
 	"github.com/aetherium/aetherium/services/core/internal/agent/settings"
 	"github.com/aetherium/aetherium/services/core/internal/agent/spawn"
@@ -54,7 +53,7 @@ type entry struct {
 // Returns InvalidArgument (the command cannot be started as asked),
 // Unauthenticated (unknown user), CapacityExhausted, Unavailable while stopping.
 func (r *Registry) Start(ctx context.Context, id string, c Command) (ex *Execution, already bool, err error) {
-	if !domain.IsID(id) {
+	if !isID(id) {
 		return nil, false, errors.New(errors.InvalidArgument, "%.64q is not an execution ID", id).WithField("execution_id")
 	}
 	ex, _, already, err = r.start(ctx, id, c, false)
@@ -64,7 +63,7 @@ func (r *Registry) Start(ctx context.Context, id string, c Command) (ex *Executi
 // StartForeign runs a command of an envd client under an ID of its own, with a
 // reader from its first byte. Errors are those of Start.
 func (r *Registry) StartForeign(ctx context.Context, c Command) (*Execution, *Reader, error) {
-	ex, reader, _, err := r.start(ctx, domain.NewID().String(), c, true)
+	ex, reader, _, err := r.start(ctx, newID(), c, true)
 	return ex, reader, err
 }
 

@@ -1,6 +1,7 @@
 package fsys
 
 import (
+	"crypto/rand"
 	"io"
 	"os"
 	"path/filepath"
@@ -9,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
-	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/internal/agent/osuser"
 )
 
@@ -68,7 +68,7 @@ func (fs *FS) Replace(u *osuser.User, path string, mode uint32, r io.Reader) (En
 	if err != nil {
 		return Entry{}, err
 	}
-	temp := filepath.Join(filepath.Dir(path), ".aetherium-"+domain.NewID().String())
+	temp := filepath.Join(filepath.Dir(path), ".aetherium-"+rand.Text())
 	var f *os.File
 	err = osuser.Do(u, func() error {
 		if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {

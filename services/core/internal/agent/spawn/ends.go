@@ -13,6 +13,17 @@ import (
 // Size is a terminal's size in character cells.
 type Size struct{ Cols, Rows uint16 }
 
+// OrDefault is the size with 80×24 for what is zero: programs divide by it.
+func (s Size) OrDefault() Size {
+	if s.Cols == 0 {
+		s.Cols = 80
+	}
+	if s.Rows == 0 {
+		s.Rows = 24
+	}
+	return s
+}
+
 // ends are both ends of a process's input and output: descriptors for the
 // child, files for the agent.
 type ends struct {

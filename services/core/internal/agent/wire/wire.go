@@ -3,7 +3,6 @@
 package wire
 
 import (
-	"context"
 	"encoding/json"
 	"net/http"
 
@@ -83,9 +82,4 @@ func JSON(w http.ResponseWriter, status int, value any) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(value) // the client has gone
-}
-
-// Cause is why a context ended, as an error with a code.
-func Cause(ctx context.Context) error {
-	return context.Cause(ctx)
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/image/internal/tree"
 )
 
 // The account files' forms are passwd(5), group(5), shadow(5), gshadow(5).
@@ -158,7 +159,13 @@ func (f finisher) shell() string {
 
 // home makes the user's home with what /etc/skel holds.
 func (f finisher) home(dir string, uid, gid int) error {
-	name := strings.Trim(dir, "/")
+	name, err := tree.Clean(dir)
+	if err != nil {
+		return err
+	}
+	if name == "" {
+		return nil // the root is no home of its own
+	}
 	if _, err := f.Stat(name); errors.Is(err, fs.ErrNotExist) {
 		if err := f.MkdirAll(name, 0o755); err != nil {
 			return err

@@ -87,15 +87,9 @@ func (f finisher) mountPoints() error {
 		mode  uint32
 		empty bool
 	}{
-		{"proc", 0o555, true}, {"sys", 0o555, true}, {"dev", 0o755, true},
-		{"run", 0o755, false}, {"tmp", 0o1777, false}, {"var", 0o755, false},
-		{".aetherium", 0o755, true}, {"etc", 0o755, false}, {"root", 0o700, false}, {"home", 0o755, false},
+		{"proc", 0o555, true}, {"sys", 0o555, true}, {"dev", 0o755, true}, {".aetherium", 0o755, true},
+		{"run", 0o755, false}, {"tmp", 0o1777, false},
 	} {
-		if st, err := f.Stat(m.name); err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR && !m.empty {
-			if l, err := f.Lstat(m.name); err == nil && l.Mode&unix.S_IFMT == unix.S_IFLNK && m.name != "run" && m.name != "tmp" {
-				continue // such as /home -> /usr/home: nothing is mounted there
-			}
-		}
 		if err := f.EnsureDir(m.name, f.attr(m.mode, 0, 0)); err != nil {
 			return err
 		}
@@ -105,9 +99,11 @@ func (f finisher) mountPoints() error {
 			}
 		}
 	}
-	// /var/tmp may be a link to /tmp; MkdirAll is content with that.
-	if err := f.MkdirAll("var/tmp", 0o1777); err != nil {
-		return err
+	// Nothing is mounted over these, so they may be links within the image.
+	for name, mode := range map[string]uint32{"etc": 0o755, "home": 0o755, "root": 0o700, "var/tmp": 0o1777} {
+		if err := f.MkdirAll(name, mode); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -169,18 +165,14 @@ func (f finisher) profile() error {
 	if search == "" {
 		search = DefaultPath
 	}
-	var b strings.Builder
-	b.WriteString("# The template's environment, which /etc/profile does not keep.\n")
-	b.WriteString("aetherium_path() {\n  case \":$PATH:\" in *\":$1:\"*) ;; *) PATH=\"$1${PATH:+:$PATH}\" ;; esac\n}\n")
-	dirs := strings.Split(search, ":")
-	for i := len(dirs) - 1; i >= 0; i-- { // the last one put in front is the first one searched
-		if strings.HasPrefix(dirs[i], "/") {
-			fmt.Fprintf(&b, "aetherium_path %s\n", quote(dirs[i]))
+	var dirs []string
+	for dir := range strings.SplitSeq(search, ":") {
+		if strings.HasPrefix(dir, "/") {
+			dirs = append(dirs, dir)
 		}
 	}
-	b.WriteString("unset -f aetherium_path\nexport PATH\n")
-	b.WriteString(`export LANG="${LANG:-C.UTF-8}"` + "\n")
-	if err := f.WriteFile("etc/profile.d/aetherium.sh", []byte(b.String()), f.attr(0o644, 0, 0)); err != nil {
+	text := fmt.Sprintf(profileText, quote(strings.Join(dirs, ":")))
+	if err := f.WriteFile("etc/profile.d/aetherium.sh", []byte(text), f.attr(0o644, 0, 0)); err != nil {
 		return err
 	}
 	if f.exists("etc/profile") {
@@ -189,6 +181,22 @@ func (f finisher) profile() error {
 	const profile = "for i in /etc/profile.d/*.sh; do\n  [ -r \"$i\" ] && . \"$i\"\ndone\nunset i\n"
 	return f.WriteFile("etc/profile", []byte(profile), f.attr(0o644, 0, 0))
 }
+
+// profileText puts the template's search path first, in its order, and keeps
+// what else the shell has.
+const profileText = `# The template's environment, which /etc/profile does not keep.
+aetherium_path=$PATH
+PATH=%s
+aetherium_ifs=$IFS
+IFS=:
+for aetherium_dir in $aetherium_path; do
+  case ":$PATH:" in *":$aetherium_dir:"*) ;; *) PATH=$PATH:$aetherium_dir ;; esac
+done
+IFS=$aetherium_ifs
+unset aetherium_path aetherium_dir aetherium_ifs
+export PATH
+export LANG="${LANG:-C.UTF-8}"
+`
 
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 

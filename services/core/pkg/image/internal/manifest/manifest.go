@@ -176,3 +176,39 @@ func (h *hasher) file(name string, size int64) (string, error) {
 	}
 	return hex.EncodeToString(h.h.Sum(nil)), nil
 }
+
+// FirstDifference tells the first line in which two manifest files differ.
+func FirstDifference(a, b string) (string, error) {
+	fa, err := os.Open(a)
+	if err != nil {
+		return "", err
+	}
+	defer fa.Close()
+	fb, err := os.Open(b)
+	if err != nil {
+		return "", err
+	}
+	defer fb.Close()
+	ra, rb := bufio.NewReader(fa), bufio.NewReader(fb)
+	for {
+		la, ea := ra.ReadString('\n')
+		lb, eb := rb.ReadString('\n')
+		switch {
+		case la != lb:
+			return fmt.Sprintf("%s instead of %s", orEnd(lb), orEnd(la)), nil
+		case ea == io.EOF && eb == io.EOF:
+			return "the manifest itself", nil
+		case ea != nil:
+			return "", ea
+		case eb != nil:
+			return "", eb
+		}
+	}
+}
+
+func orEnd(line string) string {
+	if line == "" {
+		return "nothing"
+	}
+	return "[" + strings.TrimSpace(line) + "]"
+}

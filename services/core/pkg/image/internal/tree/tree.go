@@ -169,8 +169,8 @@ func (t *Tree) Dir(name string) (Dir, error) {
 func (t *Tree) Parent(name string) (Dir, string, error) {
 	parent, base := path.Split(name)
 	parent = strings.TrimSuffix(parent, "/")
-	if base == "" {
-		return Dir{}, "", errors.New(errors.InvalidArgument, "the root itself has no parent")
+	if base == "" || base == "." || base == ".." { // the kernel would follow ".." from a descriptor
+		return Dir{}, "", errors.New(errors.InvalidArgument, "%q names no entry of the root", name)
 	}
 	d, err := t.Dir(parent)
 	if errors.Is(err, fs.ErrNotExist) && parent != "" {
@@ -188,6 +188,9 @@ func (t *Tree) MkdirAll(name string, mode uint32) error {
 	for part := range strings.SplitSeq(name, "/") {
 		if part == "" {
 			continue
+		}
+		if part == "." || part == ".." {
+			return errors.New(errors.InvalidArgument, "the path %q is not clean", name)
 		}
 		d, err := t.Dir(done)
 		if err != nil {

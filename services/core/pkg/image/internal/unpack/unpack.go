@@ -140,6 +140,7 @@ func (u *Unpacker) entry(hdr *tar.Header, content io.Reader, layer bool) error {
 		if err != nil {
 			return err
 		}
+		u.times = append(u.times, dirTime{"", hdr.ModTime.UnixNano()})
 		return d.SetAttr(".", u.attr(hdr))
 	}
 	switch hdr.Typeflag {
@@ -181,7 +182,7 @@ func (u *Unpacker) entry(hdr *tar.Header, content io.Reader, layer bool) error {
 	if err == nil {
 		err = d.SetAttr(base, u.attr(hdr))
 	}
-	u.mine[path.Join(d.Path, base)] = struct{}{}
+	u.own(path.Join(d.Path, base))
 	if replaced == replacedPath {
 		u.tree.Changed()
 	}
@@ -271,7 +272,7 @@ func (u *Unpacker) hardLink(hdr *tar.Header, name string) error {
 	if err != nil {
 		return err
 	}
-	u.mine[path.Join(d.Path, base)] = struct{}{}
+	u.own(path.Join(d.Path, base))
 	if now, err := d.Lstat(base); err == nil && now.Dev == st.Dev && now.Ino == st.Ino {
 		return nil
 	}
@@ -308,23 +309,63 @@ func (u *Unpacker) whiteout(name string) error {
 	}
 	switch {
 	case base == whiteoutOpaque:
-		err = u.tree.Prune(d, func(n string) bool {
-			_, ok := u.mine[path.Join(d.Path, n)]
-			return ok
-		})
+		return u.hideBelow(dirName)
 	case strings.HasPrefix(base, whiteoutMeta):
 		return nil
-	default:
-		hidden := strings.TrimPrefix(base, whiteoutPrefix)
-		if hidden == "" || hidden == "." || hidden == ".." {
-			return errors.New(errors.InvalidArgument, "the whiteout %q hides nothing that can exist", name)
-		}
-		if _, ok := u.mine[path.Join(d.Path, hidden)]; ok {
-			return nil // order within a layer means nothing: its own entries stay
-		}
-		err = u.tree.Remove(d, hidden)
 	}
+	hidden := strings.TrimPrefix(base, whiteoutPrefix)
+	if hidden == "" || hidden == "." || hidden == ".." {
+		return errors.New(errors.InvalidArgument, "the whiteout %q hides nothing that can exist", name)
+	}
+	at := path.Join(d.Path, hidden)
+	if _, ok := u.mine[at]; !ok {
+		err = u.tree.Remove(d, hidden)
+		u.tree.Changed()
+		return err
+	}
+	if st, err := d.Lstat(hidden); err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return u.hideBelow(at)
+	}
+	return nil
+}
+
+// own remembers that the layer at hand made the entry, and with it those above.
+func (u *Unpacker) own(real string) {
+	for real != "." {
+		if _, ok := u.mine[real]; ok {
+			return
+		}
+		u.mine[real] = struct{}{}
+		real = path.Dir(real)
+	}
+}
+
+// hideBelow removes from a directory what layers below made, at every depth.
+// Order within a layer means nothing, so its own entries stay.
+func (u *Unpacker) hideBelow(dir string) error {
+	d, err := u.tree.Dir(dir)
+	if err != nil {
+		return err
+	}
+	var own []string
+	err = u.tree.Prune(d, func(n string) bool {
+		at := path.Join(d.Path, n)
+		_, ok := u.mine[at]
+		if ok {
+			own = append(own, at)
+		}
+		return ok
+	})
 	u.tree.Changed()
+	for _, at := range own {
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if st, err = u.tree.Lstat(at); err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			err = u.hideBelow(at)
+		}
+	}
 	return err
 }
 

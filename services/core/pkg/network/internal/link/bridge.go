@@ -133,7 +133,7 @@ func (p Port) plug() error {
 		set func(netlink.Link, bool) error
 		on  bool
 	}{
-		{netlink.LinkSetIsolated, true}, {netlink.LinkSetLearning, false}, {netlink.LinkSetFlood, false}, {netlink.LinkSetGuard, true},
+		{netlink.LinkSetIsolated, true}, {netlink.LinkSetLearning, false}, {netlink.LinkSetFlood, false},
 	} {
 		if err := flag.set(end, flag.on); err != nil {
 			return err

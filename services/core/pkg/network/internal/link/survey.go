@@ -84,3 +84,17 @@ func prefix(ip []byte, mask []byte) (netip.Prefix, bool) {
 	}
 	return netip.PrefixFrom(a.Unmap(), bits).Masked(), a.Unmap().Is4()
 }
+
+// Try makes a bridge with an isolated port in the calling thread's network
+// namespace, to see that the kernel can. It leaves both there.
+func Try(b Bridge, iface string) error {
+	if err := b.Ensure(); err != nil {
+		return err
+	}
+	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: iface, MTU: b.MTU, TxQLen: -1}, PeerName: "peer"}
+	if err := netlink.LinkAdd(veth); err != nil {
+		return errors.Wrap(err, errors.Unsupported, "cannot make a veth pair on this host").
+			WithHint("the kernel needs the veth module: modprobe veth")
+	}
+	return Plug(Port{Bridge: b, Interface: iface, Address: netip.PrefixFrom(b.Gateway.Addr().Next(), b.Gateway.Bits()), MTU: b.MTU})
+}

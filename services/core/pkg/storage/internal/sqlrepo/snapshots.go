@@ -12,14 +12,14 @@ import (
 type snapshots struct{ s Session }
 
 const (
-	snapshotColumns = "id, project_id, vm_id, name, build_id, driver, driver_version, kind, spec, env_sealed, worker_id, bytes, state, created_at, revision"
+	snapshotColumns = "id, project_id, vm_id, name, build_id, driver, driver_version, kind, spec, env_sealed, worker_id, bytes, state, ephemeral, created_at, revision"
 	snapshotSelect  = "SELECT " + snapshotColumns + " FROM snapshots"
 )
 
 func scanSnapshot(r Row) (*domain.Snapshot, error) {
 	s := new(domain.Snapshot)
 	return s, r.Scan(&s.ID, &s.ProjectID, &s.VMID, &s.Name, &s.BuildID, &s.Driver, &s.DriverVersion, &s.Kind, jsonText{&s.Spec}, &s.EnvSealed,
-		&s.WorkerID, &s.Bytes, &s.State, scanTime{&s.CreatedAt}, &s.Revision)
+		&s.WorkerID, &s.Bytes, &s.State, scanFlag{&s.Ephemeral}, scanTime{&s.CreatedAt}, &s.Revision)
 }
 
 func (r snapshots) Get(ctx context.Context, project, id domain.ID) (*domain.Snapshot, error) {
@@ -41,7 +41,7 @@ func (r snapshots) Insert(ctx context.Context, s *domain.Snapshot) error {
 	}
 	_, err := r.s.Exec(ctx, "INSERT INTO snapshots ("+snapshotColumns+") VALUES ("+marks(snapshotColumns)+")",
 		string(s.ID), string(s.ProjectID), string(s.VMID), s.Name, string(s.BuildID), s.Driver, s.DriverVersion, string(s.Kind), jsonText{s.Spec},
-		blob(s.EnvSealed), string(s.WorkerID), s.Bytes, string(s.State), micros(s.CreatedAt), 1)
+		blob(s.EnvSealed), string(s.WorkerID), s.Bytes, string(s.State), flag(s.Ephemeral), micros(s.CreatedAt), 1)
 	switch {
 	case violated(err, Unique):
 		return errors.Wrap(err, errors.AlreadyExists, "snapshot %s exists already", s.ID)
@@ -100,6 +100,9 @@ func (r snapshots) List(ctx context.Context, f storage.SnapshotFilter) (storage.
 	w.eq("vm_id", f.VMID)
 	w.eq("worker_id", f.WorkerID)
 	w.eq("project_id", f.ProjectID)
+	if !f.IncludeEphemeral {
+		w.add("ephemeral = 0")
+	}
 	anyOf(w, "state", f.States)
 	return page(ctx, r.s, snapshotSelect, w, f.Page, scanSnapshot, func(s *domain.Snapshot) (time.Time, domain.ID) { return s.CreatedAt, s.ID })
 }

@@ -225,6 +225,7 @@ CREATE TABLE snapshots (
     worker_id      TEXT    NOT NULL,
     bytes          INTEGER NOT NULL,
     state          TEXT    NOT NULL,
+    ephemeral      INTEGER NOT NULL,
     created_at     INTEGER NOT NULL,
     revision       INTEGER NOT NULL,
     PRIMARY KEY (id, project_id)

@@ -1,0 +1,181 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/internal/agent/access"
+	"github.com/aetherium/aetherium/services/core/internal/agent/envd"
+	"github.com/aetherium/aetherium/services/core/internal/agent/execution"
+	"github.com/aetherium/aetherium/services/core/internal/agent/files"
+	"github.com/aetherium/aetherium/services/core/internal/agent/fsys"
+	"github.com/aetherium/aetherium/services/core/internal/agent/guest"
+	"github.com/aetherium/aetherium/services/core/internal/agent/machine"
+	"github.com/aetherium/aetherium/services/core/internal/agent/osuser"
+	"github.com/aetherium/aetherium/services/core/internal/agent/reap"
+	"github.com/aetherium/aetherium/services/core/internal/agent/settings"
+	"github.com/aetherium/aetherium/services/core/internal/agent/spawn"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1/guestv1connect"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/filesystem/filesystempbconnect"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/process/processpbconnect"
+)
+
+const (
+	headerTimeout  = 15 * time.Second
+	maxHeaderBytes = 64 << 10
+	// maxStreams bounds the calls at once on one connection: the host keeps
+	// one per execution.
+	maxStreams = 2 * execution.MaxExecutions
+	killGrace  = 2 * time.Second // for what SIGKILL leaves to do
+)
+
+// Options configure an agent.
+type Options struct {
+	// PID1 makes the agent wait for every orphan and end every process of the
+	// machine at its end, not only its own.
+	PID1 bool
+	// Etc is where passwd and group are; empty: "/etc".
+	Etc string
+	// Path is the PATH of commands; empty: spawn.DefaultPath.
+	Path string
+	// OOM protects the agent when memory runs out; nil: nothing does.
+	OOM *spawn.OOMGuard
+	// Log takes what goes wrong within; nil: nothing is logged.
+	Log *slog.Logger
+}
+
+// Agent runs a machine's processes and serves its files.
+type Agent struct {
+	pid1       bool
+	reaper     *reap.Reaper
+	executions *execution.Registry
+	log        *slog.Logger
+	host       http.Handler
+	guests     http.Handler
+}
+
+// New starts an agent. It reaps children from here on until Shutdown.
+func New(o Options) *Agent {
+	if o.Etc == "" {
+		o.Etc = "/etc"
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	users := osuser.NewDB(o.Etc)
+	store := &settings.Store{}
+	reaper := reap.Start(o.PID1)
+	a := &Agent{
+		pid1: o.PID1, reaper: reaper, log: o.Log,
+		executions: &execution.Registry{
+			Starter: &spawn.Starter{Reaper: reaper, OOM: o.OOM},
+			Users:   users, Settings: store, Path: o.Path,
+		},
+	}
+	guard := &access.Guard{Settings: store, Users: users}
+	fs := &fsys.FS{Users: users}
+	clock := &machine.Clock{}
+	fileHandler := &files.Handler{Guard: guard, FS: fs, Now: time.Now, Log: o.Log}
+	register := func(mux *http.ServeMux) {
+		options := envd.Options(guard)
+		mux.Handle(processpbconnect.NewProcessHandler(&envd.Process{Guard: guard, Executions: a.executions}, options...))
+		mux.Handle(filesystempbconnect.NewFilesystemHandler(&envd.Filesystem{Guard: guard, FS: fs, Watchers: &envd.Watchers{}}, options...))
+		(&envd.HTTP{Guard: guard, Meter: machine.NewMeter(), Clock: clock}).Register(mux)
+		fileHandler.Envd(mux)
+	}
+	guests, host := http.NewServeMux(), http.NewServeMux()
+	register(guests)
+	register(host)
+	fileHandler.Native(host)
+	host.Handle(guestv1connect.NewExecutionServiceHandler(&guest.Executions{Registry: a.executions}, guest.Options()...))
+	host.Handle(guestv1connect.NewMachineServiceHandler(&guest.Machine{Settings: store, Clock: clock, BootID: rand.Text()}, guest.Options()...))
+	a.host, a.guests = host, guests
+	return a
+}
+
+// Serve serves the host on a listener until ctx ends or the listener fails.
+// Everything is served: whoever reaches the listener owns the machine.
+func (a *Agent) Serve(ctx context.Context, l net.Listener) error { return a.serve(ctx, l, a.host) }
+
+// ServeGuests serves the SDKs' half on a listener that processes of the guest
+// can reach, as when the agent runs alone.
+func (a *Agent) ServeGuests(ctx context.Context, l net.Listener) error {
+	return a.serve(ctx, l, a.guests)
+}
+
+func (a *Agent) serve(ctx context.Context, l net.Listener, h http.Handler) error {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	server := &http.Server{
+		Handler:           h,
+		Protocols:         &protocols,
+		ReadHeaderTimeout: headerTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          log.New(logWriter{a.log}, "", 0),
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	err := server.Serve(l)
+	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return errors.Wrap(err, errors.Unavailable, "the listener failed")
+}
+
+// logWriter takes the HTTP server's complaints.
+type logWriter struct{ log *slog.Logger }
+
+func (w logWriter) Write(p []byte) (int, error) {
+	w.log.Warn("http", "message", string(p))
+	return len(p), nil
+}
+
+// Shutdown ends what runs: no new commands, SIGTERM to all (SIGHUP too on
+// terminals, whose shells ignore the former), SIGKILL after grace; and writes
+// the file systems to disk. As PID 1 it means every process of the machine,
+// else every process group that the agent started. It returns when all are
+// gone, or soon after SIGKILL at the latest.
+func (a *Agent) Shutdown(grace time.Duration) {
+	a.executions.Stop()
+	a.signalAll(syscall.SIGTERM)
+	a.signalAll(syscall.SIGCONT) // one that is stopped can end as well
+	for _, ex := range a.executions.Running() {
+		if ex.Command.Size != nil {
+			_ = ex.Signal(int(syscall.SIGHUP))
+		}
+	}
+	if !a.waitNone(grace) {
+		a.signalAll(syscall.SIGKILL)
+		a.waitNone(killGrace)
+	}
+	a.reaper.Close()
+	machine.Sync()
+}
+
+func (a *Agent) signalAll(sig syscall.Signal) {
+	if a.pid1 {
+		_ = syscall.Kill(-1, sig) // all but the caller and kernel threads; ESRCH: none
+		return
+	}
+	for _, ex := range a.executions.Running() {
+		_ = ex.Signal(int(sig))
+	}
+}
+
+func (a *Agent) waitNone(limit time.Duration) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	return a.reaper.WaitNone(ctx) == nil
+}

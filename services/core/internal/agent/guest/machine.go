@@ -1,0 +1,91 @@
+package guest
+
+import (
+	"context"
+	"maps"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/common/pkg/version"
+	"github.com/aetherium/aetherium/services/core/internal/agent/machine"
+	"github.com/aetherium/aetherium/services/core/internal/agent/settings"
+	"github.com/aetherium/aetherium/services/core/internal/agent/wire"
+	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1/guestv1connect"
+)
+
+// protocol is the newest version of aetherium.guest.v1 that is spoken here.
+const protocol = 1
+
+// maxEntropy bounds the seed of one Thaw.
+const maxEntropy = 64 << 10
+
+// Features of this agent. A host relies on what is listed, so that an agent
+// inside an old snapshot keeps working with it.
+const (
+	FeatureExecutions = "executions" // ExecutionService
+	FeatureEnvd       = "envd"       // process.Process, filesystem.Filesystem, /files
+	FeatureFile       = "file"       // /aetherium/file
+	FeatureTar        = "tar"        // /aetherium/tar
+	FeaturePort       = "port"       // /aetherium/port
+	FeatureQuiesce    = "quiesce"    // Quiesce and Thaw
+)
+
+// Machine serves MachineService.
+type Machine struct {
+	Settings *settings.Store
+	Clock    *machine.Clock
+	BootID   string // random per agent process
+}
+
+var _ guestv1connect.MachineServiceHandler = (*Machine)(nil)
+
+// Handshake negotiates the protocol.
+func (m *Machine) Handshake(_ context.Context, req *connect.Request[guestv1.HandshakeRequest]) (*connect.Response[guestv1.HandshakeResponse], error) {
+	if req.Msg.GetProtocol() < protocol {
+		return nil, wire.Connect(errors.New(errors.Conflict, "the host speaks protocol %d, this agent %d", req.Msg.GetProtocol(), protocol))
+	}
+	return connect.NewResponse(&guestv1.HandshakeResponse{
+		Protocol:     protocol,
+		Features:     []string{FeatureExecutions, FeatureEnvd, FeatureFile, FeatureTar, FeaturePort, FeatureQuiesce},
+		AgentVersion: version.Version,
+		BootId:       m.BootID,
+	}), nil
+}
+
+// Configure replaces what the machine was told before.
+func (m *Machine) Configure(_ context.Context, req *connect.Request[guestv1.ConfigureRequest]) (*connect.Response[guestv1.ConfigureResponse], error) {
+	err := m.Settings.Update(func(s *settings.Settings) error {
+		s.Env = maps.Clone(req.Msg.GetEnv())
+		s.DefaultUser = req.Msg.GetDefaultUser()
+		s.AccessToken = req.Msg.GetAccessToken()
+		s.Workdir = req.Msg.GetDefaultWorkdir()
+		return nil
+	})
+	return connect.NewResponse(&guestv1.ConfigureResponse{}), wire.Connect(err)
+}
+
+// Quiesce writes the file systems to disk. What runs goes on: the host stops
+// it with the machine.
+func (m *Machine) Quiesce(context.Context, *connect.Request[guestv1.QuiesceRequest]) (*connect.Response[guestv1.QuiesceResponse], error) {
+	machine.Sync()
+	return connect.NewResponse(&guestv1.QuiesceResponse{}), nil
+}
+
+// Thaw tells a machine that was stopped or restored the time and randomness.
+func (m *Machine) Thaw(_ context.Context, req *connect.Request[guestv1.ThawRequest]) (*connect.Response[guestv1.ThawResponse], error) {
+	if len(req.Msg.GetEntropy()) > maxEntropy {
+		return nil, wire.Connect(errors.New(errors.TooLarge, "more than %d bytes of entropy", maxEntropy))
+	}
+	if ns := req.Msg.GetHostTimeUnixNs(); ns > 0 {
+		m.Clock.Set(time.Unix(0, ns))
+	}
+	if len(req.Msg.GetEntropy()) > 0 {
+		if err := machine.AddEntropy(req.Msg.GetEntropy()); err != nil {
+			return nil, wire.Connect(err)
+		}
+	}
+	return connect.NewResponse(&guestv1.ThawResponse{}), nil
+}

@@ -1,0 +1,93 @@
+// Package machine looks after the machine as a whole: what it uses, its clock,
+// its random numbers, and its file systems before a snapshot.
+package machine
+
+import (
+	"bufio"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+)
+
+// clockTolerance is the difference to the host's clock that is left alone: a
+// step disturbs programs more than it helps.
+const clockTolerance = 100 * time.Millisecond
+
+// Clock sets the machine's clock.
+type Clock struct{}
+
+// Set sets the clock if it is off. A machine that shares its host's clock has
+// no right to, and no need.
+func (*Clock) Set(now time.Time) {
+	if d := time.Until(now); d > -clockTolerance && d < clockTolerance || now.Unix() <= 0 {
+		return
+	}
+	ts, err := unix.TimeToTimespec(now)
+	if err == nil {
+		_ = unix.ClockSettime(unix.CLOCK_REALTIME, &ts)
+	}
+}
+
+// AddEntropy mixes bytes from the host into the kernel's random numbers and
+// has it reseed (random(4)): two machines restored from one snapshot must not
+// draw the same keys. Without the right to, the bytes are mixed in only.
+func AddEntropy(seed []byte) error {
+	f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
+	if err != nil {
+		return errors.Wrap(err, errors.Internal, "the machine has no /dev/urandom")
+	}
+	defer func() { _ = f.Close() }()
+	if _, err := f.Write(seed); err != nil {
+		return errors.Wrap(err, errors.Internal, "entropy cannot be added")
+	}
+	_ = unix.IoctlSetInt(int(f.Fd()), unix.RNDRESEEDCRNG, 0) // needs CAP_SYS_ADMIN; containers share the host's
+	return nil
+}
+
+// Sync writes the machine's file systems to disk, each by syncfs(2): sync(2)
+// would write those of the whole host where the kernel is shared.
+func Sync() {
+	for _, dir := range mountPoints() {
+		fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		if err != nil {
+			continue
+		}
+		_ = unix.Syncfs(fd)
+		_ = unix.Close(fd)
+	}
+}
+
+const maxMounts = 256
+
+// mountPoints are the directories on which file systems with a disk behind
+// them are mounted for writing (proc_pid_mountinfo(5)).
+func mountPoints() []string {
+	dirs := []string{"/"}
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return dirs
+	}
+	defer func() { _ = f.Close() }()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() && len(dirs) < maxMounts {
+		before, after, ok := strings.Cut(lines.Text(), " - ")
+		place, kind := strings.Fields(before), strings.Fields(after)
+		if !ok || len(place) < 6 || len(kind) < 1 || place[4] == "/" || strings.HasPrefix(place[5], "ro") {
+			continue
+		}
+		switch kind[0] {
+		case "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "overlay", "vfat", "zfs", "bcachefs":
+			dirs = append(dirs, unescape(place[4]))
+		}
+	}
+	return dirs
+}
+
+// unescape undoes the octal escapes of mountinfo.
+func unescape(path string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(path)
+}

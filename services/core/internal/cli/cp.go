@@ -1,0 +1,279 @@
+package cli
+
+import (
+	"context"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/internal/cli/pack"
+	"github.com/aetherium/aetherium/services/core/internal/cli/terminal"
+	"github.com/aetherium/aetherium/services/core/internal/cli/unpack"
+	"github.com/aetherium/aetherium/services/core/pkg/client"
+)
+
+func (a *app) cpCommand() *cobra.Command {
+	c := &copier{app: a}
+	cmd := &cobra.Command{
+		Use:   "cp [options] SRC DST",
+		Short: "Copy files and directories into and out of a VM",
+		Long: `Copies a file or a directory tree between here and a VM. The side in the VM is
+VM:PATH; a relative PATH starts at the user's home. An existing directory as DST
+takes the source into it; SRC/. means the content of SRC.
+
+- is stdin or stdout: a file's bytes, or a tar of a directory; as a source with
+a DST that ends in a slash it is a tar to unpack there.
+
+Nothing that a VM sends is written outside DST: names that lead outside are an
+error, links that lead outside are left out (--links keep makes them; they are
+never followed).`,
+		Example: `  aetherium cp main.py web:app/
+  aetherium cp ./site web:/srv/site
+  aetherium cp web:/var/log ./logs
+  aetherium cp web:result.json - | jq .
+  git archive HEAD | aetherium cp - web:work/`,
+		Args:              exactly("SRC", "DST"),
+		RunE:              c.run,
+		ValidArgsFunction: a.completeCopy,
+	}
+	cmd.Flags().StringVarP(&c.user, "user", "u", "", "OS user in the VM whose rights count and who owns what is made")
+	cmd.Flags().StringVar(&c.links, "links", string(unpack.LinksRefuse), "links from the VM that lead outside: refuse or keep")
+	must(cmd.RegisterFlagCompletionFunc("links", fixed(string(unpack.LinksRefuse), string(unpack.LinksKeep))))
+	return cmd
+}
+
+type copier struct {
+	*app
+	user  string
+	links string
+	c     *client.Client
+}
+
+// place is one side of a copy.
+type place struct {
+	vm   string // empty: here
+	path string
+}
+
+// parsePlace tells VM:PATH from a local path, which may hold colons behind a
+// slash or begin with a dot.
+func parsePlace(s string) place {
+	vm, rest, ok := strings.Cut(s, ":")
+	if !ok || vm == "" || strings.ContainsAny(vm, "/\\") || strings.HasPrefix(s, ".") {
+		return place{path: s}
+	}
+	if rest == "" {
+		rest = "."
+	}
+	return place{vm: vm, path: rest}
+}
+
+func (p place) stdio() bool { return p.vm == "" && p.path == "-" }
+
+func (c *copier) run(cmd *cobra.Command, args []string) (err error) {
+	src, dst := parsePlace(args[0]), parsePlace(args[1])
+	if src.path == "" || dst.path == "" {
+		return usagef(cmd, "a path is empty")
+	}
+	if l := unpack.Links(c.links); l != unpack.LinksRefuse && l != unpack.LinksKeep {
+		return usagef(cmd, "--links: refuse or keep, not %q", c.links)
+	}
+	if c.c, err = c.client(); err != nil {
+		return err
+	}
+	ctx := cmd.Context()
+	switch {
+	case src.vm == "" && dst.vm == "":
+		return usage(cmd, errors.New(errors.InvalidArgument, "neither side is in a VM").WithHint("write VM:PATH for the side in a VM"))
+	case src.vm != "" && dst.vm != "":
+		return usage(cmd, errors.New(errors.InvalidArgument, "both sides are in VMs").
+			WithHint("pipe it: aetherium cp %s - | aetherium cp - %s", args[0], args[1]))
+	case src.stdio():
+		return c.fromStdin(ctx, dst)
+	case dst.stdio():
+		return c.toStdout(ctx, src)
+	case src.vm == "":
+		return c.up(ctx, src.path, dst)
+	}
+	return c.down(ctx, src, dst.path)
+}
+
+func (c *copier) file(p place) client.File { return client.File{VM: p.vm, Path: p.path, User: c.user} }
+
+// stat describes a place in a VM; exists is false where there is nothing.
+func (c *copier) stat(ctx context.Context, p place) (kind string, size int64, exists bool, err error) {
+	info, err := c.c.StatFile(ctx, c.file(p))
+	switch {
+	case err == nil && info.Type == "symlink":
+		// A slash at the end has the guest's kernel follow it.
+		followed, err := c.c.StatFile(ctx, c.file(place{p.vm, strings.TrimSuffix(p.path, "/") + "/."}))
+		if err == nil {
+			return followed.Type, 0, true, nil
+		}
+		return "file", -1, true, nil
+	case err == nil:
+		return info.Type, info.SizeBytes, true, nil
+	case errors.HasCode(err, errors.NotFound) && !vmMissing(err):
+		return "", 0, false, nil
+	}
+	return "", 0, false, err
+}
+
+// vmMissing tells a VM that does not exist from a path in it that does not.
+func vmMissing(err error) bool {
+	var e *errors.Error
+	return errors.As(err, &e) && (e.Field == "vm" || strings.Contains(e.Message, " VM "))
+}
+
+func (c *copier) fromStdin(ctx context.Context, dst place) error {
+	p := c.progress("stdin", -1)
+	defer p.done()
+	if strings.HasSuffix(dst.path, "/") {
+		if err := c.c.MakeDir(ctx, c.file(dst)); err != nil {
+			return err
+		}
+		return c.c.WriteTar(ctx, c.file(dst), p.reader(c.Stdin))
+	}
+	_, err := c.c.WriteFile(ctx, c.file(dst), p.reader(c.Stdin), -1, 0)
+	return err
+}
+
+func (c *copier) toStdout(ctx context.Context, src place) error {
+	kind, size, exists, err := c.stat(ctx, src)
+	if err != nil {
+		return err
+	}
+	if !exists {
+		return noSource(src)
+	}
+	p := c.progress(path.Base(src.path), size)
+	defer p.done()
+	if kind != "dir" {
+		_, err = c.c.ReadFile(ctx, c.file(src), p.writer(c.Stdout))
+		return err
+	}
+	if terminal.Is(c.Stdout) {
+		return errors.New(errors.InvalidArgument, "%s is a directory, and its tar is nothing for a terminal", src.path).
+			WithHint("redirect it, or copy to a local directory")
+	}
+	p.total = -1
+	r, err := c.c.ReadTar(ctx, c.file(src))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = r.Close() }()
+	_, err = io.Copy(p.writer(c.Stdout), r)
+	return err
+}
+
+func noSource(p place) error {
+	return errors.New(errors.NotFound, "there is no %s in %s", p.path, p.vm)
+}
+
+// up copies into a VM.
+func (c *copier) up(ctx context.Context, src string, dst place) error {
+	info, err := os.Stat(src)
+	if err != nil {
+		return localError(err)
+	}
+	content := info.IsDir() && isContent(src)
+	if strings.HasSuffix(dst.path, "/") || dst.path == "." {
+		if err := c.c.MakeDir(ctx, c.file(dst)); err != nil {
+			return err
+		}
+		if !content {
+			dst.path = path.Join(dst.path, localBase(src))
+		}
+	} else {
+		kind, _, _, err := c.stat(ctx, dst)
+		if err != nil {
+			return err
+		}
+		if kind == "dir" && !content {
+			dst.path = path.Join(dst.path, localBase(src))
+		}
+	}
+	if info.IsDir() {
+		return c.upTree(ctx, src, dst)
+	}
+	f, err := os.Open(src)
+	if err != nil {
+		return localError(err)
+	}
+	defer func() { _ = f.Close() }()
+	size := int64(-1)
+	if info.Mode().IsRegular() {
+		size = info.Size()
+	}
+	p := c.progress(localBase(src), size)
+	defer p.done()
+	_, err = c.c.WriteFile(ctx, c.file(dst), p.reader(f), size, uint32(info.Mode().Perm()))
+	return err
+}
+
+func (c *copier) upTree(ctx context.Context, src string, dst place) error {
+	if err := c.c.MakeDir(ctx, c.file(dst)); err != nil {
+		return err
+	}
+	p := c.progress(localBase(src), c.treeSize(src))
+	defer p.done()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	r, w := io.Pipe()
+	packed := make(chan error, 1)
+	c.term.Go(func() {
+		err := pack.Tree(ctx, w, src, pack.Options{Skipped: func(name, why string) { c.say("%s is left out: %s", name, why) }})
+		_ = w.CloseWithError(err)
+		packed <- err
+	})
+	err := c.c.WriteTar(ctx, c.file(dst), p.reader(r))
+	_ = r.CloseWithError(errStopped) // a server that answered early reads no more
+	if local := <-packed; local != nil && !errors.Is(local, errStopped) {
+		return localError(local)
+	}
+	return err
+}
+
+// errStopped says that nobody reads the tar any more.
+var errStopped = errors.Plain("the receiver has ended")
+
+// treeSize is for the progress bar; without one nothing is walked.
+func (c *copier) treeSize(dir string) int64 {
+	if !terminal.Is(c.Stderr) {
+		return -1
+	}
+	return pack.Size(dir)
+}
+
+// isContent reports whether a path asks for what is in a directory: DIR/.
+func isContent(p string) bool { return p == "." || strings.HasSuffix(p, "/.") }
+
+// localBase is the name that a local path's copy has.
+func localBase(p string) string {
+	if abs, err := filepath.Abs(p); err == nil {
+		p = abs
+	}
+	return filepath.Base(p)
+}
+
+// localError makes an error of a failed local call.
+func localError(err error) error {
+	var e *errors.Error
+	if errors.As(err, &e) {
+		return err
+	}
+	code := errors.Internal
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		code = errors.NotFound
+	case errors.Is(err, fs.ErrPermission):
+		code = errors.PermissionDenied
+	}
+	return errors.Wrap(err, code, "%s", err)
+}

@@ -1,0 +1,116 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/internal/cli/render"
+	"github.com/aetherium/aetherium/services/core/pkg/client"
+)
+
+func snapshotName(s api.Snapshot) string { return s.ID }
+
+// vmSnapshotCommand is `vm snapshot VM`.
+func (a *app) vmSnapshotCommand() *cobra.Command {
+	var name string
+	cmd := &cobra.Command{
+		Use:   "snapshot VM",
+		Short: "Keep a VM's disk as it is now; VMs can be made from it",
+		Args:  exactly("VM"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := domain.ValidateName("name", name); err != nil {
+				return flagError(cmd, err)
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			s, err := c.CreateSnapshot(cmd.Context(), args[0], api.CreateSnapshot{Name: name})
+			if err != nil {
+				return err
+			}
+			return showDone(a, []api.Snapshot{s}, snapshotName)
+		},
+		ValidArgsFunction: a.firstArg(a.completeVMs("running", "paused", "stopped")),
+	}
+	cmd.Flags().StringVar(&name, "name", "", "name for the snapshot")
+	return cmd
+}
+
+func (a *app) snapshotCommand() *cobra.Command {
+	create := a.vmSnapshotCommand()
+	create.Use = "create VM"
+	return group("snapshot", "Manage snapshots", create, a.snapshotListCommand(), a.snapshotRemoveCommand())
+}
+
+func (a *app) snapshotListCommand() *cobra.Command {
+	var vm string
+	cmd := &cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   "List snapshots",
+		Args:    exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			items, err := client.Collect(c.Snapshots(cmd.Context(), vm, client.Page{}))
+			if err != nil {
+				return err
+			}
+			now := a.Now()
+			return showAll(a, items, listing[api.Snapshot]{
+				titles: []string{"ID", "NAME", "VM", "KIND", "STATE", "SIZE", "AGE"},
+				name:   snapshotName,
+				row: func(s api.Snapshot) []render.Cell {
+					return []render.Cell{
+						render.Text(s.ID), render.Text(s.Name), render.Text(s.VMID), render.Text(s.Kind),
+						render.Text(s.State), render.Bytes(s.SizeBytes), render.Since(s.CreatedAt, now),
+					}
+				},
+			})
+		},
+	}
+	cmd.Flags().StringVar(&vm, "vm", "", "only this VM's")
+	must(cmd.RegisterFlagCompletionFunc("vm", a.flagValues(a.completeVMs())))
+	return cmd
+}
+
+func (a *app) snapshotRemoveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "rm SNAPSHOT…",
+		Aliases: []string{"delete", "remove"},
+		Short:   "Remove snapshots",
+		Args:    atLeastOne("SNAPSHOT"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			return a.removeEach(args, func(id string) error { return c.DeleteSnapshot(cmd.Context(), id) })
+		},
+		ValidArgsFunction: a.completeSnapshots,
+	}
+}
+
+// removeEach removes several things, shows those that are gone, and fails
+// when one could not be removed.
+func (a *app) removeEach(names []string, remove func(string) error) error {
+	var last error
+	for _, name := range names {
+		err := remove(name)
+		if err == nil {
+			err = a.showNames([]string{name})
+		}
+		if err == nil {
+			continue
+		}
+		if last != nil {
+			a.tell(a.explain(last))
+		}
+		last = err
+	}
+	return last
+}

@@ -1,0 +1,212 @@
+package cli
+
+import (
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/internal/cli/render"
+	"github.com/aetherium/aetherium/services/core/internal/cli/units"
+	"github.com/aetherium/aetherium/services/core/pkg/client"
+)
+
+func (a *app) templateCommand() *cobra.Command {
+	return group("template", "Build and manage templates", a.templateListCommand(), a.templateBuildCommand(), a.templateRemoveCommand())
+}
+
+func templateName(t api.Template) string { return t.Name }
+
+func (a *app) templateListCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   "List templates",
+		Args:    exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			items, err := client.Collect(c.Templates(cmd.Context(), client.Page{}))
+			if err != nil {
+				return err
+			}
+			now := a.Now()
+			return showAll(a, items, listing[api.Template]{
+				titles: []string{"NAME", "TAGS", "STATE", "SOURCE", "CPU", "MEMORY", "SIZE", "UPDATED"},
+				name:   templateName,
+				row: func(t api.Template) []render.Cell {
+					var b api.Build
+					if len(t.Builds) > 0 {
+						b = t.Builds[0]
+					}
+					return []render.Cell{
+						render.Text(t.Name), render.Text(strings.Join(slices.Sorted(maps.Keys(t.Tags)), ",")), render.Text(b.State),
+						render.Text(sourceText(b.Source)), render.Text(units.CPUs(b.Resources.MilliCPU)),
+						render.Bytes(b.Resources.MemoryBytes), render.Bytes(b.SizeBytes), render.Since(t.UpdatedAt, now),
+					}
+				},
+			})
+		},
+	}
+}
+
+func sourceText(s api.TemplateSource) string {
+	switch {
+	case s.Image != "":
+		return s.Image
+	case s.Tar != "":
+		return "tar " + s.Tar
+	case s.Dir != "":
+		return "directory " + s.Dir
+	case len(s.Packages) > 0:
+		return "Debian packages"
+	}
+	return ""
+}
+
+func (a *app) templateBuildCommand() *cobra.Command {
+	var req api.BuildTemplate
+	var r api.Resources
+	var env envFlags
+	var tar string
+	var detach bool
+	cmd := &cobra.Command{
+		Use:   "build NAME",
+		Short: "Build a template and follow its log",
+		Example: `  aetherium template build py --image python:3.13-slim
+  aetherium template build tools --packages git,curl,jq
+  aetherium template build mine --tar rootfs.tar`,
+		Args: exactly("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			req.Name = args[0]
+			if req.Env, err = env.environment(a, cmd); err != nil {
+				return err
+			}
+			if r != (api.Resources{}) {
+				req.Resources = &r
+			}
+			src := domain.TemplateSource(req.Source)
+			src.Tar = tar
+			if err := src.Validate("source"); err != nil {
+				return usage(cmd, errors.Public(err).WithHint("give one of --image, --packages, --tar and --dir"))
+			}
+			return a.buildTemplate(cmd, req, tar, detach)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&req.Source.Image, "image", "", "from an OCI image")
+	f.StringSliceVar(&req.Source.Packages, "packages", nil, "from Debian packages on top of a minimal system")
+	f.StringVar(&req.Source.Suite, "suite", "", "Debian release for --packages (default: bookworm)")
+	f.StringVar(&tar, "tar", "", "from a root filesystem archive here (- for stdin), which is sent to the server")
+	f.StringVar(&req.Source.Dir, "dir", "", "from a root filesystem directory on the server")
+	f.StringSliceVar(&req.Tags, "tag", nil, "tags for the build (default: latest)")
+	f.StringVar(&req.User, "user", "", "default OS user")
+	f.Var((*cpusFlag)(&r.MilliCPU), "cpus", "default cores of its VMs")
+	f.Var((*bytesFlag)(&r.MemoryBytes), "memory", "default memory of its VMs")
+	f.Var((*bytesFlag)(&r.DiskBytes), "disk", "default disk of its VMs")
+	f.BoolVarP(&detach, "detach", "d", false, "do not wait: print the task's ID")
+	env.register(cmd)
+	return cmd
+}
+
+func (a *app) buildTemplate(cmd *cobra.Command, req api.BuildTemplate, tar string, detach bool) error {
+	ctx := cmd.Context()
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	if tar != "" {
+		up, err := a.upload(cmd, c, tar)
+		if err != nil {
+			return err
+		}
+		req.Source.Tar = up.ID
+	}
+	task, err := c.BuildTemplate(ctx, req)
+	if err != nil {
+		return err
+	}
+	if detach {
+		return showDone(a, []api.Task{task}, func(t api.Task) string { return t.ID })
+	}
+	// The log is for people; what programs read goes to stdout.
+	if err := c.FollowBuildLog(ctx, task.Subject, cleanWriter{a.Stderr}); err != nil && !errors.HasCode(err, errors.NotFound) {
+		a.say("the build goes on: aetherium task get %s", task.ID)
+		return err
+	}
+	if _, err := c.WaitTask(ctx, task.ID); err != nil {
+		return err
+	}
+	t, err := c.Template(ctx, req.Name)
+	if err != nil {
+		return err
+	}
+	return showDone(a, []api.Template{t}, templateName)
+}
+
+func (a *app) upload(cmd *cobra.Command, c *client.Client, name string) (api.Upload, error) {
+	var r io.Reader = a.Stdin
+	size := int64(-1)
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return api.Upload{}, err
+		}
+		defer func() { _ = f.Close() }()
+		if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
+			size = info.Size()
+		}
+		r = f
+	}
+	p := a.progress("upload", size)
+	defer p.done()
+	return c.Upload(cmd.Context(), p.reader(r), size)
+}
+
+func (a *app) templateRemoveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "rm NAME…",
+		Aliases: []string{"delete", "remove"},
+		Short:   "Remove templates; VMs made from them go on",
+		Args:    atLeastOne("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			return a.removeEach(args, func(name string) error { return c.DeleteTemplate(cmd.Context(), name) })
+		},
+		ValidArgsFunction: a.completeTemplates,
+	}
+}
+
+// cleanWriter shows text from elsewhere without what steers a terminal, but
+// for line ends and tabs.
+type cleanWriter struct{ w io.Writer }
+
+func (c cleanWriter) Write(p []byte) (int, error) {
+	var b strings.Builder
+	for line := range strings.SplitAfterSeq(string(p), "\n") {
+		text, end := strings.CutSuffix(line, "\n")
+		parts := strings.Split(strings.TrimSuffix(text, "\r"), "\t")
+		for i, s := range parts {
+			parts[i] = render.Clean(s)
+		}
+		b.WriteString(strings.Join(parts, "\t"))
+		if end {
+			b.WriteByte('\n')
+		}
+	}
+	if _, err := io.WriteString(c.w, b.String()); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}

@@ -1,0 +1,112 @@
+package cli
+
+import (
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+)
+
+// vmFlags say what a new VM is made of.
+type vmFlags struct {
+	name      string
+	template  string
+	driver    string
+	isolation string
+	cpus      int64
+	memory    int64
+	disk      int64
+	pids      int64
+	network   string
+	hostname  string
+	metadata  []string
+}
+
+func (f *vmFlags) register(a *app, cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringVar(&f.name, "name", "", "name for the VM")
+	fl.StringVar(&f.template, "template", "", "template (NAME or NAME:TAG), build or snapshot to make it from (default: base)")
+	fl.StringVar(&f.driver, "driver", "", "driver to make it with (default: the server's)")
+	fl.StringVar(&f.isolation, "min-isolation", "", "refuse weaker isolation: container, gvisor or microvm")
+	fl.Var((*cpusFlag)(&f.cpus), "cpus", "cores, as 2 or 0.5")
+	fl.Var((*bytesFlag)(&f.memory), "memory", "memory, as 512MiB")
+	fl.Var((*bytesFlag)(&f.disk), "disk", "disk space, as 10GiB")
+	fl.Int64Var(&f.pids, "pids", 0, "processes and threads at most")
+	fl.StringVar(&f.network, "network", "", "none (loopback only) or nat")
+	fl.StringVar(&f.hostname, "hostname", "", "host name inside")
+	fl.StringArrayVar(&f.metadata, "metadata", nil, "label K=V (repeatable)")
+	must(cmd.RegisterFlagCompletionFunc("template", a.flagValues(a.completeTemplates)))
+	must(cmd.RegisterFlagCompletionFunc("network", fixed("none", "nat")))
+	must(cmd.RegisterFlagCompletionFunc("min-isolation", fixed("container", "gvisor", "microvm")))
+}
+
+// request checks what can be checked without a server, so that a mistake is
+// told at once and in the words of the command line.
+func (f *vmFlags) request(cmd *cobra.Command) (api.CreateVM, error) {
+	metadata, err := pairs(cmd, "metadata", f.metadata)
+	if err != nil {
+		return api.CreateVM{}, err
+	}
+	for _, err := range []error{
+		domain.ValidateName("name", f.name),
+		domain.ValidateHostname("hostname", f.hostname),
+		domain.NetworkMode(f.network).Validate("network"),
+		domain.Isolation(f.isolation).Validate("min-isolation"),
+		domain.ValidateMetadata("metadata", metadata),
+	} {
+		var e *errors.Error
+		if errors.As(err, &e) {
+			c := *e
+			c.Message = "--" + e.Field + ": " + e.Message
+			return api.CreateVM{}, usage(cmd, &c)
+		}
+	}
+	if f.pids < 0 {
+		return api.CreateVM{}, usagef(cmd, "--pids: %d is negative", f.pids)
+	}
+	req := api.CreateVM{
+		Name: f.name, Template: f.template, Driver: f.driver, MinIsolation: f.isolation,
+		Network: f.network, Hostname: f.hostname, Metadata: metadata,
+	}
+	if r := (api.Resources{MilliCPU: f.cpus, MemoryBytes: f.memory, DiskBytes: f.disk, PIDs: f.pids}); r != (api.Resources{}) {
+		req.Resources = &r
+	}
+	return req, nil
+}
+
+// lifeFlags say how long a VM lives and what it gives its commands.
+type lifeFlags struct {
+	envFlags
+	timeout     optionalDuration
+	idleTimeout time.Duration
+	onTimeout   string
+	autoResume  bool
+	user        string
+}
+
+func (f *lifeFlags) register(cmd *cobra.Command) {
+	f.envFlags.register(cmd)
+	fl := cmd.Flags()
+	fl.Var(&f.timeout, "timeout", "how long it lives, as 10m; 0s: no end (default: the server's)")
+	fl.Var((*durationFlag)(&f.idleTimeout), "idle-timeout", "end it after so long without use")
+	fl.StringVar(&f.onTimeout, "on-timeout", "", "what happens then: kill, pause or stop (default: kill)")
+	fl.BoolVar(&f.autoResume, "auto-resume", false, "traffic resumes it when paused")
+	fl.StringVar(&f.user, "default-user", "", "OS user of commands that name none")
+	must(cmd.RegisterFlagCompletionFunc("on-timeout", fixed("kill", "pause", "stop")))
+}
+
+func (f *lifeFlags) apply(a *app, cmd *cobra.Command, req *api.CreateVM) error {
+	env, err := f.environment(a, cmd)
+	if err != nil {
+		return err
+	}
+	if err := domain.OnTimeout(f.onTimeout).Validate("on-timeout"); err != nil {
+		return usage(cmd, errors.Public(err))
+	}
+	req.Env, req.TimeoutMS, req.IdleTimeoutMS = env, f.timeout.ms(), f.idleTimeout.Milliseconds()
+	req.OnTimeout, req.AutoResume, req.DefaultUser = f.onTimeout, f.autoResume, f.user
+	return nil
+}

@@ -1,0 +1,115 @@
+package cgroup
+
+import (
+	"context"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"golang.org/x/sys/unix"
+)
+
+// Freeze stops every process of the group and returns when all stand still.
+// A frozen group is success. Returns NotFound when the group is gone. When it
+// fails, the group runs.
+func (g Group) Freeze(ctx context.Context) error {
+	var err error
+	if g.host.unified {
+		err = g.freeze2(ctx)
+	} else {
+		err = g.freeze1(ctx)
+	}
+	if err == nil {
+		return nil
+	}
+	return errors.Join(frozenError(err), g.Thaw())
+}
+
+// Thaw lets a group go on. A group that runs, or is gone, is success.
+func (g Group) Thaw() error {
+	file, value := "freezer.state", "THAWED"
+	if g.host.unified {
+		file, value = "cgroup.freeze", "0"
+	}
+	err := os.WriteFile(g.file("freezer", file), []byte(value), 0)
+	if err == nil || os.IsNotExist(err) || errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return errors.Wrap(err, errors.Internal, "cannot thaw the control group")
+}
+
+// Frozen reports whether the group stands still. One that is gone does not.
+func (g Group) Frozen() bool {
+	if g.host.unified {
+		table, _ := readTable(g.file("", "cgroup.events"))
+		return table["frozen"] == 1
+	}
+	raw, _ := os.ReadFile(g.file("freezer", "freezer.state"))
+	return strings.TrimSpace(string(raw)) == "FROZEN"
+}
+
+func frozenError(err error) error {
+	var coded *errors.Error
+	switch {
+	case errors.As(err, &coded), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case os.IsNotExist(err), errors.Is(err, unix.ENODEV):
+		return errors.Wrap(err, errors.NotFound, "the control group is gone")
+	}
+	return errors.Wrap(err, errors.Internal, "cannot freeze the control group")
+}
+
+// freeze2 writes the wish and waits for the kernel's notice on cgroup.events.
+func (g Group) freeze2(ctx context.Context) error {
+	events, err := os.Open(g.file("", "cgroup.events"))
+	if err != nil {
+		return err
+	}
+	defer events.Close()
+	if err := os.WriteFile(g.file("", "cgroup.freeze"), []byte("1"), 0); err != nil {
+		return err
+	}
+	buf := make([]byte, 256)
+	for {
+		n, err := events.ReadAt(buf, 0)
+		if n == 0 {
+			return err
+		}
+		if strings.Contains(string(buf[:n]), "frozen 1") {
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		// The notice is a priority event; the timeout is for the context only.
+		fds := []unix.PollFd{{Fd: int32(events.Fd()), Events: unix.POLLPRI}}
+		if _, err := unix.Poll(fds, 50); err != nil && err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// freeze1 writes the wish until it holds: in version 1 the kernel freezes what
+// it finds and looks again only when somebody reads or writes the state, so a
+// process that forks meanwhile needs another try. There is no notice to wait for.
+func (g Group) freeze1(ctx context.Context) error {
+	file := g.file("freezer", "freezer.state")
+	for wait := 50 * time.Microsecond; ; wait = min(wait*2, 10*time.Millisecond) {
+		if err := os.WriteFile(file, []byte("FROZEN"), 0); err != nil {
+			return err
+		}
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		if strings.TrimSpace(string(raw)) == "FROZEN" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}

@@ -1,0 +1,171 @@
+package cgroup
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"golang.org/x/sys/unix"
+)
+
+// Processes lists the process IDs in the group and in those below it.
+func (g Group) Processes() ([]int, error) {
+	var pids []int
+	for _, mount := range g.host.distinct() {
+		err := filepath.WalkDir(filepath.Join(mount, g.path), func(path string, e fs.DirEntry, err error) error {
+			if err != nil || !e.IsDir() {
+				return gone(err)
+			}
+			raw, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+			if err != nil {
+				return gone(err)
+			}
+			for text := range strings.FieldsSeq(string(raw)) {
+				if pid, err := strconv.Atoi(text); err == nil && pid > 0 && !slices.Contains(pids, pid) {
+					pids = append(pids, pid)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, errors.Wrap(err, errors.Internal, "cannot list the control group's processes")
+		}
+	}
+	return pids, nil
+}
+
+func gone(err error) error {
+	if os.IsNotExist(err) || errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return err
+}
+
+// Kill ends every process of the group, frozen or not, and returns when none
+// is left. A group that is gone is success.
+func (g Group) Kill(ctx context.Context) error {
+	for {
+		if g.host.unified {
+			// Since Linux 5.14 the kernel does it at once, forks under way included.
+			_ = os.WriteFile(g.file("", "cgroup.kill"), []byte("1"), 0)
+		}
+		pids, err := g.Processes()
+		if err != nil || len(pids) == 0 {
+			return err
+		}
+		fds := make([]unix.PollFd, 0, len(pids))
+		for _, pid := range pids {
+			if fd, ok := g.killOne(pid); ok {
+				fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+			}
+		}
+		err = errors.Join(g.Thaw(), waitExits(ctx, fds))
+		for _, fd := range fds {
+			unix.Close(int(fd.Fd))
+		}
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// killOne kills a process that was seen in the group and yields a descriptor
+// that tells its end. The descriptor is taken before membership is checked, so
+// that a process ID that was used again is never hit.
+func (g Group) killOne(pid int) (fd int, ok bool) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return -1, false
+	}
+	if g.holds(pid) {
+		err = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		if err == nil || err == unix.ESRCH {
+			return fd, true
+		}
+	}
+	unix.Close(fd)
+	return -1, false
+}
+
+// holds reads cgroups(7)'s /proc/PID/cgroup: lines of hierarchy:controllers:path.
+func (g Group) holds(pid int) bool {
+	membership, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	for line := range strings.Lines(string(membership)) {
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(fields) == 3 && (fields[2] == g.path || strings.HasPrefix(fields[2], g.path+"/")) {
+			return true
+		}
+	}
+	return false
+}
+
+// waitExits returns when all processes behind the descriptors have ended.
+func waitExits(ctx context.Context, fds []unix.PollFd) error {
+	for i := range fds {
+		for {
+			n, err := unix.Poll(fds[i:i+1], 50) // the timeout is for the context only
+			if err != nil && err != unix.EINTR {
+				return errors.Wrap(err, errors.Internal, "cannot wait for a process")
+			}
+			if n > 0 {
+				break
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Remove removes the group and those below it, which hold no processes any
+// more. A group that is gone is success.
+func (g Group) Remove(ctx context.Context) error {
+	for _, mount := range g.host.distinct() {
+		var dirs []string
+		err := filepath.WalkDir(filepath.Join(mount, g.path), func(path string, e fs.DirEntry, err error) error {
+			if err == nil && e.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return gone(err)
+		})
+		if err != nil {
+			return errors.Wrap(err, errors.Internal, "cannot list control groups")
+		}
+		for _, dir := range slices.Backward(dirs) {
+			if err := removeDir(ctx, dir); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// removeDir retries for a moment: a group stays busy until the kernel has
+// switched away from its last process, which nothing tells.
+func removeDir(ctx context.Context, dir string) error {
+	deadline := time.Now().Add(2 * time.Second)
+	for wait := 100 * time.Microsecond; ; wait = min(wait*2, 20*time.Millisecond) {
+		err := unix.Rmdir(dir)
+		switch {
+		case err == nil || err == unix.ENOENT:
+			return nil
+		case err != unix.EBUSY || time.Now().After(deadline):
+			return errors.Wrap(err, errors.Internal, "cannot remove a control group")
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}

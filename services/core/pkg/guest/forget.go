@@ -1,0 +1,70 @@
+package guest
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/internal/backoff"
+)
+
+// maxForget bounds one request.
+const maxForget = 256
+
+// forgetter tells the agent which ends are stored. It works while there is
+// something to tell, many at once, beside the executions.
+type forgetter struct {
+	s *Session
+
+	mu      sync.Mutex
+	pending []string
+	working bool
+}
+
+func (f *forgetter) init(s *Session) { f.s = s }
+
+// add queues an execution by the agent's name for it.
+func (f *forgetter) add(agentID string) {
+	if f.s.isGone() || f.s.ctx.Err() != nil {
+		return // there is nobody to tell, or the next session does
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.pending = append(f.pending, agentID)
+	if !f.working {
+		f.working = true
+		f.s.wg.Go(f.run)
+	}
+}
+
+func (f *forgetter) take() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := min(len(f.pending), maxForget)
+	batch := f.pending[:n:n]
+	f.pending = f.pending[n:]
+	if n == 0 {
+		f.working, f.pending = false, nil
+	}
+	return batch
+}
+
+func (f *forgetter) run() {
+	wait := backoff.New(50*time.Millisecond, 5*time.Second)
+	for batch := f.take(); len(batch) > 0; batch = f.take() {
+		for f.s.ctx.Err() == nil && !f.s.isGone() {
+			c := f.s.cfg.Client
+			_, err := bounded(f.s.ctx, c.o.CallTimeout, "forgetting executions", func(ctx context.Context) (*connect.Response[guestv1.ForgetResponse], error) {
+				return c.executions.Forget(ctx, connect.NewRequest(&guestv1.ForgetRequest{ExecutionIds: batch}))
+			})
+			if err == nil {
+				break
+			}
+			_ = wait.Wait(f.s.ctx, f.s.gone)
+		}
+		wait.Reset()
+	}
+}

@@ -1,0 +1,208 @@
+package guest
+
+import (
+	"context"
+	"sync"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+)
+
+const (
+	// inputWindow bounds the input that the agent has not written to the
+	// command yet. It is kept to be sent again after a break. The agent takes
+	// up to 1 MiB.
+	inputWindow = 256 << 10
+	inputPiece  = 64 << 10
+)
+
+// input is the stdin of one execution: bytes by offset, each of which reaches
+// the command once.
+type input struct {
+	writing chan struct{} // held by one writer at a time
+
+	mu      sync.Mutex
+	enabled bool
+	known   bool   // the agent has told how much it took
+	base    int64  // written to the command
+	buf     []byte // from base on
+	sent    int64  // handed to the present attachment
+	closeAt int64  // -1: open
+	closed  bool   // handed to the present attachment
+	fail    error  // the execution has ended
+	changed chan struct{}
+}
+
+func newInput(enabled bool) *input {
+	return &input{enabled: enabled, closeAt: -1, writing: make(chan struct{}, 1)}
+}
+
+func (in *input) end() int64 { return in.base + int64(len(in.buf)) }
+
+func (in *input) broadcast() {
+	if in.changed != nil {
+		close(in.changed)
+		in.changed = nil
+	}
+}
+
+// waitLocked unlocks until something changes or ctx ends.
+func (in *input) waitLocked(ctx context.Context) error {
+	if in.changed == nil {
+		in.changed = make(chan struct{})
+	}
+	changed := in.changed
+	in.mu.Unlock()
+	defer in.mu.Lock()
+	select {
+	case <-changed:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// write takes data that belongs at offset (-1: after all before it) and
+// returns when the command has all of it. wake is called as there is something to send.
+func (in *input) write(ctx context.Context, offset int64, data []byte, wake func()) error {
+	select {
+	case in.writing <- struct{}{}:
+		defer func() { <-in.writing }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for !in.known && in.fail == nil {
+		if err := in.waitLocked(ctx); err != nil {
+			return err
+		}
+	}
+	switch {
+	case in.fail != nil:
+		return in.fail
+	case !in.enabled:
+		return errors.New(errors.InvalidArgument, "the command was started without stdin").WithField("stdin")
+	case offset < 0:
+		offset = in.end()
+	case offset > in.end():
+		return errors.New(errors.OutOfRange, "input at offset %d leaves a hole: there were %d bytes", offset, in.end()).WithField("offset")
+	}
+	last := offset + int64(len(data))
+	if skip := in.end() - offset; skip >= int64(len(data)) {
+		data = nil
+	} else {
+		data = data[skip:]
+	}
+	for {
+		switch {
+		case in.fail != nil:
+			return in.fail
+		case len(data) > 0 && in.closeAt >= 0:
+			return errors.New(errors.Conflict, "stdin is closed")
+		}
+		if n := min(len(data), inputWindow-len(in.buf)); n > 0 {
+			in.buf = append(in.buf, data[:n]...)
+			data = data[n:]
+			wake()
+		}
+		if len(data) == 0 && in.base >= last {
+			return nil
+		}
+		if err := in.waitLocked(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// closeInput ends the input after what was taken.
+func (in *input) closeInput(wake func()) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch {
+	case in.fail != nil:
+		return in.fail
+	case !in.enabled:
+		return errors.New(errors.InvalidArgument, "the command was started without stdin").WithField("stdin")
+	}
+	if in.closeAt < 0 {
+		in.closeAt = in.end()
+		wake()
+	}
+	return nil
+}
+
+// attached takes up what the agent tells at the start of an attachment: it
+// took the input below offset, the rest is sent again.
+func (in *input) attached(offset int64) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if !in.known {
+		// This process knows of no input before. What was written meanwhile waits.
+		in.known = true
+		in.base, in.sent = offset, offset
+		if in.closeAt >= 0 {
+			in.closeAt = in.end()
+		}
+	}
+	if offset < in.base || offset > in.end() {
+		return errors.New(errors.GuestFault, "the guest agent took input up to %d of %d to %d", offset, in.base, in.end())
+	}
+	in.sent, in.closed = offset, false
+	in.broadcast()
+	return nil
+}
+
+// acked notes that the command has the input below offset. It reports whether
+// that is news.
+func (in *input) acked(offset int64) (bool, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if offset > in.sent {
+		return false, errors.New(errors.GuestFault, "the guest agent acknowledged input up to %d, sent were %d", offset, in.sent)
+	}
+	if offset <= in.base {
+		return false, nil
+	}
+	in.buf = in.buf[offset-in.base:]
+	if len(in.buf) == 0 {
+		in.buf = nil
+	}
+	in.base = offset
+	in.broadcast()
+	return true, nil
+}
+
+// next gives what is to be sent: a piece of input at an offset, or the close.
+func (in *input) next() (offset int64, data []byte, closing bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if !in.known {
+		return 0, nil, false
+	}
+	if rest := in.buf[min(in.sent-in.base, int64(len(in.buf))):]; len(rest) > 0 {
+		offset, data = in.sent, append([]byte(nil), rest[:min(len(rest), inputPiece)]...)
+		in.sent += int64(len(data))
+		return offset, data, false
+	}
+	if in.closeAt >= 0 && !in.closed {
+		in.closed = true
+		return in.closeAt, nil, true
+	}
+	return 0, nil, false
+}
+
+// stop releases the writers because the execution ended.
+func (in *input) stop(err error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.fail = err
+	in.buf = nil
+	in.broadcast()
+}
+
+// offset is how much input there was so far.
+func (in *input) offset() int64 {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.end()
+}

@@ -1,0 +1,95 @@
+package guest
+
+import (
+	"context"
+	"crypto/rand"
+	"slices"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
+)
+
+// Protocol is the newest version of the guest protocol that this host speaks.
+const Protocol = 1
+
+// Agent is what a handshake learned.
+type Agent struct {
+	Protocol uint32
+	Features []string
+	Version  string
+	BootID   string // random per agent process
+	Took     time.Duration
+}
+
+// Has reports whether both sides know a feature.
+func (a Agent) Has(feature string) bool { return slices.Contains(a.Features, feature) }
+
+// Handshake negotiates with the agent; a machine is ready when it answered.
+// The agent may be just starting: dialling blocks until it listens, and the
+// call waits until ctx ends or CallTimeout passed since it was connected to.
+// Returns Unavailable, GuestFault.
+func (c *Client) Handshake(ctx context.Context) (Agent, error) {
+	began := time.Now()
+	resp, err := bounded(ctx, c.o.CallTimeout, "shaking hands", func(ctx context.Context) (*connect.Response[guestv1.HandshakeResponse], error) {
+		return c.machine.Handshake(ctx, connect.NewRequest(&guestv1.HandshakeRequest{
+			Protocol: Protocol, Features: c.o.Features, HostVersion: c.o.HostVersion,
+			HostTimeUnixNs: began.UnixNano(),
+		}))
+	})
+	if err != nil {
+		return Agent{}, err
+	}
+	m := resp.Msg
+	if m.GetProtocol() < 1 || m.GetProtocol() > Protocol {
+		return Agent{}, errors.New(errors.GuestFault, "the guest agent speaks protocol %d, the host up to %d", m.GetProtocol(), Protocol)
+	}
+	if len(m.GetFeatures()) > 256 || len(m.GetBootId()) > 128 {
+		return Agent{}, errors.New(errors.GuestFault, "the guest agent's handshake is out of bounds")
+	}
+	a := Agent{Protocol: m.GetProtocol(), Version: clean(m.GetAgentVersion()), BootID: clean(m.GetBootId()), Took: time.Since(began)}
+	for _, f := range m.GetFeatures() {
+		a.Features = append(a.Features, clean(f))
+	}
+	return a, nil
+}
+
+// Config is what a machine is told once it is known whose it is.
+type Config struct {
+	Env            map[string]string
+	DefaultUser    string
+	AccessToken    string // what envd clients must show; empty: none
+	DefaultWorkdir string
+}
+
+// Configure tells the machine its configuration, replacing what it was told before.
+// Returns InvalidArgument (an unknown user), Unavailable, GuestFault.
+func (c *Client) Configure(ctx context.Context, cfg Config) error {
+	_, err := bounded(ctx, c.o.CallTimeout, "being configured", func(ctx context.Context) (*connect.Response[guestv1.ConfigureResponse], error) {
+		return c.machine.Configure(ctx, connect.NewRequest(&guestv1.ConfigureRequest{
+			Env: cfg.Env, DefaultUser: cfg.DefaultUser, AccessToken: cfg.AccessToken, DefaultWorkdir: cfg.DefaultWorkdir,
+		}))
+	})
+	return err
+}
+
+// Quiesce has the machine flush its file systems before a snapshot.
+func (c *Client) Quiesce(ctx context.Context) error {
+	_, err := bounded(ctx, c.o.FileTimeout, "flushing its file systems", func(ctx context.Context) (*connect.Response[guestv1.QuiesceResponse], error) {
+		return c.machine.Quiesce(ctx, connect.NewRequest(&guestv1.QuiesceRequest{}))
+	})
+	return err
+}
+
+// Thaw undoes Quiesce. In a machine restored from memory it also sets the
+// clock and adds entropy, so that clones do not share their random numbers.
+func (c *Client) Thaw(ctx context.Context) error {
+	_, err := bounded(ctx, c.o.CallTimeout, "going on after a snapshot", func(ctx context.Context) (*connect.Response[guestv1.ThawResponse], error) {
+		entropy := make([]byte, 64)
+		_, _ = rand.Read(entropy) // never fails
+		return c.machine.Thaw(ctx, connect.NewRequest(&guestv1.ThawRequest{HostTimeUnixNs: time.Now().UnixNano(), Entropy: entropy}))
+	})
+	return err
+}

@@ -1,0 +1,128 @@
+package guest
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/internal/backoff"
+)
+
+// watch meets every execution in the machine, those started by envd clients
+// among them. It lasts until the session ends.
+func (s *Session) watch() {
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	go func() { // the channel of a machine that is gone need not break
+		select {
+		case <-s.gone:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	wait := backoff.New(10*time.Millisecond, 2*time.Second)
+	for ctx.Err() == nil {
+		str, err := s.cfg.Client.executions.Watch(ctx, connect.NewRequest(&guestv1.WatchRequest{}))
+		if err == nil {
+			for str.Receive() {
+				wait.Reset()
+				s.meet(str.Msg().GetExecution())
+			}
+			err = str.Err()
+			_ = str.Close()
+		}
+		if ctx.Err() == nil {
+			s.cfg.Log.Debug("watch broke", "vm", s.cfg.VM, "error", err)
+			_ = wait.Wait(ctx, s.gone)
+		}
+	}
+}
+
+// meet decides what to do about an execution that the agent tells of.
+func (s *Session) meet(info *guestv1.ExecutionInfo) {
+	agentID := info.GetExecutionId()
+	if !domain.IsID(agentID) || info.GetPid() < 1 {
+		s.cfg.Log.Warn("the guest agent told of an execution out of bounds", "vm", s.cfg.VM)
+		return
+	}
+	id := domain.ID(agentID)
+	if info.GetForeign() {
+		id = s.foreignID(agentID)
+	}
+	s.mu.Lock()
+	known := s.executions[id] != nil
+	s.mu.Unlock()
+	if known {
+		return
+	}
+	j, err := s.cfg.Journals.Lookup(s.key(id))
+	switch {
+	case errors.HasCode(err, errors.NotFound) && info.GetForeign():
+		s.takeUp(id, info, true)
+	case errors.HasCode(err, errors.NotFound):
+		// Nobody here ever started it. The agent made it up, or its record is gone.
+		s.cfg.Log.Warn("unknown execution in the machine", "vm", s.cfg.VM, "execution", id)
+		s.kill(agentID)
+	case err != nil:
+		s.cfg.Log.Error("execution not taken up", "execution", id, "error", err)
+	default:
+		_, stored := j.Ended()
+		j.Close()
+		switch {
+		case !stored:
+			s.takeUp(id, info, false)
+		case info.GetEnd() != nil:
+			s.forget.add(agentID)
+		default:
+			s.kill(agentID) // given up as lost, and runs after all
+		}
+	}
+}
+
+// takeUp supervises an execution that was met in the machine.
+func (s *Session) takeUp(id domain.ID, info *guestv1.ExecutionInfo, begin bool) {
+	j, err := s.cfg.Journals.Open(s.key(id))
+	if err == nil && begin {
+		_, err = j.Begin(inputNote(info.GetCommand().GetStdin() || info.GetCommand().GetPty() != nil))
+		if err != nil {
+			j.Close()
+		}
+	}
+	if err != nil {
+		s.cfg.Log.Error("execution not taken up", "execution", id, "error", err)
+		return
+	}
+	x := newExecution(s, id, info.GetExecutionId(), j)
+	x.input.enabled = noteAllowsInput(j.Note())
+	x.about = Started{
+		ID: id, Command: domainCommand(info.GetCommand()), Tag: clean(info.GetCommand().GetTag()),
+		Already: true, Found: true, Foreign: info.GetForeign(),
+	}
+	if _, err := s.add(x); err != nil {
+		if begin {
+			_ = s.cfg.Journals.Delete(s.key(id))
+		}
+		s.cfg.Log.Warn("execution not taken up", "execution", id, "error", err)
+	}
+}
+
+// foreignID makes the ID that an execution has here whose own ID the agent
+// chose. It is a function of both, so that it is the same after a restart, and
+// no agent can choose one that is another's.
+func (s *Session) foreignID(agentID string) domain.ID {
+	const alphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
+	h := sha256.New()
+	h.Write([]byte("aetherium foreign execution\x00" + string(s.cfg.VM) + "\x00" + agentID + "\x00"))
+	_ = binary.Write(h, binary.BigEndian, s.cfg.Epoch)
+	out := make([]byte, 0, 20)
+	for _, b := range h.Sum(nil)[:20] {
+		out = append(out, alphabet[int(b)%len(alphabet)])
+	}
+	return domain.ID(out)
+}

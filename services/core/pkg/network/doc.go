@@ -1,0 +1,2 @@
+// Package network gives machines their user and network namespaces.
+package network

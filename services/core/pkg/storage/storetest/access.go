@@ -1,0 +1,163 @@
+package storetest
+
+import (
+	"crypto/sha256"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+)
+
+func usage(e *env) {
+	p, q := e.project("p"), e.project("q")
+	a, b := domain.NewID(), domain.NewID()
+	span := func(project, vm domain.ID, minute int, cpu float64, disk int64) domain.Usage {
+		from := e.now.Add(time.Duration(minute) * time.Minute)
+		return domain.Usage{ProjectID: project, VMID: vm, From: from, To: from.Add(time.Minute), CPUSeconds: cpu, MemoryByteSec: 2 * cpu, DiskBytes: disk, EgressBytes: 10}
+	}
+	rows := []domain.Usage{span(p, a, 0, 1, 5), span(p, a, 1, 2, 7), span(p, b, 1, 4, 100)}
+	foreign := span(q, domain.NewID(), 0, 99, 99)
+	e.update(func(tx storage.Tx) error { return tx.Usage().Record(e.ctx(), append(rows, foreign)...) })
+	e.update(func(tx storage.Tx) error { return tx.Usage().Record(e.ctx(), rows[1]) }) // again is the same
+	sum := func(f storage.UsageFilter) domain.Usage {
+		return read(e, func(tx storage.Tx) (domain.Usage, error) { return tx.Usage().Sum(e.ctx(), f) })
+	}
+	same(e, "project", sum(storage.UsageFilter{ProjectID: p}),
+		domain.Usage{ProjectID: p, From: rows[0].From, To: rows[1].To, CPUSeconds: 7, MemoryByteSec: 14, DiskBytes: 107, EgressBytes: 30})
+	same(e, "VM", sum(storage.UsageFilter{ProjectID: p, VMID: a}),
+		domain.Usage{ProjectID: p, VMID: a, From: rows[0].From, To: rows[1].To, CPUSeconds: 3, MemoryByteSec: 6, DiskBytes: 7, EgressBytes: 20})
+	same(e, "time", sum(storage.UsageFilter{ProjectID: p, VMID: a, To: rows[1].From}),
+		domain.Usage{ProjectID: p, VMID: a, From: rows[0].From, To: rows[0].To, CPUSeconds: 1, MemoryByteSec: 2, DiskBytes: 5, EgressBytes: 10})
+	same(e, "nothing", sum(storage.UsageFilter{ProjectID: p, From: rows[1].To}), domain.Usage{ProjectID: p})
+	list := read(e, func(tx storage.Tx) ([]domain.Usage, error) {
+		return tx.Usage().List(e.ctx(), storage.UsageFilter{ProjectID: p, VMID: a, From: rows[1].From}, 10)
+	})
+	same(e, "list", list, rows[1:2])
+	e.refused(errors.InvalidArgument, func(tx storage.Tx) error {
+		bad := rows[0]
+		bad.To = bad.From.Add(-1 * time.Second)
+		return tx.Usage().Record(e.ctx(), bad)
+	})
+	e.update(func(tx storage.Tx) error {
+		n, err := tx.Usage().DeleteBefore(e.ctx(), rows[1].To, 10)
+		if n != 2 { // the two that ended a minute earlier, of both projects
+			e.Errorf("deleted %d", n)
+		}
+		return err
+	})
+}
+
+func keys(e *env) {
+	p, q := e.project("p"), e.project("q")
+	k := &domain.APIKey{
+		ID: domain.NewID(), ProjectID: p, Name: "ci", Prefix: "ae_1234", Hash: sha256.Sum256([]byte("secret")), Scopes: []string{"vms:read"},
+		CreatedAt: e.now, ExpiresAt: ptr(e.now.Add(time.Hour)),
+	}
+	e.update(func(tx storage.Tx) error { return tx.Keys().Insert(e.ctx(), k) })
+	get := func() *domain.APIKey {
+		return read(e, func(tx storage.Tx) (*domain.APIKey, error) { return tx.Keys().ByHash(e.ctx(), k.Hash) })
+	}
+	same(e, "stored", get(), k)
+	if c := code(e, func(tx storage.Tx) (*domain.APIKey, error) {
+		return tx.Keys().ByHash(e.ctx(), sha256.Sum256([]byte("guess")))
+	}); c != errors.NotFound {
+		e.Errorf("an unknown key: %s", c)
+	}
+	if c := code(e, func(tx storage.Tx) (*domain.APIKey, error) { return tx.Keys().Get(e.ctx(), q, k.ID) }); c != errors.NotFound {
+		e.Errorf("another project's key: %s", c)
+	}
+	e.refused(errors.AlreadyExists, func(tx storage.Tx) error {
+		twin := *k
+		twin.ID = domain.NewID()
+		return tx.Keys().Insert(e.ctx(), &twin)
+	})
+	k.LastUsedAt = ptr(e.now.Add(time.Minute))
+	for _, at := range []time.Time{e.now, *k.LastUsedAt, e.now.Add(time.Second)} { // it never goes back
+		e.update(func(tx storage.Tx) error { return tx.Keys().Used(e.ctx(), k.ID, at) })
+	}
+	same(e, "used", get(), k)
+	if !k.Usable(e.now) || k.Usable(*k.ExpiresAt) {
+		e.Error("a key is usable until it expires")
+	}
+	e.refused(errors.NotFound, func(tx storage.Tx) error { return tx.Keys().Revoke(e.ctx(), q, k.ID, e.now) })
+	k.RevokedAt = ptr(e.now)
+	for _, at := range []time.Time{e.now, e.now.Add(time.Hour)} { // the first time stays
+		e.update(func(tx storage.Tx) error { return tx.Keys().Revoke(e.ctx(), p, k.ID, at) })
+	}
+	same(e, "revoked", get(), k)
+	if k.Usable(e.now) {
+		e.Error("a revoked key is usable")
+	}
+	list := read(e, func(tx storage.Tx) (storage.List[*domain.APIKey], error) {
+		return tx.Keys().List(e.ctx(), p, storage.Page{})
+	})
+	same(e, "list", list.Items, []*domain.APIKey{k})
+}
+
+func idempotency(e *env) {
+	p, q := e.project("p"), e.project("q")
+	r := &storage.Idempotent{ProjectID: p, Key: "k", RequestDigest: "d1", CreatedAt: e.now, ExpiresAt: e.now.Add(time.Hour)}
+	e.update(func(tx storage.Tx) error { return tx.Idempotency().Insert(e.ctx(), r) })
+	get := func(project domain.ID, at time.Time) func(storage.Tx) (*storage.Idempotent, error) {
+		return func(tx storage.Tx) (*storage.Idempotent, error) {
+			return tx.Idempotency().Get(e.ctx(), project, "k", at)
+		}
+	}
+	same(e, "stored", read(e, get(p, e.now)), r)
+	if c := code(e, get(q, e.now)); c != errors.NotFound {
+		e.Errorf("another project's key: %s", c)
+	}
+	again := *r
+	again.CreatedAt = e.now.Add(time.Minute)
+	e.refused(errors.AlreadyExists, func(tx storage.Tx) error { return tx.Idempotency().Insert(e.ctx(), &again) })
+	r.SubjectID, r.Status = domain.NewID(), 201
+	e.update(func(tx storage.Tx) error { return tx.Idempotency().Complete(e.ctx(), p, "k", r.SubjectID, 201) })
+	same(e, "completed", read(e, get(p, e.now)), r)
+	e.refused(errors.NotFound, func(tx storage.Tx) error { return tx.Idempotency().Complete(e.ctx(), q, "k", "", 0) })
+
+	if c := code(e, get(p, r.ExpiresAt)); c != errors.NotFound {
+		e.Errorf("expired: %s", c)
+	}
+	fresh := &storage.Idempotent{ProjectID: p, Key: "k", RequestDigest: "d2", CreatedAt: r.ExpiresAt, ExpiresAt: r.ExpiresAt.Add(time.Hour)}
+	e.update(func(tx storage.Tx) error { return tx.Idempotency().Insert(e.ctx(), fresh) })
+	same(e, "taken over", read(e, get(p, fresh.CreatedAt)), fresh)
+	for range 2 {
+		e.update(func(tx storage.Tx) error { return tx.Idempotency().Delete(e.ctx(), p, "k") })
+	}
+	e.update(func(tx storage.Tx) error { return tx.Idempotency().Insert(e.ctx(), r) })
+	for _, want := range []int{1, 0} {
+		e.update(func(tx storage.Tx) error {
+			n, err := tx.Idempotency().DeleteExpired(e.ctx(), r.ExpiresAt, 10)
+			if n != want {
+				e.Errorf("deleted %d, want %d", n, want)
+			}
+			return err
+		})
+	}
+}
+
+func secrets(e *env) {
+	p, q := e.project("p"), e.project("q")
+	s := &domain.Secret{ID: domain.NewID(), ProjectID: p, Name: "TOKEN", Sealed: []byte{1, 2}, CreatedAt: e.now, UpdatedAt: e.now}
+	e.update(func(tx storage.Tx) error { return tx.Secrets().Put(e.ctx(), s) })
+	get := func(project domain.ID) func(storage.Tx) (*domain.Secret, error) {
+		return func(tx storage.Tx) (*domain.Secret, error) { return tx.Secrets().Get(e.ctx(), project, "TOKEN") }
+	}
+	same(e, "stored", read(e, get(p)), s)
+	if c := code(e, get(q)); c != errors.NotFound {
+		e.Errorf("another project's secret: %s", c)
+	}
+	at := e.tick()
+	second := &domain.Secret{ID: domain.NewID(), ProjectID: p, Name: "TOKEN", Sealed: []byte{3}, CreatedAt: at, UpdatedAt: at}
+	e.update(func(tx storage.Tx) error { return tx.Secrets().Put(e.ctx(), second) })
+	if !second.CreatedAt.Equal(s.CreatedAt) {
+		e.Errorf("created %v, want the first time %v", second.CreatedAt, s.CreatedAt)
+	}
+	same(e, "replaced", read(e, get(p)), second)
+	list := read(e, func(tx storage.Tx) ([]*domain.Secret, error) { return tx.Secrets().List(e.ctx(), p) })
+	same(e, "list", list, []*domain.Secret{second})
+	e.refused(errors.NotFound, func(tx storage.Tx) error { return tx.Secrets().Delete(e.ctx(), q, "TOKEN") })
+	e.update(func(tx storage.Tx) error { return tx.Secrets().Delete(e.ctx(), p, "TOKEN") })
+	e.refused(errors.NotFound, func(tx storage.Tx) error { return tx.Secrets().Delete(e.ctx(), p, "TOKEN") })
+}

@@ -1,0 +1,331 @@
+package storetest
+
+import (
+	"slices"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/lifecycle"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+)
+
+var (
+	allDesired  = []domain.DesiredState{domain.WantRunning, domain.WantPaused, domain.WantStopped, domain.WantDeleted}
+	allObserved = []domain.ObservedState{
+		domain.Pending, domain.Creating, domain.Starting, domain.Running, domain.Pausing, domain.Paused, domain.Resuming,
+		domain.Stopping, domain.Stopped, domain.Deleting, domain.Deleted, domain.Failed, domain.Unreachable,
+	}
+)
+
+// Every pair of desired and observed state: the sweep finds what the life
+// cycle says has somewhere to go.
+func vmUnconverged(e *env) {
+	p, w, other := e.project("p"), domain.NewID(), domain.NewID()
+	var want []domain.ID
+	for _, d := range allDesired {
+		for _, o := range allObserved {
+			vm := e.vm(p, func(vm *domain.VM) {
+				vm.WorkerID, vm.Desired, vm.Observed = w, d, o
+				if o == domain.Deleted {
+					vm.EndedAt = ptr(e.now)
+				}
+			})
+			if !lifecycle.Converged(d, o) || o == domain.Failed && d == domain.WantDeleted {
+				want = append(want, vm.ID)
+			}
+		}
+	}
+	e.vm(p, func(vm *domain.VM) { vm.WorkerID = other })
+	sweep := func(limit int) []domain.ID {
+		return vmIDs(read(e, func(tx storage.Tx) ([]*domain.VM, error) { return tx.VMs().Unconverged(e.ctx(), w, limit) }))
+	}
+	same(e, "unconverged, longest unchanged first", sweep(1000), want)
+	same(e, "limited", sweep(3), want[:3])
+}
+
+func vmDeadlines(e *env) {
+	p, w := e.project("p"), domain.NewID()
+	now := e.now.Add(time.Hour)
+	due := func(limit int) []domain.ID {
+		return vmIDs(read(e, func(tx storage.Tx) ([]*domain.VM, error) { return tx.VMs().DeadlineDue(e.ctx(), w, now, limit) }))
+	}
+	set := func(at time.Duration, on domain.OnTimeout, d domain.DesiredState, o domain.ObservedState) *domain.VM {
+		return e.vm(p, func(vm *domain.VM) {
+			vm.WorkerID, vm.OnTimeout, vm.Desired, vm.Observed, vm.Deadline = w, on, d, o, ptr(now.Add(at))
+			if o == domain.Deleted {
+				vm.EndedAt = ptr(e.now)
+			}
+		})
+	}
+	late := set(-time.Second, domain.TimeoutKill, domain.WantRunning, domain.Running)
+	later := set(-time.Minute, domain.TimeoutPause, domain.WantRunning, domain.Starting)
+	exact := set(0, domain.TimeoutStop, domain.WantPaused, domain.Paused)
+	ahead := set(time.Microsecond, domain.TimeoutKill, domain.WantRunning, domain.Running)
+	set(-time.Second, domain.TimeoutPause, domain.WantPaused, domain.Pausing) // has had its effect
+	set(-time.Second, domain.TimeoutStop, domain.WantStopped, domain.Stopped) // likewise
+	set(-time.Second, domain.TimeoutKill, domain.WantDeleted, domain.Deleting)
+	set(-time.Second, domain.TimeoutKill, domain.WantDeleted, domain.Deleted)
+	e.vm(p, func(vm *domain.VM) { vm.WorkerID = w }) // no deadline
+	same(e, "due, earliest first", due(10), []domain.ID{later.ID, late.ID, exact.ID})
+	same(e, "limited", due(1), []domain.ID{later.ID})
+
+	idle := e.vm(p, func(vm *domain.VM) { vm.WorkerID, vm.IdleTimeout = w, time.Minute })
+	timed := vmIDs(read(e, func(tx storage.Tx) ([]*domain.VM, error) { return tx.VMs().Timed(e.ctx(), w, "", 100) }))
+	for what, vm := range map[string]*domain.VM{"a deadline ahead": ahead, "idle only": idle, "past": late} {
+		if !slices.Contains(timed, vm.ID) {
+			e.Errorf("Timed misses %s", what)
+		}
+	}
+	if len(timed) != 7 || !slices.IsSorted(timed) {
+		e.Errorf("Timed: %d VMs, sorted %v", len(timed), slices.IsSorted(timed))
+	}
+	rest := vmIDs(read(e, func(tx storage.Tx) ([]*domain.VM, error) { return tx.VMs().Timed(e.ctx(), w, timed[2], 100) }))
+	same(e, "from after an ID on", rest, timed[3:])
+
+	unacked := func() []domain.ID {
+		return vmIDs(read(e, func(tx storage.Tx) ([]*domain.VM, error) { return tx.VMs().DeadlineUnacked(e.ctx(), w, 10) }))
+	}
+	same(e, "nothing unacknowledged", unacked(), []domain.ID{})
+	e.save(late, func(vm *domain.VM) { vm.DeadlineGen = 3 })
+	same(e, "one unacknowledged", unacked(), []domain.ID{late.ID})
+	e.save(late, func(vm *domain.VM) { vm.DeadlineAck = 3 })
+	same(e, "acknowledged", unacked(), []domain.ID{})
+}
+
+func vmOnWorker(e *env) {
+	p, w := e.project("p"), domain.NewID()
+	var want []domain.ID
+	for range 7 {
+		want = append(want, e.vm(p, func(vm *domain.VM) { vm.WorkerID = w }).ID)
+	}
+	e.vm(p, nil)
+	e.vm(p, func(vm *domain.VM) {
+		vm.WorkerID, vm.Desired, vm.Observed, vm.EndedAt = w, domain.WantDeleted, domain.Deleted, ptr(e.now)
+	})
+	slices.Sort(want)
+	var got []domain.ID
+	for after := domain.ID(""); ; after = got[len(got)-1] {
+		part := vmIDs(read(e, func(tx storage.Tx) ([]*domain.VM, error) { return tx.VMs().OnWorker(e.ctx(), w, after, 3) }))
+		got = append(got, part...)
+		if len(part) < 3 {
+			break
+		}
+	}
+	same(e, "walked", got, want)
+}
+
+func vmTombstones(e *env) {
+	p := e.project("p")
+	bury := func(ended time.Time) *domain.VM {
+		vm := e.vm(p, func(vm *domain.VM) {
+			vm.Metadata, vm.Desired, vm.Observed, vm.EndedAt = map[string]string{"k": "v"}, domain.WantDeleted, domain.Deleted, &ended
+		})
+		return vm
+	}
+	limit := e.now.Add(time.Hour)
+	young, old, oldest := bury(limit), bury(limit.Add(-time.Second)), bury(limit.Add(-time.Minute))
+	live := e.vm(p, func(vm *domain.VM) { vm.Desired, vm.Observed = domain.WantDeleted, domain.Deleting })
+	same(e, "older than", vmIDs(read(e, func(tx storage.Tx) ([]*domain.VM, error) { return tx.VMs().Tombstones(e.ctx(), limit, 10) })),
+		[]domain.ID{oldest.ID, old.ID})
+	x := e.execution(old, nil)
+	e.refused(errors.Conflict, func(tx storage.Tx) error { return tx.VMs().Delete(e.ctx(), p, live.ID) })
+	e.update(func(tx storage.Tx) error { return tx.VMs().Delete(e.ctx(), p, old.ID) })
+	e.update(func(tx storage.Tx) error { return tx.VMs().Delete(e.ctx(), storage.System, oldest.ID) })
+	e.refused(errors.NotFound, func(tx storage.Tx) error { return tx.VMs().Delete(e.ctx(), p, old.ID) })
+	if c := code(e, func(tx storage.Tx) (*domain.Execution, error) { return tx.Executions().Get(e.ctx(), p, x.ID) }); c != errors.NotFound {
+		e.Errorf("an execution outlived its VM's row: %s", c)
+	}
+	same(e, "the young one stays", e.listVMs(storage.VMFilter{ProjectID: p, States: []domain.ObservedState{domain.Deleted}}), []domain.ID{young.ID})
+}
+
+func (e *env) machine(worker domain.ID, change func(*domain.Machine)) *domain.Machine {
+	e.Helper()
+	m := &domain.Machine{
+		ID: domain.NewID(), WorkerID: worker, Driver: "oci", Handle: []byte(`{"v":1}`), BuildID: "buildbuildbuildbuild", CreatedAt: e.tick(),
+		Shape: domain.Shape{Resources: domain.Resources{MilliCPU: 1, MemoryBytes: 2, DiskBytes: 3, PIDs: 4}, Network: domain.NetworkNAT},
+	}
+	if change != nil {
+		change(m)
+	}
+	e.update(func(tx storage.Tx) error { return tx.Machines().Insert(e.ctx(), m) })
+	return m
+}
+
+func machines(e *env) {
+	w := domain.NewID()
+	vm := domain.NewID()
+	m := e.machine(w, func(m *domain.Machine) { m.VMID, m.Epoch = vm, 3 })
+	get := func(id domain.ID) *domain.Machine {
+		return read(e, func(tx storage.Tx) (*domain.Machine, error) { return tx.Machines().Get(e.ctx(), id) })
+	}
+	same(e, "stored", get(m.ID), m)
+	same(e, "by VM", read(e, func(tx storage.Tx) (*domain.Machine, error) { return tx.Machines().ByVM(e.ctx(), vm) }), m)
+	m.Handle, m.Epoch = []byte("two"), 4
+	e.update(func(tx storage.Tx) error { return tx.Machines().Update(e.ctx(), m) })
+	same(e, "updated", get(m.ID), m)
+	e.refused(errors.AlreadyExists, func(tx storage.Tx) error { return tx.Machines().Insert(e.ctx(), m) })
+	e.refused(errors.AlreadyExists, func(tx storage.Tx) error {
+		second := *m
+		second.ID = domain.NewID()
+		return tx.Machines().Insert(e.ctx(), &second) // one machine for a VM
+	})
+	free := e.machine(w, nil)
+	all := read(e, func(tx storage.Tx) ([]*domain.Machine, error) { return tx.Machines().OnWorker(e.ctx(), w) })
+	same(e, "on the worker", all, []*domain.Machine{m, free})
+	for range 2 { // absent is success
+		e.update(func(tx storage.Tx) error { return tx.Machines().Delete(e.ctx(), m.ID) })
+	}
+	if c := code(e, func(tx storage.Tx) (*domain.Machine, error) { return tx.Machines().ByVM(e.ctx(), vm) }); c != errors.NotFound {
+		e.Errorf("a deleted machine: %s", c)
+	}
+	e.refused(errors.NotFound, func(tx storage.Tx) error { return tx.Machines().Update(e.ctx(), m) })
+}
+
+func claims(e *env) {
+	w := domain.NewID()
+	first, second := e.machine(w, nil), e.machine(w, nil)
+	for _, other := range []func(*domain.Machine){
+		func(m *domain.Machine) { m.Driver = "qemu" },
+		func(m *domain.Machine) { m.BuildID = "another" },
+		func(m *domain.Machine) { m.Shape.Resources.MilliCPU++ },
+		func(m *domain.Machine) { m.Shape.Resources.MemoryBytes++ },
+		func(m *domain.Machine) { m.Shape.Resources.DiskBytes++ },
+		func(m *domain.Machine) { m.Shape.Network = domain.NetworkNone },
+		func(m *domain.Machine) { m.WorkerID = domain.NewID() },
+	} {
+		e.machine(w, other)
+	}
+	key := storage.PoolKey{WorkerID: w, Driver: first.Driver, BuildID: first.BuildID, Shape: first.Shape}
+	free := func() []*domain.Machine {
+		return read(e, func(tx storage.Tx) ([]*domain.Machine, error) { return tx.Machines().Unclaimed(e.ctx(), key, 10) })
+	}
+	same(e, "pool", free(), []*domain.Machine{first, second})
+	claim := func(vm domain.ID) (m *domain.Machine, err error) {
+		err = e.store.Update(e.ctx(), func(tx storage.Tx) (err error) {
+			m, err = tx.Machines().Claim(e.ctx(), key, vm, 1)
+			return err
+		})
+		return m, err
+	}
+	// Ten ask at once for two machines: two get one each.
+	type answer struct {
+		m   *domain.Machine
+		err error
+	}
+	answers := make(chan answer)
+	for range 10 {
+		go func() {
+			m, err := claim(domain.NewID())
+			answers <- answer{m, err}
+		}()
+	}
+	got := map[domain.ID]domain.ID{}
+	for range 10 {
+		switch a := <-answers; {
+		case a.err == nil:
+			got[a.m.ID] = a.m.VMID
+			if a.m.Epoch != 1 || a.m.VMID == "" {
+				e.Errorf("claimed %+v", a.m)
+			}
+		case !errors.HasCode(a.err, errors.NotFound):
+			e.Error(a.err)
+		}
+	}
+	if len(got) != 2 || got[first.ID] == got[second.ID] {
+		e.Errorf("claims: %v", got)
+	}
+	if left := free(); len(left) != 0 {
+		e.Errorf("still free: %v", left)
+	}
+	e.machine(w, nil)
+	if _, err := claim(got[first.ID]); !errors.HasCode(err, errors.AlreadyExists) {
+		e.Errorf("a second machine for a VM: %v", err)
+	}
+}
+
+func workers(e *env) {
+	p := e.project("p")
+	w := &domain.Worker{
+		ID: domain.NewID(), Name: "host", Version: "1", Platform: "linux/amd64",
+		Drivers:  []domain.DriverInfo{{Name: "oci", Version: "2", Isolation: domain.IsolationContainer, Usable: true, Capabilities: []string{"fork"}}},
+		Capacity: domain.Resources{MilliCPU: 4000, MemoryBytes: 8 << 30, DiskBytes: 100 << 30, PIDs: 9000},
+		State:    domain.WorkerReady, SeenAt: e.now, JoinedAt: e.now,
+	}
+	e.update(func(tx storage.Tx) error { return tx.Workers().Insert(e.ctx(), w) })
+	get := func() *domain.Worker {
+		e.Helper()
+		return read(e, func(tx storage.Tx) (*domain.Worker, error) { return tx.Workers().ByName(e.ctx(), "host") })
+	}
+	same(e, "stored", get(), w)
+	e.refused(errors.AlreadyExists, func(tx storage.Tx) error {
+		return tx.Workers().Insert(e.ctx(), &domain.Worker{ID: domain.NewID(), Name: "host"})
+	})
+	stale := *w
+	w.State, w.Version = domain.WorkerCordoned, "2"
+	e.update(func(tx storage.Tx) error { return tx.Workers().Update(e.ctx(), w) })
+	e.refused(errors.Conflict, func(tx storage.Tx) error { return tx.Workers().Update(e.ctx(), &stale) })
+	w.SeenAt = e.tick()
+	e.update(func(tx storage.Tx) error { return tx.Workers().Seen(e.ctx(), w.ID, w.SeenAt) })
+	same(e, "updated and seen", get(), w)
+	e.refused(errors.NotFound, func(tx storage.Tx) error { return tx.Workers().Seen(e.ctx(), domain.NewID(), e.now) })
+
+	res := domain.Resources{MilliCPU: 10, MemoryBytes: 100, DiskBytes: 1000, PIDs: 1}
+	disk := domain.Resources{DiskBytes: 1000}
+	none := domain.Resources{}
+	var placed []*domain.VM
+	for _, tc := range []struct {
+		desired  domain.DesiredState
+		observed domain.ObservedState
+		mode     domain.PauseMode
+		holds    domain.Resources
+	}{
+		{domain.WantRunning, domain.Pending, "", res},
+		{domain.WantRunning, domain.Running, "", res},
+		{domain.WantRunning, domain.Unreachable, "", res},
+		{domain.WantStopped, domain.Stopping, "", res},
+		{domain.WantStopped, domain.Stopped, "", disk},
+		{domain.WantRunning, domain.Stopped, "", res},
+		{domain.WantDeleted, domain.Stopped, "", disk},
+		{domain.WantPaused, domain.Paused, domain.PauseFreeze, res},
+		{domain.WantPaused, domain.Paused, domain.PauseMemory, disk},
+		{domain.WantPaused, domain.Paused, domain.PauseDisk, disk},
+		{domain.WantRunning, domain.Paused, domain.PauseMemory, res},
+		{domain.WantDeleted, domain.Deleting, "", res},
+		{domain.WantRunning, domain.Failed, "", disk},
+		{domain.WantDeleted, domain.Deleted, "", none},
+	} {
+		before := get().Reserved
+		placed = append(placed, e.vm(p, func(vm *domain.VM) {
+			vm.WorkerID, vm.Desired, vm.Observed, vm.PauseMode, vm.Spec.Resources = w.ID, tc.desired, tc.observed, tc.mode, res
+			if tc.observed == domain.Deleted {
+				vm.EndedAt = ptr(e.now)
+			}
+		}))
+		after := get().Reserved
+		delta := domain.Resources{
+			MilliCPU: after.MilliCPU - before.MilliCPU, MemoryBytes: after.MemoryBytes - before.MemoryBytes,
+			DiskBytes: after.DiskBytes - before.DiskBytes, PIDs: after.PIDs - before.PIDs,
+		}
+		if delta != tc.holds {
+			e.Errorf("want %s, observed %s, mode %s: holds %+v, want %+v", tc.desired, tc.observed, tc.mode, delta, tc.holds)
+		}
+	}
+	before := get().Reserved
+	pooled := e.machine(w.ID, func(m *domain.Machine) { m.Shape.Resources = res })
+	if after := get().Reserved; after.MemoryBytes != before.MemoryBytes+res.MemoryBytes || after.DiskBytes != before.DiskBytes+res.DiskBytes {
+		e.Errorf("a pooled machine adds %+v to %+v", after, before)
+	}
+	all := read(e, func(tx storage.Tx) ([]*domain.Worker, error) { return tx.Workers().All(e.ctx()) })
+	same(e, "all", all, []*domain.Worker{get()})
+
+	e.refused(errors.Conflict, func(tx storage.Tx) error { return tx.Workers().Delete(e.ctx(), w.ID) })
+	e.update(func(tx storage.Tx) error { return tx.Machines().Delete(e.ctx(), pooled.ID) })
+	for _, vm := range placed {
+		e.save(vm, func(vm *domain.VM) {
+			vm.Desired, vm.Observed, vm.EndedAt = domain.WantDeleted, domain.Deleted, ptr(e.now)
+		})
+	}
+	e.update(func(tx storage.Tx) error { return tx.Workers().Delete(e.ctx(), w.ID) })
+	e.refused(errors.NotFound, func(tx storage.Tx) error { return tx.Workers().Delete(e.ctx(), w.ID) })
+}

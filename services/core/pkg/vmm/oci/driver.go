@@ -1,0 +1,177 @@
+package oci
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/cgroup"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"golang.org/x/sys/unix"
+)
+
+// Name is the driver's name.
+const Name = "oci"
+
+// Driver makes machines with an OCI runtime. One process at a time may hold a
+// driver for an instance; any later one takes over what is there.
+type Driver struct {
+	cfg     Config
+	log     *slog.Logger
+	cgroups *cgroup.Host
+	runtime *runtime
+	layers  layers
+	boot    string
+
+	mu       sync.Mutex
+	machines map[string]*machine
+	closed   bool
+
+	info  infoCache
+	agent agentCache
+}
+
+var (
+	_ vmm.Driver      = (*Driver)(nil)
+	_ vmm.Pauser      = (*Driver)(nil)
+	_ vmm.Snapshotter = (*Driver)(nil)
+	_ vmm.Meter       = (*Driver)(nil)
+	_ vmm.Resizer     = (*Driver)(nil)
+	_ vmm.Renamer     = (*Driver)(nil)
+	_ vmm.Closer      = (*Driver)(nil)
+	_ vmm.Teardowner  = (*Driver)(nil)
+)
+
+// New makes a driver over what is on this host. It starts nothing; a machine
+// that an earlier process left frozen in the middle of a snapshot goes on.
+// Returns InvalidArgument, Unsupported.
+func New(ctx context.Context, cfg Config) (*Driver, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	d := &Driver{cfg: cfg, log: cfg.Logger, machines: map[string]*machine{}}
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if d.boot, err = bootID(); err != nil {
+		return nil, errors.Wrap(err, errors.Unsupported, "cannot read the boot ID")
+	}
+	if d.cgroups, err = cgroup.Detect(); err != nil {
+		return nil, err
+	}
+	if err := d.makeDirs(); err != nil {
+		return nil, err
+	}
+	if d.runtime, err = findRuntime(ctx, &d.cfg); err != nil {
+		return nil, err
+	}
+	if d.layers, err = d.chooseLayers(ctx); err != nil {
+		return nil, err
+	}
+	return d, d.thawForgotten()
+}
+
+// makeDirs makes the driver's directories. The runtime directory and its "m"
+// let everybody through and nobody look; each machine's directory in there
+// lets only that machine's root through. The rest is the host's alone.
+func (d *Driver) makeDirs() error {
+	run := d.cfg.RuntimeDir
+	for _, dir := range []struct {
+		path string
+		mode os.FileMode
+	}{
+		{d.cfg.recordsDir(), 0o700},
+		{run, 0o711},
+		{filepath.Join(run, "m"), 0o711},
+		{filepath.Join(run, "s"), 0o700},
+		{filepath.Join(run, "b"), 0o700},
+		{filepath.Join(run, "a"), 0o711},
+		{d.cfg.runtimeRoot(), 0o700},
+	} {
+		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
+			return fail(err, "cannot make the driver's directories")
+		}
+		if err := os.Chmod(dir.path, dir.mode); err != nil {
+			return fail(err, "cannot make the driver's directories")
+		}
+	}
+	return nil
+}
+
+// thawForgotten lets machines go on that are frozen though nobody paused them:
+// a process died while it took a snapshot.
+func (d *Driver) thawForgotten() error {
+	ids, err := d.recorded()
+	if err != nil {
+		return fail(err, "cannot list the machines")
+	}
+	for _, id := range ids {
+		r, err := d.load(id)
+		if err != nil || r.Paused || r.Phase != phaseRunning {
+			continue
+		}
+		if g := d.group(id); g.Frozen() {
+			if err := g.Thaw(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (d *Driver) group(id string) cgroup.Group { return d.cgroups.Group(d.cfg.paths(id).cgroup) }
+
+// Close lets go of what is held in this process. Machines go on.
+func (d *Driver) Close() error {
+	d.mu.Lock()
+	d.closed = true
+	watches := make([]*watch, 0, len(d.machines))
+	for _, m := range d.machines {
+		if m.watch != nil {
+			watches = append(watches, m.watch)
+		}
+	}
+	d.mu.Unlock()
+	for _, w := range watches {
+		w.abandon()
+	}
+	return nil
+}
+
+// Teardown removes what was made for the instance apart from machines. There
+// must be none any more. Network and volumes, which others may share, stay:
+// who made them takes them down.
+func (d *Driver) Teardown(ctx context.Context) error {
+	states, err := d.List(ctx)
+	if err != nil {
+		return err
+	}
+	if len(states) > 0 {
+		return errors.New(errors.Conflict, "there are still %d machines", len(states))
+	}
+	if err := d.cgroups.Group(d.cfg.cgroupParent()).Remove(ctx); err != nil {
+		return err
+	}
+	if err := d.layers.teardown(ctx); err != nil {
+		return err
+	}
+	return fail(os.RemoveAll(d.cfg.RuntimeDir), "cannot remove the runtime directory")
+}
+
+// fail gives an operating system error its code; coded errors pass.
+func fail(err error, message string) error {
+	var coded *errors.Error
+	switch {
+	case err == nil || errors.As(err, &coded):
+		return err
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return errors.Wrap(err, errors.NoSpace, "%s: no space is left", message)
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	}
+	return errors.Wrap(err, errors.Internal, "%s", message)
+}

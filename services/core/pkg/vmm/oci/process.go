@@ -1,0 +1,157 @@
+package oci
+
+import (
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"golang.org/x/sys/unix"
+)
+
+// process names a process so that no other is ever taken for it: its ID may be
+// used again after it ended, and everything after a reboot.
+type process struct {
+	PID        int    `json:"pid"`
+	StartTicks uint64 `json:"start_ticks"` // field 22 of proc_pid_stat(5)
+	BootID     string `json:"boot_id"`
+}
+
+// bootID tells apart the host's boots (random(4)).
+func bootID() (string, error) {
+	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(raw)), err
+}
+
+// procStat is what is read of /proc/PID/stat.
+type procStat struct {
+	state  byte
+	parent int
+	ticks  uint64
+}
+
+func readStat(pid int) (procStat, error) {
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return procStat{}, err
+	}
+	// The command name in parentheses may hold anything; fields count from its end.
+	text := string(raw)
+	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
+	if len(fields) < 20 {
+		return procStat{}, errors.Plain("short stat line")
+	}
+	parent, err := strconv.Atoi(fields[1])
+	if err != nil {
+		return procStat{}, err
+	}
+	ticks, err := strconv.ParseUint(fields[19], 10, 64)
+	return procStat{state: fields[0][0], parent: parent, ticks: ticks}, err
+}
+
+func (s procStat) ended() bool { return s.state == 'Z' || s.state == 'X' || s.state == 'x' }
+
+// identify names the living process with an ID.
+func (d *Driver) identify(pid int) (*process, error) {
+	st, err := readStat(pid)
+	if err != nil {
+		return nil, err
+	}
+	if st.ended() {
+		return nil, unix.ESRCH
+	}
+	return &process{PID: pid, StartTicks: st.ticks, BootID: d.boot}, nil
+}
+
+// alive reports whether the process still runs.
+func (d *Driver) alive(p *process) bool {
+	if p == nil || p.BootID != d.boot {
+		return false
+	}
+	st, err := readStat(p.PID)
+	return err == nil && st.ticks == p.StartTicks && !st.ended()
+}
+
+// pidfd is a descriptor of a process that becomes readable when it ends.
+type pidfd struct {
+	file *os.File
+	pid  int
+}
+
+// openProcess opens a living process. Returns unix.ESRCH when it has ended.
+func (d *Driver) openProcess(p *process) (*pidfd, error) {
+	if p == nil || p.BootID != d.boot {
+		return nil, unix.ESRCH
+	}
+	const nonblock = unix.O_NONBLOCK // PIDFD_NONBLOCK, so that the runtime's poller takes it
+	fd, err := unix.PidfdOpen(p.PID, nonblock)
+	if err == unix.EINVAL { // before Linux 5.10
+		if fd, err = unix.PidfdOpen(p.PID, 0); err == nil {
+			err = unix.SetNonblock(fd, true)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	f := &pidfd{file: os.NewFile(uintptr(fd), "pidfd"), pid: p.PID}
+	// Only now: the descriptor holds the ID, so what is read is of the same process.
+	if st, err := readStat(p.PID); err != nil || st.ticks != p.StartTicks {
+		f.close()
+		return nil, unix.ESRCH
+	}
+	return f, nil
+}
+
+func (f *pidfd) close() { f.file.Close() }
+
+func (f *pidfd) signal(sig unix.Signal) error {
+	var result error
+	if err := f.control(func(fd int) { result = unix.PidfdSendSignal(fd, sig, nil, 0) }); err != nil {
+		return err
+	}
+	if result == unix.ESRCH {
+		return nil
+	}
+	return result
+}
+
+func (f *pidfd) control(use func(fd int)) error {
+	c, err := f.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return c.Control(func(fd uintptr) { use(int(fd)) })
+}
+
+// wait blocks without holding a thread until the process has ended. It ends
+// early with an error when the descriptor is closed.
+func (f *pidfd) wait() error {
+	c, err := f.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return c.Read(func(fd uintptr) bool {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 0)
+		return n > 0 && err == nil
+	})
+}
+
+// status learns how an ended process ended: as its parent when that is us (the
+// first process of a host, or of a container, inherits machines, and reaps
+// them here), else from the kernel's memory of it (PIDFD_GET_INFO with
+// PIDFD_INFO_EXIT, Linux 6.15).
+func (f *pidfd) status() (ws unix.WaitStatus, known bool) {
+	if st, err := readStat(f.pid); err == nil && st.parent == os.Getpid() {
+		if n, err := unix.Wait4(f.pid, &ws, unix.WNOHANG, nil); err == nil && n == f.pid {
+			return ws, true
+		}
+	}
+	err := f.control(func(fd int) {
+		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+		if unix.IoctlPidfdInfo(fd, &info) == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0 {
+			ws, known = unix.WaitStatus(uint32(info.Exit_code)), true
+		}
+	})
+	return ws, known && err == nil
+}

@@ -1,0 +1,203 @@
+package worker
+
+import (
+	"context"
+	"net"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/libs/types/pkg/events"
+	"github.com/aetherium/aetherium/services/core/pkg/guest"
+	"github.com/aetherium/aetherium/services/core/pkg/journal"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// attach makes vm usable: it shakes hands with the running machine's agent,
+// tells it the VM's configuration, takes up its executions and writes that the
+// VM runs. A machine that was just started begins a new epoch; one that ran on
+// while the worker was away keeps its own.
+func (w *Worker) attach(ctx context.Context, vm *domain.VM, driver vmm.Driver, trace *trace) error {
+	ready, cancel := context.WithTimeout(ctx, w.config.ReadyTimeout)
+	defer cancel()
+	w.watchExit(vm.ID, vm.MachineID, driver)
+	machine := string(vm.MachineID)
+	client := guest.New(func(ctx context.Context) (net.Conn, error) { return driver.Dial(ctx, machine, vmm.AgentPort) },
+		guest.Options{HostVersion: w.config.Version, Log: w.Log})
+	if err := w.greet(ready, vm, client, trace); err != nil {
+		client.Close()
+		return w.attachFailed(ctx, vm, driver, err)
+	}
+	fresh := vm.Observed == domain.Pending || vm.Observed == domain.Creating || vm.Observed == domain.Starting
+	epoch := vm.Epoch
+	if fresh {
+		epoch++
+	}
+	known, err := w.openExecutions(ctx, vm.ID)
+	if err != nil {
+		client.Close()
+		return err
+	}
+	l := &liveVM{id: vm.ID, machine: vm.MachineID, client: client}
+	l.vm.Store(vm)
+	row, err := w.commit(ctx, vm.ID, events.VMRunning, func(tx storage.Tx, row *domain.VM) error {
+		if fresh {
+			now := w.time()
+			row.Epoch, row.StartedAt = epoch, &now
+		}
+		row.Observed, row.Reason = domain.Running, ""
+		return w.bindMachine(ctx, tx, row, trace.handle)
+	})
+	if err != nil {
+		client.Close()
+		return err
+	}
+	l.vm.Store(row)
+	trace.phase("commit")
+	l.phases = trace.phases
+	l.session = guest.Open(guest.SessionConfig{
+		Client: client, Journals: w.Journals, VM: vm.ID, Epoch: epoch, Log: w.Log,
+		Hooks: guest.Hooks{OnStarted: w.onStarted(l), OnEnded: w.onEnded(l)},
+	}, known...)
+	if old := w.vms.add(l); old != nil {
+		old.session.Close()
+		old.client.Close()
+	}
+	w.setAlarm(row)
+	w.Changes.Notify(vm.ID) // it can be talked to from now on
+	if fresh {
+		w.dropForkSnapshot(context.WithoutCancel(ctx), row.ProjectID, row.Spec.SnapshotID)
+	}
+	return nil
+}
+
+// greet waits for the agent and configures it.
+func (w *Worker) greet(ctx context.Context, vm *domain.VM, client *guest.Client, trace *trace) error {
+	env, err := service.OpenEnv(ctx, w.Sealer, vm)
+	if err != nil {
+		return err
+	}
+	cfg := guest.Config{Env: env, DefaultUser: vm.Spec.DefaultUser}
+	if b, err := w.loadBuild(ctx, vm.Spec.BuildID); err == nil {
+		// What the image sets, then what the VM's owner set.
+		merged := make(map[string]string, len(b.Env)+len(env))
+		for k, v := range b.Env {
+			merged[k] = v
+		}
+		for k, v := range env {
+			merged[k] = v
+		}
+		cfg.Env, cfg.DefaultWorkdir = merged, b.WorkDir
+	}
+	if _, err := client.Handshake(ctx); err != nil {
+		return err
+	}
+	trace.phase("handshake")
+	if err := client.Configure(ctx, cfg); err != nil {
+		return err
+	}
+	trace.phase("configure")
+	return nil
+}
+
+// attachFailed decides what becomes of a machine that runs but cannot be
+// talked to. One that has ended meanwhile is stepped again by its exit; one
+// that was never ready is given up; one that was keeps running for another try.
+func (w *Worker) attachFailed(ctx context.Context, vm *domain.VM, driver vmm.Driver, why error) error {
+	if ctx.Err() != nil || w.machines.lastExit(vm.MachineID) != nil && vm.Epoch > 0 {
+		return why
+	}
+	if vm.Epoch > 0 && vm.Observed == domain.Running {
+		return why
+	}
+	if err := driver.Stop(context.WithoutCancel(ctx), string(vm.MachineID), 0); err != nil {
+		return errors.Join(why, err)
+	}
+	return w.createFailed(ctx, vm, driver, errors.Wrap(why, errors.GuestFault, "its guest agent did not answer: %s", errors.Public(why).Message))
+}
+
+// bindMachine keeps the driver's handle and the epoch with the machine's row.
+func (w *Worker) bindMachine(ctx context.Context, tx storage.Tx, vm *domain.VM, handle vmm.Handle) error {
+	m, err := tx.Machines().Get(ctx, vm.MachineID)
+	if err != nil {
+		return err
+	}
+	if handle != nil {
+		m.Handle = handle
+	}
+	m.Epoch = vm.Epoch
+	return tx.Machines().Update(ctx, m)
+}
+
+// openExecutions lists the executions that are on record as not ended.
+func (w *Worker) openExecutions(ctx context.Context, vm domain.ID) ([]domain.ID, error) {
+	if err := w.rows.flush(ctx); err != nil {
+		return nil, err
+	}
+	var ids []domain.ID
+	err := w.Store.View(ctx, func(tx storage.Tx) error {
+		open, err := tx.Executions().Open(ctx, vm)
+		for _, x := range open {
+			ids = append(ids, x.ID)
+		}
+		return err
+	})
+	return ids, err
+}
+
+// loseOpen ends in the database what has no end although its machine is gone.
+// What the session stored before is not touched.
+func (w *Worker) loseOpen(ctx context.Context, tx storage.Tx, vm *domain.VM, reason string) error {
+	lost, err := tx.Executions().LoseOpen(ctx, vm.ID, vm.Epoch, reason, w.time())
+	if err != nil {
+		return err
+	}
+	for _, x := range lost {
+		if err := w.endJournal(x, reason); err != nil {
+			w.Log.Warn("journal without an end", "execution", x.ID, "error", err)
+		}
+		if err := tx.Outbox().Append(ctx, events.Execution(events.ExecutionLost, x, w.time())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// endJournal gives a journal its end, so that its readers have theirs.
+func (w *Worker) endJournal(x *domain.Execution, reason string) error {
+	j, err := w.Journals.Open(journalKey(x))
+	if err != nil {
+		return err
+	}
+	defer j.Close()
+	return j.AppendEnd(domain.ExecutionEnd{ExitCode: -1, LostReason: reason})
+}
+
+func journalKey(x *domain.Execution) journal.Key {
+	return journal.Key{VM: x.VMID, Epoch: x.Epoch, Execution: x.ID}
+}
+
+// lastOutputBytes is how much of a VM's last output its tombstone keeps.
+const lastOutputBytes = 4 << 10
+
+// lastOutput is the tail of what a VM's newest execution wrote.
+func (w *Worker) lastOutput(ctx context.Context, vm *domain.VM) string {
+	if err := w.rows.flush(ctx); err != nil {
+		return ""
+	}
+	var newest []*domain.Execution
+	err := w.Store.View(ctx, func(tx storage.Tx) error {
+		list, err := tx.Executions().List(ctx, storage.ExecutionFilter{VMID: vm.ID, Page: storage.Page{Limit: 1}})
+		newest = list.Items
+		return err
+	})
+	if err != nil || len(newest) == 0 {
+		return ""
+	}
+	tail, err := w.Journals.Tail(journalKey(newest[0]), lastOutputBytes)
+	if err != nil {
+		return ""
+	}
+	return printable(tail)
+}

@@ -1,0 +1,319 @@
+package worker
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"unicode/utf8"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/libs/types/pkg/events"
+	"github.com/aetherium/aetherium/services/core/pkg/guest"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// executions is what this worker knows of executions that are not ended, or
+// whose end is not in the database yet.
+type executions struct {
+	mu   sync.RWMutex
+	byID map[domain.ID]*running
+}
+
+type running struct {
+	live    *liveVM
+	row     domain.Execution // guarded by executions.mu
+	release func()           // ends its use of the VM
+}
+
+func (e *executions) get(id domain.ID) (*running, *domain.Execution, bool) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	r := e.byID[id]
+	if r == nil {
+		return nil, nil, false
+	}
+	row := r.row
+	return r, &row, true
+}
+
+// add registers an execution unless it is known.
+func (e *executions) add(r *running) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.byID == nil {
+		e.byID = make(map[domain.ID]*running)
+	}
+	if e.byID[r.row.ID] != nil {
+		return false
+	}
+	e.byID[r.row.ID] = r
+	return true
+}
+
+func (e *executions) change(id domain.ID, f func(*domain.Execution)) (row domain.Execution, release func(), ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	r := e.byID[id]
+	if r == nil {
+		return row, nil, false
+	}
+	f(&r.row)
+	return r.row, r.release, true
+}
+
+func (e *executions) drop(id domain.ID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.byID, id)
+}
+
+// StartExecution implements service.Node.
+func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.StartExecution) (*domain.Execution, error) {
+	l := w.vms.find(vm.ID)
+	if l == nil {
+		return nil, errors.New(errors.Unavailable, "the VM cannot be talked to at the moment").WithHint("try again")
+	}
+	now := w.time()
+	r := &running{live: l, release: w.use(l), row: domain.Execution{
+		ID: req.ID, ProjectID: vm.ProjectID, VMID: vm.ID, Epoch: l.row().Epoch, Command: req.Command,
+		State: domain.ExecutionStarting, CreatedAt: now,
+	}}
+	mine := w.execs.add(r)
+	if !mine {
+		r.release()
+	}
+	started, err := l.session.Start(ctx, guest.StartRequest{ID: req.ID, Command: req.Command, Tag: req.Tag})
+	if err != nil {
+		if mine && !errors.HasCode(err, errors.Canceled) && !errors.HasCode(err, errors.DeadlineExceeded) {
+			w.execs.drop(req.ID)
+			r.release()
+		}
+		return nil, err
+	}
+	w.confirmed(started, l)
+	_, row, ok := w.execs.get(req.ID)
+	if !ok {
+		// So short that it has ended and is stored already.
+		return w.storedExecution(ctx, vm.ProjectID, req.ID)
+	}
+	return row, nil
+}
+
+func (w *Worker) use(l *liveVM) func() {
+	end := l.use(w.Now())
+	return func() { end(w.Now()) }
+}
+
+// onStarted is called by the session for each confirmed start, also of
+// executions that somebody else started in the machine.
+func (w *Worker) onStarted(l *liveVM) func(guest.Started) {
+	return func(s guest.Started) { w.confirmed(s, l) }
+}
+
+// confirmed notes a confirmed start, once.
+func (w *Worker) confirmed(s guest.Started, l *liveVM) {
+	vm, now := l.row(), w.time()
+	if _, _, known := w.execs.get(s.ID); !known {
+		if _, ended := w.endOf(vm, s.ID); ended {
+			return
+		}
+		w.execs.add(&running{live: l, release: w.use(l), row: domain.Execution{
+			ID: s.ID, ProjectID: vm.ProjectID, VMID: vm.ID, Epoch: vm.Epoch, Command: s.Command,
+			State: domain.ExecutionStarting, CreatedAt: now,
+		}})
+	}
+	first := false
+	row, _, ok := w.execs.change(s.ID, func(x *domain.Execution) {
+		if x.State != domain.ExecutionStarting {
+			return
+		}
+		first = true
+		x.State, x.PID, x.StartedAt = domain.ExecutionRunning, s.PID, &now
+	})
+	if ok && first {
+		w.seal(&row)
+		w.rows.put(&row, events.ExecutionStarted, now, nil)
+	}
+}
+
+// endOf looks whether an execution's journal has its end.
+func (w *Worker) endOf(vm *domain.VM, id domain.ID) (domain.ExecutionEnd, bool) {
+	j, err := w.Journals.Lookup(journalKey(&domain.Execution{VMID: vm.ID, Epoch: vm.Epoch, ID: id}))
+	if err != nil {
+		return domain.ExecutionEnd{}, false
+	}
+	defer j.Close()
+	return j.Ended()
+}
+
+// seal encrypts the command for its row.
+func (w *Worker) seal(x *domain.Execution) {
+	sealed, err := service.SealCommand(w.ctx, w.Sealer, x.ID, x.Command)
+	if err != nil {
+		w.Log.Error("command not sealed: its row goes without", "execution", x.ID, "error", err)
+		return
+	}
+	x.CommandSealed = sealed
+	w.execs.change(x.ID, func(row *domain.Execution) { row.CommandSealed = sealed })
+}
+
+// onEnded is called by the session once the end is in the journal.
+func (w *Worker) onEnded(l *liveVM) func(guest.Ended) {
+	return func(e guest.Ended) {
+		row, release, ok := w.execs.change(e.ID, func(x *domain.Execution) { ended(x, e, w) })
+		if !ok {
+			// On record from an earlier life of the worker.
+			stored, err := w.storedExecution(w.ctx, l.row().ProjectID, e.ID)
+			if err != nil {
+				w.Log.Error("end of an unknown execution", "execution", e.ID, "error", err)
+				return
+			}
+			row = *stored
+			ended(&row, e, w)
+			release = func() {}
+		}
+		release()
+		kind := events.ExecutionExited
+		if row.State == domain.ExecutionLost {
+			kind = events.ExecutionLost
+		}
+		w.endings.Notify(e.ID)
+		w.rows.put(&row, kind, *row.EndedAt, func() { w.execs.drop(e.ID) })
+		w.setAlarm(l.row()) // its idle time begins
+	}
+}
+
+func ended(x *domain.Execution, e guest.Ended, w *Worker) {
+	now := w.time()
+	code := e.End.ExitCode
+	x.State, x.EndedAt, x.OutputBytes, x.TimedOut, x.Signal = domain.ExecutionExited, &now, e.OutputBytes, e.End.TimedOut, e.End.Signal
+	if e.End.LostReason != "" {
+		x.State, x.LostReason = domain.ExecutionLost, e.End.LostReason
+		return
+	}
+	x.ExitCode = &code
+}
+
+// storedExecution reads a row after what is pending has been written.
+func (w *Worker) storedExecution(ctx context.Context, project, id domain.ID) (*domain.Execution, error) {
+	if err := w.rows.flush(ctx); err != nil {
+		return nil, err
+	}
+	var x *domain.Execution
+	err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
+		x, err = tx.Executions().Get(ctx, project, id)
+		return err
+	})
+	if err == nil && len(x.CommandSealed) > 0 {
+		if cmd, cerr := service.OpenCommand(ctx, w.Sealer, id, x.CommandSealed); cerr == nil {
+			x.Command = cmd
+		}
+	}
+	return x, err
+}
+
+// Execution implements service.Node.
+func (w *Worker) Execution(id domain.ID) (*domain.Execution, bool) {
+	_, row, ok := w.execs.get(id)
+	return row, ok
+}
+
+// FlushExecutions implements service.Node.
+func (w *Worker) FlushExecutions(ctx context.Context) error { return w.rows.flush(ctx) }
+
+// Output implements service.Node.
+func (w *Worker) Output(_ context.Context, x *domain.Execution, from int64, follow bool) (vmm.OutputReader, error) {
+	return w.Journals.Read(journalKey(x), from, follow && !x.State.Ended())
+}
+
+// WaitExecution implements service.Node.
+func (w *Worker) WaitExecution(ctx context.Context, id domain.ID) (*domain.Execution, error) {
+	sub := w.endings.Subscribe(id)
+	defer sub.Done()
+	for {
+		changed := sub.Changed()
+		_, row, ok := w.execs.get(id)
+		if !ok {
+			return w.storedExecution(ctx, storage.System, id)
+		}
+		if row.State.Ended() {
+			return row, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, errors.Public(ctx.Err())
+		}
+	}
+}
+
+// session finds the session that supervises a running execution.
+func (w *Worker) session(id domain.ID) (*liveVM, error) {
+	r, _, ok := w.execs.get(id)
+	if !ok {
+		return nil, errors.New(errors.Conflict, "the execution does not run")
+	}
+	r.live.lastUsed.Store(w.Now().UnixNano())
+	return r.live, nil
+}
+
+// WriteStdin implements service.Node.
+func (w *Worker) WriteStdin(ctx context.Context, id domain.ID, offset int64, data []byte) error {
+	l, err := w.session(id)
+	if err != nil {
+		return err
+	}
+	return l.session.WriteStdin(ctx, id, offset, data)
+}
+
+// StdinOffset implements service.Node.
+func (w *Worker) StdinOffset(id domain.ID) (int64, error) {
+	l, err := w.session(id)
+	if err != nil {
+		return 0, err
+	}
+	return l.session.StdinOffset(id)
+}
+
+// CloseStdin implements service.Node.
+func (w *Worker) CloseStdin(ctx context.Context, id domain.ID) error {
+	l, err := w.session(id)
+	if err != nil {
+		return err
+	}
+	return l.session.CloseStdin(ctx, id)
+}
+
+// ResizePTY implements service.Node.
+func (w *Worker) ResizePTY(ctx context.Context, id domain.ID, size domain.PTYSize) error {
+	l, err := w.session(id)
+	if err != nil {
+		return err
+	}
+	return l.session.Resize(ctx, id, size)
+}
+
+// SignalExecution implements service.Node.
+func (w *Worker) SignalExecution(ctx context.Context, id domain.ID, signal int) error {
+	l, err := w.session(id)
+	if err != nil {
+		return err
+	}
+	return l.session.Signal(ctx, id, signal)
+}
+
+// printable makes output fit to be shown in a document.
+func printable(b []byte) string {
+	for len(b) > 0 && !utf8.RuneStart(b[0]) {
+		b = b[1:]
+	}
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' && r != '\t' || r == utf8.RuneError || r == 0x7f {
+			return -1
+		}
+		return r
+	}, string(b))
+}

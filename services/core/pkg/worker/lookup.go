@@ -1,0 +1,111 @@
+package worker
+
+import (
+	"context"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+func (w *Worker) loadBuild(ctx context.Context, id domain.ID) (*domain.Build, error) {
+	var b *domain.Build
+	err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
+		b, err = tx.Builds().Get(ctx, storage.System, id)
+		return err
+	})
+	return b, err
+}
+
+// dropBuild removes a build's row; Conflict while something uses it.
+func (w *Worker) dropBuild(ctx context.Context, b *domain.Build) error {
+	return w.Store.Update(ctx, func(tx storage.Tx) error { return tx.Builds().Delete(ctx, b.ProjectID, b.ID) })
+}
+
+// spec says what a VM's machine is made from.
+func (w *Worker) spec(ctx context.Context, vm *domain.VM) (vmm.Spec, error) {
+	r, err := w.Images.Get(ctx, string(vm.Spec.BuildID))
+	if err != nil {
+		if errors.HasCode(err, errors.NotFound) {
+			return vmm.Spec{}, errors.Wrap(err, errors.NotFound, "the template's root filesystem is not on this worker")
+		}
+		return vmm.Spec{}, err
+	}
+	return vmm.Spec{
+		RootFS: r.RootFS, BuildID: string(vm.Spec.BuildID), DiskFrom: string(vm.Spec.SnapshotID),
+		Resources: vm.Spec.Resources, Network: vm.Spec.Network, Hostname: vm.Spec.Hostname, Platform: vm.Spec.Platform,
+	}, nil
+}
+
+// dropForkSnapshot removes the frozen disk that forks were made from once all
+// of them have disks of their own. A snapshot that a user made stays.
+func (w *Worker) dropForkSnapshot(ctx context.Context, project, id domain.ID) {
+	if id == "" {
+		return
+	}
+	var snap *domain.Snapshot
+	err := w.Store.Update(ctx, func(tx storage.Tx) (err error) {
+		if snap, err = tx.Snapshots().Get(ctx, project, id); err != nil || !snap.Ephemeral {
+			return err
+		}
+		return tx.Snapshots().Delete(ctx, project, id)
+	})
+	switch {
+	case errors.HasCode(err, errors.NotFound), errors.HasCode(err, errors.Conflict):
+		return // gone already, or another fork is being made from it
+	case err != nil:
+		w.Log.Warn("fork snapshot not removed", "snapshot", id, "error", err)
+	case snap.Ephemeral:
+		if err := w.DeleteSnapshot(ctx, snap.Driver, id); err != nil {
+			w.Log.Warn("fork snapshot's data not removed; the next start does", "snapshot", id, "error", err)
+		}
+	}
+}
+
+// DeleteSnapshot implements service.Node.
+func (w *Worker) DeleteSnapshot(ctx context.Context, driver string, id domain.ID) error {
+	d, err := w.driver(driver)
+	if err != nil {
+		return err
+	}
+	sn, ok := d.(vmm.Snapshotter)
+	if !ok {
+		return nil
+	}
+	return sn.DeleteSnapshot(ctx, string(id))
+}
+
+// Drivers implements service.Node.
+func (w *Worker) Drivers(context.Context) []domain.DriverInfo { return w.drivers }
+
+// Live implements service.Node.
+func (w *Worker) Live(id domain.ID) (*domain.VM, bool) {
+	l := w.vms.find(id)
+	if l == nil || l.suspended.Load() {
+		return nil, false
+	}
+	vm := l.row()
+	return vm, vm.Observed == domain.Running && vm.Desired == domain.WantRunning
+}
+
+// Trace implements service.Node.
+func (w *Worker) Trace(id domain.ID) []vmm.Phase {
+	if l := w.vms.find(id); l != nil {
+		return l.phases
+	}
+	return nil
+}
+
+// Usage implements service.Node.
+func (w *Worker) Usage(ctx context.Context, vm *domain.VM) (vmm.Usage, error) {
+	d, err := w.driver(vm.Spec.Driver)
+	if err != nil {
+		return vmm.Usage{}, err
+	}
+	m, ok := d.(vmm.Meter)
+	if !ok {
+		return vmm.Usage{}, errors.New(errors.Unsupported, "the driver %s does not measure", vm.Spec.Driver)
+	}
+	return m.Usage(ctx, string(vm.MachineID))
+}

@@ -1,0 +1,66 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/queue"
+)
+
+// The jobs carry an ID; what is to be done is in the database.
+const (
+	convergeKind = "vm.converge"
+	taskKind     = "task.run"
+)
+
+type convergeArgs struct {
+	VM domain.ID `json:"vm_id"`
+}
+
+// Kind implements queue.Args.
+func (convergeArgs) Kind() string { return convergeKind }
+
+type taskArgs struct {
+	Task domain.ID `json:"task_id"`
+}
+
+// Kind implements queue.Args.
+func (taskArgs) Kind() string { return taskKind }
+
+func (w *Worker) enqueueConverge(id domain.ID) {
+	// Creating and stepping VMs goes before long tasks.
+	w.enqueue(convergeArgs{id}, queue.Options{Key: string(id), Priority: 1})
+}
+
+func (w *Worker) enqueue(args queue.Args, o queue.Options) {
+	if err := w.Queue.Enqueue(w.ctx, args, o); err != nil && !errors.HasCode(err, errors.Unavailable) {
+		w.Log.Error("job not queued; the sweep finds it", "kind", args.Kind(), "key", o.Key, "error", err)
+	}
+}
+
+func (w *Worker) handleConverge(ctx context.Context, job queue.Job) error {
+	var args convergeArgs
+	if err := json.Unmarshal(job.Args, &args); err != nil {
+		return queue.Cancel(err)
+	}
+	err := w.converge(ctx, args.VM)
+	if err != nil {
+		w.Log.Warn("VM not converged, trying again", "vm", args.VM, "attempt", job.Attempt, "error", err)
+	}
+	return err
+}
+
+func (w *Worker) handleTask(ctx context.Context, job queue.Job) error {
+	var args taskArgs
+	if err := json.Unmarshal(job.Args, &args); err != nil {
+		return queue.Cancel(err)
+	}
+	return w.runTask(ctx, args.Task)
+}
+
+// RunTask implements service.Node.
+func (w *Worker) RunTask(id domain.ID) {
+	w.enqueue(taskArgs{id}, queue.Options{Key: string(id)})
+}

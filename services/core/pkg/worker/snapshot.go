@@ -1,0 +1,84 @@
+package worker
+
+import (
+	"context"
+	"net"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// Snapshot implements service.Node. A running guest flushes its file systems
+// first; one that does not answer is snapshotted as after a power cut.
+func (w *Worker) Snapshot(ctx context.Context, vm *domain.VM, id domain.ID) (vmm.SnapshotInfo, error) {
+	d, err := w.driver(vm.Spec.Driver)
+	if err != nil {
+		return vmm.SnapshotInfo{}, err
+	}
+	sn, ok := d.(vmm.Snapshotter)
+	if !ok {
+		return vmm.SnapshotInfo{}, errors.New(errors.Unsupported, "the driver %s makes no snapshots", vm.Spec.Driver)
+	}
+	if l := w.vms.find(vm.ID); l != nil && !l.suspended.Load() {
+		defer w.use(l)()
+		if err := l.client.Quiesce(ctx); err != nil {
+			w.Log.Warn("guest not quiesced before a snapshot", "vm", vm.ID, "error", err)
+		} else {
+			defer func() {
+				if err := l.client.Thaw(context.WithoutCancel(ctx)); err != nil {
+					w.Log.Warn("guest not thawed after a snapshot", "vm", vm.ID, "error", err)
+				}
+			}()
+		}
+	}
+	return sn.Snapshot(ctx, string(vm.MachineID), string(id), domain.SnapshotDisk)
+}
+
+// Files implements service.Node.
+func (w *Worker) Files(vm *domain.VM) (service.GuestFiles, error) {
+	l := w.vms.find(vm.ID)
+	if l == nil {
+		return nil, errors.New(errors.Unavailable, "the VM cannot be talked to at the moment").WithHint("try again")
+	}
+	l.lastUsed.Store(w.Now().UnixNano())
+	return usedFiles{w, l, l.client}, nil
+}
+
+// Dial implements service.Node.
+func (w *Worker) Dial(ctx context.Context, vm *domain.VM, port uint16) (net.Conn, error) {
+	l := w.vms.find(vm.ID)
+	if l == nil {
+		return nil, errors.New(errors.Unavailable, "the VM cannot be talked to at the moment").WithHint("try again")
+	}
+	d, err := w.driver(vm.Spec.Driver)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := d.Dial(ctx, string(l.machine), uint32(port))
+	if err != nil {
+		return nil, err
+	}
+	return &usedConn{Conn: conn, release: w.use(l)}, nil
+}
+
+// usedConn counts as use of its VM until it is closed.
+type usedConn struct {
+	net.Conn
+	release func()
+}
+
+// Close implements net.Conn.
+func (c *usedConn) Close() error {
+	c.release()
+	return c.Conn.Close()
+}
+
+// CloseWrite lets the other side see the end of what was sent.
+func (c *usedConn) CloseWrite() error {
+	if h, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return h.CloseWrite()
+	}
+	return nil
+}

@@ -1,0 +1,197 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/libs/types/pkg/events"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+)
+
+// requeueTasks takes up what was pending or under way when the process ended.
+func (w *Worker) requeueTasks(ctx context.Context) error {
+	var list []*domain.Task
+	err := w.Store.View(ctx, func(tx storage.Tx) error {
+		page, err := tx.Tasks().List(ctx, storage.TaskFilter{
+			Kind: service.TaskBuild, States: []domain.TaskState{domain.TaskPending, domain.TaskRunning},
+			Page: storage.Page{Limit: storage.MaxPage},
+		})
+		list = page.Items
+		return err
+	})
+	for _, t := range list {
+		w.RunTask(t.ID)
+	}
+	return err
+}
+
+// runTask runs one task that the worker knows how to run. An error means: try again.
+func (w *Worker) runTask(ctx context.Context, id domain.ID) error {
+	task, err := w.changeTask(ctx, id, func(t *domain.Task) bool {
+		if t.State.Ended() || t.Kind != service.TaskBuild {
+			return false
+		}
+		t.State = domain.TaskRunning
+		t.Attempts++
+		return true
+	})
+	if err != nil || task == nil {
+		return err
+	}
+	result, err := w.buildTemplate(ctx, task)
+	if ctx.Err() != nil {
+		return ctx.Err() // the worker stops: the task is taken up by the next
+	}
+	_, ferr := w.changeTask(ctx, id, func(t *domain.Task) bool {
+		now := w.time()
+		t.EndedAt = &now
+		switch {
+		case err == nil:
+			t.State, t.Result = domain.TaskSucceeded, result
+		case t.CancelAsked:
+			t.State = domain.TaskCanceled
+		default:
+			public := errors.Public(err)
+			t.State, t.Error = domain.TaskFailed, &domain.TaskError{Code: string(public.Code), Message: public.Message}
+			w.Log.Error("task failed", "task", id, "kind", t.Kind, "error", err)
+		}
+		return true
+	})
+	return ferr
+}
+
+// changeTask changes a task's row in one transaction with its event. It
+// returns nil when change declines.
+func (w *Worker) changeTask(ctx context.Context, id domain.ID, change func(*domain.Task) bool) (*domain.Task, error) {
+	ctx = context.WithoutCancel(ctx)
+	var task *domain.Task
+	changed := false
+	err := w.Store.Update(ctx, func(tx storage.Tx) (err error) {
+		if task, err = tx.Tasks().Get(ctx, storage.System, id); err != nil {
+			return err
+		}
+		if changed = change(task); !changed {
+			return nil
+		}
+		task.UpdatedAt = w.time()
+		if err := tx.Tasks().Update(ctx, task); err != nil {
+			return err
+		}
+		return tx.Outbox().Append(ctx, events.Task(events.TaskKind(task.State), task, task.UpdatedAt))
+	})
+	if err != nil || !changed {
+		return nil, err
+	}
+	w.Changes.Notify(id)
+	return task, nil
+}
+
+// CancelTask implements service.Node.
+func (w *Worker) CancelTask(id domain.ID) { w.builds.cancel(id) }
+
+// buildTemplate makes a build's root filesystem and points the template's tags at it.
+func (w *Worker) buildTemplate(ctx context.Context, task *domain.Task) (json.RawMessage, error) {
+	var args service.BuildArgs
+	if err := json.Unmarshal(task.Args, &args); err != nil {
+		return nil, errors.Wrap(err, errors.Internal, "the task's arguments are damaged")
+	}
+	build, err := w.changeBuild(ctx, task.Subject, events.BuildStarted, func(_ storage.Tx, b *domain.Build) error {
+		b.State = domain.BuildBuilding
+		return nil
+	})
+	if errors.HasCode(err, errors.Conflict) {
+		return w.buildResult(ctx, task.Subject) // it was finished just before a crash
+	}
+	if err != nil {
+		return nil, err
+	}
+	ctx, end, err := w.builds.begin(ctx, w.buildLogFile(build.ID), task.ID, build.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	made, err := w.makeRootFS(ctx, build, args)
+	if err != nil {
+		return nil, errors.Join(err, w.buildFailed(ctx, build.ID, err))
+	}
+	_, err = w.changeBuild(ctx, build.ID, events.BuildReady, func(tx storage.Tx, b *domain.Build) error {
+		now := w.time()
+		b.State, b.ReadyAt = domain.BuildReady, &now
+		b.Artifacts = []domain.Artifact{{Kind: "rootfs", Path: string(b.ID), Digest: made.Digest, Bytes: made.Bytes}}
+		if b.DefaultUser == "" {
+			b.DefaultUser = made.User
+		}
+		if b.WorkDir == "" {
+			b.WorkDir = made.WorkDir
+		}
+		env := made.Env
+		if env == nil {
+			env = map[string]string{}
+		}
+		for k, v := range b.Env {
+			env[k] = v
+		}
+		b.Env = env
+		return w.tag(ctx, tx, b, args.Tags)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return w.buildResult(ctx, build.ID)
+}
+
+// tag points tags of a build's template at it.
+func (w *Worker) tag(ctx context.Context, tx storage.Tx, b *domain.Build, tags []string) error {
+	tmpl, err := tx.Templates().Get(ctx, storage.System, b.TemplateID)
+	if err != nil {
+		return err
+	}
+	if tmpl.Tags == nil {
+		tmpl.Tags = map[string]domain.ID{}
+	}
+	for _, t := range tags {
+		tmpl.Tags[t] = b.ID
+	}
+	tmpl.UpdatedAt = w.time()
+	return tx.Templates().Update(ctx, tmpl)
+}
+
+func (w *Worker) buildResult(_ context.Context, id domain.ID) (json.RawMessage, error) {
+	text, err := json.Marshal(map[string]domain.ID{"build_id": id})
+	return text, err
+}
+
+func (w *Worker) buildFailed(ctx context.Context, id domain.ID, why error) error {
+	if ctx.Err() != nil && w.ctx.Err() != nil {
+		return nil // interrupted by Stop: the next worker goes on
+	}
+	_, err := w.changeBuild(ctx, id, events.BuildFailed, func(_ storage.Tx, b *domain.Build) error {
+		b.State, b.Reason = domain.BuildError, errors.Public(why).Message
+		return nil
+	})
+	return err
+}
+
+func (w *Worker) changeBuild(ctx context.Context, id domain.ID, kind string, change func(storage.Tx, *domain.Build) error) (*domain.Build, error) {
+	ctx = context.WithoutCancel(ctx)
+	var build *domain.Build
+	err := w.Store.Update(ctx, func(tx storage.Tx) (err error) {
+		if build, err = tx.Builds().Get(ctx, storage.System, id); err != nil {
+			return err
+		}
+		if build.State == domain.BuildReady {
+			return errors.New(errors.Conflict, "the build is ready")
+		}
+		if err := change(tx, build); err != nil {
+			return err
+		}
+		if err := tx.Builds().Update(ctx, build); err != nil {
+			return err
+		}
+		return tx.Outbox().Append(ctx, events.Build(kind, build, w.time()))
+	})
+	return build, err
+}

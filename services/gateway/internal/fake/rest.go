@@ -1,0 +1,272 @@
+package fake
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// DialPort implements vmm.Ports.
+func (o *Orchestrator) DialPort(ctx context.Context, id domain.ID, port uint16) (net.Conn, error) {
+	o.mu.Lock()
+	v, ok := o.vms[id]
+	if !ok {
+		o.mu.Unlock()
+		return nil, errors.New(errors.NotFound, "there is no VM %s", id)
+	}
+	v, err := o.running(vmm.Caller{ProjectID: v.ProjectID}, id)
+	if err != nil {
+		o.mu.Unlock()
+		return nil, err
+	}
+	addr, ok := v.ports[port]
+	o.mu.Unlock()
+	if !ok {
+		return nil, errors.New(errors.Unavailable, "nothing listens on port %d", port)
+	}
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, errors.Wrap(err, errors.Unavailable, "nothing listens on port %d", port)
+	}
+	o.locked(func() { v.conns[c] = struct{}{} })
+	return c, nil
+}
+
+// PreviewToken implements vmm.Ports.
+func (o *Orchestrator) PreviewToken(_ context.Context, id domain.ID) (string, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	v, ok := o.vms[id]
+	if !ok || v.Observed == domain.Deleted {
+		return "", errors.New(errors.NotFound, "there is no VM %s", id)
+	}
+	return v.token, nil
+}
+
+// CreateSnapshot implements vmm.Snapshots.
+func (o *Orchestrator) CreateSnapshot(_ context.Context, by vmm.Caller, id domain.ID, name string) (*domain.Snapshot, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if _, err := o.running(by, id); err != nil {
+		return nil, err
+	}
+	s := &domain.Snapshot{ID: domain.NewID(), ProjectID: by.ProjectID, VMID: id, Name: name, Driver: "fake", Kind: domain.SnapshotDisk, State: domain.BuildReady, Bytes: 4096, CreatedAt: time.Now().UTC()}
+	o.snaps[s.ID] = s
+	return s, nil
+}
+
+// GetSnapshot implements vmm.Snapshots.
+func (o *Orchestrator) GetSnapshot(_ context.Context, by vmm.Caller, id domain.ID) (*domain.Snapshot, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s, ok := o.snaps[id]
+	if !ok || s.ProjectID != by.ProjectID {
+		return nil, errors.New(errors.NotFound, "there is no snapshot %s", id)
+	}
+	return s, nil
+}
+
+// ListSnapshots implements vmm.Snapshots.
+func (o *Orchestrator) ListSnapshots(_ context.Context, by vmm.Caller, id domain.ID, p vmm.Page) (vmm.List[*domain.Snapshot], error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var all []*domain.Snapshot
+	for _, s := range o.snaps {
+		if s.ProjectID == by.ProjectID && (id == "" || s.VMID == id) {
+			all = append(all, s)
+		}
+	}
+	return page(all, p)
+}
+
+// DeleteSnapshot implements vmm.Snapshots.
+func (o *Orchestrator) DeleteSnapshot(ctx context.Context, by vmm.Caller, id domain.ID) error {
+	if _, err := o.GetSnapshot(ctx, by, id); err != nil {
+		return err
+	}
+	o.locked(func() { delete(o.snaps, id) })
+	return nil
+}
+
+// BuildTemplate implements vmm.Templates: the build is ready at once.
+func (o *Orchestrator) BuildTemplate(_ context.Context, by vmm.Caller, req vmm.BuildTemplate) (*domain.Task, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.built = append(o.built, req)
+	now := time.Now().UTC()
+	id := domain.NewID()
+	b := &domain.Build{ID: domain.NewID(), TemplateID: id, State: domain.BuildReady, Source: req.Source, Platform: "linux/amd64", CreatedAt: now, ReadyAt: &now}
+	o.temps[req.Name] = &vmm.TemplateInfo{Template: &domain.Template{ID: id, Name: req.Name, Tags: map[string]domain.ID{"latest": b.ID}, CreatedAt: now, UpdatedAt: now}, Builds: []*domain.Build{b}}
+	t := o.task(by, "template.build", id)
+	o.finish(t)
+	return t, nil
+}
+
+func (o *Orchestrator) task(by vmm.Caller, kind string, subject domain.ID) *domain.Task {
+	now := time.Now().UTC()
+	t := &domain.Task{ID: domain.NewID(), ProjectID: by.ProjectID, Kind: kind, Subject: subject, State: domain.TaskRunning, MaxAttempts: 1, Attempts: 1, CreatedAt: now, UpdatedAt: now, RunAt: now}
+	o.tasks[t.ID] = t
+	return t
+}
+
+func (o *Orchestrator) finish(t *domain.Task) {
+	now := time.Now().UTC()
+	t.State, t.EndedAt, t.UpdatedAt = domain.TaskSucceeded, &now, now
+}
+
+// GetTemplate implements vmm.Templates.
+func (o *Orchestrator) GetTemplate(_ context.Context, _ vmm.Caller, nameOrID string) (*vmm.TemplateInfo, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	t, ok := o.temps[nameOrID]
+	if !ok {
+		return nil, errors.New(errors.NotFound, "there is no template %q", nameOrID)
+	}
+	return t, nil
+}
+
+// ListTemplates implements vmm.Templates.
+func (o *Orchestrator) ListTemplates(_ context.Context, _ vmm.Caller, p vmm.Page) (vmm.List[*vmm.TemplateInfo], error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var all []*vmm.TemplateInfo
+	for _, t := range o.temps {
+		all = append(all, t)
+	}
+	return page(all, p)
+}
+
+// DeleteTemplate implements vmm.Templates.
+func (o *Orchestrator) DeleteTemplate(ctx context.Context, by vmm.Caller, nameOrID string) error {
+	if _, err := o.GetTemplate(ctx, by, nameOrID); err != nil {
+		return err
+	}
+	o.locked(func() { delete(o.temps, nameOrID) })
+	return nil
+}
+
+// BuildLog implements vmm.Templates.
+func (o *Orchestrator) BuildLog(_ context.Context, _ vmm.Caller, build domain.ID, from int64, _ bool) (io.ReadCloser, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, t := range o.temps {
+		if t.Builds[0].ID == build {
+			log := "step 1\nstep 2\n"
+			return io.NopCloser(strings.NewReader(log[min(from, int64(len(log))):])), nil
+		}
+	}
+	return nil, errors.New(errors.NotFound, "there is no build %s", build)
+}
+
+// ListWorkers implements vmm.Fleet.
+func (o *Orchestrator) ListWorkers(ctx context.Context, by vmm.Caller) ([]*domain.Worker, error) {
+	d, err := o.Drivers(ctx, by)
+	return []*domain.Worker{{ID: domain.NewID(), Name: "node", State: domain.WorkerReady, Platform: "linux/amd64", Drivers: d}}, err
+}
+
+// Drivers implements vmm.Fleet.
+func (o *Orchestrator) Drivers(context.Context, vmm.Caller) ([]domain.DriverInfo, error) {
+	return []domain.DriverInfo{{Name: "fake", Version: "1", Isolation: domain.IsolationContainer, Usable: true, Capabilities: []string{"fork"}}}, nil
+}
+
+// ListEvents implements vmm.Events.
+func (o *Orchestrator) ListEvents(_ context.Context, by vmm.Caller, after int64, limit int) ([]domain.Event, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var out []domain.Event
+	for _, e := range o.events {
+		if e.Seq > after && e.ProjectID == by.ProjectID && len(out) < limit {
+			out = append(out, e)
+		}
+	}
+	return out, nil
+}
+
+// LastEvent implements vmm.Events.
+func (o *Orchestrator) LastEvent(context.Context) (int64, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return int64(len(o.events)), nil
+}
+
+// EventsChanged implements vmm.Events.
+func (o *Orchestrator) EventsChanged() <-chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.changed
+}
+
+// GetTask implements vmm.TaskService.
+func (o *Orchestrator) GetTask(_ context.Context, by vmm.Caller, id domain.ID) (*domain.Task, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	t, ok := o.tasks[id]
+	if !ok || t.ProjectID != by.ProjectID {
+		return nil, errors.New(errors.NotFound, "there is no task %s", id)
+	}
+	if v, ok := o.vms[t.Subject]; ok && t.State == domain.TaskRunning && v.Observed == domain.Running {
+		o.finish(t)
+	}
+	c := *t
+	return &c, nil
+}
+
+// ListTasks implements vmm.TaskService.
+func (o *Orchestrator) ListTasks(_ context.Context, by vmm.Caller, states []domain.TaskState, p vmm.Page) (vmm.List[*domain.Task], error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var all []*domain.Task
+	for _, t := range o.tasks {
+		if t.ProjectID == by.ProjectID && (len(states) == 0 || slices.Contains(states, t.State)) {
+			c := *t
+			all = append(all, &c)
+		}
+	}
+	return page(all, p)
+}
+
+// CancelTask implements vmm.TaskService.
+func (o *Orchestrator) CancelTask(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.Task, error) {
+	t, err := o.GetTask(ctx, by, id)
+	if err != nil {
+		return nil, err
+	}
+	if t.State.Ended() {
+		return nil, errors.New(errors.Conflict, "the task has ended")
+	}
+	o.locked(func() { o.tasks[id].CancelAsked, o.tasks[id].State = true, domain.TaskCanceled })
+	return o.GetTask(ctx, by, id)
+}
+
+// WaitTask implements vmm.TaskService.
+func (o *Orchestrator) WaitTask(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.Task, error) {
+	for {
+		changed := o.EventsChanged()
+		t, err := o.GetTask(ctx, by, id)
+		if err != nil || t.State.Ended() {
+			return t, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return t, ctx.Err()
+		}
+	}
+}
+
+// TaskForVM implements vmm.TaskService.
+func (o *Orchestrator) TaskForVM(_ context.Context, by vmm.Caller, kind string, id domain.ID, _ json.RawMessage) (*domain.Task, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	c := *o.task(by, "vm."+kind, id)
+	return &c, nil
+}

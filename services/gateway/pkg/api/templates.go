@@ -1,0 +1,141 @@
+package api
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
+	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
+)
+
+type (
+	templatePath struct {
+		Name string `path:"name" maxLength:"63" pattern:"^[a-z0-9][a-z0-9._-]*$" doc:"Name or ID of a template"`
+	}
+	buildTemplateInput struct {
+		keyHeader
+		Body wire.BuildTemplate
+	}
+	buildLogInput struct {
+		idPath
+		Offset int64 `query:"offset" minimum:"0" doc:"First byte wanted"`
+		Follow bool  `query:"follow" doc:"Wait for more until the build ends"`
+	}
+	templateOutput  struct{ Body wire.Template }
+	templatesOutput struct {
+		Body *wire.List[wire.Template]
+	}
+	acceptedTaskOutput struct {
+		Location string `header:"Location"`
+		Body     wire.Task
+	}
+)
+
+func (a *API) templateRoutes() {
+	const tag = "Templates"
+	register(a, operation("list-templates", http.MethodGet, "/templates", tag, "List templates", ""), options{}, a.listTemplates)
+	register(a, operation("get-template", http.MethodGet, "/templates/{name}", tag, "Get a template and its newest builds", ""), options{},
+		func(ctx context.Context, in *templatePath) (*templateOutput, error) {
+			t, err := a.VMs.GetTemplate(ctx, auth.CallerFrom(ctx), in.Name)
+			if err != nil {
+				return nil, err
+			}
+			return &templateOutput{template(t)}, nil
+		})
+	register(a, operation("delete-template", http.MethodDelete, "/templates/{name}", tag, "Delete a template and those of its builds that nothing uses", ""), options{},
+		func(ctx context.Context, in *templatePath) (*empty, error) {
+			return nil, a.VMs.DeleteTemplate(ctx, auth.CallerFrom(ctx), in.Name)
+		})
+	build := operation("build-template", http.MethodPost, "/templates", tag, "Build a template", "As a task; its builds' logs tell how it goes.")
+	build.DefaultStatus = http.StatusAccepted
+	register(a, build, options{idempotency: storeAnswer}, a.buildTemplate)
+
+	log := operation("get-build-log", http.MethodGet, "/templates/builds/{id}/log", tag, "Read a build's log", "")
+	log.Responses = map[string]*huma.Response{"200": binaryResponse("text/plain", "The log")}
+	register(a, log, options{}, a.buildLog)
+
+	upload := operation("upload", http.MethodPut, "/uploads", tag, "Send a root filesystem to build a template from", "A tar, plain or compressed; name its ID as source.tar.")
+	upload.RequestBody = binaryBody("application/x-tar", "A tar")
+	upload.Responses = map[string]*huma.Response{"201": jsonOf[wire.Upload](a, "Kept for a day")}
+	register(a, upload, options{}, a.upload)
+}
+
+func (a *API) listTemplates(ctx context.Context, in *pageQuery) (*templatesOutput, error) {
+	l, err := a.VMs.ListTemplates(ctx, auth.CallerFrom(ctx), in.page())
+	if err != nil {
+		return nil, err
+	}
+	return &templatesOutput{listOf(l, template)}, nil
+}
+
+func (a *API) buildTemplate(ctx context.Context, in *buildTemplateInput) (*acceptedTaskOutput, error) {
+	by := auth.CallerFrom(ctx)
+	source, err := a.source(ctx, by, in.Body.Source)
+	if err != nil {
+		return nil, err
+	}
+	t, err := a.VMs.BuildTemplate(ctx, by, vmm.BuildTemplate{
+		Name: in.Body.Name, Tags: in.Body.Tags, Source: source, Shape: toResources(in.Body.Resources), User: in.Body.User, Env: in.Body.Env,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &acceptedTaskOutput{Location: location("tasks", t.ID.String()), Body: task(t)}, nil
+}
+
+// source finds out what a source names on the server. Paths there are for
+// administrators: reading one is reading the host's files.
+func (a *API) source(ctx context.Context, by vmm.Caller, s wire.TemplateSource) (domain.TemplateSource, error) {
+	out := domain.TemplateSource{Image: s.Image, Tar: s.Tar, Dir: s.Dir, Packages: s.Packages, Suite: s.Suite}
+	if err := out.Validate("body.source"); err != nil {
+		return out, err
+	}
+	if domain.IsID(s.Tar) {
+		path, err := a.Uploads.Path(ctx, by, domain.ID(s.Tar))
+		out.Tar = path
+		return out, err
+	}
+	for field, path := range map[string]string{"tar": s.Tar, "dir": s.Dir} {
+		switch {
+		case path == "":
+		case !by.Admin:
+			return out, errors.New(errors.PermissionDenied, "paths on the server are for administrators").
+				WithField("body.source."+field).WithHint("PUT the tar to %s/uploads and name its ID", wire.BasePath)
+		case !filepath.IsAbs(path) || filepath.Clean(path) != strings.TrimSuffix(path, "/"):
+			return out, errors.New(errors.InvalidArgument, "a path on the server must be absolute and clean").WithField("body.source." + field)
+		}
+	}
+	return out, nil
+}
+
+func (a *API) buildLog(ctx context.Context, in *buildLogInput) (*huma.StreamResponse, error) {
+	by := auth.CallerFrom(ctx)
+	return streaming(func(w http.ResponseWriter, r *http.Request) error {
+		return a.Streams.Text(w, r, "build-log", func(ctx context.Context) (io.ReadCloser, error) {
+			return a.VMs.BuildLog(ctx, by, in.id(), in.Offset, in.Follow)
+		})
+	}), nil
+}
+
+func (a *API) upload(ctx context.Context, _ *none) (*huma.StreamResponse, error) {
+	by := auth.CallerFrom(ctx)
+	return streaming(func(w http.ResponseWriter, r *http.Request) error {
+		if err := middleware.LimitBody(w, r, a.MaxUploadBytes); err != nil {
+			return err
+		}
+		u, err := a.Uploads.Save(r.Context(), by, r.Body)
+		if err != nil {
+			return err
+		}
+		return writeJSON(w, http.StatusCreated, u)
+	}), nil
+}

@@ -1,0 +1,118 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// UploadTTL is how long an upload is kept.
+const UploadTTL = 24 * time.Hour
+
+// UploadStore keeps files that were sent to be used later.
+type UploadStore interface {
+	// Save keeps all of r. Returns NoSpace, and r's own errors.
+	Save(ctx context.Context, by vmm.Caller, r io.Reader) (wire.Upload, error)
+	// Path is where the worker reads an upload of the caller's project.
+	// Returns NotFound.
+	Path(ctx context.Context, by vmm.Caller, id domain.ID) (string, error)
+}
+
+// UploadDir is an UploadStore in a directory: <project>/<id>.tar below it.
+type UploadDir struct {
+	root string
+	now  func() time.Time
+}
+
+// NewUploadDir makes an UploadDir, with the directory. now is the clock; nil is time.Now.
+func NewUploadDir(root string, now func() time.Time) (*UploadDir, error) {
+	if now == nil {
+		now = time.Now
+	}
+	return &UploadDir{root, now}, os.MkdirAll(root, 0o700)
+}
+
+// Save implements UploadStore. A file is complete or not there at all.
+func (d *UploadDir) Save(ctx context.Context, by vmm.Caller, r io.Reader) (u wire.Upload, err error) {
+	if err := d.Sweep(ctx); err != nil {
+		return u, err
+	}
+	dir := filepath.Join(d.root, by.ProjectID.String())
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return u, err
+	}
+	tmp, err := os.CreateTemp(dir, ".upload-*")
+	if err != nil {
+		return u, err
+	}
+	defer func() {
+		if err != nil {
+			_ = tmp.Close()
+			_ = os.Remove(tmp.Name())
+		}
+	}()
+	digest := sha256.New()
+	n, err := io.CopyBuffer(io.MultiWriter(tmp, digest), onlyReader{r}, make([]byte, copyBytes))
+	if err != nil {
+		return u, uploadError(err)
+	}
+	if n == 0 {
+		return u, errors.New(errors.InvalidArgument, "the upload is empty").WithField("body")
+	}
+	if err = errors.Join(tmp.Sync(), tmp.Close()); err != nil {
+		return u, uploadError(err)
+	}
+	id := domain.NewID()
+	if err = os.Rename(tmp.Name(), filepath.Join(dir, id.String()+".tar")); err != nil {
+		return u, err
+	}
+	return wire.Upload{
+		ID: id.String(), SizeBytes: n, SHA256: hex.EncodeToString(digest.Sum(nil)), ExpiresAt: d.now().Add(UploadTTL).UTC(),
+	}, nil
+}
+
+// Path implements UploadStore.
+func (d *UploadDir) Path(_ context.Context, by vmm.Caller, id domain.ID) (string, error) {
+	path := filepath.Join(d.root, by.ProjectID.String(), id.String()+".tar")
+	if info, err := os.Stat(path); err != nil || d.now().Sub(info.ModTime()) > UploadTTL {
+		return "", errors.New(errors.NotFound, "there is no upload %s", id).WithHint("an upload is kept for a day")
+	}
+	return path, nil
+}
+
+// Sweep removes expired uploads, and what was left of broken ones.
+func (d *UploadDir) Sweep(ctx context.Context) error {
+	return filepath.WalkDir(d.root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			if errors.Is(err, fs.ErrNotExist) {
+				err = nil // swept by somebody else
+			}
+			return err
+		}
+		info, err := e.Info()
+		ours := strings.HasSuffix(path, ".tar") || strings.HasPrefix(e.Name(), ".upload-")
+		if err == nil && ours && d.now().Sub(info.ModTime()) > UploadTTL {
+			_ = os.Remove(path)
+		}
+		return ctx.Err()
+	})
+}
+
+func uploadError(err error) error {
+	if errors.Is(err, syscall.ENOSPC) {
+		return errors.Wrap(err, errors.NoSpace, "the server has no room for the upload")
+	}
+	return err
+}

@@ -1,0 +1,121 @@
+// Package gateway puts the gateway together: one handler for the API, its
+// documentation and previews of VMs, told apart by the host they are asked
+// for, and the server that serves it.
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/gateway/pkg/api"
+	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
+	"github.com/aetherium/aetherium/services/gateway/pkg/proxy"
+)
+
+// Defaults of [Config].
+const (
+	DefaultAddress       = "127.0.0.1:7300"
+	DefaultPreviewDomain = "aeth.localhost"
+	DefaultStall         = 2 * time.Minute
+	DefaultStopGrace     = 10 * time.Second
+)
+
+// Config is what an operator may set. The zero value is a server for this
+// machine alone.
+type Config struct {
+	// Address to listen on; default DefaultAddress. Without a host it is
+	// loopback: to be reached from elsewhere, say so, as in 0.0.0.0:7300.
+	Address string
+	// TLS, if set, is served instead of plain HTTP.
+	TLS *tls.Config
+	// Hosts are the names under which the API answers, beside localhost and
+	// literal addresses.
+	Hosts []string
+	// PreviewDomain is the name below which previews live: <port>-<vm>.<domain>.
+	PreviewDomain string
+	// PreviewURL, if set, makes the addresses of previews, with {port} and {vm}
+	// in it: where a proxy in front terminates TLS or changes the port. Its
+	// hosts must still end in PreviewDomain.
+	PreviewURL string
+	// Origins are web origins ("https://host") whose pages may open streams;
+	// usually none.
+	Origins []string
+	// Stall is how long a peer may keep a read or write waiting.
+	Stall time.Duration
+	// StopGrace is how long Stop lets requests finish.
+	StopGrace time.Duration
+	// MaxStreams bounds the streams open at a time; 0: 4096.
+	MaxStreams int
+	// MaxFileBytes bounds a file or tar sent into a VM, MaxUploadBytes an
+	// upload; 0: api.DefaultMaxFileBytes.
+	MaxFileBytes   int64
+	MaxUploadBytes int64
+	// Version of the product.
+	Version string
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Address == "" {
+		c.Address = DefaultAddress
+	}
+	host, port, err := net.SplitHostPort(c.Address)
+	if err != nil {
+		return c, errors.Wrap(err, errors.InvalidArgument, "%q is not an address to listen on", c.Address).WithHint("as in 127.0.0.1:7300")
+	}
+	if host == "" {
+		c.Address = net.JoinHostPort("127.0.0.1", port)
+	}
+	if c.PreviewDomain == "" {
+		c.PreviewDomain = DefaultPreviewDomain
+	}
+	c.PreviewDomain = auth.HostName(c.PreviewDomain)
+	if c.Stall <= 0 {
+		c.Stall = DefaultStall
+	}
+	if c.StopGrace <= 0 {
+		c.StopGrace = DefaultStopGrace
+	}
+	return c, nil
+}
+
+// Deps is what the gateway is made over. Those not said to be optional are needed.
+type Deps struct {
+	VMs           vmm.Orchestrator
+	Tasks         vmm.TaskService
+	Authenticator auth.Authenticator
+	Idempotency   api.IdempotencyStore
+	Uploads       api.UploadStore
+	Logger        *slog.Logger
+	// Status tells what the server is; version and preview domain are filled in.
+	Status func(ctx context.Context) (wire.Status, error)
+	// Ready says why the server cannot work now. Optional.
+	Ready func(ctx context.Context) error
+	// Links keeps one-time links. Optional: in memory.
+	Links proxy.LinkStore
+	// Collectors are other parts' metrics, served with the gateway's. Optional.
+	Collectors []prometheus.Collector
+	// Root answers on the API's hosts where the gateway itself does not: a
+	// dashboard. Optional: / leads to the documentation.
+	Root http.Handler
+}
+
+func (d Deps) check() error {
+	for name, missing := range map[string]bool{
+		"VMs": d.VMs == nil, "Tasks": d.Tasks == nil, "Authenticator": d.Authenticator == nil,
+		"Idempotency": d.Idempotency == nil, "Uploads": d.Uploads == nil, "Logger": d.Logger == nil, "Status": d.Status == nil,
+	} {
+		if missing {
+			return errors.New(errors.Internal, "the gateway is made without %s", name)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,179 @@
+package gateway
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/gateway/pkg/api"
+	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
+	"github.com/aetherium/aetherium/services/gateway/pkg/docs"
+	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
+	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
+	"github.com/aetherium/aetherium/services/gateway/pkg/proxy"
+	"github.com/aetherium/aetherium/services/gateway/pkg/ws"
+)
+
+// Gateway is the whole handler.
+type Gateway struct {
+	config  Config
+	deps    Deps
+	handler http.Handler
+	proxy   *proxy.Proxy
+	hosts   auth.Hosts
+	router  http.Handler
+	metrics *middleware.Metrics
+
+	stopping context.Context
+	stop     context.CancelFunc
+}
+
+// New makes the gateway. Returns InvalidArgument for a bad configuration.
+func New(c Config, d Deps) (*Gateway, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if err := d.check(); err != nil {
+		return nil, err
+	}
+	if d.Links == nil {
+		d.Links = proxy.NewMemoryLinks(nil)
+	}
+	if d.Ready == nil {
+		d.Ready = func(context.Context) error { return nil }
+	}
+	g := &Gateway{config: c, deps: d, hosts: auth.NewHosts(c.Hosts...)}
+	if g.metrics, err = middleware.NewMetrics(d.Collectors...); err != nil {
+		return nil, errors.Wrap(err, errors.Internal, "two parts describe the same metric")
+	}
+	g.stopping, g.stop = context.WithCancel(context.Background())
+	g.proxy = proxy.New(proxy.Config{
+		Ports: d.VMs, Links: d.Links, Domain: proxy.Domain(c.PreviewDomain), PublicURL: c.PreviewURL, Logger: d.Logger,
+		Stopping: g.stopping, Opened: g.metrics.StreamOpened,
+	})
+	g.router = g.routes()
+	g.handler = middleware.Observe(
+		middleware.Observer{Logger: d.Logger, Metrics: g.metrics, Stall: c.Stall},
+		http.HandlerFunc(g.dispatch),
+	)
+	return g, nil
+}
+
+// ServeHTTP answers every request.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.handler.ServeHTTP(w, r) }
+
+// EndStreams makes every stream end in a way that tells its client to come
+// back; new ones are refused.
+func (g *Gateway) EndStreams() { g.stop() }
+
+// dispatch tells previews from the API by the host that is asked for. A name
+// below the preview domain is never the API's, and any other name that is not
+// ours is nobody's: a page elsewhere may have made it resolve to this server.
+func (g *Gateway) dispatch(w http.ResponseWriter, r *http.Request) {
+	t, below, ok := proxy.Domain(g.config.PreviewDomain).Parse(r.Host)
+	switch {
+	case ok:
+		g.proxy.ServePreview(w, r, t)
+	case g.hosts.Allowed(r.Host):
+		g.router.ServeHTTP(w, r)
+	case below:
+		problem.Write(w, errors.New(errors.NotFound, "this is not the name of a preview").WithHint("<port>-<vm id>.%s", g.config.PreviewDomain))
+	default:
+		problem.Write(w, errors.New(errors.PermissionDenied, "this server does not answer under this name").
+			WithHint("use localhost or the server's address, or configure the name as one of the API's hosts"))
+	}
+}
+
+func (g *Gateway) routes() http.Handler {
+	r := chi.NewRouter()
+	r.NotFound(api.NotFound)
+	r.MethodNotAllowed(api.MethodNotAllowed)
+
+	health := named("/health", func(w http.ResponseWriter, _ *http.Request) { healthy(w) })
+	ready := named("/ready", func(w http.ResponseWriter, r *http.Request) {
+		if err := g.deps.Ready(r.Context()); err != nil {
+			problem.Write(w, err)
+			return
+		}
+		healthy(w)
+	})
+	metrics := auth.Require(g.deps.Authenticator, named("/metrics", g.metrics.Handler().ServeHTTP))
+	for _, prefix := range []string{"", wire.BasePath} {
+		r.Method(http.MethodGet, prefix+"/health", health)
+		r.Method(http.MethodGet, prefix+"/ready", ready)
+		r.Method(http.MethodGet, prefix+"/metrics", metrics)
+		for path, file := range docs.Files() {
+			r.Method(http.MethodGet, prefix+path, named("/docs", file.ServeHTTP))
+		}
+	}
+	r.Route(wire.BasePath, func(r chi.Router) {
+		r.Group(func(r chi.Router) {
+			r.Use(func(next http.Handler) http.Handler { return auth.Require(g.deps.Authenticator, next) }, private)
+			a := api.New(api.Deps{
+				VMs: g.deps.VMs, Tasks: g.deps.Tasks, Proxy: g.proxy, Idempotency: g.deps.Idempotency, Uploads: g.deps.Uploads,
+				Streams: ws.New(ws.Config{
+					VMs: g.deps.VMs, Stopping: g.stopping, Origins: g.config.Origins, Stall: g.config.Stall,
+					Max: g.config.MaxStreams, Opened: g.metrics.StreamOpened,
+				}),
+				Logger: g.deps.Logger, Status: g.status, Version: g.config.Version,
+				MaxFileBytes: g.config.MaxFileBytes, MaxUploadBytes: g.config.MaxUploadBytes,
+			}, r)
+			asJSON, asYAML := a.Document()
+			r.Method(http.MethodGet, "/openapi.json", named("/openapi", asJSON.ServeHTTP))
+			r.Method(http.MethodGet, "/openapi.yaml", named("/openapi", asYAML.ServeHTTP))
+		})
+	})
+	if g.deps.Root != nil {
+		r.NotFound(func(w http.ResponseWriter, r *http.Request) {
+			if underAPI(r.URL.Path) {
+				api.NotFound(w, r)
+				return
+			}
+			named("/", g.deps.Root.ServeHTTP).ServeHTTP(w, r)
+		})
+	} else {
+		r.Method(http.MethodGet, "/", http.RedirectHandler("/docs", http.StatusFound))
+	}
+	return r
+}
+
+func underAPI(path string) bool {
+	return len(path) >= 4 && path[:4] == "/api" && (len(path) == 4 || path[4] == '/')
+}
+
+func (g *Gateway) status(ctx context.Context) (wire.Status, error) {
+	s, err := g.deps.Status(ctx)
+	s.PreviewDomain = g.config.PreviewDomain
+	if s.Version == "" {
+		s.Version = g.config.Version
+	}
+	return s, err
+}
+
+// private keeps answers of the API out of caches and out of a browser's guesses.
+func private(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		next.ServeHTTP(w, r)
+	})
+}
+
+func healthy(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write([]byte(`{"status":"ok"}` + "\n"))
+}
+
+// named gives a plain handler its name in logs and metrics.
+func named(route string, h http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if rec := middleware.RecordOf(r.Context()); rec != nil {
+			rec.Route = route
+		}
+		h(w, r)
+	})
+}

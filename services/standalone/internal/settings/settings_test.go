@@ -1,0 +1,33 @@
+package settings_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/standalone/internal/settings"
+)
+
+func TestLoad(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(file, []byte("listen:\n  address: 0.0.0.0:80\nvm:\n  memory: 256MiB\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := settings.Load(file, []string{"AETHERIUM_DATA_DIR=/data", "AETHERIUM_LISTEN_PREVIEW_DOMAIN=vm.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Loopback() || s.VM.Memory != 256<<20 || s.DataDir != "/data" || s.Listen.PreviewDomain != "vm.example" || s.VM.Template != "base" {
+		t.Errorf("%+v", s)
+	}
+	if d, err := settings.Load("", nil); err != nil || !d.Loopback() {
+		t.Errorf("the default must listen on loopback only: %v, %v", d.Listen.Address, err)
+	}
+	for _, bad := range []string{"AETHERIUM_LISTEN_ADDRESS=7700", "AETHERIUM_LISTEN_PREVIEW_DOMAIN=..", "AETHERIUM_OVERCOMMIT_MEMORY=NaN", "AETHERIUM_VM_MEMORY=lots"} {
+		if _, err := settings.Load("", []string{bad}); !errors.HasCode(err, errors.InvalidArgument) {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}

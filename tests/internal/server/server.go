@@ -1,0 +1,185 @@
+// Package server runs a real Aetherium server for the end-to-end tests and the
+// benchmarks: the built binaries, a data directory and a port of its own, on
+// loopback.
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/aetherium/aetherium/services/core/pkg/client"
+)
+
+// Server is one running installation.
+type Server struct {
+	Bin     string // directory of the binaries
+	DataDir string
+	URL     string
+	Key     string
+	Env     []string // of the server and of commands run by CLI
+}
+
+// Root is the repository's root, found upward from the working directory.
+func Root() (string, error) {
+	dir, err := os.Getwd()
+	for err == nil {
+		if _, serr := os.Stat(filepath.Join(dir, "go.work")); serr == nil {
+			return dir, nil
+		}
+		if filepath.Dir(dir) == dir {
+			return "", fmt.Errorf("not inside the repository")
+		}
+		dir = filepath.Dir(dir)
+	}
+	return "", err
+}
+
+// New prepares an installation in a data directory; nothing runs yet. extra
+// are further AETHERIUM_* settings as NAME=value.
+func New(dataDir string, extra ...string) (*Server, error) {
+	root, err := Root()
+	if err != nil {
+		return nil, err
+	}
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	address := "127.0.0.1:" + strconv.Itoa(port)
+	s := &Server{Bin: filepath.Join(root, "bin"), DataDir: dataDir, URL: "http://" + address}
+	for _, kv := range os.Environ() {
+		if !strings.HasPrefix(kv, "AETHERIUM_") {
+			s.Env = append(s.Env, kv)
+		}
+	}
+	s.Env = append(s.Env, "AETHERIUM_DATA_DIR="+dataDir, "AETHERIUM_LISTEN_ADDRESS="+address)
+	s.Env = append(s.Env, extra...)
+	return s, nil
+}
+
+// freePort asks the kernel for a free port.
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // at once
+	if err != nil {
+		return 0, err
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	return port, l.Close()
+}
+
+// Start starts the server in the background and waits until it serves.
+func (s *Server) Start(ctx context.Context) error {
+	if _, err := s.Standalone(ctx, "start", "--quiet"); err != nil {
+		return err
+	}
+	key, err := os.ReadFile(filepath.Join(s.DataDir, "api.key"))
+	if err != nil {
+		return err
+	}
+	s.Key = strings.TrimSpace(string(key))
+	return nil
+}
+
+// Stop ends the server in an orderly way; its VMs run on.
+func (s *Server) Stop(ctx context.Context) error {
+	_, err := s.Standalone(ctx, "stop")
+	return err
+}
+
+// Down ends the server and everything that it made on the host.
+func (s *Server) Down(ctx context.Context, args ...string) error {
+	_, err := s.Standalone(ctx, append([]string{"down"}, args...)...)
+	return err
+}
+
+// PID is the running server's process.
+func (s *Server) PID() (int, error) {
+	text, err := os.ReadFile(filepath.Join(s.DataDir, "server.pid"))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(text)))
+}
+
+// Kill ends the server with SIGKILL and waits until it is gone.
+func (s *Server) Kill() error {
+	pid, err := s.PID()
+	if err != nil {
+		return err
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		return err
+	}
+	for {
+		state, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return nil //nolint:nilerr // gone
+		}
+		// A zombie is dead; only its parent has not looked yet.
+		if i := bytes.LastIndexByte(state, ')'); i >= 0 && i+2 < len(state) && state[i+2] == 'Z' {
+			return nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// Standalone runs the server's own command.
+func (s *Server) Standalone(ctx context.Context, args ...string) (string, error) {
+	return run(ctx, s.Env, filepath.Join(s.Bin, "aetherium-standalone"), args...)
+}
+
+// Command prepares a run of the command line against this server.
+func (s *Server) Command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(s.Bin, "aetherium"), args...)
+	cmd.Env = s.Env
+	return cmd
+}
+
+// CLI runs the command line and returns its stdout.
+func (s *Server) CLI(ctx context.Context, args ...string) (string, error) {
+	return run(ctx, s.Env, filepath.Join(s.Bin, "aetherium"), args...)
+}
+
+// JSON runs the command line with -o json and decodes its answer.
+func (s *Server) JSON(ctx context.Context, into any, args ...string) error {
+	out, err := s.CLI(ctx, append(args, "-o", "json")...)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal([]byte(out), into)
+}
+
+func run(ctx context.Context, env []string, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = env
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return stdout.String(), fmt.Errorf("%s %s: %w\n%s%s", filepath.Base(name), strings.Join(args, " "), err, stdout.String(), stderr.String())
+	}
+	return stdout.String(), nil
+}
+
+// Client returns a client of the API.
+func (s *Server) Client() (*client.Client, error) {
+	return client.New(client.Options{URL: s.URL, Key: s.Key, UserAgent: "aetherium-tests"})
+}
+
+// Log is what the server has logged so far.
+func (s *Server) Log() string {
+	text, err := os.ReadFile(filepath.Join(s.DataDir, "server.log"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
