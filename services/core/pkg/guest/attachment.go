@@ -43,12 +43,8 @@ type attachment struct {
 // tells why; it is GuestFault where the agent is to blame.
 func (a *attachment) run() (outcome, error) {
 	x := a.x
-	ctx, cancel := context.WithCancelCause(x.s.ctx)
+	ctx, cancel := context.WithCancelCause(x.ctx)
 	defer cancel(nil)
-	x.mu.Lock()
-	x.detach = func() { cancel(context.Canceled) }
-	x.mu.Unlock()
-
 	str := x.s.cfg.Client.executions.Attach(ctx)
 	if err := str.Send(a.first()); err != nil && !errors.Is(err, io.EOF) {
 		return a.ended(ctx, err)
@@ -113,6 +109,11 @@ func (a *attachment) ended(ctx context.Context, err error) (outcome, error) {
 		return broken, err
 	}
 	switch code {
+	case connect.CodeResourceExhausted:
+		if confirmed {
+			a.cause = nil // input is waiting there from attachments before: it will be read
+			return broken, err
+		}
 	case 0, connect.CodeAborted, connect.CodeCanceled, connect.CodeDeadlineExceeded, connect.CodeUnknown, connect.CodeInternal:
 		return broken, err
 	case connect.CodeNotFound:
@@ -177,7 +178,7 @@ func (a *attachment) takeOutput(m *guestv1.AttachResponse_Output) (outcome, erro
 		// What nobody drained in time is gone; the first piece says from where on
 		// there is output. Only an execution that this session has followed
 		// from its start cannot have such a hole.
-		if a.x.drained {
+		if a.x.drained || a.x.start != nil {
 			return lost, misbehaved("lost output that was not acknowledged")
 		}
 		if err := j.Skip(offset); err != nil {
@@ -230,7 +231,7 @@ func (a *attachment) takeEnd(m *guestv1.End) (outcome, error) {
 		return lost, misbehaved("told an end before the last output")
 	case total > next:
 		// Nothing came of the rest: it was dropped before this session drained it.
-		if a.anyOutput || a.x.drained {
+		if a.x.drained || a.x.start != nil {
 			return lost, misbehaved("told an end but not all output")
 		}
 		if err := j.Skip(total); err != nil {

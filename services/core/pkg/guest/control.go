@@ -54,6 +54,9 @@ func (s *Session) Resize(_ context.Context, id domain.ID, size domain.PTYSize) e
 	if err != nil {
 		return err
 	}
+	if !x.input.pty {
+		return errors.New(errors.InvalidArgument, "the command does not run on a terminal").WithField("size")
+	}
 	x.mu.Lock()
 	x.size = &guestv1.TerminalSize{Cols: uint32(size.Cols), Rows: uint32(size.Rows)}
 	x.mu.Unlock()
@@ -84,7 +87,9 @@ func (s *Session) Signal(ctx context.Context, id domain.ID, number int) error {
 	case <-sig.sent:
 		return nil
 	case <-x.done:
-		return errEnded
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		return x.doneErr
 	case <-ctx.Done():
 		return errors.Public(ctx.Err())
 	}

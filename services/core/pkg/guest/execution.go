@@ -16,6 +16,8 @@ import (
 // attachment after the other until the end is in the journal.
 type execution struct {
 	s       *Session
+	ctx     context.Context // of the supervision
+	cancel  context.CancelFunc
 	id      domain.ID
 	agentID string           // what the agent calls it
 	start   *guestv1.Command // to be started; nil: to be taken up
@@ -32,15 +34,15 @@ type execution struct {
 	startErr  error
 	doneErr   error
 	confirmed bool
-	abandoned error              // nobody waits for the start any more: it must not run
-	detach    context.CancelFunc // ends the present attachment
+	abandoned error // nobody waits for the start any more: it must not run
 	size      *guestv1.TerminalSize
 	signals   []*signal
 }
 
 func newExecution(s *Session, id domain.ID, agentID string, j *journal.Journal) *execution {
+	ctx, cancel := context.WithCancel(s.ctx)
 	return &execution{
-		s: s, id: id, agentID: agentID, journal: j, input: newInput(true),
+		s: s, ctx: ctx, cancel: cancel, id: id, agentID: agentID, journal: j, input: newInput(j.Note()),
 		wakeup:  make(chan struct{}, 1),
 		started: make(chan struct{}), done: make(chan struct{}),
 		about: Started{ID: id},
@@ -59,12 +61,9 @@ func (x *execution) wake() {
 func (x *execution) abandon(err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.confirmed || x.abandoned != nil {
-		return
-	}
-	x.abandoned = err
-	if x.detach != nil {
-		x.detach()
+	if !x.confirmed && x.abandoned == nil {
+		x.abandoned = err
+		x.cancel()
 	}
 }
 
@@ -87,6 +86,7 @@ const strikes = 8
 
 func (x *execution) run() {
 	defer x.journal.Close()
+	defer x.cancel()
 	result, err := x.supervise()
 	switch result {
 	case ended:
@@ -209,7 +209,7 @@ func (x *execution) supervise() (outcome, error) {
 			}
 		}
 		x.s.cfg.Log.Debug("attachment broke", "execution", x.id, "error", err)
-		_ = wait.Wait(x.s.ctx, x.s.gone)
+		_ = wait.Wait(x.ctx, x.s.gone)
 	}
 }
 

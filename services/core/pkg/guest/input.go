@@ -21,9 +21,10 @@ type input struct {
 	writing chan struct{} // held by one writer at a time
 
 	mu      sync.Mutex
-	enabled bool
+	enabled bool // set before anybody else knows of it
+	pty     bool
 	known   bool   // the agent has told how much it took
-	base    int64  // written to the command
+	base    int64  // the agent answers for what is below
 	buf     []byte // from base on
 	sent    int64  // handed to the present attachment
 	closeAt int64  // -1: open
@@ -32,8 +33,29 @@ type input struct {
 	changed chan struct{}
 }
 
-func newInput(enabled bool) *input {
-	return &input{enabled: enabled, closeAt: -1, writing: make(chan struct{}, 1)}
+// newInput makes the input of an execution that was noted in its journal, see note.
+func newInput(note []byte) *input {
+	in := &input{closeAt: -1, writing: make(chan struct{}, 1)}
+	in.pty = string(note) == notePTY
+	in.enabled = in.pty || string(note) == noteStdin
+	return in
+}
+
+// The journal's note tells a later process what input the command has.
+const (
+	noteStdin = "stdin"
+	notePTY   = "pty"
+	noteNone  = "none"
+)
+
+func note(stdin, pty bool) []byte {
+	switch {
+	case pty:
+		return []byte(notePTY)
+	case stdin:
+		return []byte(noteStdin)
+	}
+	return []byte(noteNone)
 }
 
 func (in *input) end() int64 { return in.base + int64(len(in.buf)) }
@@ -62,7 +84,7 @@ func (in *input) waitLocked(ctx context.Context) error {
 }
 
 // write takes data that belongs at offset (-1: after all before it) and
-// returns when the command has all of it. wake is called as there is something to send.
+// returns when the command or, after a break, the agent has all of it. wake is called as there is something to send.
 func (in *input) write(ctx context.Context, offset int64, data []byte, wake func()) error {
 	select {
 	case in.writing <- struct{}{}:
@@ -147,6 +169,8 @@ func (in *input) attached(offset int64) error {
 	if offset < in.base || offset > in.end() {
 		return errors.New(errors.GuestFault, "the guest agent took input up to %d of %d to %d", offset, in.base, in.end())
 	}
+	// What the agent took it will write, as long as there is an execution.
+	in.drop(offset)
 	in.sent, in.closed = offset, false
 	in.broadcast()
 	return nil
@@ -163,13 +187,18 @@ func (in *input) acked(offset int64) (bool, error) {
 	if offset <= in.base {
 		return false, nil
 	}
+	in.drop(offset)
+	in.broadcast()
+	return true, nil
+}
+
+// drop lets go of the input below offset.
+func (in *input) drop(offset int64) {
 	in.buf = in.buf[offset-in.base:]
 	if len(in.buf) == 0 {
 		in.buf = nil
 	}
 	in.base = offset
-	in.broadcast()
-	return true, nil
 }
 
 // next gives what is to be sent: a piece of input at an offset, or the close.

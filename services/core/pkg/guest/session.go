@@ -116,7 +116,6 @@ func (s *Session) adopt(id domain.ID) error {
 		return nil
 	}
 	x := newExecution(s, id, string(id), j)
-	x.input.enabled = noteAllowsInput(j.Note())
 	_, err = s.add(x)
 	return err
 }
@@ -133,12 +132,14 @@ func (s *Session) add(x *execution) (existing *execution, err error) {
 		err = errors.New(errors.Conflict, "the machine has ended")
 	case s.executions[x.id] != nil:
 		x.journal.Close()
+		x.cancel()
 		return s.executions[x.id], nil
 	case len(s.executions) >= s.cfg.MaxExecutions:
 		err = errors.New(errors.CapacityExhausted, "%d executions run in this machine", len(s.executions))
 	}
 	if err != nil {
 		x.journal.Close()
+		x.cancel()
 		return nil, err
 	}
 	s.executions[x.id] = x

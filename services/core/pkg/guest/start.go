@@ -40,8 +40,7 @@ func (s *Session) Start(ctx context.Context, req StartRequest) (Started, error) 
 	if err != nil {
 		return Started{}, err
 	}
-	hasInput := req.Command.Stdin || req.Command.PTY != nil
-	began, err := j.Begin(inputNote(hasInput))
+	began, err := j.Begin(note(req.Command.Stdin, req.Command.PTY != nil))
 	if err != nil {
 		j.Close()
 		return Started{}, err
@@ -51,7 +50,6 @@ func (s *Session) Start(ctx context.Context, req StartRequest) (Started, error) 
 		return Started{}, errEnded
 	}
 	x := newExecution(s, req.ID, string(req.ID), j)
-	x.input.enabled = hasInput
 	x.about = Started{ID: req.ID, Command: req.Command, Tag: req.Tag}
 	if began {
 		x.start = cmd
@@ -82,7 +80,11 @@ func (x *execution) awaitStart(ctx context.Context, limit time.Duration) (Starte
 	case <-ctx.Done():
 		return Started{}, errors.Public(ctx.Err())
 	case <-timer.C:
-		x.abandon(errors.New(errors.GuestFault, "the guest agent did not confirm the start in %s", limit))
+		err := errors.New(errors.GuestFault, "the guest agent did not confirm the start in %s", limit)
+		if x.start == nil {
+			return Started{}, err // it was started long ago; the agent does not answer now
+		}
+		x.abandon(err)
 		<-x.started
 	}
 	x.mu.Lock()
@@ -133,15 +135,3 @@ func domainCommand(m *guestv1.Command) domain.Command {
 	}
 	return c
 }
-
-// The journal's note tells a later process whether the command has stdin.
-const withInput = "stdin"
-
-func inputNote(has bool) []byte {
-	if has {
-		return []byte(withInput)
-	}
-	return []byte("-")
-}
-
-func noteAllowsInput(note []byte) bool { return string(note) == withInput }

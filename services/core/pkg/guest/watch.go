@@ -89,7 +89,7 @@ func (s *Session) meet(info *guestv1.ExecutionInfo) {
 func (s *Session) takeUp(id domain.ID, info *guestv1.ExecutionInfo, begin bool) {
 	j, err := s.cfg.Journals.Open(s.key(id))
 	if err == nil && begin {
-		_, err = j.Begin(inputNote(info.GetCommand().GetStdin() || info.GetCommand().GetPty() != nil))
+		_, err = j.Begin(note(info.GetCommand().GetStdin(), info.GetCommand().GetPty() != nil))
 		if err != nil {
 			j.Close()
 		}
@@ -99,7 +99,6 @@ func (s *Session) takeUp(id domain.ID, info *guestv1.ExecutionInfo, begin bool) 
 		return
 	}
 	x := newExecution(s, id, info.GetExecutionId(), j)
-	x.input.enabled = noteAllowsInput(j.Note())
 	x.about = Started{
 		ID: id, Command: domainCommand(info.GetCommand()), Tag: clean(info.GetCommand().GetTag()),
 		Already: true, Found: true, Foreign: info.GetForeign(),

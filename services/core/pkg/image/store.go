@@ -98,10 +98,16 @@ func Open(cfg Config) (*Store, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Store{cfg: cfg, log: cfg.Logger, ctx: ctx, cancel: cancel, running: map[string]struct{}{}}
-	if err := s.sweep(); err != nil {
+	trash, err := s.leftovers()
+	if err != nil {
 		cancel()
-		return nil, err
+		return nil, storeError(err)
 	}
+	s.wg.Go(func() {
+		if err := removeEach(s.ctx, trash); err != nil && s.ctx.Err() == nil {
+			s.log.Warn("what crashed builds left cannot be removed yet", "error", err)
+		}
+	})
 	return s, nil
 }
 
@@ -240,17 +246,36 @@ func removeAll(ctx context.Context, dir string) error {
 	return os.RemoveAll(dir)
 }
 
-// sweep renames what crashed builds left out of the way, and removes it in the
-// background. Builds under way, here or in other processes, hold their locks.
-func (s *Store) sweep() error {
-	unlock, err := s.lock()
+// Sweep removes what crashed builds and deletions left, as Open does in the
+// background, and returns when it is gone.
+func (s *Store) Sweep(ctx context.Context) error {
+	trash, err := s.leftovers()
 	if err != nil {
 		return storeError(err)
+	}
+	return storeError(removeEach(ctx, trash))
+}
+
+func removeEach(ctx context.Context, dirs []string) error {
+	var errs []error
+	for _, d := range dirs {
+		errs = append(errs, removeAll(ctx, d))
+	}
+	return errors.Join(errs...)
+}
+
+// leftovers renames what crashed builds left out of the way and tells what
+// there is to remove. Builds under way, here or in other processes, hold
+// their locks.
+func (s *Store) leftovers() ([]string, error) {
+	unlock, err := s.lock()
+	if err != nil {
+		return nil, err
 	}
 	defer unlock()
 	names, err := os.ReadDir(s.cfg.Dir)
 	if err != nil {
-		return storeError(err)
+		return nil, err
 	}
 	var trash []string
 	for _, n := range names {
@@ -271,14 +296,7 @@ func (s *Store) sweep() error {
 			_ = held.Close()
 		}
 	}
-	s.wg.Go(func() {
-		for _, t := range trash {
-			if err := removeAll(s.ctx, t); err != nil && s.ctx.Err() == nil {
-				s.log.Warn("a discarded build cannot be removed yet", "path", t, "error", err)
-			}
-		}
-	})
-	return nil
+	return trash, nil
 }
 
 // lock takes the store's lock, which is only ever held for a moment: between

@@ -7,6 +7,7 @@ import (
 	"hash/fnv"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/firewall"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/hostlease"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/link"
+	"github.com/aetherium/aetherium/services/core/pkg/network/internal/nspair"
 )
 
 // natNetwork is an instance's bridge with all that belongs to it.
@@ -50,8 +52,11 @@ func addTo(ip netip.Addr, n uint32) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
-func (n *natNetwork) port(r record) link.Port {
-	return link.Port{Bridge: n.bridge, Interface: r.Interface, Guest: GuestInterface, Address: r.Address, MTU: r.MTU}
+func (m *Manager) port(n *natNetwork, r record) link.Port {
+	return link.Port{
+		Bridge: n.bridge, Interface: r.Interface, Guest: GuestInterface, NetNS: filepath.Join(m.pairDir(r.ID), nspair.NetFile),
+		Address: r.Address, MTU: r.MTU,
+	}
 }
 
 func (n *natNetwork) member(r record) firewall.Member {
@@ -119,7 +124,7 @@ func (m *Manager) ensureNAT() (*natNetwork, error) {
 		return nil, err
 	}
 	for _, r := range members {
-		if err := link.Plug(nat.port(r)); err != nil {
+		if err := link.Plug(m.port(nat, r)); err != nil {
 			// Its namespaces live; the machine goes on without a network.
 			m.cfg.Log.Warn("a machine's link cannot be repaired", "machine", r.Machine, "err", err)
 		}

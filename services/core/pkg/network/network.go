@@ -34,7 +34,9 @@ type Attachment struct {
 
 	// The rest is set in mode nat only.
 
-	Address       netip.Prefix     // the machine's address in the instance's subnet
+	// Address is the machine's address in the instance's subnet. Inside it
+	// stands alone, as /32: everything goes through the gateway.
+	Address       netip.Prefix
 	Gateway       netip.Addr       // the host's end; answers DNS and nothing else
 	DNS           []netip.Addr     // the resolvers for /etc/resolv.conf
 	HostInterface string           // the host's end of the veth pair

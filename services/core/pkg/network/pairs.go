@@ -105,7 +105,7 @@ func (m *Manager) build(rec *record, nat *natNetwork) error {
 	if nat == nil {
 		return link.SetUpGuest(netns, rec.idRange(), nil)
 	}
-	port := nat.port(*rec)
+	port := m.port(nat, *rec)
 	if err := link.SetUpGuest(netns, rec.idRange(), &port); err != nil {
 		return err
 	}

@@ -43,6 +43,24 @@ type Job struct {
 // default backoff.
 type Handler func(ctx context.Context, job Job) error
 
+// Typed makes a handler of a function that takes the arguments as what they
+// are. Arguments that do not unmarshal give the job up.
+func Typed[A Args](f func(ctx context.Context, args A, job Job) error) Handler {
+	return func(ctx context.Context, job Job) error {
+		var args A
+		if err := json.Unmarshal(job.Args, &args); err != nil {
+			return Cancel(errors.Wrap(err, errors.InvalidArgument, "the arguments of a %s job are damaged", job.Kind))
+		}
+		return f(ctx, args, job)
+	}
+}
+
+// On registers a typed handler for the kind that its arguments name.
+func On[A Args](q Queue, f func(ctx context.Context, args A, job Job) error) {
+	var zero A
+	q.Handle(zero.Kind(), Typed(f))
+}
+
 // Queue runs jobs at least once while it runs.
 type Queue interface {
 	// Handle registers the handler of a kind, before Start.

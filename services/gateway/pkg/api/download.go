@@ -23,7 +23,7 @@ const copyBytes = 64 << 10
 // readFile answers GET and HEAD of a file: whole, a range, or that it has not
 // changed.
 func (a *API) readFile(ctx context.Context, in *readFileInput) (*huma.StreamResponse, error) {
-	by, vm, err := a.resolve(ctx, in.vmPath)
+	by, vm, err := a.resolve(ctx, in.VMPath)
 	if err != nil {
 		return nil, err
 	}

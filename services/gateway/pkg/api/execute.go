@@ -21,8 +21,8 @@ const (
 
 type (
 	executeInput struct {
-		vmPath
-		keyHeader
+		VMPath
+		KeyHeader
 		Body wire.Execute
 	}
 	executeOutput struct{ Body wire.ExecuteResult }
@@ -35,7 +35,7 @@ func (a *API) executeRoute() {
 }
 
 func (a *API) execute(ctx context.Context, in *executeInput) (*executeOutput, error) {
-	by, vm, err := a.resolve(ctx, in.vmPath)
+	by, vm, err := a.resolve(ctx, in.VMPath)
 	if err != nil {
 		return nil, err
 	}

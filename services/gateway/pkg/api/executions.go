@@ -22,40 +22,40 @@ import (
 
 type (
 	startExecutionInput struct {
-		vmPath
-		keyHeader
+		VMPath
+		KeyHeader
 		Wait bool `query:"wait" doc:"Answer when it has ended"`
 		Body wire.StartExecution
 	}
 	listExecutionsInput struct {
-		vmPath
-		pageQuery
+		VMPath
+		PageQuery
 	}
 	outputInput struct {
-		idPath
+		IDPath
 		Offset int64  `query:"offset" minimum:"0" doc:"First byte wanted, among the bytes of all streams"`
 		Follow bool   `query:"follow" doc:"Wait for more until the end"`
 		Stream string `query:"stream" enum:"stdout,stderr,pty" doc:"Only this stream"`
 	}
 	eventsInput struct {
-		idPath
+		IDPath
 		Offset      int64  `query:"offset" minimum:"0" doc:"First byte wanted"`
 		LastEventID string `header:"Last-Event-ID" maxLength:"20" doc:"Where to go on; beats offset"`
 	}
 	streamInput struct {
-		idPath
+		IDPath
 		Offset int64 `query:"offset" minimum:"0" doc:"First byte wanted"`
 	}
 	signalInput struct {
-		idPath
+		IDPath
 		Body wire.Signal
 	}
 	resizeInput struct {
-		idPath
+		IDPath
 		Body wire.PTYSize
 	}
 	stdinInput struct {
-		idPath
+		IDPath
 		Offset int64 `query:"offset" minimum:"-1" default:"-1" doc:"Where the body belongs in the whole input, so that a resent piece is taken once; -1 appends"`
 	}
 	executionOutput  struct{ Body wire.Execution }
@@ -114,7 +114,7 @@ func (a *API) executionRoutes() {
 	stdin.Responses = map[string]*huma.Response{"204": {Description: "Taken"}}
 	register(a, stdin, options{}, a.stdin)
 	register(a, operation("close-stdin", http.MethodPost, "/executions/{id}/stdin/close", tag, "End a command's input", ""), options{},
-		func(ctx context.Context, in *idPath) (*empty, error) {
+		func(ctx context.Context, in *IDPath) (*empty, error) {
 			return nil, a.VMs.CloseStdin(ctx, auth.CallerFrom(ctx), in.id())
 		})
 }
@@ -152,7 +152,7 @@ func keyedID(given, key string, project, vm domain.ID) string {
 }
 
 func (a *API) startExecution(ctx context.Context, in *startExecutionInput) (*huma.StreamResponse, error) {
-	by, vm, err := a.resolve(ctx, in.vmPath)
+	by, vm, err := a.resolve(ctx, in.VMPath)
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +194,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 }
 
 func (a *API) listExecutions(ctx context.Context, in *listExecutionsInput) (*executionsOutput, error) {
-	by, vm, err := a.resolve(ctx, in.vmPath)
+	by, vm, err := a.resolve(ctx, in.VMPath)
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +205,7 @@ func (a *API) listExecutions(ctx context.Context, in *listExecutionsInput) (*exe
 	return &executionsOutput{listOf(l, Execution)}, nil
 }
 
-func (a *API) getExecution(ctx context.Context, in *idPath) (*executionOutput, error) {
+func (a *API) getExecution(ctx context.Context, in *IDPath) (*executionOutput, error) {
 	x, err := a.VMs.GetExecution(ctx, auth.CallerFrom(ctx), in.id())
 	if err != nil {
 		return nil, err
@@ -237,7 +237,7 @@ func (a *API) stream(ctx context.Context, in *streamInput) (*huma.StreamResponse
 	}), nil
 }
 
-func (a *API) runStream(ctx context.Context, in *vmPath) (*huma.StreamResponse, error) {
+func (a *API) runStream(ctx context.Context, in *VMPath) (*huma.StreamResponse, error) {
 	by, vm, err := a.resolve(ctx, *in)
 	if err != nil {
 		return nil, err

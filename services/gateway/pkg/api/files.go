@@ -17,34 +17,35 @@ import (
 )
 
 type (
-	fileInput struct {
-		vmPath
-		pathQuery
+	// FileInput names a file in a VM.
+	FileInput struct {
+		VMPath
+		PathQuery
 	}
 	readFileInput struct {
-		fileInput
+		FileInput
 		Range       string `header:"Range" maxLength:"128" doc:"One range of bytes (RFC 9110 §14)"`
 		IfRange     string `header:"If-Range" maxLength:"128" doc:"The ETag for which Range holds"`
 		IfNoneMatch string `header:"If-None-Match" maxLength:"1024"`
 	}
 	writeFileInput struct {
-		fileInput
+		FileInput
 		Mode string `query:"mode" maxLength:"5" pattern:"^0?[0-7]{3,4}$" doc:"Octal permission bits of a new file; absent: 0644"`
 	}
 	listFilesInput struct {
-		fileInput
+		FileInput
 		Depth int `query:"depth" minimum:"0" maximum:"64" default:"1" doc:"Levels of directories"`
 	}
 	watchInput struct {
-		fileInput
+		FileInput
 		Recursive bool `query:"recursive" doc:"Directories below as well"`
 	}
 	mkdirInput struct {
-		vmPath
+		VMPath
 		Body wire.MakeDir
 	}
 	moveInput struct {
-		vmPath
+		VMPath
 		Body wire.MoveFile
 	}
 	fileOutput  struct{ Body wire.FileInfo }
@@ -70,29 +71,29 @@ func (a *API) fileRoutes() {
 	register(a, write, options{}, a.writeFile)
 
 	register(a, operation("remove-file", http.MethodDelete, "/vms/{vm}/files", tag, "Remove a file or a directory with what is in it", ""), options{},
-		func(ctx context.Context, in *fileInput) (*empty, error) {
-			by, vm, err := a.resolve(ctx, in.vmPath)
+		func(ctx context.Context, in *FileInput) (*empty, error) {
+			by, vm, err := a.resolve(ctx, in.VMPath)
 			if err != nil {
 				return nil, err
 			}
 			return nil, a.VMs.RemoveFile(ctx, by, vm, in.Path, in.options())
 		})
 	register(a, operation("stat-file", http.MethodGet, "/vms/{vm}/files/stat", tag, "Describe a file", ""), options{},
-		func(ctx context.Context, in *fileInput) (*fileOutput, error) {
-			return a.info(ctx, in.vmPath, func(by vmm.Caller, vm domain.ID) (vmm.FileInfo, error) {
+		func(ctx context.Context, in *FileInput) (*fileOutput, error) {
+			return a.info(ctx, in.VMPath, func(by vmm.Caller, vm domain.ID) (vmm.FileInfo, error) {
 				return a.VMs.StatFile(ctx, by, vm, in.Path, in.options())
 			})
 		})
 	register(a, operation("list-files", http.MethodGet, "/vms/{vm}/files/list", tag, "List a directory", ""), options{}, a.listFiles)
 	register(a, operation("make-dir", http.MethodPost, "/vms/{vm}/files/mkdir", tag, "Make a directory and its missing parents", ""), options{},
 		func(ctx context.Context, in *mkdirInput) (*fileOutput, error) {
-			return a.info(ctx, in.vmPath, func(by vmm.Caller, vm domain.ID) (vmm.FileInfo, error) {
+			return a.info(ctx, in.VMPath, func(by vmm.Caller, vm domain.ID) (vmm.FileInfo, error) {
 				return a.VMs.MakeDir(ctx, by, vm, in.Body.Path, vmm.FileOptions{User: in.Body.User, Mode: parseMode(in.Body.Mode)})
 			})
 		})
 	register(a, operation("move-file", http.MethodPost, "/vms/{vm}/files/move", tag, "Rename a file", ""), options{},
 		func(ctx context.Context, in *moveInput) (*fileOutput, error) {
-			return a.info(ctx, in.vmPath, func(by vmm.Caller, vm domain.ID) (vmm.FileInfo, error) {
+			return a.info(ctx, in.VMPath, func(by vmm.Caller, vm domain.ID) (vmm.FileInfo, error) {
 				return a.VMs.MoveFile(ctx, by, vm, in.Body.From, in.Body.To, vmm.FileOptions{User: in.Body.User})
 			})
 		})
@@ -100,7 +101,7 @@ func (a *API) fileRoutes() {
 	watch := operation("watch-files", http.MethodGet, "/vms/{vm}/files/watch", tag, "Follow changes in a directory", "As server-sent events or over WebSocket; FileEvent in JSON.")
 	watch.Responses = streamResponses()
 	register(a, watch, options{}, func(ctx context.Context, in *watchInput) (*huma.StreamResponse, error) {
-		by, vm, err := a.resolve(ctx, in.vmPath)
+		by, vm, err := a.resolve(ctx, in.VMPath)
 		if err != nil {
 			return nil, err
 		}
@@ -125,7 +126,7 @@ func streamResponses() map[string]*huma.Response {
 	}
 }
 
-func (a *API) info(ctx context.Context, p vmPath, f func(vmm.Caller, domain.ID) (vmm.FileInfo, error)) (*fileOutput, error) {
+func (a *API) info(ctx context.Context, p VMPath, f func(vmm.Caller, domain.ID) (vmm.FileInfo, error)) (*fileOutput, error) {
 	by, vm, err := a.resolve(ctx, p)
 	if err != nil {
 		return nil, err
@@ -138,7 +139,7 @@ func (a *API) info(ctx context.Context, p vmPath, f func(vmm.Caller, domain.ID) 
 }
 
 func (a *API) listFiles(ctx context.Context, in *listFilesInput) (*filesOutput, error) {
-	by, vm, err := a.resolve(ctx, in.vmPath)
+	by, vm, err := a.resolve(ctx, in.VMPath)
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +151,7 @@ func (a *API) listFiles(ctx context.Context, in *listFilesInput) (*filesOutput, 
 }
 
 func (a *API) writeFile(ctx context.Context, in *writeFileInput) (*huma.StreamResponse, error) {
-	by, vm, err := a.resolve(ctx, in.vmPath)
+	by, vm, err := a.resolve(ctx, in.VMPath)
 	if err != nil {
 		return nil, err
 	}
@@ -168,8 +169,8 @@ func (a *API) writeFile(ctx context.Context, in *writeFileInput) (*huma.StreamRe
 	}), nil
 }
 
-func (a *API) readTar(ctx context.Context, in *fileInput) (*huma.StreamResponse, error) {
-	by, vm, err := a.resolve(ctx, in.vmPath)
+func (a *API) readTar(ctx context.Context, in *FileInput) (*huma.StreamResponse, error) {
+	by, vm, err := a.resolve(ctx, in.VMPath)
 	if err != nil {
 		return nil, err
 	}
@@ -190,9 +191,9 @@ func (a *API) readTar(ctx context.Context, in *fileInput) (*huma.StreamResponse,
 	}), nil
 }
 
-func (a *API) writeTar(ctx context.Context, in *fileInput) (*huma.StreamResponse, error) {
+func (a *API) writeTar(ctx context.Context, in *FileInput) (*huma.StreamResponse, error) {
 	by := auth.CallerFrom(ctx)
-	_, vm, err := a.resolve(ctx, in.vmPath)
+	_, vm, err := a.resolve(ctx, in.VMPath)
 	if err != nil {
 		return nil, err
 	}

@@ -13,49 +13,52 @@ import (
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 )
 
-// vmPath names a VM in a path.
-type vmPath struct {
+// The types that operations' inputs are put together from are exported because
+// huma looks into exported embedded fields only.
+
+// VMPath names a VM in a path.
+type VMPath struct {
 	VM string `path:"vm" maxLength:"63" pattern:"^[A-Za-z0-9][A-Za-z0-9._-]*$" doc:"ID or name of a VM"`
 }
 
-// idPath names a thing by its ID in a path.
-type idPath struct {
+// IDPath names a thing by its ID in a path.
+type IDPath struct {
 	ID string `path:"id" maxLength:"20" pattern:"^[a-z0-9]{20}$" patternDescription:"an ID: 20 characters of a-z and 0-9" doc:"ID"`
 }
 
-func (p idPath) id() domain.ID { return domain.ID(p.ID) }
+func (p IDPath) id() domain.ID { return domain.ID(p.ID) }
 
-// pageQuery asks for one page of a list.
-type pageQuery struct {
+// PageQuery asks for one page of a list.
+type PageQuery struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Items in a page"`
 	Cursor string `query:"cursor" maxLength:"1024" doc:"next_cursor of the page before"`
 	Order  string `query:"order" enum:"asc,desc" default:"desc" doc:"By creation: newest (desc) or oldest (asc) first"`
 }
 
-func (p pageQuery) page() vmm.Page {
+func (p PageQuery) page() vmm.Page {
 	return vmm.Page{Limit: p.Limit, Cursor: p.Cursor, Order: vmm.Order(p.Order)}
 }
 
-// waitQuery says how long to wait for a VM to be as wanted.
-type waitQuery struct {
+// WaitQuery says how long to wait for a VM to be as wanted.
+type WaitQuery struct {
 	WaitMS int64  `query:"wait_ms" minimum:"0" maximum:"600000" default:"60000" doc:"Wait so long for the VM to be as wanted; then the answer is 202"`
 	Prefer string `header:"Prefer" maxLength:"256" doc:"respond-async: do not wait (RFC 7240)"`
 }
 
-func (q waitQuery) async() bool { return respondAsync(http.Header{wire.HeaderPrefer: {q.Prefer}}) }
+func (q WaitQuery) async() bool { return respondAsync(http.Header{wire.HeaderPrefer: {q.Prefer}}) }
 
-// keyHeader documents the header; around has dealt with it already.
-type keyHeader struct {
+// KeyHeader documents the header; around has dealt with it already.
+type KeyHeader struct {
 	IdempotencyKey string `header:"Idempotency-Key" maxLength:"255" doc:"A text of yours: a repeated request with the same one is answered like the first, and runs once"`
 }
 
-// pathQuery names a file.
-type pathQuery struct {
+// PathQuery names a file.
+type PathQuery struct {
 	Path string `query:"path" required:"true" minLength:"1" maxLength:"4095" doc:"Absolute, or relative to the user's home"`
 	User string `query:"user" maxLength:"33" pattern:"^(?:[a-z_][a-z0-9_-]*[$]?|[0-9]{1,10})$" doc:"OS user whose rights count; absent: the VM's default"`
 }
 
-func (q pathQuery) options() vmm.FileOptions { return vmm.FileOptions{User: q.User} }
+func (q PathQuery) options() vmm.FileOptions { return vmm.FileOptions{User: q.User} }
 
 // respondAsync reports whether Prefer asks not to wait (RFC 7240 §4.1).
 func respondAsync(h http.Header) bool {
@@ -72,7 +75,7 @@ func respondAsync(h http.Header) bool {
 
 // resolve finds the VM that a path names. The common case, an ID, costs
 // nothing: whoever uses it will find out whether it exists.
-func (a *API) resolve(ctx context.Context, p vmPath) (vmm.Caller, domain.ID, error) {
+func (a *API) resolve(ctx context.Context, p VMPath) (vmm.Caller, domain.ID, error) {
 	by := auth.CallerFrom(ctx)
 	if domain.IsID(p.VM) {
 		return by, domain.ID(p.VM), nil
@@ -86,7 +89,7 @@ func (a *API) resolve(ctx context.Context, p vmPath) (vmm.Caller, domain.ID, err
 
 // settle waits until a VM is as wanted. settled is false when the answer is
 // not to be waited for, or did not come in time.
-func (a *API) settle(ctx context.Context, by vmm.Caller, vm *domain.VM, q waitQuery) (_ *domain.VM, settled bool, err error) {
+func (a *API) settle(ctx context.Context, by vmm.Caller, vm *domain.VM, q WaitQuery) (_ *domain.VM, settled bool, err error) {
 	if q.async() {
 		return vm, false, nil
 	}
@@ -103,6 +106,15 @@ func (a *API) settle(ctx context.Context, by vmm.Caller, vm *domain.VM, q waitQu
 		return vm, false, nil
 	}
 	return vm, false, err
+}
+
+// given is an optional body, or an empty one.
+func given[T any](body *T) T {
+	if body == nil {
+		var zero T
+		return zero
+	}
+	return *body
 }
 
 func location(parts ...string) string { return wire.BasePath + "/" + strings.Join(parts, "/") }

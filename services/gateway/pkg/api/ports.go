@@ -17,14 +17,15 @@ import (
 )
 
 type (
-	portInput struct {
-		vmPath
+	// PortInput names a port of a VM.
+	PortInput struct {
+		VMPath
 		Port int `path:"port" minimum:"1" maximum:"65535" doc:"TCP port in the VM"`
 	}
 	linkInput struct {
-		portInput
-		keyHeader
-		Body wire.CreateLink `required:"false"`
+		PortInput
+		KeyHeader
+		Body *wire.CreateLink
 	}
 )
 
@@ -67,7 +68,7 @@ func (a *API) target(ctx context.Context, vm string, port int) (vmm.Caller, prox
 	return by, proxy.Target{VM: found.ID, Port: uint16(port)}, nil
 }
 
-func (a *API) getPort(ctx context.Context, in *portInput) (*huma.StreamResponse, error) {
+func (a *API) getPort(ctx context.Context, in *PortInput) (*huma.StreamResponse, error) {
 	by, t, err := a.target(ctx, in.VM, in.Port)
 	if err != nil {
 		return nil, err
@@ -88,7 +89,7 @@ func (a *API) createLink(ctx context.Context, in *linkInput) (*huma.StreamRespon
 		return nil, err
 	}
 	return streaming(func(w http.ResponseWriter, r *http.Request) error {
-		link, err := a.Proxy.NewLink(r, t, fromMS(in.Body.TTLMS))
+		link, err := a.Proxy.NewLink(r, t, fromMS(given(in.Body).TTLMS))
 		if err != nil {
 			return err
 		}

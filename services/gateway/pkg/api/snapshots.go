@@ -10,13 +10,13 @@ import (
 
 type (
 	createSnapshotInput struct {
-		vmPath
-		keyHeader
-		Body wire.CreateSnapshot `required:"false"`
+		VMPath
+		KeyHeader
+		Body *wire.CreateSnapshot
 	}
 	listVMSnapshotsInput struct {
-		vmPath
-		pageQuery
+		VMPath
+		PageQuery
 	}
 	snapshotOutput        struct{ Body wire.Snapshot }
 	createdSnapshotOutput struct {
@@ -35,7 +35,7 @@ func (a *API) snapshotRoutes() {
 	register(a, create, options{idempotency: storeAnswer}, a.createSnapshot)
 	register(a, operation("list-vm-snapshots", http.MethodGet, "/vms/{vm}/snapshots", tag, "List a VM's snapshots", ""), options{},
 		func(ctx context.Context, in *listVMSnapshotsInput) (*snapshotsOutput, error) {
-			by, vm, err := a.resolve(ctx, in.vmPath)
+			by, vm, err := a.resolve(ctx, in.VMPath)
 			if err != nil {
 				return nil, err
 			}
@@ -46,7 +46,7 @@ func (a *API) snapshotRoutes() {
 			return &snapshotsOutput{listOf(l, snapshot)}, nil
 		})
 	register(a, operation("list-snapshots", http.MethodGet, "/snapshots", tag, "List snapshots", ""), options{},
-		func(ctx context.Context, in *pageQuery) (*snapshotsOutput, error) {
+		func(ctx context.Context, in *PageQuery) (*snapshotsOutput, error) {
 			l, err := a.VMs.ListSnapshots(ctx, auth.CallerFrom(ctx), "", in.page())
 			if err != nil {
 				return nil, err
@@ -54,7 +54,7 @@ func (a *API) snapshotRoutes() {
 			return &snapshotsOutput{listOf(l, snapshot)}, nil
 		})
 	register(a, operation("get-snapshot", http.MethodGet, "/snapshots/{id}", tag, "Get a snapshot", ""), options{},
-		func(ctx context.Context, in *idPath) (*snapshotOutput, error) {
+		func(ctx context.Context, in *IDPath) (*snapshotOutput, error) {
 			s, err := a.VMs.GetSnapshot(ctx, auth.CallerFrom(ctx), in.id())
 			if err != nil {
 				return nil, err
@@ -62,17 +62,17 @@ func (a *API) snapshotRoutes() {
 			return &snapshotOutput{snapshot(s)}, nil
 		})
 	register(a, operation("delete-snapshot", http.MethodDelete, "/snapshots/{id}", tag, "Delete a snapshot", ""), options{},
-		func(ctx context.Context, in *idPath) (*empty, error) {
+		func(ctx context.Context, in *IDPath) (*empty, error) {
 			return nil, a.VMs.DeleteSnapshot(ctx, auth.CallerFrom(ctx), in.id())
 		})
 }
 
 func (a *API) createSnapshot(ctx context.Context, in *createSnapshotInput) (*createdSnapshotOutput, error) {
-	by, vm, err := a.resolve(ctx, in.vmPath)
+	by, vm, err := a.resolve(ctx, in.VMPath)
 	if err != nil {
 		return nil, err
 	}
-	s, err := a.VMs.CreateSnapshot(ctx, by, vm, in.Body.Name)
+	s, err := a.VMs.CreateSnapshot(ctx, by, vm, given(in.Body).Name)
 	if err != nil {
 		return nil, err
 	}

@@ -22,11 +22,11 @@ type (
 		Name string `path:"name" maxLength:"63" pattern:"^[a-z0-9][a-z0-9._-]*$" doc:"Name or ID of a template"`
 	}
 	buildTemplateInput struct {
-		keyHeader
+		KeyHeader
 		Body wire.BuildTemplate
 	}
 	buildLogInput struct {
-		idPath
+		IDPath
 		Offset int64 `query:"offset" minimum:"0" doc:"First byte wanted"`
 		Follow bool  `query:"follow" doc:"Wait for more until the build ends"`
 	}
@@ -69,7 +69,7 @@ func (a *API) templateRoutes() {
 	register(a, upload, options{}, a.upload)
 }
 
-func (a *API) listTemplates(ctx context.Context, in *pageQuery) (*templatesOutput, error) {
+func (a *API) listTemplates(ctx context.Context, in *PageQuery) (*templatesOutput, error) {
 	l, err := a.VMs.ListTemplates(ctx, auth.CallerFrom(ctx), in.page())
 	if err != nil {
 		return nil, err

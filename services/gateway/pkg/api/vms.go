@@ -20,19 +20,19 @@ import (
 
 type (
 	createVMInput struct {
-		waitQuery
-		keyHeader
-		Trace bool          `query:"trace" doc:"Tell the timed steps of its start"`
-		Body  wire.CreateVM `required:"false"`
+		WaitQuery
+		KeyHeader
+		Trace bool `query:"trace" doc:"Tell the timed steps of its start"`
+		Body  *wire.CreateVM
 	}
 	forkVMInput struct {
-		vmPath
-		waitQuery
-		keyHeader
-		Body wire.ForkVM `required:"false"`
+		VMPath
+		WaitQuery
+		KeyHeader
+		Body *wire.ForkVM
 	}
 	listVMsInput struct {
-		pageQuery
+		PageQuery
 		State          []string `query:"state,explode" maxItems:"16" enum:"pending,creating,starting,running,pausing,paused,resuming,stopping,stopped,deleting,deleted,failed,unreachable" doc:"Any of these; may be repeated"`
 		Metadata       []string `query:"metadata,explode" maxItems:"16" maxLength:"1153" pattern:"^[^:]+:" patternDescription:"key:value" doc:"key:value; may be repeated, all must match"`
 		Name           string   `query:"name" maxLength:"63"`
@@ -40,21 +40,21 @@ type (
 		IncludeDeleted bool     `query:"include_deleted" doc:"Tombstones too"`
 	}
 	getVMInput struct {
-		vmPath
+		VMPath
 		Trace bool `query:"trace" doc:"Tell the timed steps of its last start"`
 	}
 	patchVMInput struct {
-		vmPath
+		VMPath
 		Body wire.PatchVM
 	}
 	actVMInput struct {
-		vmPath
-		waitQuery
+		VMPath
+		WaitQuery
 	}
 	pauseVMInput struct {
-		vmPath
-		waitQuery
-		Body wire.PauseVM `required:"false"`
+		VMPath
+		WaitQuery
+		Body *wire.PauseVM
 	}
 
 	// answered is an answer whose status and body depend.
@@ -90,8 +90,8 @@ func (a *API) vmRoutes() {
 	pause := operation("pause-vm", http.MethodPost, "/vms/{vm}/pause", "VMs", "Pause a VM", "")
 	pause.Responses = a.settledResponses()
 	register(a, pause, options{}, func(ctx context.Context, in *pauseVMInput) (*answered, error) {
-		return a.act(ctx, &actVMInput{in.vmPath, in.waitQuery}, func(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.VM, error) {
-			return a.VMs.PauseVM(ctx, by, id, domain.PauseMode(in.Body.Mode))
+		return a.act(ctx, &actVMInput{in.VMPath, in.WaitQuery}, func(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.VM, error) {
+			return a.VMs.PauseVM(ctx, by, id, domain.PauseMode(given(in.Body).Mode))
 		})
 	})
 
@@ -122,7 +122,7 @@ func (a *API) lifecycleOp(op huma.Operation, do func(context.Context, vmm.Caller
 
 // act makes a wish durable and waits for it.
 func (a *API) act(ctx context.Context, in *actVMInput, do func(context.Context, vmm.Caller, domain.ID) (*domain.VM, error)) (*answered, error) {
-	by, id, err := a.resolve(ctx, in.vmPath)
+	by, id, err := a.resolve(ctx, in.VMPath)
 	if err != nil {
 		return nil, err
 	}
@@ -130,19 +130,19 @@ func (a *API) act(ctx context.Context, in *actVMInput, do func(context.Context, 
 	if err != nil {
 		return nil, err
 	}
-	vm, settled, err := a.settle(ctx, by, vm, in.waitQuery)
+	vm, settled, err := a.settle(ctx, by, vm, in.WaitQuery)
 	a.Proxy.CloseIdle() // connections to a VM that no longer runs are worth nothing
 	if err != nil {
 		return nil, err
 	}
 	out := &answered{Status: http.StatusOK, Body: VM(vm)}
 	if !settled {
-		accepted(out, in.waitQuery, location("vms", vm.ID.String()))
+		accepted(out, in.WaitQuery, location("vms", vm.ID.String()))
 	}
 	return out, nil
 }
 
-func accepted(out *answered, q waitQuery, where string) {
+func accepted(out *answered, q WaitQuery, where string) {
 	out.Status, out.Location = http.StatusAccepted, where
 	if q.async() {
 		out.Applied = "respond-async"
@@ -151,17 +151,18 @@ func accepted(out *answered, q waitQuery, where string) {
 
 func (a *API) createVM(ctx context.Context, in *createVMInput) (*answered, error) {
 	by := auth.CallerFrom(ctx)
-	req := toCreate(in.Body)
+	body := given(in.Body)
+	req := toCreate(body)
 	if in.IdempotencyKey != "" {
 		req.IdempotencyKey = in.IdempotencyKey
-		req.RequestDigest = bodyDigest(in.Body)
+		req.RequestDigest = bodyDigest(body)
 	}
 	vm, err := a.VMs.CreateVM(ctx, by, req)
 	if err != nil {
 		return nil, err
 	}
 	where := location("vms", vm.ID.String())
-	vm, settled, err := a.settle(ctx, by, vm, in.waitQuery)
+	vm, settled, err := a.settle(ctx, by, vm, in.WaitQuery)
 	if err != nil {
 		return nil, problem.From(err).SetHeader("Location", where)
 	}
@@ -172,16 +173,16 @@ func (a *API) createVM(ctx context.Context, in *createVMInput) (*answered, error
 		}
 		made := VM(vm)
 		out := &answered{Body: wire.Accepted{Task: task(t), VM: &made}}
-		accepted(out, in.waitQuery, location("tasks", t.ID.String()))
+		accepted(out, in.WaitQuery, location("tasks", t.ID.String()))
 		return out, nil
 	}
-	body := VM(vm)
+	made := VM(vm)
 	if in.Trace {
-		if body.Phases, err = a.phases(ctx, by, vm.ID); err != nil {
+		if made.Phases, err = a.phases(ctx, by, vm.ID); err != nil {
 			return nil, err
 		}
 	}
-	return &answered{Status: http.StatusCreated, Location: where, Body: body}, nil
+	return &answered{Status: http.StatusCreated, Location: where, Body: made}, nil
 }
 
 // bodyDigest is the same for requests that mean the same.
@@ -192,30 +193,31 @@ func bodyDigest(v any) string {
 }
 
 func (a *API) forkVM(ctx context.Context, in *forkVMInput) (*answered, error) {
-	by, id, err := a.resolve(ctx, in.vmPath)
+	by, id, err := a.resolve(ctx, in.VMPath)
 	if err != nil {
 		return nil, err
 	}
-	req := toCreate(in.Body.CreateVM)
+	body := given(in.Body)
+	req := toCreate(body.CreateVM)
 	if in.IdempotencyKey != "" {
 		req.IdempotencyKey = in.IdempotencyKey
-		req.RequestDigest = bodyDigest(in.Body)
+		req.RequestDigest = bodyDigest(body)
 	}
-	forks, err := a.VMs.ForkVM(ctx, by, id, max(in.Body.Count, 1), req)
+	forks, err := a.VMs.ForkVM(ctx, by, id, max(body.Count, 1), req)
 	if err != nil {
 		return nil, err
 	}
 	all := true
 	for i, vm := range forks {
 		var settled bool
-		if forks[i], settled, err = a.settle(ctx, by, vm, in.waitQuery); err != nil {
+		if forks[i], settled, err = a.settle(ctx, by, vm, in.WaitQuery); err != nil {
 			return nil, problem.From(err).SetHeader("Location", location("vms", vm.ID.String()))
 		}
 		all = all && settled
 	}
 	out := &answered{Status: http.StatusCreated, Body: wire.List[wire.VM]{Items: mapped(forks, VM)}}
 	if !all {
-		accepted(out, in.waitQuery, "")
+		accepted(out, in.WaitQuery, "")
 	}
 	return out, nil
 }
@@ -266,7 +268,7 @@ func (a *API) phases(ctx context.Context, by vmm.Caller, id domain.ID) ([]wire.P
 }
 
 func (a *API) patchVM(ctx context.Context, in *patchVMInput) (*vmOutput, error) {
-	by, id, err := a.resolve(ctx, in.vmPath)
+	by, id, err := a.resolve(ctx, in.VMPath)
 	if err != nil {
 		return nil, err
 	}
@@ -277,7 +279,7 @@ func (a *API) patchVM(ctx context.Context, in *patchVMInput) (*vmOutput, error) 
 	return &vmOutput{VM(vm)}, nil
 }
 
-func (a *API) vmUsage(ctx context.Context, in *vmPath) (*usageOutput, error) {
+func (a *API) vmUsage(ctx context.Context, in *VMPath) (*usageOutput, error) {
 	by, id, err := a.resolve(ctx, *in)
 	if err != nil {
 		return nil, err

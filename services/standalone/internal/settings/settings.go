@@ -102,7 +102,7 @@ func Defaults() Settings {
 	const week = config.Duration(7 * 24 * time.Hour)
 	return Settings{
 		DataDir: defaultDataDir(),
-		Listen:  Listen{Address: "127.0.0.1:7700", PreviewDomain: "aeth.localhost"},
+		Listen:  Listen{Address: "127.0.0.1:7300", PreviewDomain: "aeth.localhost"},
 		Log:     Log{Level: "info", Format: "auto"},
 		VM: VM{
 			Driver: "oci", Template: "base", Network: "nat",
@@ -144,7 +144,7 @@ func (s *Settings) check() error {
 	s.DataDir = abs
 	if _, _, err := net.SplitHostPort(s.Listen.Address); err != nil {
 		return errors.Wrap(err, errors.InvalidArgument, "%q is not an address with a port", s.Listen.Address).
-			WithField("listen.address").WithHint("such as 127.0.0.1:7700")
+			WithField("listen.address").WithHint("such as 127.0.0.1:7300")
 	}
 	if !domainForm.MatchString(s.Listen.PreviewDomain) || len(s.Listen.PreviewDomain) > 200 {
 		return errors.New(errors.InvalidArgument, "%q is not a domain", s.Listen.PreviewDomain).WithField("listen.preview_domain")

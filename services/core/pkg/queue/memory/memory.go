@@ -201,12 +201,10 @@ func (q *Queue) run(it *item, h queue.Handler) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.running--
+	var meanwhile *item
 	if key := (jobKey{it.job.Kind, it.job.Key}); it.job.Key != "" {
-		k := q.byKey[key]
+		meanwhile = q.byKey[key].again
 		delete(q.byKey, key)
-		if k.again != nil {
-			q.add(k.again)
-		}
 	}
 	if again && !q.stopped {
 		next := &item{job: it.job, runAt: time.Now().Add(after), priority: it.priority}
@@ -214,6 +212,10 @@ func (q *Queue) run(it *item, h queue.Handler) {
 			next.job.Attempt++
 		}
 		q.add(next)
+	}
+	// After the retry of its own key, because what came later has the newer arguments.
+	if meanwhile != nil && !q.stopped {
+		q.add(meanwhile)
 	}
 	q.idle.Broadcast()
 	q.dispatch()
@@ -232,10 +234,11 @@ func (q *Queue) call(h queue.Handler, job queue.Job) (err error) {
 
 // Stop implements queue.Queue.
 func (q *Queue) Stop(ctx context.Context) error {
-	defer context.AfterFunc(ctx, q.cancel)()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.stopped = true
+	// Only now: a job that is canceled must find the queue stopped, or the next one would start.
+	defer context.AfterFunc(ctx, q.cancel)()
 	if q.timer != nil {
 		q.timer.Stop()
 	}

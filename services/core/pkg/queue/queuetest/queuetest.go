@@ -35,6 +35,11 @@ func Run(t *testing.T, open func(t *testing.T, workers int) queue.Queue) {
 		"priority goes first":          priority,
 		"stop waits, then cancels":     stop,
 		"bad jobs are refused":         refused,
+		"the newest arguments win":     newestArguments,
+		"an error is tried again":      plainErrors,
+		"what waits survives no stop":  stoppedWhileWaiting,
+		"stopping before starting":     stopUnstarted,
+		"the end of one frees its key": keyIsFreed,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -254,5 +259,110 @@ func refused(t *testing.T, open func(*testing.T, int) queue.Queue) {
 	q := open(t, 1)
 	if err := q.Enqueue(context.Background(), unknown{}, queue.Options{}); !errors.HasCode(err, errors.InvalidArgument) {
 		t.Errorf("a kind without a handler: %v", err)
+	}
+}
+
+// A job that arrives while its like runs replaces the arguments of that one's retry.
+func newestArguments(t *testing.T, open func(*testing.T, int) queue.Queue) {
+	q := open(t, 2)
+	inside, release, done := make(chan struct{}), make(chan struct{}), make(chan int, 1)
+	queue.On(q, func(_ context.Context, g greet, _ queue.Job) error {
+		if g.N == 1 {
+			close(inside)
+			<-release
+			return queue.Retry(time.Hour, errors.Plain("not yet"))
+		}
+		done <- g.N
+		return nil
+	})
+	start(t, q)
+	add(t, q, 1, queue.Options{Key: "k"})
+	<-inside
+	add(t, q, 2, queue.Options{Key: "k"})
+	add(t, q, 3, queue.Options{Key: "k"})
+	close(release)
+	if v := <-done; v != 3 { // now, not in an hour, and once
+		t.Errorf("ran with %d, want the newest", v)
+	}
+}
+
+func plainErrors(t *testing.T, open func(*testing.T, int) queue.Queue) {
+	q := open(t, 1)
+	attempts := make(chan int, 2)
+	queue.On(q, func(_ context.Context, _ greet, job queue.Job) error {
+		attempts <- job.Attempt
+		if job.Attempt == 1 {
+			return errors.New(errors.Unavailable, "the store is away")
+		}
+		return nil
+	})
+	start(t, q)
+	add(t, q, 1, queue.Options{})
+	if a, b := <-attempts, <-attempts; a != 1 || b != 2 {
+		t.Errorf("attempts %d and %d", a, b)
+	}
+}
+
+func stoppedWhileWaiting(t *testing.T, open func(*testing.T, int) queue.Queue) {
+	q := open(t, 1)
+	inside := make(chan struct{})
+	var ran atomic.Int64
+	queue.On(q, func(ctx context.Context, _ greet, _ queue.Job) error {
+		if ran.Add(1) == 1 {
+			close(inside)
+		}
+		<-ctx.Done()
+		return ctx.Err() // would be tried again
+	})
+	if err := q.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	add(t, q, 1, queue.Options{Key: "k"})
+	add(t, q, 2, queue.Options{})
+	add(t, q, 3, queue.Options{RunAt: time.Now().Add(time.Millisecond)})
+	<-inside
+	add(t, q, 4, queue.Options{Key: "k"})
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := q.Stop(now); err != nil {
+		t.Fatal(err)
+	}
+	if n := ran.Load(); n != 1 {
+		t.Errorf("%d jobs ran, want the one that ran at Stop", n)
+	}
+}
+
+func stopUnstarted(t *testing.T, open func(*testing.T, int) queue.Queue) {
+	q := open(t, 1)
+	var ran atomic.Bool
+	queue.On(q, func(context.Context, greet, queue.Job) error { ran.Store(true); return nil })
+	add(t, q, 1, queue.Options{})
+	if err := q.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Start(context.Background()); !errors.HasCode(err, errors.Unavailable) {
+		t.Errorf("Start after Stop: %v", err)
+	}
+	if ran.Load() {
+		t.Error("a job ran in a queue that never started")
+	}
+}
+
+func keyIsFreed(t *testing.T, open func(*testing.T, int) queue.Queue) {
+	q := open(t, 1)
+	ran := make(chan int, 1)
+	queue.On(q, func(_ context.Context, g greet, _ queue.Job) error {
+		ran <- g.N
+		if g.N == 1 {
+			return queue.Cancel(errors.Plain("no"))
+		}
+		return nil
+	})
+	start(t, q)
+	for i := range 4 {
+		add(t, q, i, queue.Options{Key: "k"})
+		if v := <-ran; v != i {
+			t.Errorf("ran %d, want %d", v, i)
+		}
 	}
 }

@@ -26,10 +26,14 @@ type Migrator struct {
 	p  *goose.Provider
 }
 
-// OpenMigrator opens an existing database file. Close it after use.
+// OpenMigrator opens a database file, and makes it with mode 0600 when it is
+// absent. Close it after use.
 func OpenMigrator(path string, o Options) (*Migrator, error) {
 	if o.BusyTimeout <= 0 {
 		o.BusyTimeout = 5 * time.Second
+	}
+	if err := prepareFile(path); err != nil {
+		return nil, err
 	}
 	db, err := openDB(path, o)
 	if err != nil {

@@ -61,9 +61,6 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	if err := prepareFile(path); err != nil {
-		return nil, err
-	}
 	m, err := OpenMigrator(path, o)
 	if err != nil {
 		return nil, err

@@ -101,7 +101,7 @@ func (b Bridge) configure(l netlink.Link) error {
 
 // Plug makes the host's end of a port a member of the bridge. Repeating it
 // repairs the port. The port is isolated: it exchanges frames with the bridge
-// itself only. It learns nothing: frames to reserved addresses
+// itself only, and it is ready for frames when Plug returns. It learns nothing: frames to reserved addresses
 // (01:80:c2:00:00:0x) would teach the bridge a false place before any filter sees them.
 func Plug(p Port) error {
 	if err := p.plug(); err != nil {
@@ -152,7 +152,34 @@ func (p Port) plug() error {
 	}); err != nil {
 		return fmt.Errorf("neighbour: %w", err)
 	}
-	return netlink.LinkSetUp(end)
+	if end.Attrs().MasterIndex == bridge.Attrs().Index && end.Attrs().OperState == netlink.OperUp {
+		return nil
+	}
+	return p.bringUp(end)
+}
+
+// bringUp sets the host's end up and waits until frames pass.
+func (p Port) bringUp(end netlink.Link) error {
+	host, err := watchLinks("")
+	if err != nil {
+		return err
+	}
+	defer host.close()
+	guest, err := watchLinks(p.NetNS)
+	if err != nil {
+		return err
+	}
+	defer guest.close()
+	if err := netlink.LinkSetUp(end); err != nil {
+		return err
+	}
+	if err := host.up(p.Interface); err != nil {
+		return err
+	}
+	if p.NetNS == "" {
+		return nil
+	}
+	return guest.up(p.Guest)
 }
 
 // Unplug removes a port from the host: both ends, and what the bridge and the

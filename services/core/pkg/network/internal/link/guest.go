@@ -21,6 +21,7 @@ type Port struct {
 	Bridge    Bridge
 	Interface string // the host's end
 	Guest     string // the name of the machine's end
+	NetNS     string // the pin of the machine's network namespace
 	Address   netip.Prefix
 	MTU       int
 }
@@ -40,8 +41,11 @@ func mac(first byte, ip netip.Addr) net.HardwareAddr {
 
 // SetUpGuest configures the network namespace pinned at netns: the loopback
 // interface and, if port is given, the machine's end of a new veth pair with
-// its address, its route and its gateway's hardware address. The host's end
+// its address, its routes and its gateway's hardware address. The host's end
 // comes up with [Plug]. ids is the user namespace's range.
+//
+// The address has no network around it: even what is in the subnet goes to
+// the gateway, which refuses it at once, instead of being asked for in vain.
 func SetUpGuest(netns string, ids nspair.Range, port *Port) error {
 	err := nspair.InNet(netns, func(host int) error {
 		if err := guestSettings(ids); err != nil {
@@ -105,7 +109,7 @@ func (p Port) guestEnd(h *netlink.Handle, host int) error {
 	if err != nil {
 		return fmt.Errorf("veth: %w", err)
 	}
-	addr := &netlink.Addr{IPNet: ipNet(p.Address), Broadcast: broadcast(p.Address)}
+	addr := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(p.Address.Addr(), 32))}
 	if err := h.AddrAdd(eth, addr); err != nil {
 		return fmt.Errorf("address: %w", err)
 	}
@@ -120,8 +124,13 @@ func (p Port) guestEnd(h *netlink.Handle, host int) error {
 	}); err != nil {
 		return fmt.Errorf("neighbour: %w", err)
 	}
-	if err := h.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Gw: gateway.AsSlice()}); err != nil {
-		return fmt.Errorf("route: %w", err)
+	for _, r := range []*netlink.Route{
+		{LinkIndex: eth.Attrs().Index, Dst: ipNet(netip.PrefixFrom(gateway, 32)), Scope: netlink.SCOPE_LINK, Src: p.Address.Addr().AsSlice()},
+		{LinkIndex: eth.Attrs().Index, Gw: gateway.AsSlice()},
+	} {
+		if err := h.RouteAdd(r); err != nil {
+			return fmt.Errorf("route: %w", err)
+		}
 	}
 	return nil
 }

@@ -96,5 +96,12 @@ func Try(b Bridge, iface string) error {
 		return errors.Wrap(err, errors.Unsupported, "cannot make a veth pair on this host").
 			WithHint("the kernel needs the veth module: modprobe veth")
 	}
+	peer, err := netlink.LinkByName("peer")
+	if err == nil {
+		err = netlink.LinkSetUp(peer)
+	}
+	if err != nil {
+		return errors.Wrap(err, errors.Unsupported, "cannot use a veth pair on this host")
+	}
 	return Plug(Port{Bridge: b, Interface: iface, Address: netip.PrefixFrom(b.Gateway.Addr().Next(), b.Gateway.Bits()), MTU: b.MTU})
 }

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"bytes"
+	"database/sql"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+)
+
+func run(t *testing.T, env string, args ...string) (code int, out, errs string) {
+	t.Helper()
+	var o, e bytes.Buffer
+	code = command{args: args, out: &o, err: &e, env: func(string) string { return env }}.run(t.Context())
+	return code, o.String(), e.String()
+}
+
+func TestUpDownStatusTo(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	db := filepath.Join(dir, "aetherium.db")
+	for _, step := range []struct {
+		env  string
+		args []string
+		want string
+	}{
+		{"", []string{"--db", db, "up"}, "applied 00001_initial.sql"},
+		{dir, []string{"up"}, "the schema is at version 1 of 1"}, // again, found by the data directory
+		{"", []string{"--db", db, "status"}, "00001_initial.sql"},
+		{"", []string{"--db", db, "down"}, "taken back 00001_initial.sql"},
+		{"", []string{"--db", db, "status"}, "version 0 of 1"},
+		{"", []string{"--db", db, "to", "1"}, "applied 00001_initial.sql"},
+		{"", []string{"--db", db, "to", "0"}, "taken back 00001_initial.sql"},
+	} {
+		code, out, errs := run(t, step.env, step.args...)
+		if code != 0 || !strings.Contains(out, step.want) {
+			t.Fatalf("%v: code %d, %q, %q", step.args, code, out, errs)
+		}
+	}
+	// Going all the way back leaves nothing of ours.
+	raw, err := sql.Open("sqlite", db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = raw.Close() }()
+	var left int
+	if err := raw.QueryRow("SELECT COUNT(*) FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'goose%' AND name NOT LIKE 'sqlite%'").Scan(&left); err != nil || left != 0 {
+		t.Errorf("%d tables left, %v", left, err)
+	}
+	if info, err := os.Stat(db); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+}
+
+func TestMisuse(t *testing.T) {
+	t.Parallel()
+	absent := filepath.Join(t.TempDir(), "absent.db")
+	for _, tc := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{nil, 2, "--db FILE"},
+		{[]string{"--db", absent}, 2, "say what to do"},
+		{[]string{"--db", absent, "sideways"}, 2, "say what to do"},
+		{[]string{"--db", absent, "to", "x"}, 2, "not a version"},
+		{[]string{"--nonsense"}, 2, "nonsense"},
+		{[]string{"--db", absent, "down"}, 1, "there is no database"},
+		{[]string{"--db", absent, "status"}, 1, "there is no database"},
+	} {
+		code, _, errs := run(t, "", tc.args...)
+		if code != tc.code || !strings.Contains(errs, tc.says) {
+			t.Errorf("%v: code %d, %q", tc.args, code, errs)
+		}
+	}
+	if _, err := os.Stat(absent); err == nil {
+		t.Error("a refused command made a database")
+	}
+	if code, out, _ := run(t, "", "--help"); code != 0 || !strings.Contains(out, "Usage") {
+		t.Errorf("help: %d, %q", code, out)
+	}
+}
+
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	db := filepath.Join(t.TempDir(), "a.db")
+	s, err := sqlite.Open(t.Context(), db, sqlite.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := run(t, "", "--db", db, "to", "99"); code != 1 || !strings.Contains(errs, "no schema version 99") {
+		t.Errorf("an unknown version: %d, %q", code, errs)
+	}
+	if code, _, _ := run(t, "", "--db", db, "to", "0"); code != 0 {
+		t.Fatal("to 0")
+	}
+	if code, _, errs := run(t, "", "--db", db, "down"); code != 1 || !strings.Contains(errs, "no migration to take back") {
+		t.Errorf("nothing to take back: %d, %q", code, errs)
+	}
+	text := filepath.Join(t.TempDir(), "text.db")
+	if err := os.WriteFile(text, []byte(strings.Repeat("this is no database. ", 100)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := run(t, "", "--db", text, "status"); code != 1 || strings.Contains(errs, "SQLITE") {
+		t.Errorf("not a database: %d, %q", code, errs)
+	}
+}

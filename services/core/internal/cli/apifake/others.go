@@ -1,0 +1,261 @@
+package apifake
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/core/internal/cli/pack"
+	"github.com/aetherium/aetherium/services/core/internal/cli/unpack"
+)
+
+// Dir is the directory that is a VM's file system, for tests to look into.
+func (s *Server) Dir(vm string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, err := s.find(vm)
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	return v.dir
+}
+
+func (s *Server) fileRoutes(handle register) {
+	with := func(f func(w http.ResponseWriter, r *http.Request, name string) error) func(http.ResponseWriter, *http.Request) error {
+		return func(w http.ResponseWriter, r *http.Request) error {
+			s.mu.Lock()
+			v, err := s.find(r.PathValue("vm"))
+			s.mu.Unlock()
+			if err != nil {
+				return err
+			}
+			err = f(w, r, filepath.Join(v.dir, filepath.Join("/", r.URL.Query().Get("path"))))
+			if errors.Is(err, fs.ErrNotExist) {
+				return errors.New(errors.NotFound, "there is no file %q", r.URL.Query().Get("path")).WithField("path")
+			}
+			return err
+		}
+	}
+	handle("GET /vms/{vm}/files/stat", with(func(w http.ResponseWriter, _ *http.Request, name string) error {
+		info, err := os.Lstat(name)
+		if err != nil {
+			return err
+		}
+		kind := "file"
+		switch {
+		case info.IsDir():
+			kind = "dir"
+		case info.Mode()&fs.ModeSymlink != 0:
+			kind = "symlink"
+		}
+		writeJSON(w, 200, api.FileInfo{Name: info.Name(), Path: name, Type: kind, SizeBytes: info.Size(), ModifiedAt: info.ModTime()})
+		return nil
+	}))
+	handle("GET /vms/{vm}/files", with(func(w http.ResponseWriter, r *http.Request, name string) error {
+		w.Header().Set("ETag", `"e1"`)
+		if s.FileBytes != nil {
+			http.ServeContent(w, r, "x", time.Time{}, bytes.NewReader(s.FileBytes))
+			return nil
+		}
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }()
+		http.ServeContent(w, r, "x", time.Time{}, f)
+		return nil
+	}))
+	handle("PUT /vms/{vm}/files", with(func(w http.ResponseWriter, r *http.Request, name string) error {
+		data, err := io.ReadAll(r.Body)
+		if err != nil {
+			return err
+		}
+		mode, err := strconv.ParseUint(r.URL.Query().Get("mode"), 8, 32)
+		if err != nil {
+			mode = 0o644
+		}
+		if err := os.WriteFile(name, data, fs.FileMode(mode)); err != nil {
+			return err
+		}
+		writeJSON(w, 201, api.FileInfo{Name: filepath.Base(name), Path: name, Type: "file", SizeBytes: int64(len(data))})
+		return nil
+	}))
+	handle("GET /vms/{vm}/files/tar", with(func(w http.ResponseWriter, r *http.Request, name string) error {
+		if s.Tar != nil {
+			_, err := w.Write(s.Tar)
+			return err
+		}
+		return pack.Tree(r.Context(), w, name, pack.Options{})
+	}))
+	handle("PUT /vms/{vm}/files/tar", with(func(w http.ResponseWriter, r *http.Request, name string) error {
+		root, err := os.OpenRoot(name)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = root.Close() }()
+		if _, err := unpack.Extract(r.Context(), root, r.Body, unpack.Options{}); err != nil {
+			return err
+		}
+		w.WriteHeader(204)
+		return nil
+	}))
+	handle("POST /vms/{vm}/files/mkdir", func(w http.ResponseWriter, r *http.Request) error {
+		var req api.MakeDir
+		if err := readJSON(r, &req); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		v, err := s.find(r.PathValue("vm"))
+		s.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		if err := os.MkdirAll(filepath.Join(v.dir, filepath.Join("/", req.Path)), 0o755); err != nil {
+			return errors.New(errors.Conflict, "%s", err)
+		}
+		writeJSON(w, 201, api.FileInfo{Path: req.Path, Type: "dir"})
+		return nil
+	})
+}
+
+// BuildLog is what a template build says.
+const BuildLog = "installing git\nunpacking\x1b[31m\nready\n"
+
+func (s *Server) otherRoutes(handle register) {
+	reply := func(f func(r *http.Request) (int, any, error)) func(http.ResponseWriter, *http.Request) error {
+		return func(w http.ResponseWriter, r *http.Request) error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			status, v, err := f(r)
+			if err == nil && v != nil {
+				writeJSON(w, status, v)
+			} else if err == nil {
+				w.WriteHeader(status)
+			}
+			return err
+		}
+	}
+	handle("GET /status", reply(func(*http.Request) (int, any, error) {
+		return 200, api.Status{
+			Version: "1.2.3", PID: 4711, URL: "http://127.0.0.1:7070", PreviewDomain: "aeth.localhost", DataDir: "/var/lib/aetherium",
+			UptimeMS: 3_723_000, VMs: map[string]int{"running": 2, "paused": 1}, Workers: 1,
+		}, nil
+	}))
+	handle("GET /drivers", reply(func(*http.Request) (int, any, error) {
+		return 200, api.List[api.Driver]{Items: []api.Driver{
+			{Name: "oci", Version: "runc 1.1.5", Isolation: "container", Usable: true, Capabilities: []string{"pause:freeze", "fork"}},
+			{Name: "firecracker", Isolation: "microvm", Reason: "there is no /dev/kvm", Capabilities: []string{}},
+		}}, nil
+	}))
+	handle("GET /templates", func(w http.ResponseWriter, r *http.Request) error { return page(w, r, s.templates) })
+	handle("GET /templates/{name}", reply(func(*http.Request) (int, any, error) { return 200, s.templates[0], nil }))
+	handle("DELETE /templates/{name}", reply(func(r *http.Request) (int, any, error) {
+		if r.PathValue("name") != "base" {
+			return 0, nil, errors.New(errors.NotFound, "there is no template %q", r.PathValue("name"))
+		}
+		return 204, nil, nil
+	}))
+	handle("POST /templates", reply(func(r *http.Request) (int, any, error) {
+		var req api.BuildTemplate
+		if err := readJSON(r, &req); err != nil {
+			return 0, nil, err
+		}
+		t := api.Task{ID: newID(), Kind: "template.build", Subject: BuildID, State: "succeeded", CreatedAt: time.Now()}
+		s.tasks = append(s.tasks, t)
+		s.templates[0].Name = req.Name
+		return 202, api.Accepted{Task: t}, nil
+	}))
+	handle("GET /templates/builds/{id}/log", func(w http.ResponseWriter, r *http.Request) error {
+		offset, _ := strconv.Atoi(r.URL.Query().Get("offset"))
+		_, err := io.WriteString(w, BuildLog[offset:])
+		return err
+	})
+	handle("PUT /uploads", func(w http.ResponseWriter, r *http.Request) error {
+		n, err := io.Copy(io.Discard, r.Body)
+		writeJSON(w, 201, api.Upload{ID: newID(), SizeBytes: n})
+		return err
+	})
+	handle("GET /snapshots", func(w http.ResponseWriter, r *http.Request) error { return page(w, r, s.snapshots) })
+	handle("POST /vms/{vm}/snapshots", s.withVM(func(w http.ResponseWriter, r *http.Request, v *vm) error {
+		var req api.CreateSnapshot
+		if err := readJSON(r, &req); err != nil {
+			return err
+		}
+		writeJSON(w, 201, api.Snapshot{ID: newID(), VMID: v.ID, Name: req.Name, Kind: "disk", State: "ready"})
+		return nil
+	}))
+	handle("DELETE /snapshots/{id}", reply(func(r *http.Request) (int, any, error) {
+		if r.PathValue("id") != SnapshotID {
+			return 0, nil, errors.New(errors.NotFound, "there is no snapshot %q", r.PathValue("id"))
+		}
+		return 204, nil, nil
+	}))
+	handle("GET /tasks", func(w http.ResponseWriter, r *http.Request) error { return page(w, r, s.tasks) })
+	task := func(id string) (*api.Task, error) {
+		for i := range s.tasks {
+			if s.tasks[i].ID == id {
+				return &s.tasks[i], nil
+			}
+		}
+		return nil, errors.New(errors.NotFound, "there is no task %q", id)
+	}
+	handle("GET /tasks/{id}", reply(func(r *http.Request) (int, any, error) {
+		t, err := task(r.PathValue("id"))
+		return 200, t, err
+	}))
+	handle("POST /tasks/{id}/cancel", reply(func(r *http.Request) (int, any, error) {
+		if _, err := task(r.PathValue("id")); err != nil {
+			return 0, nil, err
+		}
+		return 0, nil, errors.New(errors.Conflict, "the task has ended")
+	}))
+	handle("GET /events", reply(func(r *http.Request) (int, any, error) {
+		after, _ := strconv.Atoi(r.URL.Query().Get("after"))
+		items := append([]api.Event{}, s.events[min(after, len(s.events)):]...)
+		return 200, api.EventList{Items: items, Last: int64(after + len(items))}, nil
+	}))
+	handle("GET /events/stream", s.followEvents)
+}
+
+func (s *Server) followEvents(w http.ResponseWriter, r *http.Request) error {
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{api.Subprotocol}})
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = ws.CloseNow() }()
+	s.mu.Lock()
+	after := len(s.events)
+	if r.URL.Query().Has("after") {
+		after, _ = strconv.Atoi(r.URL.Query().Get("after"))
+	}
+	s.mu.Unlock()
+	ctx := ws.CloseRead(context.Background())
+	for {
+		s.mu.Lock()
+		batch, changed := append([]api.Event(nil), s.events[min(after, len(s.events)):]...), s.changed
+		s.mu.Unlock()
+		for _, ev := range batch {
+			text, err := json.Marshal(ev)
+			if err != nil || ws.Write(ctx, websocket.MessageText, text) != nil {
+				return nil
+			}
+			after++
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}

@@ -1,0 +1,209 @@
+package client_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/core/internal/cli/apifake"
+	"github.com/aetherium/aetherium/services/core/pkg/client"
+)
+
+func TestNewRefusesBadOptions(t *testing.T) {
+	t.Parallel()
+	for _, o := range []client.Options{
+		{URL: ""}, {URL: "localhost:80"}, {URL: "ftp://x"}, {URL: "http://"},
+		{URL: "http://user:secret@host"}, {URL: "http://host?key=secret"}, {URL: "http://host", Key: "a\nb"},
+	} {
+		_, err := client.New(o)
+		if !errors.HasCode(err, errors.InvalidArgument) {
+			t.Errorf("%+v: got %v", o, err)
+		} else if strings.Contains(err.Error(), "secret") {
+			t.Errorf("the error tells a secret: %v", err)
+		}
+	}
+}
+
+// Whatever breaks on the way, a creation happens once.
+func TestCreatesOnce(t *testing.T) {
+	t.Parallel()
+	s := apifake.New(t)
+	c := connect(t, s)
+	if _, err := c.Status(t.Context()); err != nil { // the server is known to be there
+		t.Fatal(err)
+	}
+	c.Close()
+	s.Kill()
+	s.ChopAfter = 2500
+	s.Start()
+	const n = 25
+	for range n {
+		if _, err := c.CreateVM(t.Context(), api.CreateVM{Template: "base"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if made := s.VMsMade(); made != n {
+		t.Errorf("%d VMs were made for %d requests", made, n)
+	}
+	posts := 0
+	for _, r := range s.Requests() {
+		if r.Method == http.MethodPost {
+			posts++
+		}
+	}
+	if posts <= n {
+		t.Errorf("%d requests for %d VMs: nothing was broken", posts, n)
+	}
+}
+
+func TestKeyStaysInTheHeader(t *testing.T) {
+	t.Parallel()
+	s := apifake.New(t)
+	c := connect(t, s)
+	stream, err := c.Start(t.Context(), "web", sh("true"), client.StreamOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	drain(t, stream)
+	for _, r := range s.Requests() {
+		if strings.Contains(r.Path+r.Query, apifake.Key) {
+			t.Errorf("the key is in the URL %s?%s", r.Path, r.Query)
+		}
+		for name, values := range r.Header {
+			if name != "Authorization" && strings.Contains(strings.Join(values, ""), apifake.Key) {
+				t.Errorf("the key is in %s", name)
+			}
+		}
+	}
+}
+
+func TestRedirectDoesNotCarryTheKey(t *testing.T) {
+	t.Parallel()
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a redirect was followed") }))
+	defer elsewhere.Close()
+	here := httptest.NewServer(http.RedirectHandler(elsewhere.URL, http.StatusTemporaryRedirect))
+	defer here.Close()
+	c, err := client.New(client.Options{URL: here.URL, Key: "secret"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Status(t.Context()); err == nil {
+		t.Error("a redirect is no answer")
+	}
+}
+
+func TestNoServer(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(http.NotFoundHandler())
+	url := s.URL
+	s.Close()
+	c, err := client.New(client.Options{URL: url, Patience: time.Hour}) // patience is for servers that were there
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Status(t.Context())
+	if !client.IsUnreachable(err) || !errors.HasCode(err, errors.Unavailable) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAnswersThatAreNotOurs(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]errors.Code{"<html>hello</html>": errors.Internal, "": errors.Internal} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(body)) }))
+		c, err := client.New(client.Options{URL: s.URL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = c.Status(t.Context()); !errors.HasCode(err, want) {
+			t.Errorf("%q: got %v", body, err)
+		}
+		s.Close()
+	}
+}
+
+func TestDownloadGoesOnWhereItBroke(t *testing.T) {
+	t.Parallel()
+	s := apifake.New(t)
+	s.FileBytes = make([]byte, 5<<20)
+	_, _ = rand.NewChaCha8([32]byte{2}).Read(s.FileBytes)
+	s.ChopAfter = 1 << 20
+	c := connect(t, s)
+	var got bytes.Buffer
+	var n int64
+	var err error
+	for range 5 { // the first connection may break before the server is known
+		if n, err = c.ReadFile(t.Context(), client.File{VM: "web", Path: "big"}, &got); !client.IsUnreachable(err) {
+			break
+		}
+		got.Reset()
+	}
+	if err != nil || n != int64(len(s.FileBytes)) || sha256.Sum256(got.Bytes()) != sha256.Sum256(s.FileBytes) {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	ranged := 0
+	for _, r := range s.Requests() {
+		if r.Header.Get("Range") != "" {
+			ranged++
+		}
+	}
+	if ranged == 0 {
+		t.Error("nothing was broken")
+	}
+}
+
+func TestListsWalkPages(t *testing.T) {
+	t.Parallel()
+	s := apifake.New(t)
+	c := connect(t, s)
+	for range 3 {
+		if _, err := c.ForkVM(t.Context(), "web", api.ForkVM{Count: 100}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for limit, want := range map[int]int{0: 301, 5: 5, 250: 250} {
+		got, err := client.Collect(c.VMs(t.Context(), client.VMFilter{Page: client.Page{Limit: limit}}))
+		if err != nil || len(got) != want {
+			t.Errorf("limit %d: %d VMs, %v", limit, len(got), err)
+		}
+	}
+}
+
+func TestFollowEventsAcrossARestart(t *testing.T) {
+	t.Parallel()
+	s := apifake.New(t)
+	c := connect(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var seqs []int64
+	for ev, err := range c.FollowEvents(ctx, 0) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		seqs = append(seqs, ev.Seq)
+		switch ev.Seq {
+		case 2:
+			s.Kill()
+			s.Start()
+			if _, err := c.CreateVM(t.Context(), api.CreateVM{}); err != nil {
+				t.Fatal(err)
+			}
+		case 3:
+			cancel()
+		}
+		if len(seqs) == 3 {
+			break
+		}
+	}
+	if len(seqs) != 3 || seqs[2] != 3 {
+		t.Errorf("events %v", seqs)
+	}
+}

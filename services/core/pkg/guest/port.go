@@ -1,0 +1,83 @@
+package guest
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+)
+
+// DialPort connects to a TCP port inside the machine by way of the agent, for
+// drivers that cannot reach it directly. Returns Unavailable when nothing
+// listens there, GuestFault.
+func (c *Client) DialPort(ctx context.Context, port uint16) (net.Conn, error) {
+	if port == 0 {
+		return nil, errors.New(errors.InvalidArgument, "a port is between 1 and 65535").WithField("port")
+	}
+	return bounded(ctx, c.o.CallTimeout, "connecting to a port", func(ctx context.Context) (net.Conn, error) {
+		return upgrade(ctx, c.dial, port)
+	})
+}
+
+func upgrade(ctx context.Context, dial Dial, port uint16) (net.Conn, error) {
+	conn, err := dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// A connection that is closed ends the reads and writes below.
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	r, err := handshakePort(conn, port)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return &portConn{Conn: conn, r: r}, nil
+}
+
+func handshakePort(conn net.Conn, port uint16) (*bufio.Reader, error) {
+	_, err := io.WriteString(conn, "POST /aetherium/port/"+strconv.Itoa(int(port))+" HTTP/1.1\r\n"+
+		"Host: agent\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n")
+	if err != nil {
+		return nil, err
+	}
+	head := &io.LimitedReader{R: conn, N: maxHeader}
+	r := bufio.NewReaderSize(head, 4<<10)
+	resp, err := http.ReadResponse(r, &http.Request{Method: http.MethodPost})
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		defer func() { _ = resp.Body.Close() }()
+		return nil, httpFault(resp, "connecting to a port")
+	}
+	head.N = 1<<63 - 1
+	return r, nil
+}
+
+// portConn is a connection of which some bytes were read ahead.
+type portConn struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (c *portConn) Read(p []byte) (int, error) {
+	if c.r.Buffered() > 0 {
+		return c.r.Read(p)
+	}
+	return c.Conn.Read(p)
+}
+
+// CloseWrite passes the end of the stream on where the channel can.
+func (c *portConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.New(errors.Unsupported, "the channel to this machine cannot be closed one way")
+}

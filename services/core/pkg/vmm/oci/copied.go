@@ -1,0 +1,171 @@
+package oci
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/network"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// Volumes that copies of templates are kept in: one per build with the
+// template's own IDs, and one per machine with that machine's.
+const (
+	templateVolume = "oci-t-"
+	shiftedVolume  = "oci-c-"
+)
+
+// copiedLayers does without mapped mounts: each machine has a copy of its
+// template in its own ID range, sharing blocks with the build's one copy, and
+// its volume holds the range's IDs. When a volume changes ranges, by a fork or
+// a reboot, every file changes its owner: slow, but right.
+type copiedLayers struct {
+	volumes Volumes
+	log     *slog.Logger
+	mu      sync.Mutex // copies of a build are made once
+}
+
+func (l *copiedLayers) mapping() IDMapping                         { return IDMapCopy }
+func (l *copiedLayers) ownerOnDisk(net network.Attachment) uint32  { return net.IDBase }
+func (l *copiedLayers) teardown(ctx context.Context) error         { return dropTemplates(ctx, l.volumes, nil) }
+func (l *copiedLayers) forget(ctx context.Context, machineID string) error {
+	return l.volumes.Delete(ctx, shiftedVolume+machineID)
+}
+
+func (l *copiedLayers) prepare(ctx context.Context, spec vmm.Spec, net network.Attachment) error {
+	volume := l.volumes.Path(machineVolume + spec.MachineID)
+	if _, err := os.Stat(filepath.Join(volume, upperDir)); os.IsNotExist(err) {
+		if err := makeLayerDirs(volume, spec.RootFS, net.IDBase); err != nil {
+			return err
+		}
+		if err := writeOwner(volume, net.IDBase); err != nil {
+			return err
+		}
+	}
+	if err := moveOwner(ctx, volume, net, upperDir, workDir); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	template, err := copyTemplate(ctx, l.volumes, spec)
+	l.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := l.volumes.Clone(ctx, filepath.Base(template), shiftedVolume+spec.MachineID, 0); err != nil {
+		return err
+	}
+	return moveOwner(ctx, l.volumes.Path(shiftedVolume+spec.MachineID), net, templateDir)
+}
+
+func (l *copiedLayers) mount(ctx context.Context, spec vmm.Spec, net network.Attachment, target string) error {
+	if err := l.prepare(ctx, spec, net); err != nil { // the range may be another one by now
+		return err
+	}
+	volume := l.volumes.Path(machineVolume + spec.MachineID)
+	o := overlay{
+		lower: filepath.Join(l.volumes.Path(shiftedVolume+spec.MachineID), templateDir),
+		upper: filepath.Join(volume, upperDir), work: filepath.Join(volume, workDir),
+		owner: net, target: target, source: machineVolume + spec.MachineID,
+	}
+	return fail(o.mount(), "cannot mount the machine's root")
+}
+
+// templateDir is where in its volume a template's copy is.
+const templateDir = "root"
+
+// copyTemplate keeps a copy of a build's root filesystem among the volumes and
+// returns its volume's directory, which holds it in templateDir.
+func copyTemplate(ctx context.Context, volumes Volumes, spec vmm.Spec) (string, error) {
+	id := templateVolume + strings.ToLower(spec.BuildID)
+	done := filepath.Join(volumes.Path(id), "complete")
+	if _, err := os.Stat(done); err == nil {
+		return volumes.Path(id), nil
+	}
+	// A copy that a crash cut short is made again from nothing.
+	if err := volumes.Delete(ctx, id); err != nil {
+		return "", err
+	}
+	if err := volumes.Create(ctx, id, 0); err != nil {
+		return "", err
+	}
+	root := filepath.Join(volumes.Path(id), templateDir)
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return "", fail(err, "cannot copy the template")
+	}
+	out, err := exec.CommandContext(ctx, "cp", "-a", "--reflink=auto", "--", spec.RootFS+"/.", root).CombinedOutput()
+	if err != nil {
+		return "", fail(errors.Join(err, errors.Plain(strings.TrimSpace(string(out)))), "cannot copy the template")
+	}
+	if err := writeOwner(volumes.Path(id), 0); err != nil {
+		return "", err
+	}
+	return volumes.Path(id), fail(os.WriteFile(done, nil, 0o600), "cannot copy the template")
+}
+
+// dropTemplates removes copies of builds that no machine uses.
+func dropTemplates(ctx context.Context, volumes Volumes, inUse map[string]bool) error {
+	ids, err := volumes.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if build, ok := strings.CutPrefix(id, templateVolume); ok && !inUse[build] {
+			err = errors.Join(err, volumes.Delete(ctx, id))
+		}
+	}
+	return err
+}
+
+// ownerFile holds the first ID of the range that a volume's files belong to.
+const ownerFile = "owner"
+
+func writeOwner(volume string, base uint32) error {
+	return fail(writeFile(filepath.Join(volume, ownerFile), strconv.FormatUint(uint64(base), 10)), "cannot prepare the volume")
+}
+
+func readOwner(volume string) (uint32, error) {
+	raw, err := os.ReadFile(filepath.Join(volume, ownerFile))
+	if os.IsNotExist(err) {
+		return 0, nil // written by machines with mapped mounts
+	} else if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 32)
+	return uint32(n), err
+}
+
+// moveOwner gives the files in directories of a volume from the range they
+// belong to into a machine's. A walk that a crash cut short leaves files of
+// both ranges; each is moved by where it is, so it is simply made again.
+func moveOwner(ctx context.Context, volume string, net network.Attachment, dirs ...string) error {
+	from, err := readOwner(volume)
+	if err != nil {
+		return fail(err, "cannot read whose volume it is")
+	}
+	if from == net.IDBase {
+		return nil
+	}
+	for _, dir := range dirs {
+		s := shifter{ctx: ctx, from: from, to: net.IDBase, count: net.IDCount, seen: map[uint64]bool{}}
+		if err := s.tree(filepath.Join(volume, dir)); err != nil {
+			return fail(err, "cannot move the volume to the machine's IDs")
+		}
+	}
+	return writeOwner(volume, net.IDBase)
+}
+
+// writeFile replaces a file whole.
+func writeFile(path, content string) error {
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, []byte(content), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}

@@ -1,0 +1,173 @@
+package oci
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/network"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"golang.org/x/sys/unix"
+)
+
+// layers makes a machine's root of its template and its volume. A volume holds
+// two directories of overlayfs: upper and work.
+type layers interface {
+	mapping() IDMapping
+	// prepare gets what must be done once per machine out of Start's way.
+	prepare(ctx context.Context, spec vmm.Spec, net network.Attachment) error
+	// mount mounts the root at target. It leaves no other mount.
+	mount(ctx context.Context, spec vmm.Spec, net network.Attachment, target string) error
+	// ownerOnDisk is the ID on disk of what the machine's root owns in its volume.
+	ownerOnDisk(net network.Attachment) uint32
+	// forget removes what was made for a machine beside its volume.
+	forget(ctx context.Context, machineID string) error
+	// teardown removes what is kept for later machines.
+	teardown(ctx context.Context) error
+}
+
+const (
+	upperDir = "upper"
+	workDir  = "work"
+)
+
+// chooseLayers takes the configured way, or finds out by mounting whether this
+// kernel can map IDs below an overlay.
+func (d *Driver) chooseLayers(ctx context.Context) (layers, error) {
+	mounted := &mountedLayers{volumes: d.cfg.Volumes}
+	copied := &copiedLayers{volumes: d.cfg.Volumes, log: d.log}
+	switch d.cfg.IDMapping {
+	case IDMapMount:
+		return mounted, nil
+	case IDMapCopy:
+		return copied, nil
+	}
+	err := d.tryLayers(ctx, mounted)
+	if err == nil {
+		return mounted, nil
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	d.log.Info("this host cannot map IDs below an overlay: templates are copied per machine", "reason", err)
+	return copied, nil
+}
+
+// tryLayers mounts an empty root, writes a file into it as a guest would, and
+// looks what it is on disk.
+func (d *Driver) tryLayers(ctx context.Context, l layers) (err error) {
+	// Named after the process, so that one that dies here is found and cleaned up
+	// as a machine that nobody knows.
+	id := fmt.Sprintf("probe-%d", os.Getpid())
+	p := d.cfg.paths(id)
+	defer func() {
+		err = errors.Join(err, unmountAll(p.root), os.RemoveAll(p.dir),
+			d.cfg.Volumes.Delete(context.WithoutCancel(ctx), p.volume),
+			d.cfg.Network.Release(context.WithoutCancel(ctx), id))
+	}()
+	net, err := d.cfg.Network.Acquire(ctx, id, domain.NetworkNone, "")
+	if err != nil {
+		return err
+	}
+	if err := d.cfg.Volumes.Create(ctx, p.volume, 0); err != nil {
+		return err
+	}
+	lower := filepath.Join(p.dir, "lower")
+	if err := errors.Join(os.MkdirAll(lower, 0o755), os.MkdirAll(p.root, 0o755)); err != nil {
+		return err
+	}
+	spec := vmm.Spec{MachineID: id, BuildID: id, RootFS: lower}
+	if err := l.prepare(ctx, spec, net); err != nil {
+		return err
+	}
+	if err := l.mount(ctx, spec, net, p.root); err != nil {
+		return err
+	}
+	if err := onOwnThread(func() error {
+		if err := actAs(net.IDBase); err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(p.root, "file"), []byte("x"), 0o600)
+	}); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(filepath.Join(d.cfg.Volumes.Path(p.volume), upperDir, "file"), &st); err != nil {
+		return err
+	}
+	if st.Uid != l.ownerOnDisk(net) {
+		return errors.New(errors.Unsupported, "IDs come out wrong")
+	}
+	return nil
+}
+
+// makeLayerDirs makes a volume's directories if they are not there. The upper
+// directory's owner and mode are those of the machine's "/".
+func makeLayerDirs(volume, rootFS string, owner uint32) error {
+	var root unix.Stat_t
+	if err := unix.Stat(rootFS, &root); err != nil {
+		return errors.Wrap(err, errors.NotFound, "the template's root filesystem is not there")
+	}
+	for _, dir := range []struct {
+		name string
+		mode uint32
+	}{{workDir, 0o755}, {upperDir, root.Mode & 0o7777}} {
+		path := filepath.Join(volume, dir.name)
+		switch err := unix.Mkdir(path, 0o700); err {
+		case nil:
+		case unix.EEXIST:
+			continue
+		default:
+			return fail(err, "cannot prepare the volume")
+		}
+		if err := errors.Join(unix.Lchown(path, int(owner), int(owner)), unix.Chmod(path, dir.mode)); err != nil {
+			return fail(err, "cannot prepare the volume")
+		}
+	}
+	return nil
+}
+
+// mountedLayers sees template and volume through mapped mounts; on disk a
+// file's owner is what the guest sees, whichever range the machine has.
+type mountedLayers struct{ volumes Volumes }
+
+func (l *mountedLayers) mapping() IDMapping                    { return IDMapMount }
+func (l *mountedLayers) ownerOnDisk(network.Attachment) uint32 { return 0 }
+func (l *mountedLayers) forget(context.Context, string) error  { return nil }
+func (l *mountedLayers) teardown(ctx context.Context) error {
+	return dropTemplates(ctx, l.volumes, nil)
+}
+
+func (l *mountedLayers) prepare(_ context.Context, spec vmm.Spec, _ network.Attachment) error {
+	return makeLayerDirs(l.volumes.Path(machineVolume+spec.MachineID), spec.RootFS, 0)
+}
+
+func (l *mountedLayers) mount(ctx context.Context, spec vmm.Spec, net network.Attachment, target string) error {
+	lower, err := mappedTree(spec.RootFS, net.UserNS)
+	if errors.Is(err, unix.EINVAL) {
+		// The template's file system cannot map IDs; the volumes' can.
+		var copied string
+		if copied, err = copyTemplate(ctx, l.volumes, spec); err == nil {
+			lower, err = mappedTree(copied, net.UserNS)
+		}
+	}
+	if err != nil {
+		return fail(err, "cannot map the template's IDs")
+	}
+	defer lower.Close()
+	volume, err := mappedTree(l.volumes.Path(machineVolume+spec.MachineID), net.UserNS)
+	if err != nil {
+		return fail(err, "cannot map the volume's IDs")
+	}
+	defer volume.Close()
+	o := overlay{
+		lower: fmt.Sprintf("/proc/self/fd/%d", lower.Fd()),
+		upper: fmt.Sprintf("/proc/self/fd/%d/%s", volume.Fd(), upperDir),
+		work:  fmt.Sprintf("/proc/self/fd/%d/%s", volume.Fd(), workDir),
+		owner: net, target: target, source: machineVolume + spec.MachineID,
+	}
+	return fail(o.mount(), "cannot mount the machine's root")
+}

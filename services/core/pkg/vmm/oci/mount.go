@@ -1,0 +1,146 @@
+package oci
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/network"
+	"golang.org/x/sys/unix"
+)
+
+// mappedTree is a detached clone of the mount that path is in, from path down,
+// through which IDs 0.. on disk are seen as the user namespace's on the host
+// (mount_setattr(2), MOUNT_ATTR_IDMAP). It is gone when the file is closed and
+// nothing was made of it.
+func mappedTree(path, userNS string) (*os.File, error) {
+	ns, err := os.Open(userNS)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return nil, &os.PathError{Op: "open_tree", Path: path, Err: err}
+	}
+	tree := os.NewFile(uintptr(fd), path)
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		tree.Close()
+		return nil, &os.PathError{Op: "mount_setattr", Path: path, Err: err}
+	}
+	return tree, nil
+}
+
+// attachTree mounts a detached tree at target.
+func attachTree(tree *os.File, target string) error {
+	return unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+// overlay is what an overlay mount is made of. Directories may be on detached
+// mounts, as /proc/self/fd/N/….
+type overlay struct {
+	lower, upper, work string
+	source             string // shown in mount tables
+	owner              network.Attachment
+	target             string
+}
+
+// mount mounts the overlay. Overlayfs makes its own files (work directories,
+// whiteouts) as whoever mounted it, and on a mapped upper layer only IDs of the
+// range exist; so this is done as the machine's root as far as files go, with
+// the host's capabilities, on a thread that ends afterwards.
+func (o overlay) mount() error {
+	return onOwnThread(func() error {
+		if err := actAs(o.owner.IDBase); err != nil {
+			return err
+		}
+		fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+		if err != nil {
+			return fmt.Errorf("fsopen: %w", err)
+		}
+		defer unix.Close(fs)
+		for _, option := range [][2]string{
+			{"source", o.source},
+			{"lowerdir", o.lower}, {"upperdir", o.upper}, {"workdir", o.work},
+			// Directories of the template can be renamed; files are one device.
+			{"redirect_dir", "on"}, {"xino", "auto"},
+			// Layers are shared and moved: nothing that ties them together.
+			{"index", "off"}, {"metacopy", "off"},
+		} {
+			if err := unix.FsconfigSetString(fs, option[0], option[1]); err != nil {
+				return fmt.Errorf("%s: %w%s", option[0], err, complaints(fs))
+			}
+		}
+		if err := unix.FsconfigCreate(fs); err != nil {
+			return fmt.Errorf("overlay: %w%s", err, complaints(fs))
+		}
+		mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("fsmount: %w", err)
+		}
+		defer unix.Close(mnt)
+		return unix.MoveMount(mnt, "", unix.AT_FDCWD, o.target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	})
+}
+
+// complaints reads the kernel's messages about a mount under way.
+func complaints(fs int) string {
+	var all strings.Builder
+	buf := make([]byte, 1024)
+	for {
+		n, err := unix.Read(fs, buf)
+		if err != nil || n <= 0 {
+			return all.String()
+		}
+		all.WriteString("; " + strings.TrimSpace(string(buf[:n])))
+	}
+}
+
+// onOwnThread runs f on a thread whose credentials and namespaces it may
+// change: the thread ends with it.
+func onOwnThread(f func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread is not used again
+		result <- f()
+	}()
+	return <-result
+}
+
+// actAs makes the calling thread's files belong to an ID of a machine's range
+// while it keeps its capabilities, which setfsuid(2) would take away.
+func actAs(id uint32) error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	if err := unix.Capget(&header, &caps[0]); err != nil {
+		return fmt.Errorf("capget: %w", err)
+	}
+	// The calls return the previous ID, or the one in force when they fail.
+	for _, call := range []uintptr{unix.SYS_SETFSGID, unix.SYS_SETFSUID} {
+		unix.RawSyscall(call, uintptr(id), 0, 0)
+		if now, _, _ := unix.RawSyscall(call, ^uintptr(0), 0, 0); uint32(now) != id {
+			return errors.Plain("cannot take on the machine's IDs")
+		}
+	}
+	if err := unix.Capset(&header, &caps[0]); err != nil {
+		return fmt.Errorf("capset: %w", err)
+	}
+	return nil
+}
+
+// unmountAll lets go of everything mounted at a place, now for new users and
+// as soon as the last old one leaves. Nothing mounted there is success.
+func unmountAll(target string) error {
+	for {
+		switch err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err {
+		case nil:
+		case unix.EINVAL, unix.ENOENT:
+			return nil
+		default:
+			return fail(err, "cannot unmount the machine's root")
+		}
+	}
+}

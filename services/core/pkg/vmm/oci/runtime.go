@@ -1,0 +1,147 @@
+package oci
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	runc "github.com/containerd/go-runc"
+	"golang.org/x/sys/unix"
+)
+
+// runtime is the OCI runtime's command line and what is particular about it.
+type runtime struct {
+	path    string
+	root    string // where the runtime keeps its own state
+	kind    string // runc, crun, runsc
+	version string
+	// passFD: it can hand an open descriptor to the container's first process.
+	passFD bool
+}
+
+// findRuntime resolves the configured runtime and asks it who it is.
+func findRuntime(ctx context.Context, cfg *Config) (*runtime, error) {
+	path, err := exec.LookPath(cfg.Runtime)
+	if err != nil {
+		return nil, errors.Wrap(err, errors.Unsupported, "the OCI runtime %q is not installed", cfg.Runtime).
+			WithHint("install runc, or name another runtime in the configuration")
+	}
+	if path, err = filepath.Abs(path); err != nil {
+		return nil, errors.Wrap(err, errors.Unsupported, "the OCI runtime %q cannot be found", cfg.Runtime)
+	}
+	r := &runtime{path: path, root: cfg.runtimeRoot(), passFD: true}
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	if err != nil {
+		return nil, errors.Wrap(err, errors.Unsupported, "the OCI runtime %q does not run", cfg.Runtime)
+	}
+	first, _, _ := strings.Cut(string(out), "\n")
+	r.version = strings.TrimSpace(first)
+	switch name := filepath.Base(path); {
+	case strings.HasPrefix(r.version, "runsc") || strings.HasPrefix(name, "runsc"):
+		r.kind = "runsc"
+		help, _ := exec.CommandContext(ctx, path, "help", "run").CombinedOutput()
+		r.passFD = bytes.Contains(help, []byte("-pass-fd"))
+	case strings.HasPrefix(r.version, "crun") || strings.HasPrefix(name, "crun"):
+		r.kind = "crun"
+	default:
+		r.kind = "runc"
+	}
+	return r, nil
+}
+
+// isolation is what the runtime puts between a machine and its host.
+func (r *runtime) isolation() domain.Isolation {
+	if r.kind == "runsc" {
+		return domain.IsolationGVisor
+	}
+	return domain.IsolationContainer
+}
+
+// client is the command line with a log of its own.
+func (r *runtime) client(log string) *runc.Runc {
+	return &runc.Runc{
+		Command: r.path, Root: r.root, Log: log, LogFormat: runc.JSON,
+		// A runtime that outlives us in the middle of a start would make a
+		// machine after somebody else has cleaned up; and signals to our
+		// terminal are not for it.
+		PdeathSignal: unix.SIGKILL, Setpgid: true,
+	}
+}
+
+// run starts a container and returns when its first process runs.
+func (r *runtime) run(ctx context.Context, p paths, listener *os.File) error {
+	opts := &runc.CreateOpts{PidFile: p.pidFile, Detach: true, ExtraFiles: []*os.File{listener}}
+	if r.kind == "runc" {
+		// A session keyring per container costs a quota of the mapped root and
+		// serves nothing here; the seccomp profile denies keyctl anyway.
+		opts.NoNewKeyring = true
+	}
+	if r.kind == "runsc" {
+		opts.ExtraArgs = []string{"--pass-fd", "3:3"}
+	}
+	if _, err := r.client(p.log).Run(ctx, p.container, p.bundle, opts); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return errors.Wrap(errors.Join(err, lastLogged(p.log)), errors.Internal, "the OCI runtime could not start the machine")
+	}
+	return nil
+}
+
+// remove removes what the runtime keeps of a container, running or not.
+// Nothing there is success.
+func (r *runtime) remove(ctx context.Context, p paths) error {
+	if _, err := os.Stat(filepath.Join(r.root, p.container)); os.IsNotExist(err) && r.kind != "runsc" {
+		return nil
+	}
+	log := ""
+	if _, err := os.Stat(p.bundle); err == nil {
+		log = p.log
+	}
+	if err := r.client(log).Delete(ctx, p.container, &runc.DeleteOpts{Force: true}); err != nil && ctx.Err() == nil {
+		// A container whose state was half written cannot be read by the runtime,
+		// which holds nothing but this directory besides what we clean up ourselves.
+		if err := os.RemoveAll(filepath.Join(r.root, p.container)); err != nil {
+			return fail(err, "cannot remove the OCI runtime's state")
+		}
+	}
+	return ctx.Err()
+}
+
+// containers lists what the runtime keeps, by our names.
+func (r *runtime) containers() ([]string, error) {
+	entries, err := os.ReadDir(r.root)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, 0, len(entries))
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names, nil
+}
+
+// lastLogged is the last error in the runtime's log.
+func lastLogged(log string) error {
+	raw, err := os.ReadFile(log)
+	if err != nil {
+		return nil
+	}
+	var last string
+	for line := range bytes.Lines(raw) {
+		var entry struct{ Level, Msg string }
+		if json.Unmarshal(line, &entry) == nil && entry.Level == "error" {
+			last = entry.Msg
+		}
+	}
+	if last == "" {
+		return nil
+	}
+	return errors.Plain(last)
+}

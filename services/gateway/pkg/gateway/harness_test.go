@@ -1,0 +1,250 @@
+package gateway_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/gateway/internal/fake"
+	"github.com/aetherium/aetherium/services/gateway/pkg/api"
+	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
+	"github.com/aetherium/aetherium/services/gateway/pkg/gateway"
+)
+
+// keyRing is a KeyStore in memory.
+type keyRing struct {
+	mu   sync.Mutex
+	keys map[auth.Hash]auth.Key
+}
+
+func (k *keyRing) LookupKey(_ context.Context, hash auth.Hash) (auth.Key, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if key, ok := k.keys[hash]; ok {
+		return key, nil
+	}
+	return auth.Key{}, errors.New(errors.NotFound, "no such key")
+}
+
+func (k *keyRing) TouchKeys(context.Context, map[domain.ID]time.Time) error { return nil }
+
+func (k *keyRing) mint(project domain.ID, name string, admin bool) string {
+	text, hash := auth.MintKey()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.keys[hash] = auth.Key{ID: domain.NewID(), ProjectID: project, Name: name, Hash: hash, Admin: admin}
+	return text
+}
+
+// lab is a gateway that really listens, over a fake orchestrator.
+type lab struct {
+	t       testing.TB
+	core    *fake.Orchestrator
+	gateway *gateway.Gateway
+	server  *gateway.Server
+	log     *logBuffer
+	project domain.ID
+	admin   string // keys
+	user    string // same project, no administrator
+	other   string // another project's
+	client  *http.Client
+	addr    string
+}
+
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func newLab(t testing.TB, change ...func(*gateway.Config, *gateway.Deps)) *lab {
+	t.Helper()
+	l := &lab{t: t, core: fake.New(), log: &logBuffer{}, project: domain.NewID()}
+	ring := &keyRing{keys: map[auth.Hash]auth.Key{}}
+	l.admin, l.user = ring.mint(l.project, "root", true), ring.mint(l.project, "alice", false)
+	l.other = ring.mint(domain.NewID(), "mallory", false)
+	logger := slog.New(slog.NewJSONHandler(l.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	uploads, err := api.NewUploadDir(t.TempDir(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := gateway.Config{Address: "127.0.0.1:0", Version: "1.2.3-test", StopGrace: 5 * time.Second}
+	deps := gateway.Deps{
+		VMs: l.core, Tasks: l.core, Authenticator: auth.NewKeys(ring, logger, nil), Idempotency: api.NewMemoryIdempotency(nil),
+		Uploads: uploads, Logger: logger,
+		Status: func(context.Context) (wire.Status, error) { return wire.Status{PID: 42, VMs: map[string]int{}}, nil },
+	}
+	for _, f := range change {
+		f(&config, &deps)
+	}
+	if l.gateway, err = gateway.New(config, deps); err != nil {
+		t.Fatal(err)
+	}
+	l.server = gateway.NewServer(l.gateway)
+	if err := l.server.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.addr = l.server.Addr().String()
+	dialer := &net.Dialer{}
+	transport := &http.Transport{ // every name leads to the server, as DNS for previews does
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", l.addr) },
+	}
+	l.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	t.Cleanup(func() {
+		transport.CloseIdleConnections()
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		if err := l.server.Stop(ctx); err != nil {
+			t.Errorf("stop: %v", err)
+		}
+	})
+	return l
+}
+
+// req is a request to the API; path is below its base unless it is a URL.
+type req struct {
+	method string
+	path   string
+	body   any // string or []byte as they are, io.Reader streamed, else JSON
+	key    string
+	header map[string]string
+	host   string
+}
+
+func (l *lab) request(q req) *http.Request {
+	l.t.Helper()
+	var body io.Reader
+	media := "application/json"
+	switch b := q.body.(type) {
+	case nil:
+		media = ""
+	case string:
+		body = strings.NewReader(b)
+	case []byte:
+		body, media = bytes.NewReader(b), "application/octet-stream"
+	case io.Reader:
+		body, media = b, "application/octet-stream"
+	default:
+		text, err := json.Marshal(b)
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		body = bytes.NewReader(text)
+	}
+	url := q.path
+	if !strings.HasPrefix(url, "http") {
+		url = "http://" + l.addr + wire.BasePath + q.path
+	}
+	r, err := http.NewRequestWithContext(l.t.Context(), q.method, url, body)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if media != "" {
+		r.Header.Set("Content-Type", media)
+	}
+	switch q.key {
+	case "":
+		r.Header.Set("Authorization", "Bearer "+l.admin)
+	case "none":
+	default:
+		r.Header.Set("X-API-Key", q.key)
+	}
+	for k, v := range q.header {
+		r.Header.Set(k, v)
+	}
+	r.Host = q.host
+	return r
+}
+
+func (l *lab) do(q req) (*http.Response, []byte) {
+	l.t.Helper()
+	resp, err := l.client.Do(l.request(q))
+	if err != nil {
+		l.t.Fatalf("%s %s: %v", q.method, q.path, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		l.t.Fatalf("%s %s: read: %v", q.method, q.path, err)
+	}
+	return resp, body
+}
+
+// want does a request and fails the test unless the status is as said.
+func (l *lab) want(status int, q req) (*http.Response, []byte) {
+	l.t.Helper()
+	resp, body := l.do(q)
+	if resp.StatusCode != status {
+		l.t.Fatalf("%s %s: status %d, want %d: %s", q.method, q.path, resp.StatusCode, status, body)
+	}
+	return resp, body
+}
+
+// get decodes the answer of a request.
+func get[T any](l *lab, status int, q req) T {
+	l.t.Helper()
+	_, body := l.want(status, q)
+	var v T
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&v); err != nil {
+		l.t.Fatalf("%s %s: %v in %s", q.method, q.path, err, body)
+	}
+	return v
+}
+
+// problem does a request and checks that the answer is a problem with a code.
+func (l *lab) problem(status int, code errors.Code, q req) wire.Problem {
+	l.t.Helper()
+	resp, body := l.want(status, q)
+	if ct := resp.Header.Get("Content-Type"); ct != wire.ProblemContentType {
+		l.t.Fatalf("%s %s: content type %q, want a problem: %s", q.method, q.path, ct, body)
+	}
+	var p wire.Problem
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&p); err != nil {
+		l.t.Fatalf("%s %s: %v in %s", q.method, q.path, err, body)
+	}
+	if p.Code != string(code) || p.Status != status || p.Detail == "" || p.Title == "" {
+		l.t.Fatalf("%s %s: problem %+v, want code %s", q.method, q.path, p, code)
+	}
+	if p.RequestID == "" || p.RequestID != resp.Header.Get(wire.HeaderRequestID) {
+		l.t.Fatalf("%s %s: request id %q in the body, %q in the header", q.method, q.path, p.RequestID, resp.Header.Get(wire.HeaderRequestID))
+	}
+	return p
+}
+
+func (l *lab) vm() wire.VM {
+	l.t.Helper()
+	return get[wire.VM](l, http.StatusCreated, req{method: "POST", path: "/vms", body: wire.CreateVM{}})
+}
+
+func (l *lab) start(vm string, args ...string) wire.Execution {
+	l.t.Helper()
+	return get[wire.Execution](l, http.StatusCreated, req{
+		method: "POST", path: "/vms/" + vm + "/executions", body: wire.StartExecution{Command: wire.Command{Args: args}, Stdin: true},
+	})
+}

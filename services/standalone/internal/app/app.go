@@ -1,0 +1,161 @@
+// Package app is the whole product in one process: gateway, worker, embedded
+// store and queue. Constructors with exact parameters are the wiring.
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/common/pkg/version"
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/gateway/pkg/api"
+	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
+	"github.com/aetherium/aetherium/services/gateway/pkg/gateway"
+	"github.com/aetherium/aetherium/services/standalone/internal/settings"
+)
+
+// stopLimit bounds an orderly end.
+const stopLimit = 30 * time.Second
+
+// Serve runs the server until ctx ends. ready is called once it serves.
+func Serve(ctx context.Context, s settings.Settings, log *slog.Logger, ready func() error) (err error) {
+	n, err := open(ctx, s, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	project, err := n.bootstrap(ctx)
+	if err != nil {
+		return err
+	}
+	if err := n.worker.Start(ctx); err != nil {
+		return err
+	}
+	defer func() {
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
+		defer cancel()
+		err = errors.Join(err, n.worker.Stop(stop))
+	}()
+	if err := n.ensureBase(ctx, project); err != nil {
+		return err
+	}
+	return n.serve(ctx, ready)
+}
+
+// serve runs the gateway on the started node.
+func (n *node) serve(ctx context.Context, ready func() error) (err error) {
+	authn := auth.NewKeys(keys{n.store}, n.log, nil)
+	uploads, err := api.NewUploadDir(filepath.Join(n.settings.DataDir, "uploads"), nil)
+	if err != nil {
+		return errors.Wrap(err, errors.Internal, "the upload directory cannot be made")
+	}
+	started := now()
+	var server *gateway.Server
+	g, err := gateway.New(gateway.Config{
+		Address: n.settings.Listen.Address, Hosts: n.settings.Listen.Hosts, PreviewDomain: n.settings.Listen.PreviewDomain, Version: version.Version,
+	}, gateway.Deps{
+		VMs: n.service, Tasks: n.service, Authenticator: authn, Idempotency: api.NewMemoryIdempotency(nil), Uploads: uploads, Logger: n.log,
+		Ready:  func(ctx context.Context) error { return n.store.Ping(ctx) },
+		Status: func(ctx context.Context) (wire.Status, error) { return n.status(ctx, server.URL(), started) },
+	})
+	if err != nil {
+		return err
+	}
+	server = gateway.NewServer(g)
+	if err := server.Start(ctx); err != nil {
+		return err
+	}
+	defer func() {
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
+		defer cancel()
+		err = errors.Join(err, server.Stop(stop))
+	}()
+	touch, cancel := context.WithCancel(ctx)
+	flushed := make(chan error, 1)
+	go func() { flushed <- authn.Run(touch) }()
+	defer func() {
+		cancel()
+		err = errors.Join(err, <-flushed)
+	}()
+	if err := n.announce(server.URL()); err != nil {
+		return err
+	}
+	n.log.Info("serving", "url", server.URL(), "key_file", n.settings.KeyFile(), "version", version.Version)
+	if err := ready(); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-server.Done():
+		return server.Err()
+	}
+}
+
+// announce writes the files by which the command line finds the server.
+func (n *node) announce(url string) error {
+	text, err := json.Marshal(map[string]string{"url": url, "key_file": n.settings.KeyFile()})
+	if err != nil {
+		return errors.Wrap(err, errors.Internal, "the server cannot be announced")
+	}
+	file := n.settings.ClientFile()
+	tmp := file + ".tmp"
+	if err := os.WriteFile(tmp, append(text, '\n'), 0o644); err != nil { //nolint:gosec // it holds no secret
+		return errors.Wrap(err, errors.Internal, "the server cannot be announced")
+	}
+	return os.Rename(tmp, file)
+}
+
+func (n *node) status(ctx context.Context, url string, started time.Time) (wire.Status, error) {
+	s := wire.Status{
+		Version: version.Version, PID: os.Getpid(), URL: url, DataDir: n.settings.DataDir, StartedAt: started, UptimeMS: time.Since(started).Milliseconds(),
+	}
+	err := n.store.View(ctx, func(tx storage.Tx) error {
+		counts, err := tx.VMs().Count(ctx, storage.System)
+		if err != nil {
+			return err
+		}
+		s.VMs = make(map[string]int, len(counts))
+		for state, c := range counts {
+			s.VMs[string(state)] = int(c)
+		}
+		workers, err := tx.Workers().All(ctx)
+		s.Workers = len(workers)
+		return err
+	})
+	return s, err
+}
+
+// Down ends every VM that runs, and removes everything of this installation
+// from the host but the data directory. No server may run.
+func Down(ctx context.Context, s settings.Settings, log *slog.Logger) (err error) {
+	if _, serr := os.Stat(filepath.Join(s.DataDir, "aetherium.db")); os.IsNotExist(serr) {
+		return nil // nothing was ever made
+	}
+	n, err := open(ctx, s, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	if err := n.worker.Start(ctx); err != nil {
+		return err
+	}
+	if err := n.worker.Drain(ctx, "shutdown"); err != nil {
+		return err
+	}
+	if err := n.worker.Stop(ctx); err != nil {
+		return err
+	}
+	if t, ok := n.driver.(vmm.Teardowner); ok {
+		return t.Teardown(ctx)
+	}
+	return nil
+}
+

@@ -1,0 +1,184 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/libs/types/pkg/events"
+	"github.com/aetherium/aetherium/services/core/pkg/image"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
+)
+
+// firstKeyName is the name of the key that is made at the first start.
+const firstKeyName = "first key"
+
+// bootstrap makes what there must be from the first start: the default
+// project, a key, and the task that makes the base template. It returns the
+// project. Doing it again changes nothing.
+func (n *node) bootstrap(ctx context.Context) (domain.ID, error) {
+	project, err := n.ensureProject(ctx)
+	if err != nil {
+		return "", err
+	}
+	if err := n.ensureKey(ctx, project); err != nil {
+		return "", err
+	}
+	return project, nil
+}
+
+func (n *node) ensureProject(ctx context.Context) (domain.ID, error) {
+	var id domain.ID
+	err := n.store.Update(ctx, func(tx storage.Tx) error {
+		p, err := tx.Projects().ByName(ctx, domain.DefaultProjectName)
+		if errors.HasCode(err, errors.NotFound) {
+			p = &domain.Project{ID: domain.NewID(), Name: domain.DefaultProjectName, CreatedAt: now()}
+			err = tx.Projects().Insert(ctx, p)
+		}
+		if err != nil {
+			return err
+		}
+		id = p.ID
+		return nil
+	})
+	return id, err
+}
+
+// ensureKey mints the first key into its file, and stores the hash of whatever
+// key the file holds: a lost row comes back, a lost file becomes a new key.
+func (n *node) ensureKey(ctx context.Context, project domain.ID) error {
+	file := n.settings.KeyFile()
+	text, minted, err := auth.EnsureKeyFile(file)
+	if err != nil {
+		return err
+	}
+	if err := giveToCaller(file); err != nil {
+		return err
+	}
+	if minted {
+		n.log.Info("an API key was made", "file", file)
+	}
+	return n.store.Update(ctx, func(tx storage.Tx) error {
+		hash := auth.HashKey(text)
+		_, err := tx.Keys().ByHash(ctx, hash)
+		if !errors.HasCode(err, errors.NotFound) {
+			return err
+		}
+		return tx.Keys().Insert(ctx, &domain.APIKey{
+			ID: domain.NewID(), ProjectID: project, Name: firstKeyName, Prefix: text[:len(auth.KeyPrefix)+4],
+			Hash: hash, Scopes: []string{"admin"}, CreatedAt: now(),
+		})
+	})
+}
+
+// giveToCaller lets the user who started the server by sudo read a file that
+// only root could read otherwise.
+func giveToCaller(file string) error {
+	uid, err := strconv.Atoi(os.Getenv("SUDO_UID"))
+	if err != nil || os.Geteuid() != 0 {
+		return nil //nolint:nilerr // not started by sudo
+	}
+	if err := os.Chown(file, uid, -1); err != nil {
+		return errors.Wrap(err, errors.Internal, "the file %s cannot be given to the user %d", file, uid)
+	}
+	return nil
+}
+
+// ensureBase sees to it that the base template exists or is being made.
+func (n *node) ensureBase(ctx context.Context, project domain.ID) error {
+	if n.settings.Base.Skip {
+		return nil
+	}
+	var task *domain.Task
+	err := n.store.Update(ctx, func(tx storage.Tx) error {
+		tmpl, err := tx.Templates().ByName(ctx, project, image.BaseTemplate)
+		if errors.HasCode(err, errors.NotFound) {
+			tmpl = &domain.Template{
+				ID: domain.NewID(), ProjectID: project, Name: image.BaseTemplate, Tags: map[string]domain.ID{}, Public: true,
+				CreatedAt: now(), UpdatedAt: now(),
+			}
+			err = tx.Templates().Insert(ctx, tmpl)
+		}
+		if err != nil || tmpl.Tags[domain.DefaultTag] != "" {
+			return err
+		}
+		open, err := tx.Builds().List(ctx, storage.BuildFilter{
+			ProjectID: project, TemplateID: tmpl.ID, States: []domain.BuildState{domain.BuildWaiting, domain.BuildBuilding},
+		})
+		if err != nil || len(open.Items) > 0 {
+			return err // the worker takes its task up
+		}
+		task, err = n.baseTask(ctx, tx, tmpl)
+		return err
+	})
+	if err == nil && task != nil {
+		n.worker.RunTask(task.ID)
+	}
+	return err
+}
+
+func (n *node) baseTask(ctx context.Context, tx storage.Tx, tmpl *domain.Template) (*domain.Task, error) {
+	args, err := json.Marshal(service.BuildArgs{Template: tmpl.ID, Tags: []string{domain.DefaultTag}, Base: true})
+	if err != nil {
+		return nil, errors.Wrap(err, errors.Internal, "the base template's build cannot be described")
+	}
+	at := now()
+	build := &domain.Build{
+		ID: domain.NewID(), ProjectID: tmpl.ProjectID, TemplateID: tmpl.ID, State: domain.BuildWaiting, Platform: platform(),
+		Source: n.images.BaseSource(), CreatedAt: at,
+	}
+	if err := tx.Builds().Insert(ctx, build); err != nil {
+		return nil, err
+	}
+	task := &domain.Task{
+		ID: domain.NewID(), ProjectID: tmpl.ProjectID, Kind: service.TaskBuild, Subject: build.ID, State: domain.TaskPending,
+		Args: args, MaxAttempts: 1, CreatedAt: at, UpdatedAt: at, RunAt: at,
+	}
+	if err := tx.Tasks().Insert(ctx, task); err != nil {
+		return nil, err
+	}
+	return task, tx.Outbox().Append(ctx, events.Task(events.TaskCreated, task, at))
+}
+
+func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
+
+// keys lets the gateway look keys up in the store.
+type keys struct{ store storage.Store }
+
+var _ auth.KeyStore = keys{}
+
+// LookupKey implements auth.KeyStore.
+func (k keys) LookupKey(ctx context.Context, hash auth.Hash) (auth.Key, error) {
+	var row *domain.APIKey
+	err := k.store.View(ctx, func(tx storage.Tx) (err error) {
+		row, err = tx.Keys().ByHash(ctx, hash)
+		return err
+	})
+	if err != nil {
+		return auth.Key{}, err
+	}
+	key := auth.Key{ID: row.ID, ProjectID: row.ProjectID, Name: row.Name, Hash: row.Hash, ExpiresAt: row.ExpiresAt, RevokedAt: row.RevokedAt}
+	for _, scope := range row.Scopes {
+		key.Admin = key.Admin || scope == "admin"
+	}
+	return key, nil
+}
+
+// TouchKeys implements auth.KeyStore.
+func (k keys) TouchKeys(ctx context.Context, lastUsed map[domain.ID]time.Time) error {
+	return k.store.Update(ctx, func(tx storage.Tx) error {
+		for id, at := range lastUsed {
+			if err := tx.Keys().Used(ctx, id, at.UTC().Truncate(time.Microsecond)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+

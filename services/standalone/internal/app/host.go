@@ -1,0 +1,64 @@
+package app
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/standalone/internal/settings"
+)
+
+// capacity is what this host gives to VMs: its cores, its memory, and the
+// space that is free for VM data.
+func capacity(s settings.Settings) (domain.Resources, error) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return domain.Resources{}, errors.Wrap(err, errors.Internal, "the host's memory is not known")
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(s.DataDir, &fs); err != nil {
+		return domain.Resources{}, errors.Wrap(err, errors.Internal, "the free space of the data directory is not known")
+	}
+	return domain.Resources{
+		MilliCPU:    int64(runtime.NumCPU()) * 1000,
+		MemoryBytes: int64(info.Totalram) * int64(info.Unit),
+		DiskBytes:   int64(fs.Bavail) * fs.Bsize,
+		PIDs:        1 << 22,
+	}, nil
+}
+
+// instanceID tells this installation from others on the host; it is made once
+// and kept in the store. Twelve characters: it goes into interface and cgroup names.
+func instanceID(ctx context.Context, store storage.Store) (string, error) {
+	var id string
+	err := store.Update(ctx, func(tx storage.Tx) (err error) {
+		id, err = tx.Settings().Init(ctx, storage.SettingInstanceID, string(domain.NewID()[:12]))
+		return err
+	})
+	return id, err
+}
+
+// runtimeDir is where what a reboot ends is kept.
+func runtimeDir(s settings.Settings, instance string) string {
+	if s.RuntimeDir != "" {
+		return s.RuntimeDir
+	}
+	return filepath.Join("/run", "aetherium-"+instance)
+}
+
+// platform is what VMs of the host's own kind run.
+func platform() string { return runtime.GOOS + "/" + runtime.GOARCH }
+
+func hostname() string {
+	name, err := os.Hostname()
+	if err != nil || name == "" {
+		return "localhost"
+	}
+	return name
+}

@@ -1,0 +1,209 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/common/pkg/seal"
+	"github.com/aetherium/aetherium/libs/common/pkg/version"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/disk"
+	"github.com/aetherium/aetherium/services/core/pkg/image"
+	"github.com/aetherium/aetherium/services/core/pkg/journal"
+	"github.com/aetherium/aetherium/services/core/pkg/network"
+	"github.com/aetherium/aetherium/services/core/pkg/queue/memory"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/oci"
+	"github.com/aetherium/aetherium/services/core/pkg/watch"
+	"github.com/aetherium/aetherium/services/core/pkg/worker"
+	"github.com/aetherium/aetherium/services/standalone/internal/settings"
+)
+
+// node is everything below the gateway: store, drivers, worker and service.
+type node struct {
+	settings settings.Settings
+	log      *slog.Logger
+	store    storage.Store
+	images   *image.Store
+	journals *journal.Store
+	network  *network.Manager
+	disk     *disk.Pool
+	driver   vmm.Driver
+	worker   *worker.Worker
+	service  *service.Service
+	changes  *watch.Hub[domain.ID]
+
+	closers []closer // in the order they were opened
+}
+
+type closer struct {
+	name string
+	do   func() error
+}
+
+func (n *node) opened(name string, do func() error) { n.closers = append(n.closers, closer{name, do}) }
+
+// open opens everything; on an error what was opened is closed again.
+func open(ctx context.Context, s settings.Settings, log *slog.Logger) (n *node, err error) {
+	n = &node{settings: s, log: log, changes: new(watch.Hub[domain.ID])}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.close())
+		}
+	}()
+	if err := os.MkdirAll(s.DataDir, 0o711); err != nil { //nolint:gosec // the mapped roots of VMs walk through it
+		return n, errors.Wrap(err, errors.Internal, "the data directory %s cannot be made", s.DataDir)
+	}
+	if n.store, err = sqlite.Open(ctx, filepath.Join(s.DataDir, "aetherium.db"), sqlite.Options{Logger: log}); err != nil {
+		return n, err
+	}
+	n.opened("store", n.store.Close)
+	if n.journals, err = journal.OpenStore(filepath.Join(s.DataDir, "journals"), journal.Options{MaxBytes: int64(s.Keep.Journal)}); err != nil {
+		return n, err
+	}
+	n.opened("journals", n.journals.Close)
+	if n.images, err = image.Open(image.Config{Dir: filepath.Join(s.DataDir, "images"), Logger: log, BaseImage: s.Base.Image}); err != nil {
+		return n, err
+	}
+	n.opened("images", n.images.Close)
+	if err := n.openDriver(ctx); err != nil {
+		return n, err
+	}
+	return n, n.assemble(ctx)
+}
+
+// openDriver opens network, disk and the oci driver on them.
+func (n *node) openDriver(ctx context.Context) error {
+	s := n.settings
+	instance, err := instanceID(ctx, n.store)
+	if err != nil {
+		return err
+	}
+	run := runtimeDir(s, instance)
+	cfg := network.Config{
+		Instance: instance, RuntimeDir: filepath.Join(run, "net"), NetdPath: filepath.Join(s.BinDir, "aetherium-netd"),
+		PoolNone: s.Network.Pool, PoolNAT: s.Network.Pool, Log: n.log,
+	}
+	if err := n.networkSettings(&cfg); err != nil {
+		return err
+	}
+	if n.network, err = network.Open(ctx, cfg); err != nil {
+		return err
+	}
+	n.opened("network", n.network.Close)
+	if n.disk, err = disk.Open(ctx, disk.Config{Dir: s.DataDir, Size: int64(s.Disk.Size), Logger: n.log}); err != nil {
+		return err
+	}
+	n.opened("disk", n.disk.Close)
+	n.log.Info("VM data", "backend", n.disk.Backend(), "quotas_enforced", n.disk.Enforced())
+	driver, err := oci.New(ctx, oci.Config{
+		Instance: instance, StateDir: filepath.Join(s.DataDir, "oci"), RuntimeDir: run, Runtime: s.OCI.Runtime,
+		AgentPath: filepath.Join(s.BinDir, "fc-agent"), Network: n.network, Volumes: n.disk, Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.driver = driver
+	return nil
+}
+
+func (n *node) networkSettings(cfg *network.Config) error {
+	s := n.settings.Network
+	if s.Subnet != "" {
+		p, err := netip.ParsePrefix(s.Subnet)
+		if err != nil {
+			return errors.Wrap(err, errors.InvalidArgument, "%q is not a network", s.Subnet).WithField("network.subnet")
+		}
+		cfg.Subnets = []netip.Prefix{p}
+	}
+	for _, text := range s.Allow {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return errors.Wrap(err, errors.InvalidArgument, "%q is not a network", text).WithField("network.allow")
+		}
+		cfg.AllowCIDRs = append(cfg.AllowCIDRs, p)
+	}
+	for _, text := range s.Resolvers {
+		a, err := netip.ParseAddrPort(text)
+		if err != nil {
+			return errors.Wrap(err, errors.InvalidArgument, "%q is not an address with a port", text).WithField("network.resolvers")
+		}
+		cfg.Resolvers = append(cfg.Resolvers, a)
+	}
+	return nil
+}
+
+// assemble puts worker and service on what is open.
+func (n *node) assemble(ctx context.Context) error {
+	s := n.settings
+	ring, err := keyring(s)
+	if err != nil {
+		return err
+	}
+	sealer := seal.New(ring)
+	room, err := capacity(s)
+	if err != nil {
+		return err
+	}
+	n.worker = worker.New(worker.Config{
+		Name: hostname(), Version: version.Version, Platform: platform(), Capacity: room, DataDir: s.DataDir,
+		KeepTombstones: time.Duration(s.Keep.Tombstones), KeepTasks: time.Duration(s.Keep.Tasks), KeepEvents: time.Duration(s.Keep.Events),
+	}, worker.Deps{
+		Store: n.store, Drivers: map[string]vmm.Driver{"oci": n.driver}, Images: n.images, Journals: n.journals,
+		Sealer: sealer, Queue: memory.New(64, n.log), Changes: n.changes, Log: n.log,
+	})
+	n.service = service.New(service.Config{
+		DefaultTemplate: s.VM.Template, DefaultDriver: s.VM.Driver, DefaultNetwork: domain.NetworkMode(s.VM.Network),
+		Defaults: domain.Resources{
+			MilliCPU: s.VM.MilliCPU, MemoryBytes: int64(s.VM.Memory), DiskBytes: int64(s.VM.Disk), PIDs: s.VM.PIDs,
+		},
+		DefaultTimeout: time.Duration(s.VM.Timeout), MaxTimeout: time.Duration(s.VM.MaxTimeout), Platform: platform(),
+		KeepTombstones: time.Duration(s.Keep.Tombstones),
+		Overcommit:     service.Overcommit{CPU: s.Overcommit.CPU, Memory: s.Overcommit.Memory, Disk: s.Overcommit.Disk},
+	}, service.Deps{Store: n.store, Nodes: oneNode{n.worker}, Sealer: sealer, Changes: n.changes, Log: n.log})
+	return nil
+}
+
+// keyVariable holds the key-encryption keys where they shall not be in a file.
+const keyVariable = "AETHERIUM_SEAL_KEYS"
+
+func keyring(s settings.Settings) (seal.Keyring, error) {
+	if text := os.Getenv(keyVariable); text != "" {
+		return seal.Parse(text)
+	}
+	return seal.LoadFile(filepath.Join(s.DataDir, "seal.key"))
+}
+
+// close closes what open opened, last first.
+func (n *node) close() error {
+	var errs []error
+	for i := len(n.closers) - 1; i >= 0; i-- {
+		if err := n.closers[i].do(); err != nil {
+			errs = append(errs, errors.Wrap(err, errors.Internal, "closing the %s", n.closers[i].name))
+		}
+	}
+	n.closers = nil
+	return errors.Join(errs...)
+}
+
+// oneNode is the fleet of a single process.
+type oneNode struct{ worker *worker.Worker }
+
+// Node implements service.Nodes.
+func (o oneNode) Node(id domain.ID) (service.Node, error) {
+	if id != o.worker.ID() {
+		return nil, errors.New(errors.Unavailable, "the worker %s is not this one", id)
+	}
+	return o.worker, nil
+}
+
+// Any implements service.Nodes.
+func (o oneNode) Any() (service.Node, error) { return o.worker, nil }
