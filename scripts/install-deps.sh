@@ -72,6 +72,9 @@ there() {
   esac
 }
 
+# candidate PACKAGE: apt knows a version of it.
+candidate() { [ -n "$(apt-cache --quiet=2 madison "$1" 2>/dev/null)" ]; }
+
 # missing COLUMN prints the packages, in the distribution of that column, of
 # what is not there; for "-" the thing itself, marked with "?".
 missing() {
@@ -80,6 +83,8 @@ missing() {
     [ -n "$what" ] || continue
     there "$what" && continue
     name=$(awk -v n="$1" '{print $n}' <<<"$names")
+    # Newer Debian releases have the client in a package of its own.
+    if [ "$what" = docker ] && [ "$name" = docker.io ] && candidate docker-cli; then name=docker-cli; fi
     if [ "$name" = - ]; then echo "?$what"; else echo "$name"; fi
   done <<<"$table" | sort -u
 }
@@ -147,7 +152,7 @@ install() { apt install -y --no-install-recommends -o Dpkg::Options::=--force-co
 known() {
   local p
   for p in "${packages[@]}"; do
-    [ -n "$(apt-cache --quiet=2 madison "$p" 2>/dev/null)" ] || return 1
+    candidate "$p" || return 1
   done
 }
 
@@ -156,6 +161,7 @@ updated=
 if ! known; then
   apt update || true # one broken source must not matter if the others have it all
   updated=1
+  mapfile -t packages < <(missing 1 | grep -v '^?' || true)
 fi
 if ! install; then
   # Lists may be older than the mirror; when they are fresh, it is something else.

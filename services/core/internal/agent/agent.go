@@ -122,7 +122,7 @@ func (a *Agent) serve(ctx context.Context, l net.Listener, h http.Handler) error
 		ReadHeaderTimeout: headerTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
-		BaseContext:       func(net.Listener) context.Context { return ctx },
+		BaseContext:       func(net.Listener) context.Context { return files.WithLifetime(ctx) },
 		ErrorLog:          log.New(logWriter{a.log}, "", 0),
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })

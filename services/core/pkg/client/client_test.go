@@ -42,7 +42,7 @@ func TestCreatesOnce(t *testing.T) {
 	}
 	c.Close()
 	s.Kill()
-	s.ChopAfter = 2500
+	s.Chop(2500)
 	s.Start()
 	const n = 25
 	for range n {
@@ -132,10 +132,10 @@ func TestAnswersThatAreNotOurs(t *testing.T) {
 
 func TestDownloadGoesOnWhereItBroke(t *testing.T) {
 	t.Parallel()
-	s := apifake.New(t)
-	s.FileBytes = make([]byte, 5<<20)
-	_, _ = rand.NewChaCha8([32]byte{2}).Read(s.FileBytes)
-	s.ChopAfter = 1 << 20
+	big := make([]byte, 5<<20)
+	_, _ = rand.NewChaCha8([32]byte{2}).Read(big)
+	s := apifake.New(t, func(s *apifake.Server) { s.FileBytes = big })
+	s.Chop(1 << 20)
 	c := connect(t, s)
 	var got bytes.Buffer
 	var n int64
@@ -146,7 +146,7 @@ func TestDownloadGoesOnWhereItBroke(t *testing.T) {
 		}
 		got.Reset()
 	}
-	if err != nil || n != int64(len(s.FileBytes)) || sha256.Sum256(got.Bytes()) != sha256.Sum256(s.FileBytes) {
+	if err != nil || n != int64(len(big)) || sha256.Sum256(got.Bytes()) != sha256.Sum256(big) {
 		t.Errorf("%d bytes, %v", n, err)
 	}
 	ranged := 0

@@ -79,8 +79,11 @@ func (c *Client) eventStream(ctx context.Context, after *int64, take func(api.Ev
 			Code    string `json:"code"`
 			Message string `json:"message"`
 		}
-		if kind != websocket.MessageText || json.Unmarshal(text, &m) != nil {
+		if kind != websocket.MessageText {
 			return protocolError("something else than an event")
+		}
+		if json.Unmarshal(text, &m) != nil {
+			return truncated()
 		}
 		if m.Type == api.ControlError && m.Code != "" {
 			return errors.New(errors.Code(m.Code), "%s", m.Message)

@@ -50,7 +50,7 @@ func (c *Client) SignalExecution(ctx context.Context, id, signal string) error {
 // waiting for more.
 func (c *Client) Output(ctx context.Context, id string, offset int64) iter.Seq2[api.OutputEvent, error] {
 	return func(yield func(api.OutputEvent, error) bool) {
-		resp, err := c.send(ctx, get("executions", id, "output").
+		resp, err := c.open(ctx, get("executions", id, "output").
 			param("offset", strconv.FormatInt(offset, 10)).with("Accept", "application/x-ndjson"))
 		if err != nil {
 			yield(api.OutputEvent{}, err)

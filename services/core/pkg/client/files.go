@@ -73,7 +73,7 @@ func (c *Client) readRest(ctx context.Context, f File, sink *countingWriter, eta
 	if sink.n > 0 {
 		cl = cl.with("Range", fmt.Sprintf("bytes=%d-", sink.n)).with("If-Range", *etag)
 	}
-	resp, err := c.send(ctx, cl)
+	resp, err := c.open(ctx, cl)
 	if err != nil {
 		if sink.n > 0 && errors.HasCode(err, errors.OutOfRange) {
 			return changed(f)
@@ -109,7 +109,7 @@ func (c *Client) WriteFile(ctx context.Context, f File, r io.Reader, size int64,
 // ReadTar opens a tar stream of a directory tree; the names in it are
 // relative to the directory. The caller closes it.
 func (c *Client) ReadTar(ctx context.Context, f File) (io.ReadCloser, error) {
-	resp, err := c.send(ctx, f.call(http.MethodGet, "tar").repeatable())
+	resp, err := c.open(ctx, f.call(http.MethodGet, "tar").repeatable())
 	if err != nil {
 		return nil, err
 	}

@@ -77,7 +77,7 @@ func (c *Client) FollowBuildLog(ctx context.Context, build string, w io.Writer) 
 }
 
 func (c *Client) buildLog(ctx context.Context, build string, sink *countingWriter) error {
-	resp, err := c.send(ctx, get("templates", "builds", build, "log").
+	resp, err := c.open(ctx, get("templates", "builds", build, "log").
 		param("follow", "true").param("offset", strconv.FormatInt(sink.n, 10)))
 	if err != nil {
 		return err

@@ -75,23 +75,34 @@ func (cl call) repeatable() call {
 	return cl
 }
 
-// send makes a request and returns an answer of status 2xx, whose body the
-// caller closes. Anything else is an error.
-func (c *Client) send(ctx context.Context, cl call) (*http.Response, error) {
+// send makes a request and hands an answer of status 2xx to take, which reads
+// its body. Anything else is an error. A request that is safe to repeat is
+// repeated, also when its answer broke off: take then starts anew.
+func (c *Client) send(ctx context.Context, cl call, take func(*http.Response) error) error {
 	var payload []byte
 	if cl.body != nil {
 		var err error
 		if payload, err = json.Marshal(cl.body); err != nil {
-			return nil, errors.Wrap(err, errors.InvalidArgument, "the request cannot be written as JSON")
+			return errors.Wrap(err, errors.InvalidArgument, "the request cannot be written as JSON")
 		}
 	}
 	for b := c.backoff(); ; {
 		resp, err := c.once(ctx, cl, payload)
 		if err == nil {
-			return resp, nil
+			err = errors.Join(take(resp), resp.Body.Close())
 		}
-		if !cl.safe || cl.stream != nil || !c.worthRepeating(ctx, err) || !b.wait(ctx, err) {
-			return nil, err
+		if err == nil || !cl.safe || cl.stream != nil || !c.worthRepeating(ctx, err) || !b.wait(ctx, err) {
+			return err
+		}
+	}
+}
+
+// open makes a request and returns its answer, whose body the caller closes.
+func (c *Client) open(ctx context.Context, cl call) (*http.Response, error) {
+	for b := c.backoff(); ; {
+		resp, err := c.once(ctx, cl, nil)
+		if err == nil || !cl.safe || cl.stream != nil || !c.worthRepeating(ctx, err) || !b.wait(ctx, err) {
+			return resp, err
 		}
 	}
 }
@@ -180,40 +191,35 @@ func reason(err error) string {
 }
 
 // fetch makes a request and decodes its JSON answer.
-func fetch[T any](ctx context.Context, c *Client, cl call) (T, error) {
-	var out T
-	resp, err := c.send(ctx, cl.with("Accept", "application/json"))
-	if err != nil {
-		return out, err
-	}
-	return decode[T](ctx, c, resp)
+func fetch[T any](ctx context.Context, c *Client, cl call) (out T, err error) {
+	err = c.send(ctx, cl.with("Accept", "application/json"), func(resp *http.Response) error {
+		out, err = decode[T](ctx, c, resp)
+		return err
+	})
+	return out, err
 }
 
 func decode[T any](ctx context.Context, c *Client, resp *http.Response) (T, error) {
 	var out T
-	defer func() { _ = resp.Body.Close() }()
 	body := &io.LimitedReader{R: resp.Body, N: maxJSONBytes + 1}
-	dec := json.NewDecoder(body)
-	if err := dec.Decode(&out); err != nil {
-		if body.N <= 0 {
-			return out, errors.New(errors.TooLarge, "the server's answer is larger than %d MiB", maxJSONBytes>>20)
-		}
-		if ctx.Err() != nil {
-			return out, c.unreachable(ctx, err)
-		}
+	raw, err := io.ReadAll(body)
+	switch {
+	case body.N <= 0:
+		return out, errors.New(errors.TooLarge, "the server's answer is larger than %d MiB", maxJSONBytes>>20)
+	case err != nil:
+		return out, c.unreachable(ctx, err)
+	}
+	if err := json.Unmarshal(raw, &out); err != nil {
 		return out, errors.Wrap(err, errors.Internal, "the server's answer is not what its API promises").
 			WithHint("is %s an Aetherium server of this version?", c.origin)
 	}
-	_, _ = io.Copy(io.Discard, io.LimitReader(body, 4<<10)) // so that the connection is used again
 	return out, nil
 }
 
 // perform makes a request whose answer has nothing to tell.
 func (c *Client) perform(ctx context.Context, cl call) error {
-	resp, err := c.send(ctx, cl)
-	if err != nil {
-		return err
-	}
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 4<<10))
-	return resp.Body.Close()
+	return c.send(ctx, cl, func(resp *http.Response) error {
+		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 4<<10)) // so that the connection is used again
+		return nil
+	})
 }

@@ -206,7 +206,10 @@ func (s *Stream) read(ctx context.Context) (*StreamEvent, error) {
 // would leave a hole is asked for again.
 func (s *Stream) output(frame []byte) (*StreamEvent, error) {
 	kind, offset, data, err := api.ParseFrame(frame)
-	if err != nil || offset < 0 || (kind != api.FrameStdout && kind != api.FrameStderr && kind != api.FramePTY) {
+	if err != nil {
+		return nil, truncated()
+	}
+	if offset < 0 || (kind != api.FrameStdout && kind != api.FrameStderr && kind != api.FramePTY) {
 		return nil, protocolError("a frame of an unknown kind")
 	}
 	if offset > s.next {
@@ -256,10 +259,18 @@ func protocolError(what string) error {
 	return errors.New(errors.Internal, "the server sent %s", what).WithHint("are client and server of the same version?")
 }
 
+// truncated is a frame that is not whole: the connection broke within it. The
+// WebSocket library tells the end of a broken connection and the end of a
+// frame alike. (Output that was cut short is as good as a shorter frame: the
+// rest comes over the next connection.)
+func truncated() error {
+	return errors.Wrap(&lostError{io.ErrUnexpectedEOF}, errors.Unavailable, "the connection broke within a message")
+}
+
 func parseControl(text []byte) (api.ServerControl, error) {
 	var m api.ServerControl
 	if err := json.Unmarshal(text, &m); err != nil {
-		return m, protocolError("a control frame that is no JSON")
+		return m, truncated()
 	}
 	return m, nil
 }

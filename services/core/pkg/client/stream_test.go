@@ -73,7 +73,7 @@ func seq(n int) []byte {
 func TestOutputSurvivesBrokenConnections(t *testing.T) {
 	t.Parallel()
 	s := apifake.New(t)
-	s.ChopAfter = 150 << 10
+	s.Chop(150 << 10)
 	c := connect(t, s)
 	stream, err := c.Start(t.Context(), "web", sh("seq 1 150000; seq 1 50000 >&2; exit 7"), client.StreamOptions{})
 	if err != nil {
@@ -100,7 +100,7 @@ func TestOutputSurvivesBrokenConnections(t *testing.T) {
 func TestInputSurvivesBrokenConnections(t *testing.T) {
 	t.Parallel()
 	s := apifake.New(t)
-	s.ChopAfter = 200 << 10
+	s.Chop(200 << 10)
 	c := connect(t, s)
 	req := sh("cat")
 	req.Stdin = true
@@ -139,7 +139,7 @@ func TestInputSurvivesBrokenConnections(t *testing.T) {
 func TestStartsOnce(t *testing.T) {
 	t.Parallel()
 	s := apifake.New(t)
-	s.ChopAfter = 1200 // many connections break during the handshake or the start
+	s.Chop(1200) // many connections break during the handshake or the start
 	c := connect(t, s)
 	for i := range 20 {
 		stream, err := c.Start(t.Context(), "web", sh("echo hello"), client.StreamOptions{})
@@ -162,8 +162,7 @@ func TestStartsOnce(t *testing.T) {
 func TestServerKilledAndStartedAgain(t *testing.T) {
 	t.Parallel()
 	for _, tell := range []bool{true, false} {
-		s := apifake.New(t)
-		s.TellStdin = tell
+		s := apifake.New(t, func(s *apifake.Server) { s.TellStdin = tell })
 		c := connect(t, s)
 		req := sh("cat")
 		req.Stdin = true
@@ -343,7 +342,7 @@ func TestRefusals(t *testing.T) {
 			_, err := c.Attach(t.Context(), "aaaaaaaaaaaaaaaaaaaa", client.StreamOptions{})
 			return err
 		}},
-		{"a name that climbs", "", errors.NotFound, func() error {
+		{"a name that climbs", "vm", errors.NotFound, func() error {
 			_, err := c.VM(t.Context(), "../status")
 			return err
 		}},

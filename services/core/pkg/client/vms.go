@@ -23,17 +23,18 @@ func (c *Client) CreateVM(ctx context.Context, req api.CreateVM) (api.VM, error)
 // CreateVMOnce is CreateVM with a key of the caller's: the same key and
 // request yield the same VM, however often they are sent.
 func (c *Client) CreateVMOnce(ctx context.Context, key string, req api.CreateVM) (api.VM, error) {
-	resp, err := c.send(ctx, post(req, "vms").keyed(key))
-	if err != nil {
-		return api.VM{}, err
-	}
-	if resp.StatusCode != http.StatusAccepted {
-		return decode[api.VM](ctx, c, resp)
-	}
-	// The server's wait was over before the VM was ready.
-	accepted, err := decode[api.Accepted](ctx, c, resp)
-	if err != nil {
-		return api.VM{}, err
+	var vm api.VM
+	var accepted api.Accepted
+	err := c.send(ctx, post(req, "vms").keyed(key), func(resp *http.Response) (err error) {
+		if resp.StatusCode == http.StatusAccepted { // the server's wait was over before the VM was ready
+			accepted, err = decode[api.Accepted](ctx, c, resp)
+			return err
+		}
+		vm, err = decode[api.VM](ctx, c, resp)
+		return err
+	})
+	if err != nil || accepted.Task.ID == "" {
+		return vm, err
 	}
 	if _, err := c.WaitTask(ctx, accepted.Task.ID); err != nil {
 		return api.VM{}, err

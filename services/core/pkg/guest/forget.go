@@ -11,8 +11,13 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/guest/internal/backoff"
 )
 
-// maxForget bounds one request.
-const maxForget = 256
+const (
+	// maxForget bounds one request.
+	maxForget = 256
+	// forgetAfter is how long ends are gathered: short commands come in rows, and
+	// the next one is not to share the processor with the forgetting of the last.
+	forgetAfter = 50 * time.Millisecond
+)
 
 // forgetter tells the agent which ends are stored. It works while there is
 // something to tell, many at once, beside the executions.
@@ -54,6 +59,13 @@ func (f *forgetter) take() []string {
 
 func (f *forgetter) run() {
 	wait := backoff.New(50*time.Millisecond, 5*time.Second)
+	gather := time.NewTimer(forgetAfter)
+	defer gather.Stop()
+	select {
+	case <-gather.C:
+	case <-f.s.gone:
+	case <-f.s.ctx.Done():
+	}
 	for batch := f.take(); len(batch) > 0; batch = f.take() {
 		for f.s.ctx.Err() == nil && !f.s.isGone() {
 			c := f.s.cfg.Client

@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -297,8 +298,11 @@ func registryError(ctx context.Context, err error, ref name.Reference) error {
 	if strings.Contains(err.Error(), "no child with platform") {
 		return errors.Wrap(err, errors.NotFound, "%s is not made for %s", ref.Name(), platform()).WithField("source.image")
 	}
-	if strings.Contains(err.Error(), "error verifying") {
-		return errors.Wrap(err, errors.Unavailable, "what %s sent does not have the digest it should", registry)
+	var local *fs.PathError
+	if errors.As(err, &local) {
+		return storeError(err)
 	}
-	return storeError(err)
+	// What is left is what the library finds wrong with the registry's answers:
+	// digests, lengths and documents that are not what they should be.
+	return errors.Wrap(err, errors.Unavailable, "what %s sent cannot be used", registry)
 }

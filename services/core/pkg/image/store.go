@@ -25,7 +25,7 @@ import (
 // Limits bounds what a build may hold. They are checked before anything is written.
 type Limits = unpack.Limits
 
-// DefaultLimits are for images as people really have them: the largest common
+// defaultLimits are for images as people really have them: the largest common
 // ones (CUDA with frameworks) stay below 32 GiB and a million files.
 var defaultLimits = Limits{Bytes: 32 << 30, Entries: 2_000_000}
 

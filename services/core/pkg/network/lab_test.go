@@ -45,8 +45,10 @@ func TestMain(m *testing.M) {
 	case os.Getenv(workerEnv) != "":
 		worker(os.Getenv(workerEnv))
 	case os.Getenv(insideEnv) != "":
-		if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
-			fmt.Fprintln(os.Stderr, "mount /proc:", err)
+		// What is put into /run goes with the mount namespace.
+		err := errors.Join(unix.Mount("proc", "/proc", "proc", 0, ""), unix.Mount("tmpfs", "/run", "tmpfs", 0, ""))
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "mounts:", err)
 			os.Exit(1)
 		}
 		os.Exit(m.Run())
@@ -202,7 +204,19 @@ func (l *lab) serve(where string) {
 			_ = c.Close()
 		}
 	}()
-	data, err := net.ListenPacket("udp4", fmt.Sprintf("0.0.0.0:%d", dataPort))
+	// One socket for each address, so that an echo comes from where it was sent to.
+	addrs, err := net.InterfaceAddrs()
+	l.must(err)
+	for _, a := range addrs {
+		if ip := a.(*net.IPNet).IP; ip.To4() != nil {
+			l.echo(where, ip.String())
+		}
+	}
+}
+
+func (l *lab) echo(where, ip string) {
+	l.t.Helper()
+	data, err := net.ListenPacket("udp4", fmt.Sprintf("%s:%d", ip, dataPort))
 	l.must(err)
 	l.t.Cleanup(func() { _ = data.Close() })
 	go func() {
@@ -267,22 +281,20 @@ func (l *lab) serveDNS() error {
 // that the fake public network is none of the refused ones.
 func config(t testing.TB, instance string) network.Config {
 	t.Helper()
-	dir := filepath.Join("/tmp", "aetherium-network-test", fmt.Sprint(os.Getpid()), t.Name())
-	if os.Getenv(labDirEnv) != "" {
-		dir = os.Getenv(labDirEnv)
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(labDir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return configIn(dir, instance)
+	return configFor(instance)
 }
 
-func configIn(dir, instance string) network.Config {
-	exe := filepath.Join(dir, "netd")
+const labDir = "/run/lab"
+
+func configFor(instance string) network.Config {
+	exe := filepath.Join(labDir, "netd")
 	_ = os.Symlink("/proc/self/exe", exe)
 	deny := slices.DeleteFunc(network.DefaultDeny(), func(p netip.Prefix) bool { return p.Contains(publicIP) })
 	return network.Config{
-		Instance: instance, RuntimeDir: filepath.Join(dir, instance), HostDir: filepath.Join(dir, "host"),
+		Instance: instance, RuntimeDir: filepath.Join(labDir, instance), HostDir: filepath.Join(labDir, "host"),
 		NetdPath: exe, DenyCIDRs: deny, Resolvers: []netip.AddrPort{netip.AddrPortFrom(resolverIP, 53)},
 		PoolNone: 2, PoolNAT: 2,
 	}
@@ -418,17 +430,14 @@ func stateLeft(t testing.TB, cfg network.Config) []string {
 	return out
 }
 
-// The environment of the worker process: what it does, and where.
-const (
-	workerEnv = "AETHERIUM_NETWORK_TEST_WORKER"
-	labDirEnv = "AETHERIUM_NETWORK_TEST_DIR"
-)
+// workerEnv says what the worker process does.
+const workerEnv = "AETHERIUM_NETWORK_TEST_WORKER"
 
 // worker is a process that has a manager and is there to be killed. It writes
 // a line of JSON for each machine it acquired.
 func worker(what string) {
 	ctx := context.Background()
-	m, err := network.Open(ctx, configIn(os.Getenv(labDirEnv), "one"))
+	m, err := network.Open(ctx, configFor("one"))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "worker:", err)
 		os.Exit(1)
@@ -451,10 +460,10 @@ func worker(what string) {
 }
 
 // startWorker runs worker and gives its output.
-func startWorker(t testing.TB, dir, what string) (*exec.Cmd, *json.Decoder) {
+func startWorker(t testing.TB, what string) (*exec.Cmd, *json.Decoder) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), workerEnv+"="+what, labDirEnv+"="+dir)
+	cmd.Env = append(os.Environ(), workerEnv+"="+what)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {

@@ -44,7 +44,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	if m.reg, err = hostlease.Open(cfg.HostDir); err != nil {
 		return nil, err
 	}
-	if err := m.takeLock(); err != nil {
+	if err := m.takeLock(ctx); err != nil {
 		return nil, err
 	}
 	m.ctx, m.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -57,7 +57,11 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	return m, nil
 }
 
-func (m *Manager) takeLock() error {
+// lockWithin is how long a lock may outlive its process: a child that was
+// forked and has not yet called exec when its parent is killed shares it.
+const lockWithin = 2 * time.Second
+
+func (m *Manager) takeLock(ctx context.Context) error {
 	if err := os.MkdirAll(m.path("pairs"), 0o700); err != nil {
 		return errors.Wrap(err, errors.Unavailable, "cannot make the runtime directory")
 	}
@@ -65,13 +69,22 @@ func (m *Manager) takeLock() error {
 	if err != nil {
 		return errors.Wrap(err, errors.Unavailable, "cannot open the runtime directory's lock")
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		return errors.Wrap(err, errors.Conflict, "another process manages this instance's network").
-			WithHint("one server at a time can use a data directory")
+	ctx, cancel := context.WithTimeout(ctx, lockWithin)
+	defer cancel()
+	for pause := time.Millisecond; ; pause *= 2 {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			m.lock = f
+			return nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			_ = f.Close()
+			return errors.Wrap(err, errors.Conflict, "another process manages this instance's network").
+				WithHint("one server at a time can use a data directory")
+		}
 	}
-	m.lock = f
-	return nil
 }
 
 // takeUp reads what is on disk and reconciles it with the kernel.

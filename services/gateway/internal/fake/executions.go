@@ -325,6 +325,17 @@ func (o *Orchestrator) WriteStdin(ctx context.Context, by vmm.Caller, id domain.
 	}
 }
 
+// StdinOffset implements ws.StdinTeller.
+func (o *Orchestrator) StdinOffset(_ context.Context, by vmm.Caller, id domain.ID) (int64, error) {
+	x, err := o.liveExec(by, id)
+	if err != nil {
+		return 0, err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return x.taken, nil
+}
+
 // CloseStdin implements vmm.Executions.
 func (o *Orchestrator) CloseStdin(_ context.Context, by vmm.Caller, id domain.ID) error {
 	x, err := o.liveExec(by, id)

@@ -36,6 +36,7 @@ type Orchestrator struct {
 	events   []domain.Event
 	programs map[string]Program
 	creates  int
+	panics   map[string]string
 }
 
 type vm struct {
@@ -88,6 +89,11 @@ func (o *Orchestrator) Release() {
 
 // FailNext makes the next VM fail.
 func (o *Orchestrator) FailNext(reason string) { o.locked(func() { o.fail = reason }) }
+
+// PanicOn makes a call panic: "usage".
+func (o *Orchestrator) PanicOn(call, text string) {
+	o.locked(func() { o.panics = map[string]string{call: text} })
+}
 
 // Creates counts VMs that were really made.
 func (o *Orchestrator) Creates() (n int) { o.locked(func() { n = o.creates }); return n }
@@ -458,6 +464,9 @@ func (o *Orchestrator) WaitVM(ctx context.Context, by vmm.Caller, id domain.ID) 
 func (o *Orchestrator) VMUsage(_ context.Context, by vmm.Caller, id domain.ID) (vmm.Usage, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if text, ok := o.panics["usage"]; ok {
+		panic(text)
+	}
 	if _, err := o.running(by, id); err != nil {
 		return vmm.Usage{}, err
 	}

@@ -267,6 +267,7 @@ func (a *API) decodeStart(frame []byte) (wire.StartControl, error) {
 	}
 	var res huma.ValidateResult
 	path := huma.NewPathBuffer(make([]byte, 0, 128), 0)
+	path.Push("start")
 	huma.Validate(a.huma.OpenAPI().Components.Schemas, a.start, path, huma.ModeWriteToServer, parsed, &res)
 	if len(res.Errors) > 0 {
 		p := fromHuma(&huma.ErrorModel{Status: http.StatusBadRequest, Detail: "the start frame is not valid", Errors: details(res.Errors)})

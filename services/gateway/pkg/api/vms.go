@@ -198,12 +198,7 @@ func (a *API) forkVM(ctx context.Context, in *forkVMInput) (*answered, error) {
 		return nil, err
 	}
 	body := given(in.Body)
-	req := toCreate(body.CreateVM)
-	if in.IdempotencyKey != "" {
-		req.IdempotencyKey = in.IdempotencyKey
-		req.RequestDigest = bodyDigest(body)
-	}
-	forks, err := a.VMs.ForkVM(ctx, by, id, max(body.Count, 1), req)
+	forks, err := a.VMs.ForkVM(ctx, by, id, max(body.Count, 1), toCreate(body.CreateVM))
 	if err != nil {
 		return nil, err
 	}

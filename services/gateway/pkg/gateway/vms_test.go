@@ -105,19 +105,9 @@ func TestCreateFailure(t *testing.T) {
 	if !strings.Contains(p.Detail, "its agent never answered") {
 		t.Fatalf("problem %+v", p)
 	}
-	l.problem(409, errors.Conflict, req{method: "POST", path: "/vms/" + l.vm().ID + "/forks", body: `{"name":"bad name"}`, header: nil}.expectInvalid(t, l))
-}
-
-// expectInvalid checks a request's field error first, then makes it a conflict.
-func (q req) expectInvalid(t *testing.T, l *lab) req {
-	t.Helper()
-	p := l.problem(400, errors.InvalidArgument, q)
-	if p.Field != "body.name" {
-		t.Fatalf("field %q", p.Field)
-	}
 	vm := l.vm()
 	get[wire.VM](l, 200, req{method: "POST", path: "/vms/" + vm.ID + "/stop"})
-	return req{method: "POST", path: "/vms/" + vm.ID + "/forks", body: "{}"}
+	l.problem(409, errors.Conflict, req{method: "POST", path: "/vms/" + vm.ID + "/forks"})
 }
 
 func TestListVMs(t *testing.T) {

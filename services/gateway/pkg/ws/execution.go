@@ -22,6 +22,13 @@ const (
 	controlTimeout = 10 * time.Second // for the guest to take a signal or a size
 )
 
+// StdinTeller is a power of an orchestrator that knows how much input an
+// execution was given so far: a client that takes one up which somebody else
+// sent input to, or that lost count, goes on from there.
+type StdinTeller interface {
+	StdinOffset(ctx context.Context, by vmm.Caller, id domain.ID) (int64, error)
+}
+
 // StartFunc starts what a start frame asks for, and tells where to begin with
 // its output.
 type StartFunc func(ctx context.Context, frame []byte) (exec *domain.Execution, offset int64, err error)
@@ -115,7 +122,13 @@ func (s *Streams) serve(ctx, parent context.Context, ws *websocket.Conn, by vmm.
 	helpers.Go(func() { sn.feed(ctx) })
 	helpers.Go(func() { sn.keepAlive(ctx, s.Ping) })
 
-	err := sn.send(wire.ServerControl{Type: wire.ControlStarted, ExecutionID: exec.ID.String(), PID: exec.PID, Offset: offset})
+	started := wire.ServerControl{Type: wire.ControlStarted, ExecutionID: exec.ID.String(), PID: exec.PID, Offset: offset}
+	if teller, ok := s.VMs.(StdinTeller); ok && (exec.Command.Stdin || exec.Command.PTY != nil) && !exec.State.Ended() {
+		if n, err := teller.StdinOffset(ctx, by, exec.ID); err == nil {
+			started.StdinOffset = &n
+		}
+	}
+	err := sn.send(started)
 	if err == nil {
 		err = sn.pump(ctx, out)
 	}

@@ -158,4 +158,3 @@ func Down(ctx context.Context, s settings.Settings, log *slog.Logger) (err error
 	}
 	return nil
 }
-

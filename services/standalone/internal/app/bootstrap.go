@@ -181,4 +181,3 @@ func (k keys) TouchKeys(ctx context.Context, lastUsed map[domain.ID]time.Time) e
 		return nil
 	})
 }
-

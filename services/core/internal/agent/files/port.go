@@ -1,7 +1,7 @@
 package files
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"io"
 	"net"
@@ -51,9 +51,24 @@ func forwardPort(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	stop := context.AfterFunc(r.Context(), func() { _, _ = client.Close(), target.Close() })
-	defer stop()
-	join(client, buffered.Reader, target)
+	if lifetime, ok := r.Context().Value(lifetimeKey{}).(context.Context); ok {
+		stop := context.AfterFunc(lifetime, func() { _, _ = client.Close(), target.Close() })
+		defer stop()
+	}
+	early, err := buffered.Reader.Peek(buffered.Reader.Buffered())
+	if err != nil {
+		return
+	}
+	join(client, io.MultiReader(bytes.NewReader(early), client), target)
+}
+
+type lifetimeKey struct{}
+
+// WithLifetime makes ctx tell how long its server serves. Connections that were
+// taken over end with it: the server no longer knows them, and a request's
+// context ends with the client's end of stream, which is too early.
+func WithLifetime(ctx context.Context) context.Context {
+	return context.WithValue(ctx, lifetimeKey{}, ctx)
 }
 
 // dialLoopback tries IPv4 first: most servers listen there.
@@ -70,7 +85,7 @@ func dialLoopback(ctx context.Context, port string) (net.Conn, error) {
 }
 
 // join copies both ways until both ended.
-func join(client net.Conn, fromClient *bufio.Reader, target net.Conn) {
+func join(client net.Conn, fromClient io.Reader, target net.Conn) {
 	var both sync.WaitGroup
 	both.Go(func() { carry(target, fromClient) })
 	carry(client, target)

@@ -7,11 +7,13 @@ package apifake
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,15 +25,12 @@ import (
 // Key is the API key of every fake.
 const Key = "aeth_fake_0123456789abcdef"
 
-// Server is a fake. Its exported fields are set before requests are made.
+// Server is a fake. Its exported fields are set in New.
 type Server struct {
 	tb      testing.TB
 	address string
 	dir     string
 
-	// ChopAfter, when positive, breaks every connection after a random number
-	// of bytes up to it, in either direction.
-	ChopAfter int64
 	// TellStdin has streams tell how much input a command has taken already.
 	TellStdin bool
 	// FileBytes, where set, is what every file in a VM holds.
@@ -40,6 +39,8 @@ type Server struct {
 	Tar []byte
 	// OnCreate is called when a VM is about to be created; may be nil.
 	OnCreate func()
+
+	chop atomic.Int64
 
 	mu         sync.Mutex
 	http       *http.Server
@@ -61,14 +62,24 @@ type Request struct {
 	Header                   http.Header
 }
 
-// New starts a fake on a loopback port. It ends with the test.
-func New(tb testing.TB) *Server {
+// Chop has every connection made from now on break after a random number of
+// bytes up to most, in either direction; 0: none.
+func (s *Server) Chop(most int64) { s.chop.Store(most) }
+
+// New starts a fake on a loopback port, set by the functions given. It ends
+// with the test.
+func New(tb testing.TB, set ...func(*Server)) *Server {
 	tb.Helper()
 	s := &Server{
 		tb: tb, dir: tb.TempDir(), changed: make(chan struct{}), answers: map[string]string{},
-		failures: map[string]api.Problem{}, address: "127.0.0.1:0", TellStdin: true,
+		failures: map[string]api.Problem{}, TellStdin: true,
+		// An address of its own, so that nobody takes the port while it is down.
+		address: fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250)),
 	}
 	s.seed()
+	for _, f := range set {
+		f(s)
+	}
 	s.Start()
 	tb.Cleanup(func() {
 		s.Kill()
@@ -232,10 +243,11 @@ type choppyListener struct {
 
 func (l *choppyListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
-	if err != nil || l.s.ChopAfter <= 0 {
+	most := l.s.chop.Load()
+	if err != nil || most <= 0 {
 		return c, err
 	}
-	return &choppyConn{Conn: c, left: 1 + rand.Int64N(l.s.ChopAfter)}, nil
+	return &choppyConn{Conn: c, left: 1 + rand.Int64N(most)}, nil
 }
 
 type choppyConn struct {

@@ -68,7 +68,7 @@ func (s *Server) seed() {
 // find finds a VM by ID or name. The caller holds mu.
 func (s *Server) find(name string) (*vm, error) {
 	for _, v := range s.vms {
-		if v.ID == name || (v.Name == name && v.State != "deleted") {
+		if v.ID == name || (name != "" && v.Name == name && v.State != "deleted") {
 			return v, nil
 		}
 	}

@@ -13,8 +13,8 @@ const (
 	// commit. Both keep the WAL, which readers search, small.
 	checkpointEvery = 256
 	checkpointQuiet = 2 * time.Second
-	// maxWALFrames (pages of 4 KiB) is the length of the WAL at which the
-	// writer is made to wait once, so that the file can start over.
+	// maxWALFrames (pages of 4 KiB) is the length of the WAL from which on the
+	// writer is made to wait for a moment, so that the file can start over.
 	maxWALFrames = 16 << 10
 )
 

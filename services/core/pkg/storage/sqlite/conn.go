@@ -25,10 +25,8 @@ func newConn(ctx context.Context, db *sql.DB, pragma string) (*conn, error) {
 		return nil, classify(err)
 	}
 	c := &conn{raw: raw, stmts: make(map[string]*sql.Stmt)}
-	if pragma != "" {
-		if _, err := raw.ExecContext(ctx, pragma); err != nil {
-			return nil, errors.Join(classify(err), raw.Close())
-		}
+	if _, err := raw.ExecContext(ctx, pragma); err != nil {
+		return nil, errors.Join(classify(err), raw.Close())
 	}
 	return c, nil
 }

@@ -105,7 +105,8 @@ func (s *Store) connect(ctx context.Context, o Options) error {
 		}
 		s.reader <- r
 	}
-	c, err := newConn(ctx, s.db, "")
+	// A checkpoint that makes the writer wait gives up soon when a reader is in its way.
+	c, err := newConn(ctx, s.db, "PRAGMA busy_timeout = 20")
 	if err != nil {
 		return err
 	}

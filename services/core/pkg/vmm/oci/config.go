@@ -20,6 +20,7 @@ type Network interface {
 	Release(ctx context.Context, machineID string) error
 	Lookup(ctx context.Context, machineID string) (network.Attachment, bool, error)
 	List(ctx context.Context) ([]string, error)
+	Counters(ctx context.Context, machineID string) (received, sent int64, err error)
 	Teardown(ctx context.Context) error
 }
 

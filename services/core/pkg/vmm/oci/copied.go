@@ -2,7 +2,6 @@ package oci
 
 import (
 	"context"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,14 +26,13 @@ const (
 // its volume holds the range's IDs. When a volume changes ranges, by a fork or
 // a reboot, every file changes its owner: slow, but right.
 type copiedLayers struct {
-	volumes Volumes
-	log     *slog.Logger
-	mu      sync.Mutex // copies of a build are made once
+	volumes   Volumes
+	templates *templates
 }
 
-func (l *copiedLayers) mapping() IDMapping                         { return IDMapCopy }
-func (l *copiedLayers) ownerOnDisk(net network.Attachment) uint32  { return net.IDBase }
-func (l *copiedLayers) teardown(ctx context.Context) error         { return dropTemplates(ctx, l.volumes, nil) }
+func (l *copiedLayers) mapping() IDMapping                        { return IDMapCopy }
+func (l *copiedLayers) ownerOnDisk(net network.Attachment) uint32 { return net.IDBase }
+func (l *copiedLayers) teardown(ctx context.Context) error        { return l.templates.drop(ctx, nil) }
 func (l *copiedLayers) forget(ctx context.Context, machineID string) error {
 	return l.volumes.Delete(ctx, shiftedVolume+machineID)
 }
@@ -49,19 +47,16 @@ func (l *copiedLayers) prepare(ctx context.Context, spec vmm.Spec, net network.A
 			return err
 		}
 	}
-	if err := moveOwner(ctx, volume, net, upperDir, workDir); err != nil {
+	if err := moveOwner(ctx, volume, net.IDBase, net.IDCount, upperDir, workDir); err != nil {
 		return err
 	}
-	l.mu.Lock()
-	template, err := copyTemplate(ctx, l.volumes, spec)
-	l.mu.Unlock()
-	if err != nil {
+	if _, err := l.templates.copy(ctx, spec); err != nil {
 		return err
 	}
-	if err := l.volumes.Clone(ctx, filepath.Base(template), shiftedVolume+spec.MachineID, 0); err != nil {
+	if err := l.volumes.Clone(ctx, templateVolume+spec.BuildID, shiftedVolume+spec.MachineID, 0); err != nil {
 		return err
 	}
-	return moveOwner(ctx, l.volumes.Path(shiftedVolume+spec.MachineID), net, templateDir)
+	return moveOwner(ctx, l.volumes.Path(shiftedVolume+spec.MachineID), net.IDBase, net.IDCount, templateDir)
 }
 
 func (l *copiedLayers) mount(ctx context.Context, spec vmm.Spec, net network.Attachment, target string) error {
@@ -80,22 +75,28 @@ func (l *copiedLayers) mount(ctx context.Context, spec vmm.Spec, net network.Att
 // templateDir is where in its volume a template's copy is.
 const templateDir = "root"
 
-// copyTemplate keeps a copy of a build's root filesystem among the volumes and
-// returns its volume's directory, which holds it in templateDir.
-func copyTemplate(ctx context.Context, volumes Volumes, spec vmm.Spec) (string, error) {
-	id := templateVolume + strings.ToLower(spec.BuildID)
-	done := filepath.Join(volumes.Path(id), "complete")
+// templates keeps copies of builds' root filesystems among the volumes.
+type templates struct {
+	volumes Volumes
+	mu      sync.Mutex // a copy is made once
+}
+
+// copy makes the copy of a machine's build if it is not there, and returns its root.
+func (t *templates) copy(ctx context.Context, spec vmm.Spec) (string, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	id := templateVolume + spec.BuildID
+	root, done := filepath.Join(t.volumes.Path(id), templateDir), filepath.Join(t.volumes.Path(id), "complete")
 	if _, err := os.Stat(done); err == nil {
-		return volumes.Path(id), nil
+		return root, nil
 	}
 	// A copy that a crash cut short is made again from nothing.
-	if err := volumes.Delete(ctx, id); err != nil {
+	if err := t.volumes.Delete(ctx, id); err != nil {
 		return "", err
 	}
-	if err := volumes.Create(ctx, id, 0); err != nil {
+	if err := t.volumes.Create(ctx, id, 0); err != nil {
 		return "", err
 	}
-	root := filepath.Join(volumes.Path(id), templateDir)
 	if err := os.Mkdir(root, 0o755); err != nil {
 		return "", fail(err, "cannot copy the template")
 	}
@@ -103,21 +104,18 @@ func copyTemplate(ctx context.Context, volumes Volumes, spec vmm.Spec) (string, 
 	if err != nil {
 		return "", fail(errors.Join(err, errors.Plain(strings.TrimSpace(string(out)))), "cannot copy the template")
 	}
-	if err := writeOwner(volumes.Path(id), 0); err != nil {
-		return "", err
-	}
-	return volumes.Path(id), fail(os.WriteFile(done, nil, 0o600), "cannot copy the template")
+	return root, fail(os.WriteFile(done, nil, 0o600), "cannot copy the template")
 }
 
-// dropTemplates removes copies of builds that no machine uses.
-func dropTemplates(ctx context.Context, volumes Volumes, inUse map[string]bool) error {
-	ids, err := volumes.List(ctx)
+// drop removes copies of builds that are not in use.
+func (t *templates) drop(ctx context.Context, inUse map[string]bool) error {
+	ids, err := t.volumes.List(ctx)
 	if err != nil {
 		return err
 	}
 	for _, id := range ids {
 		if build, ok := strings.CutPrefix(id, templateVolume); ok && !inUse[build] {
-			err = errors.Join(err, volumes.Delete(ctx, id))
+			err = errors.Join(err, t.volumes.Delete(ctx, id))
 		}
 	}
 	return err
@@ -141,24 +139,24 @@ func readOwner(volume string) (uint32, error) {
 	return uint32(n), err
 }
 
-// moveOwner gives the files in directories of a volume from the range they
-// belong to into a machine's. A walk that a crash cut short leaves files of
-// both ranges; each is moved by where it is, so it is simply made again.
-func moveOwner(ctx context.Context, volume string, net network.Attachment, dirs ...string) error {
+// moveOwner moves the files in directories of a volume from the range they
+// belong to into the one that begins at base. Ranges do not overlap, so a walk
+// that a crash cut short is simply made again.
+func moveOwner(ctx context.Context, volume string, base, count uint32, dirs ...string) error {
 	from, err := readOwner(volume)
 	if err != nil {
 		return fail(err, "cannot read whose volume it is")
 	}
-	if from == net.IDBase {
+	if from == base {
 		return nil
 	}
 	for _, dir := range dirs {
-		s := shifter{ctx: ctx, from: from, to: net.IDBase, count: net.IDCount, seen: map[uint64]bool{}}
+		s := shifter{ctx: ctx, from: from, to: base, count: count, seen: map[uint64]bool{}}
 		if err := s.tree(filepath.Join(volume, dir)); err != nil {
 			return fail(err, "cannot move the volume to the machine's IDs")
 		}
 	}
-	return writeOwner(volume, net.IDBase)
+	return writeOwner(volume, base)
 }
 
 // writeFile replaces a file whole.

@@ -22,7 +22,7 @@ type Driver struct {
 	cfg     Config
 	log     *slog.Logger
 	cgroups *cgroup.Host
-	runtime *runtime
+	runtime *engine
 	layers  layers
 	boot    string
 
@@ -66,13 +66,13 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	if err := d.makeDirs(); err != nil {
 		return nil, err
 	}
-	if d.runtime, err = findRuntime(ctx, &d.cfg); err != nil {
+	if d.runtime, err = findEngine(ctx, &d.cfg); err != nil {
 		return nil, err
 	}
 	if d.layers, err = d.chooseLayers(ctx); err != nil {
 		return nil, err
 	}
-	return d, d.thawForgotten()
+	return d, d.recover(ctx)
 }
 
 // makeDirs makes the driver's directories. The runtime directory and its "m"
@@ -102,25 +102,28 @@ func (d *Driver) makeDirs() error {
 	return nil
 }
 
-// thawForgotten lets machines go on that are frozen though nobody paused them:
-// a process died while it took a snapshot.
-func (d *Driver) thawForgotten() error {
+// recover lets machines go on that are frozen though nobody paused them: a
+// process died while it took a snapshot. And it drops copies of templates that
+// no machine has any more.
+func (d *Driver) recover(ctx context.Context) error {
 	ids, err := d.recorded()
 	if err != nil {
 		return fail(err, "cannot list the machines")
 	}
+	builds := map[string]bool{}
 	for _, id := range ids {
 		r, err := d.load(id)
-		if err != nil || r.Paused || r.Phase != phaseRunning {
-			continue
+		if err != nil {
+			continue // List shows it as broken
 		}
-		if g := d.group(id); g.Frozen() {
+		builds[r.Spec.BuildID] = true
+		if g := d.group(id); r.Phase == phaseRunning && !r.Paused && g.Frozen() {
 			if err := g.Thaw(); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
+	return (&templates{volumes: d.cfg.Volumes}).drop(ctx, builds)
 }
 
 func (d *Driver) group(id string) cgroup.Group { return d.cgroups.Group(d.cfg.paths(id).cgroup) }

@@ -37,8 +37,9 @@ const (
 // chooseLayers takes the configured way, or finds out by mounting whether this
 // kernel can map IDs below an overlay.
 func (d *Driver) chooseLayers(ctx context.Context) (layers, error) {
-	mounted := &mountedLayers{volumes: d.cfg.Volumes}
-	copied := &copiedLayers{volumes: d.cfg.Volumes, log: d.log}
+	copies := &templates{volumes: d.cfg.Volumes}
+	mounted := &mountedLayers{volumes: d.cfg.Volumes, templates: copies}
+	copied := &copiedLayers{volumes: d.cfg.Volumes, templates: copies}
 	switch d.cfg.IDMapping {
 	case IDMapMount:
 		return mounted, nil
@@ -132,17 +133,23 @@ func makeLayerDirs(volume, rootFS string, owner uint32) error {
 
 // mountedLayers sees template and volume through mapped mounts; on disk a
 // file's owner is what the guest sees, whichever range the machine has.
-type mountedLayers struct{ volumes Volumes }
+type mountedLayers struct {
+	volumes   Volumes
+	templates *templates
+}
 
 func (l *mountedLayers) mapping() IDMapping                    { return IDMapMount }
 func (l *mountedLayers) ownerOnDisk(network.Attachment) uint32 { return 0 }
 func (l *mountedLayers) forget(context.Context, string) error  { return nil }
-func (l *mountedLayers) teardown(ctx context.Context) error {
-	return dropTemplates(ctx, l.volumes, nil)
-}
+func (l *mountedLayers) teardown(ctx context.Context) error    { return l.templates.drop(ctx, nil) }
 
-func (l *mountedLayers) prepare(_ context.Context, spec vmm.Spec, _ network.Attachment) error {
-	return makeLayerDirs(l.volumes.Path(machineVolume+spec.MachineID), spec.RootFS, 0)
+func (l *mountedLayers) prepare(ctx context.Context, spec vmm.Spec, net network.Attachment) error {
+	volume := l.volumes.Path(machineVolume + spec.MachineID)
+	if err := makeLayerDirs(volume, spec.RootFS, 0); err != nil {
+		return err
+	}
+	// A volume from before the kernel could map holds a range's IDs.
+	return moveOwner(ctx, volume, 0, net.IDCount, upperDir, workDir)
 }
 
 func (l *mountedLayers) mount(ctx context.Context, spec vmm.Spec, net network.Attachment, target string) error {
@@ -150,7 +157,7 @@ func (l *mountedLayers) mount(ctx context.Context, spec vmm.Spec, net network.At
 	if errors.Is(err, unix.EINVAL) {
 		// The template's file system cannot map IDs; the volumes' can.
 		var copied string
-		if copied, err = copyTemplate(ctx, l.volumes, spec); err == nil {
+		if copied, err = l.templates.copy(ctx, spec); err == nil {
 			lower, err = mappedTree(copied, net.UserNS)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/hostlease"
+	"github.com/aetherium/aetherium/services/core/pkg/network/internal/nspair"
 )
 
 // Bridge is what an instance's machines hang on.
@@ -173,13 +174,16 @@ func (p Port) bringUp(end netlink.Link) error {
 	if err := netlink.LinkSetUp(end); err != nil {
 		return err
 	}
-	if err := host.up(p.Interface); err != nil {
+	if err := host.up(p.Interface, func() bool { return isUp(p.Interface) }); err != nil {
 		return err
 	}
 	if p.NetNS == "" {
 		return nil
 	}
-	return guest.up(p.Guest)
+	return guest.up(p.Guest, func() (up bool) {
+		err := nspair.InNet(p.NetNS, func(int) error { up = isUp(p.Guest); return nil })
+		return err == nil && up
+	})
 }
 
 // Unplug removes a port from the host: both ends, and what the bridge and the

@@ -38,7 +38,9 @@ func watchLinks(pin string) (watch, error) {
 		return watch{}, err
 	}
 	limit := unix.NsecToTimeval(upWithin.Nanoseconds())
-	return watch{s}, s.SetReceiveTimeout(&limit)
+	// Room for the news of a thousand links that come up at once.
+	err = errors.Join(s.SetReceiveTimeout(&limit), s.SetReceiveBufferSize(4<<20, true))
+	return watch{s}, err
 }
 
 func (w watch) close() {
@@ -47,12 +49,16 @@ func (w watch) close() {
 	}
 }
 
-// up waits until the link can send and receive.
-func (w watch) up(name string) error {
+// up waits until the link can send and receive. isUp asks the kernel, for
+// when there was more news than the socket holds.
+func (w watch) up(name string, isUp func() bool) error {
 	for {
 		messages, _, err := w.socket.Receive()
 		if errors.Is(err, unix.ENOBUFS) {
-			continue // events were lost; more come while links change
+			if isUp() {
+				return nil
+			}
+			continue
 		}
 		if err != nil {
 			return fmt.Errorf("%s does not come up: %w", name, err)
@@ -68,4 +74,9 @@ func (w watch) up(name string) error {
 			}
 		}
 	}
+}
+
+func isUp(name string) bool {
+	l, err := netlink.LinkByName(name)
+	return err == nil && l.Attrs().OperState == netlink.OperUp
 }

@@ -56,9 +56,13 @@ func Processes() (IDsInUse, error) {
 }
 
 // statusIDs adds the real, effective, saved and file system user and group
-// IDs in a process's status file (proc_pid_status(5)).
+// IDs in a process's status file (proc_pid_status(5)). A process that has
+// ended and waits for its parent to notice has none.
 func statusIDs(status []byte, into map[uint32]struct{}) {
 	for line := range bytes.Lines(status) {
+		if bytes.HasPrefix(line, []byte("State:\tZ")) || bytes.HasPrefix(line, []byte("State:\tX")) {
+			return
+		}
 		if !bytes.HasPrefix(line, []byte("Uid:")) && !bytes.HasPrefix(line, []byte("Gid:")) {
 			continue
 		}

@@ -17,10 +17,10 @@ const (
 	workerSelect   = "SELECT " + workerColumns + " FROM workers"
 
 	// A VM holds CPU, memory and PIDs unless it has ended or rests without
-	// memory and is not wanted otherwise.
-	holdsMemory = `(observed <> 'failed'
+	// memory and is not wanted otherwise. The common case comes first.
+	holdsMemory = `(observed = 'running' OR (observed <> 'failed'
 		AND NOT (observed = 'stopped' AND desired IN ('stopped', 'deleted'))
-		AND NOT (observed = 'paused' AND pause_mode <> 'freeze' AND desired IN ('paused', 'deleted')))`
+		AND NOT (observed = 'paused' AND pause_mode <> 'freeze' AND desired IN ('paused', 'deleted'))))`
 
 	reservedQuery = `SELECT COALESCE(SUM(milli_cpu), 0), COALESCE(SUM(memory_bytes), 0), COALESCE(SUM(disk_bytes), 0), COALESCE(SUM(pids), 0) FROM (
 		SELECT CASE WHEN ` + holdsMemory + ` THEN milli_cpu ELSE 0 END AS milli_cpu,

@@ -81,8 +81,10 @@ CREATE TABLE vms (
 -- A VM that is wanted deleted has given up its name.
 CREATE UNIQUE INDEX vms_name ON vms (project_id, name) WHERE name <> '' AND desired <> 'deleted';
 CREATE INDEX vms_name_was ON vms (project_id, name, created_at) WHERE name <> '' AND desired = 'deleted';
-CREATE INDEX vms_live ON vms (project_id, created_at, id) WHERE observed <> 'deleted';
+-- Lists of living VMs must not walk over tombstones. Where two indexes serve
+-- equally, SQLite takes the one that was made last.
 CREATE INDEX vms_created ON vms (project_id, created_at, id);
+CREATE INDEX vms_live ON vms (project_id, created_at, id) WHERE observed <> 'deleted';
 -- Covers the sums of admission.
 CREATE INDEX vms_worker ON vms (worker_id, id, desired, observed, pause_mode, milli_cpu, memory_bytes, disk_bytes, pids)
     WHERE observed <> 'deleted';

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// runtime is the OCI runtime's command line and what is particular about it.
-type runtime struct {
+// engine is the OCI runtime's command line and what is particular about it.
+type engine struct {
 	path    string
 	root    string // where the runtime keeps its own state
 	kind    string // runc, crun, runsc
@@ -25,8 +25,8 @@ type runtime struct {
 	passFD bool
 }
 
-// findRuntime resolves the configured runtime and asks it who it is.
-func findRuntime(ctx context.Context, cfg *Config) (*runtime, error) {
+// findEngine resolves the configured runtime and asks it who it is.
+func findEngine(ctx context.Context, cfg *Config) (*engine, error) {
 	path, err := exec.LookPath(cfg.Runtime)
 	if err != nil {
 		return nil, errors.Wrap(err, errors.Unsupported, "the OCI runtime %q is not installed", cfg.Runtime).
@@ -35,7 +35,7 @@ func findRuntime(ctx context.Context, cfg *Config) (*runtime, error) {
 	if path, err = filepath.Abs(path); err != nil {
 		return nil, errors.Wrap(err, errors.Unsupported, "the OCI runtime %q cannot be found", cfg.Runtime)
 	}
-	r := &runtime{path: path, root: cfg.runtimeRoot(), passFD: true}
+	r := &engine{path: path, root: cfg.runtimeRoot(), passFD: true}
 	out, err := exec.CommandContext(ctx, path, "--version").Output()
 	if err != nil {
 		return nil, errors.Wrap(err, errors.Unsupported, "the OCI runtime %q does not run", cfg.Runtime)
@@ -56,7 +56,7 @@ func findRuntime(ctx context.Context, cfg *Config) (*runtime, error) {
 }
 
 // isolation is what the runtime puts between a machine and its host.
-func (r *runtime) isolation() domain.Isolation {
+func (r *engine) isolation() domain.Isolation {
 	if r.kind == "runsc" {
 		return domain.IsolationGVisor
 	}
@@ -64,7 +64,7 @@ func (r *runtime) isolation() domain.Isolation {
 }
 
 // client is the command line with a log of its own.
-func (r *runtime) client(log string) *runc.Runc {
+func (r *engine) client(log string) *runc.Runc {
 	return &runc.Runc{
 		Command: r.path, Root: r.root, Log: log, LogFormat: runc.JSON,
 		// A runtime that outlives us in the middle of a start would make a
@@ -75,7 +75,7 @@ func (r *runtime) client(log string) *runc.Runc {
 }
 
 // run starts a container and returns when its first process runs.
-func (r *runtime) run(ctx context.Context, p paths, listener *os.File) error {
+func (r *engine) run(ctx context.Context, p paths, listener *os.File) error {
 	opts := &runc.CreateOpts{PidFile: p.pidFile, Detach: true, ExtraFiles: []*os.File{listener}}
 	if r.kind == "runc" {
 		// A session keyring per container costs a quota of the mapped root and
@@ -96,7 +96,7 @@ func (r *runtime) run(ctx context.Context, p paths, listener *os.File) error {
 
 // remove removes what the runtime keeps of a container, running or not.
 // Nothing there is success.
-func (r *runtime) remove(ctx context.Context, p paths) error {
+func (r *engine) remove(ctx context.Context, p paths) error {
 	if _, err := os.Stat(filepath.Join(r.root, p.container)); os.IsNotExist(err) && r.kind != "runsc" {
 		return nil
 	}
@@ -115,7 +115,7 @@ func (r *runtime) remove(ctx context.Context, p paths) error {
 }
 
 // containers lists what the runtime keeps, by our names.
-func (r *runtime) containers() ([]string, error) {
+func (r *engine) containers() ([]string, error) {
 	entries, err := os.ReadDir(r.root)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,129 @@
+package oci
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/network"
+	"golang.org/x/sys/unix"
+)
+
+// etcFiles is what a machine's /etc says of itself (hosts(5), resolv.conf(5),
+// hostname(5)).
+func etcFiles(hostname string, att network.Attachment) map[string]string {
+	address := "127.0.1.1" // Debian's for hosts without an address of their own
+	if att.Address.IsValid() {
+		address = att.Address.Addr().String()
+	}
+	var resolv strings.Builder
+	for _, server := range att.DNS {
+		fmt.Fprintf(&resolv, "nameserver %s\n", server)
+	}
+	return map[string]string{
+		"hostname": hostname + "\n",
+		"hosts": "127.0.0.1\tlocalhost\n" +
+			"::1\tlocalhost ip6-localhost ip6-loopback\n" +
+			"ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n" +
+			address + "\t" + hostname + "\n",
+		"resolv.conf": resolv.String(),
+	}
+}
+
+// identity is everything that etcFiles depends on.
+func identity(hostname string, att network.Attachment) string {
+	return fmt.Sprint(hostname, " ", att.Address, " ", att.DNS)
+}
+
+// writeIdentity writes the files into the upper layer of a machine that does
+// not run, if what they say has changed since; so a guest's own changes to them
+// stay. A volume that is full, or an /etc that the guest made unusable, is the
+// guest's trouble and keeps no machine from starting.
+func (d *Driver) writeIdentity(r *record, att network.Attachment) error {
+	now := identity(r.Spec.Hostname, att)
+	if r.Identity == now {
+		return nil
+	}
+	upper := filepath.Join(d.cfg.Volumes.Path(d.cfg.paths(r.MachineID).volume), upperDir)
+	owner := int(d.layers.ownerOnDisk(att))
+	etc, err := openUpperEtc(upper, r.Spec.RootFS, owner)
+	if err == nil {
+		defer etc.Close()
+		err = writeEtc(etc, etcFiles(r.Spec.Hostname, att), func(f *os.File) error { return f.Chown(owner, owner) })
+	}
+	if err != nil {
+		d.log.Warn("cannot write the machine's /etc", "machine", r.MachineID, "error", err)
+		return nil
+	}
+	r.Identity = now
+	return nil
+}
+
+// openUpperEtc opens the upper layer's etc directory, made like the template's
+// if it is not there.
+func openUpperEtc(upper, rootFS string, owner int) (*os.File, error) {
+	top, err := os.Open(upper)
+	if err != nil {
+		return nil, err
+	}
+	defer top.Close()
+	etc, err := openBelow(top, "etc")
+	if !errors.Is(err, unix.ENOENT) {
+		return etc, err
+	}
+	mode := os.FileMode(0o755)
+	if info, err := os.Stat(filepath.Join(rootFS, "etc")); err == nil {
+		mode = info.Mode().Perm()
+	}
+	if err := unix.Mkdirat(int(top.Fd()), "etc", 0o700); err != nil {
+		return nil, err
+	}
+	if etc, err = openBelow(top, "etc"); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(etc.Chown(owner, owner), etc.Chmod(mode)); err != nil {
+		etc.Close()
+		return nil, err
+	}
+	return etc, nil
+}
+
+// openBelow opens a directory that a guest controls what leads to: no link is
+// followed and no mount crossed (openat2(2)).
+func openBelow(dir *os.File, name string) (*os.File, error) {
+	fd, err := unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	})
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// writeEtc puts new files in the place of whatever has their names.
+func writeEtc(etc *os.File, files map[string]string, own func(*os.File) error) error {
+	const tmp = ".aetherium-new"
+	at := int(etc.Fd())
+	for name, content := range files {
+		if err := unix.Unlinkat(at, tmp, 0); err != nil && err != unix.ENOENT {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		fd, err := unix.Openat(at, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		f := os.NewFile(uintptr(fd), name)
+		_, err = f.WriteString(content)
+		err = errors.Join(err, f.Chmod(0o644), own(f), f.Close())
+		if err == nil {
+			err = unix.Renameat(at, tmp, at, name)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}

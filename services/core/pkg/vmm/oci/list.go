@@ -1,0 +1,108 @@
+package oci
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// List tells what there is of machines here: whatever has a record, and
+// whatever is found that was made for one. See [vmm.Driver].
+func (d *Driver) List(ctx context.Context) ([]vmm.State, error) {
+	ids, err := d.traces(ctx)
+	if err != nil {
+		return nil, err
+	}
+	states := make([]vmm.State, 0, len(ids))
+	for _, id := range ids {
+		states = append(states, d.state(id))
+	}
+	return states, nil
+}
+
+// state is where a machine stands, by its record and what really runs.
+func (d *Driver) state(id string) vmm.State {
+	s := vmm.State{MachineID: id, Status: vmm.StatusBroken}
+	r, err := d.load(id)
+	if err != nil {
+		return s
+	}
+	s.Handle, s.CreatedAt = r.handle(), r.CreatedAt
+	switch r.Phase {
+	case phaseCreated, phaseStarting: // a start that was cut short can be made again
+		s.Status = vmm.StatusCreated
+	case phaseRunning:
+		s.Status = vmm.StatusCreated
+		if d.alive(r.Process) {
+			s.Status, s.PID = vmm.StatusRunning, r.Process.PID
+			if r.Paused && d.group(id).Frozen() {
+				s.Status = vmm.StatusPaused
+			}
+		}
+	}
+	return s
+}
+
+// traces finds every machine that anything is left of.
+func (d *Driver) traces(ctx context.Context) ([]string, error) {
+	found := map[string]bool{}
+	add := func(ids []string, prefix string) {
+		for _, name := range ids {
+			if id, ok := strings.CutPrefix(name, prefix); ok && idForm.MatchString(id) {
+				found[id] = true
+			}
+		}
+	}
+	ids, err := d.recorded()
+	if err != nil {
+		return nil, fail(err, "cannot list the machines")
+	}
+	add(ids, "")
+	if ids, err = d.cfg.Volumes.List(ctx); err != nil {
+		return nil, err
+	}
+	add(ids, machineVolume)
+	add(ids, shiftedVolume)
+	if ids, err = d.cfg.Network.List(ctx); err != nil {
+		return nil, err
+	}
+	add(ids, "")
+	if ids, err = d.cgroups.Children(d.cfg.cgroupParent()); err != nil {
+		return nil, err
+	}
+	add(ids, "")
+	if ids, err = d.runtime.containers(); err != nil {
+		return nil, fail(err, "cannot list the OCI runtime's containers")
+	}
+	add(ids, d.cfg.Instance+"-")
+	bundles, err := os.ReadDir(filepath.Join(d.cfg.RuntimeDir, "b"))
+	if err != nil {
+		return nil, fail(err, "cannot list the machines' bundles")
+	}
+	for _, b := range bundles {
+		add([]string{b.Name()}, "")
+	}
+	all := make([]string, 0, len(found))
+	for id := range found {
+		all = append(all, id)
+	}
+	sort.Strings(all)
+	return all, nil
+}
+
+// running loads a machine that runs, paused or not. Returns NotFound, Conflict.
+func (d *Driver) running(id string) (*record, error) {
+	r, err := d.load(id)
+	if err != nil {
+		return nil, err
+	}
+	if r.Phase != phaseRunning || !d.alive(r.Process) {
+		return nil, errors.New(errors.Conflict, "the machine does not run")
+	}
+	return r, nil
+}

@@ -1,0 +1,82 @@
+package oci
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"golang.org/x/sys/unix"
+)
+
+// SetHostname renames a running machine: its kernel's name for itself and its
+// /etc. See [vmm.Renamer]. Returns InvalidArgument, NotFound, Conflict.
+func (d *Driver) SetHostname(ctx context.Context, id, hostname string) error {
+	if !hostnameForm.MatchString(hostname) {
+		return errors.New(errors.InvalidArgument, "this is not a hostname").WithField("hostname")
+	}
+	ctx, done, err := d.begin(ctx, id, false)
+	if err != nil {
+		return err
+	}
+	defer done()
+	r, err := d.running(id)
+	if err != nil {
+		return err
+	}
+	att, _, err := d.cfg.Network.Lookup(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := d.renameKernel(r.Process, hostname); err != nil {
+		return err
+	}
+	r.Spec.Hostname = hostname
+	files := etcFiles(hostname, att)
+	delete(files, "resolv.conf") // says nothing of the name
+	// Through the mounted root, as the machine's root: the layers below belong to overlayfs now.
+	err = onOwnThread(func() error {
+		if err := actAs(att.IDBase); err != nil {
+			return err
+		}
+		root, err := os.Open(d.cfg.paths(id).root)
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		etc, err := openBelow(root, "etc")
+		if err != nil {
+			return err
+		}
+		defer etc.Close()
+		return writeEtc(etc, files, func(*os.File) error { return nil })
+	})
+	if err != nil {
+		d.log.Warn("cannot write the machine's /etc", "machine", id, "error", err)
+	} else {
+		r.Identity = identity(hostname, att)
+	}
+	return d.save(r)
+}
+
+// renameKernel sets the name in the machine's UTS namespace (uts_namespaces(7)).
+func (d *Driver) renameKernel(p *process, hostname string) error {
+	uts, err := os.Open(fmt.Sprintf("/proc/%d/ns/uts", p.PID))
+	if err != nil {
+		return errors.Wrap(err, errors.Conflict, "the machine does not run")
+	}
+	defer uts.Close()
+	if !d.alive(p) { // the ID is another process's by now
+		return errors.New(errors.Conflict, "the machine does not run")
+	}
+	err = onOwnThread(func() error {
+		if err := unix.Setns(int(uts.Fd()), unix.CLONE_NEWUTS); err != nil {
+			return err
+		}
+		return unix.Sethostname([]byte(hostname))
+	})
+	if err != nil {
+		return errors.Wrap(err, errors.Internal, "cannot set the machine's hostname")
+	}
+	return nil
+}

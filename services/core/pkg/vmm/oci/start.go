@@ -1,0 +1,267 @@
+package oci
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/network"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"golang.org/x/sys/unix"
+)
+
+// Start runs a machine. See [vmm.Driver].
+func (d *Driver) Start(ctx context.Context, id string) error {
+	ctx, done, err := d.begin(ctx, id, false)
+	if err != nil {
+		return err
+	}
+	defer done()
+	r, err := d.load(id)
+	if err != nil {
+		return err
+	}
+	switch {
+	case r.Phase == phaseRunning && d.alive(r.Process):
+		return nil
+	case r.Phase == phaseCreating:
+		return errors.New(errors.Conflict, "the machine was never made wholly")
+	case r.Phase == phaseDeleting:
+		return errors.New(errors.Conflict, "the machine is being deleted")
+	case r.Phase != phaseCreated:
+		// It ran and ended by itself, or a start was cut short.
+		if err := d.clear(ctx, r); err != nil {
+			return err
+		}
+	}
+	r.Phase, r.Process, r.Paused = phaseStarting, nil, false
+	if err := d.save(r); err != nil {
+		return err
+	}
+	if err := d.launch(ctx, r); err != nil {
+		// What was begun is undone; if that fails, the next start or Delete does it.
+		if clearErr := d.clear(context.WithoutCancel(ctx), r); clearErr == nil {
+			r.Phase, r.Process = phaseCreated, nil
+			err = errors.Join(err, d.save(r))
+		}
+		return err
+	}
+	return nil
+}
+
+// launch takes a machine that has nothing but its volume and network to one that runs.
+func (d *Driver) launch(ctx context.Context, r *record) error {
+	p := d.cfg.paths(r.MachineID)
+	// Also after a reboot: the pair is another one then.
+	att, err := d.cfg.Network.Acquire(ctx, r.MachineID, r.Spec.Network, r.Spec.Hostname)
+	if err != nil {
+		return err
+	}
+	if err := makeMachineDirs(p, att.IDBase); err != nil {
+		return err
+	}
+	if err := d.writeIdentity(r, att); err != nil {
+		return err
+	}
+	if err := d.layers.mount(ctx, r.Spec, att, p.root); err != nil {
+		return err
+	}
+	agent, err := d.agentBinary()
+	if err != nil {
+		return err
+	}
+	sources, err := attachMounts(r.Spec.Mounts, p.mounts, att)
+	if err != nil {
+		return err
+	}
+	if err := d.writeBundle(bundleInput{spec: r.Spec, paths: p, net: att, agent: agent, mounts: sources}); err != nil {
+		return err
+	}
+	listener, err := listen(p.socket)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	if err := d.runtime.run(ctx, p, listener); err != nil {
+		return err
+	}
+	return d.settle(r, p)
+}
+
+// settle finds the process that the runtime started, and books it.
+func (d *Driver) settle(r *record, p paths) error {
+	raw, err := os.ReadFile(p.pidFile)
+	if err != nil {
+		return fail(err, "the OCI runtime did not say what it started")
+	}
+	pid, err := strconv.Atoi(string(bytes.TrimSpace(raw)))
+	if err != nil {
+		return fail(err, "the OCI runtime did not say what it started")
+	}
+	proc, err := d.identify(pid)
+	if err != nil {
+		return errors.Wrap(err, errors.GuestFault, "the guest agent ended as soon as it was started")
+	}
+	// An older end is of no interest any more.
+	if err := os.Remove(p.exit); err != nil && !os.IsNotExist(err) {
+		return fail(err, "cannot write the machine's record")
+	}
+	r.Phase, r.Process = phaseRunning, proc
+	if err := d.save(r); err != nil {
+		return err
+	}
+	_, err = d.follow(r.MachineID, proc) // from now on its end is seen
+	return err
+}
+
+// makeMachineDirs makes the machine's mount point and bundle. The mount point
+// can be reached by the machine's root and nobody else.
+func makeMachineDirs(p paths, base uint32) error {
+	for _, dir := range []string{p.dir, p.root, p.bundle} {
+		if err := os.Mkdir(dir, 0o700); err != nil && !os.IsExist(err) {
+			return fail(err, "cannot make the machine's directories")
+		}
+	}
+	err := errors.Join(os.Chown(p.dir, 0, int(base)), os.Chmod(p.dir, 0o710))
+	return fail(err, "cannot make the machine's directories")
+}
+
+// listen binds the agent's socket. It outlives this process: the machine holds it.
+func listen(path string) (*os.File, error) {
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return nil, fail(err, "cannot bind the agent's socket")
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fail(err, "cannot bind the agent's socket")
+	}
+	defer l.Close()
+	l.SetUnlinkOnClose(false)
+	f, err := l.File()
+	if err != nil {
+		return nil, fail(err, "cannot bind the agent's socket")
+	}
+	// The guest takes it as it is: a blocking descriptor suits every program.
+	if err := unix.SetNonblock(int(f.Fd()), false); err != nil {
+		f.Close()
+		return nil, fail(err, "cannot bind the agent's socket")
+	}
+	return f, nil
+}
+
+// clear removes what a run of a machine left: processes, container, cgroup,
+// mounts, socket, bundle. Volume and network stay. Nothing there is success.
+func (d *Driver) clear(ctx context.Context, r *record) error {
+	p := d.cfg.paths(r.MachineID)
+	if w := d.watched(r.MachineID); w != nil {
+		w.killed.Store(true)
+	}
+	if err := d.group(r.MachineID).Kill(ctx); err != nil {
+		return err
+	}
+	if w := d.watched(r.MachineID); w != nil {
+		select { // its end is written before the record changes
+		case <-w.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if err := d.runtime.remove(ctx, p); err != nil {
+		return err
+	}
+	if err := d.group(r.MachineID).Remove(ctx); err != nil {
+		return err
+	}
+	if err := detachMounts(p.mounts); err != nil {
+		return err
+	}
+	if err := unmountAll(p.root); err != nil {
+		return err
+	}
+	// Not RemoveAll: should something still be mounted there, it is not deleted.
+	for _, dir := range []string{p.root, p.mounts, p.dir} {
+		if err := unix.Rmdir(dir); err != nil && err != unix.ENOENT {
+			return fail(err, "cannot remove the machine's mount point")
+		}
+	}
+	if err := os.Remove(p.socket); err != nil && !os.IsNotExist(err) {
+		return fail(err, "cannot remove the agent's socket")
+	}
+	return fail(os.RemoveAll(p.bundle), "cannot remove the machine's bundle")
+}
+
+func (d *Driver) watched(id string) *watch {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if m := d.machines[id]; m != nil {
+		return m.watch
+	}
+	return nil
+}
+
+// attachMounts makes the sources of extra mounts reachable for the machine:
+// each under a mapped mount where the source's file system can, so that IDs in
+// there are the guest's, else as it is.
+func attachMounts(mounts []vmm.HostMount, dir string, att network.Attachment) ([]string, error) {
+	if len(mounts) == 0 {
+		return nil, nil
+	}
+	if err := os.Mkdir(dir, 0o711); err != nil && !os.IsExist(err) {
+		return nil, fail(err, "cannot make the machine's mounts")
+	}
+	sources := make([]string, len(mounts))
+	for i, m := range mounts {
+		sources[i] = filepath.Join(dir, strconv.Itoa(i))
+		if err := attachMount(m.Source, sources[i], att); err != nil {
+			return nil, fail(err, "cannot make the machine's mounts")
+		}
+	}
+	return sources, nil
+}
+
+func attachMount(source, target string, att network.Attachment) error {
+	info, err := os.Stat(source)
+	if err != nil {
+		return errors.Wrap(err, errors.NotFound, "a mount's source is not there")
+	}
+	if info.IsDir() {
+		err = os.Mkdir(target, 0o700)
+	} else {
+		err = os.WriteFile(target, nil, 0o600)
+	}
+	if err != nil {
+		return err
+	}
+	tree, err := mappedTree(source, att.UserNS)
+	if errors.Is(err, unix.EINVAL) {
+		return unix.Mount(source, target, "", unix.MS_BIND, "")
+	} else if err != nil {
+		return err
+	}
+	defer tree.Close()
+	return attachTree(tree, target)
+}
+
+// detachMounts undoes attachMounts.
+func detachMounts(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if os.IsNotExist(err) {
+		return nil
+	} else if err != nil {
+		return fail(err, "cannot read the machine's mounts")
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if err := unmountAll(path); err != nil {
+			return err
+		}
+		if err := os.Remove(path); err != nil {
+			return fail(err, "cannot remove the machine's mounts")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,109 @@
+package oci
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"golang.org/x/sys/unix"
+)
+
+// Stop ends a machine and keeps its disk. See [vmm.Driver].
+func (d *Driver) Stop(ctx context.Context, id string, grace time.Duration) error {
+	ctx, done, err := d.begin(ctx, id, false)
+	if err != nil {
+		return err
+	}
+	defer done()
+	r, err := d.load(id)
+	switch {
+	case errors.HasCode(err, errors.NotFound):
+		return nil
+	case err != nil:
+		return err
+	case r.Phase == phaseCreating, r.Phase == phaseCreated, r.Phase == phaseDeleting:
+		return nil
+	}
+	if r.Phase == phaseRunning && grace > 0 {
+		if err := d.ask(ctx, r, grace); err != nil {
+			return err
+		}
+	}
+	if err := d.clear(ctx, r); err != nil {
+		return err
+	}
+	r.Phase, r.Process, r.Paused = phaseCreated, nil, false
+	return d.save(r)
+}
+
+// ask sends the machine's first process a termination signal and gives it time.
+func (d *Driver) ask(ctx context.Context, r *record, grace time.Duration) error {
+	w, err := d.follow(r.MachineID, r.Process)
+	if err != nil || w == nil {
+		return err
+	}
+	w.killed.Store(true)
+	if err := w.fd.signal(unix.SIGTERM); err != nil && !errors.Is(err, os.ErrClosed) {
+		return errors.Wrap(err, errors.Internal, "cannot signal the machine")
+	}
+	if err := d.group(r.MachineID).Thaw(); err != nil { // a frozen process takes no signal
+		return err
+	}
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-w.done:
+	case <-timer.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}
+
+// Delete removes a machine and all that was made for it. See [vmm.Driver].
+// The record goes last, so that a Delete cut short is seen and made again.
+func (d *Driver) Delete(ctx context.Context, id string) error {
+	if !idForm.MatchString(id) {
+		return nil // never ours
+	}
+	ctx, done, err := d.begin(ctx, id, true)
+	if err != nil {
+		return err
+	}
+	defer done()
+	p := d.cfg.paths(id)
+	r, err := d.load(id)
+	if err != nil {
+		// No record, or one that cannot be read: what is there goes by its names.
+		r = &record{Version: recordVersion, MachineID: id, CreatedAt: time.Now().UTC()}
+	}
+	if err == nil {
+		r.Phase = phaseDeleting
+		if err := d.save(r); err != nil {
+			return err
+		}
+	}
+	if err := d.clear(ctx, r); err != nil {
+		return err
+	}
+	if err := d.layers.forget(ctx, id); err != nil {
+		return err
+	}
+	if err := d.cfg.Volumes.Delete(ctx, p.volume); err != nil {
+		return err
+	}
+	if err := d.cfg.Network.Release(ctx, id); err != nil {
+		return err
+	}
+	for _, file := range []string{p.exit, p.record} {
+		tmp := filepath.Join(filepath.Dir(file), "."+filepath.Base(file))
+		for _, f := range []string{tmp, file} {
+			if err := os.Remove(f); err != nil && !os.IsNotExist(err) {
+				return fail(err, "cannot remove the machine's record")
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,81 @@
+// Package e2e tests the product as its users meet it: the built binaries, a
+// real server, real VMs. It needs root, and loopback only.
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/services/core/pkg/client"
+	"github.com/aetherium/aetherium/tests/internal/server"
+)
+
+// suite is the server that all tests share, unless they need their own.
+var suite *server.Server
+
+func TestMain(m *testing.M) {
+	if os.Geteuid() != 0 {
+		fmt.Println("skipping: the end-to-end tests need root")
+		return
+	}
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "aetherium-e2e-")
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	before := footprint()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	if suite, err = server.New(filepath.Join(dir, "data")); err == nil {
+		err = suite.Start(ctx)
+	}
+	if err != nil {
+		fmt.Println(err)
+		if suite != nil {
+			fmt.Println(suite.Log())
+			_ = suite.Down(ctx, "--purge")
+		}
+		return 1
+	}
+	code := m.Run()
+	if code != 0 {
+		fmt.Println("the server's log:\n" + tail(suite.Log(), 200))
+	}
+	if err := suite.Down(ctx, "--purge"); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	if left := footprint().minus(before); len(left) > 0 {
+		fmt.Printf("down left something behind: %v\n", left)
+		return 1
+	}
+	return code
+}
+
+// connect returns a client of the shared server.
+func connect(t *testing.T) *client.Client {
+	t.Helper()
+	c, err := suite.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// limited is a context that ends the test before the runner would.
+func limited(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
