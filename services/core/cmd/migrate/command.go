@@ -58,9 +58,9 @@ func (c command) run(ctx context.Context) int {
 	creates := false
 	switch rest := flags.Args(); {
 	case len(rest) == 1 && rest[0] == "up":
-		act, creates = c.changes((*sqlite.Migrator).Up), true
+		act, creates = c.changes(func(ctx context.Context, m *sqlite.Migrator) ([]sqlite.Migration, error) { return m.Up(ctx) }), true
 	case len(rest) == 1 && rest[0] == "down":
-		act = c.changes((*sqlite.Migrator).Down)
+		act = c.changes(func(ctx context.Context, m *sqlite.Migrator) ([]sqlite.Migration, error) { return m.Down(ctx) })
 	case len(rest) == 1 && rest[0] == "status":
 		act = c.status
 	case len(rest) == 2 && rest[0] == "to":
@@ -68,7 +68,7 @@ func (c command) run(ctx context.Context) int {
 		if err != nil || version < 0 {
 			return c.misused("%q is not a version", rest[1])
 		}
-		act = c.changes(func(m *sqlite.Migrator, ctx context.Context) ([]sqlite.Migration, error) { return m.To(ctx, version) })
+		act = c.changes(func(ctx context.Context, m *sqlite.Migrator) ([]sqlite.Migration, error) { return m.To(ctx, version) })
 	default:
 		return c.misused("say what to do: up, down, status or to VERSION")
 	}
@@ -91,9 +91,9 @@ func (c command) open(ctx context.Context, path string, creates bool, act func(c
 }
 
 // changes tells what a change of the schema did.
-func (c command) changes(do func(*sqlite.Migrator, context.Context) ([]sqlite.Migration, error)) func(context.Context, *sqlite.Migrator) error {
+func (c command) changes(do func(context.Context, *sqlite.Migrator) ([]sqlite.Migration, error)) func(context.Context, *sqlite.Migrator) error {
 	return func(ctx context.Context, m *sqlite.Migrator) error {
-		done, err := do(m, ctx)
+		done, err := do(ctx, m)
 		for _, d := range done {
 			what := "taken back"
 			if d.Applied {

@@ -47,7 +47,7 @@ func TestUpDownStatusTo(t *testing.T) {
 	}
 	defer func() { _ = raw.Close() }()
 	var left int
-	if err := raw.QueryRow("SELECT COUNT(*) FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'goose%' AND name NOT LIKE 'sqlite%'").Scan(&left); err != nil || left != 0 {
+	if err := raw.QueryRowContext(t.Context(), "SELECT COUNT(*) FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'goose%' AND name NOT LIKE 'sqlite%'").Scan(&left); err != nil || left != 0 {
 		t.Errorf("%d tables left, %v", left, err)
 	}
 	if info, err := os.Stat(db); err != nil || info.Mode().Perm() != 0o600 {

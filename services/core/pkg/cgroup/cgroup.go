@@ -18,7 +18,7 @@ import (
 // Host is how control groups are mounted here.
 type Host struct {
 	unified bool
-	mounts  map[string]string // controller to mount point; version 2: only ""
+	mounts  map[string]string // controller or name to mount point; version 2: only ""
 }
 
 // unifiedRoot is where runtimes look for version 2 (systemd's file hierarchy).
@@ -59,7 +59,13 @@ func parseMounts(r io.Reader) (map[string]string, error) {
 	for lines.Scan() {
 		before, after, ok := strings.Cut(lines.Text(), " - ")
 		head, tail := strings.Fields(before), strings.Fields(after)
-		if !ok || len(head) < 5 || len(tail) < 3 || tail[0] != "cgroup" {
+		if !ok || len(head) < 5 || len(tail) < 3 {
+			continue
+		}
+		if tail[0] == "cgroup2" { // hybrid: no controllers, but runtimes make groups there, too
+			mounts["unified"] = head[4]
+		}
+		if tail[0] != "cgroup" {
 			continue
 		}
 		for option := range strings.SplitSeq(tail[2], ",") {

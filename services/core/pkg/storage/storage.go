@@ -16,7 +16,9 @@ type Store interface {
 	View(ctx context.Context, f func(Tx) error) error
 	// Update runs f in a transaction and commits it when f returns nil; any
 	// error or panic of f rolls it back and is passed on. Writers take turns.
-	// Nothing is retried: on Conflict the caller reads again and decides.
+	// Nothing is retried: on Conflict the caller reads again and decides. After
+	// any error of a repository but NotFound f returns it; on some databases
+	// the transaction is void then.
 	// f must not call Update or View of the same store, nor keep the Tx.
 	Update(ctx context.Context, f func(Tx) error) error
 	// Changed returns a channel that is closed when a commit after the call

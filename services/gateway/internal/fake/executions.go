@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -266,13 +267,12 @@ func (r *reader) Next(ctx context.Context) (domain.OutputEvent, error) {
 			ev = domain.OutputEvent{Offset: r.at, Gap: &domain.OutputGap{From: r.at, To: r.x.from}}
 			r.at = r.x.from
 		case r.at < r.x.written:
-			for _, e := range r.x.events {
-				if end := e.Offset + int64(len(e.Data)); end > r.at {
-					ev = domain.OutputEvent{Offset: r.at, Stream: e.Stream, Data: e.Data[r.at-e.Offset:]}
-					r.at = end
-					break
-				}
-			}
+			i := sort.Search(len(r.x.events), func(i int) bool {
+				return r.x.events[i].Offset+int64(len(r.x.events[i].Data)) > r.at
+			})
+			e := r.x.events[i]
+			ev = domain.OutputEvent{Offset: r.at, Stream: e.Stream, Data: e.Data[r.at-e.Offset:]}
+			r.at += int64(len(ev.Data))
 		case r.x.end != nil:
 			ev = domain.OutputEvent{Offset: r.x.written, End: r.x.end}
 			r.ended = true

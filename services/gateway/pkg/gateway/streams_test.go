@@ -98,17 +98,18 @@ func (s *socket) next() (frame, error) {
 
 func (s *socket) until(control string) (c wire.ServerControl, output string) {
 	s.t.Helper()
+	var all bytes.Buffer
 	for {
 		f, err := s.next()
 		if err != nil {
 			s.t.Fatalf("waiting for %s: %v", control, err)
 		}
 		if f.control == nil {
-			output += string(f.data)
+			all.Write(f.data)
 			continue
 		}
 		if f.control.Type == control {
-			return *f.control, output
+			return *f.control, all.String()
 		}
 		if f.control.Type == wire.ControlError {
 			s.t.Fatalf("waiting for %s: %+v", control, *f.control)

@@ -11,18 +11,16 @@ type carrier struct {
 	m  *Mux
 	rw io.ReadWriteCloser
 
-	// Of the reading goroutine alone.
-	peer   uint64 // life of the other end; 0: not heard of
-	link   *link
-	linked bool // there was a link
-
 	out  chan *outPacket
 	say  chan struct{} // a hello is to be sent
 	done chan struct{}
 
-	mu   sync.Mutex
-	self uint64 // this end's life
-	told uint64 // the peer's life that our last hello named
+	mu     sync.Mutex
+	self   uint64 // this end's life
+	peer   uint64 // life of the other end; 0: not heard of
+	told   uint64 // the peer's life that our last hello named
+	link   *link  // nil while there is none
+	linked bool   // there was one
 }
 
 // outPacket is a stuffed packet on its way out.
@@ -56,9 +54,11 @@ func (c *carrier) run() error {
 		case <-stop:
 		}
 	})
-	c.hello(0)
+	c.sayHello()
 	err := c.read()
+	c.mu.Lock()
 	c.endLink()
+	c.mu.Unlock()
 	close(stop)
 	end()
 	writer.Wait()
@@ -119,64 +119,69 @@ func (c *carrier) writeHello() bool {
 	return err == nil
 }
 
-// hello asks for a hello that names the peer's life.
-func (c *carrier) hello(peer uint64) {
-	c.mu.Lock()
-	c.told = peer
-	c.mu.Unlock()
+// sayHello asks for a hello. One that is asked for already will name what is to
+// be named when it is written.
+func (c *carrier) sayHello() {
 	select {
 	case c.say <- struct{}{}:
-	default: // one is on its way and names what is to be named when it is written
+	default:
 	}
 }
 
 // handle takes a packet. It is called by the reading goroutine.
 func (c *carrier) handle(p packet) error {
-	if p.from == c.self {
-		return nil // an echo
-	}
 	switch p.kind {
 	case hello:
 		c.handleHello(p)
 	case data:
-		return c.handleData(p)
+		if l := c.linkFor(p); l != nil {
+			// It blocks until the link has taken it, or has ended.
+			_, _ = l.in.Write(p.data)
+		}
 	}
 	return nil
 }
 
 func (c *carrier) handleHello(p packet) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p.from == c.self {
+		return // an echo
+	}
 	if p.from != c.peer {
 		c.endLink()
 		c.peer = p.from
 	}
 	if c.told != c.peer || p.to != c.self {
-		c.hello(c.peer)
+		c.told = c.peer
+		c.sayHello()
 	}
 	if p.to == c.self && c.link == nil {
 		c.begin()
 	}
 }
 
-func (c *carrier) handleData(p packet) error {
+// linkFor gives the link that a data packet belongs to, if it is to be taken.
+func (c *carrier) linkFor(p packet) *link {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if p.from != c.peer || p.to != c.self {
 		return nil // left over from an earlier link
 	}
 	if c.link == nil {
 		c.begin()
 	}
-	if p.count != c.link.received {
-		// Bytes were lost: what the link carries is of no use any more.
-		c.endLink()
-		c.mu.Lock()
-		c.self = newLife()
-		c.mu.Unlock()
-		c.hello(c.peer)
+	l := c.link
+	if l == nil {
 		return nil
 	}
-	c.link.received++
-	// It blocks until the link has taken it, or has ended.
-	_, _ = c.link.in.Write(p.data)
-	return nil
+	if p.count != l.received {
+		// Bytes were lost: what the link carries is of no use any more.
+		c.renew()
+		return nil
+	}
+	l.received++
+	return l
 }
 
 func (c *carrier) begin() {
@@ -191,8 +196,25 @@ func (c *carrier) begin() {
 
 func (c *carrier) endLink() {
 	if c.link != nil {
-		c.m.setLink(nil)
 		c.link.end()
 		c.link = nil
+		c.m.setLink(nil)
+	}
+}
+
+// renew begins a new life, so that the peer gives up the link as well.
+func (c *carrier) renew() {
+	c.endLink()
+	c.self = newLife()
+	c.told = c.peer
+	c.sayHello()
+}
+
+// failed is called when a link ended by itself: the peer broke the protocol on it.
+func (c *carrier) failed(l *link) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.link == l {
+		c.renew()
 	}
 }

@@ -61,8 +61,7 @@ func (l *link) accept() {
 	for {
 		conn, err := l.session.Accept()
 		if err != nil {
-			// The peer broke yamux's protocol, if it is not the end anyway.
-			l.end()
+			l.c.failed(l)
 			return
 		}
 		l.c.m.take(l, conn)

@@ -71,24 +71,21 @@ func (m *Mux) Dial(ctx context.Context) (net.Conn, error) {
 		m.mu.Unlock()
 		if l != nil {
 			conn, err := l.dial(ctx)
-			if err == nil {
+			switch {
+			case err == nil:
 				return conn, nil
-			}
-			if ctx.Err() == nil && !l.ended() {
+			case ctx.Err() != nil:
+				return nil, ctx.Err()
+			case !l.ended():
 				return nil, errors.Wrap(err, errors.Unavailable, "the channel to the machine takes no more connections")
 			}
 		}
-		if l == nil || ctx.Err() == nil && l.ended() {
-			select {
-			case <-changed:
-				continue
-			case <-ctx.Done():
-			case <-m.ctx.Done():
-				return nil, errClosed
-			}
-		}
-		if err := ctx.Err(); err != nil {
-			return nil, err
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-m.ctx.Done():
+			return nil, errClosed
 		}
 	}
 }
@@ -125,7 +122,7 @@ func (m *Mux) run() {
 		if err == nil {
 			c := newCarrier(m, rw)
 			err = c.run()
-			if c.linked {
+			if c.linked { // nobody else uses c any more
 				wait.Reset()
 			}
 		}

@@ -51,7 +51,7 @@ func commitForever(path string) error {
 			}
 			vm := list.Items[0]
 			vm.Epoch++
-			vm.Reason = strings.Repeat("x", rand.IntN(20000)) //nolint:gosec // varies the pages that a commit touches
+			vm.Reason = strings.Repeat("x", rand.IntN(20000))
 			n = vm.Epoch
 			if err := tx.VMs().Update(ctx, vm); err != nil {
 				return err
@@ -62,7 +62,7 @@ func commitForever(path string) error {
 			return err
 		}
 		var ack [8]byte
-		binary.LittleEndian.PutUint64(ack[:], uint64(n)) //nolint:gosec // counts up from 1
+		binary.LittleEndian.PutUint64(ack[:], uint64(n))
 		if _, err := os.Stdout.Write(ack[:]); err != nil {
 			return err
 		}
@@ -94,7 +94,7 @@ func TestKilledWhileCommitting(t *testing.T) {
 	}
 	total := int64(0)
 	for round := range rounds {
-		acked := killAfter(t, path, 1+rand.IntN(400), time.Duration(rand.IntN(2000))*time.Microsecond) //nolint:gosec // where to kill
+		acked := killAfter(t, path, 1+rand.IntN(400), time.Duration(rand.IntN(2000))*time.Microsecond)
 		check(t, path, round, max(acked, total), &total)
 	}
 	t.Logf("%d commits in %d processes that were killed", total, rounds)
@@ -104,7 +104,7 @@ func TestKilledWhileCommitting(t *testing.T) {
 // commits and a moment has passed, and returns the last acknowledged one.
 func killAfter(t *testing.T, path string, commits int, moment time.Duration) int64 {
 	t.Helper()
-	cmd := exec.Command(os.Args[0]) //nolint:gosec,noctx // this test's own binary, killed below
+	cmd := exec.CommandContext(t.Context(), os.Args[0]) // this very binary, see TestMain
 	cmd.Env = append(os.Environ(), crashEnv+"="+path)
 	var complaint strings.Builder
 	cmd.Stderr = &complaint
@@ -122,7 +122,7 @@ func killAfter(t *testing.T, path string, commits int, moment time.Duration) int
 		if _, err := io.ReadFull(r, ack[:]); err != nil {
 			break // all that it said before it died has been read
 		}
-		last = int64(binary.LittleEndian.Uint64(ack[:])) //nolint:gosec // counts up from 1
+		last = int64(binary.LittleEndian.Uint64(ack[:]))
 		if n == commits {
 			time.AfterFunc(moment, func() { _ = cmd.Process.Kill() })
 		}
@@ -144,7 +144,7 @@ func check(t *testing.T, path string, round int, acked int64, total *int64) {
 	defer func() { _ = raw.Close() }()
 	for pragma, want := range map[string]string{"integrity_check": "ok", "foreign_key_check": ""} {
 		var got string
-		if err := raw.QueryRow("PRAGMA " + pragma).Scan(&got); err != nil && want != "" || got != want {
+		if err := raw.QueryRowContext(t.Context(), "PRAGMA "+pragma).Scan(&got); err != nil && want != "" || got != want {
 			t.Fatalf("round %d: %s: %q, %v", round, pragma, got, err)
 		}
 	}

@@ -59,7 +59,7 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := raw.Exec("INSERT INTO goose_db_version (version_id, is_applied) VALUES (999, 1)"); err != nil {
+	if _, err := raw.ExecContext(t.Context(), "INSERT INTO goose_db_version (version_id, is_applied) VALUES (999, 1)"); err != nil {
 		t.Fatal(err)
 	}
 	if err := raw.Close(); err != nil {
@@ -122,7 +122,7 @@ func TestLockedByAnother(t *testing.T) {
 	}
 	raw.SetMaxOpenConns(1)
 	t.Cleanup(func() { _ = raw.Close() })
-	if _, err := raw.Exec("BEGIN IMMEDIATE"); err != nil {
+	if _, err := raw.ExecContext(t.Context(), "BEGIN IMMEDIATE"); err != nil {
 		t.Fatal(err)
 	}
 	write := func() error {
@@ -134,7 +134,7 @@ func TestLockedByAnother(t *testing.T) {
 	if err := s.Ping(t.Context()); err != nil {
 		t.Errorf("reading: %v", err)
 	}
-	if _, err := raw.Exec("COMMIT"); err != nil {
+	if _, err := raw.ExecContext(t.Context(), "COMMIT"); err != nil {
 		t.Fatal(err)
 	}
 	if err := write(); err != nil {

@@ -49,7 +49,7 @@ func (d *Driver) ociSpec(in bundleInput) *specs.Spec {
 		Hostname: in.spec.Hostname,
 		Root:     &specs.Root{Path: in.paths.root},
 		Process: &specs.Process{
-			Args: []string{agentTarget, "init", "--listen-fd", "3"},
+			Args: []string{agentTarget, "--listen-fd", "3"},
 			Cwd:  "/",
 			Env: []string{
 				"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

@@ -1,0 +1,203 @@
+package cli_test
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/core/internal/cli/apifake"
+)
+
+// program makes a command that runs the command line against a fake.
+func program(fake *apifake.Server, args ...string) *exec.Cmd {
+	cmd := exec.Command("aetherium", args...)
+	cmd.Env = append(os.Environ(), "AETHERIUM_URL="+fake.URL(), "AETHERIUM_API_KEY="+apifake.Key)
+	return cmd
+}
+
+// reading starts a command and waits for its first line.
+func reading(t *testing.T, cmd *exec.Cmd) (first string, rest io.Reader) {
+	t.Helper()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	var line []byte
+	for b := make([]byte, 1); ; {
+		if _, err := io.ReadFull(out, b); err != nil {
+			t.Fatalf("no line came: %v", err)
+		}
+		if b[0] == '\n' {
+			return string(line), out
+		}
+		line = append(line, b[0])
+	}
+}
+
+func exitCode(cmd *exec.Cmd) int {
+	_ = cmd.Wait()
+	return cmd.ProcessState.ExitCode()
+}
+
+func TestSignalsGoToTheCommand(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		signal syscall.Signal
+		name   string
+	}{{syscall.SIGINT, "INT"}, {syscall.SIGTERM, "TERM"}, {syscall.SIGHUP, "HUP"}, {syscall.SIGQUIT, "QUIT"}} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			fake := apifake.New(t)
+			cmd := program(fake, "run", "--", "bash", "-c", "trap 'echo got "+tc.name+"; exit 9' "+tc.name+"; echo ready; while :; do sleep 0.02; done")
+			_, rest := reading(t, cmd)
+			if err := cmd.Process.Signal(tc.signal); err != nil {
+				t.Fatal(err)
+			}
+			got, _ := io.ReadAll(rest)
+			if code := exitCode(cmd); code != 9 || string(got) != "got "+tc.name+"\n" {
+				t.Errorf("exit code %d, output %q", code, got)
+			}
+			if n := fake.VMCount(); n != 1 {
+				t.Errorf("%d VMs are left, want web alone", n)
+			}
+		})
+	}
+}
+
+// Interrupted before the answer to the creation has come, run still removes the VM.
+func TestInterruptedCreationLeavesNothing(t *testing.T) {
+	t.Parallel()
+	creating := make(chan struct{})
+	release := make(chan struct{})
+	n := 0
+	fake := apifake.New(t, func(s *apifake.Server) {
+		s.OnCreate = func() {
+			if n++; n == 1 { // the second request is the one that finds out
+				close(creating)
+				<-release
+			}
+		}
+	})
+	cmd := program(fake, "run", "--", "true")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-creating
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	code := exitCode(cmd)
+	close(release)
+	if code != 130 {
+		t.Errorf("exit code %d", code)
+	}
+	if made, left := fake.VMsMade(), fake.VMCount(); made != 1 || left != 1 {
+		t.Errorf("%d VMs were made and %d are left; want 1, and web alone", made, left)
+	}
+}
+
+func TestExecSurvivesAServerRestart(t *testing.T) {
+	t.Parallel()
+	fake := apifake.New(t)
+	cmd := program(fake, "exec", "-i", "web", "--", "sh", "-c", "echo ready; cat; echo end >&2; exit 4")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	_, rest := reading(t, cmd)
+	fake.Kill()
+	if _, err := io.WriteString(in, "while it is away\n"); err != nil {
+		t.Fatal(err)
+	}
+	fake.Start()
+	_, _ = io.WriteString(in, "and after\n")
+	_ = in.Close()
+	got, _ := io.ReadAll(rest)
+	if code := exitCode(cmd); code != 4 || string(got) != "while it is away\nand after\n" || stderr.String() != "end\n" {
+		t.Errorf("exit code %d, stdout %q, stderr %q", code, got, stderr.String())
+	}
+	if fake.Started() != 1 {
+		t.Errorf("the command ran %d times", fake.Started())
+	}
+}
+
+// 8 MB in and out again over connections that break.
+func TestBulkOverBreakingConnections(t *testing.T) {
+	t.Parallel()
+	fake := apifake.New(t)
+	want := bytes.Repeat([]byte("0123456789abcdef"), 8<<20/16)
+	fake.Chop(3 << 20)
+	var got []byte
+	for range 10 { // the first connection may break before the server is known
+		c := program(fake, "run", "-i", "--", "cat")
+		c.Stdin = bytes.NewReader(want)
+		out, err := c.Output()
+		if got = out; err == nil {
+			break
+		}
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%d bytes came back of %d, or others", len(got), len(want))
+	}
+}
+
+func TestSecretsAreNotInTheProcessList(t *testing.T) {
+	t.Parallel()
+	fake := apifake.New(t)
+	cmd := program(fake, "run", "--secret", "TOKEN", "--", "sh", "-c", `echo "$TOKEN"; sleep 1000`)
+	cmd.Env = append(cmd.Env, "TOKEN=s3cret")
+	first, _ := reading(t, cmd)
+	line, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid), "cmdline"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first != "s3cret" || bytes.Contains(line, []byte("s3cret")) {
+		t.Errorf("the command got %q, the process list shows %q", first, line)
+	}
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	if code := exitCode(cmd); code != 143 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+func TestRunNeedsFewRoundTrips(t *testing.T) {
+	t.Parallel()
+	fake := apifake.New(t)
+	if out, err := program(fake, "run", "--", "true").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var got []string
+	for _, r := range fake.Requests() {
+		got = append(got, r.Method+" "+strings.TrimPrefix(r.Path, api.BasePath))
+	}
+	if len(got) != 3 || got[0] != "POST /vms" || !strings.HasSuffix(got[1], "/stream") || !strings.HasPrefix(got[2], "DELETE /vms/") {
+		t.Errorf("requests %q", got)
+	}
+}
+
+func TestFollowedEventsComeAtOnce(t *testing.T) {
+	t.Parallel()
+	fake := apifake.New(t)
+	cmd := program(fake, "events", "-f", "--after", "1")
+	first, _ := reading(t, cmd)
+	if !strings.HasPrefix(first, "2\t") {
+		t.Errorf("first line %q", first)
+	}
+	_ = cmd.Process.Signal(syscall.SIGINT)
+	if code := exitCode(cmd); code != 130 {
+		t.Errorf("exit code %d", code)
+	}
+}

@@ -1,0 +1,45 @@
+// Command agent stands in for the guest agent in the driver's own tests: it
+// runs shell scripts that come over the listening socket in descriptor 3, and
+// ends on SIGTERM.
+package main
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"syscall"
+)
+
+func main() {
+	listener, err := net.FileListener(os.NewFile(3, "listener"))
+	if err != nil {
+		os.Exit(3)
+	}
+	ending := make(chan os.Signal, 1)
+	signal.Notify(ending, syscall.SIGTERM)
+	go func() {
+		<-ending
+		os.Exit(7)
+	}()
+	http.HandleFunc("POST /sh", func(w http.ResponseWriter, r *http.Request) {
+		script, _ := io.ReadAll(r.Body)
+		cmd := exec.Command("/bin/sh", "-c", "echo 500 >/proc/self/oom_score_adj\n"+string(script))
+		if uid, err := strconv.Atoi(r.URL.Query().Get("uid")); err == nil {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+		}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			out = append(out, "\n"+err.Error()...)
+		}
+		_, _ = w.Write(out)
+	})
+	http.HandleFunc("POST /exit", func(_ http.ResponseWriter, r *http.Request) {
+		code, _ := strconv.Atoi(r.URL.Query().Get("code"))
+		os.Exit(code)
+	})
+	os.Exit(func() int { _ = http.Serve(listener, nil); return 4 }())
+}

@@ -1,0 +1,427 @@
+package gateway_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+)
+
+// guest is a VM with a server in it.
+type guest struct {
+	*lab
+	id    string
+	token string
+	host  string // of its preview on port 8080
+}
+
+// newGuest makes a VM whose port 8080 is served by a handler.
+func newGuest(t *testing.T, l *lab, h http.Handler) *guest {
+	t.Helper()
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	vm := l.vm()
+	l.core.Expose(domain.ID(vm.ID), 8080, srv.Listener.Addr().String())
+	_, port, _ := net.SplitHostPort(l.addr)
+	return &guest{l, vm.ID, l.core.Token(domain.ID(vm.ID)), fmt.Sprintf("8080-%s.aeth.localhost:%s", vm.ID, port)}
+}
+
+// visit is a request to the preview with the VM's token.
+func (g *guest) visit(q req) (*http.Response, []byte) {
+	g.t.Helper()
+	q.path = "http://" + g.host + q.path
+	q.key = "none"
+	h := map[string]string{wire.HeaderPreviewToken: g.token}
+	for k, v := range q.header {
+		h[k] = v
+	}
+	q.header = h
+	return g.do(q)
+}
+
+// echo answers with the request as it arrived.
+func echo(w http.ResponseWriter, r *http.Request) {
+	_, _ = fmt.Fprintf(w, "%s %s\nHost: %s\n", r.Method, r.URL.RequestURI(), r.Host)
+	_ = r.Header.Write(w)
+}
+
+func TestPreviewPassesRequestsOn(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	g := newGuest(t, l, http.HandlerFunc(echo))
+	resp, body := g.visit(req{method: "POST", path: "/a%2Fb//c/../d?x=1&y=%20z", body: "data", header: map[string]string{
+		"Authorization": "Basic dXNlcjpwYXNz", "Cookie": "mine=1; aeth_preview=forged; other=2", "E2b-Traffic-Access-Token": g.token,
+		"X-Forwarded-For": "6.6.6.6", "X-Forwarded-Host": "evil", "Forwarded": "for=6.6.6.6", "X-Api-Key": l.admin, "Connection": "X-Aetherium-Token, X-Drop", "X-Drop": "1",
+	}})
+	got := string(body)
+	if resp.StatusCode != 200 {
+		t.Fatalf("%d %s", resp.StatusCode, got)
+	}
+	for _, want := range []string{
+		"POST /a%2Fb//c/../d?x=1&y=%20z\n", "Host: " + g.host + "\n", "Authorization: Basic dXNlcjpwYXNz", "Cookie: mine=1; other=2\r",
+		"X-Forwarded-For: 127.0.0.1\r", "X-Forwarded-Host: " + g.host, "X-Forwarded-Proto: http\r",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the guest did not get %q in\n%s", want, got)
+		}
+	}
+	for _, never := range []string{g.token, l.admin, "6.6.6.6", "evil", "forged", "X-Drop", "X-Api-Key"} {
+		if strings.Contains(got, never) {
+			t.Errorf("the guest got %q in\n%s", never, got)
+		}
+	}
+	if resp.Header.Get("Content-Security-Policy") != "" {
+		t.Errorf("a preview's policy is its own: %v", resp.Header)
+	}
+}
+
+func TestPreviewKeepsCredentialsOfOurs(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	g := newGuest(t, l, http.HandlerFunc(echo))
+	_, body := g.visit(req{method: "GET", path: "/", header: map[string]string{"Authorization": "Bearer " + l.admin, "Sec-WebSocket-Protocol": "chat, bearer." + l.admin + ", aetherium.v1"}})
+	if strings.Contains(string(body), l.admin) || !strings.Contains(string(body), "Sec-Websocket-Protocol: chat\r") {
+		t.Fatalf("the guest got\n%s", body)
+	}
+}
+
+func TestPreviewAccess(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	g := newGuest(t, l, http.HandlerFunc(echo))
+	other := newGuest(t, l, http.HandlerFunc(echo))
+	url := "http://" + g.host + "/"
+	l.problem(401, errors.Unauthenticated, req{method: "GET", path: url, key: "none"})
+	l.problem(401, errors.Unauthenticated, req{method: "GET", path: url, key: l.admin}) // keys are for the API
+	l.problem(403, errors.PermissionDenied, req{method: "GET", path: url, key: "none", header: map[string]string{wire.HeaderPreviewToken: other.token}})
+	l.problem(403, errors.PermissionDenied, req{method: "GET", path: url, key: "none", header: map[string]string{wire.HeaderE2BToken: g.token + "x"}})
+	l.want(200, req{method: "GET", path: url, key: "none", header: map[string]string{wire.HeaderE2BToken: g.token}})
+
+	port := get[wire.Port](l, 200, req{method: "GET", path: "/vms/" + g.id + "/ports/8080"})
+	if port.URL != url || port.Token != g.token {
+		t.Fatalf("port %+v, want %s", port, url)
+	}
+	l.problem(404, errors.NotFound, req{method: "GET", path: "/vms/" + g.id + "/ports/8080", key: l.other})
+}
+
+func TestOneTimeLink(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	g := newGuest(t, l, http.HandlerFunc(echo))
+	second := newGuest(t, l, http.HandlerFunc(echo))
+	link := get[wire.Link](l, 201, req{method: "POST", path: "/vms/" + g.id + "/ports/8080/links", body: `{"ttl_ms":60000}`})
+	if until := time.Until(link.ExpiresAt); until > time.Minute || until < 50*time.Second {
+		t.Fatalf("link %+v", link)
+	}
+	u, _ := url.Parse(link.URL)
+	// HEAD, as link scanners send it, uses nothing up.
+	l.do(req{method: "HEAD", path: link.URL, key: "none"})
+	resp, _ := l.want(303, req{method: "GET", path: "http://" + u.Host + "//evil.example/x?a=1&" + u.RawQuery + "&b=%2F", key: "none"})
+	if to := resp.Header.Get("Location"); to != "/evil.example/x?a=1&b=%2F" {
+		t.Fatalf("sent on to %q", to)
+	}
+	cookies := resp.Cookies()
+	if len(cookies) != 1 || !cookies[0].HttpOnly || cookies[0].SameSite != http.SameSiteLaxMode || cookies[0].Domain != "" || cookies[0].Path != "/" || strings.Contains(cookies[0].Value, g.token) {
+		t.Fatalf("cookies %+v", cookies)
+	}
+	cookie := cookies[0].Name + "=" + cookies[0].Value
+	l.problem(401, errors.Unauthenticated, req{method: "GET", path: link.URL, key: "none"}) // used
+	_, body := l.want(200, req{method: "GET", path: "http://" + g.host + "/", key: "none", header: map[string]string{"Cookie": "aeth_preview=planted; " + cookie + "; mine=1"}})
+	if strings.Contains(string(body), "aeth_preview") || !strings.Contains(string(body), "Cookie: mine=1") {
+		t.Fatalf("the guest got\n%s", body)
+	}
+	// It is for this VM and this port.
+	l.problem(401, errors.Unauthenticated, req{method: "GET", path: "http://" + second.host + "/", key: "none", header: map[string]string{"Cookie": cookie}})
+	l.problem(401, errors.Unauthenticated, req{method: "GET", path: "http://" + strings.Replace(g.host, "8080-", "8081-", 1) + "/", key: "none", header: map[string]string{"Cookie": cookie}})
+	forged := strings.Replace(cookie, "=1", "=9", 1)
+	l.problem(401, errors.Unauthenticated, req{method: "GET", path: "http://" + g.host + "/", key: "none", header: map[string]string{"Cookie": forged}})
+	// A link for one preview opens no other, and is gone then.
+	link = get[wire.Link](l, 201, req{method: "POST", path: "/vms/" + g.id + "/ports/8080/links"})
+	l.problem(401, errors.Unauthenticated, req{method: "GET", path: strings.Replace(link.URL, g.id, second.id, 1), key: "none"})
+	l.problem(404, errors.NotFound, req{method: "POST", path: "/vms/" + g.id + "/ports/8080/links", key: l.other})
+
+	// With the cookie alone, only the preview's own pages may act.
+	for _, tc := range []struct {
+		name   string
+		method string
+		header map[string]string
+		status int
+	}{
+		{"typed or linked", "GET", map[string]string{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}, 200},
+		{"own page", "POST", map[string]string{"Sec-Fetch-Site": "same-origin", "Origin": "http://" + g.host}, 200},
+		{"sibling's fetch", "GET", map[string]string{"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"}, 403},
+		{"sibling's form", "POST", map[string]string{"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document", "Origin": "http://" + second.host}, 403},
+		{"sibling's frame", "GET", map[string]string{"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}, 403},
+		{"old browser's form", "POST", map[string]string{"Origin": "http://" + second.host}, 403},
+		{"sandboxed form", "POST", map[string]string{"Origin": "null"}, 403},
+	} {
+		tc.header["Cookie"] = cookie
+		if resp, body := l.do(req{method: tc.method, path: "http://" + g.host + "/", key: "none", header: tc.header}); resp.StatusCode != tc.status {
+			t.Errorf("%s: %d %s", tc.name, resp.StatusCode, body)
+		}
+	}
+}
+
+func TestPreviewAnswersAreConfined(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	g := newGuest(t, l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		h := w.Header()
+		h.Add("Set-Cookie", "a=1; Domain=aeth.localhost; Path=/; HttpOnly")
+		h.Add("Set-Cookie", "b=2;domain=.aeth.localhost")
+		h.Add("Set-Cookie", "aeth_preview=stolen; Path=/")
+		h.Set("Clear-Site-Data", `"cookies"`)
+		h.Set("Alt-Svc", `h3="evil:443"`)
+		h.Set("Strict-Transport-Security", "max-age=9; includeSubDomains")
+		h.Set("X-Request-Id", "forged")
+		h.Set("Content-Security-Policy", "default-src 'self'")
+		h.Set("Access-Control-Allow-Origin", "*")
+		h.Set("Service-Worker-Allowed", "/")
+		w.WriteHeader(418)
+	}))
+	resp, _ := g.visit(req{method: "GET", path: "/"})
+	h := resp.Header
+	if got := strings.Join(h.Values("Set-Cookie"), "|"); got != "a=1; Path=/; HttpOnly|b=2" {
+		t.Errorf("cookies %q", got)
+	}
+	for _, name := range []string{"Clear-Site-Data", "Alt-Svc", "Strict-Transport-Security"} {
+		if h.Get(name) != "" {
+			t.Errorf("%s passed", name)
+		}
+	}
+	if h.Get("X-Request-Id") == "forged" || len(h.Values("X-Request-Id")) != 1 || resp.StatusCode != 418 || h.Get("Content-Security-Policy") != "default-src 'self'" {
+		t.Errorf("%d %v", resp.StatusCode, h)
+	}
+
+	// The path form shares the API's origin: there is less to pass.
+	resp, _ = l.want(418, req{method: "GET", path: "/vms/" + g.id + "/ports/8080/x"})
+	h = resp.Header
+	for _, name := range []string{"Set-Cookie", "Clear-Site-Data", "Alt-Svc", "Strict-Transport-Security", "Access-Control-Allow-Origin", "Service-Worker-Allowed"} {
+		if h.Get(name) != "" {
+			t.Errorf("path form: %s passed", name)
+		}
+	}
+	if strings.Join(h.Values("Content-Security-Policy"), "|") != "sandbox" || strings.Join(h.Values("X-Content-Type-Options"), "|") != "nosniff" {
+		t.Errorf("path form: %v", h)
+	}
+}
+
+func TestPathForm(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	g := newGuest(t, l, http.HandlerFunc(echo))
+	path := "/vms/" + g.id + "/ports/8080"
+	for _, method := range []string{"GET", "POST", "DELETE", "PROPFIND"} {
+		_, body := l.want(200, req{method: method, path: path + "/a%2Fb/../c?x=%20", header: map[string]string{"Cookie": "session=1", "Origin": "http://" + l.addr, "X-Custom": "yes"}})
+		got := string(body)
+		for _, want := range []string{method + " /a%2Fb/../c?x=%20\n", "Host: localhost:8080\n", "X-Custom: yes", "X-Forwarded-Prefix: " + wire.BasePath + path + "\r"} {
+			if !strings.Contains(got, want) {
+				t.Errorf("%s: the guest did not get %q in\n%s", method, want, got)
+			}
+		}
+		for _, never := range []string{l.admin, "session=1", "Authorization", "Origin:"} {
+			if strings.Contains(got, never) {
+				t.Errorf("%s: the guest got %q in\n%s", method, never, got)
+			}
+		}
+	}
+	l.problem(401, errors.Unauthenticated, req{method: "GET", path: path + "/", key: "none"})
+	l.problem(401, errors.Unauthenticated, req{method: "GET", path: path + "/", key: "none", header: map[string]string{wire.HeaderPreviewToken: g.token}})
+	l.problem(404, errors.NotFound, req{method: "GET", path: path + "/", key: l.other})
+	_, body := l.want(200, req{method: "GET", path: path + "/", header: map[string]string{"Authorization": "Basic x:y"}, key: l.admin})
+	if strings.Contains(string(body), "Basic") {
+		t.Errorf("a credential passed:\n%s", body)
+	}
+}
+
+func TestPreviewFailuresAre502(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	g := newGuest(t, l, http.HandlerFunc(echo))
+	closed := strings.Replace(g.host, "8080-", "9090-", 1)
+	token := map[string]string{wire.HeaderPreviewToken: g.token}
+	l.problem(502, errors.Unavailable, req{method: "GET", path: "http://" + closed + "/", key: "none", header: token})
+	l.problem(502, errors.NotFound, req{method: "GET", path: "http://8080-" + domain.NewID().String() + ".aeth.localhost/", key: "none", header: token})
+	l.problem(502, errors.Unavailable, req{method: "GET", path: "/vms/" + g.id + "/ports/9090/"})
+	get[wire.VM](l, 200, req{method: "POST", path: "/vms/" + g.id + "/pause"})
+	l.problem(502, errors.Conflict, req{method: "GET", path: "http://" + g.host + "/", key: "none", header: token})
+	// Traffic resumes a VM that wants that.
+	get[wire.VM](l, 200, req{method: "PATCH", path: "/vms/" + g.id, body: `{"auto_resume":true}`})
+	l.want(200, req{method: "GET", path: "http://" + g.host + "/", key: "none", header: token})
+	get[wire.VM](l, 200, req{method: "DELETE", path: "/vms/" + g.id})
+	l.problem(502, errors.NotFound, req{method: "GET", path: "http://" + g.host + "/", key: "none", header: token})
+
+	// A server that does not speak HTTP.
+	raw, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = raw.Close() })
+	go func() {
+		for {
+			c, err := raw.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte("SSH-2.0-guest\r\n"))
+			_ = c.Close()
+		}
+	}()
+	g2 := newGuest(t, l, http.HandlerFunc(echo))
+	l.core.Expose(domain.ID(g2.id), 22, raw.Addr().String())
+	l.problem(502, errors.Unavailable, req{method: "GET", path: "/vms/" + g2.id + "/ports/22/"})
+}
+
+func TestPreviewStreams(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	step := make(chan struct{})
+	ended := make(chan struct{})
+	mux := http.NewServeMux()
+	mux.HandleFunc("/sse", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		for i := range 3 {
+			_, _ = fmt.Fprintf(w, "data: %d\n\n", i)
+			w.(http.Flusher).Flush()
+			<-step
+		}
+	})
+	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) { // not an event stream, and still live
+		_, _ = io.WriteString(w, "first\n")
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+		close(ended)
+	})
+	mux.HandleFunc("/ws", func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{"chat"}})
+		if err != nil {
+			return
+		}
+		for {
+			kind, p, err := c.Read(context.Background())
+			if err != nil {
+				return
+			}
+			_ = c.Write(context.Background(), kind, append([]byte("echo "), p...))
+		}
+	})
+	g := newGuest(t, l, mux)
+	open := func(path string) (*http.Response, *bufio.Reader, context.CancelFunc) {
+		ctx, cancel := context.WithCancel(t.Context())
+		rq := l.request(req{method: "GET", path: "http://" + g.host + path, key: "none", header: map[string]string{wire.HeaderPreviewToken: g.token}})
+		resp, err := l.client.Do(rq.WithContext(ctx))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { cancel(); _ = resp.Body.Close() })
+		return resp, bufio.NewReader(resp.Body), cancel
+	}
+	_, events, _ := open("/sse")
+	for i := range 3 { // each event arrives before the next one is made
+		if line, err := events.ReadString('\n'); err != nil || line != fmt.Sprintf("data: %d\n", i) {
+			t.Fatalf("%q, %v", line, err)
+		}
+		_, _ = events.ReadString('\n')
+		step <- struct{}{}
+	}
+	_, slow, leave := open("/slow")
+	if line, err := slow.ReadString('\n'); err != nil || line != "first\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	leave()
+	<-ended // the guest learns that its visitor left
+
+	for name, url := range map[string]string{"preview": "ws://" + g.host + "/ws", "path form": "ws://" + l.addr + wire.BasePath + "/vms/" + g.id + "/ports/8080/ws"} {
+		h := http.Header{wire.HeaderPreviewToken: {g.token}, "Authorization": {"Bearer " + l.admin}}
+		c, _, err := websocket.Dial(t.Context(), url, &websocket.DialOptions{HTTPClient: l.client, HTTPHeader: h, Subprotocols: []string{"chat", "bearer." + l.admin}})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for range 3 {
+			_ = c.Write(t.Context(), websocket.MessageText, []byte("hi"))
+			if _, p, err := c.Read(t.Context()); err != nil || string(p) != "echo hi" || c.Subprotocol() != "chat" {
+				t.Fatalf("%s: %q, %v", name, p, err)
+			}
+		}
+		_ = c.Close(websocket.StatusNormalClosure, "")
+	}
+}
+
+func TestKillingTheVMBreaksItsStreams(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	g := newGuest(t, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "beginning")
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	}))
+	resp, err := l.client.Do(l.request(req{method: "GET", path: "http://" + g.host + "/", key: "none", header: map[string]string{wire.HeaderPreviewToken: g.token}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	buf := make([]byte, 9)
+	if _, err := io.ReadFull(resp.Body, buf); err != nil {
+		t.Fatal(err)
+	}
+	get[wire.VM](l, 200, req{method: "DELETE", path: "/vms/" + g.id})
+	if rest, err := io.ReadAll(resp.Body); err == nil {
+		t.Fatalf("the answer ended as if it were whole: %q", rest)
+	}
+}
+
+func TestLargeBodiesThroughPreview(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	const size = 100 << 20
+	g := newGuest(t, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut {
+			sum := sha256.New()
+			n, _ := io.Copy(sum, r.Body)
+			_, _ = fmt.Fprintf(w, "%d %x", n, sum.Sum(nil))
+			return
+		}
+		_, _ = io.CopyN(w, &pattern{}, size)
+	}))
+	want := sha256.New()
+	_, _ = io.CopyN(want, &pattern{}, size)
+	_, body := g.visit(req{method: "PUT", path: "/", body: io.LimitReader(&pattern{}, size)})
+	if string(body) != fmt.Sprintf("%d %x", size, want.Sum(nil)) {
+		t.Fatalf("the guest got %s", body)
+	}
+	resp, err := l.client.Do(l.request(req{method: "GET", path: "http://" + g.host + "/", key: "none", header: map[string]string{wire.HeaderPreviewToken: g.token}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	got := sha256.New()
+	if n, err := io.Copy(got, resp.Body); n != size || err != nil || !bytes.Equal(got.Sum(nil), want.Sum(nil)) {
+		t.Fatalf("%d bytes came, %v", n, err)
+	}
+}
+
+// pattern is an endless stream that is cheap to make.
+type pattern struct{ at int }
+
+func (s *pattern) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = byte(s.at >> 3)
+		s.at += 11
+	}
+	return len(p), nil
+}
