@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 )
@@ -28,16 +27,14 @@ func BenchmarkAcquire(b *testing.B) {
 				} else {
 					cfg.PoolNAT = pool
 				}
-				said := make(chan string, 1024)
 				m := open(b, cfg)
 				defer func() {
 					if err := m.Teardown(ctx); err != nil {
 						b.Error(err)
 					}
 				}()
-				_ = said
-				if pool > 0 {
-					time.Sleep(6 * time.Second)
+				if err := m.Warm(ctx); err != nil {
+					b.Fatal(err)
 				}
 				b.ResetTimer()
 				for i := range b.N {

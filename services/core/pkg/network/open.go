@@ -158,6 +158,10 @@ func (m *Manager) takeLease(v *hostlease.View, known instanceFile, boot string, 
 	}
 	if v.Mine.BootID != boot || v.Mine.HostNet != hostNet || v.Mine.RuntimeDir != m.cfg.RuntimeDir {
 		v.Mine = known.Lease // zero, or what the wiped register said
+		if v.Clash() {
+			return errors.New(errors.Conflict, "another instance has leased what this one held before the host's register was removed").
+				WithHint("end this instance's machines, remove %s and start again", m.cfg.RuntimeDir)
+		}
 	}
 	if v.Mine.Instance == "" {
 		v.Mine = hostlease.Lease{Instance: m.cfg.Instance, RuntimeDir: m.cfg.RuntimeDir, BootID: boot, HostNet: hostNet}
@@ -167,20 +171,11 @@ func (m *Manager) takeLease(v *hostlease.View, known instanceFile, boot string, 
 		if err != nil {
 			return err
 		}
-		for salt := 0; v.Mine.Prefix == "" || survey.Taken(v.Mine.Prefix) || prefixLeased(v.Others, v.Mine.Prefix); salt++ {
+		for salt := 0; v.Mine.Prefix == "" || survey.Taken(v.Mine.Prefix) || v.Clash(); salt++ {
 			v.Mine.Prefix = interfacePrefix(m.cfg.Instance, salt)
 		}
 	}
 	return v.Save()
-}
-
-func prefixLeased(others []hostlease.Lease, prefix string) bool {
-	for _, l := range others {
-		if l.Prefix == prefix {
-			return true
-		}
-	}
-	return false
 }
 
 // stale reports whether a lease holds nothing any more: it is of an earlier

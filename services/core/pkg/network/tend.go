@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -44,12 +45,12 @@ func (m *Manager) tend() {
 				next = d
 			}
 		}
-		for mode, size := range map[domain.NetworkMode]int{domain.NetworkNone: m.cfg.PoolNone, domain.NetworkNAT: m.cfg.PoolNAT} {
+		for mode, size := range m.pools() {
 			if d := time.Until(notBefore[mode]); d > 0 {
 				sooner(d)
 				continue
 			}
-			if err := m.refill(mode, size); err != nil {
+			if err := m.refill(m.ctx, mode, size); err != nil {
 				wait[mode] = min(max(2*wait[mode], refillWaitLow), refillWaitHigh)
 				if errors.HasCode(err, errors.Unsupported) {
 					wait[mode] = refillWaitHigh // only someone's doing helps
@@ -83,9 +84,28 @@ func (m *Manager) tend() {
 	}
 }
 
+// Warm fills the pools now, instead of in the background, and returns when
+// they are full. Returns what Acquire would.
+func (m *Manager) Warm(ctx context.Context) error {
+	if !m.begin() {
+		return errClosed()
+	}
+	defer m.tasks.Done()
+	for mode, size := range m.pools() {
+		if err := m.refill(ctx, mode, size); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+func (m *Manager) pools() map[domain.NetworkMode]int {
+	return map[domain.NetworkMode]int{domain.NetworkNone: m.cfg.PoolNone, domain.NetworkNAT: m.cfg.PoolNAT}
+}
+
 // refill makes pairs of a mode until size are ready.
-func (m *Manager) refill(mode domain.NetworkMode, size int) error {
-	for m.ctx.Err() == nil && m.countReady(mode) < size {
+func (m *Manager) refill(ctx context.Context, mode domain.NetworkMode, size int) error {
+	for ctx.Err() == nil && m.ctx.Err() == nil && m.countReady(mode) < size {
 		p, err := m.makePair(mode)
 		if err != nil {
 			return err

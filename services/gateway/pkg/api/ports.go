@@ -45,7 +45,7 @@ func (a *API) portRoutes(r chi.Router) {
 
 	r.HandleFunc(forwardRoute, a.forward)
 	forward := operation("forward-port", http.MethodGet, "/vms/{vm}/ports/{port}/{path}", tag, "Reach a server in a VM",
-		"Any method and path, WebSocket and server-sent events included. Credentials and cookies do not pass, and no answer is run by a browser: for pages there are previews.")
+		"Any of HTTP's methods (RFC 9110) and PATCH, any path, WebSocket and server-sent events included. Credentials and cookies do not pass, and no answer is run by a browser: for pages there are previews.")
 	str, num := &huma.Schema{Type: huma.TypeString}, &huma.Schema{Type: huma.TypeInteger}
 	forward.Parameters = []*huma.Param{
 		{Name: "vm", In: "path", Required: true, Schema: str, Description: "ID or name of a VM"},
@@ -125,5 +125,7 @@ func (a *API) forward(w http.ResponseWriter, r *http.Request) {
 		}
 		at += 1 + next
 	}
+	w.Header().Del("Cache-Control") // the proxy sets them; twice would be a mess
+	w.Header().Del("X-Content-Type-Options")
 	a.Proxy.ServePath(w, r, t, path[:at], path[at:])
 }

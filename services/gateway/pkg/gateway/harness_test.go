@@ -60,6 +60,7 @@ type lab struct {
 	other   string // another project's
 	client  *http.Client
 	addr    string
+	deps    gateway.Deps
 }
 
 type logBuffer struct {
@@ -102,6 +103,7 @@ func newLab(t testing.TB, change ...func(*gateway.Config, *gateway.Deps)) *lab {
 	if l.gateway, err = gateway.New(config, deps); err != nil {
 		t.Fatal(err)
 	}
+	l.deps = deps
 	l.server = gateway.NewServer(l.gateway)
 	if err := l.server.Start(t.Context()); err != nil {
 		t.Fatal(err)
@@ -109,7 +111,9 @@ func newLab(t testing.TB, change ...func(*gateway.Config, *gateway.Deps)) *lab {
 	l.addr = l.server.Addr().String()
 	dialer := &net.Dialer{}
 	transport := &http.Transport{ // every name leads to the server, as DNS for previews does
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", l.addr) },
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "tcp", l.addr)
+		},
 	}
 	l.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	t.Cleanup(func() {

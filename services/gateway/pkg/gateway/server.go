@@ -107,7 +107,7 @@ func (s *Server) Start(ctx context.Context) error {
 	go func() {
 		defer close(s.done)
 		serve := func() error { return s.http.Serve(l) }
-		if s.http.TLSConfig != nil {
+		if s.gateway.config.TLS != nil {
 			serve = func() error { return s.http.ServeTLS(l, "", "") }
 		}
 		err := serve()
@@ -135,7 +135,8 @@ func (s *Server) URL() string {
 		return ""
 	}
 	scheme := "http://"
-	if s.http.TLSConfig != nil {
+	// Not http.TLSConfig: serving HTTP/2 sets that in clear text as well.
+	if s.gateway.config.TLS != nil {
 		scheme = "https://"
 	}
 	host, port, _ := net.SplitHostPort(addr.String()) // a TCP address has both

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 
 	ae "github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -22,7 +23,8 @@ type body struct {
 	io.ReadCloser
 	control *http.ResponseController
 	stall   time.Duration
-	done    bool
+	http2   bool
+	ended   atomic.Bool // read to its end
 }
 
 func (b *body) Read(p []byte) (int, error) {
@@ -30,19 +32,24 @@ func (b *body) Read(p []byte) (int, error) {
 		_ = b.control.SetReadDeadline(time.Now().Add(b.stall))
 	}
 	n, err := b.ReadCloser.Read(p)
-	if b.stall > 0 {
-		_ = b.control.SetReadDeadline(time.Time{})
+	switch {
+	case errors.Is(err, io.EOF):
+		b.ended.Store(true)
+		fallthrough
+	case err == nil:
+		if b.stall > 0 {
+			_ = b.control.SetReadDeadline(time.Time{})
+		}
+		return n, err
 	}
-	if err != nil {
-		b.done = true
-		err = readError(err)
-	}
-	return n, err
+	// The deadline stays: the server, too, tries to read the rest.
+	return n, readError(err)
 }
 
-// finish is called after the handler: what it left unread has to come soon.
-func (b *body) finish(r *http.Request) {
-	if !b.done && r.ContentLength != 0 && r.ProtoMajor == 1 {
+// drain is called when the answer begins, and after the handler: on HTTP/1 the
+// server then reads what the handler left, and that has to come soon.
+func (b *body) drain() {
+	if b != nil && !b.http2 && !b.ended.Load() {
 		_ = b.control.SetReadDeadline(time.Now().Add(drainTimeout))
 	}
 }

@@ -52,10 +52,10 @@ func Observe(o Observer, next http.Handler) http.Handler {
 		w.Header().Set(wire.HeaderRequestID, id)
 		rec := &Record{Route: "unmatched"}
 		r = r.WithContext(context.WithValue(r.Context(), recordKey{}, rec))
-		in := &body{ReadCloser: r.Body, control: control, stall: o.Stall}
 		if r.Body != nil && r.Body != http.NoBody {
-			r.Body = in
-			defer in.finish(r)
+			w.in = &body{ReadCloser: r.Body, control: control, stall: o.Stall, http2: w.http2}
+			r.Body = w.in
+			defer w.in.drain()
 		}
 		o.Metrics.begin()
 		defer func() {

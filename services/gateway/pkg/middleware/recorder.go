@@ -21,6 +21,7 @@ type recorder struct {
 	bytes   int64
 	err     atomic.Pointer[error]
 	armed   time.Time // when the write deadline was last set
+	in      *body     // the request's; nil where there is none
 }
 
 // Unwrap lets http.ResponseController reach the connection.
@@ -36,9 +37,14 @@ func (w *recorder) NoteError(err error) {
 // Started reports whether the answer's header has been sent.
 func (w *recorder) Started() bool { return w.status != 0 }
 
+func (w *recorder) begin(status int) {
+	w.status = status
+	w.in.drain()
+}
+
 func (w *recorder) WriteHeader(status int) {
 	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
-		w.status = status
+		w.begin(status)
 	}
 	w.arm()
 	w.ResponseWriter.WriteHeader(status)
@@ -46,7 +52,7 @@ func (w *recorder) WriteHeader(status int) {
 
 func (w *recorder) Write(p []byte) (int, error) {
 	if w.status == 0 {
-		w.status = http.StatusOK
+		w.begin(http.StatusOK)
 	}
 	w.arm()
 	n, err := w.ResponseWriter.Write(p)
@@ -58,7 +64,7 @@ func (w *recorder) Write(p []byte) (int, error) {
 // FlushError sends what is buffered.
 func (w *recorder) FlushError() error {
 	if w.status == 0 {
-		w.status = http.StatusOK
+		w.begin(http.StatusOK)
 	}
 	w.arm()
 	err := w.control.Flush()

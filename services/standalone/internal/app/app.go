@@ -147,14 +147,31 @@ func Down(ctx context.Context, s settings.Settings, log *slog.Logger) (err error
 	if err := n.worker.Start(ctx); err != nil {
 		return err
 	}
-	if err := n.worker.Drain(ctx, "shutdown"); err != nil {
+	if err := errors.Join(n.worker.Drain(ctx, "shutdown"), n.worker.Stop(ctx)); err != nil {
 		return err
 	}
-	if err := n.worker.Stop(ctx); err != nil {
-		return err
-	}
+	return n.teardown(ctx)
+}
+
+// teardown removes everything from the host but the data directory. The order
+// is that in which one thing stands on another.
+func (n *node) teardown(ctx context.Context) error {
 	if t, ok := n.driver.(vmm.Teardowner); ok {
-		return t.Teardown(ctx)
+		if err := t.Teardown(ctx); err != nil {
+			return err
+		}
+	}
+	if err := n.network.Teardown(ctx); err != nil {
+		return err
+	}
+	if err := n.close(); err != nil {
+		return err
+	}
+	if err := n.disk.Unmount(ctx); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(n.runtimeDir); err != nil {
+		return errors.Wrap(err, errors.Internal, "the runtime directory cannot be removed")
 	}
 	return nil
 }

@@ -41,7 +41,8 @@ type node struct {
 	service  *service.Service
 	changes  *watch.Hub[domain.ID]
 
-	closers []closer // in the order they were opened
+	runtimeDir string
+	closers    []closer // in the order they were opened
 }
 
 type closer struct {
@@ -87,7 +88,11 @@ func (n *node) openDriver(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	run := runtimeDir(s, instance)
+	n.runtimeDir = runtimeDir(s, instance)
+	run := n.runtimeDir
+	if err := os.MkdirAll(run, 0o711); err != nil { //nolint:gosec // the mapped roots of VMs walk through it
+		return errors.Wrap(err, errors.Internal, "the runtime directory %s cannot be made", run)
+	}
 	cfg := network.Config{
 		Instance: instance, RuntimeDir: filepath.Join(run, "net"), NetdPath: filepath.Join(s.BinDir, "aetherium-netd"),
 		PoolNone: s.Network.Pool, PoolNAT: s.Network.Pool, Log: n.log,
@@ -105,7 +110,7 @@ func (n *node) openDriver(ctx context.Context) error {
 	n.opened("disk", n.disk.Close)
 	n.log.Info("VM data", "backend", n.disk.Backend(), "quotas_enforced", n.disk.Enforced())
 	driver, err := oci.New(ctx, oci.Config{
-		Instance: instance, StateDir: filepath.Join(s.DataDir, "oci"), RuntimeDir: run, Runtime: s.OCI.Runtime,
+		Instance: instance, StateDir: filepath.Join(s.DataDir, "oci"), RuntimeDir: filepath.Join(run, "oci"), Runtime: s.OCI.Runtime,
 		AgentPath: filepath.Join(s.BinDir, "fc-agent"), Network: n.network, Volumes: n.disk, Logger: n.log,
 	})
 	if err != nil {

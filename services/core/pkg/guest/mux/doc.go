@@ -18,6 +18,9 @@
 //   - Streams. On a link runs yamux: connections with flow control of their
 //     own, so that a slow one holds up no other and memory is bounded.
 //
+// A hole is noticed by the next packet. While both ends live the stream itself
+// loses nothing; it is at the breaks that it does, and those begin with a hello.
+//
 // Connections of a link that ended fail with an error; new ones work as soon as
 // the other side is back. A connection cannot be closed one way only (yamux).
 package mux

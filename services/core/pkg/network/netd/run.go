@@ -71,11 +71,13 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, ready func()) error 
 	}
 }
 
-// hold takes the lock and writes the process ID under it.
+// hold takes the lock and writes the process ID under it. What stays open is
+// for reading only: the manager signals whom the file names, so a netd that
+// an attacker has taken over must not be able to write there.
 func hold(path string) (*os.File, error) {
 	// Not created here: the file goes with the instance, and a netd that
 	// starts late must not come to life after it.
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, errors.Wrap(err, errors.Unavailable, "cannot open netd's lock file")
 	}
@@ -83,9 +85,10 @@ func hold(path string) (*os.File, error) {
 		_ = f.Close()
 		return nil, errors.Wrap(err, errors.Conflict, "another netd serves this instance")
 	}
-	err = f.Truncate(0)
+	w, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
 	if err == nil {
-		_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
+		_, err = fmt.Fprintf(w, "%d\n", os.Getpid())
+		err = errors.Join(err, w.Close())
 	}
 	if err != nil {
 		_ = f.Close()
@@ -100,7 +103,15 @@ func giveUpRights(user uint32) error {
 	if user == 0 {
 		return nil
 	}
-	err := syscall.Setgroups(nil)
+	// ENOTSUP: a binary with cgo, as the race detector's is, cannot reach every thread.
+	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0)
+	var err error
+	if errno != 0 && errno != unix.ENOTSUP {
+		err = errno
+	}
+	if err == nil {
+		err = syscall.Setgroups(nil)
+	}
 	if err == nil {
 		err = syscall.Setresgid(int(user), int(user), int(user))
 	}

@@ -145,16 +145,19 @@ func (d *Driver) Close() error {
 	return nil
 }
 
-// Teardown removes what was made for the instance apart from machines. There
-// must be none any more. Network and volumes, which others may share, stay:
-// who made them takes them down.
+// Teardown removes what was made for the instance on the host. No machine may
+// run; stopped ones keep their records and disks and can be started again
+// later. Network and volumes, which others may share, stay: who made them
+// takes them down.
 func (d *Driver) Teardown(ctx context.Context) error {
 	states, err := d.List(ctx)
 	if err != nil {
 		return err
 	}
-	if len(states) > 0 {
-		return errors.New(errors.Conflict, "there are still %d machines", len(states))
+	for _, s := range states {
+		if s.Status == vmm.StatusRunning || s.Status == vmm.StatusPaused {
+			return errors.New(errors.Conflict, "the machine %s still runs", s.MachineID)
+		}
 	}
 	if err := d.cgroups.Group(d.cfg.cgroupParent()).Remove(ctx); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -126,6 +127,24 @@ func (r *Registry) read() ([]Lease, error) {
 func (v *View) Save() error {
 	v.Mine.Version = Version
 	return statefile.Write(v.r.path(v.Mine.Instance), v.Mine)
+}
+
+// Clash reports whether v.Mine claims something that another lease has.
+func (v *View) Clash() bool {
+	for _, l := range v.Others {
+		if l.Prefix != "" && l.Prefix == v.Mine.Prefix {
+			return true
+		}
+		if l.Subnet.IsValid() && v.Mine.Subnet.IsValid() && l.Subnet.Overlaps(v.Mine.Subnet) {
+			return true
+		}
+		for _, b := range l.Blocks {
+			if slices.Contains(v.Mine.Blocks, b) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Drop removes the lease of an instance; absent is success.
