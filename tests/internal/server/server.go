@@ -62,7 +62,7 @@ func New(dataDir string, extra ...string) (*Server, error) {
 			s.Env = append(s.Env, kv)
 		}
 	}
-	s.Env = append(s.Env, "AETHERIUM_DATA_DIR="+dataDir, "AETHERIUM_LISTEN_ADDRESS="+address)
+	s.Env = append(s.Env, "AETHERIUM_LOG_LEVEL=warn", "AETHERIUM_DATA_DIR="+dataDir, "AETHERIUM_LISTEN_ADDRESS="+address)
 	s.Env = append(s.Env, extra...)
 	return s, nil
 }

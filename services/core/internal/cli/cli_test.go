@@ -15,6 +15,10 @@ import (
 
 // TestMain lets the test binary be the command line, for scripts and terminals.
 func TestMain(m *testing.M) {
+	// The race detector's default is to sleep a second at the end of every process.
+	if err := os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")); err != nil {
+		panic(err)
+	}
 	testscript.Main(m, map[string]func(){
 		"aetherium": func() {
 			host, release := cli.Process()
@@ -38,7 +42,7 @@ func TestScripts(t *testing.T) {
 			env.Values[fakeKey{}] = fake
 			for k, v := range map[string]string{
 				"AETHERIUM_URL": fake.URL(), "AETHERIUM_API_KEY": apifake.Key, "HOME": env.WorkDir, "URL": fake.URL(), "KEY": apifake.Key,
-				"WEB_DIR": fake.Dir("web"), "TERM": "dumb",
+				"WEB_DIR": fake.Dir("web"), "TERM": "dumb", "GORACE": os.Getenv("GORACE"),
 			} {
 				env.Setenv(k, v)
 			}

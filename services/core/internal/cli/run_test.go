@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -80,10 +81,10 @@ func TestInterruptedCreationLeavesNothing(t *testing.T) {
 	t.Parallel()
 	creating := make(chan struct{})
 	release := make(chan struct{})
-	n := 0
+	var n atomic.Int32
 	fake := apifake.New(t, func(s *apifake.Server) {
 		s.OnCreate = func() {
-			if n++; n == 1 { // the second request is the one that finds out
+			if n.Add(1) == 1 { // the second request is the one that finds out
 				close(creating)
 				<-release
 			}

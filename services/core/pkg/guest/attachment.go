@@ -49,6 +49,9 @@ func (a *attachment) run() (outcome, error) {
 	if err := str.Send(a.first()); err != nil && !errors.Is(err, io.EOF) {
 		return a.ended(ctx, err)
 	}
+	// Once there is an answer, the transport looks at ctx only between pieces of
+	// the request's body; ending the body lets it see that ctx has ended.
+	defer context.AfterFunc(ctx, func() { _ = str.CloseRequest() })()
 	slow := time.AfterFunc(attachTimeout, func() { cancel(errSlow) })
 	defer slow.Stop()
 

@@ -2,6 +2,7 @@ package network
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"os"
 	"os/exec"
@@ -31,14 +32,11 @@ type netdProcess struct {
 }
 
 func (m *Manager) netdConfig(nat *natNetwork) netd.Config {
-	cfg := netd.Config{
+	return netd.Config{
 		Listen: nat.bridge.Gateway.Addr(), Clients: nat.subnet, Resolvers: m.cfg.Resolvers, LockFile: m.path("netd.lock"),
+		// The first range of the first block is the instance's own: no machine gets it.
+		User: m.blocks()[0],
 	}
-	// The first range of the first block is the instance's own: no machine gets it.
-	if blocks := m.blocks(); len(blocks) > 0 {
-		cfg.User = blocks[0]
-	}
-	return cfg
 }
 
 // startNetd adopts the netd that runs with the wanted configuration, or
@@ -132,7 +130,8 @@ func (m *Manager) launchNetd(cfg netd.Config) (*netdProcess, error) {
 		return nil, errors.Wrap(err, errors.Unavailable, "cannot make a pipe")
 	}
 	defer func() { _ = r.Close() }()
-	cmd := exec.Command(m.cfg.NetdPath, m.path("netd.json"))
+	// No context ends it: it outlives this process.
+	cmd := exec.CommandContext(context.WithoutCancel(m.ctx), m.cfg.NetdPath, m.path("netd.json"))
 	cmd.Dir, cmd.Env = "/", []string{"GOMAXPROCS=2", "GOMEMLIMIT=64MiB"}
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, []*os.File{w}
 	pidfd := -1

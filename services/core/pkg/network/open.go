@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -175,6 +176,9 @@ func (m *Manager) takeLease(v *hostlease.View, known instanceFile, boot string, 
 			v.Mine.Prefix = interfacePrefix(m.cfg.Instance, salt)
 		}
 	}
+	if len(v.Mine.Blocks) == 0 {
+		return m.addBlock(v)
+	}
 	return v.Save()
 }
 
@@ -265,13 +269,8 @@ func (m *Manager) Teardown(ctx context.Context) error {
 }
 
 func (m *Manager) tearDown(ctx context.Context) error {
-	for _, p := range m.pairs {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := m.takeApart(p); err != nil {
-			return err
-		}
+	if err := m.takeAllApart(ctx); err != nil {
+		return err
 	}
 	if err := m.stopNetd(); err != nil {
 		return err
@@ -314,6 +313,22 @@ func (m *Manager) tearDown(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// takeAllApart works on several pairs at a time: most of the work is waiting
+// for the kernel's RCU grace periods.
+func (m *Manager) takeAllApart(ctx context.Context) error {
+	var work errgroup.Group
+	work.SetLimit(32)
+	for _, p := range m.pairs {
+		work.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return m.takeApart(p)
+		})
+	}
+	return work.Wait()
 }
 
 // drain frees what it can; processes that were just killed get a moment to go.

@@ -239,17 +239,7 @@ const rangesPerBlock = hostlease.BlockSize / IDCount
 func (m *Manager) takeIDs() (uint32, error) {
 	i, ok := m.ids.take()
 	if !ok {
-		err := m.updateLease(func(v *hostlease.View) error {
-			reserved, err := hostlease.ReservedIDs("")
-			if err != nil {
-				return err
-			}
-			if _, err := v.AddBlock(m.cfg.IDLow, m.cfg.IDHigh, reserved); err != nil {
-				return err
-			}
-			return v.Save()
-		})
-		if err != nil {
+		if err := m.updateLease(m.addBlock); err != nil {
 			return 0, err
 		}
 		m.ids.grow(len(m.blocks()) * rangesPerBlock)
@@ -258,6 +248,18 @@ func (m *Manager) takeIDs() (uint32, error) {
 		}
 	}
 	return m.blocks()[i/rangesPerBlock] + uint32(i%rangesPerBlock)*IDCount, nil
+}
+
+// addBlock leases another block of IDs and saves the lease.
+func (m *Manager) addBlock(v *hostlease.View) error {
+	reserved, err := hostlease.ReservedIDs("")
+	if err != nil {
+		return err
+	}
+	if _, err := v.AddBlock(m.cfg.IDLow, m.cfg.IDHigh, reserved); err != nil {
+		return err
+	}
+	return v.Save()
 }
 
 // markIDs notes the range of a pair that was found on disk; false when it is

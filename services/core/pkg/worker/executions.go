@@ -91,7 +91,7 @@ func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 			w.execs.drop(req.ID)
 			r.release()
 		}
-		return nil, err
+		return nil, blameProgram(err)
 	}
 	w.confirmed(started, l)
 	_, row, ok := w.execs.get(req.ID)
@@ -100,6 +100,16 @@ func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 		return w.storedExecution(ctx, vm.ProjectID, req.ID)
 	}
 	return row, nil
+}
+
+// blameProgram names the field where the guest could not run the program, so
+// that a caller can tell that from other bad input.
+func blameProgram(err error) error {
+	var e *errors.Error
+	if errors.As(err, &e) && e.Field == "" && strings.HasPrefix(e.Message, "the program") {
+		return e.WithField("args")
+	}
+	return err
 }
 
 func (w *Worker) use(l *liveVM) func() {

@@ -254,13 +254,14 @@ func (w *Worker) delete(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 	if err := w.underway(ctx, vm, domain.Deleting); err != nil {
 		return err
 	}
-	w.vms.close(ctx, vm.ID, "the VM was deleted")
+	w.vms.suspend(vm.ID)
 	if vm.MachineID != "" {
 		if err := driver.Delete(ctx, string(vm.MachineID)); err != nil {
 			return err
 		}
 		w.machines.forget(vm.MachineID)
 	}
+	w.vms.close(ctx, vm.ID, "the VM was deleted")
 	return w.deleted(ctx, vm)
 }
 

@@ -3,7 +3,10 @@ package api
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -103,6 +106,12 @@ func register[I, O any](a *API, op huma.Operation, opt options, handler func(ctx
 	op.Errors = nil
 	if op.Responses == nil {
 		op.Responses = map[string]*huma.Response{}
+	}
+	if op.DefaultStatus == 0 && op.Responses["200"] == nil {
+		for _, status := range slices.Sorted(maps.Keys(op.Responses)) { // the first that is described
+			op.DefaultStatus, _ = strconv.Atoi(status)
+			break
+		}
 	}
 	op.Responses["default"] = a.problemResponse()
 	op.Security = []map[string][]string{{"bearer": {}}, {"key": {}}}

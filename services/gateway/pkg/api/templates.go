@@ -36,7 +36,7 @@ type (
 	}
 	acceptedTaskOutput struct {
 		Location string `header:"Location"`
-		Body     wire.Task
+		Body     wire.Accepted
 	}
 )
 
@@ -89,7 +89,7 @@ func (a *API) buildTemplate(ctx context.Context, in *buildTemplateInput) (*accep
 	if err != nil {
 		return nil, err
 	}
-	return &acceptedTaskOutput{Location: location("tasks", t.ID.String()), Body: task(t)}, nil
+	return &acceptedTaskOutput{Location: location("tasks", t.ID.String()), Body: wire.Accepted{Task: task(t)}}, nil
 }
 
 // source finds out what a source names on the server. Paths there are for

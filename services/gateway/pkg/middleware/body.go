@@ -12,7 +12,8 @@ import (
 )
 
 // drainTimeout is how long a client may take to send the rest of a body that
-// the handler did not want, before its connection is closed.
+// the handler did not want, before its connection is closed. The answer waits
+// for that, so it is shorter than the time allowed for writing.
 const drainTimeout = 5 * time.Second
 
 // body is a request body whose every read has a deadline of its own: slow is
@@ -24,7 +25,7 @@ type body struct {
 	control *http.ResponseController
 	stall   time.Duration
 	http2   bool
-	ended   atomic.Bool // read to its end
+	over    atomic.Bool // read to its end, or broken
 }
 
 func (b *body) Read(p []byte) (int, error) {
@@ -34,7 +35,7 @@ func (b *body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	switch {
 	case errors.Is(err, io.EOF):
-		b.ended.Store(true)
+		b.over.Store(true)
 		fallthrough
 	case err == nil:
 		if b.stall > 0 {
@@ -42,15 +43,16 @@ func (b *body) Read(p []byte) (int, error) {
 		}
 		return n, err
 	}
-	// The deadline stays: the server, too, tries to read the rest.
+	// An expired deadline stays: the server, too, tries to read the rest.
+	b.over.Store(true)
 	return n, readError(err)
 }
 
 // drain is called when the answer begins, and after the handler: on HTTP/1 the
 // server then reads what the handler left, and that has to come soon.
 func (b *body) drain() {
-	if b != nil && !b.http2 && !b.ended.Load() {
-		_ = b.control.SetReadDeadline(time.Now().Add(drainTimeout))
+	if b != nil && !b.http2 && !b.over.Load() && b.stall > 0 {
+		_ = b.control.SetReadDeadline(time.Now().Add(min(drainTimeout, b.stall/2)))
 	}
 }
 

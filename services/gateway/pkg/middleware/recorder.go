@@ -75,13 +75,13 @@ func (w *recorder) FlushError() error {
 // Flush is FlushError for callers that know only http.Flusher.
 func (w *recorder) Flush() { _ = w.FlushError() }
 
-// arm sets the write deadline, at most once a second: precision is not needed
-// and streams write often.
+// arm sets the write deadline, now and then: precision is not needed and
+// streams write often.
 func (w *recorder) arm() {
 	if w.stall <= 0 {
 		return
 	}
-	if now := time.Now(); w.http2 || now.Sub(w.armed) > time.Second {
+	if now := time.Now(); w.http2 || now.Sub(w.armed) > w.stall/8 {
 		w.armed = now
 		_ = w.control.SetWriteDeadline(now.Add(w.stall))
 	}

@@ -142,7 +142,9 @@ func TestTheNextResolverIsAsked(t *testing.T) {
 		a.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET}, A: net.IPv4(203, 0, 113, 1)}}
 		_ = w.WriteMsg(a)
 	})
-	failing := resolver(t, func(w dns.ResponseWriter, q *dns.Msg) { _ = w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)) })
+	failing := resolver(t, func(w dns.ResponseWriter, q *dns.Msg) {
+		_ = w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeServerFailure))
+	})
 	lying := resolver(t, func(w dns.ResponseWriter, q *dns.Msg) {
 		a := new(dns.Msg).SetReply(q)
 		a.Question[0].Name = "other.test."
@@ -178,7 +180,9 @@ func TestOneClientCannotTakeAll(t *testing.T) {
 			}
 		})
 	}
-	<-refused
+	for range n - 64 {
+		<-refused
+	}
 	// Another client is served meanwhile.
 	c := &dns.Client{Timeout: 20 * time.Second, Dialer: &net.Dialer{LocalAddr: &net.UDPAddr{IP: net.IPv4(127, 0, 0, 99)}}}
 	if a, _, err := c.Exchange(new(dns.Msg).SetQuestion("quick.test.", dns.TypeA), at.String()); err != nil || a.Rcode != dns.RcodeSuccess {
@@ -186,8 +190,8 @@ func TestOneClientCannotTakeAll(t *testing.T) {
 	}
 	close(let)
 	wg.Wait()
-	if len(refused)+1 < n-64 {
-		t.Errorf("%d of %d were refused and %d answered; 64 are allowed", len(refused)+1, n, len(answered))
+	if len(answered) == 0 {
+		t.Error("nothing was answered")
 	}
 }
 

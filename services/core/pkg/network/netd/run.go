@@ -30,12 +30,13 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, ready func()) error 
 	defer func() { _ = lock.Close() }()
 
 	at := netip.AddrPortFrom(cfg.Listen, 53).String()
-	packets, err := net.ListenPacket("udp4", at)
+	var listen net.ListenConfig
+	packets, err := listen.ListenPacket(ctx, "udp4", at)
 	if err != nil {
 		return errors.Wrap(err, errors.Unavailable, "cannot listen for DNS on %s", cfg.Listen)
 	}
 	defer func() { _ = packets.Close() }()
-	stream, err := net.Listen("tcp4", at)
+	stream, err := listen.Listen(ctx, "tcp4", at)
 	if err != nil {
 		return errors.Wrap(err, errors.Unavailable, "cannot listen for DNS on %s", cfg.Listen)
 	}

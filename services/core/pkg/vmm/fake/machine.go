@@ -1,0 +1,162 @@
+package fake
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/internal/agent"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/mux"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// machine is a directory, and while it runs an agent.
+type machine struct {
+	spec    vmm.Spec
+	dir     string
+	made    time.Time
+	stream  *stream
+	deleted chan struct{} // closed by Delete
+
+	mu     sync.Mutex
+	status vmm.Status
+	run    *run
+	exit   vmm.Exit // of the last run
+}
+
+// run is a machine from one Start to its end.
+type run struct {
+	agent  *agent.Agent // nil: something else answers
+	mux    *mux.Mux
+	cancel context.CancelFunc
+	served chan struct{}
+	ended  chan struct{} // closed once exit is known
+	once   sync.Once
+}
+
+// home is where a user's files are: the machine's disk.
+func (m *machine) home() string { return filepath.Join(m.dir, "home") }
+
+// prepare makes the directory, from a snapshot or empty.
+func (m *machine) prepare(from string) error {
+	if err := os.MkdirAll(filepath.Join(m.dir, "etc"), 0o755); err != nil {
+		return err
+	}
+	if from != "" {
+		if err := os.CopyFS(m.home(), os.DirFS(from)); err != nil {
+			return err
+		}
+	}
+	passwd := ""
+	for _, name := range []string{"user", "root"} {
+		home := filepath.Join(m.home(), name)
+		if err := os.MkdirAll(home, 0o755); err != nil {
+			return err
+		}
+		passwd += fmt.Sprintf("%s:x:%d:%d::%s:/bin/bash\n", name, os.Geteuid(), os.Getegid(), home)
+	}
+	return os.WriteFile(filepath.Join(m.dir, "etc", "passwd"), []byte(passwd), 0o644)
+}
+
+// boot begins a run. handler, if set, answers in place of the agent. m.mu is held.
+func (m *machine) boot(handler http.Handler) {
+	r := &run{served: make(chan struct{}), ended: make(chan struct{})}
+	r.mux = mux.New(mux.Guest, func(context.Context) (io.ReadWriteCloser, error) { return m.stream.openGuest(), nil }, mux.Options{})
+	ctx, cancel := context.WithCancel(context.Background())
+	r.cancel = cancel
+	l := r.mux.Listener()
+	serve := func() error { return serveHandler(ctx, l, handler) }
+	if handler == nil {
+		r.agent = agent.New(agent.Options{Etc: filepath.Join(m.dir, "etc")})
+		serve = func() error { return r.agent.Serve(ctx, l) }
+	}
+	go func() { defer close(r.served); _ = serve() }()
+	m.run, m.status, m.exit = r, vmm.StatusRunning, vmm.Exit{}
+}
+
+func serveHandler(ctx context.Context, l net.Listener, h http.Handler) error {
+	var p http.Protocols
+	p.SetHTTP1(true)
+	p.SetUnencryptedHTTP2(true)
+	s := &http.Server{Handler: h, Protocols: &p, ReadHeaderTimeout: time.Minute}
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
+	defer stop()
+	return s.Serve(l)
+}
+
+// end ends a run and waits until it has ended. It may be called by several.
+func (m *machine) end(r *run, grace time.Duration, exit vmm.Exit) {
+	r.once.Do(func() {
+		m.signal(syscall.SIGCONT)
+		m.stream.freeze(false)
+		if r.agent != nil {
+			r.agent.Shutdown(grace)
+		}
+		m.signal(syscall.SIGKILL) // what left its process group
+		r.cancel()
+		<-r.served
+		_ = r.mux.Close()
+		exit.At = time.Now().UTC()
+		m.mu.Lock()
+		m.run, m.status, m.exit = nil, vmm.StatusCreated, exit
+		m.mu.Unlock()
+		close(r.ended)
+	})
+	<-r.ended
+}
+
+// current gives the run, if there is one.
+func (m *machine) current() (*run, vmm.Status) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.run, m.status
+}
+
+func (m *machine) state() vmm.State {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := vmm.State{MachineID: m.spec.MachineID, Status: m.status, Handle: handleOf(m.spec.MachineID), CreatedAt: m.made}
+	if m.run != nil {
+		s.PID = os.Getpid()
+	}
+	return s
+}
+
+func handleOf(id string) vmm.Handle {
+	b, err := json.Marshal(struct {
+		Version int    `json:"version"`
+		Machine string `json:"machine"`
+	}{1, id})
+	if err != nil {
+		return nil // a string and a number always marshal
+	}
+	return b
+}
+
+// pause freezes the machine, or lets it go on.
+func (m *machine) pause(paused bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.run == nil {
+		return errors.New(errors.Conflict, "the machine does not run")
+	}
+	if paused {
+		m.stream.freeze(true)
+		m.signal(syscall.SIGSTOP)
+		m.status = vmm.StatusPaused
+	} else {
+		m.signal(syscall.SIGCONT)
+		m.stream.freeze(false)
+		m.status = vmm.StatusRunning
+	}
+	return nil
+}

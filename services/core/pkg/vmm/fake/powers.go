@@ -1,0 +1,124 @@
+package fake
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// Pause stops the machine's processes and its stream.
+func (d *Driver) Pause(_ context.Context, id string, mode domain.PauseMode) error {
+	m, err := d.machine(id)
+	if err != nil {
+		return err
+	}
+	if mode != domain.PauseFreeze {
+		return errors.New(errors.Unsupported, "the fake driver can only freeze")
+	}
+	return m.pause(true)
+}
+
+// Resume lets them go on.
+func (d *Driver) Resume(_ context.Context, id string) error {
+	m, err := d.machine(id)
+	if err != nil {
+		return err
+	}
+	return m.pause(false)
+}
+
+// Snapshot copies the machine's files while it stands still.
+func (d *Driver) Snapshot(ctx context.Context, id, snapshotID string, kind domain.SnapshotKind) (vmm.SnapshotInfo, error) {
+	m, err := d.machine(id)
+	if err != nil {
+		return vmm.SnapshotInfo{}, err
+	}
+	if kind != domain.SnapshotDisk {
+		return vmm.SnapshotInfo{}, errors.New(errors.Unsupported, "the fake driver keeps only disks")
+	}
+	if !idForm.MatchString(snapshotID) {
+		return vmm.SnapshotInfo{}, errors.New(errors.InvalidArgument, "the snapshot's ID is malformed")
+	}
+	if err := d.node.stumble(ctx, OpSnapshot, m.deleted); err != nil {
+		return vmm.SnapshotInfo{}, err
+	}
+	began := time.Now()
+	if _, status := m.current(); status == vmm.StatusRunning {
+		if err := m.pause(true); err != nil {
+			return vmm.SnapshotInfo{}, err
+		}
+		defer func() { _ = m.pause(false) }() // it may have been killed meanwhile
+	}
+	to := filepath.Join(d.node.snapshots(), snapshotID)
+	if err := os.RemoveAll(to); err != nil { // half of an earlier try
+		return vmm.SnapshotInfo{}, errors.Wrap(err, errors.Internal, "the snapshot cannot be made")
+	}
+	if err := os.CopyFS(to, os.DirFS(m.home())); err != nil {
+		_ = os.RemoveAll(to)
+		return vmm.SnapshotInfo{}, errors.Wrap(err, errors.Internal, "the snapshot cannot be made")
+	}
+	return vmm.SnapshotInfo{Bytes: size(to), Frozen: time.Since(began)}, nil
+}
+
+// DeleteSnapshot removes a snapshot; absent is success.
+func (d *Driver) DeleteSnapshot(_ context.Context, snapshotID string) error {
+	if !idForm.MatchString(snapshotID) {
+		return errors.New(errors.InvalidArgument, "the snapshot's ID is malformed")
+	}
+	return os.RemoveAll(filepath.Join(d.node.snapshots(), snapshotID))
+}
+
+// ListSnapshots tells the snapshots on the node.
+func (d *Driver) ListSnapshots(context.Context) ([]string, error) {
+	entries, err := os.ReadDir(d.node.snapshots())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, errors.Wrap(err, errors.Internal, "the snapshots cannot be listed")
+	}
+	var ids []string
+	for _, e := range entries {
+		ids = append(ids, e.Name())
+	}
+	return ids, nil
+}
+
+// Usage adds up what the machine's processes and files use now. Times of
+// processes that have ended are not known.
+func (d *Driver) Usage(_ context.Context, id string) (vmm.Usage, error) {
+	m, err := d.machine(id)
+	if err != nil {
+		return vmm.Usage{}, err
+	}
+	if r, _ := m.current(); r == nil {
+		return vmm.Usage{}, errors.New(errors.Conflict, "the machine does not run")
+	}
+	u := vmm.Usage{
+		At: time.Now().UTC(), DiskBytes: size(m.home()),
+		MemoryLimit: m.spec.Resources.MemoryBytes, DiskLimit: m.spec.Resources.DiskBytes,
+	}
+	for _, p := range m.processes() {
+		u.PIDs++
+		u.CPUTime += p.cpu
+		u.MemoryBytes += p.resident
+	}
+	u.MemoryPeak = u.MemoryBytes
+	return u, nil
+}
+
+// size adds up the files below a directory; what goes away meanwhile counts nothing.
+func size(dir string) (total int64) {
+	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			if info, err := e.Info(); err == nil {
+				total += info.Size()
+			}
+		}
+		return nil
+	})
+	return total
+}
