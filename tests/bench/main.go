@@ -56,7 +56,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() {
+		// Podman leaves its storage mounted.
+		_ = syscall.Unmount(filepath.Join(dir, "podman", "overlay"), syscall.MNT_DETACH)
+		err = errors.Join(err, os.RemoveAll(dir))
+	}()
 	b := &bench{log: stderr, rounds: *rounds, dir: dir}
 	dataDir, keep := *data, true
 	if dataDir == "" {
@@ -176,7 +180,8 @@ func (b *bench) create(ctx context.Context) (Result, error) {
 		root := filepath.Join(b.dir, "podman")
 		add(contender{"podman run --rm", func(ctx context.Context) (time.Duration, error) {
 			return firstOutput(ctx, "podman", "--root", root, "--runroot", root+"-run", "--cgroup-manager=cgroupfs", "--events-backend=none",
-				"run", "--rm", "--network", "none", "--rootfs", b.rootfs+":O", "echo", "hi")
+				"--runtime", "runc", "run", "--rm", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024",
+				"--network", "none", "--rootfs", b.rootfs+":O", "echo", "hi")
 		}})
 	}
 	if have(b.log, "runc") {

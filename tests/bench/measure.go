@@ -48,9 +48,8 @@ func race(ctx context.Context, log io.Writer, name string, rounds int, cs []cont
 				took[i] = append(took[i], d)
 			}
 		}
-		fmt.Fprintf(log, "\r%s: round %d of %d ", name, round, rounds)
 	}
-	fmt.Fprintln(log)
+	fmt.Fprintf(log, "%s: %d rounds\n", name, rounds)
 	r := Result{Name: name, Unit: "ms", Ours: sample(took[0]), Peers: map[string]Sample{}, Ratio: map[string]float64{}}
 	for i, c := range cs[1:] {
 		s := sample(took[i+1])

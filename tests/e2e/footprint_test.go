@@ -44,7 +44,7 @@ func footprint() marks {
 	for _, p := range procs {
 		text, _ := os.ReadFile(p)
 		cmd := strings.ReplaceAll(string(text), "\x00", " ")
-		if strings.Contains(cmd, "fc-agent") || strings.Contains(cmd, "aetherium-netd") || strings.Contains(cmd, "aetherium-standalone") {
+		if strings.Contains(cmd, "/.aetherium/fc-agent ") || strings.Contains(cmd, "/aetherium-netd ") || strings.Contains(cmd, "/aetherium-standalone ") {
 			out = append(out, "process "+cmd)
 		}
 	}

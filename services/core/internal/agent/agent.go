@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"syscall"
 	"time"
 
@@ -83,21 +84,39 @@ func New(o Options) *Agent {
 	fs := &fsys.FS{Users: users}
 	clock := &machine.Clock{}
 	fileHandler := &files.Handler{Guard: guard, FS: fs, Now: time.Now, Log: o.Log}
-	register := func(mux *http.ServeMux) {
-		options := envd.Options(guard)
-		mux.Handle(processpbconnect.NewProcessHandler(&envd.Process{Guard: guard, Executions: a.executions}, options...))
-		mux.Handle(filesystempbconnect.NewFilesystemHandler(&envd.Filesystem{Guard: guard, FS: fs, Watchers: &envd.Watchers{}}, options...))
-		(&envd.HTTP{Guard: guard, Meter: machine.NewMeter(), Clock: clock}).Register(mux)
+	envdHTTP := &envd.HTTP{Guard: guard, Meter: machine.NewMeter(), Clock: clock}
+	process := lazily(func() (string, http.Handler) {
+		return processpbconnect.NewProcessHandler(&envd.Process{Guard: guard, Executions: a.executions}, envd.Options(guard)...)
+	})
+	filesystem := lazily(func() (string, http.Handler) {
+		return filesystempbconnect.NewFilesystemHandler(&envd.Filesystem{Guard: guard, FS: fs, Watchers: &envd.Watchers{}}, envd.Options(guard)...)
+	})
+	guests, host := http.NewServeMux(), http.NewServeMux()
+	for _, mux := range []*http.ServeMux{guests, host} {
+		mux.Handle("/"+processpbconnect.ProcessName+"/", process)
+		mux.Handle("/"+filesystempbconnect.FilesystemName+"/", filesystem)
+		envdHTTP.Register(mux)
 		fileHandler.Envd(mux)
 	}
-	guests, host := http.NewServeMux(), http.NewServeMux()
-	register(guests)
-	register(host)
 	fileHandler.Native(host)
-	host.Handle(guestv1connect.NewExecutionServiceHandler(&guest.Executions{Registry: a.executions}, guest.Options()...))
-	host.Handle(guestv1connect.NewMachineServiceHandler(&guest.Machine{Settings: store, Clock: clock, BootID: rand.Text()}, guest.Options()...))
+	host.Handle("/"+guestv1connect.ExecutionServiceName+"/", lazily(func() (string, http.Handler) {
+		return guestv1connect.NewExecutionServiceHandler(&guest.Executions{Registry: a.executions}, guest.Options()...)
+	}))
+	host.Handle("/"+guestv1connect.MachineServiceName+"/", lazily(func() (string, http.Handler) {
+		return guestv1connect.NewMachineServiceHandler(&guest.Machine{Settings: store, Clock: clock, BootID: rand.Text()}, guest.Options()...)
+	}))
 	a.host, a.guests = host, guests
 	return a
+}
+
+// lazily makes a service at its first call: building its descriptors is a good
+// part of the agent's start, and a machine is ready when one of them answered.
+func lazily(service func() (path string, h http.Handler)) http.Handler {
+	get := sync.OnceValue(func() http.Handler {
+		_, h := service()
+		return h
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { get().ServeHTTP(w, r) })
 }
 
 // Serve serves the host on a listener until ctx ends or the listener fails.

@@ -6,10 +6,15 @@ import (
 	"crypto/sha256"
 	"io"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
@@ -370,5 +375,68 @@ func TestSignalReachesTheCommand(t *testing.T) {
 	}
 	if d := drain(t, stream); string(d.out) != "got it\n" || d.exit.ExitCode != 3 {
 		t.Errorf("%q, %+v", d.out, d.exit)
+	}
+}
+
+// A server may send again what was told already, and must not skip anything.
+func TestOverlapsAndHoles(t *testing.T) {
+	t.Parallel()
+	type step struct {
+		offset int64
+		data   string
+	}
+	for name, tc := range map[string]struct {
+		connections [][]step
+		want        string
+		code        errors.Code
+	}{
+		"overlap":       {[][]step{{{0, "abc"}, {1, "bcd"}, {0, "ab"}, {4, "e"}}}, "abcde", ""},
+		"hole, mended":  {[][]step{{{0, "abc"}, {10, "xyz"}}, {{3, "de"}}}, "abcde", ""},
+		"hole for good": {[][]step{{{1, "x"}}, {{1, "x"}}, {{1, "x"}}, {{1, "x"}}}, "", errors.GuestFault},
+	} {
+		var mu sync.Mutex // one connection at a time
+		var asked []string
+		n := 0
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			defer mu.Unlock()
+			asked = append(asked, r.URL.Query().Get("offset"))
+			steps := tc.connections[n]
+			n++
+			ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{api.Subprotocol}})
+			if err != nil {
+				return
+			}
+			defer func() { _ = ws.CloseNow() }()
+			_ = ws.Write(r.Context(), websocket.MessageText, []byte(`{"type":"started"}`))
+			for _, s := range steps {
+				_ = ws.Write(r.Context(), websocket.MessageBinary, api.AppendFrame(nil, api.FrameStdout, s.offset, []byte(s.data)))
+			}
+			if n == len(tc.connections) {
+				_ = ws.Write(r.Context(), websocket.MessageText, []byte(`{"type":"exit","exit":{"exit_code":0}}`))
+			}
+			_, _, _ = ws.Read(r.Context()) // until the client is gone
+		}))
+		c, err := client.New(client.Options{URL: server.URL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream, err := c.Attach(t.Context(), "aaaaaaaaaaaaaaaaaaaa", client.StreamOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []byte
+		for {
+			ev, e := stream.Next(t.Context())
+			if err = e; err != nil {
+				break
+			}
+			got = append(got, ev.Data...)
+		}
+		stream.Close()
+		server.Close()
+		if string(got) != tc.want || (tc.code == "" && !errors.Is(err, io.EOF)) || (tc.code != "" && !errors.HasCode(err, tc.code)) {
+			t.Errorf("%s: %q, %v (asked for offsets %q)", name, got, err, asked)
+		}
 	}
 }

@@ -79,8 +79,7 @@ type execution struct {
 	from    int64 // below is dropped
 	written int64
 	end     *domain.ExecutionEnd
-	stdin   *io.PipeWriter
-	taken   int64
+	stdin   *stdin
 	signals chan int
 	sizes   chan domain.PTYSize
 }
@@ -123,17 +122,12 @@ func (o *Orchestrator) StartExecution(_ context.Context, by vmm.Caller, id domai
 	if req.Command.PTY != nil {
 		p.Stdout, p.Stderr = journal{o, x, domain.PTY}, journal{o, x, domain.PTY}
 	}
-	var closeStdin func()
 	if req.Command.Stdin || req.Command.PTY != nil {
-		r, w := io.Pipe()
-		p.Stdin, x.stdin = r, w
-		closeStdin = func() { _ = r.CloseWithError(errors.New(errors.Conflict, "the execution has ended")) }
+		x.stdin = &stdin{o: o}
+		p.Stdin = x.stdin
 	}
 	go func() {
 		code := program(p)
-		if closeStdin != nil {
-			closeStdin()
-		}
 		o.locked(func() {
 			end := time.Now().UTC()
 			x.State, x.ExitCode, x.EndedAt, x.OutputBytes = domain.ExecutionExited, &code, &end, x.written
@@ -291,38 +285,69 @@ func (r *reader) Next(ctx context.Context) (domain.OutputEvent, error) {
 
 func (r *reader) Close() error { return nil }
 
+// maxUnread is how much input a program may leave unread before its writers wait.
+const maxUnread = 64 << 10
+
+// stdin is a program's input: a bounded buffer, filled in order of offsets.
+type stdin struct {
+	o      *Orchestrator
+	unread []byte
+	taken  int64
+	closed bool
+}
+
+func (in *stdin) Read(p []byte) (n int, err error) {
+	_ = in.o.until(context.Background(), func() bool { return len(in.unread) > 0 || in.closed })
+	in.o.locked(func() {
+		if n = copy(p, in.unread); n == 0 {
+			err = io.EOF
+		}
+		in.unread = in.unread[n:]
+	})
+	return n, err
+}
+
 // WriteStdin implements vmm.Executions. It blocks while the program does not read.
 func (o *Orchestrator) WriteStdin(ctx context.Context, by vmm.Caller, id domain.ID, offset int64, data []byte) error {
 	x, err := o.liveExec(by, id)
 	if err != nil {
 		return err
 	}
-	if x.stdin == nil {
+	in := x.stdin
+	if in == nil {
 		return errors.New(errors.InvalidArgument, "the execution was started without stdin")
 	}
-	o.mu.Lock()
-	taken := x.taken
-	o.mu.Unlock()
-	if offset >= 0 {
-		if offset > taken {
-			return errors.New(errors.OutOfRange, "input up to %d is missing", offset)
+	appends := offset < 0
+	for done := false; !done; {
+		err := o.until(ctx, func() bool { return len(in.unread) < maxUnread || x.end != nil })
+		if err != nil {
+			return err
 		}
-		skip := min(taken-offset, int64(len(data)))
-		data = data[skip:]
+		o.locked(func() {
+			switch skip := in.taken - offset; {
+			case x.end != nil:
+				err = errors.New(errors.Conflict, "the execution has ended")
+			case appends:
+			case skip < 0:
+				err = errors.New(errors.OutOfRange, "input from %d to %d is missing", in.taken, offset)
+			default: // what was taken before is skipped
+				skip = min(skip, int64(len(data)))
+				data, offset = data[skip:], offset+skip
+			}
+			if err != nil || in.closed {
+				return
+			}
+			n := max(0, min(len(data), maxUnread-len(in.unread)))
+			in.unread = append(in.unread, data[:n]...)
+			in.taken += int64(n)
+			data, offset = data[n:], offset+int64(n)
+		})
+		if err != nil {
+			return err
+		}
+		done = len(data) == 0
 	}
-	done := make(chan error, 1)
-	data = bytes.Clone(data)
-	go func() {
-		n, err := x.stdin.Write(data)
-		o.locked(func() { x.taken += int64(n) })
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return nil
 }
 
 // StdinOffset implements ws.StdinTeller.
@@ -333,7 +358,10 @@ func (o *Orchestrator) StdinOffset(_ context.Context, by vmm.Caller, id domain.I
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return x.taken, nil
+	if x.stdin == nil {
+		return 0, errors.New(errors.InvalidArgument, "the execution was started without stdin")
+	}
+	return x.stdin.taken, nil
 }
 
 // CloseStdin implements vmm.Executions.
@@ -342,9 +370,11 @@ func (o *Orchestrator) CloseStdin(_ context.Context, by vmm.Caller, id domain.ID
 	if err != nil {
 		return err
 	}
-	if x.stdin != nil {
-		return x.stdin.Close()
-	}
+	o.locked(func() {
+		if x.stdin != nil {
+			x.stdin.closed = true
+		}
+	})
 	return nil
 }
 

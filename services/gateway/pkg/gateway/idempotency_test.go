@@ -112,7 +112,7 @@ func TestIdempotentWhileInFlightAndAfterAClientLeft(t *testing.T) {
 	}()
 	<-started
 	resp, _ := l.do(q)
-	if resp.StatusCode != 409 || resp.Header.Get("Retry-After") != "1" {
+	if resp.StatusCode != http.StatusConflict || resp.Header.Get("Retry-After") != "1" {
 		t.Fatalf("while it runs: %d %v", resp.StatusCode, resp.Header)
 	}
 	leave()

@@ -164,7 +164,7 @@ func TestDocsPageNeedsNothingFromElsewhere(t *testing.T) {
 		t.Errorf("the policy forbids %q", inline)
 	}
 	resp, _ = l.do(req{method: "GET", path: "http://" + l.addr + "/", key: "none"})
-	if resp.StatusCode != 302 || resp.Header.Get("Location") != "/docs" {
+	if resp.StatusCode != http.StatusFound || resp.Header.Get("Location") != "/docs" {
 		t.Errorf("/: %d %v", resp.StatusCode, resp.Header)
 	}
 }

@@ -125,11 +125,11 @@ func TestRequestSmuggling(t *testing.T) {
 	// request, framed anew; what is smuggled after it is a request of its own,
 	// refused for want of a token.
 	resp, r, _ := l.raw("POST /one HTTP/1.1\r\n" + head + "Content-Length: 60\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /two HTTP/1.1\r\nHost: " + g.host + "\r\n\r\n")
-	if resp.StatusCode != 200 {
+	if resp.StatusCode != http.StatusOK {
 		t.Fatalf("%s", resp.Status)
 	}
 	_, _ = io.Copy(io.Discard, resp.Body)
-	if second, err := http.ReadResponse(r, nil); err == nil && second.StatusCode == 200 {
+	if second, err := http.ReadResponse(r, nil); err == nil && second.StatusCode == http.StatusOK {
 		t.Fatal("the smuggled request was answered")
 	}
 	if len(seen) != 1 || !strings.HasPrefix(seen[0], `POST /one ""`) {
@@ -142,7 +142,7 @@ func TestKeys(t *testing.T) {
 	l := newLab(t)
 	for _, path := range []string{"/vms", "/openapi.json", "/openapi.yaml", "/metrics", "/status", "/events", "/tasks", "/templates", "/drivers", "/workers", "/snapshots", "/uploads"} {
 		resp, _ := l.do(req{method: "GET", path: path, key: "none"})
-		if path != "/uploads" && (resp.StatusCode != 401 || !strings.HasPrefix(resp.Header.Get("WWW-Authenticate"), "Bearer")) {
+		if path != "/uploads" && (resp.StatusCode != http.StatusUnauthorized || !strings.HasPrefix(resp.Header.Get("WWW-Authenticate"), "Bearer")) {
 			t.Errorf("%s without a key: %d", path, resp.StatusCode)
 		}
 	}
@@ -154,7 +154,7 @@ func TestKeys(t *testing.T) {
 		"empty bearer":    {"Authorization": "Bearer "},
 		"upper case":      {"X-Api-Key": strings.ToUpper(l.admin)},
 	} {
-		if resp, body := l.do(req{method: "GET", path: "/vms", key: "none", header: header}); resp.StatusCode != 401 {
+		if resp, body := l.do(req{method: "GET", path: "/vms", key: "none", header: header}); resp.StatusCode != http.StatusUnauthorized {
 			t.Errorf("%s: %d %s", name, resp.StatusCode, body)
 		}
 	}
@@ -236,7 +236,7 @@ func TestServer(t *testing.T) {
 	p.SetUnencryptedHTTP2(true)
 	h2 := &http.Client{Transport: &http.Transport{Protocols: &p}}
 	resp, err := h2.Do(l.request(req{method: "GET", path: "/vms"}))
-	if err != nil || resp.ProtoMajor != 2 || resp.StatusCode != 200 {
+	if err != nil || resp.ProtoMajor != 2 || resp.StatusCode != http.StatusOK {
 		t.Fatalf("h2c: %v, %v", resp, err)
 	}
 	_ = resp.Body.Close()

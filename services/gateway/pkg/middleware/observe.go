@@ -60,7 +60,7 @@ func Observe(o Observer, next http.Handler) http.Handler {
 		o.Metrics.begin()
 		defer func() {
 			p := recover()
-			if p != nil && p != http.ErrAbortHandler {
+			if err, _ := p.(error); p != nil && !errors.Is(err, http.ErrAbortHandler) {
 				err := errors.Wrap(fmt.Errorf("panic: %v\n%s", p, debug.Stack()), errors.Internal, "an internal error occurred")
 				w.NoteError(err)
 				if !w.Started() {

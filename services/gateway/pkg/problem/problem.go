@@ -32,7 +32,7 @@ func From(err error) *Response {
 		Code: string(e.Code), Detail: e.Message, Hint: e.Hint, Field: e.Field,
 	}}
 	if e.RetryAfter > 0 {
-		p.SetHeader("Retry-After", retryAfter(e.RetryAfter))
+		p.header = http.Header{"Retry-After": {retryAfter(e.RetryAfter)}}
 	}
 	return p
 }

@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"crypto/sha256"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -50,7 +51,7 @@ func TestDomain(t *testing.T) {
 		"localhost":      "http://" + d.Host(target) + "/",
 		"[::1]:80":       "http://" + d.Host(target) + ":80/",
 	} {
-		r := httptest.NewRequest("GET", "http://x/", nil)
+		r := httptest.NewRequest(http.MethodGet, "http://x/", nil)
 		r.Host = host
 		if got := d.URL(r, target); got != want {
 			t.Errorf("%s: %s, want %s", host, got, want)

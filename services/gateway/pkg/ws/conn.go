@@ -72,19 +72,31 @@ func (c *conn) keepAlive(ctx context.Context, every time.Duration) {
 	}
 }
 
+// streamError is the cause of a stream's end that its client is told.
+type streamError struct{ error }
+
+func (e streamError) Unwrap() error { return e.error }
+
 // bye ends the connection in the way that fits why the stream ended.
 func (c *conn) bye(ctx context.Context, err error) {
+	var told streamError
 	switch {
 	case err == nil:
 		_ = c.ws.Close(websocket.StatusNormalClosure, "")
 	case errors.Is(context.Cause(ctx), errStopping):
 		_ = c.ws.Close(wire.CloseRestart, "the server is stopping; connect again")
+	case errors.As(context.Cause(ctx), &told):
+		c.refuse(told)
 	case ctx.Err() != nil:
 		_ = c.ws.CloseNow() // the client is gone
 	default:
-		if c.sendError(err) == nil {
-			_ = c.ws.Close(wire.CloseRefused, "see the error frame")
-		}
-		_ = c.ws.CloseNow()
+		c.refuse(err)
 	}
+}
+
+func (c *conn) refuse(err error) {
+	if c.sendError(err) == nil {
+		_ = c.ws.Close(wire.CloseRefused, "see the error frame")
+	}
+	_ = c.ws.CloseNow()
 }

@@ -119,7 +119,7 @@ func (s *Streams) serve(ctx, parent context.Context, ws *websocket.Conn, by vmm.
 
 	var helpers sync.WaitGroup
 	helpers.Go(func() { cancel(sn.readFrames(ctx)) })
-	helpers.Go(func() { sn.feed(ctx) })
+	helpers.Go(func() { sn.feed(ctx, cancel) })
 	helpers.Go(func() { sn.keepAlive(ctx, s.Ping) })
 
 	started := wire.ServerControl{Type: wire.ControlStarted, ExecutionID: exec.ID.String(), PID: exec.PID, Offset: offset}
@@ -242,8 +242,10 @@ func (sn *session) control(ctx context.Context, frame []byte) error {
 		WithField("type").WithHint("close_stdin, resize or signal")
 }
 
-// feed passes input on and acknowledges it.
-func (sn *session) feed(ctx context.Context) {
+// feed passes input on and acknowledges it. After a piece that failed nothing
+// more is passed on: the command must not see a hole, nor an end of input that
+// is not the end.
+func (sn *session) feed(ctx context.Context, end context.CancelCauseFunc) {
 	var taken int64
 	for {
 		in, ok := sn.in.pop(ctx)
@@ -260,10 +262,23 @@ func (sn *session) feed(ctx context.Context) {
 			taken += int64(len(in.data))
 			err = sn.send(wire.ServerControl{Type: wire.ControlStdinAck, Offset: taken})
 		}
-		if err = ignoreEnded(err); err != nil && ctx.Err() == nil {
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return
+		case errors.HasCode(err, errors.InvalidArgument):
+			// Such as a command without stdin: its output goes on.
 			if sn.sendError(err) != nil {
 				return
 			}
+			sn.in.refuse()
+			return
+		case ignoreEnded(err) == nil:
+			sn.in.refuse()
+			return
+		default: // the client may come back and resend what was not acknowledged
+			end(streamError{err})
+			return
 		}
 	}
 }

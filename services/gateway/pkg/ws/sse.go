@@ -106,7 +106,8 @@ func (s *sse) event(name, id string, data any) error {
 }
 
 func (s *sse) eventText(name, id string, text []byte) error {
-	b := append(s.buf[:0], "event: "...)
+	b := s.buf[:0]
+	b = append(b, "event: "...)
 	b = append(b, name...)
 	if id != "" {
 		b = append(b, "\nid: "...)

@@ -25,6 +25,7 @@ type inputQueue struct {
 	mu    sync.Mutex
 	items []input
 	bytes int
+	shut  bool          // everything is dropped from now on
 	added chan struct{} // capacity one: something was added
 	taken chan struct{} // capacity one: something was taken
 }
@@ -37,6 +38,10 @@ func newInputQueue() *inputQueue {
 func (q *inputQueue) push(ctx context.Context, in input) bool {
 	for {
 		q.mu.Lock()
+		if q.shut {
+			q.mu.Unlock()
+			return true
+		}
 		if len(q.items) < maxInputs && (q.bytes == 0 || q.bytes+len(in.data) <= wire.StdinWindowBytes) {
 			q.add(in)
 			q.mu.Unlock()
@@ -68,9 +73,14 @@ func (q *inputQueue) add(in input) {
 	q.items = append(q.items, in)
 }
 
-// pop takes the oldest item, waiting for one. Reports false when ctx ended.
+// pop takes the oldest item, waiting for one. Reports false when ctx ended,
+// also when there are items: what follows a write that was broken off must not
+// be passed on, least of all the end of input.
 func (q *inputQueue) pop(ctx context.Context) (input, bool) {
 	for {
+		if ctx.Err() != nil {
+			return input{}, false
+		}
 		q.mu.Lock()
 		if len(q.items) > 0 {
 			in := q.items[0]
@@ -87,6 +97,14 @@ func (q *inputQueue) pop(ctx context.Context) (input, bool) {
 			return input{}, false
 		}
 	}
+}
+
+// refuse drops what is there and what will come.
+func (q *inputQueue) refuse() {
+	q.mu.Lock()
+	q.shut, q.items, q.bytes = true, nil, 0
+	q.mu.Unlock()
+	notify(q.taken)
 }
 
 func notify(c chan struct{}) {

@@ -65,9 +65,18 @@ func TestInputQueueIsBounded(t *testing.T) {
 	if _, ok := q.pop(t.Context()); !ok || !<-done {
 		t.Fatal("the waiting writer was not let in")
 	}
-	ended, end := context.WithCancel(t.Context())
-	end()
-	if _, ok := newInputQueue().pop(ended); ok {
-		t.Fatal("something came out of nothing")
+	// Once the stream has ended nothing more comes out, though it be there.
+	if _, ok := q.pop(full); ok {
+		t.Fatal("input came out after the end")
+	}
+	// A command that takes no input lets everything through, into nothing.
+	q.refuse()
+	for range 10 {
+		if !q.push(t.Context(), input{offset: 0, data: piece}) {
+			t.Fatal("refused input holds up its sender")
+		}
+	}
+	if len(q.items) != 0 {
+		t.Fatal("refused input is kept")
 	}
 }

@@ -12,8 +12,10 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -100,6 +102,12 @@ func (s *Server) URL() string { return "http://" + s.address }
 func (s *Server) Start() {
 	s.tb.Helper()
 	l, err := net.Listen("tcp", s.address)
+	for end := time.Now().Add(10 * time.Second); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); {
+		// A process that another test starts holds the closed socket between its
+		// fork and its exec.
+		runtime.Gosched()
+		l, err = net.Listen("tcp", s.address)
+	}
 	if err != nil {
 		s.tb.Fatal(err)
 	}

@@ -27,6 +27,8 @@ type machine struct {
 	stream  *stream
 	deleted chan struct{} // closed by Delete
 
+	files sync.Mutex // held while the directory is made or removed
+
 	mu     sync.Mutex
 	status vmm.Status
 	run    *run
@@ -48,6 +50,13 @@ func (m *machine) home() string { return filepath.Join(m.dir, "home") }
 
 // prepare makes the directory, from a snapshot or empty.
 func (m *machine) prepare(from string) error {
+	m.files.Lock()
+	defer m.files.Unlock()
+	select {
+	case <-m.deleted:
+		return errors.New(errors.Canceled, "the machine was deleted")
+	default:
+	}
 	if err := os.MkdirAll(filepath.Join(m.dir, "etc"), 0o755); err != nil {
 		return err
 	}

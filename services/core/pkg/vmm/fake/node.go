@@ -157,6 +157,8 @@ func (n *Node) remove(id string) error {
 		m.end(r, 0, vmm.Exit{Known: true, Signal: 9, Code: 137})
 	}
 	m.stream.cut()
+	m.files.Lock()
+	defer m.files.Unlock()
 	if err := os.RemoveAll(m.dir); err != nil {
 		return errors.Wrap(err, errors.Internal, "the machine's directory cannot be removed")
 	}

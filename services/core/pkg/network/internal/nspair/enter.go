@@ -13,34 +13,35 @@ import (
 // caller is in, for moving links; it is valid during fn only.
 func InNet(path string, fn func(host int) error) error {
 	done := make(chan error, 1)
-	go func() {
-		// The thread ends with this goroutine unless it is back home: a thread
-		// in the wrong namespace must never be used again.
-		runtime.LockOSThread()
-		home, err := os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			runtime.UnlockOSThread()
-			done <- err
-			return
-		}
-		defer func() { _ = home.Close() }()
-		target, err := os.Open(path)
-		if err != nil {
-			runtime.UnlockOSThread()
-			done <- err
-			return
-		}
-		defer func() { _ = target.Close() }()
-		if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWNET); err != nil {
-			runtime.UnlockOSThread()
-			done <- os.NewSyscallError("setns", err)
-			return
-		}
-		err = fn(int(home.Fd()))
-		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
-			runtime.UnlockOSThread()
-		}
-		done <- err
-	}()
+	go func() { done <- inNet(path, fn) }()
 	return <-done
+}
+
+// inNet runs on a goroutine of its own: where the thread does not come home,
+// it stays locked and ends with the goroutine. A thread in the wrong
+// namespace must never be used again.
+func inNet(path string, fn func(host int) error) error {
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	defer func() { _ = home.Close() }()
+	target, err := os.Open(path)
+	if err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	err = unix.Setns(int(target.Fd()), unix.CLONE_NEWNET)
+	_ = target.Close()
+	if err != nil {
+		runtime.UnlockOSThread()
+		return os.NewSyscallError("setns", err)
+	}
+	err = fn(int(home.Fd()))
+	if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+		runtime.UnlockOSThread()
+	}
+	return err
 }

@@ -1,0 +1,109 @@
+package archive_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/internal/agent/archive"
+	"github.com/aetherium/aetherium/services/core/internal/agent/osuser"
+)
+
+// self is the user that runs the tests.
+func self() *osuser.User {
+	return &osuser.User{Name: "self", UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()), Home: "/"}
+}
+
+func TestCleanName(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{
+		"a": "a", "./a": "a", "a/": "a", "a//b": "a/b", "a/./b": "a/b", ".": ".", "./": ".", "..a": "..a", "a..": "a..", "a/...": "a/...",
+		strings.Repeat("x/", archive.MaxDepth) + "x": strings.Repeat("x/", archive.MaxDepth) + "x",
+	} {
+		if got, err := archive.CleanName(name); got != want || err != nil {
+			t.Errorf("%.40q: %.40q %v", name, got, err)
+		}
+	}
+	for name, code := range map[string]errors.Code{
+		"": errors.InvalidArgument, "/": errors.InvalidArgument, "/a": errors.InvalidArgument, "..": errors.InvalidArgument,
+		"../a": errors.InvalidArgument, "a/..": errors.InvalidArgument, "a/../b": errors.InvalidArgument, "a\x00b": errors.InvalidArgument,
+		strings.Repeat("x", archive.MaxName+1):    errors.TooLarge,
+		strings.Repeat("x/", archive.MaxDepth+1): errors.TooLarge,
+	} {
+		if _, err := archive.CleanName(name); !errors.HasCode(err, code) {
+			t.Errorf("%.40q: %v, want %s", name, err, code)
+		}
+	}
+}
+
+func FuzzCleanName(f *testing.F) {
+	for _, seed := range []string{"a", "../a", "/a", "a/./../b", "./", "a\x00", "..", "...", "a/..", "\\..\\a"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		clean, err := archive.CleanName(name)
+		if err != nil {
+			return
+		}
+		if !filepath.IsLocal(clean) || strings.Contains(clean, "\x00") || len(clean) > archive.MaxName {
+			t.Errorf("%q became %q", name, clean)
+		}
+	})
+}
+
+// FuzzUnpack unpacks what a fuzzer makes of archives and looks whether anything
+// outside the directory changed.
+func FuzzUnpack(f *testing.F) {
+	pack := func(headers ...*tar.Header) []byte {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for _, h := range headers {
+			if h.Typeflag == tar.TypeReg {
+				h.Size = 3
+			}
+			if err := w.WriteHeader(h); err != nil {
+				f.Fatal(err)
+			}
+			if h.Size > 0 {
+				_, _ = w.Write([]byte("bad"))
+			}
+		}
+		if err := w.Close(); err != nil {
+			f.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	f.Add(pack(&tar.Header{Typeflag: tar.TypeReg, Name: "a"}))
+	f.Add(pack(&tar.Header{Typeflag: tar.TypeReg, Name: "../outside"}))
+	f.Add(pack(&tar.Header{Typeflag: tar.TypeSymlink, Name: "l", Linkname: ".."}, &tar.Header{Typeflag: tar.TypeReg, Name: "l/outside"}))
+	f.Add(pack(&tar.Header{Typeflag: tar.TypeLink, Name: "l", Linkname: "../outside"}, &tar.Header{Typeflag: tar.TypeReg, Name: "l"}))
+	f.Add(pack(&tar.Header{Typeflag: tar.TypeDir, Name: "d/", Mode: 0o755}, &tar.Header{Typeflag: tar.TypeSymlink, Name: "d/l", Linkname: "../../outside"}))
+	f.Fuzz(func(t *testing.T, stream []byte) {
+		base := t.TempDir()
+		outside, target := filepath.Join(base, "outside"), filepath.Join(base, "target")
+		if err := os.WriteFile(outside, []byte("intact"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		err := archive.Unpack(self(), target, bytes.NewReader(stream))
+		if err != nil && errors.CodeOf(err) == errors.Internal {
+			t.Errorf("an archive from outside is an internal error: %v", err)
+		}
+		list, _ := os.ReadDir(base)
+		for _, e := range list {
+			if e.Name() != "outside" && e.Name() != "target" {
+				t.Errorf("%s was made outside", e.Name())
+			}
+		}
+		info, err := os.Lstat(outside)
+		if err != nil || info.Mode() != 0o644 {
+			t.Fatalf("outside is now %v %v", info, err)
+		}
+		if b, _ := os.ReadFile(outside); string(b) != "intact" {
+			t.Errorf("outside is now %q", b)
+		}
+	})
+}

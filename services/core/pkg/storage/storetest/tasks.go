@@ -1,0 +1,150 @@
+package storetest
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+)
+
+func tasks(e *env) {
+	p, q := e.project("p"), e.project("q")
+	mk := func(change func(*domain.Task)) *domain.Task {
+		at := e.tick()
+		task := &domain.Task{
+			ID: domain.NewID(), ProjectID: p, Kind: "vm.create", Subject: domain.NewID(), State: domain.TaskPending, Args: []byte(`{"a": 1}`),
+			MaxAttempts: 3, CreatedAt: at, UpdatedAt: at, RunAt: at,
+		}
+		if change != nil {
+			change(task)
+		}
+		e.update(func(tx storage.Tx) error { return tx.Tasks().Insert(e.ctx(), task) })
+		return task
+	}
+	task := mk(nil)
+	get := func(project domain.ID) func(storage.Tx) (*domain.Task, error) {
+		return func(tx storage.Tx) (*domain.Task, error) { return tx.Tasks().Get(e.ctx(), project, task.ID) }
+	}
+	same(e, "stored", read(e, get(p)), task)
+	if c := code(e, get(q)); c != errors.NotFound {
+		e.Errorf("another project's task: %s", c)
+	}
+	tids := func(ts []*domain.Task) []domain.ID {
+		return ids(ts, func(t *domain.Task) domain.ID { return t.ID })
+	}
+	runnable := func(at time.Time) []domain.ID {
+		return tids(read(e, func(tx storage.Tx) ([]*domain.Task, error) { return tx.Tasks().Runnable(e.ctx(), at, 10) }))
+	}
+	later := mk(func(t *domain.Task) { t.RunAt = e.now.Add(time.Hour) })
+	sooner := mk(func(t *domain.Task) { t.RunAt = task.RunAt.Add(-time.Minute) })
+	same(e, "runnable, earliest first", runnable(e.now), []domain.ID{sooner.ID, task.ID})
+	same(e, "runnable in an hour", runnable(later.RunAt), []domain.ID{sooner.ID, task.ID, later.ID})
+
+	stale := *task
+	task.State, task.Attempts, task.CancelAsked, task.UpdatedAt = domain.TaskRunning, 1, true, e.tick()
+	e.update(func(tx storage.Tx) error { return tx.Tasks().Update(e.ctx(), task) })
+	same(e, "running", read(e, get(storage.System)), task)
+	e.refused(errors.Conflict, func(tx storage.Tx) error { return tx.Tasks().Update(e.ctx(), &stale) })
+	same(e, "interrupted by a crash", tids(read(e, func(tx storage.Tx) ([]*domain.Task, error) { return tx.Tasks().Running(e.ctx(), 10) })), []domain.ID{task.ID})
+	task.State, task.Result, task.Error, task.EndedAt = domain.TaskFailed, []byte(`[]`), &domain.TaskError{Code: "c", Message: "m"}, ptr(e.tick())
+	e.update(func(tx storage.Tx) error { return tx.Tasks().Update(e.ctx(), task) })
+	same(e, "ended", read(e, get(p)), task)
+
+	list := func(f storage.TaskFilter) []domain.ID {
+		f.ProjectID = p
+		return tids(read(e, func(tx storage.Tx) (storage.List[*domain.Task], error) { return tx.Tasks().List(e.ctx(), f) }).Items)
+	}
+	same(e, "by subject", list(storage.TaskFilter{Subject: later.Subject}), []domain.ID{later.ID})
+	same(e, "by state", list(storage.TaskFilter{States: []domain.TaskState{domain.TaskPending}}), []domain.ID{sooner.ID, later.ID})
+	same(e, "by kind", list(storage.TaskFilter{Kind: "nothing"}), []domain.ID{})
+	for _, bad := range []func(*domain.Task){
+		func(t *domain.Task) { t.Args = []byte("{") },
+		func(t *domain.Task) { t.State = domain.TaskSucceeded }, // without an end time
+	} {
+		e.refused(errors.InvalidArgument, func(tx storage.Tx) error {
+			t := *later
+			t.ID = domain.NewID()
+			bad(&t)
+			return tx.Tasks().Insert(e.ctx(), &t)
+		})
+	}
+	e.update(func(tx storage.Tx) error {
+		n, err := tx.Tasks().DeleteEnded(e.ctx(), task.EndedAt.Add(time.Microsecond), 10)
+		if n != 1 {
+			e.Errorf("%d ended tasks deleted", n)
+		}
+		return err
+	})
+	same(e, "left", list(storage.TaskFilter{}), []domain.ID{sooner.ID, later.ID})
+}
+
+func outbox(e *env) {
+	p, q, vm := e.project("p"), e.project("q"), domain.NewID()
+	bounds := func() (oldest, newest int64) {
+		e.view(func(tx storage.Tx) (err error) {
+			oldest, newest, err = tx.Outbox().Bounds(e.ctx())
+			return err
+		})
+		return oldest, newest
+	}
+	if a, b := bounds(); a != 0 || b != 0 {
+		e.Errorf("empty: %d..%d", a, b)
+	}
+	var all []domain.Event
+	start := e.now
+	for i := range 10 {
+		ev := &domain.Event{ProjectID: p, Type: "vm.updated", Subject: domain.NewID(), Data: fmt.Appendf(nil, `{"i":%d}`, i), At: e.tick()}
+		if i%3 == 0 {
+			ev.ProjectID = q
+		}
+		if i%2 == 0 {
+			ev.VMID = vm
+		}
+		e.update(func(tx storage.Tx) error { return tx.Outbox().Append(e.ctx(), ev) })
+		if len(all) > 0 && ev.Seq <= all[len(all)-1].Seq {
+			e.Fatalf("cursor %d after %d", ev.Seq, all[len(all)-1].Seq)
+		}
+		all = append(all, *ev)
+	}
+	list := func(f storage.EventFilter) []domain.Event {
+		return read(e, func(tx storage.Tx) ([]domain.Event, error) { return tx.Outbox().List(e.ctx(), f) })
+	}
+	pick := func(keep func(int, domain.Event) bool) []domain.Event {
+		var out []domain.Event
+		for i, ev := range all {
+			if keep(i, ev) {
+				out = append(out, ev)
+			}
+		}
+		return out
+	}
+	same(e, "all", list(storage.EventFilter{}), all)
+	same(e, "a page", list(storage.EventFilter{After: all[3].Seq, Limit: 2}), all[4:6])
+	same(e, "of a project", list(storage.EventFilter{ProjectID: q}), pick(func(i int, _ domain.Event) bool { return i%3 == 0 }))
+	same(e, "of a VM", list(storage.EventFilter{ProjectID: p, VMID: vm}), pick(func(i int, _ domain.Event) bool { return i%3 != 0 && i%2 == 0 }))
+	e.refused(errors.InvalidArgument, func(tx storage.Tx) error {
+		return tx.Outbox().Append(e.ctx(), &domain.Event{Type: "t", Data: []byte("{")})
+	})
+	purge := func(before time.Time, limit, want int) {
+		e.Helper()
+		e.update(func(tx storage.Tx) error {
+			n, err := tx.Outbox().DeleteBefore(e.ctx(), before, limit)
+			if n != want {
+				e.Errorf("deleted %d, want %d", n, want)
+			}
+			return err
+		})
+	}
+	purge(start, 100, 0)
+	purge(all[4].At, 3, 3)
+	purge(all[4].At, 100, 1)
+	if a, b := bounds(); a != all[4].Seq || b != all[9].Seq {
+		e.Errorf("after deleting four: %d..%d", a, b)
+	}
+	purge(e.now.Add(time.Hour), 100, 5) // the newest is kept: cursors never start over
+	if a, b := bounds(); a != all[9].Seq || b != all[9].Seq {
+		e.Errorf("after deleting all: %d..%d", a, b)
+	}
+}
