@@ -148,8 +148,15 @@ func (c *copier) downTree(ctx context.Context, src place, dst string, toDir bool
 		return err
 	}
 	if result.Refused > 0 {
-		return errors.New(errors.PermissionDenied, "%d entries from the VM were left out; %d files were copied", result.Refused, result.Files).
+		return errors.New(errors.PermissionDenied, "%s from the VM left out, %s copied", count(result.Refused, "entry", "entries"), count(result.Files, "file", "files")).
 			WithHint("--links keep makes links that lead outside; devices and pipes are never made")
 	}
 	return nil
+}
+
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return strconv.Itoa(n) + " " + many
 }

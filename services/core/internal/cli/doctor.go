@@ -25,13 +25,13 @@ type diagnosis struct {
 	Server *api.Status `json:"server,omitempty"`
 	// ServerProblem is why none does.
 	ServerProblem string       `json:"server_problem,omitempty"`
-	Checks        []check      `json:"checks,omitempty"`
+	Findings      []finding    `json:"findings,omitempty"`
 	Drivers       []api.Driver `json:"drivers"`
 }
 
-// check is one thing looked at on a host.
-type check struct {
-	Name   string `json:"name"`
+// finding is one thing looked at on a host.
+type finding struct {
+	What   string `json:"what"`
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail,omitempty"`
 	Hint   string `json:"hint,omitempty"`
@@ -156,18 +156,18 @@ func (a *app) showDiagnosis(d diagnosis) error {
 	} else if d.ServerProblem != "" {
 		p = [][2]string{{"Server", d.ServerProblem}}
 	}
-	for _, c := range d.Checks {
+	for _, f := range d.Findings {
 		value := "ok"
-		if !c.OK {
+		if !f.OK {
 			value = "NOT OK"
 		}
-		if c.Detail != "" {
-			value += ": " + c.Detail
+		if f.Detail != "" {
+			value += ": " + f.Detail
 		}
-		if !c.OK && c.Hint != "" {
-			value += "\nhint: " + c.Hint
+		if !f.OK && f.Hint != "" {
+			value += "\nhint: " + f.Hint
 		}
-		p = append(p, [2]string{c.Name, value})
+		p = append(p, [2]string{f.What, value})
 	}
 	if err := render.Pairs(a.Stdout, a.human, p); err != nil {
 		return err

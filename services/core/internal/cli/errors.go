@@ -126,22 +126,22 @@ func startError(err error) error {
 
 func startCode(err error) int {
 	var e *errors.Error
-	if !errors.As(err, &e) || e.Field != "args" {
+	if !errors.As(err, &e) || (e.Field != "args" && e.Field != "") {
 		return exitRunFailed
 	}
 	switch e.Code {
-	case errors.NotFound:
+	case errors.InvalidArgument, errors.NotFound, errors.PermissionDenied:
+	default:
+		return exitRunFailed
+	}
+	// The codes stand for more than this; the guest agent's words tell apart.
+	text := e.Message
+	switch {
+	case strings.HasPrefix(text, "the program ") && (strings.Contains(text, "was not found") || strings.HasSuffix(text, "does not exist")):
 		return exitNoProgram
-	case errors.PermissionDenied:
+	case strings.Contains(text, "cannot be executed"), strings.Contains(text, "not a program"),
+		strings.HasPrefix(text, "the program ") && strings.Contains(text, "cannot be"):
 		return exitNotExecutable
-	case errors.InvalidArgument:
-		// The one code stands for both; the guest agent's words tell them apart.
-		switch {
-		case strings.Contains(e.Message, "was not found"), strings.HasPrefix(e.Message, "the program") && strings.Contains(e.Message, "does not exist"):
-			return exitNoProgram
-		case strings.Contains(e.Message, "cannot be"), strings.Contains(e.Message, "not a program"):
-			return exitNotExecutable
-		}
 	}
 	return exitRunFailed
 }

@@ -164,6 +164,9 @@ func (s *Stream) read(ctx context.Context) (*StreamEvent, error) {
 	if err != nil {
 		if websocket.CloseStatus(err) == api.CloseRefused && s.refused != nil {
 			err, s.refused = s.refused, nil
+			if s.in.unacked() && inputFault(err) {
+				err = errors.Wrap(&lostError{err}, errors.Unavailable, "input did not reach the command")
+			}
 			return nil, err
 		}
 		return nil, s.c.unreachable(ctx, err)
@@ -245,6 +248,16 @@ const settleTime = 5 * time.Second
 
 func transient(err error) bool {
 	return errors.HasCode(err, errors.Unavailable) || errors.HasCode(err, errors.DeadlineExceeded)
+}
+
+// inputFault reports whether an error that ended a connection may come from a
+// piece of input that did not get through: a new connection sends it again.
+func inputFault(err error) bool {
+	switch errors.CodeOf(err) {
+	case errors.GuestFault, errors.Internal, errors.OutOfRange, errors.CapacityExhausted:
+		return true
+	}
+	return false
 }
 
 func (s *Stream) gaveUp(err error) error {

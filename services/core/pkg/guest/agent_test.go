@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/http"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -19,40 +20,51 @@ import (
 
 // machine is the real agent behind a unix socket, with a channel that tests can cut.
 type machine struct {
-	path  string
-	agent *agent.Agent
-	end   context.CancelFunc
+	path   string
+	agent  *agent.Agent
+	cancel context.CancelFunc
+	served chan error
+	once   sync.Once
 
-	mu     sync.Mutex
-	conns  map[net.Conn]struct{}
-	dials  int
-	closed bool
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
+	dials int
 }
 
 func newMachine(t testing.TB) *machine {
 	t.Helper()
-	m := &machine{path: filepath.Join(t.TempDir(), "s"), agent: agent.New(agent.Options{}), conns: map[net.Conn]struct{}{}}
+	m := &machine{
+		path: filepath.Join(t.TempDir(), "s"), agent: agent.New(agent.Options{}),
+		conns: map[net.Conn]struct{}{}, served: make(chan error, 1),
+	}
 	l, err := net.Listen("unix", m.path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- m.agent.Serve(ctx, l) }()
-	var once sync.Once
-	m.end = func() {
-		once.Do(func() {
-			m.mu.Lock()
-			m.closed = true
-			m.mu.Unlock()
-			m.agent.Shutdown(0)
-			cancel()
-			<-served
-			m.cut()
-		})
-	}
-	t.Cleanup(m.end)
+	m.cancel = cancel
+	go func() { m.served <- m.agent.Serve(ctx, l) }()
+	t.Cleanup(func() { m.stop(0) })
 	return m
+}
+
+// stop ends the machine in good order.
+func (m *machine) stop(grace time.Duration) {
+	m.once.Do(func() {
+		m.agent.Shutdown(grace)
+		m.cancel()
+		<-m.served
+	})
+}
+
+// kill ends the machine without a last word; its processes end with it.
+func (m *machine) kill() {
+	m.cut()
+	m.once.Do(func() {
+		m.cancel()
+		<-m.served
+		m.agent.Shutdown(0)
+	})
 }
 
 // cut breaks every connection, as a host that dies does.
@@ -63,6 +75,13 @@ func (m *machine) cut() {
 		_ = c.Close()
 	}
 	clear(m.conns)
+}
+
+// dialled tells how often the channel was opened.
+func (m *machine) dialled() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.dials
 }
 
 func (m *machine) dial(ctx context.Context) (net.Conn, error) {
@@ -178,5 +197,27 @@ func collect(t testing.TB, r vmm.OutputReader) *result {
 		}
 	}
 }
+
+// h2c is a plain HTTP/2 client, as an SDK behind a proxy is one.
+func h2c(dial guest.Dial) *http.Client {
+	p := new(http.Protocols)
+	p.SetUnencryptedHTTP2(true)
+	return &http.Client{Transport: &http.Transport{
+		Protocols:   p,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+	}}
+}
+
+func listen(t testing.TB) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+func port(l net.Listener) uint16 { return uint16(l.Addr().(*net.TCPAddr).Port) }
 
 func sh(script string) domain.Command { return domain.Command{Args: []string{"/bin/sh", "-c", script}} }

@@ -1,17 +1,31 @@
 package guest_test
 
 import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"connectrpc.com/connect"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/guest"
+	processpb "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/process"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/process/processpbconnect"
+	"github.com/aetherium/aetherium/services/core/pkg/journal"
 )
 
 func TestExec(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	h := newHost(t, m.dial, newJournals(t), domain.NewID())
-	if a, err := h.client.Handshake(t.Context()); err != nil || a.Protocol != 1 || a.BootID == "" {
+	if a, err := h.client.Handshake(t.Context()); err != nil || a.Protocol != 1 || a.BootID == "" || !a.Has("executions") {
 		t.Fatalf("handshake: %+v, %v", a, err)
 	}
 	id := h.start(t, sh("echo out; echo err >&2; exit 3"))
@@ -27,6 +41,357 @@ func TestExec(t *testing.T) {
 	}
 	if e := <-h.ended; e.ID != id || e.OutputBytes != 8 || e.End.ExitCode != 3 {
 		t.Errorf("ended: %+v", e)
+	}
+}
+
+// TestEveryByteOnce breaks the channel again and again under a command that
+// reads and writes much; afterwards every byte must have gone each way once.
+func TestEveryByteOnce(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	h := newHost(t, m.dial, newJournals(t), domain.NewID())
+	c := domain.Command{Args: []string{"/bin/sh", "-c", "tee /dev/stderr"}, Stdin: true}
+	id := h.start(t, c)
+	src := make([]byte, 12<<20)
+	_, _ = rand.NewChaCha8([32]byte{3}).Read(src)
+	var feeding sync.WaitGroup
+	feeding.Go(func() {
+		for rest := src; len(rest) > 0; {
+			n := min(len(rest), 100_000)
+			if err := h.WriteStdin(t.Context(), id, -1, rest[:n]); err != nil {
+				t.Error(err)
+				return
+			}
+			rest = rest[n:]
+		}
+		if err := h.CloseStdin(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	})
+	ended := make(chan struct{})
+	var cutting sync.WaitGroup
+	cutting.Go(func() {
+		for {
+			select {
+			case <-ended:
+				return
+			case <-time.After(20 * time.Millisecond):
+				m.cut()
+			}
+		}
+	})
+	got := h.output(t, id)
+	close(ended)
+	cutting.Wait()
+	feeding.Wait()
+	want := sha256.Sum256(src)
+	if sha256.Sum256(got.stdout.Bytes()) != want || sha256.Sum256(got.stderr.Bytes()) != want {
+		t.Errorf("%d and %d bytes came back of %d, or not the right ones", got.stdout.Len(), got.stderr.Len(), len(src))
+	}
+	if got.end != (domain.ExecutionEnd{}) || len(got.gaps) > 0 {
+		t.Errorf("end %+v, gaps %v", got.end, got.gaps)
+	}
+	if m.dialled() < 3 {
+		t.Errorf("the channel was dialled %d times: nothing was broken", m.dialled())
+	}
+}
+
+// TestHostDiesAndReturns abandons sessions without a goodbye, and the journals
+// as kill -9 leaves them.
+func TestHostDiesAndReturns(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	dir, vm := t.TempDir(), domain.NewID()
+	open := func(known ...domain.ID) (*host, *journal.Store) {
+		s, err := journal.OpenStore(dir, journal.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return newHost(t, m.dial, s, vm, known...), s
+	}
+	h, store := open()
+	c := sh("i=0; while [ $i -lt 30000 ]; do echo line $i; i=$((i+1)); done; cat; exit 4")
+	c.Stdin = true
+	long := h.start(t, c)
+	silent := h.start(t, domain.Command{Args: []string{"/bin/sleep", "1000"}})
+	var short domain.ID
+	for range 4 {
+		short = h.start(t, sh("sleep 0.02; echo short"))
+		m.cut()
+		h.Close()
+		_ = store.Close()
+		h, store = open(long, short) // silent has no row: the crash came before it
+	}
+	if err := h.WriteStdin(t.Context(), long, 0, []byte("input")); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.CloseStdin(t.Context(), long); err != nil {
+		t.Fatal(err)
+	}
+	got := h.output(t, long)
+	lines := strings.Split(got.stdout.String(), "\n")
+	if len(lines) != 30001 || lines[30000] != "input" || got.end.ExitCode != 4 {
+		t.Fatalf("%d lines, end %+v", len(lines), got.end)
+	}
+	for i, line := range lines[:30000] {
+		if line != fmt.Sprint("line ", i) {
+			t.Fatalf("line %d is %q", i, line)
+		}
+	}
+	if got := h.output(t, short); got.stdout.String() != "short\n" {
+		t.Errorf("%q", got.stdout.String())
+	}
+	// The one without a row is found.
+	for {
+		st := <-h.started
+		if st.ID != silent {
+			continue
+		}
+		if !st.Found || st.Foreign || st.PID < 1 || strings.Join(st.Command.Args, " ") != "/bin/sleep 1000" {
+			t.Errorf("%+v", st)
+		}
+		break
+	}
+	if err := h.Signal(t.Context(), silent, 9); err != nil {
+		t.Fatal(err)
+	}
+	if end, err := h.Wait(t.Context(), silent); err != nil || end.Signal != 9 {
+		t.Errorf("%+v, %v", end, err)
+	}
+}
+
+func TestKnownButUnknownToTheAgent(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	id := domain.NewID()
+	h := newHost(t, m.dial, newJournals(t), domain.NewID(), id)
+	if e := <-h.ended; e.ID != id || e.End.LostReason == "" {
+		t.Errorf("%+v", e)
+	}
+	if end, err := h.Wait(t.Context(), id); err != nil || end.LostReason == "" {
+		t.Errorf("%+v, %v", end, err)
+	}
+}
+
+func TestEndIsToldAgainAfterARestart(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	journals, vm := newJournals(t), domain.NewID()
+	h := newHost(t, m.dial, journals, vm)
+	id := h.start(t, sh("exit 6"))
+	if _, err := h.Wait(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	h.Close()
+	// The record of it was lost with the process; the journal was not.
+	h = newHost(t, m.dial, journals, vm, id)
+	if e := <-h.ended; e.ID != id || e.End.ExitCode != 6 {
+		t.Errorf("%+v", e)
+	}
+}
+
+func TestForeignExecutions(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	journals, vm := newJournals(t), domain.NewID()
+	h := newHost(t, m.dial, journals, vm)
+	envd := processpbconnect.NewProcessClient(h2c(m.dial), "http://agent")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	start := func(script string) int32 {
+		stream, err := envd.Start(ctx, connect.NewRequest(&processpb.StartRequest{
+			Process: &processpb.ProcessConfig{Cmd: "/bin/sh", Args: []string{"-c", script}, Envs: map[string]string{"K": "V"}},
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !stream.Receive() {
+			t.Fatal(stream.Err())
+		}
+		pid := stream.Msg().GetEvent().GetStart().GetPid()
+		t.Cleanup(func() { _ = stream.Close() })
+		go func() {
+			for stream.Receive() {
+			}
+		}()
+		return int32(pid)
+	}
+	pid := start("echo foreign $K; exit 2")
+	st := <-h.started
+	if !st.Foreign || !st.Found || st.PID != pid || st.Command.Env["K"] != "V" {
+		t.Fatalf("%+v, want process %d", st, pid)
+	}
+	got := h.output(t, st.ID)
+	if got.stdout.String() != "foreign V\n" || got.end.ExitCode != 2 {
+		t.Errorf("%+v", got)
+	}
+	// After a restart one that goes on has the same ID.
+	start("echo more; exec sleep 1000")
+	st = <-h.started
+	h.Close()
+	h = newHost(t, m.dial, journals, vm, st.ID)
+	if again := <-h.started; again.ID != st.ID || again.PID != st.PID {
+		t.Errorf("%+v, then %+v", st, again)
+	}
+	if err := h.Signal(t.Context(), st.ID, 9); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.output(t, st.ID); got.stdout.String() != "more\n" || got.end.Signal != 9 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestGone(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	h := newHost(t, m.dial, newJournals(t), domain.NewID())
+	id := h.start(t, sh("echo last words; exec sleep 1000"))
+	waiting := make(chan error, 1)
+	go func() {
+		_, err := h.Wait(t.Context(), id)
+		waiting <- err
+	}()
+	m.kill()
+	h.Gone(t.Context(), "the host rebooted")
+	if got := h.output(t, id); got.end.LostReason != "the host rebooted" {
+		t.Errorf("%+v", got)
+	}
+	if err := <-waiting; err != nil {
+		t.Error(err)
+	}
+	if e := <-h.ended; e.ID != id || e.End.LostReason != "the host rebooted" {
+		t.Errorf("%+v", e)
+	}
+	if _, err := h.Start(t.Context(), guest.StartRequest{ID: domain.NewID(), Command: sh("true")}); !errors.HasCode(err, errors.Conflict) {
+		t.Errorf("start in a machine that is gone: %v", err)
+	}
+	h.Gone(t.Context(), "twice")
+	h.Close()
+}
+
+// TestGracefulEnd: what the agent still says of a machine that is stopped counts.
+func TestGracefulEnd(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	h := newHost(t, m.dial, newJournals(t), domain.NewID())
+	id := h.start(t, sh("trap 'echo goodbye; exit 8' TERM; echo ready; while :; do sleep 0.05; done"))
+	r, err := h.journals.Read(journal.Key{VM: h.vm, Epoch: 1, Execution: id}, 0, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	if _, err := r.Next(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m.stop(5 * time.Second)
+	h.Gone(t.Context(), "stopped")
+	if got := h.output(t, id); got.stdout.String() != "ready\ngoodbye\n" || got.end.ExitCode != 8 {
+		t.Errorf("%q, %+v", got.stdout.String(), got.end)
+	}
+}
+
+func TestStdinBlocksAndIsReleased(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	h := newHost(t, m.dial, newJournals(t), domain.NewID())
+	id := h.start(t, domain.Command{Args: []string{"/bin/sleep", "1000"}, Stdin: true})
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := h.WriteStdin(ctx, id, -1, make([]byte, 4<<20)); !errors.HasCode(err, errors.DeadlineExceeded) {
+		t.Errorf("writing to one who does not read: %v", err)
+	}
+	blocked := make(chan error, 1)
+	go func() { blocked <- h.WriteStdin(t.Context(), id, -1, make([]byte, 4<<20)) }()
+	if err := h.Signal(t.Context(), id, 9); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-blocked; !errors.HasCode(err, errors.Conflict) {
+		t.Errorf("writing to one who ended: %v", err)
+	}
+}
+
+func TestUnknownExecution(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	h := newHost(t, m.dial, newJournals(t), domain.NewID())
+	id := domain.NewID()
+	_, waited := h.Wait(t.Context(), id)
+	_, offset := h.StdinOffset(id)
+	for name, err := range map[string]error{
+		"wait": waited, "offset": offset, "signal": h.Signal(t.Context(), id, 9), "close": h.CloseStdin(t.Context(), id),
+		"write": h.WriteStdin(t.Context(), id, 0, nil), "resize": h.Resize(t.Context(), id, domain.PTYSize{Cols: 1, Rows: 1}),
+	} {
+		if !errors.HasCode(err, errors.NotFound) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := h.Start(t.Context(), guest.StartRequest{ID: "not an ID", Command: sh("true")}); !errors.HasCode(err, errors.InvalidArgument) {
+		t.Errorf("start: %v", err)
+	}
+}
+
+// TestManyShortOnes must leave nothing behind: not here, not in the agent.
+func TestManyShortOnes(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	h := newHost(t, m.dial, newJournals(t), domain.NewID())
+	var all sync.WaitGroup
+	for w := range 8 {
+		all.Go(func() {
+			for i := range 25 {
+				want := fmt.Sprintf("%d-%d", w, i)
+				id := h.start(t, domain.Command{Args: []string{"/bin/echo", want}})
+				if got := h.output(t, id); got.stdout.String() != want+"\n" {
+					t.Errorf("%q, want %q", got.stdout.String(), want)
+				}
+			}
+		})
+	}
+	all.Wait()
+	for range 200 {
+		<-h.ended
+	}
+	if n := h.Running(); n != 0 {
+		t.Errorf("%d are still supervised", n)
+	}
+}
+
+func TestDialPort(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	c := guest.New(m.dial, guest.Options{})
+	defer c.Close()
+	l := listen(t)
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = io.Copy(conn, conn)
+		_ = conn.Close()
+	}()
+	conn, err := c.DialPort(t.Context(), port(l))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := io.WriteString(conn, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	// The end of the stream is passed on, and the answer still comes.
+	if err := conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(conn); err != nil || string(got) != "hello" {
+		t.Errorf("%q, %v", got, err)
+	}
+	closed := port(l)
+	_ = l.Close()
+	if _, err := c.DialPort(t.Context(), closed); !errors.HasCode(err, errors.Unavailable) {
+		t.Errorf("closed port: %v", err)
+	}
+	if _, err := c.DialPort(t.Context(), 0); !errors.HasCode(err, errors.InvalidArgument) {
+		t.Errorf("port 0: %v", err)
 	}
 }
 

@@ -96,6 +96,11 @@ func (o *Orchestrator) PanicOn(call, text string) {
 // Creates counts VMs that were really made.
 func (o *Orchestrator) Creates() (n int) { o.locked(func() { n = o.creates }); return n }
 
+// AwaitCreates waits until so many VMs were made.
+func (o *Orchestrator) AwaitCreates(ctx context.Context, n int) error {
+	return o.until(ctx, func() bool { return o.creates >= n })
+}
+
 // Built lists the template builds that were asked for.
 func (o *Orchestrator) Built() (b []vmm.BuildTemplate) {
 	o.locked(func() { b = slices.Clone(o.built) })

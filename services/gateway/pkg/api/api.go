@@ -13,6 +13,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humachi"
 	"github.com/go-chi/chi/v5"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/proxy"
@@ -119,7 +120,7 @@ func register[I, O any](a *API, op huma.Operation, opt options, handler func(ctx
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := handler(ctx, in)
 		if err != nil {
-			return nil, asProblem(err)
+			return nil, asProblem(blame(ctx, err))
 		}
 		return out, nil
 	})
@@ -131,9 +132,18 @@ func streaming(f func(w http.ResponseWriter, r *http.Request) error) *huma.Strea
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		r, w := humachi.Unwrap(hc)
 		if err := f(w, r); err != nil {
-			writeProblem(w, err)
+			writeProblem(w, blame(r.Context(), err))
 		}
 	}}
+}
+
+// blame puts the reason why a context ended in the place of the plain fact: a
+// server that stops is not a client that went away.
+func blame(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil && errors.HasCode(cause, errors.Unavailable) {
+		return cause
+	}
+	return err
 }
 
 func operation(id, method, path, tag, summary, description string) huma.Operation {

@@ -101,7 +101,7 @@ func (g *Gateway) routes() http.Handler {
 		}
 		healthy(w)
 	})
-	metrics := auth.Require(g.deps.Authenticator, named("/metrics", g.metrics.Handler().ServeHTTP))
+	metrics := auth.Require(g.deps.Authenticator, named("/metrics", adminOnly(g.metrics.Handler())))
 	for _, prefix := range []string{"", wire.BasePath} {
 		r.Method(http.MethodGet, prefix+"/health", health)
 		r.Method(http.MethodGet, prefix+"/ready", ready)
@@ -161,6 +161,17 @@ func private(next http.Handler) http.Handler {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		next.ServeHTTP(w, r)
 	})
+}
+
+// adminOnly keeps facts about the host from keys that are for VMs.
+func adminOnly(next http.Handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !auth.CallerFrom(r.Context()).Admin {
+			problem.Write(w, errors.New(errors.PermissionDenied, "this is for administrators").WithHint("use an administrator's key"))
+			return
+		}
+		next.ServeHTTP(w, r)
+	}
 }
 
 func healthy(w http.ResponseWriter) {

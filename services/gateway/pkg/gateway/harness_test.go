@@ -64,14 +64,34 @@ type lab struct {
 }
 
 type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
+	mu    sync.Mutex
+	buf   bytes.Buffer
+	wrote chan struct{} // closed and replaced at every line
 }
 
 func (l *logBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	close(l.wrote)
+	l.wrote = make(chan struct{})
 	return l.buf.Write(p)
+}
+
+// await waits until the log holds a text.
+func (l *logBuffer) await(ctx context.Context, text string) error {
+	for {
+		l.mu.Lock()
+		wrote, found := l.wrote, bytes.Contains(l.buf.Bytes(), []byte(text))
+		l.mu.Unlock()
+		if found {
+			return nil
+		}
+		select {
+		case <-wrote:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func (l *logBuffer) String() string {
@@ -82,7 +102,7 @@ func (l *logBuffer) String() string {
 
 func newLab(t testing.TB, change ...func(*gateway.Config, *gateway.Deps)) *lab {
 	t.Helper()
-	l := &lab{t: t, core: fake.New(), log: &logBuffer{}, project: domain.NewID()}
+	l := &lab{t: t, core: fake.New(), log: &logBuffer{wrote: make(chan struct{})}, project: domain.NewID()}
 	ring := &keyRing{keys: map[auth.Hash]auth.Key{}}
 	l.admin, l.user = ring.mint(l.project, "root", true), ring.mint(l.project, "alice", false)
 	l.other = ring.mint(domain.NewID(), "mallory", false)

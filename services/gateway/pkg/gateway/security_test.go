@@ -162,6 +162,7 @@ func TestKeys(t *testing.T) {
 	l.problem(400, errors.InvalidArgument, req{method: "GET", path: "/vms", key: l.user, header: map[string]string{"Authorization": "Bearer " + l.admin}})
 	l.problem(403, errors.PermissionDenied, req{method: "GET", path: "/status", key: l.user})
 	l.problem(403, errors.PermissionDenied, req{method: "GET", path: "/workers", key: l.user})
+	l.problem(403, errors.PermissionDenied, req{method: "GET", path: "/metrics", key: l.user})
 	status := get[wire.Status](l, 200, req{method: "GET", path: "/status"})
 	if status.PID != 42 || status.PreviewDomain != "aeth.localhost" || status.Version != "1.2.3-test" {
 		t.Errorf("status %+v", status)
@@ -273,5 +274,24 @@ func TestServer(t *testing.T) {
 	}
 	if _, err := gateway.New(gateway.Config{}, gateway.Deps{}); err == nil {
 		t.Fatal("a gateway over nothing was made")
+	}
+}
+
+func TestStopEndsWhatOutlastsTheGrace(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, func(c *gateway.Config, _ *gateway.Deps) { c.StopGrace = 50 * time.Millisecond })
+	l.core.Hold()
+	answered := make(chan wire.Problem, 1)
+	go func() {
+		answered <- l.problem(http.StatusServiceUnavailable, errors.Unavailable, req{method: "POST", path: "/vms", body: `{"name":"late"}`})
+	}()
+	if err := l.core.AwaitCreates(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.server.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if p := <-answered; p.Detail != "the server is stopping" {
+		t.Fatalf("%+v", p)
 	}
 }

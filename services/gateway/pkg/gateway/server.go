@@ -16,14 +16,18 @@ const (
 	idleTimeout    = 2 * time.Minute
 	maxHeaderBytes = 64 << 10
 	maxH2Streams   = 250
+	abortGrace     = 2 * time.Second
 )
+
+// errStopping is why requests that outlast the grace are broken off.
+var errStopping = errors.New(errors.Unavailable, "the server is stopping").WithRetryAfter(time.Second)
 
 // Server serves a gateway: HTTP/1.1 and HTTP/2, over TLS or in clear text.
 // Start and Stop may each be called more than once.
 type Server struct {
 	gateway *Gateway
 	http    *http.Server
-	abort   context.CancelFunc
+	abort   context.CancelCauseFunc
 
 	mu       sync.Mutex
 	active   int           // requests under way, hijacked connections included
@@ -37,7 +41,7 @@ type Server struct {
 // NewServer makes a server; it does not listen yet.
 func NewServer(g *Gateway) *Server {
 	s := &Server{gateway: g, done: make(chan struct{})}
-	base, abort := context.WithCancel(context.Background())
+	base, abort := context.WithCancelCause(context.Background())
 	s.abort = abort
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -170,7 +174,7 @@ func (s *Server) Stop(ctx context.Context) error {
 	if !first {
 		return nil
 	}
-	defer s.abort()
+	defer s.abort(nil)
 	ctx, cancel := context.WithTimeout(ctx, s.gateway.config.StopGrace)
 	defer cancel()
 	err := s.http.Shutdown(ctx)
@@ -178,9 +182,12 @@ func (s *Server) Stop(ctx context.Context) error {
 	select {
 	case <-idle:
 	case <-ctx.Done():
-		s.abort()
+		s.abort(errStopping) // handlers return, and have a moment to say why
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortGrace)
+		defer cancel()
+		_ = s.http.Shutdown(last)
 		err = s.http.Close()
-		<-idle // contexts are over: handlers return
+		<-idle
 	}
 	<-s.done
 	return err

@@ -75,11 +75,8 @@ func TestCreateWaitsAndAsync(t *testing.T) {
 	go func() {
 		answered <- answer{get[wire.VM](l, http.StatusCreated, req{method: "POST", path: "/vms", body: wire.CreateVM{Name: "late"}})}
 	}()
-	for {
-		list := get[wire.List[wire.VM]](l, 200, req{method: "GET", path: "/vms?name=late"})
-		if len(list.Items) == 1 {
-			break
-		}
+	if err := l.core.AwaitCreates(t.Context(), 3); err != nil {
+		t.Fatal(err)
 	}
 	select {
 	case <-answered:

@@ -7,11 +7,18 @@ import (
 )
 
 // confine gives the spec Docker's default system call filter, for the
-// capabilities the spec's process has and the kernel that runs.
+// capabilities the spec's process has and the kernel that runs. It holds for
+// the native system call table alone: the runtime builds the filter anew for
+// each table and each start, which is most of what it costs, and the 32-bit
+// tables are attack surface that few guests need. A program that uses them is
+// killed (libseccomp, seccomp_attr_set(3), SCMP_FLTATR_ACT_BADARCH).
 func confine(spec *specs.Spec) error {
 	profile, err := seccomp.GetDefaultProfile(spec)
 	if err != nil {
 		return errors.Wrap(err, errors.Internal, "cannot make the system call filter")
+	}
+	if len(profile.Architectures) > 1 {
+		profile.Architectures = profile.Architectures[:1] // the native one comes first
 	}
 	spec.Linux.Seccomp = profile
 	return nil
