@@ -39,10 +39,14 @@ type execution struct {
 	signals   []*signal
 }
 
-func newExecution(s *Session, id domain.ID, agentID string, j *journal.Journal) *execution {
+func newExecution(s *Session, id domain.ID, j *journal.Journal) *execution {
+	n := readNote(j.Note())
+	if n.AgentID == "" {
+		n.AgentID = string(id)
+	}
 	ctx, cancel := context.WithCancel(s.ctx)
 	return &execution{
-		s: s, ctx: ctx, cancel: cancel, id: id, agentID: agentID, journal: j, input: newInput(j.Note()),
+		s: s, ctx: ctx, cancel: cancel, id: id, agentID: n.AgentID, journal: j, input: newInput(n),
 		wakeup:  make(chan struct{}, 1),
 		started: make(chan struct{}), done: make(chan struct{}),
 		about: Started{ID: id},
@@ -168,7 +172,7 @@ func (x *execution) confirm(pid int32, already bool) {
 	x.confirmed = true
 	if first {
 		x.about.PID = pid
-		x.about.Already = already && x.start != nil
+		x.about.Already = already || x.start == nil
 	}
 	about := x.about
 	x.mu.Unlock()

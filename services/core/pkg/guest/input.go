@@ -33,29 +33,8 @@ type input struct {
 	changed chan struct{}
 }
 
-// newInput makes the input of an execution that was noted in its journal, see note.
-func newInput(note []byte) *input {
-	in := &input{closeAt: -1, writing: make(chan struct{}, 1)}
-	in.pty = string(note) == notePTY
-	in.enabled = in.pty || string(note) == noteStdin
-	return in
-}
-
-// The journal's note tells a later process what input the command has.
-const (
-	noteStdin = "stdin"
-	notePTY   = "pty"
-	noteNone  = "none"
-)
-
-func note(stdin, pty bool) []byte {
-	switch {
-	case pty:
-		return []byte(notePTY)
-	case stdin:
-		return []byte(noteStdin)
-	}
-	return []byte(noteNone)
+func newInput(n note) *input {
+	return &input{closeAt: -1, writing: make(chan struct{}, 1), pty: n.PTY, enabled: n.PTY || n.Stdin}
 }
 
 func (in *input) end() int64 { return in.base + int64(len(in.buf)) }

@@ -18,8 +18,11 @@ type Started struct {
 	Command domain.Command
 	Tag     string
 	// Already: the agent knew the execution before; its command did not run again.
+	// So it is with those on record that Open took up, of which nothing but ID
+	// and PID is set besides.
 	Already bool
-	// Found: it was not started by this session, but met in the machine.
+	// Found: it is not on record, but was met in the machine: a client of the
+	// envd service started it, or this host did just before it died.
 	Found bool
 	// Foreign: it was started by a client of the envd service.
 	Foreign bool
@@ -115,7 +118,7 @@ func (s *Session) adopt(id domain.ID) error {
 		s.tellEnded(Ended{ID: id, End: end, OutputBytes: next})
 		return nil
 	}
-	x := newExecution(s, id, string(id), j)
+	x := newExecution(s, id, j)
 	_, err = s.add(x)
 	return err
 }

@@ -40,7 +40,7 @@ func (s *Session) Start(ctx context.Context, req StartRequest) (Started, error) 
 	if err != nil {
 		return Started{}, err
 	}
-	began, err := j.Begin(note(req.Command.Stdin, req.Command.PTY != nil))
+	began, err := j.Begin(noteOf(cmd).bytes())
 	if err != nil {
 		j.Close()
 		return Started{}, err
@@ -49,7 +49,7 @@ func (s *Session) Start(ctx context.Context, req StartRequest) (Started, error) 
 		j.Close()
 		return Started{}, errEnded
 	}
-	x := newExecution(s, req.ID, string(req.ID), j)
+	x := newExecution(s, req.ID, j)
 	x.about = Started{ID: req.ID, Command: req.Command, Tag: req.Tag}
 	if began {
 		x.start = cmd

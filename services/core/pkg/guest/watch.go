@@ -85,11 +85,14 @@ func (s *Session) meet(info *guestv1.ExecutionInfo) {
 	}
 }
 
-// takeUp supervises an execution that was met in the machine.
+// takeUp supervises an execution that was met in the machine. With begin it is
+// new here; else its journal says all that is needed.
 func (s *Session) takeUp(id domain.ID, info *guestv1.ExecutionInfo, begin bool) {
 	j, err := s.cfg.Journals.Open(s.key(id))
 	if err == nil && begin {
-		_, err = j.Begin(note(info.GetCommand().GetStdin(), info.GetCommand().GetPty() != nil))
+		n := noteOf(info.GetCommand())
+		n.AgentID = info.GetExecutionId()
+		_, err = j.Begin(n.bytes())
 		if err != nil {
 			j.Close()
 		}
@@ -98,7 +101,7 @@ func (s *Session) takeUp(id domain.ID, info *guestv1.ExecutionInfo, begin bool) 
 		s.cfg.Log.Error("execution not taken up", "execution", id, "error", err)
 		return
 	}
-	x := newExecution(s, id, info.GetExecutionId(), j)
+	x := newExecution(s, id, j)
 	x.about = Started{
 		ID: id, Command: domainCommand(info.GetCommand()), Tag: clean(info.GetCommand().GetTag()),
 		Already: true, Found: true, Foreign: info.GetForeign(),

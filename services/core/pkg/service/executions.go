@@ -191,3 +191,14 @@ func (s *Service) live(ctx context.Context, by vmm.Caller, id domain.ID, f func(
 	}
 	return f(node)
 }
+
+// StdinOffset tells how much input an execution was given so far: where the
+// next belongs. Returns NotFound, Conflict after its end.
+func (s *Service) StdinOffset(ctx context.Context, by vmm.Caller, id domain.ID) (int64, error) {
+	var offset int64
+	err := s.live(ctx, by, id, func(n Node) (err error) {
+		offset, err = n.StdinOffset(id)
+		return err
+	})
+	return offset, err
+}

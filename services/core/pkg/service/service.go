@@ -35,6 +35,7 @@ type Node interface {
 	// FlushExecutions writes what is only in memory beside the database.
 	FlushExecutions(ctx context.Context) error
 	WriteStdin(ctx context.Context, id domain.ID, offset int64, data []byte) error
+	StdinOffset(id domain.ID) (int64, error)
 	CloseStdin(ctx context.Context, id domain.ID) error
 	ResizePTY(ctx context.Context, id domain.ID, size domain.PTYSize) error
 	SignalExecution(ctx context.Context, id domain.ID, signal int) error

@@ -55,11 +55,19 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// Images keeps root filesystems by build ID. *image.Store is one.
+type Images interface {
+	Get(ctx context.Context, id string) (image.Result, error)
+	Build(ctx context.Context, id string, src domain.TemplateSource, progress image.Progress) (image.Result, error)
+	BuildBase(ctx context.Context, id string, progress image.Progress) (image.Result, error)
+	Delete(ctx context.Context, id string) error
+}
+
 // Deps are what a worker works with.
 type Deps struct {
 	Store    storage.Store
 	Drivers  map[string]vmm.Driver // by name
-	Images   *image.Store
+	Images   Images
 	Journals *journal.Store
 	Sealer   seal.Sealer
 	Queue    queue.Queue

@@ -31,7 +31,7 @@ func TestCleanName(t *testing.T) {
 	for name, code := range map[string]errors.Code{
 		"": errors.InvalidArgument, "/": errors.InvalidArgument, "/a": errors.InvalidArgument, "..": errors.InvalidArgument,
 		"../a": errors.InvalidArgument, "a/..": errors.InvalidArgument, "a/../b": errors.InvalidArgument, "a\x00b": errors.InvalidArgument,
-		strings.Repeat("x", archive.MaxName+1):    errors.TooLarge,
+		strings.Repeat("x", archive.MaxName+1):   errors.TooLarge,
 		strings.Repeat("x/", archive.MaxDepth+1): errors.TooLarge,
 	} {
 		if _, err := archive.CleanName(name); !errors.HasCode(err, code) {

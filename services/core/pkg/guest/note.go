@@ -1,0 +1,39 @@
+package guest
+
+import (
+	"encoding/json"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
+)
+
+// note is what an execution's journal keeps for a later process to take it up.
+type note struct {
+	// AgentID is what the agent calls it where that is not its ID here.
+	AgentID string `json:"agent_id,omitempty"`
+	Stdin   bool   `json:"stdin,omitempty"`
+	PTY     bool   `json:"pty,omitempty"`
+}
+
+func (n note) bytes() []byte {
+	b, err := json.Marshal(n)
+	if err != nil {
+		return nil // strings and booleans always marshal
+	}
+	return b
+}
+
+// readNote reads a note back. Without one, because the oldest part of the
+// journal was dropped, it says what harms least.
+func readNote(b []byte) note {
+	var n note
+	if json.Unmarshal(b, &n) != nil {
+		return note{Stdin: true}
+	}
+	if n.AgentID != "" && !domain.IsID(n.AgentID) {
+		n.AgentID = ""
+	}
+	return n
+}
+
+func noteOf(c *guestv1.Command) note { return note{Stdin: c.GetStdin(), PTY: c.GetPty() != nil} }

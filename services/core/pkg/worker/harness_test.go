@@ -1,0 +1,202 @@
+package worker_test
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/common/pkg/seal"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/image"
+	"github.com/aetherium/aetherium/services/core/pkg/journal"
+	"github.com/aetherium/aetherium/services/core/pkg/queue/memory"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/fake"
+	"github.com/aetherium/aetherium/services/core/pkg/watch"
+	"github.com/aetherium/aetherium/services/core/pkg/worker"
+)
+
+// images is a store of root filesystems that are directories and nothing more:
+// the machines of the fake driver run on the host's own.
+type images struct {
+	mu    sync.Mutex
+	built map[string]image.Result
+}
+
+func (i *images) Get(_ context.Context, id string) (image.Result, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	r, ok := i.built[id]
+	if !ok {
+		return r, errors.New(errors.NotFound, "there is no build %q", id)
+	}
+	return r, nil
+}
+
+func (i *images) Build(_ context.Context, id string, src domain.TemplateSource, progress image.Progress) (image.Result, error) {
+	progress(image.Line{Step: "copy", Text: src.Dir})
+	if strings.HasPrefix(src.Dir, "/missing") {
+		return image.Result{}, errors.New(errors.NotFound, "there is no such directory")
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.built[id] = image.Result{ID: id, RootFS: src.Dir, Digest: "sha256:0", Env: map[string]string{"FROM_IMAGE": "yes", "BOTH": "image"}}
+	return i.built[id], nil
+}
+
+func (i *images) BuildBase(ctx context.Context, id string, progress image.Progress) (image.Result, error) {
+	return i.Build(ctx, id, domain.TemplateSource{Dir: "/base"}, progress)
+}
+
+func (i *images) Delete(_ context.Context, id string) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.built, id)
+	return nil
+}
+
+// bed is an installation on the fake driver: real store, journals, queue,
+// service and worker.
+type bed struct {
+	*service.Service
+	t        *testing.T
+	ctx      context.Context
+	node     *fake.Node
+	images   *images
+	store    storage.Store
+	journals *journal.Store
+	sealer   seal.Sealer
+	changes  *watch.Hub[domain.ID]
+	worker   *worker.Worker
+	by       vmm.Caller
+	config   worker.Config
+}
+
+func newBed(t *testing.T) *bed {
+	t.Helper()
+	dir := t.TempDir()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	store, err := sqlite.Open(ctx, filepath.Join(dir, "db"), sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
+	must(t, err)
+	t.Cleanup(func() { must(t, store.Close()) })
+	keys, err := seal.LoadFile(filepath.Join(dir, "key"))
+	must(t, err)
+	node := fake.NewNode(t.TempDir())
+	t.Cleanup(func() { must(t, node.Close()) })
+	b := &bed{
+		t: t, ctx: ctx, node: node, images: &images{built: map[string]image.Result{}}, store: store, sealer: seal.New(keys),
+		by: vmm.Caller{ProjectID: domain.NewID(), Name: "tester"},
+		config: worker.Config{
+			Name: "node", Platform: "linux/amd64", DataDir: dir, ReadyTimeout: 10 * time.Second, StopGrace: 2 * time.Second,
+			Capacity: domain.Resources{MilliCPU: 8000, MemoryBytes: 8 << 30, DiskBytes: 64 << 30, PIDs: 1 << 20},
+		},
+	}
+	must(t, store.Update(ctx, func(tx storage.Tx) error {
+		return tx.Projects().Insert(ctx, &domain.Project{ID: b.by.ProjectID, Name: "p", CreatedAt: time.Now().UTC()})
+	}))
+	b.up()
+	t.Cleanup(b.down)
+	task, err := b.BuildTemplate(ctx, b.by, vmm.BuildTemplate{Name: "base", Source: domain.TemplateSource{Dir: "/"}, Env: map[string]string{"BOTH": "template"}})
+	must(t, err)
+	if task, err = b.WaitTask(ctx, b.by, task.ID); err != nil || task.State != domain.TaskSucceeded {
+		t.Fatalf("template: %+v, %v", task, err)
+	}
+	return b
+}
+
+// up starts worker and service, as a fresh process does.
+func (b *bed) up() {
+	b.t.Helper()
+	var err error
+	b.journals, err = journal.OpenStore(filepath.Join(b.config.DataDir, "journals"), journal.Options{})
+	must(b.t, err)
+	b.changes = new(watch.Hub[domain.ID])
+	log := slog.New(slog.DiscardHandler)
+	b.worker = worker.New(b.config, worker.Deps{
+		Store: b.store, Drivers: map[string]vmm.Driver{"fake": fake.New(b.node)}, Images: b.images, Journals: b.journals,
+		Sealer: b.sealer, Queue: memory.New(16, log), Changes: b.changes, Log: log,
+	})
+	b.Service = service.New(service.Config{
+		DefaultTemplate: "base", DefaultDriver: "fake", DefaultNetwork: domain.NetworkNone, Platform: "linux/amd64",
+		Defaults:   domain.Resources{MilliCPU: 1000, MemoryBytes: 256 << 20, DiskBytes: 256 << 20, PIDs: 256},
+		Overcommit: service.Overcommit{Memory: 1, Disk: 1},
+	}, service.Deps{Store: b.store, Nodes: b, Sealer: b.sealer, Changes: b.changes, Log: log})
+	must(b.t, b.worker.Start(b.ctx))
+}
+
+// down lets go of everything as an orderly end does. VMs run on.
+func (b *bed) down() {
+	b.t.Helper()
+	if b.worker == nil {
+		return
+	}
+	must(b.t, b.worker.Stop(context.WithoutCancel(b.ctx)))
+	must(b.t, b.journals.Close())
+	b.worker = nil
+}
+
+func (b *bed) Node(domain.ID) (service.Node, error) { return b.worker, nil }
+func (b *bed) Any() (service.Node, error)           { return b.worker, nil }
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// running creates a VM and waits until it runs.
+func (b *bed) running(req vmm.CreateVM) *domain.VM {
+	b.t.Helper()
+	vm, err := b.CreateVM(b.ctx, b.by, req)
+	must(b.t, err)
+	vm, err = b.WaitVM(b.ctx, b.by, vm.ID)
+	must(b.t, err)
+	if vm.Observed != domain.Running {
+		b.t.Fatalf("the VM is %s", vm.Observed)
+	}
+	return vm
+}
+
+// sh runs a shell line and returns its output and how it ended.
+func (b *bed) sh(vm domain.ID, line string) (string, *domain.Execution) {
+	b.t.Helper()
+	x, err := b.StartExecution(b.ctx, b.by, vm, vmm.StartExecution{Command: domain.Command{Args: []string{"sh", "-c", line}}})
+	must(b.t, err)
+	return b.output(x.ID), b.ended(x.ID)
+}
+
+func (b *bed) output(x domain.ID) string {
+	b.t.Helper()
+	r, err := b.Output(b.ctx, b.by, x, 0, true)
+	must(b.t, err)
+	defer func() { _ = r.Close() }()
+	var out strings.Builder
+	for {
+		ev, err := r.Next(b.ctx)
+		must(b.t, err)
+		if ev.End != nil {
+			return out.String()
+		}
+		if ev.Offset != int64(out.Len()) {
+			b.t.Fatalf("offset %d after %d bytes", ev.Offset, out.Len())
+		}
+		out.Write(ev.Data)
+	}
+}
+
+func (b *bed) ended(x domain.ID) *domain.Execution {
+	b.t.Helper()
+	row, err := b.WaitExecution(b.ctx, b.by, x)
+	must(b.t, err)
+	return row
+}
