@@ -61,7 +61,7 @@ type logReader struct {
 // find finds an execution by its ID, or a VM's newest.
 func (l *logReader) find(ctx context.Context, name string) (api.Execution, error) {
 	x, err := l.c.Execution(ctx, name)
-	if err == nil || !(errors.HasCode(err, errors.NotFound) || errors.HasCode(err, errors.InvalidArgument)) {
+	if !errors.HasCode(err, errors.NotFound) && !errors.HasCode(err, errors.InvalidArgument) {
 		return x, err
 	}
 	list, err := client.Collect(l.c.Executions(ctx, name, client.Page{Limit: 1}))

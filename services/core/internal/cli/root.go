@@ -41,7 +41,11 @@ func (a *app) root() *cobra.Command {
   vm=$(aetherium vm create -q)                   a VM to keep
   aetherium exec $vm -- make test
   aetherium cp ./src $vm:work
-  aetherium vm fork $vm`,
+  aetherium vm fork $vm
+
+Exit codes: run, exec, shell and attach exit as the command does, 128+n after
+signal n. Of our own: 1 failed, 2 wrong usage, 130 interrupted; of those four
+commands 125 failed, 126 the program cannot be executed, 127 there is none.`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,

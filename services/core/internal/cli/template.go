@@ -153,7 +153,7 @@ func (a *app) buildTemplate(cmd *cobra.Command, req api.BuildTemplate, tar strin
 }
 
 func (a *app) upload(cmd *cobra.Command, c *client.Client, name string) (api.Upload, error) {
-	var r io.Reader = a.Stdin
+	r := a.Stdin
 	size := int64(-1)
 	if name != "-" {
 		f, err := os.Open(name)

@@ -214,7 +214,7 @@ func (a *app) vmRemoveCommand() *cobra.Command {
 		Short:   "Remove VMs with all that is in them",
 		Args:    atLeastOne("VM"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return eachVM(a, cmd.Context(), args, func(ctx context.Context, c *client.Client, name string) (api.VM, error) {
+			return eachVM(cmd.Context(), a, args, func(ctx context.Context, c *client.Client, name string) (api.VM, error) {
 				if async {
 					return api.VM{ID: name}, c.DropVM(ctx, name)
 				}
@@ -231,7 +231,7 @@ func (a *app) vmDo(use, short string, do func(*client.Client, context.Context, s
 	return &cobra.Command{
 		Use: use + " VM…", Short: short, Args: atLeastOne("VM"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return eachVM(a, cmd.Context(), args, func(ctx context.Context, c *client.Client, name string) (api.VM, error) {
+			return eachVM(cmd.Context(), a, args, func(ctx context.Context, c *client.Client, name string) (api.VM, error) {
 				return do(c, ctx, name)
 			})
 		},
@@ -254,7 +254,7 @@ const atOnce = 8
 
 // eachVM does a thing to several VMs side by side, shows those that it was
 // done to in the order they were named, and fails when one has failed.
-func eachVM(a *app, ctx context.Context, names []string, do func(context.Context, *client.Client, string) (api.VM, error)) error {
+func eachVM(ctx context.Context, a *app, names []string, do func(context.Context, *client.Client, string) (api.VM, error)) error {
 	c, err := a.client()
 	if err != nil {
 		return err

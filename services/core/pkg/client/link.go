@@ -190,7 +190,7 @@ func (c *Client) dial(ctx context.Context, path []string, query url.Values) (*we
 	c.identify(header)
 	ws, resp, err := websocket.Dial(dctx, c.endpoint(path, query).String(), &websocket.DialOptions{
 		HTTPClient: c.http, HTTPHeader: header, Subprotocols: []string{api.Subprotocol},
-	})
+	}) //nolint:bodyclose // the library has read and closed what it is when it is no WebSocket
 	switch {
 	case err == nil:
 		return ws, nil

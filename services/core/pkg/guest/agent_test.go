@@ -48,10 +48,14 @@ func newMachine(t testing.TB) *machine {
 	return m
 }
 
-// stop ends the machine in good order.
-func (m *machine) stop(grace time.Duration) {
+// stop ends the machine in good order: saying calls last while the channel
+// still stands.
+func (m *machine) stop(grace time.Duration, last ...func()) {
 	m.once.Do(func() {
 		m.agent.Shutdown(grace)
+		for _, f := range last {
+			f()
+		}
 		m.cancel()
 		<-m.served
 	})

@@ -283,8 +283,7 @@ func TestGracefulEnd(t *testing.T) {
 	if _, err := r.Next(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	m.stop(5 * time.Second)
-	h.Gone(t.Context(), "stopped")
+	m.stop(5*time.Second, func() { h.Gone(t.Context(), "stopped") })
 	if got := h.output(t, id); got.stdout.String() != "ready\ngoodbye\n" || got.end.ExitCode != 8 {
 		t.Errorf("%q, %+v", got.stdout.String(), got.end)
 	}

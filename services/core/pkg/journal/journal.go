@@ -26,7 +26,8 @@ type Journal struct {
 
 	mu       sync.Mutex
 	loaded   bool
-	extents  []extent   // what lies in packs, ascending; it comes before the segments
+	begin    []extent   // the record of Begin, if there is one
+	extents  []extent   // what else lies in packs, ascending; it comes before the segments
 	segments []*segment // ascending; those before the last are complete
 	file     *os.File   // the last segment, open for writing; nil until needed
 	bytes    int64      // on disk
@@ -103,13 +104,14 @@ func (j *Journal) Begin(note []byte) (began bool, err error) {
 	if j.fail != nil {
 		return false, j.fail
 	}
-	if j.note != nil || len(j.extents)+len(j.segments) > 0 {
+	if !j.empty() {
 		return false, nil
 	}
-	if err := j.put(kindBegin, note); err != nil {
+	e, err := j.pack(kindBegin, note)
+	if err != nil {
 		return false, err
 	}
-	j.note = append([]byte{}, note...)
+	j.begin, j.note = []extent{e}, append([]byte{}, note...)
 	return true, nil
 }
 
@@ -240,15 +242,26 @@ func (j *Journal) put(kind byte, data []byte) error {
 	if len(j.segments) > 0 || len(j.extents) >= maxPackedRecords || j.packedBytes()+len(data) > maxPacked {
 		return j.writeFrames(kind, data)
 	}
-	now := time.Now()
-	e, err := j.store.packs.add(j.key, frame{kind: kind, offset: j.next, data: data}, now)
+	e, err := j.pack(kind, data)
 	if err != nil {
 		return err
 	}
 	j.extents = append(j.extents, e)
-	j.account(int64(packPrefix+frameHeader+len(data)), now)
 	return nil
 }
+
+// pack writes data at j.next into a pack.
+func (j *Journal) pack(kind byte, data []byte) (extent, error) {
+	now := time.Now()
+	e, err := j.store.packs.add(j.key, frame{kind: kind, offset: j.next, data: data}, now)
+	if err == nil {
+		j.account(e.size(), now)
+	}
+	return e, err
+}
+
+// empty reports whether nothing was ever written.
+func (j *Journal) empty() bool { return len(j.begin)+len(j.extents)+len(j.segments) == 0 }
 
 // writeFrames writes data to the last segment.
 func (j *Journal) writeFrames(kind byte, data []byte) error {
@@ -317,13 +330,8 @@ func (j *Journal) roll() error {
 
 // dropOldest removes what lies in packs, or else the oldest segment.
 func (j *Journal) dropOldest() error {
-	if n := len(j.extents); n > 0 {
-		if err := j.store.packs.kill(j.extents); err != nil {
-			return err
-		}
-		j.account(-int64(n*(packPrefix+frameHeader)+j.packedBytes()), j.modified)
-		j.extents = nil
-		return nil
+	if len(j.extents) > 0 {
+		return j.kill(&j.extents)
 	}
 	oldest := j.segments[0]
 	if err := os.Remove(j.store.path(j.key, oldest.base)); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -331,6 +339,18 @@ func (j *Journal) dropOldest() error {
 	}
 	j.segments = j.segments[1:]
 	j.account(-oldest.size, j.modified)
+	return nil
+}
+
+// kill removes packed records.
+func (j *Journal) kill(list *[]extent) error {
+	if err := j.store.packs.kill(*list); err != nil {
+		return err
+	}
+	for _, e := range *list {
+		j.account(-e.size(), j.modified)
+	}
+	*list = nil
 	return nil
 }
 
@@ -353,7 +373,7 @@ func (j *Journal) remove() error {
 			return err
 		}
 	}
-	return nil
+	return j.kill(&j.begin)
 }
 
 // shut stops the writer because the store closes.
@@ -374,7 +394,7 @@ func (j *Journal) idle() (empty bool) {
 	defer j.mu.Unlock()
 	j.closeFile()
 	j.scratch = nil
-	return len(j.extents)+len(j.segments) == 0
+	return j.empty()
 }
 
 func (j *Journal) closeFile() {

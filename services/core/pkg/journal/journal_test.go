@@ -436,6 +436,9 @@ func TestBoundDropsOldest(t *testing.T) {
 	k := newKey()
 	j := open(t, s, k)
 	defer j.Close()
+	if _, err := j.Begin([]byte("note")); err != nil {
+		t.Fatal(err)
+	}
 	early, err := j.NewReader(0, true)
 	if err != nil {
 		t.Fatal(err)
@@ -491,6 +494,9 @@ func TestBoundDropsOldest(t *testing.T) {
 	got := read(t, s, k, 0)
 	if len(got.gaps) != 1 || got.gaps[0] != (domain.OutputGap{From: 0, To: first}) || got.end == nil {
 		t.Errorf("after reopening: gaps %v, end %v", got.gaps, got.end)
+	}
+	if again := open(t, s, k); string(again.Note()) != "note" {
+		t.Errorf("the note is %q", again.Note())
 	}
 }
 

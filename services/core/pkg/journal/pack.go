@@ -60,6 +60,9 @@ type extent struct {
 	kind   byte
 }
 
+// size is what the record takes in the file.
+func (e extent) size() int64 { return int64(packPrefix + frameHeader + e.length) }
+
 // end is the offset after the output that the record holds.
 func (e extent) end() int64 {
 	if !holdsOutput(e.kind) {

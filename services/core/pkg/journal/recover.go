@@ -40,16 +40,17 @@ func (s *Store) scan() error {
 	for seq, name := range names {
 		err := s.packs.load(name, seq, func(r record, e extent) {
 			j := s.found(r.key)
+			j.account(int64(r.size), r.at)
 			switch r.f.kind {
+			case kindBegin:
+				j.begin, j.note = append(j.begin, e), bytes.Clone(r.f.data)
+				return
 			case kindEnd:
 				if end, err := parseEnd(r.f.data); err == nil {
 					j.end = &end
 				}
-			case kindBegin:
-				j.note = bytes.Clone(r.f.data)
 			}
 			j.extents = append(j.extents, e)
-			j.account(int64(r.size), r.at)
 		})
 		if err != nil {
 			return err

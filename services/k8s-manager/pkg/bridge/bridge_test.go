@@ -8,7 +8,9 @@ import (
 )
 
 func worker(state domain.WorkerState, capacity, reserved int64) *domain.Worker {
-	r := func(n int64) domain.Resources { return domain.Resources{MilliCPU: n, MemoryBytes: 2 * n, DiskBytes: 4 * n} }
+	r := func(n int64) domain.Resources {
+		return domain.Resources{MilliCPU: n, MemoryBytes: 2 * n, DiskBytes: 4 * n}
+	}
 	return &domain.Worker{State: state, Capacity: r(capacity), Reserved: r(reserved)}
 }
 

@@ -315,7 +315,7 @@ func (s *Server) executionRoutes(handle register) {
 		if err := x.signal(req.Signal); err != nil {
 			return err
 		}
-		w.WriteHeader(204)
+		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}))
 	handle("GET /executions/{id}/output", withX(s.output))

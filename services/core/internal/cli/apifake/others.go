@@ -107,7 +107,7 @@ func (s *Server) fileRoutes(handle register) {
 		if _, err := unpack.Extract(r.Context(), root, r.Body, unpack.Options{}); err != nil {
 			return err
 		}
-		w.WriteHeader(204)
+		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}))
 	handle("POST /vms/{vm}/files/mkdir", func(w http.ResponseWriter, r *http.Request) error {

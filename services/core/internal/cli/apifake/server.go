@@ -101,12 +101,13 @@ func (s *Server) URL() string { return "http://" + s.address }
 // Start listens, after Kill at the same address.
 func (s *Server) Start() {
 	s.tb.Helper()
-	l, err := net.Listen("tcp", s.address)
+	var lc net.ListenConfig
+	l, err := lc.Listen(s.tb.Context(), "tcp", s.address)
 	for end := time.Now().Add(10 * time.Second); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); {
 		// A process that another test starts holds the closed socket between its
 		// fork and its exec.
 		runtime.Gosched()
-		l, err = net.Listen("tcp", s.address)
+		l, err = lc.Listen(s.tb.Context(), "tcp", s.address)
 	}
 	if err != nil {
 		s.tb.Fatal(err)
@@ -279,14 +280,14 @@ func (c *choppyConn) Write(p []byte) (int, error) {
 		return c.Conn.Write(p)
 	}
 	k, _ := c.Conn.Write(p[:n])
-	_ = c.Conn.Close()
+	_ = c.Close()
 	return k, io.ErrClosedPipe
 }
 
 func (c *choppyConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if k, over := c.spend(n); over {
-		_ = c.Conn.Close()
+		_ = c.Close()
 		return k, err
 	}
 	return n, err

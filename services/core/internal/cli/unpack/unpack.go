@@ -151,8 +151,8 @@ func (x *extractor) entry(name string, h *tar.Header, r io.Reader) error {
 
 func (x *extractor) refuse(name, why string) {
 	x.result.Refused++
-	if x.Options.Refused != nil {
-		x.Options.Refused(name, why)
+	if x.Refused != nil {
+		x.Refused(name, why)
 	}
 }
 
@@ -309,10 +309,9 @@ func (x *extractor) hardLink(name, target string) error {
 	if err := x.parents(old); err != nil {
 		return err
 	}
-	info, err := x.root.Lstat(old)
-	if err != nil || !info.Mode().IsRegular() {
+	if info, err := x.root.Lstat(old); err != nil || !info.Mode().IsRegular() {
 		x.refuse(name, "a hard link to what is no file here")
-		return nil
+		return nil //nolint:nilerr // it is left out and counted
 	}
 	if old == name {
 		return nil
