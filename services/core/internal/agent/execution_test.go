@@ -7,10 +7,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
 	"connectrpc.com/connect"
+	"golang.org/x/sys/unix"
 
 	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
 )
@@ -280,15 +282,20 @@ func TestSignalReachesTheGroup(t *testing.T) {
 	msg, err := s.Receive()
 	must(t, err)
 	child := strings.TrimSpace(string(msg.GetOutput().GetData()))
+	pid, err := strconv.Atoi(child)
+	must(t, err)
+	background, err := unix.PidfdOpen(pid, 0)
+	must(t, err)
+	defer func() { _ = unix.Close(background) }()
 	must(t, s.Send(signalGroup(15)))
 	o := r.drain(s, msg.GetOutput().GetOffset()+int64(len(msg.GetOutput().GetData())))
 	if o.end.GetSignal() != 15 {
 		t.Errorf("end %v", o.end)
 	}
-	// The background process held stdout; that the end came at end of file or
-	// after the linger says nothing, its absence does.
-	if state, err := os.ReadFile("/proc/" + child + "/stat"); err == nil && !strings.Contains(string(state), ") Z") {
-		t.Errorf("the background process lives: %s", state)
+	// A pidfd can be read when its process has ended (pidfd_open(2)).
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(background), Events: unix.POLLIN}}, int(limit.Milliseconds()))
+	if n != 1 {
+		t.Errorf("the background process lives (%v)", err)
 	}
 }
 

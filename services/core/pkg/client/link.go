@@ -188,9 +188,10 @@ func (c *Client) dial(ctx context.Context, path []string, query url.Values) (*we
 	defer cancel()
 	header := http.Header{}
 	c.identify(header)
+	//nolint:bodyclose // of an answer that is no WebSocket the library has kept a copy and closed it
 	ws, resp, err := websocket.Dial(dctx, c.endpoint(path, query).String(), &websocket.DialOptions{
 		HTTPClient: c.http, HTTPHeader: header, Subprotocols: []string{api.Subprotocol},
-	}) //nolint:bodyclose // the library has read and closed what it is when it is no WebSocket
+	})
 	switch {
 	case err == nil:
 		return ws, nil

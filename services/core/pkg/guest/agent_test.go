@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/internal/agent"
 	"github.com/aetherium/aetherium/services/core/pkg/guest"
@@ -223,5 +225,23 @@ func listen(t testing.TB) net.Listener {
 }
 
 func port(l net.Listener) uint16 { return uint16(l.Addr().(*net.TCPAddr).Port) }
+
+// deafPort is taken, so that no other test gets it, and nobody listens on it.
+func deafPort(t testing.TB) uint16 {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	addr, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint16(addr.(*unix.SockaddrInet4).Port)
+}
 
 func sh(script string) domain.Command { return domain.Command{Args: []string{"/bin/sh", "-c", script}} }

@@ -74,7 +74,7 @@ const base = "http://agent"
 func New(dial Dial, o Options) *Client {
 	c := &Client{dial: dial, o: o.withDefaults()}
 	c.rpc = newRPC(dial)
-	c.bulk = newBulk(dial)
+	c.bulk = newBulk(polite(dial))
 	small := connect.WithReadMaxBytes(maxMessage)
 	// The agent is near: compression costs more than it saves, and what is not
 	// decompressed cannot explode.
@@ -110,8 +110,7 @@ func newBulk(dial Dial) *http.Client {
 		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: maxHeader,
-		MaxIdleConnsPerHost:    2,
-		IdleConnTimeout:        30 * time.Second,
+		DisableKeepAlives:      true, // see polite; a new connection costs 50 µs
 		ReadBufferSize:         64 << 10,
 		WriteBufferSize:        64 << 10,
 	}

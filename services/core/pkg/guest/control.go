@@ -35,13 +35,18 @@ func (s *Session) CloseStdin(_ context.Context, id domain.ID) error {
 }
 
 // StdinOffset tells how much input an execution was given so far: where the
-// next belongs. Returns NotFound, Conflict.
+// next belongs. Returns NotFound, Conflict, and Unavailable until the agent
+// has told it to this process.
 func (s *Session) StdinOffset(id domain.ID) (int64, error) {
 	x, err := s.find(id)
 	if err != nil {
 		return 0, err
 	}
-	return x.input.offset(), nil
+	offset, known := x.input.offset()
+	if !known {
+		return 0, errors.New(errors.Unavailable, "how much input was taken is not known yet").WithHint("append")
+	}
+	return offset, nil
 }
 
 // Resize sets the size of an execution's terminal. It returns at once; only

@@ -27,6 +27,7 @@ type input struct {
 	base    int64  // the agent answers for what is below
 	buf     []byte // from base on
 	sent    int64  // handed to the present attachment
+	handed  int64  // handed to any attachment
 	closeAt int64  // -1: open
 	closed  bool   // handed to the present attachment
 	fail    error  // the execution has ended
@@ -140,13 +141,13 @@ func (in *input) attached(offset int64) error {
 	if !in.known {
 		// This process knows of no input before. What was written meanwhile waits.
 		in.known = true
-		in.base, in.sent = offset, offset
+		in.base, in.handed = offset, offset
 		if in.closeAt >= 0 {
 			in.closeAt = in.end()
 		}
 	}
-	if offset < in.base || offset > in.end() {
-		return errors.New(errors.GuestFault, "the guest agent took input up to %d of %d to %d", offset, in.base, in.end())
+	if offset < in.base || offset > max(in.base, in.handed) {
+		return errors.New(errors.GuestFault, "the guest agent took input up to %d of %d to %d", offset, in.base, in.handed)
 	}
 	// What the agent took it will write, as long as there is an execution.
 	in.drop(offset)
@@ -160,13 +161,16 @@ func (in *input) attached(offset int64) error {
 func (in *input) acked(offset int64) (bool, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if offset > in.sent {
-		return false, errors.New(errors.GuestFault, "the guest agent acknowledged input up to %d, sent were %d", offset, in.sent)
+	if offset > max(in.base, in.handed) {
+		return false, errors.New(errors.GuestFault, "the guest agent acknowledged input up to %d, sent were %d", offset, in.handed)
 	}
 	if offset <= in.base {
 		return false, nil
 	}
 	in.drop(offset)
+	// What an attachment before this one sent may arrive after the agent told
+	// how much it had.
+	in.sent = max(in.sent, offset)
 	in.broadcast()
 	return true, nil
 }
@@ -190,6 +194,7 @@ func (in *input) next() (offset int64, data []byte, closing bool) {
 	if rest := in.buf[min(in.sent-in.base, int64(len(in.buf))):]; len(rest) > 0 {
 		offset, data = in.sent, append([]byte(nil), rest[:min(len(rest), inputPiece)]...)
 		in.sent += int64(len(data))
+		in.handed = max(in.handed, in.sent)
 		return offset, data, false
 	}
 	if in.closeAt >= 0 && !in.closed {
@@ -208,9 +213,10 @@ func (in *input) stop(err error) {
 	in.broadcast()
 }
 
-// offset is how much input there was so far.
-func (in *input) offset() int64 {
+// offset is how much input there was so far; known is false until the agent
+// has told what it took.
+func (in *input) offset() (offset int64, known bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return in.end()
+	return in.end(), in.known
 }

@@ -230,8 +230,16 @@ func TestForeignExecutions(t *testing.T) {
 	st = <-h.started
 	h.Close()
 	h = newHost(t, m.dial, journals, vm, st.ID)
-	if again := <-h.started; again.ID != st.ID || again.PID != st.PID {
+	if again := <-h.started; again.ID != st.ID || again.PID != st.PID || again.Found {
 		t.Errorf("%+v, then %+v", st, again)
+	}
+	r, err := journals.Read(journal.Key{VM: vm, Epoch: 1, Execution: st.ID}, 0, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	if _, err := r.Next(t.Context()); err != nil { // it has spoken
+		t.Fatal(err)
 	}
 	if err := h.Signal(t.Context(), st.ID, 9); err != nil {
 		t.Fatal(err)
@@ -384,9 +392,7 @@ func TestDialPort(t *testing.T) {
 	if got, err := io.ReadAll(conn); err != nil || string(got) != "hello" {
 		t.Errorf("%q, %v", got, err)
 	}
-	closed := port(l)
-	_ = l.Close()
-	if _, err := c.DialPort(t.Context(), closed); !errors.HasCode(err, errors.Unavailable) {
+	if _, err := c.DialPort(t.Context(), deafPort(t)); !errors.HasCode(err, errors.Unavailable) {
 		t.Errorf("closed port: %v", err)
 	}
 	if _, err := c.DialPort(t.Context(), 0); !errors.HasCode(err, errors.InvalidArgument) {

@@ -181,7 +181,11 @@ type upload struct {
 }
 
 func (u *upload) Read(p []byte) (int, error) {
-	u.clock.Stop()
+	u.mu.Lock()
+	if !u.done { // else the clock is the download's
+		u.clock.Stop()
+	}
+	u.mu.Unlock()
 	n, err := u.r.Read(p)
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -242,6 +242,9 @@ func (s *Store) Close() error {
 		j.shut()
 	}
 	s.packs.close()
+	// Let go of the lock itself: a child that is being forked at this moment has
+	// the descriptor, too.
+	_ = unix.Flock(int(s.lock.Fd()), unix.LOCK_UN)
 	return s.lock.Close()
 }
 

@@ -39,8 +39,22 @@ func (w *Worker) attach(ctx context.Context, vm *domain.VM, driver vmm.Driver, t
 		client.Close()
 		return err
 	}
+	// It can be talked to before the row says that it runs: who waits for the
+	// row finds the session there.
+	next := *vm
+	next.Epoch, next.Observed = epoch, domain.Running
 	l := &liveVM{id: vm.ID, machine: vm.MachineID, client: client}
-	l.vm.Store(vm)
+	l.vm.Store(&next)
+	l.session = guest.Open(guest.SessionConfig{
+		Client: client, Journals: w.Journals, VM: vm.ID, Epoch: epoch, Log: w.Log,
+		Hooks: guest.Hooks{OnStarted: w.onStarted(l), OnEnded: w.onEnded(l)},
+	}, known...)
+	if old := w.vms.add(l); old != nil {
+		old.session.Close()
+		old.client.Close()
+	}
+	trace.phase("session")
+	l.phases = trace.phases
 	row, err := w.commit(ctx, vm.ID, events.VMRunning, func(tx storage.Tx, row *domain.VM) error {
 		if fresh {
 			now := w.time()
@@ -50,19 +64,10 @@ func (w *Worker) attach(ctx context.Context, vm *domain.VM, driver vmm.Driver, t
 		return w.bindMachine(ctx, tx, row, trace.handle)
 	})
 	if err != nil {
+		w.vms.forget(vm.ID)
+		l.session.Close()
 		client.Close()
 		return err
-	}
-	l.vm.Store(row)
-	trace.phase("commit")
-	l.phases = trace.phases
-	l.session = guest.Open(guest.SessionConfig{
-		Client: client, Journals: w.Journals, VM: vm.ID, Epoch: epoch, Log: w.Log,
-		Hooks: guest.Hooks{OnStarted: w.onStarted(l), OnEnded: w.onEnded(l)},
-	}, known...)
-	if old := w.vms.add(l); old != nil {
-		old.session.Close()
-		old.client.Close()
 	}
 	w.setAlarm(row)
 	w.Changes.Notify(vm.ID) // it can be talked to from now on

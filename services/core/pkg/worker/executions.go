@@ -130,10 +130,14 @@ func (w *Worker) confirmed(s guest.Started, l *liveVM) {
 		if _, ended := w.endOf(vm, s.ID); ended {
 			return
 		}
-		w.execs.add(&running{live: l, release: w.use(l), row: domain.Execution{
+		row := domain.Execution{
 			ID: s.ID, ProjectID: vm.ProjectID, VMID: vm.ID, Epoch: vm.Epoch, Command: s.Command,
 			State: domain.ExecutionStarting, CreatedAt: now,
-		}})
+		}
+		if stored, err := w.storedExecution(w.ctx, vm.ProjectID, s.ID); err == nil && stored.VMID == vm.ID && !stored.State.Ended() {
+			row = *stored // from an earlier life of the worker: it knows the command, and when it began
+		}
+		w.execs.add(&running{live: l, release: w.use(l), row: row})
 	}
 	first := false
 	row, _, ok := w.execs.change(s.ID, func(x *domain.Execution) {

@@ -45,6 +45,9 @@ func Examine(ctx context.Context, s settings.Settings, log *slog.Logger) (Doctor
 		return d, err
 	}
 	defer func() { _ = os.RemoveAll(scratch) }()
+	if err := os.Chmod(scratch, 0o711); err != nil { //nolint:gosec // the mapped root of the trial walks through it
+		return d, err
+	}
 	instance := "doctor-" + string(domain.NewID()[:8])
 	netCfg := network.Config{
 		Instance: instance, RuntimeDir: filepath.Join(scratch, "net"), NetdPath: filepath.Join(s.BinDir, "aetherium-netd"),

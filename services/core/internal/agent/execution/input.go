@@ -152,9 +152,6 @@ func (in *input) closeAfter(offset int64) error {
 	return nil
 }
 
-// closeNow ends the input after what was taken.
-func (in *input) closeNow() error { return in.closeAfter(0) }
-
 // runLocked starts the writer if there is something to do.
 func (in *input) runLocked() {
 	if !in.running && !in.closed && (len(in.queue) > 0 || in.closeAt == in.written) {

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// MaxExecutions bounds how many executions are remembered, running ones included.
+	// MaxExecutions bounds how many executions are remembered, running ones included, by default.
 	MaxExecutions = 4096
 	// maxForeignBytes bounds the output held of ended foreign executions together.
 	maxForeignBytes = 32 << 20
@@ -30,6 +30,7 @@ type Registry struct {
 	Users    *osuser.DB
 	Settings *settings.Store
 	Path     string // PATH of commands; empty: spawn.DefaultPath
+	Max      int    // executions remembered; 0: MaxExecutions
 
 	mu       sync.Mutex
 	waiters  chan struct{}
@@ -109,7 +110,7 @@ func (r *Registry) reserve(id string) (place *entry, known bool, err error) {
 		return nil, false, errors.New(errors.Unavailable, "the machine is stopping")
 	}
 	r.trimLocked()
-	if len(r.byID) >= MaxExecutions {
+	if len(r.byID) >= r.max() {
 		return nil, false, errors.New(errors.CapacityExhausted, "%d executions run or wait to be forgotten", len(r.byID))
 	}
 	if r.byID == nil {
@@ -118,6 +119,13 @@ func (r *Registry) reserve(id string) (place *entry, known bool, err error) {
 	place = &entry{ready: make(chan struct{})}
 	r.byID[id] = place
 	return place, false, nil
+}
+
+func (r *Registry) max() int {
+	if r.Max > 0 {
+		return r.Max
+	}
+	return MaxExecutions
 }
 
 // launch starts the process and everything that follows it.
@@ -229,7 +237,7 @@ func (r *Registry) dropLocked(drop map[*Execution]bool) {
 func (r *Registry) trimLateLocked() {
 	now := time.Now()
 	r.late = slices.DeleteFunc(r.late, func(e *Execution) bool { return now.Sub(e.endAt) > lateBy })
-	if over := len(r.late) - MaxExecutions; over > 0 {
+	if over := len(r.late) - r.max(); over > 0 {
 		r.late = slices.Delete(r.late, 0, over)
 	}
 }
@@ -254,7 +262,7 @@ func (r *Registry) trimLocked() {
 		func(e *Execution) bool { return e.Foreign },
 	} {
 		for _, e := range r.order {
-			if len(r.byID)-len(drop) < MaxExecutions {
+			if len(r.byID)-len(drop) < r.max() {
 				break
 			}
 			if _, ended := e.End(); ended && mayGo(e) {

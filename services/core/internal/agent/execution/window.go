@@ -201,9 +201,7 @@ func (w *window) dropLocked(to int64) {
 	if to == w.end {
 		keep = len(w.segments)
 	}
-	if keep > 0 {
-		w.segments = append(w.segments[:0], w.segments[keep:]...)
-	}
+	w.segments = w.segments[keep:] // append moves what is left when the array is used up
 }
 
 // freeLocked gives up what nobody will ask for again.

@@ -100,16 +100,16 @@ func negotiate(headers []string, mayCompress bool) (string, error) {
 		}
 		weights[coding] = weight
 	}
-	any, hasAny := weights["*"]
+	others, hasOthers := weights["*"]
 	zip, ok := weights["gzip"]
 	if !ok {
-		zip = any
+		zip = others
 	}
 	identity, ok := weights["identity"]
 	if !ok {
 		identity = 1
-		if hasAny {
-			identity = any
+		if hasOthers {
+			identity = others
 		}
 	}
 	switch {

@@ -103,9 +103,9 @@ func (fs *FS) Replace(u *osuser.User, path string, mode uint32, r io.Reader) (En
 // keeping its owner would then give away more than the user has.
 func (fs *FS) replaced(u *osuser.User, path string) (*syscall.Stat_t, string, error) {
 	err := osuser.Do(u, func() error {
-		real, err := filepath.EvalSymlinks(path)
+		resolved, err := filepath.EvalSymlinks(path)
 		if err == nil {
-			path = real
+			path = resolved
 		}
 		return err
 	})

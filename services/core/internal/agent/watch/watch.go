@@ -109,8 +109,11 @@ func checkRoot(path string, allowNetwork bool) error {
 		return errors.New(errors.InvalidArgument, "%q is not a directory", path)
 	}
 	var fs unix.Statfs_t
-	if allowNetwork || unix.Statfs(path, &fs) != nil {
+	if allowNetwork {
 		return nil
+	}
+	if err := unix.Statfs(path, &fs); err != nil {
+		return err
 	}
 	switch uint32(fs.Type) {
 	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC,
@@ -140,10 +143,7 @@ func (w *Watcher) addLocked(rel string, appeared bool) error {
 	if !w.recursive {
 		return nil
 	}
-	list, err := os.ReadDir(path)
-	if err != nil {
-		return nil // gone again, or not the user's to read
-	}
+	list, _ := os.ReadDir(path) // empty when it is gone again, or not the user's to read
 	for _, entry := range list {
 		below := filepath.Join(rel, entry.Name())
 		if appeared {

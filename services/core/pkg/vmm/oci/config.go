@@ -95,7 +95,8 @@ func (c *Config) validate() error {
 
 // paths are the places of one machine. They follow from its ID alone.
 type paths struct {
-	record    string // versioned JSON record
+	facts     string // versioned JSON record
+	run       string // what goes on with it
 	exit      string // how it last ended
 	socket    string // the agent's listening socket
 	dir       string // what the guest's root may pass through
@@ -114,8 +115,9 @@ func (c *Config) paths(id string) paths {
 	sum := sha256.Sum256([]byte(id))
 	short := hex.EncodeToString(sum[:6])
 	p := paths{
-		record:    filepath.Join(c.recordsDir(), id+recordExt),
-		exit:      filepath.Join(c.recordsDir(), id+exitExt),
+		facts:     filepath.Join(c.recordsDir(), id+recordExt),
+		run:       filepath.Join(c.RuntimeDir, "p", id),
+		exit:      filepath.Join(c.RuntimeDir, "e", id),
 		socket:    filepath.Join(c.RuntimeDir, "s", short),
 		dir:       filepath.Join(c.RuntimeDir, "m", short),
 		bundle:    filepath.Join(c.RuntimeDir, "b", id),
@@ -132,7 +134,6 @@ func (c *Config) paths(id string) paths {
 
 const (
 	recordExt = ".json"
-	exitExt   = ".exit"
 
 	// Volumes of this driver begin so.
 	machineVolume  = "oci-m-"

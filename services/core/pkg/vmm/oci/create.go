@@ -26,25 +26,25 @@ func (d *Driver) Create(ctx context.Context, spec vmm.Spec) (vmm.Handle, error) 
 	r, err := d.load(spec.MachineID)
 	switch {
 	case errors.HasCode(err, errors.NotFound):
-		r = &record{
-			Version: recordVersion, MachineID: spec.MachineID, Phase: phaseCreating,
+		r = &record{facts: facts{
+			Version: recordVersion, MachineID: spec.MachineID,
 			Spec: spec, Runtime: d.runtime.kind, CreatedAt: time.Now().UTC(),
-		}
-		if err := d.save(r); err != nil {
+		}}
+		if err := d.saveFacts(r); err != nil {
 			return nil, err
 		}
 	case err != nil:
 		return nil, err
-	case r.Phase == phaseDeleting:
+	case r.run.Phase == phaseDeleting:
 		return nil, errors.New(errors.Conflict, "the machine is being deleted")
-	case r.Phase != phaseCreating:
+	case r.Whole:
 		return r.handle(), nil
 	}
 	if err := d.furnish(ctx, r.Spec); err != nil {
 		return nil, err
 	}
-	r.Phase = phaseCreated
-	if err := d.save(r); err != nil {
+	r.Whole = true
+	if err := d.saveFacts(r); err != nil {
 		return nil, err
 	}
 	return r.handle(), nil

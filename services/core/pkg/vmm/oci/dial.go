@@ -22,7 +22,7 @@ func (d *Driver) Dial(ctx context.Context, id string, port uint32) (net.Conn, er
 	if err != nil {
 		return nil, err
 	}
-	if r.Paused && d.group(id).Frozen() {
+	if r.run.Paused && d.group(id).Frozen() {
 		return nil, errors.New(errors.Conflict, "the machine is paused")
 	}
 	var conn net.Conn

@@ -29,6 +29,7 @@ type Driver struct {
 	mu       sync.Mutex
 	machines map[string]*machine
 	closed   bool
+	flushes  sync.WaitGroup // records on their way to disk
 
 	info  infoCache
 	agent agentCache
@@ -89,6 +90,8 @@ func (d *Driver) makeDirs() error {
 		{filepath.Join(run, "m"), 0o711},
 		{filepath.Join(run, "s"), 0o700},
 		{filepath.Join(run, "b"), 0o700},
+		{filepath.Join(run, "p"), 0o700},
+		{filepath.Join(run, "e"), 0o700},
 		{filepath.Join(run, "a"), 0o711},
 		{d.cfg.runtimeRoot(), 0o700},
 	} {
@@ -117,7 +120,7 @@ func (d *Driver) recover(ctx context.Context) error {
 			continue // List shows it as broken
 		}
 		builds[r.Spec.BuildID] = true
-		if g := d.group(id); r.Phase == phaseRunning && !r.Paused && g.Frozen() {
+		if g := d.group(id); r.run.Phase == phaseRunning && !r.run.Paused && g.Frozen() {
 			if err := g.Thaw(); err != nil {
 				return err
 			}
@@ -142,6 +145,7 @@ func (d *Driver) Close() error {
 	for _, w := range watches {
 		w.abandon()
 	}
+	d.flushes.Wait()
 	return nil
 }
 
@@ -165,6 +169,7 @@ func (d *Driver) Teardown(ctx context.Context) error {
 	if err := d.layers.teardown(ctx); err != nil {
 		return err
 	}
+	d.flushes.Wait()
 	return fail(os.RemoveAll(d.cfg.RuntimeDir), "cannot remove the runtime directory")
 }
 

@@ -2,8 +2,10 @@ package oci
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -32,33 +34,57 @@ func etcFiles(hostname string, att network.Attachment) map[string]string {
 	}
 }
 
-// identity is everything that etcFiles depends on.
-func identity(hostname string, att network.Attachment) string {
-	return fmt.Sprint(hostname, " ", att.Address, " ", att.DNS)
+// identity is what was last written into a machine's /etc, kept on its volume
+// beside the layers. A fork finds its origin's and sees that it is not its own.
+type identity struct {
+	MachineID string       `json:"machine_id"`
+	Hostname  string       `json:"hostname"`
+	Address   netip.Prefix `json:"address"`
+	DNS       []netip.Addr `json:"dns"`
+}
+
+func (i identity) equal(o identity) bool {
+	return i.MachineID == o.MachineID && i.Hostname == o.Hostname && i.Address == o.Address && slices.Equal(i.DNS, o.DNS)
+}
+
+const identityFile = "identity"
+
+func (d *Driver) identityPath(id string) string {
+	return filepath.Join(d.cfg.Volumes.Path(d.cfg.paths(id).volume), identityFile)
+}
+
+// hostname is what the machine is called: by its last SetHostname, else by its spec.
+func (d *Driver) hostname(r *record) string {
+	var last identity
+	if err := readJSON(d.identityPath(r.MachineID), &last); err == nil && last.MachineID == r.MachineID {
+		return last.Hostname
+	}
+	return r.Spec.Hostname
 }
 
 // writeIdentity writes the files into the upper layer of a machine that does
 // not run, if what they say has changed since; so a guest's own changes to them
 // stay. A volume that is full, or an /etc that the guest made unusable, is the
 // guest's trouble and keeps no machine from starting.
-func (d *Driver) writeIdentity(r *record, att network.Attachment) error {
-	now := identity(r.Spec.Hostname, att)
-	if r.Identity == now {
-		return nil
+func (d *Driver) writeIdentity(r *record, hostname string, att network.Attachment) {
+	now := identity{MachineID: r.MachineID, Hostname: hostname, Address: att.Address, DNS: att.DNS}
+	var last identity
+	if err := readJSON(d.identityPath(r.MachineID), &last); err == nil && last.equal(now) {
+		return
 	}
 	upper := filepath.Join(d.cfg.Volumes.Path(d.cfg.paths(r.MachineID).volume), upperDir)
 	owner := int(d.layers.ownerOnDisk(att))
 	etc, err := openUpperEtc(upper, r.Spec.RootFS, owner)
 	if err == nil {
 		defer etc.Close()
-		err = writeEtc(etc, etcFiles(r.Spec.Hostname, att), func(f *os.File) error { return f.Chown(owner, owner) })
+		err = writeEtc(etc, etcFiles(hostname, att), func(f *os.File) error { return f.Chown(owner, owner) })
+	}
+	if err == nil {
+		err = writeJSON(d.identityPath(r.MachineID), now)
 	}
 	if err != nil {
 		d.log.Warn("cannot write the machine's /etc", "machine", r.MachineID, "error", err)
-		return nil
 	}
-	r.Identity = now
-	return nil
 }
 
 // openUpperEtc opens the upper layer's etc directory, made like the template's

@@ -33,14 +33,17 @@ func (d *Driver) state(id string) vmm.State {
 		return s
 	}
 	s.Handle, s.CreatedAt = r.handle(), r.CreatedAt
-	switch r.Phase {
-	case phaseCreated, phaseStarting: // a start that was cut short can be made again
+	if _, err := os.Stat(d.cfg.Volumes.Path(d.cfg.paths(id).volume)); err != nil || !r.Whole {
+		return s
+	}
+	switch r.run.Phase {
+	case phaseIdle, phaseStarting: // a start that was cut short can be made again
 		s.Status = vmm.StatusCreated
 	case phaseRunning:
 		s.Status = vmm.StatusCreated
-		if d.alive(r.Process) {
-			s.Status, s.PID = vmm.StatusRunning, r.Process.PID
-			if r.Paused && d.group(id).Frozen() {
+		if d.alive(r.run.Process) {
+			s.Status, s.PID = vmm.StatusRunning, r.run.Process.PID
+			if r.run.Paused && d.group(id).Frozen() {
 				s.Status = vmm.StatusPaused
 			}
 		}
@@ -80,12 +83,14 @@ func (d *Driver) traces(ctx context.Context) ([]string, error) {
 		return nil, fail(err, "cannot list the OCI runtime's containers")
 	}
 	add(ids, d.cfg.Instance+"-")
-	bundles, err := os.ReadDir(filepath.Join(d.cfg.RuntimeDir, "b"))
-	if err != nil {
-		return nil, fail(err, "cannot list the machines' bundles")
-	}
-	for _, b := range bundles {
-		add([]string{b.Name()}, "")
+	for _, dir := range []string{"b", "p", "e"} {
+		entries, err := os.ReadDir(filepath.Join(d.cfg.RuntimeDir, dir))
+		if err != nil {
+			return nil, fail(err, "cannot list the runtime directory")
+		}
+		for _, e := range entries {
+			add([]string{e.Name()}, "")
+		}
 	}
 	all := make([]string, 0, len(found))
 	for id := range found {
@@ -101,7 +106,7 @@ func (d *Driver) running(id string) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.Phase != phaseRunning || !d.alive(r.Process) {
+	if r.run.Phase != phaseRunning || !d.alive(r.run.Process) {
 		return nil, errors.New(errors.Conflict, "the machine does not run")
 	}
 	return r, nil

@@ -26,17 +26,17 @@ func (d *Driver) Pause(ctx context.Context, id string, mode domain.PauseMode) er
 	if err != nil {
 		return err
 	}
-	if !r.Paused {
-		r.Paused = true
-		if err := d.save(r); err != nil {
+	if !r.run.Paused {
+		r.run.Paused = true
+		if err := d.saveRun(r); err != nil {
 			return err
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, freezeTimeout)
 	defer cancel()
 	if err := d.group(id).Freeze(ctx); err != nil {
-		r.Paused = false
-		return errors.Join(err, d.save(r))
+		r.run.Paused = false
+		return errors.Join(err, d.saveRun(r))
 	}
 	return nil
 }
@@ -55,9 +55,9 @@ func (d *Driver) Resume(ctx context.Context, id string) error {
 	if err := d.group(id).Thaw(); err != nil {
 		return err
 	}
-	if r.Paused {
-		r.Paused = false
-		return d.save(r)
+	if r.run.Paused {
+		r.run.Paused = false
+		return d.saveRun(r)
 	}
 	return nil
 }

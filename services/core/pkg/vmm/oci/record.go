@@ -16,35 +16,45 @@ import (
 // older ones; a newer one makes a machine broken rather than misread.
 const recordVersion = 1
 
+// record is all that is known of a machine. What must outlive a reboot is in
+// the state directory; what a reboot ends is in the runtime directory.
+type record struct {
+	facts
+	run runState
+}
+
+// facts change seldom.
+type facts struct {
+	Version   int       `json:"version"`
+	MachineID string    `json:"machine_id"`
+	Whole     bool      `json:"whole"` // Create was done
+	Spec      vmm.Spec  `json:"spec"`
+	Runtime   string    `json:"runtime"`
+	CreatedAt time.Time `json:"created_at"`
+}
+
 // phase is what was begun last; it is written before the deed.
 type phase string
 
 const (
-	phaseCreating phase = "creating"
-	phaseCreated  phase = "created" // or stopped again
+	phaseIdle     phase = "" // nothing runs
 	phaseStarting phase = "starting"
 	phaseRunning  phase = "running"
 	phaseDeleting phase = "deleting"
 )
 
-// record is all that is known of a machine, as kept on disk.
-type record struct {
-	Version   int       `json:"version"`
-	MachineID string    `json:"machine_id"`
-	Phase     phase     `json:"phase"`
-	Spec      vmm.Spec  `json:"spec"`
-	Runtime   string    `json:"runtime"`
-	CreatedAt time.Time `json:"created_at"`
-
+// runState is what goes on with a machine.
+type runState struct {
+	Version int    `json:"version"`
+	BootID  string `json:"boot_id"`
+	Phase   phase  `json:"phase"`
 	// Process is the first process, in phase running.
 	Process *process `json:"process,omitempty"`
 	// Paused is the wish; whether it stands still is the cgroup's to say.
 	Paused bool `json:"paused,omitempty"`
-	// Identity is what was last written of it into the machine's /etc.
-	Identity string `json:"identity,omitempty"`
 }
 
-// ended is how a machine's process ended, kept beside its record.
+// ended is how a machine's process ended.
 type ended struct {
 	Process process  `json:"process"`
 	Exit    vmm.Exit `json:"exit"`
@@ -57,7 +67,8 @@ func (d *Driver) load(id string) (*record, error) {
 		return nil, errors.New(errors.NotFound, "there is no such machine")
 	}
 	var r record
-	switch err := readJSON(d.cfg.paths(id).record, &r); {
+	p := d.cfg.paths(id)
+	switch err := readJSON(p.facts, &r.facts); {
 	case os.IsNotExist(err):
 		return nil, errors.New(errors.NotFound, "there is no such machine")
 	case err != nil:
@@ -65,13 +76,43 @@ func (d *Driver) load(id string) (*record, error) {
 	case r.Version > recordVersion || r.MachineID != id:
 		return nil, errors.New(errors.Internal, "the machine's record is of another version")
 	}
+	switch err := readJSON(p.run, &r.run); {
+	case os.IsNotExist(err):
+	case err != nil:
+		return nil, errors.Wrap(err, errors.Internal, "the machine's record cannot be read")
+	case r.run.Version > recordVersion:
+		return nil, errors.New(errors.Internal, "the machine's record is of another version")
+	case r.run.BootID != d.boot && r.run.Phase != phaseDeleting:
+		r.run = runState{} // the host was restarted since: nothing runs
+	}
 	return &r, nil
 }
 
-// save writes a record so that it is there wholly or not at all, also after a
-// loss of power.
-func (d *Driver) save(r *record) error {
-	return writeJSON(d.cfg.paths(r.MachineID).record, r)
+// saveFacts writes what must outlive a reboot. The disk has it soon after:
+// [Driver.Close] waits for that, and a machine whose record a loss of power
+// took in its first moments shows as broken.
+func (d *Driver) saveFacts(r *record) error {
+	path := d.cfg.paths(r.MachineID).facts
+	if err := writeJSON(path, r.facts); err != nil {
+		return err
+	}
+	d.flushes.Go(func() {
+		f, err := os.Open(path)
+		if err != nil {
+			return // deleted meanwhile
+		}
+		defer f.Close()
+		if err := f.Sync(); err != nil {
+			d.log.Warn("cannot write a machine's record to disk", "machine", r.MachineID, "error", err)
+		}
+	})
+	return nil
+}
+
+// saveRun writes what goes on, to where a reboot takes it away.
+func (d *Driver) saveRun(r *record) error {
+	r.run.Version, r.run.BootID = recordVersion, d.boot
+	return writeJSON(d.cfg.paths(r.MachineID).run, r.run)
 }
 
 // handle is the part of a record that does not change.
@@ -90,7 +131,7 @@ func (r *record) handle() vmm.Handle {
 	return h
 }
 
-// recorded lists the machines that have a record or an exit.
+// recorded lists the machines that have a record.
 func (d *Driver) recorded() ([]string, error) {
 	entries, err := os.ReadDir(d.cfg.recordsDir())
 	if err != nil {
@@ -98,11 +139,8 @@ func (d *Driver) recorded() ([]string, error) {
 	}
 	var ids []string
 	for _, e := range entries {
-		name := e.Name()
-		for _, ext := range []string{recordExt, exitExt} {
-			if id, ok := strings.CutSuffix(name, ext); ok && idForm.MatchString(id) {
-				ids = append(ids, id)
-			}
+		if id, ok := strings.CutSuffix(e.Name(), recordExt); ok && idForm.MatchString(id) {
+			ids = append(ids, id)
 		}
 	}
 	return ids, nil
@@ -126,14 +164,13 @@ func writeJSON(path string, value any) error {
 	if err != nil {
 		return errors.Wrap(err, errors.Internal, "cannot encode the machine's record")
 	}
-	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err == nil {
-		_, err = f.Write(raw)
-		err = errors.Join(err, f.Sync(), f.Close())
-	}
-	if err == nil {
+	tmp := temporary(path)
+	if err = os.WriteFile(tmp, raw, 0o600); err == nil {
 		err = os.Rename(tmp, path)
 	}
 	return fail(err, "cannot write the machine's record")
+}
+
+func temporary(path string) string {
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
 }

@@ -28,10 +28,9 @@ func (d *Driver) SetHostname(ctx context.Context, id, hostname string) error {
 	if err != nil {
 		return err
 	}
-	if err := d.renameKernel(r.Process, hostname); err != nil {
+	if err := d.renameKernel(r.run.Process, hostname); err != nil {
 		return err
 	}
-	r.Spec.Hostname = hostname
 	files := etcFiles(hostname, att)
 	delete(files, "resolv.conf") // says nothing of the name
 	// Through the mounted root, as the machine's root: the layers below belong to overlayfs now.
@@ -53,10 +52,8 @@ func (d *Driver) SetHostname(ctx context.Context, id, hostname string) error {
 	})
 	if err != nil {
 		d.log.Warn("cannot write the machine's /etc", "machine", id, "error", err)
-	} else {
-		r.Identity = identity(hostname, att)
 	}
-	return d.save(r)
+	return writeJSON(d.identityPath(id), identity{MachineID: id, Hostname: hostname, Address: att.Address, DNS: att.DNS})
 }
 
 // renameKernel sets the name in the machine's UTS namespace (uts_namespaces(7)).

@@ -29,11 +29,11 @@ func (d *Driver) Snapshot(ctx context.Context, id, snapshotID string, kind domai
 	if err != nil {
 		return info, err
 	}
-	if r.Phase == phaseCreating || r.Phase == phaseDeleting {
+	if !r.Whole || r.run.Phase == phaseDeleting {
 		return info, errors.New(errors.Conflict, "the machine is not whole")
 	}
 	volume, snapshot := d.cfg.paths(id).volume, snapshotVolume+snapshotID
-	if d.alive(r.Process) && !r.Paused {
+	if d.alive(r.run.Process) && !r.run.Paused {
 		// What is cached is written while the machine still runs, so that little
 		// is left for the time it stands still.
 		if err := d.cfg.Volumes.Sync(); err != nil {

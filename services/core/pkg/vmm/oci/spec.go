@@ -22,11 +22,12 @@ const agentTarget = "/dev/.aetherium/fc-agent"
 
 // bundleInput is what a machine's OCI configuration is made from.
 type bundleInput struct {
-	spec   vmm.Spec
-	paths  paths
-	net    network.Attachment
-	agent  string   // the agent's binary on the host
-	mounts []string // sources of spec.Mounts as the guest may see them
+	spec     vmm.Spec
+	hostname string
+	paths    paths
+	net      network.Attachment
+	agent    string   // the agent's binary on the host
+	mounts   []string // sources of spec.Mounts as the guest may see them
 }
 
 // writeBundle writes the OCI bundle's config.json.
@@ -46,14 +47,14 @@ func (d *Driver) ociSpec(in bundleInput) *specs.Spec {
 	caps, oom := defaultCapabilities(), oomScore()
 	return &specs.Spec{
 		Version:  "1.0.2",
-		Hostname: in.spec.Hostname,
+		Hostname: in.hostname,
 		Root:     &specs.Root{Path: in.paths.root},
 		Process: &specs.Process{
 			Args: []string{agentTarget, "--listen-fd", "3"},
 			Cwd:  "/",
 			Env: []string{
 				"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-				"HOSTNAME=" + in.spec.Hostname,
+				"HOSTNAME=" + in.hostname,
 			},
 			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
 			Rlimits: []specs.POSIXRlimit{

@@ -26,27 +26,27 @@ func (d *Driver) Start(ctx context.Context, id string) error {
 		return err
 	}
 	switch {
-	case r.Phase == phaseRunning && d.alive(r.Process):
-		return nil
-	case r.Phase == phaseCreating:
+	case !r.Whole:
 		return errors.New(errors.Conflict, "the machine was never made wholly")
-	case r.Phase == phaseDeleting:
+	case r.run.Phase == phaseDeleting:
 		return errors.New(errors.Conflict, "the machine is being deleted")
-	case r.Phase != phaseCreated:
+	case r.run.Phase == phaseRunning && d.alive(r.run.Process):
+		return nil
+	case r.run.Phase != phaseIdle:
 		// It ran and ended by itself, or a start was cut short.
-		if err := d.clear(ctx, r); err != nil {
+		if err := d.clear(ctx, id); err != nil {
 			return err
 		}
 	}
-	r.Phase, r.Process, r.Paused = phaseStarting, nil, false
-	if err := d.save(r); err != nil {
+	r.run = runState{Phase: phaseStarting}
+	if err := d.saveRun(r); err != nil {
 		return err
 	}
 	if err := d.launch(ctx, r); err != nil {
 		// What was begun is undone; if that fails, the next start or Delete does it.
-		if clearErr := d.clear(context.WithoutCancel(ctx), r); clearErr == nil {
-			r.Phase, r.Process = phaseCreated, nil
-			err = errors.Join(err, d.save(r))
+		if clearErr := d.clear(context.WithoutCancel(ctx), id); clearErr == nil {
+			r.run = runState{}
+			err = errors.Join(err, d.saveRun(r))
 		}
 		return err
 	}
@@ -64,9 +64,8 @@ func (d *Driver) launch(ctx context.Context, r *record) error {
 	if err := makeMachineDirs(p, att.IDBase); err != nil {
 		return err
 	}
-	if err := d.writeIdentity(r, att); err != nil {
-		return err
-	}
+	hostname := d.hostname(r)
+	d.writeIdentity(r, hostname, att)
 	if err := d.layers.mount(ctx, r.Spec, att, p.root); err != nil {
 		return err
 	}
@@ -78,7 +77,7 @@ func (d *Driver) launch(ctx context.Context, r *record) error {
 	if err != nil {
 		return err
 	}
-	if err := d.writeBundle(bundleInput{spec: r.Spec, paths: p, net: att, agent: agent, mounts: sources}); err != nil {
+	if err := d.writeBundle(bundleInput{spec: r.Spec, hostname: hostname, paths: p, net: att, agent: agent, mounts: sources}); err != nil {
 		return err
 	}
 	listener, err := listen(p.socket)
@@ -110,8 +109,8 @@ func (d *Driver) settle(r *record, p paths) error {
 	if err := os.Remove(p.exit); err != nil && !os.IsNotExist(err) {
 		return fail(err, "cannot write the machine's record")
 	}
-	r.Phase, r.Process = phaseRunning, proc
-	if err := d.save(r); err != nil {
+	r.run = runState{Phase: phaseRunning, Process: proc}
+	if err := d.saveRun(r); err != nil {
 		return err
 	}
 	_, err = d.follow(r.MachineID, proc) // from now on its end is seen
@@ -155,15 +154,15 @@ func listen(path string) (*os.File, error) {
 
 // clear removes what a run of a machine left: processes, container, cgroup,
 // mounts, socket, bundle. Volume and network stay. Nothing there is success.
-func (d *Driver) clear(ctx context.Context, r *record) error {
-	p := d.cfg.paths(r.MachineID)
-	if w := d.watched(r.MachineID); w != nil {
+func (d *Driver) clear(ctx context.Context, id string) error {
+	p := d.cfg.paths(id)
+	if w := d.watched(id); w != nil {
 		w.killed.Store(true)
 	}
-	if err := d.group(r.MachineID).Kill(ctx); err != nil {
+	if err := d.group(id).Kill(ctx); err != nil {
 		return err
 	}
-	if w := d.watched(r.MachineID); w != nil {
+	if w := d.watched(id); w != nil {
 		select { // its end is written before the record changes
 		case <-w.done:
 		case <-ctx.Done():
@@ -173,7 +172,7 @@ func (d *Driver) clear(ctx context.Context, r *record) error {
 	if err := d.runtime.remove(ctx, p); err != nil {
 		return err
 	}
-	if err := d.group(r.MachineID).Remove(ctx); err != nil {
+	if err := d.group(id).Remove(ctx); err != nil {
 		return err
 	}
 	if err := detachMounts(p.mounts); err != nil {

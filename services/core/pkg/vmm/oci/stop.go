@@ -3,7 +3,6 @@ package oci
 import (
 	"context"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -23,24 +22,24 @@ func (d *Driver) Stop(ctx context.Context, id string, grace time.Duration) error
 		return nil
 	case err != nil:
 		return err
-	case r.Phase == phaseCreating, r.Phase == phaseCreated, r.Phase == phaseDeleting:
+	case r.run.Phase == phaseIdle, r.run.Phase == phaseDeleting:
 		return nil
 	}
-	if r.Phase == phaseRunning && grace > 0 {
+	if r.run.Phase == phaseRunning && grace > 0 {
 		if err := d.ask(ctx, r, grace); err != nil {
 			return err
 		}
 	}
-	if err := d.clear(ctx, r); err != nil {
+	if err := d.clear(ctx, id); err != nil {
 		return err
 	}
-	r.Phase, r.Process, r.Paused = phaseCreated, nil, false
-	return d.save(r)
+	r.run = runState{}
+	return d.saveRun(r)
 }
 
 // ask sends the machine's first process a termination signal and gives it time.
 func (d *Driver) ask(ctx context.Context, r *record, grace time.Duration) error {
-	w, err := d.follow(r.MachineID, r.Process)
+	w, err := d.follow(r.MachineID, r.run.Process)
 	if err != nil || w == nil {
 		return err
 	}
@@ -74,18 +73,14 @@ func (d *Driver) Delete(ctx context.Context, id string) error {
 	}
 	defer done()
 	p := d.cfg.paths(id)
-	r, err := d.load(id)
-	if err != nil {
-		// No record, or one that cannot be read: what is there goes by its names.
-		r = &record{Version: recordVersion, MachineID: id, CreatedAt: time.Now().UTC()}
-	}
-	if err == nil {
-		r.Phase = phaseDeleting
-		if err := d.save(r); err != nil {
+	if _, err := os.Lstat(p.facts); err == nil {
+		// A record that cannot be read is no hindrance: what is there goes by its names.
+		r := &record{facts: facts{MachineID: id}, run: runState{Phase: phaseDeleting}}
+		if err := d.saveRun(r); err != nil {
 			return err
 		}
 	}
-	if err := d.clear(ctx, r); err != nil {
+	if err := d.clear(ctx, id); err != nil {
 		return err
 	}
 	if err := d.layers.forget(ctx, id); err != nil {
@@ -97,9 +92,8 @@ func (d *Driver) Delete(ctx context.Context, id string) error {
 	if err := d.cfg.Network.Release(ctx, id); err != nil {
 		return err
 	}
-	for _, file := range []string{p.exit, p.record} {
-		tmp := filepath.Join(filepath.Dir(file), "."+filepath.Base(file))
-		for _, f := range []string{tmp, file} {
+	for _, file := range []string{p.exit, p.facts, p.run} {
+		for _, f := range []string{temporary(file), file} {
 			if err := os.Remove(f); err != nil && !os.IsNotExist(err) {
 				return fail(err, "cannot remove the machine's record")
 			}

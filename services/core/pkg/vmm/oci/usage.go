@@ -67,5 +67,5 @@ func (d *Driver) Resize(ctx context.Context, id string, want domain.Resources) e
 		}
 		now.DiskBytes = want.DiskBytes
 	}
-	return d.save(r)
+	return d.saveFacts(r)
 }

@@ -96,7 +96,7 @@ func (d *Driver) autopsy(id string, w *watch) vmm.Exit {
 // keepExit writes how a machine ended, if it still is one.
 func (d *Driver) keepExit(id string, w *watch) error {
 	p := d.cfg.paths(id)
-	if _, err := os.Stat(p.record); err != nil {
+	if _, err := os.Stat(p.facts); err != nil {
 		return nil
 	}
 	return writeJSON(p.exit, ended{Process: w.process, Exit: *w.exit})
@@ -114,15 +114,15 @@ func (d *Driver) Wait(ctx context.Context, id string) (vmm.Exit, error) {
 	if err != nil {
 		return vmm.Exit{}, err
 	}
-	if r.Process == nil {
+	if r.run.Process == nil {
 		return d.lastExit(id, nil), nil
 	}
-	w, err := d.follow(id, r.Process)
+	w, err := d.follow(id, r.run.Process)
 	if err != nil {
 		return vmm.Exit{}, err
 	}
 	if w == nil {
-		return d.lastExit(id, r.Process), nil
+		return d.lastExit(id, r.run.Process), nil
 	}
 	select {
 	case <-w.done:

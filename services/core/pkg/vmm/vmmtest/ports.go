@@ -34,10 +34,16 @@ while True:
     threading.Thread(target=serve, args=(c,), daemon=True).start()
 `
 
-// serve starts the server and gives its port. It is killed with the test.
+// serve starts the server and gives its port.
 func (x *box) serve(t *testing.T) uint32 {
 	t.Helper()
-	id := x.start(t, python(server))
+	return x.port(t, server)
+}
+
+// port runs a script that goes on after it told its port.
+func (x *box) port(t *testing.T, script string) uint32 {
+	t.Helper()
+	id := x.start(t, python(script))
 	f := x.follow(t, id)
 	f.until("\n")
 	port, err := strconv.ParseUint(strings.TrimSpace(strings.TrimPrefix(f.text.String(), "port ")), 10, 16)
@@ -100,18 +106,20 @@ func testPortBulk(t *testing.T, b *bed) {
 
 func testClosedPort(t *testing.T, b *bed) {
 	x := b.machine(t)
-	free := x.run(t, python(`import socket; s=socket.socket(); s.bind(("127.0.0.1",0)); print(s.getsockname()[1])`))
-	port, err := strconv.ParseUint(strings.TrimSpace(free.stdout), 10, 16)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if conn, err := b.Driver.Dial(timeout(t), x.id, uint32(port)); !errors.HasCode(err, errors.Unavailable) {
+	// Taken, so that nothing else gets it, and not listened on.
+	port := x.port(t, `
+import socket, time
+s = socket.socket(); s.bind(("127.0.0.1", 0))
+print("port", s.getsockname()[1], flush=True)
+time.sleep(1000)
+`)
+	if conn, err := b.Driver.Dial(timeout(t), x.id, port); !errors.HasCode(err, errors.Unavailable) {
 		if err == nil {
 			_ = conn.Close()
 		}
 		t.Errorf("%v, want unavailable", err)
 	}
-	if _, err := b.Driver.Dial(timeout(t), string(domain.NewID()), uint32(port)); !errors.HasCode(err, errors.NotFound) && !errors.HasCode(err, errors.Conflict) {
+	if _, err := b.Driver.Dial(timeout(t), string(domain.NewID()), port); !errors.HasCode(err, errors.NotFound) && !errors.HasCode(err, errors.Conflict) {
 		t.Errorf("of a machine that is none: %v, want not_found", err)
 	}
 }
