@@ -20,7 +20,7 @@ steps=() times=()
 step() {
   local name=$1 from to
   shift
-  printf '\033[2m$ %s\033[0m\n' "$(printf '%s ' "$@" | sed "s|$BIN/||g; s|$work/||g")"
+  printf '\033[2m$ %s\033[0m\n' "${shown:-$(printf '%s ' "$@" | sed "s|$BIN/||g; s|$work/||g")}"
   from=$(date +%s%N)
   "$@"
   to=$(date +%s%N)
@@ -43,7 +43,7 @@ PY
 
 say "a VM"
 create() { vm=$("$ae" vm create --quiet); echo "$vm"; }
-step "create a VM" create
+shown="aetherium vm create --quiet" step "create a VM" create
 say "a file goes in, a real program runs, its output streams"
 step "copy a file in" "$ae" cp "$work/primes.py" "$vm:primes.py"
 step "run a program in it" "$ae" exec "$vm" -- python3 primes.py
@@ -51,9 +51,10 @@ step "exec true" "$ae" exec "$vm" -- true
 say "its result comes out"
 step "copy a file out" "$ae" cp "$vm:primes.txt" "$work/primes.txt"
 tail -n 1 "$work/primes.txt"
+echo
 say "a fork: same disk, its own life"
 forked() { fork=$("$ae" vm fork "$vm" --quiet); echo "$fork"; }
-step "fork it" forked
+shown="aetherium vm fork $vm --quiet" step "fork it" forked
 step "the fork has the file" "$ae" exec "$fork" -- sh -c 'wc -l < primes.txt; echo changed > primes.txt'
 step "the original is untouched" "$ae" exec "$vm" -- wc -l primes.txt
 say "a VM for one command: create, run, remove"
@@ -65,3 +66,4 @@ for i in "${!steps[@]}"; do
 done
 echo
 "$ae" status
+printf 'Key file\t%s/api.key\n' "$("$ae" status -o json | sed -n 's/.*"data_dir": *"\([^"]*\)".*/\1/p')"

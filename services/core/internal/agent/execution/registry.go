@@ -37,6 +37,7 @@ type Registry struct {
 	seq      uint64
 	byID     map[string]*entry
 	order    []*Execution // remembered, by seq
+	foreign  int          // how many of those are foreign
 	late     []*Execution // forgotten, kept for ByPID and ByTag
 	stopping bool
 }
@@ -93,6 +94,9 @@ func (r *Registry) start(ctx context.Context, id string, c Command, foreign bool
 	r.seq++
 	ex.seq = r.seq
 	r.order = append(r.order, ex)
+	if foreign {
+		r.foreign++
+	}
 	r.broadcastLocked()
 	if r.stopping {
 		_ = ex.Signal(9) // it slipped in beside SignalAll
@@ -226,6 +230,9 @@ func (r *Registry) dropLocked(drop map[*Execution]bool) {
 	r.order = slices.DeleteFunc(r.order, func(e *Execution) bool {
 		if drop[e] {
 			delete(r.byID, e.ID)
+			if e.Foreign {
+				r.foreign--
+			}
 			e.out.discard()
 			r.late = append(r.late, e)
 		}
@@ -248,9 +255,14 @@ func (r *Registry) trimLateLocked() {
 // that ended and is foreign.
 func (r *Registry) trimLocked() {
 	drop := map[*Execution]bool{}
-	held := 0
-	for _, e := range slices.Backward(r.order) {
-		if _, ended := e.End(); ended && e.Foreign {
+	held, foreign := 0, r.foreign
+	for i := len(r.order) - 1; i >= 0 && foreign > 0; i-- {
+		e := r.order[i]
+		if !e.Foreign {
+			continue
+		}
+		foreign--
+		if _, ended := e.End(); ended {
 			_, _, bytes := e.out.offsets()
 			if held += bytes; held > maxForeignBytes {
 				drop[e] = true
