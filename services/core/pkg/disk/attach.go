@@ -168,12 +168,3 @@ func imageKind(image string) (string, error) {
 	return "", errors.New(errors.Unsupported, "the volume file holds no file system known here").
 		WithHint("move vmdata.img away to start with an empty one")
 }
-
-// detach lets go of a mount made for a trial.
-func detach(dir string) error {
-	err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
-	if err == unix.EBUSY { // somebody looks into it: it goes when they leave
-		err = unix.Unmount(dir, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
-	}
-	return err
-}

@@ -105,7 +105,7 @@ func (p *Pool) try(ctx context.Context, file string) error {
 	}
 	trial := Pool{cfg: p.cfg, root: dir}
 	_, err = trial.open(true)
-	return errors.Join(err, detach(dir))
+	return errors.Join(err, unmount(ctx, dir))
 }
 
 func clip(out []byte) string {

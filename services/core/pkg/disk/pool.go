@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"sort"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"golang.org/x/sys/unix"
@@ -276,13 +277,30 @@ func (p *Pool) Unmount(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	switch err := unix.Unmount(p.root, unix.UMOUNT_NOFOLLOW); err {
-	case nil, unix.EINVAL: // EINVAL: not mounted
-		return nil
-	case unix.EBUSY:
-		return errors.Wrap(err, errors.Conflict, "volumes are still in use")
-	default:
-		return fail(err, "cannot unmount the volumes")
+	return unmount(ctx, p.root)
+}
+
+// unmount lets go of a mount. It can be busy for a moment longer than its
+// users, since processes just forked hold their parent's descriptors until
+// they execute; nothing tells when that ends.
+func unmount(ctx context.Context, dir string) error {
+	const patience = 2 * time.Second
+	deadline := time.Now().Add(patience)
+	for wait := time.Millisecond; ; wait = min(wait*2, 50*time.Millisecond) {
+		err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
+		switch {
+		case err == nil || err == unix.EINVAL: // EINVAL: not mounted
+			return nil
+		case err != unix.EBUSY:
+			return fail(err, "cannot unmount the volumes")
+		case time.Now().After(deadline):
+			return errors.Wrap(err, errors.Conflict, "volumes are still in use")
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
 	}
 }
 

@@ -68,7 +68,7 @@ func (p *program) serve() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			lock, err := daemon.Lock(s.LockFile())
+			lock, err := daemon.Lock(s.LockFile(), s.PIDFile())
 			if err != nil {
 				return err
 			}
@@ -258,7 +258,7 @@ func (p *program) teardown(ctx context.Context, s settings.Settings, log *slog.L
 	if _, err := os.Stat(s.DataDir); os.IsNotExist(err) {
 		return nil
 	}
-	lock, err := daemon.Lock(s.LockFile())
+	lock, err := daemon.Lock(s.LockFile(), s.PIDFile())
 	if err != nil {
 		return err
 	}

@@ -147,8 +147,8 @@ func Down(ctx context.Context, s settings.Settings, log *slog.Logger) (err error
 	if err := n.worker.Start(ctx); err != nil {
 		return err
 	}
-	if err := errors.Join(n.worker.Drain(ctx, "shutdown"), n.worker.Stop(ctx)); err != nil {
-		return err
+	if err := n.worker.Drain(ctx, "shutdown"); err != nil {
+		return errors.Join(err, n.worker.Stop(ctx))
 	}
 	return n.teardown(ctx)
 }
@@ -156,10 +156,12 @@ func Down(ctx context.Context, s settings.Settings, log *slog.Logger) (err error
 // teardown removes everything from the host but the data directory. The order
 // is that in which one thing stands on another.
 func (n *node) teardown(ctx context.Context) error {
+	var err error
 	if t, ok := n.driver.(vmm.Teardowner); ok {
-		if err := t.Teardown(ctx); err != nil {
-			return err
-		}
+		err = t.Teardown(ctx)
+	}
+	if err := errors.Join(err, n.worker.Stop(ctx)); err != nil {
+		return err
 	}
 	if err := n.network.Teardown(ctx); err != nil {
 		return err

@@ -6,6 +6,7 @@ package daemon
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,8 +22,8 @@ import (
 )
 
 // Lock takes the data directory for this process until it ends or Close is
-// called. Returns Conflict while another process has it.
-func Lock(path string) (io.Closer, error) {
+// called. Returns Conflict while another server has it.
+func Lock(path, pidFile string) (io.Closer, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return nil, errors.Wrap(err, errors.Internal, "the data directory %s cannot be made", filepath.Dir(path))
 	}
@@ -29,15 +31,49 @@ func Lock(path string) (io.Closer, error) {
 	if err != nil {
 		return nil, errors.Wrap(err, errors.Internal, "the data directory cannot be locked")
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		return nil, errors.Wrap(err, errors.Conflict, "another server uses this data directory").
-			WithHint("`aetherium-standalone stop` ends it")
+	for end := time.Now().Add(lockPatience); ; {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if holder(pidFile) != 0 || time.Now().After(end) {
+			_ = f.Close()
+			return nil, errors.Wrap(err, errors.Conflict, "another server uses this data directory").
+				WithHint("`aetherium-standalone stop` ends it")
+		}
+		// Its server is dead; a process that it was just starting still holds
+		// the lock, until it has become another program. flock(2) has no time limit.
+		time.Sleep(time.Millisecond)
 	}
-	return f, nil
 }
 
-// Running tells the process ID of the server that holds the lock; 0 when none does.
+// lockPatience is how long what a dead server was just starting may hold its lock.
+const lockPatience = 10 * time.Second
+
+// holder is the process that the pid file names, 0 unless it lives.
+func holder(pidFile string) int {
+	text, err := os.ReadFile(pidFile)
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || pid <= 1 {
+		return 0
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	// The state follows the name, which may hold anything (proc_pid_stat(5)).
+	_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
+	if strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X") {
+		return 0
+	}
+	return pid
+}
+
+// Running tells the process ID of the server that holds the lock; 0 when none
+// does, also when only what a dead server was starting still holds it.
 func Running(lock, pidFile string) (int, error) {
 	f, err := os.OpenFile(lock, os.O_RDWR, 0)
 	if os.IsNotExist(err) {
@@ -50,15 +86,7 @@ func Running(lock, pidFile string) (int, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); err == nil {
 		return 0, nil
 	}
-	text, err := os.ReadFile(pidFile)
-	if err != nil {
-		return 0, errors.Wrap(err, errors.Unavailable, "a server is starting or stopping")
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil || pid <= 1 {
-		return 0, errors.New(errors.Internal, "the pid file %s is damaged", pidFile)
-	}
-	return pid, nil
+	return holder(pidFile), nil
 }
 
 // ReadyFD is the descriptor on which a server in the background says that it is ready.

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 	case "serve":
 		term := make(chan os.Signal, 1)
 		signal.Notify(term, syscall.SIGTERM)
-		if _, err := daemon.Lock(filepath.Join(dir, "lock")); err != nil {
+		if _, err := daemon.Lock(filepath.Join(dir, "lock"), filepath.Join(dir, "pid")); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
 		}
@@ -65,7 +65,7 @@ func TestStartStop(t *testing.T) {
 	if err != nil || pid == 0 {
 		t.Fatalf("running: %d, %v", pid, err)
 	}
-	if _, err := daemon.Lock(lock); !errors.HasCode(err, errors.Conflict) {
+	if _, err := daemon.Lock(lock, pidFile); !errors.HasCode(err, errors.Conflict) {
 		t.Errorf("the lock is given twice: %v", err)
 	}
 	if err := daemon.Start(ctx, log, readyEnv, []string{os.Args[0]}); !errors.HasCode(err, errors.Unavailable) {

@@ -162,6 +162,10 @@ func (d *Driver) Teardown(ctx context.Context) error {
 		if s.Status == vmm.StatusRunning || s.Status == vmm.StatusPaused {
 			return errors.New(errors.Conflict, "the machine %s still runs", s.MachineID)
 		}
+		// A start that was cut short may have left its root mounted.
+		if err := d.Stop(ctx, s.MachineID, 0); err != nil {
+			return err
+		}
 	}
 	if err := d.cgroups.Group(d.cfg.cgroupParent()).Remove(ctx); err != nil {
 		return err

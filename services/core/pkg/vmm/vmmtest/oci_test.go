@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -18,79 +19,132 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/vmmtest"
 )
 
-var count atomic.Int64
+// rootfsEnv names a template's root filesystem to make machines from.
+const rootfsEnv = "AETHERIUM_TEST_ROOTFS"
 
+// TestOCI runs the suite on the oci driver with runc and the real agent.
 func TestOCI(t *testing.T) {
-	rootfs := os.Getenv("AETHERIUM_TEST_ROOTFS")
-	if rootfs == "" {
-		t.Skip("no rootfs")
+	rootfs := os.Getenv(rootfsEnv)
+	switch {
+	case rootfs == "":
+		t.Skip("no root filesystem is given in " + rootfsEnv)
+	case os.Geteuid() != 0:
+		t.Skip("machines need root")
+	}
+	for _, tool := range []string{"runc", "mkfs.btrfs"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skip(tool + " is not installed")
+		}
 	}
 	agent := filepath.Join(t.TempDir(), "fc-agent")
 	build := exec.Command("go", "build", "-o", agent, "../../../cmd/fc-agent")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		t.Fatalf("building the agent: %v\n%s", err, out)
 	}
+	_, noSudo := os.Lstat(filepath.Join(rootfs, "usr/bin/sudo"))
 	vmmtest.Run(t, vmmtest.Config{
-		Isolated: true, Limits: true, Sudo: true,
-		New: func(t *testing.T) vmmtest.Harness {
-			dir, err := os.MkdirTemp("/tmp", "ocic-")
-			if err != nil {
+		Isolated: true, Limits: true, Sudo: noSudo == nil,
+		New: func(t *testing.T) vmmtest.Harness { return newOCI(t, agent, rootfs) },
+	})
+}
+
+// ociNode is what a worker holds of a host.
+type ociNode struct {
+	dir, instance, agent string
+	pool                 *disk.Pool
+	net                  *network.Manager
+	driver               *oci.Driver
+}
+
+var instances atomic.Int64
+
+func newOCI(t *testing.T, agent, rootfs string) vmmtest.Harness {
+	// Sockets want a short path, which t.TempDir has not.
+	dir, err := os.MkdirTemp("/tmp", "vmmtest-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	n := &ociNode{dir: dir, agent: agent, instance: fmt.Sprintf("c%d-%d", os.Getpid(), instances.Add(1))}
+	n.open(t)
+	t.Cleanup(func() { n.demolish(t) })
+	return vmmtest.Harness{
+		Driver: n.driver,
+		Spec: vmm.Spec{
+			RootFS: rootfs, BuildID: "build", Network: domain.NetworkNone, Platform: "linux/amd64",
+			Resources: domain.Resources{MilliCPU: 1000, MemoryBytes: 256 << 20, DiskBytes: 256 << 20, PIDs: 256},
+		},
+		Reopen: func(t *testing.T) vmm.Driver {
+			if err := errors.Join(n.driver.Close(), n.net.Close(), n.pool.Close()); err != nil {
 				t.Fatal(err)
 			}
-			_ = os.Chmod(dir, 0o711)
-			instance := fmt.Sprintf("c%d-%d", os.Getpid(), count.Add(1))
-			var pool *disk.Pool
-			var manager *network.Manager
-			var driver *oci.Driver
-			open := func(t *testing.T) *oci.Driver {
-				ctx := context.WithoutCancel(t.Context())
-				var err error
-				if pool, err = disk.Open(ctx, disk.Config{Dir: dir + "/data", Backend: disk.BackendBtrfs, Size: 4 << 30}); err != nil {
-					t.Fatal(err)
-				}
-				if manager, err = network.Open(ctx, network.Config{Instance: instance, RuntimeDir: dir + "/net", HostDir: dir + "/nethost", PoolNAT: -1, PoolNone: 2}); err != nil {
-					t.Fatal(err)
-				}
-				driver, err = oci.New(ctx, oci.Config{
-					Instance: instance, StateDir: dir + "/state", RuntimeDir: dir + "/run", Runtime: "runc",
-					AgentPath: agent, Network: manager, Volumes: pool,
-				})
-				if err != nil {
-					t.Fatal(err)
-				}
-				return driver
-			}
-			closeAll := func() error { return errors.Join(driver.Close(), manager.Close(), pool.Close()) }
-			open(t)
-			t.Cleanup(func() {
-				ctx := context.Background()
-				states, _ := driver.List(ctx)
-				for _, s := range states {
-					_ = driver.Delete(ctx, s.MachineID)
-				}
-				if err := errors.Join(driver.Teardown(ctx), driver.Close(), manager.Teardown(ctx), manager.Close(), pool.Close(), pool.Unmount(ctx)); err != nil {
-					t.Error(err)
-				}
-				_ = os.RemoveAll(dir)
-			})
-			return vmmtest.Harness{
-				Driver: driver,
-				Spec: vmm.Spec{
-					RootFS: rootfs, BuildID: "build1", Network: domain.NetworkNone, Platform: "linux/amd64",
-					Resources: domain.Resources{MilliCPU: 1000, MemoryBytes: 256 << 20, DiskBytes: 256 << 20, PIDs: 256},
-				},
-				Reopen: func(t *testing.T) vmm.Driver {
-					if err := closeAll(); err != nil {
-						t.Fatal(err)
-					}
-					return open(t)
-				},
-				LeakCheck: func(t *testing.T) {
-					mounts, _ := os.ReadFile("/proc/self/mounts")
-					_ = mounts
-				},
-			}
+			n.open(t)
+			return n.driver
 		},
+		LeakCheck: n.leakCheck,
+	}
+}
+
+func (n *ociNode) open(t *testing.T) {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context())
+	var err error
+	n.pool, err = disk.Open(ctx, disk.Config{Dir: n.dir + "/data", Backend: disk.BackendBtrfs, Size: 4 << 30})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.net, err = network.Open(ctx, network.Config{
+		Instance: n.instance, RuntimeDir: n.dir + "/net", HostDir: n.dir + "/nethost", PoolNAT: -1, PoolNone: 2,
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.driver, err = oci.New(ctx, oci.Config{
+		Instance: n.instance, StateDir: n.dir + "/state", RuntimeDir: n.dir + "/run", Runtime: "runc",
+		AgentPath: n.agent, Network: n.net, Volumes: n.pool,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// leakCheck looks through the host for what machines leave: mounts and control groups.
+func (n *ociNode) leakCheck(t *testing.T) {
+	t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		fields := strings.Fields(line)
+		if len(fields) > 2 && strings.HasPrefix(fields[1], n.dir+"/") && fields[2] == "overlay" {
+			t.Errorf("still mounted: %s", line)
+		}
+	}
+	for _, pattern := range []string{"/sys/fs/cgroup/*/aetherium-%s/*/cgroup.procs", "/sys/fs/cgroup/aetherium-%s/*/cgroup.procs"} {
+		left, err := filepath.Glob(fmt.Sprintf(pattern, n.instance))
+		if err != nil || len(left) > 0 {
+			t.Errorf("control groups of machines are left: %v, %v", left, err)
+		}
+	}
+	if left, err := filepath.Glob(n.dir + "/run/m/*"); err != nil || len(left) > 0 {
+		t.Errorf("directories of machines are left: %v, %v", left, err)
+	}
+}
+
+// demolish removes everything from the host, also after a failed test.
+func (n *ociNode) demolish(t *testing.T) {
+	ctx := context.WithoutCancel(t.Context())
+	states, err := n.driver.List(ctx)
+	for _, s := range states {
+		err = errors.Join(err, n.driver.Delete(ctx, s.MachineID))
+	}
+	err = errors.Join(err, n.driver.Teardown(ctx), n.driver.Close(), n.net.Teardown(ctx), n.net.Close(),
+		n.pool.Close(), n.pool.Unmount(ctx), os.RemoveAll(n.dir))
+	if err != nil {
+		t.Error(err)
+	}
 }

@@ -41,5 +41,49 @@ func main() {
 		code, _ := strconv.Atoi(r.URL.Query().Get("code"))
 		os.Exit(code)
 	})
+	// A file's extended attribute, set from the body or read.
+	http.HandleFunc("POST /setxattr", func(w http.ResponseWriter, r *http.Request) {
+		value, _ := io.ReadAll(r.Body)
+		if err := syscall.Setxattr(r.URL.Query().Get("path"), r.URL.Query().Get("name"), value, 0); err != nil {
+			_, _ = io.WriteString(w, err.Error())
+		}
+	})
+	http.HandleFunc("POST /getxattr", func(w http.ResponseWriter, r *http.Request) {
+		value := make([]byte, 4096)
+		n, err := syscall.Getxattr(r.URL.Query().Get("path"), r.URL.Query().Get("name"), value)
+		if err != nil {
+			_, _ = io.WriteString(w, err.Error())
+			return
+		}
+		_, _ = w.Write(value[:n])
+	})
+	// The agent itself uses more memory than it may.
+	http.HandleFunc("POST /eat", func(http.ResponseWriter, *http.Request) {
+		var eaten [][]byte
+		for {
+			eaten = append(eaten, make([]byte, 16<<20))
+			for i := range eaten[len(eaten)-1] {
+				eaten[len(eaten)-1][i] = 1
+			}
+		}
+	})
+	// A TCP server on an address, which greets.
+	http.HandleFunc("POST /serve", func(w http.ResponseWriter, r *http.Request) {
+		l, err := net.Listen("tcp", r.URL.Query().Get("on"))
+		if err != nil {
+			_, _ = io.WriteString(w, err.Error())
+			return
+		}
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = io.WriteString(c, "hello from the machine")
+				_ = c.Close()
+			}
+		}()
+	})
 	os.Exit(func() int { _ = http.Serve(listener, nil); return 4 }())
 }
