@@ -45,10 +45,11 @@ func (w *Worker) attach(ctx context.Context, vm *domain.VM, driver vmm.Driver, t
 	next.Epoch, next.Observed = epoch, domain.Running
 	l := &liveVM{id: vm.ID, machine: vm.MachineID, client: client}
 	l.vm.Store(&next)
+	ids := w.takeUp(ctx, l, known)
 	l.session = guest.Open(guest.SessionConfig{
 		Client: client, Journals: w.Journals, VM: vm.ID, Epoch: epoch, Log: w.Log,
 		Hooks: guest.Hooks{OnStarted: w.onStarted(l), OnEnded: w.onEnded(l)},
-	}, known...)
+	}, ids...)
 	if old := w.vms.add(l); old != nil {
 		old.session.Close()
 		old.client.Close()
@@ -136,19 +137,33 @@ func (w *Worker) bindMachine(ctx context.Context, tx storage.Tx, vm *domain.VM, 
 }
 
 // openExecutions lists the executions that are on record as not ended.
-func (w *Worker) openExecutions(ctx context.Context, vm domain.ID) ([]domain.ID, error) {
+func (w *Worker) openExecutions(ctx context.Context, vm domain.ID) ([]*domain.Execution, error) {
 	if err := w.rows.flush(ctx); err != nil {
 		return nil, err
 	}
-	var ids []domain.ID
-	err := w.Store.View(ctx, func(tx storage.Tx) error {
-		open, err := tx.Executions().Open(ctx, vm)
-		for _, x := range open {
-			ids = append(ids, x.ID)
-		}
+	var open []*domain.Execution
+	err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
+		open, err = tx.Executions().Open(ctx, vm)
 		return err
 	})
-	return ids, err
+	return open, err
+}
+
+// takeUp makes executions from an earlier life of the worker known before the
+// session tells of them, so that input and signals find them at once.
+func (w *Worker) takeUp(ctx context.Context, l *liveVM, open []*domain.Execution) []domain.ID {
+	ids := make([]domain.ID, 0, len(open))
+	for _, x := range open {
+		ids = append(ids, x.ID)
+		if cmd, err := service.OpenCommand(ctx, w.Sealer, x.ID, x.CommandSealed); err == nil {
+			x.Command = cmd
+		}
+		r := &running{live: l, release: w.use(l), row: *x}
+		if !w.execs.add(r) {
+			r.release()
+		}
+	}
+	return ids
 }
 
 // loseOpen ends in the database what has no end although its machine is gone.
