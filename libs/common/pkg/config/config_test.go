@@ -49,7 +49,7 @@ func TestFileThenEnvironment(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ name, yaml, env, says string }{
-		{"unknown key", "name: a\nnmae: b\n", "", "line 2"},
+		{"unknown key", "name: a\nnmae: b\n", "", "line 2"}, //nolint:misspell // on purpose
 		{"unknown nested key", "listen:\n  prot: 1\n", "", "line 2"},
 		{"bad type", "listen:\n  port: many\n", "", "line 2"},
 		{"bad duration", "listen:\n  idle: soon\n", "", `line 2: "soon"`},

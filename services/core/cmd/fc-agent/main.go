@@ -88,12 +88,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 // serve runs the agent until a signal ends it or a listener fails.
 func serve(o options, log *slog.Logger) error {
+	prepare(log) // before signals are caught
 	pid1 := os.Getpid() == 1
 	ending, stop := signals(pid1, log)
 	defer stop()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	prepare(log)
 	host, guests, err := listen(ctx, o)
 	if err != nil {
 		return err
@@ -115,11 +115,15 @@ func serve(o options, log *slog.Logger) error {
 	return err
 }
 
-// prepare makes the process a proper parent: what it inherited stays with it,
-// it pins no mount, and files are made with the usual rights.
+// prepare makes the process a proper parent: what it inherited, descriptors and
+// ignored signals, stays with it, it pins no mount, and files are made with the
+// usual rights.
 func prepare(log *slog.Logger) {
 	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) {
 		log.Warn("inherited descriptors stay open in commands", "error", err)
+	}
+	if err := spawn.DefaultSignals(); err != nil {
+		log.Warn("signals that were ignored stay so in commands", "error", err)
 	}
 	unix.Umask(0o022)
 	if err := os.Chdir("/"); err != nil {

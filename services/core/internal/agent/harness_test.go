@@ -15,11 +15,20 @@ import (
 	"time"
 
 	"github.com/aetherium/aetherium/services/core/internal/agent"
+	"github.com/aetherium/aetherium/services/core/internal/agent/spawn"
 	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1/guestv1connect"
 
 	"connectrpc.com/connect"
 )
+
+// TestMain does what the agent's program does at its start.
+func TestMain(m *testing.M) {
+	if err := spawn.DefaultSignals(); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 // limit is far beyond what any step takes; a test that hangs fails with it.
 const limit = 60 * time.Second

@@ -30,7 +30,7 @@ func Detect() (*Host, error) {
 	if err := unix.Statfs(unifiedRoot, &st); err != nil {
 		return nil, errors.Wrap(err, errors.Unsupported, "control groups are not mounted at %s", unifiedRoot)
 	}
-	if int64(st.Type) == unix.CGROUP2_SUPER_MAGIC {
+	if int64(st.Type) == unix.CGROUP2_SUPER_MAGIC { //nolint:unconvert // Type differs by architecture
 		return &Host{unified: true, mounts: map[string]string{"": unifiedRoot}}, nil
 	}
 	f, err := os.Open("/proc/self/mountinfo")

@@ -90,26 +90,53 @@ func (g Group) freeze2(ctx context.Context) error {
 	}
 }
 
-// freeze1 writes the wish until it holds: in version 1 the kernel freezes what
-// it finds and looks again only when somebody reads or writes the state, so a
-// process that forks meanwhile needs another try. There is no notice to wait for.
+// freeze1 writes the wish and reads until it holds: in version 1 there is no
+// notice to wait for. The kernel can miss a thread that is made meanwhile and
+// then never gets done; a thaw and another wish help (runc's manager does the same).
 func (g Group) freeze1(ctx context.Context) error {
-	file := g.file("freezer", "freezer.state")
-	for wait := 50 * time.Microsecond; ; wait = min(wait*2, 10*time.Millisecond) {
-		if err := os.WriteFile(file, []byte("FROZEN"), 0); err != nil {
+	const patience = 5 * time.Millisecond // doubled with each try: processes that wait for a disk stop late
+	for try := patience; ; try *= 2 {
+		frozen, err := g.tryFreeze1(ctx, try)
+		if frozen || err != nil {
 			return err
 		}
-		raw, err := os.ReadFile(file)
-		if err != nil {
+		if err := g.Thaw(); err != nil {
 			return err
+		}
+		if err := sleep(ctx, time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func (g Group) tryFreeze1(ctx context.Context, most time.Duration) (bool, error) {
+	file := g.file("freezer", "freezer.state")
+	if err := os.WriteFile(file, []byte("FROZEN"), 0); err != nil {
+		return false, err
+	}
+	end := time.Now().Add(most)
+	for wait := 20 * time.Microsecond; ; wait *= 2 {
+		raw, err := os.ReadFile(file) // reading makes the kernel look again
+		if err != nil {
+			return false, err
 		}
 		if strings.TrimSpace(string(raw)) == "FROZEN" {
-			return nil
+			return true, nil
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
+		if time.Now().After(end) {
+			return false, nil
 		}
+		if err := sleep(ctx, wait); err != nil {
+			return false, err
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
 	}
 }

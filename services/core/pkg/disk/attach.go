@@ -40,7 +40,7 @@ func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
 		return release, nil
 	case <-ctx.Done():
 		go func() { // the lock may still come; then let it go
-			<-locked
+			<-locked //nolint:errcheck // nobody waits for the lock any more
 			release()
 		}()
 		return nil, ctx.Err()
@@ -92,7 +92,7 @@ func (p *Pool) open(own bool) (backend, error) {
 	if err := unix.Statfs(p.root, &st); err != nil {
 		return nil, fail(err, "cannot read the volume directory")
 	}
-	switch int64(st.Type) {
+	switch int64(st.Type) { //nolint:unconvert // Type differs by architecture
 	case unix.XFS_SUPER_MAGIC:
 		return newXFS(p.root, own && p.cfg.AcceptUnenforced)
 	case unix.BTRFS_SUPER_MAGIC:
@@ -137,7 +137,7 @@ func mountImage(ctx context.Context, image, dir string) error {
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOATIME
 	options := map[string]string{BackendXFS: "prjquota,discard", BackendBtrfs: "discard=async"}[kind]
 	err = unix.Mount(loop.Name(), dir, kind, flags, options)
-	if err == unix.EINVAL {
+	if err == unix.EINVAL { //nolint:errorlint // a raw errno
 		// A kernel without project quotas refuses the option.
 		err = unix.Mount(loop.Name(), dir, kind, flags, "")
 	}

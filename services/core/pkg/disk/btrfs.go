@@ -253,7 +253,7 @@ func (b *btrfsBackend) remove(dir string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	m, err := readMeta(dir)
-	if err != nil && err != unix.ENODATA {
+	if err != nil && err != unix.ENODATA { //nolint:errorlint // a raw errno
 		return err
 	}
 	id, err := openSubvolID(dir)

@@ -222,7 +222,7 @@ func getxattr(get func([]byte) (int, error)) ([]byte, error) {
 	buf := make([]byte, 256)
 	for {
 		n, err := get(buf)
-		if err == unix.ERANGE && len(buf) < 64<<10 {
+		if err == unix.ERANGE && len(buf) < 64<<10 { //nolint:errorlint // a raw errno
 			buf = make([]byte, 64<<10)
 			continue
 		}

@@ -2,6 +2,7 @@ package disk
 
 import (
 	"context"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,7 +56,7 @@ func (p *Pool) size() (int64, error) {
 		if err := unix.Statfs(p.cfg.Dir, &st); err != nil {
 			return 0, fail(err, "cannot read the data directory's free space")
 		}
-		size = min(int64(st.Bavail)*int64(st.Bsize)/5*4, maxDefaultSize)
+		size = min(int64(st.Bavail)*int64(st.Bsize)/5*4, maxDefaultSize) //nolint:unconvert // Bsize differs by architecture
 	}
 	size = size >> 20 << 20
 	if size < minSize {
@@ -214,7 +215,7 @@ func xfsGrow(root, device *os.File) error {
 	if err := ioctl(root, iocXFSGeometryV1, unsafe.Pointer(&g)); err != nil {
 		return err
 	}
-	end, err := device.Seek(0, os.SEEK_END)
+	end, err := device.Seek(0, io.SeekEnd)
 	if err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ func attachLoop(ctx context.Context, image string) (*os.File, error) {
 			return dev, nil
 		}
 		dev.Close()
-		if err != unix.EBUSY { // EBUSY: another process took it first
+		if err != unix.EBUSY { //nolint:errorlint // a raw errno; EBUSY: another process took it first
 			return nil, err
 		}
 	}

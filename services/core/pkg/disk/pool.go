@@ -123,7 +123,7 @@ func Open(ctx context.Context, cfg Config) (*Pool, error) {
 // recover removes what processes that are gone left half made or half removed.
 func (p *Pool) recover() {
 	for _, dir := range p.names.abandoned() {
-		p.trash.discard(dir)
+		_ = p.trash.discard(dir)
 	}
 	p.trash.sweep()
 	if err := p.backend.sweep(); err != nil {
@@ -182,12 +182,12 @@ func (p *Pool) stage(ctx context.Context, id string, make func(dir string) error
 	}
 	dir := p.names.next(id)
 	if err := make(dir); err != nil {
-		p.trash.discard(dir)
+		_ = p.trash.discard(dir)
 		return fail(err, "cannot make the volume")
 	}
 	err := unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, p.Path(id), unix.RENAME_NOREPLACE)
 	if err != nil {
-		p.trash.discard(dir)
+		_ = p.trash.discard(dir)
 		if err == unix.EEXIST {
 			return nil
 		}

@@ -66,7 +66,7 @@ func openXFSQuota(root string) (*xfsQuota, error) {
 	q := &xfsQuota{dir: root}
 	var st fsQuotaStat
 	err := q.call(xGetStatus, 0, unsafe.Pointer(&st))
-	if err == unix.ENOSYS {
+	if err == unix.ENOSYS { //nolint:errorlint // a raw errno
 		if q.device, err = quotaDevice(root); err != nil {
 			return nil, err
 		}
@@ -124,7 +124,7 @@ func (q *xfsQuota) call(command uintptr, id uint32, arg unsafe.Pointer) error {
 func (q *xfsQuota) get(project uint32) (fsDiskQuota, error) {
 	var d fsDiskQuota
 	err := q.call(xGetQuota, project, unsafe.Pointer(&d))
-	if err == unix.ENOENT || err == unix.ESRCH { // nothing was ever charged to it
+	if err == unix.ENOENT || err == unix.ESRCH { //nolint:errorlint // a raw errno; nothing was ever charged to it
 		return fsDiskQuota{}, nil
 	}
 	return d, err

@@ -182,7 +182,7 @@ func collect(t testing.TB, r vmm.OutputReader) *result {
 	out, offset := &result{}, int64(0)
 	for {
 		e, err := r.Next(ctx)
-		if err == io.EOF {
+		if err == io.EOF { //nolint:errorlint // the end is io.EOF itself
 			return out
 		}
 		if err != nil {

@@ -68,7 +68,7 @@ func (c *Client) Write(ctx context.Context, path string, r io.Reader, o vmm.File
 	if err != nil {
 		return vmm.FileInfo{}, err
 	}
-	defer discard(resp.Body)
+	defer func() { _ = resp.Body.Close() }()
 	var info vmm.FileInfo
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxErrorBody)).Decode(&info); err != nil || len(info.Name) > maxPath || len(info.Path) > maxPath {
 		return vmm.FileInfo{}, errors.Wrap(err, errors.GuestFault, "the guest agent answered nonsense while writing a file")
@@ -94,7 +94,7 @@ func (c *Client) TarUp(ctx context.Context, path string, r io.Reader, o vmm.File
 	if err != nil {
 		return err
 	}
-	discard(resp.Body)
+	_ = resp.Body.Close()
 	return nil
 }
 
@@ -230,7 +230,7 @@ func (d *download) Read(p []byte) (int, error) {
 	d.clock.Reset(d.limit)
 	n, err := d.ReadCloser.Read(p)
 	d.clock.Stop()
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = fault(d.ctx, err, d.what)
 	}
 	return n, err
@@ -244,10 +244,4 @@ func (d *download) Close() error {
 type limited struct {
 	io.Reader
 	io.Closer
-}
-
-// discard reads a short rest, so that the connection can be used again.
-func discard(body io.ReadCloser) {
-	_, _ = io.CopyN(io.Discard, body, maxErrorBody)
-	_ = body.Close()
 }

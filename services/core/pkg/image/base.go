@@ -75,7 +75,7 @@ func (s *Store) buildBase(ctx context.Context, id string, src domain.TemplateSou
 		// Commands in base run as its user, whatever an image was made for.
 		b.result.User, b.result.WorkDir = finish.UserName, ""
 		return nil
-	}, func(t *tree.Tree) error { return checkBase(t) })
+	}, checkBase)
 }
 
 // checkBase looks for everything that base promises.

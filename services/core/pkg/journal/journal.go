@@ -37,6 +37,7 @@ type Journal struct {
 	modified time.Time
 	fail     error         // deleted or shut: nothing more is written
 	changed  chan struct{} // closed at the next change; nil while nobody waits
+	changes  uint64        // so far
 	scratch  []byte
 }
 
@@ -228,10 +229,9 @@ func (j *Journal) write(kind byte, data []byte) error {
 	}
 	j.next += int64(len(data))
 	j.wake()
-	for j.bytes > j.store.maxBytes && (len(j.extents) > 0 || len(j.segments) > 1) {
-		if err := j.dropOldest(); err != nil {
-			return nil // the data is safe; the next write tries again
-		}
+	for j.bytes > j.store.maxBytes && (len(j.extents) > 0 || len(j.segments) > 1) && j.dropOldest() == nil {
+		// What cannot be removed now is tried again by the next write.
+		continue
 	}
 	return nil
 }
@@ -328,54 +328,6 @@ func (j *Journal) roll() error {
 	return nil
 }
 
-// dropOldest removes what lies in packs, or else the oldest segment.
-func (j *Journal) dropOldest() error {
-	if len(j.extents) > 0 {
-		return j.kill(&j.extents)
-	}
-	oldest := j.segments[0]
-	if err := os.Remove(j.store.path(j.key, oldest.base)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return ioError(err, "a journal segment cannot be removed")
-	}
-	j.segments = j.segments[1:]
-	j.account(-oldest.size, j.modified)
-	return nil
-}
-
-// kill removes packed records.
-func (j *Journal) kill(list *[]extent) error {
-	if err := j.store.packs.kill(*list); err != nil {
-		return err
-	}
-	for _, e := range *list {
-		j.account(-e.size(), j.modified)
-	}
-	*list = nil
-	return nil
-}
-
-func (j *Journal) packedBytes() (n int) {
-	for _, e := range j.extents {
-		n += e.length
-	}
-	return n
-}
-
-// remove deletes the journal's files.
-func (j *Journal) remove() error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.fail = errors.New(errors.Gone, "the output was deleted")
-	j.closeFile()
-	j.wake()
-	for len(j.extents)+len(j.segments) > 0 {
-		if err := j.dropOldest(); err != nil {
-			return err
-		}
-	}
-	return j.kill(&j.begin)
-}
-
 // shut stops the writer because the store closes.
 func (j *Journal) shut() {
 	j.mu.Lock()
@@ -412,6 +364,7 @@ func (j *Journal) info() Info {
 
 // wake tells the waiting readers that something changed.
 func (j *Journal) wake() {
+	j.changes++
 	if j.changed != nil {
 		close(j.changed)
 		j.changed = nil

@@ -87,6 +87,8 @@ type view struct {
 	end   *domain.ExecutionEnd
 	fail  error
 	limit int64 // published size of the reader's segment
+
+	changes uint64 // of the journal so far
 }
 
 // step gives the next event, or a channel to wait on when there is none yet.
@@ -102,14 +104,14 @@ func (r *Reader) step() (domain.OutputEvent, <-chan struct{}, error) {
 		v := r.look()
 		if r.file != nil {
 			f, err := r.frame(v.limit)
-			switch err {
-			case nil:
+			switch {
+			case err == nil:
 				if event, ok := r.deliver(f); ok {
 					return event, nil, nil
 				}
 				continue
-			case io.EOF: // all of this segment was delivered
-			case errDamaged:
+			case errors.Is(err, io.EOF): // all of this segment was delivered
+			case errors.Is(err, errDamaged):
 				if gap := r.damage(v); gap != nil {
 					return domain.OutputEvent{Offset: gap.From, Gap: gap}, nil, nil
 				}
@@ -144,7 +146,7 @@ func (r *Reader) step() (domain.OutputEvent, <-chan struct{}, error) {
 func (r *Reader) look() view {
 	r.j.mu.Lock()
 	defer r.j.mu.Unlock()
-	v := view{next: r.j.next, end: r.j.end, fail: r.j.fail}
+	v := view{next: r.j.next, end: r.j.end, fail: r.j.fail, changes: r.j.changes}
 	if r.seg != nil {
 		v.limit = r.seg.size
 	}
@@ -156,7 +158,7 @@ func (r *Reader) look() view {
 func (r *Reader) waitAfter(v view) <-chan struct{} {
 	r.j.mu.Lock()
 	defer r.j.mu.Unlock()
-	if r.j.next != v.next || r.j.end != v.end || r.j.fail != v.fail {
+	if r.j.changes != v.changes {
 		return nil
 	}
 	return r.j.wait()
@@ -196,7 +198,7 @@ func (r *Reader) fill(limit int64) error {
 	if n == want {
 		return nil
 	}
-	if err == io.EOF { // shorter than what was written: cut from outside
+	if errors.Is(err, io.EOF) { // shorter than what was written: cut from outside
 		return errDamaged
 	}
 	return err
@@ -257,7 +259,7 @@ func (r *Reader) advance(v view) (event domain.OutputEvent, ok bool, err error) 
 			event, ok = r.deliver(frame{kind: e.kind, offset: e.offset, data: data})
 			return event, ok, nil
 		}
-		if err != errDamaged {
+		if !errors.Is(err, errDamaged) {
 			return event, false, err
 		}
 	} else if s := r.j.segmentAt(r.pos); s != nil && s != r.seg {
@@ -327,7 +329,7 @@ func (j *Journal) Tail(n int) ([]byte, error) {
 	var out []byte
 	for {
 		event, err := r.Next(context.Background())
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			// Output that came meanwhile made it longer.
 			return out[max(0, len(out)-n):], nil
 		}

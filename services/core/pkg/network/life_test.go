@@ -193,13 +193,13 @@ func TestInstancesLeaveEachOtherAlone(t *testing.T) {
 	// Even what the rules allow does not open one instance to the other.
 	one.AllowCIDRs = []netip.Prefix{all}
 	m1 := open(t, one)
-	a := acquire(t, m1, "a", domain.NetworkNAT)
+	acquire(t, m1, "a", domain.NetworkNAT)
 	if err := m1.Release(context.Background(), "a"); err != nil {
 		t.Fatal(err)
 	}
 	m2 := open(t, two)
 	b := acquire(t, m2, "b", domain.NetworkNAT)
-	a = acquire(t, m1, "a", domain.NetworkNAT)
+	a := acquire(t, m1, "a", domain.NetworkNAT)
 	if a.Address.Overlaps(b.Address.Masked()) {
 		t.Errorf("the subnets overlap: %s %s", a.Address, b.Address)
 	}

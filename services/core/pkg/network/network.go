@@ -202,7 +202,7 @@ func (m *Manager) Lookup(_ context.Context, machineID string) (Attachment, bool,
 	rec := p.rec
 	m.mu.Unlock()
 	if is, err := nspair.Identify(m.pairDir(rec.ID)); err != nil || is != rec.Namespace {
-		return Attachment{}, false, nil
+		return Attachment{}, false, nil //nolint:nilerr // what cannot be identified is not there
 	}
 	return m.attachment(rec), true, nil
 }

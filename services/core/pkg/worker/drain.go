@@ -39,7 +39,7 @@ func (w *Worker) Drain(ctx context.Context, by string) error {
 func (w *Worker) drainOne(ctx context.Context, id domain.ID, by string) error {
 	sub := w.Changes.Subscribe(id)
 	defer sub.Done()
-	row, err := w.commit(ctx, id, events.VMUpdated, func(_ storage.Tx, row *domain.VM) error {
+	_, err := w.commit(ctx, id, events.VMUpdated, func(_ storage.Tx, row *domain.VM) error {
 		if row.Desired == domain.WantDeleted || row.Desired == domain.WantStopped {
 			return nil
 		}
@@ -54,7 +54,8 @@ func (w *Worker) drainOne(ctx context.Context, id domain.ID, by string) error {
 	w.Wake(id)
 	for {
 		changed := sub.Changed()
-		if row, err = w.load(ctx, id); err != nil {
+		row, err := w.load(ctx, id)
+		if err != nil {
 			return err
 		}
 		if lifecycle.Converged(row.Desired, row.Observed) {

@@ -40,7 +40,8 @@ func (w *Worker) sweepWishes(ctx context.Context) error {
 			return err
 		}
 		unacked, err := tx.VMs().DeadlineUnacked(ctx, w.id, sweepBatch)
-		due = append(vms, unacked...)
+		vms = append(vms, unacked...)
+		due = vms
 		return err
 	})
 	for _, vm := range due {

@@ -166,7 +166,7 @@ func (w *Worker) buildResult(_ context.Context, id domain.ID) (json.RawMessage, 
 
 func (w *Worker) buildFailed(ctx context.Context, id domain.ID, why error) error {
 	if ctx.Err() != nil && w.ctx.Err() != nil {
-		return nil // interrupted by Stop: the next worker goes on
+		return nil //nolint:nilerr // interrupted by Stop: the next worker goes on
 	}
 	_, err := w.changeBuild(ctx, id, events.BuildFailed, func(_ storage.Tx, b *domain.Build) error {
 		b.State, b.Reason = domain.BuildError, errors.Public(why).Message

@@ -90,7 +90,7 @@ func (s *session) Exec(ctx context.Context, query string, args ...any) (int64, e
 	if err := s.ready(ctx); err != nil {
 		return 0, err
 	}
-	st, drop, err := s.conn.prepared(query)
+	st, drop, err := s.conn.prepared(query) //nolint:sqlclosecheck // kept by the connection, or closed by drop
 	if err != nil {
 		return 0, classify(err)
 	}
@@ -110,7 +110,7 @@ func (s *session) Query(ctx context.Context, each func(sqlrepo.Row) error, query
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
-	st, drop, err := s.conn.prepared(query)
+	st, drop, err := s.conn.prepared(query) //nolint:sqlclosecheck // kept by the connection, or closed by drop
 	if err != nil {
 		return classify(err)
 	}

@@ -131,7 +131,7 @@ func (r *engine) containers() ([]string, error) {
 func lastLogged(log string) error {
 	raw, err := os.ReadFile(log)
 	if err != nil {
-		return nil
+		return nil //nolint:nilerr // no log, no last error
 	}
 	var last string
 	for line := range bytes.Lines(raw) {

@@ -1,7 +1,6 @@
 package oci_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -63,7 +62,7 @@ func prepare(dir string) error {
 	for _, tool := range []string{"runc", "mkfs.btrfs"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			shared.skip = tool + " is not installed"
-			return nil
+			return nil //nolint:nilerr // the tests are skipped
 		}
 	}
 	shared.agent = filepath.Join(dir, "agent")
@@ -189,7 +188,7 @@ func openHost(ctx context.Context, dir string, options ...func(*oci.Config)) (*d
 		return nil, nil, nil, err
 	}
 	manager, err := network.Open(ctx, network.Config{
-		Instance: string(instance), RuntimeDir: dir + "/net", HostDir: dir + "/nethost", PoolNAT: -1, PoolNone: 2,
+		Instance: string(instance), RuntimeDir: dir + "/net", PoolNAT: -1, PoolNone: 2,
 	})
 	if err != nil {
 		return nil, nil, nil, err
@@ -290,7 +289,7 @@ func (l *lab) post(id, path, body string) (string, error) {
 	}
 	defer resp.Body.Close()
 	out, err := io.ReadAll(resp.Body)
-	return string(bytes.TrimSpace(out)), err
+	return string(out), err
 }
 
 // sh runs a script in a machine as its root and returns what it printed.
@@ -298,7 +297,7 @@ func (l *lab) sh(id, script string) string {
 	l.t.Helper()
 	out, err := l.post(id, "/sh", script)
 	must(l.t, err)
-	return out
+	return strings.TrimSpace(out)
 }
 
 // as runs a script in a machine as another of its users.
@@ -306,7 +305,7 @@ func (l *lab) as(id string, uid int, script string) string {
 	l.t.Helper()
 	out, err := l.post(id, fmt.Sprintf("/sh?uid=%d", uid), script)
 	must(l.t, err)
-	return out
+	return strings.TrimSpace(out)
 }
 
 func (l *lab) status(id string) vmm.Status {

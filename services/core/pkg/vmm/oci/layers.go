@@ -143,16 +143,17 @@ func (l *mountedLayers) ownerOnDisk(network.Attachment) uint32 { return 0 }
 func (l *mountedLayers) forget(context.Context, string) error  { return nil }
 func (l *mountedLayers) teardown(ctx context.Context) error    { return l.templates.drop(ctx, nil) }
 
-func (l *mountedLayers) prepare(ctx context.Context, spec vmm.Spec, net network.Attachment) error {
+func (l *mountedLayers) prepare(_ context.Context, spec vmm.Spec, _ network.Attachment) error {
 	volume := l.volumes.Path(machineVolume + spec.MachineID)
-	if err := makeLayerDirs(volume, spec.RootFS, 0); err != nil {
-		return err
-	}
-	// A volume from before the kernel could map holds a range's IDs.
-	return moveOwner(ctx, volume, 0, net.IDCount, upperDir, workDir)
+	return makeLayerDirs(volume, spec.RootFS, 0)
 }
 
 func (l *mountedLayers) mount(ctx context.Context, spec vmm.Spec, net network.Attachment, target string) error {
+	dir := l.volumes.Path(machineVolume + spec.MachineID)
+	// A volume from when the kernel could not map holds a range's IDs.
+	if err := moveOwner(ctx, dir, 0, net.IDCount, upperDir, workDir); err != nil {
+		return err
+	}
 	lower, err := mappedTree(spec.RootFS, net.UserNS)
 	if errors.Is(err, unix.EINVAL) {
 		// The template's file system cannot map IDs; the volumes' can.
@@ -165,7 +166,7 @@ func (l *mountedLayers) mount(ctx context.Context, spec vmm.Spec, net network.At
 		return fail(err, "cannot map the template's IDs")
 	}
 	defer lower.Close()
-	volume, err := mappedTree(l.volumes.Path(machineVolume+spec.MachineID), net.UserNS)
+	volume, err := mappedTree(dir, net.UserNS)
 	if err != nil {
 		return fail(err, "cannot map the volume's IDs")
 	}

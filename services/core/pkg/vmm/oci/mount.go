@@ -127,7 +127,7 @@ func actAs(id uint32) error {
 	}
 	// The calls return the previous ID, or the one in force when they fail.
 	for _, call := range []uintptr{unix.SYS_SETFSGID, unix.SYS_SETFSUID} {
-		unix.RawSyscall(call, uintptr(id), 0, 0)
+		_, _, _ = unix.RawSyscall(call, uintptr(id), 0, 0)
 		if now, _, _ := unix.RawSyscall(call, ^uintptr(0), 0, 0); uint32(now) != id {
 			return errors.Plain("cannot take on the machine's IDs")
 		}

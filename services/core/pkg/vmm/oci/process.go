@@ -28,6 +28,7 @@ type procStat struct {
 	state  byte
 	parent int
 	ticks  uint64
+	exit   unix.WaitStatus // of one that has ended, field 52; needs the right to trace it
 }
 
 func readStat(pid int) (procStat, error) {
@@ -38,7 +39,7 @@ func readStat(pid int) (procStat, error) {
 	// The command name in parentheses may hold anything; fields count from its end.
 	text := string(raw)
 	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
-	if len(fields) < 20 {
+	if len(fields) < 50 {
 		return procStat{}, errors.Plain("short stat line")
 	}
 	parent, err := strconv.Atoi(fields[1])
@@ -46,7 +47,11 @@ func readStat(pid int) (procStat, error) {
 		return procStat{}, err
 	}
 	ticks, err := strconv.ParseUint(fields[19], 10, 64)
-	return procStat{state: fields[0][0], parent: parent, ticks: ticks}, err
+	if err != nil {
+		return procStat{}, err
+	}
+	exit, err := strconv.ParseUint(fields[49], 10, 32)
+	return procStat{state: fields[0][0], parent: parent, ticks: ticks, exit: unix.WaitStatus(exit)}, err
 }
 
 func (s procStat) ended() bool { return s.state == 'Z' || s.state == 'X' || s.state == 'x' }
@@ -74,8 +79,9 @@ func (d *Driver) alive(p *process) bool {
 
 // pidfd is a descriptor of a process that becomes readable when it ends.
 type pidfd struct {
-	file *os.File
-	pid  int
+	file  *os.File
+	pid   int
+	ticks uint64
 }
 
 // openProcess opens a living process. Returns unix.ESRCH when it has ended.
@@ -93,7 +99,7 @@ func (d *Driver) openProcess(p *process) (*pidfd, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &pidfd{file: os.NewFile(uintptr(fd), "pidfd"), pid: p.PID}
+	f := &pidfd{file: os.NewFile(uintptr(fd), "pidfd"), pid: p.PID, ticks: p.StartTicks}
 	// Only now: the descriptor holds the ID, so what is read is of the same process.
 	if st, err := readStat(p.PID); err != nil || st.ticks != p.StartTicks {
 		f.close()
@@ -139,15 +145,20 @@ func (f *pidfd) wait() error {
 
 // status learns how an ended process ended: as its parent when that is us (the
 // first process of a host, or of a container, inherits machines, and reaps
-// them here), else from the kernel's memory of it (PIDFD_GET_INFO with
-// PIDFD_INFO_EXIT, Linux 6.15).
+// them here); from its remains while the parent has not taken them; else from
+// the kernel's memory of it (PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15).
 func (f *pidfd) status() (ws unix.WaitStatus, known bool) {
-	if st, err := readStat(f.pid); err == nil && st.parent == os.Getpid() {
+	st, err := readStat(f.pid)
+	remains := err == nil && st.ticks == f.ticks && st.ended()
+	if remains && st.parent == os.Getpid() {
 		if n, err := unix.Wait4(f.pid, &ws, unix.WNOHANG, nil); err == nil && n == f.pid {
 			return ws, true
 		}
 	}
-	err := f.control(func(fd int) {
+	if remains {
+		return st.exit, true
+	}
+	err = f.control(func(fd int) {
 		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
 		if unix.IoctlPidfdInfo(fd, &info) == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0 {
 			ws, known = unix.WaitStatus(uint32(info.Exit_code)), true

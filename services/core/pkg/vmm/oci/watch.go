@@ -33,7 +33,7 @@ func (d *Driver) follow(id string, p *process) (*watch, error) {
 		return nil, errors.New(errors.Unavailable, "the driver is closed")
 	}
 	fd, err := d.openProcess(p)
-	if err == unix.ESRCH {
+	if err == unix.ESRCH { //nolint:errorlint // a raw errno
 		return nil, nil
 	} else if err != nil {
 		return nil, errors.Wrap(err, errors.Internal, "cannot watch the machine's process")
@@ -97,7 +97,7 @@ func (d *Driver) autopsy(id string, w *watch) vmm.Exit {
 func (d *Driver) keepExit(id string, w *watch) error {
 	p := d.cfg.paths(id)
 	if _, err := os.Stat(p.facts); err != nil {
-		return nil
+		return nil //nolint:nilerr // it is no machine any more
 	}
 	return writeJSON(p.exit, ended{Process: w.process, Exit: *w.exit})
 }
@@ -116,6 +116,10 @@ func (d *Driver) Wait(ctx context.Context, id string) (vmm.Exit, error) {
 	}
 	if r.run.Process == nil {
 		return d.lastExit(id, nil), nil
+	}
+	var e ended
+	if err := readJSON(d.cfg.paths(id).exit, &e); err == nil && e.Process == *r.run.Process {
+		return e.Exit, nil
 	}
 	w, err := d.follow(id, r.run.Process)
 	if err != nil {

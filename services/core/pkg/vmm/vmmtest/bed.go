@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/guest"
 	"github.com/aetherium/aetherium/services/core/pkg/journal"
@@ -134,7 +135,7 @@ type follower struct {
 func (f *follower) next() (domain.OutputEvent, bool) {
 	f.t.Helper()
 	e, err := f.r.Next(f.ctx)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return e, false
 	}
 	if err != nil {

@@ -73,7 +73,7 @@ func testTar(t *testing.T, b *bed) {
 	r := tar.NewReader(down)
 	for {
 		h, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

@@ -54,7 +54,7 @@ func Copy(ctx context.Context, src, dst string, o Options) error {
 	in, err := unix.Open(src, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	switch err {
 	case nil:
-	case unix.ENOENT:
+	case unix.ENOENT: //nolint:errorlint // a raw errno
 		return errors.Wrap(err, errors.NotFound, "the source directory does not exist")
 	case unix.ELOOP, unix.ENOTDIR:
 		return errors.Wrap(err, errors.InvalidArgument, "the source is a symbolic link or not a directory").WithHint("name the directory itself")

@@ -79,7 +79,8 @@ func (f finisher) accounts() error {
 	if group.find("root") == nil {
 		group = append(lines{"root:x:0:"}, group...)
 	}
-	uid, gid, dir := 0, 0, home
+	var uid, gid int
+	dir := home
 	if have := passwd.find(UserName); have != nil {
 		if len(have) < 7 {
 			return errors.New(errors.InvalidArgument, "the image's /etc/passwd has a malformed entry for %q", UserName)

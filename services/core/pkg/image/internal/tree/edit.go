@@ -109,7 +109,7 @@ func (t *Tree) Remove(d Dir, base string) error {
 		return errors.New(errors.InvalidArgument, "the name %q cannot be removed", base)
 	}
 	err := unix.Unlinkat(d.fd, base, 0)
-	if err == unix.EISDIR || err == unix.EPERM {
+	if err == unix.EISDIR || err == unix.EPERM { //nolint:errorlint // a raw errno
 		// The standard library's removal walks by descriptors and follows no
 		// link; the directory is pinned by ours, not by its path.
 		var root *os.Root
@@ -118,7 +118,7 @@ func (t *Tree) Remove(d Dir, base string) error {
 			_ = root.Close()
 		}
 	}
-	if err == nil || err == unix.ENOENT {
+	if err == nil || err == unix.ENOENT { //nolint:errorlint // a raw errno
 		return nil
 	}
 	return d.fail("remove", base, err)

@@ -113,7 +113,7 @@ type applied struct {
 	bytes int64
 }
 
-func (p place) unpack(t testing.TB, ctx context.Context, l unpack.Limits, layers bool, archives ...[]byte) applied {
+func (p place) unpack(t testing.TB, ctx context.Context, l unpack.Limits, layers bool, archives ...[]byte) applied { //nolint:revive // t first, as in every helper
 	t.Helper()
 	tr, err := tree.Open(p.root)
 	if err != nil {
@@ -411,7 +411,7 @@ func TestAttributes(t *testing.T) {
 		if err := unix.Lstat(filepath.Join(p.root, tc.name), &st); err != nil {
 			t.Fatal(err)
 		}
-		if st.Mode != tc.mode || st.Uid != tc.uid || st.Gid != tc.gid || uint64(st.Nlink) != tc.nlink {
+		if st.Mode != tc.mode || st.Uid != tc.uid || st.Gid != tc.gid || uint64(st.Nlink) != tc.nlink { //nolint:unconvert // Nlink differs by architecture
 			t.Errorf("%s: mode %o, owner %d:%d, %d links", tc.name, st.Mode, st.Uid, st.Gid, st.Nlink)
 		}
 		if st.Mtim.Sec != 1e9 {
@@ -552,7 +552,7 @@ func noDevices(t *testing.T, root string) {
 	t.Helper()
 	_ = filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
-			return nil // a mode may shut an unprivileged test out
+			return nil //nolint:nilerr // a mode may shut an unprivileged test out
 		}
 		if info, err := d.Info(); err == nil && info.Mode()&fs.ModeDevice != 0 {
 			t.Errorf("a device node was made: %s %v", name, info.Sys().(*syscall.Stat_t).Rdev)

@@ -132,9 +132,6 @@ func page[T any](ctx context.Context, s Session, base string, w *where, p storag
 	return out, nil
 }
 
-// columns joins column names for SELECT and INSERT.
-func columns(names ...string) string { return strings.Join(names, ", ") }
-
 // marks is "?, ?, …" for as many columns.
 func marks(cols string) string {
 	return strings.TrimSuffix(strings.Repeat("?, ", strings.Count(cols, ",")+1), ", ")

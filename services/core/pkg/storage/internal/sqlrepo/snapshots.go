@@ -36,7 +36,7 @@ func (r snapshots) ByName(ctx context.Context, project domain.ID, name string) (
 }
 
 func (r snapshots) Insert(ctx context.Context, s *domain.Snapshot) error {
-	if err := (names{r.s}).take(ctx, s.ProjectID, s.Name, storage.KindSnapshot, s.ID); err != nil {
+	if err := names(r).take(ctx, s.ProjectID, s.Name, storage.KindSnapshot, s.ID); err != nil {
 		return err
 	}
 	_, err := r.s.Exec(ctx, "INSERT INTO snapshots ("+snapshotColumns+") VALUES ("+marks(snapshotColumns)+")",
@@ -66,7 +66,7 @@ func (r snapshots) Update(ctx context.Context, s *domain.Snapshot) error {
 		}
 		return changedMeanwhile("snapshot")
 	}
-	ns := names{r.s}
+	ns := names(r)
 	if err := ns.release(ctx, s.ProjectID, s.ID); err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (r snapshots) Delete(ctx context.Context, project, id domain.ID) error {
 	if n == 0 {
 		return errors.New(errors.Conflict, "snapshot %s is in use: a VM is being made from it", id).WithHint("retry when the VM runs")
 	}
-	return names{r.s}.release(ctx, s.ProjectID, id)
+	return names(r).release(ctx, s.ProjectID, id)
 }
 
 func (r snapshots) List(ctx context.Context, f storage.SnapshotFilter) (storage.List[*domain.Snapshot], error) {

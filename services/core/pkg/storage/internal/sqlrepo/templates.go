@@ -106,7 +106,7 @@ func (r templates) ByName(ctx context.Context, project domain.ID, name string) (
 }
 
 func (r templates) Insert(ctx context.Context, t *domain.Template) error {
-	if err := (names{r.s}).take(ctx, t.ProjectID, t.Name, storage.KindTemplate, t.ID); err != nil {
+	if err := names(r).take(ctx, t.ProjectID, t.Name, storage.KindTemplate, t.ID); err != nil {
 		return err
 	}
 	_, err := r.s.Exec(ctx, "INSERT INTO templates ("+templateColumns+") VALUES ("+marks(templateColumns)+")",
@@ -136,7 +136,7 @@ func (r templates) Update(ctx context.Context, t *domain.Template) error {
 		}
 		return changedMeanwhile("template")
 	}
-	ns := names{r.s}
+	ns := names(r)
 	if err := ns.release(ctx, t.ProjectID, t.ID); err != nil {
 		return err
 	}
@@ -179,7 +179,7 @@ func (r templates) Delete(ctx context.Context, project, id domain.ID) error {
 	if !found {
 		return notFound("template", id)
 	}
-	return names{r.s}.release(ctx, owner, id)
+	return names(r).release(ctx, owner, id)
 }
 
 func (r templates) List(ctx context.Context, f storage.TemplateFilter) (storage.List[*domain.Template], error) {
