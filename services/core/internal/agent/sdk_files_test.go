@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"golang.org/x/sys/unix"
 
 	"github.com/aetherium/aetherium/services/core/internal/agent/access"
 	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
@@ -415,5 +416,36 @@ func TestSDKWatch(t *testing.T) {
 	entry, _ := event["entry"].(map[string]any)
 	if event["name"] != "live" || event["type"] != "EVENT_TYPE_CREATE" || entry["path"] != dir+"/live" {
 		t.Errorf("live: %v", message)
+	}
+}
+
+// Linux keeps names as bytes; what is not UTF-8 in them must not make a whole
+// directory unreadable.
+func TestSDKNamesThatAreNoUTF8(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	r := newRig(t)
+	must(t, os.WriteFile(r.home+"/a\xffb", nil, 0o644))
+	must(t, os.Symlink("x\xfe", r.home+"/link"))
+	must(t, os.WriteFile(r.home+"/plain", nil, 0o644))
+	must(t, unix.Setxattr(r.home+"/plain", "user.e2b.k\xff", []byte("v\xfe"), 0))
+	status, body := r.fs("ListDir", `{"path":"`+r.home+`"}`)
+	if text := fmt.Sprint(body); status != 200 || !strings.Contains(text, "a�b") || !strings.Contains(text, "x�") || !strings.Contains(text, "plain") {
+		t.Errorf("list: %d %v", status, body)
+	}
+}
+
+// The temporary file of a write is nobody's business.
+func TestSDKWatchHidesTemporaryFiles(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	r := newRig(t)
+	_, body := r.fs("CreateWatcher", `{"path":"`+r.home+`"}`)
+	id := fmt.Sprint(body["watcherId"])
+	if status, _, text := r.file("PUT", "seen", "user", strings.NewReader("x")); status != 200 {
+		t.Fatalf("write: %d %s", status, text)
+	}
+	if got := fmt.Sprint(r.watched(id)); got != "[CREATE seen]" {
+		t.Errorf("events: %s", got)
 	}
 }

@@ -107,3 +107,21 @@ func FuzzUnpack(f *testing.F) {
 		}
 	})
 }
+
+func TestUnpackOntoAFile(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("kept"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var empty bytes.Buffer
+	if err := tar.NewWriter(&empty).Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := archive.Unpack(self(), file, &empty); !errors.HasCode(err, errors.InvalidArgument) {
+		t.Errorf("a file as the directory: %v", err)
+	}
+	if text, err := os.ReadFile(file); string(text) != "kept" {
+		t.Errorf("the file holds %q, %v", text, err)
+	}
+}

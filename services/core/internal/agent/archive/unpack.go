@@ -44,11 +44,15 @@ type deferred struct {
 func Unpack(u *osuser.User, dir string, r io.Reader) error {
 	up := &unpacker{user: u}
 	err := osuser.Do(u, func() (err error) {
-		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		info, err := os.Stat(dir)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
 			up.made = true
 			if err := os.MkdirAll(dir, 0o755); err != nil {
 				return err
 			}
+		case err == nil && !info.IsDir():
+			return errors.New(errors.InvalidArgument, "%q is not a directory", dir)
 		}
 		up.root, err = os.OpenRoot(dir)
 		return err

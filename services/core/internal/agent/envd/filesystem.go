@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"net/http"
+	"strings"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -103,12 +104,23 @@ var entryTypes = map[fsys.Type]filesystempb.FileType{
 
 func entryOf(e fsys.Entry) *filesystempb.EntryInfo {
 	info := &filesystempb.EntryInfo{
-		Name: e.Name, Type: entryTypes[e.Type], Path: e.Path, Size: e.Size, Mode: e.Mode,
-		Permissions: e.Perm.String(), Owner: e.Owner, Group: e.Group,
-		ModifiedTime: timestamppb.New(e.Time), Metadata: e.Meta,
+		Name: utf8(e.Name), Type: entryTypes[e.Type], Path: utf8(e.Path), Size: e.Size, Mode: e.Mode,
+		Permissions: e.Perm.String(), Owner: utf8(e.Owner), Group: utf8(e.Group),
+		ModifiedTime: timestamppb.New(e.Time),
 	}
 	if e.Target != "" {
-		info.SymlinkTarget = &e.Target
+		target := utf8(e.Target)
+		info.SymlinkTarget = &target
+	}
+	for name, value := range e.Meta {
+		if info.Metadata == nil {
+			info.Metadata = make(map[string]string, len(e.Meta))
+		}
+		info.Metadata[utf8(name)] = utf8(value)
 	}
 	return info
 }
+
+// utf8 makes bytes of a file system into text as protocol buffers want it: one
+// name that is no UTF-8 must not make a whole directory unreadable.
+func utf8(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }

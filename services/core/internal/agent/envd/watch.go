@@ -158,7 +158,7 @@ var eventTypes = map[watch.Type]filesystempb.EventType{
 
 // event is a change as clients see it; the entry is what is there now.
 func (f *Filesystem) event(w *watch.Watcher, e watch.Event, withEntry bool) *filesystempb.FilesystemEvent {
-	event := &filesystempb.FilesystemEvent{Name: e.Name, Type: eventTypes[e.Type]}
+	event := &filesystempb.FilesystemEvent{Name: utf8(e.Name), Type: eventTypes[e.Type]}
 	if withEntry && e.Type != watch.Remove && e.Type != watch.Rename {
 		if entry, err := f.FS.Stat(w.User(), filepath.Join(w.Root(), e.Name)); err == nil {
 			event.Entry = entryOf(entry)

@@ -15,6 +15,9 @@ import (
 
 const fileMode = 0o644
 
+// TempPrefix begins the names of files on their way into another's place.
+const TempPrefix = ".aetherium-"
+
 func isEOF(err error) bool { return errors.Is(err, io.EOF) }
 
 // Open opens a regular file for reading. Returns NotFound, PermissionDenied,
@@ -68,7 +71,7 @@ func (fs *FS) Replace(u *osuser.User, path string, mode uint32, r io.Reader) (En
 	if err != nil {
 		return Entry{}, err
 	}
-	temp := filepath.Join(filepath.Dir(path), ".aetherium-"+rand.Text())
+	temp := filepath.Join(filepath.Dir(path), TempPrefix+rand.Text())
 	var f *os.File
 	err = osuser.Do(u, func() error {
 		if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {

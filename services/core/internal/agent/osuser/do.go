@@ -23,7 +23,8 @@ import (
 // either: fn must not use other goroutines for file work, nor start processes.
 //
 // An agent that is not root itself can act as its own user only; otherwise Do
-// returns PermissionDenied.
+// returns PermissionDenied. Returns InvalidArgument for a number that the
+// machine's user namespace does not map.
 func Do(u *User, fn func() error) error {
 	if os.Geteuid() != 0 {
 		if int(u.UID) == os.Geteuid() {
@@ -52,7 +53,12 @@ func Do(u *User, fn func() error) error {
 	}()
 	// A user namespace may deny setgroups(2); that matters only where there are
 	// groups of the agent's to be rid of.
-	if err := setGroups(u.Groups); err != nil && (len(own) > 0 || !errors.Is(err, unix.EPERM)) {
+	err = setGroups(u.Groups)
+	if errors.Is(err, unix.EINVAL) {
+		return errors.New(errors.InvalidArgument, "the user %q has a number that this machine does not have", u.Name).WithField("user").
+			WithHint("a machine has the numbers that its user namespace maps, usually 0 to 65535")
+	}
+	if err != nil && (len(own) > 0 || !errors.Is(err, unix.EPERM)) {
 		return errors.Wrap(err, errors.Internal, "the groups of %q cannot be taken on", u.Name)
 	}
 	setFS(unix.SYS_SETFSGID, u.GID)

@@ -2,10 +2,12 @@ package osuser_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -107,4 +109,34 @@ func TestDoKeepsIdentitiesApart(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// outside is set in the copy of this test that runs in a user namespace.
+const outside = "AETHERIUM_TEST_OUTSIDE"
+
+// A user's number can lie outside of what the machine's user namespace maps:
+// that is the caller's mistake and not the agent's.
+func TestDoRefusesNumbersOutsideOfTheMap(t *testing.T) {
+	t.Parallel()
+	if os.Getenv(outside) != "" {
+		err := osuser.Do(&osuser.User{Name: "70000", UID: 70000, GID: 70000, Groups: []uint32{70000}}, func() error { return nil })
+		var e *errors.Error
+		if !errors.As(err, &e) || e.Code != errors.InvalidArgument || e.Field != "user" {
+			t.Errorf("70000 of 0 to 65535: %v", err)
+		}
+		return
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("mapping a range of users needs root")
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestDoRefusesNumbersOutsideOfTheMap$")
+	cmd.Env = append(os.Environ(), outside+"=1")
+	ids := []syscall.SysProcIDMap{{HostID: 100000, Size: 65536}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
+		Credential: &syscall.Credential{},
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
 }

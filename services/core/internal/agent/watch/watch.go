@@ -233,8 +233,8 @@ func (w *Watcher) eventLocked(wd int32, bits uint32, name string) {
 		return
 	}
 	rel := filepath.Join(dir, name)
-	if name == "" && dir != "." {
-		return // the parent tells it
+	if name == "" && dir != "." || strings.HasPrefix(name, fsys.TempPrefix) {
+		return // the parent tells it, or the name that a written file takes
 	}
 	for _, m := range []struct {
 		bits uint32
