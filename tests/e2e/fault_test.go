@@ -38,6 +38,9 @@ func own(t *testing.T) *server.Server {
 		if err := s.Down(context.Background(), "--purge"); err != nil {
 			t.Error(err)
 		}
+		if left := s.Footprint(context.Background()); len(left) > 0 {
+			t.Errorf("down left something behind: %v", left)
+		}
 	})
 	if _, err := s.CLI(ctx, "template", "build", "base", "--dir", rootfs[0]); err != nil {
 		t.Fatal(err)

@@ -32,7 +32,6 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	before := footprint()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	if suite, err = server.New(filepath.Join(dir, "data")); err == nil {
@@ -54,7 +53,7 @@ func run(m *testing.M) int {
 		fmt.Println(err)
 		return 1
 	}
-	if left := footprint().minus(before); len(left) > 0 {
+	if left := suite.Footprint(ctx); len(left) > 0 {
 		fmt.Printf("down left something behind: %v\n", left)
 		return 1
 	}

@@ -6,6 +6,7 @@ package server
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -24,9 +25,13 @@ import (
 type Server struct {
 	Bin     string // directory of the binaries
 	DataDir string
-	URL     string
-	Key     string
-	Env     []string // of the server and of commands run by CLI
+	// RuntimeDir is the server's own, which tells it from others on the host.
+	RuntimeDir string
+	URL        string
+	Key        string
+	Env        []string // of the server and of commands run by CLI
+
+	lease lease // known once it was started
 }
 
 // Root is the repository's root, found upward from the working directory.
@@ -56,13 +61,16 @@ func New(dataDir string, extra ...string) (*Server, error) {
 		return nil, err
 	}
 	address := "127.0.0.1:" + strconv.Itoa(port)
-	s := &Server{Bin: filepath.Join(root, "bin"), DataDir: dataDir, URL: "http://" + address}
+	s := &Server{
+		Bin: filepath.Join(root, "bin"), DataDir: dataDir, URL: "http://" + address,
+		RuntimeDir: "/run/aetherium-test-" + strings.ToLower(rand.Text()[:10]), // short: it is in socket paths
+	}
 	for _, kv := range os.Environ() {
 		if !strings.HasPrefix(kv, "AETHERIUM_") {
 			s.Env = append(s.Env, kv)
 		}
 	}
-	s.Env = append(s.Env, "AETHERIUM_LOG_LEVEL=warn", "AETHERIUM_DATA_DIR="+dataDir, "AETHERIUM_LISTEN_ADDRESS="+address)
+	s.Env = append(s.Env, "AETHERIUM_LOG_LEVEL=warn", "AETHERIUM_DATA_DIR="+dataDir, "AETHERIUM_RUNTIME_DIR="+s.RuntimeDir, "AETHERIUM_LISTEN_ADDRESS="+address)
 	s.Env = append(s.Env, extra...)
 	return s, nil
 }
@@ -87,7 +95,7 @@ func (s *Server) Start(ctx context.Context) error {
 		return err
 	}
 	s.Key = strings.TrimSpace(string(key))
-	return nil
+	return s.learn()
 }
 
 // Stop ends the server in an orderly way; its VMs run on.

@@ -19,6 +19,7 @@ import (
 type Host struct {
 	unified bool
 	mounts  map[string]string // controller or name to mount point; version 2: only ""
+	own     string            // the cgroup.procs of this process's group in one hierarchy; "": not found
 }
 
 // unifiedRoot is where runtimes look for version 2 (systemd's file hierarchy).
@@ -31,7 +32,8 @@ func Detect() (*Host, error) {
 		return nil, errors.Wrap(err, errors.Unsupported, "control groups are not mounted at %s", unifiedRoot)
 	}
 	if int64(st.Type) == unix.CGROUP2_SUPER_MAGIC { //nolint:unconvert // Type differs by architecture
-		return &Host{unified: true, mounts: map[string]string{"": unifiedRoot}}, nil
+		h := &Host{unified: true, mounts: map[string]string{"": unifiedRoot}}
+		return h, h.findOwn()
 	}
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
@@ -47,7 +49,8 @@ func Detect() (*Host, error) {
 			return nil, errors.New(errors.Unsupported, "the control group controller %q is not mounted", need)
 		}
 	}
-	return &Host{mounts: mounts}, nil
+	h := &Host{mounts: mounts}
+	return h, h.findOwn()
 }
 
 // parseMounts finds version 1 hierarchies in the form of proc_pid_mountinfo(5):

@@ -54,7 +54,9 @@ type Node interface {
 	// CancelTask tells a running task to end.
 	CancelTask(id domain.ID)
 	BuildLog(ctx context.Context, build domain.ID, from int64, follow bool) (io.ReadCloser, error)
-	DeleteBuild(ctx context.Context, build domain.ID) error
+	// TemplatesChanged tells the node that tags moved or a template went: what
+	// it keeps ready or stored of builds that nobody gets any more can go.
+	TemplatesChanged(ctx context.Context)
 }
 
 // GuestFiles is one VM's file system with the calls of vmm.Files.

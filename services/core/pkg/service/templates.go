@@ -167,7 +167,6 @@ func (s *Service) ListTemplates(ctx context.Context, by vmm.Caller, p vmm.Page) 
 // DeleteTemplate implements vmm.Templates. Builds that a VM or snapshot still
 // uses stay until the last user is gone; the worker removes them then.
 func (s *Service) DeleteTemplate(ctx context.Context, by vmm.Caller, nameOrID string) error {
-	var orphans []*domain.Build
 	err := s.store.Update(ctx, func(tx storage.Tx) error {
 		tmpl, err := findTemplate(ctx, tx, by, nameOrID)
 		if err != nil {
@@ -176,23 +175,13 @@ func (s *Service) DeleteTemplate(ctx context.Context, by vmm.Caller, nameOrID st
 		if tmpl.ProjectID != by.ProjectID {
 			return notFound("template", nameOrID)
 		}
-		if err := tx.Templates().Delete(ctx, by.ProjectID, tmpl.ID); err != nil {
-			return err
-		}
-		orphans, err = tx.Builds().Orphans(ctx, storage.MaxPage)
-		return err
+		return tx.Templates().Delete(ctx, by.ProjectID, tmpl.ID)
 	})
 	if err != nil {
 		return err
 	}
-	node, err := s.nodes.Any()
-	if err != nil {
-		return nil //nolint:nilerr // the worker's sweep removes them
-	}
-	for _, b := range orphans {
-		if err := node.DeleteBuild(ctx, b.ID); err != nil {
-			s.log.Warn("build is left to the sweep", "build", b.ID, "error", err)
-		}
+	if node, err := s.nodes.Any(); err == nil { // else the worker's sweep does it
+		node.TemplatesChanged(ctx)
 	}
 	return nil
 }

@@ -18,8 +18,8 @@ type Projects interface {
 	List(ctx context.Context, p Page) (List[*domain.Project], error)
 }
 
-// Workers is the table of workers. Reserved is computed from the VMs and
-// pooled machines placed there at every read and never stored.
+// Workers is the table of workers. Reserved is computed from the VMs placed
+// there at every read and never stored.
 type Workers interface {
 	// Get returns NotFound.
 	Get(ctx context.Context, id domain.ID) (*domain.Worker, error)
@@ -35,7 +35,8 @@ type Workers interface {
 	Delete(ctx context.Context, id domain.ID) error
 	// All lists workers by name.
 	All(ctx context.Context) ([]*domain.Worker, error)
-	// Reserved sums what a worker's VMs and pooled machines may use. Disk
+	// Reserved sums what a worker's VMs may use. Machines of the warm pool are
+	// promised to nobody and do not count. Disk
 	// counts until a VM is deleted; CPU, memory and PIDs count unless it is
 	// failed, or stopped and not wanted otherwise, or paused with its memory
 	// saved and not wanted otherwise.

@@ -19,17 +19,45 @@ import (
 // VM runs. A machine that was just started begins a new epoch; one that ran on
 // while the worker was away keeps its own.
 func (w *Worker) attach(ctx context.Context, vm *domain.VM, driver vmm.Driver, trace *trace) error {
-	ready, cancel := context.WithTimeout(ctx, w.config.ReadyTimeout)
-	defer cancel()
-	w.watchExit(vm.ID, vm.MachineID, driver)
-	machine := string(vm.MachineID)
-	client := guest.New(func(ctx context.Context) (net.Conn, error) { return driver.Dial(ctx, machine, vmm.AgentPort) },
-		guest.Options{HostVersion: w.config.Version, Log: w.Log})
-	if err := w.greet(ready, vm, client, trace); err != nil {
+	client := w.client(driver, vm.MachineID)
+	if err := w.greet(ctx, vm, driver, client, trace); err != nil {
 		client.Close()
 		return w.attachFailed(ctx, vm, driver, err)
 	}
-	fresh := vm.Observed == domain.Pending || vm.Observed == domain.Creating || vm.Observed == domain.Starting
+	return w.takeOver(ctx, vm, client, trace)
+}
+
+// occupy is attach for a machine from the pool. An error means that the
+// machine is of no use; the VM can have another one.
+func (w *Worker) occupy(ctx context.Context, vm *domain.VM, driver vmm.Driver, trace *trace) error {
+	client := w.pool.take(vm.MachineID)
+	trace.greeted = client != nil
+	if client == nil {
+		client = w.client(driver, vm.MachineID)
+	}
+	if err := w.greet(ctx, vm, driver, client, trace); err != nil {
+		client.Close()
+		return err
+	}
+	return w.takeOver(ctx, vm, client, trace)
+}
+
+// client makes a client of a machine's agent.
+func (w *Worker) client(driver vmm.Driver, id domain.ID) *guest.Client {
+	machine := string(id)
+	return guest.New(func(ctx context.Context) (net.Conn, error) { return driver.Dial(ctx, machine, vmm.AgentPort) },
+		guest.Options{HostVersion: w.config.Version, Log: w.Log})
+}
+
+// fresh reports whether vm's machine was just started, and not taken up again.
+func fresh(vm *domain.VM) bool {
+	return vm.Observed == domain.Pending || vm.Observed == domain.Creating || vm.Observed == domain.Starting
+}
+
+// takeOver opens the session with an agent that knows its configuration, and
+// writes that the VM runs.
+func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Client, trace *trace) error {
+	fresh := fresh(vm)
 	epoch := vm.Epoch
 	if fresh {
 		epoch++
@@ -78,8 +106,11 @@ func (w *Worker) attach(ctx context.Context, vm *domain.VM, driver vmm.Driver, t
 	return nil
 }
 
-// greet waits for the agent and configures it.
-func (w *Worker) greet(ctx context.Context, vm *domain.VM, client *guest.Client, trace *trace) error {
+// greet waits for the agent and tells machine and agent whose they are.
+func (w *Worker) greet(ctx context.Context, vm *domain.VM, driver vmm.Driver, client *guest.Client, trace *trace) error {
+	ctx, cancel := context.WithTimeout(ctx, w.config.ReadyTimeout)
+	defer cancel()
+	w.watchExit(vm.ID, vm.MachineID, driver)
 	env, err := service.OpenEnv(ctx, w.Sealer, vm)
 	if err != nil {
 		return err
@@ -96,15 +127,30 @@ func (w *Worker) greet(ctx context.Context, vm *domain.VM, client *guest.Client,
 		}
 		cfg.Env, cfg.DefaultWorkdir = merged, b.WorkDir
 	}
-	if _, err := client.Handshake(ctx); err != nil {
-		return err
+	if !trace.greeted {
+		if _, err := client.Handshake(ctx); err != nil {
+			return err
+		}
+		trace.phase("handshake")
 	}
-	trace.phase("handshake")
-	if err := client.Configure(ctx, cfg); err != nil {
-		return err
-	}
+	renamed := w.rename(ctx, vm, driver)
+	err = client.Configure(ctx, cfg)
 	trace.phase("configure")
-	return nil
+	return errors.Join(err, <-renamed)
+}
+
+// rename gives a machine its VM's hostname, beside the caller: one from the
+// pool was made under another name, and so was one whose claim a crash
+// interrupted.
+func (w *Worker) rename(ctx context.Context, vm *domain.VM, driver vmm.Driver) <-chan error {
+	done := make(chan error, 1)
+	r, ok := driver.(vmm.Renamer)
+	if !ok || !fresh(vm) || vm.Epoch > 0 {
+		done <- nil
+		return done
+	}
+	w.wg.Go(func() { done <- r.SetHostname(ctx, string(vm.MachineID), vm.Spec.Hostname) })
+	return done
 }
 
 // attachFailed decides what becomes of a machine that runs but cannot be

@@ -182,8 +182,9 @@ func (l *buildLog) Close() error {
 	return nil
 }
 
-// DeleteBuild implements service.Node.
-func (w *Worker) DeleteBuild(ctx context.Context, id domain.ID) error {
+// deleteBuild removes a build's row, files and log. Returns Conflict while
+// something uses it.
+func (w *Worker) deleteBuild(ctx context.Context, id domain.ID) error {
 	b, err := w.loadBuild(ctx, id)
 	if errors.HasCode(err, errors.NotFound) {
 		return w.Images.Delete(ctx, string(id))

@@ -11,9 +11,12 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 )
 
-// Drain stops every VM that runs or is on its way there, and waits until none
-// does. Their disks are kept. by goes into their tombstones.
+// Drain empties the pool and stops every VM that runs or is on its way there,
+// and waits until none does. Their disks are kept. by goes into their tombstones.
 func (w *Worker) Drain(ctx context.Context, by string) error {
+	if err := w.pool.close(ctx); err != nil {
+		return err
+	}
 	vms, err := w.onWorker(ctx)
 	if err != nil {
 		return err

@@ -80,7 +80,7 @@ type bed struct {
 	config   worker.Config
 }
 
-func newBed(t *testing.T) *bed {
+func newBed(t *testing.T, options ...func(*worker.Config)) *bed {
 	t.Helper()
 	dir := t.TempDir()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -100,17 +100,26 @@ func newBed(t *testing.T) *bed {
 			Capacity: domain.Resources{MilliCPU: 8000, MemoryBytes: 8 << 30, DiskBytes: 64 << 30, PIDs: 1 << 20},
 		},
 	}
+	for _, o := range options {
+		o(&b.config)
+	}
 	must(t, store.Update(ctx, func(tx storage.Tx) error {
 		return tx.Projects().Insert(ctx, &domain.Project{ID: b.by.ProjectID, Name: "p", CreatedAt: time.Now().UTC()})
 	}))
 	b.up()
 	t.Cleanup(b.down)
-	task, err := b.BuildTemplate(ctx, b.by, vmm.BuildTemplate{Name: "base", Source: domain.TemplateSource{Dir: "/"}, Env: map[string]string{"BOTH": "template"}})
-	must(t, err)
-	if task, err = b.WaitTask(ctx, b.by, task.ID); err != nil || task.State != domain.TaskSucceeded {
-		t.Fatalf("template: %+v, %v", task, err)
-	}
+	b.template("base", "/")
 	return b
+}
+
+// template builds a template of a directory.
+func (b *bed) template(name, dir string) {
+	b.t.Helper()
+	task, err := b.BuildTemplate(b.ctx, b.by, vmm.BuildTemplate{Name: name, Source: domain.TemplateSource{Dir: dir}, Env: map[string]string{"BOTH": "template"}})
+	must(b.t, err)
+	if task, err = b.WaitTask(b.ctx, b.by, task.ID); err != nil || task.State != domain.TaskSucceeded {
+		b.t.Fatalf("template: %+v, %v", task, err)
+	}
 }
 
 // up starts worker and service, as a fresh process does.
@@ -140,6 +149,14 @@ func (b *bed) down() {
 		return
 	}
 	must(b.t, b.worker.Stop(context.WithoutCancel(b.ctx)))
+	must(b.t, b.journals.Close())
+	b.worker = nil
+}
+
+// crash lets go of everything as the death of the process does.
+func (b *bed) crash() {
+	b.t.Helper()
+	b.worker.Crash(b.ctx)
 	must(b.t, b.journals.Close())
 	b.worker = nil
 }

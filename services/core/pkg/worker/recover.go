@@ -19,6 +19,10 @@ func (w *Worker) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	pooled, err := w.pooled(ctx)
+	if err != nil {
+		return err
+	}
 	owned := make(map[domain.ID]*domain.VM, len(vms))
 	for _, vm := range vms {
 		if vm.MachineID != "" {
@@ -26,13 +30,14 @@ func (w *Worker) recover(ctx context.Context) error {
 		}
 	}
 	for name, d := range w.Deps.Drivers {
-		if err := w.recoverMachines(ctx, name, d, owned); err != nil {
+		if err := w.recoverMachines(ctx, name, d, owned, pooled); err != nil {
 			return err
 		}
 		if err := w.recoverSnapshots(ctx, d); err != nil {
 			return err
 		}
 	}
+	w.pool.recover(pooled)
 	var wg sync.WaitGroup
 	for _, vm := range vms {
 		w.setAlarm(vm)
@@ -65,13 +70,34 @@ func (w *Worker) onWorker(ctx context.Context) ([]*domain.VM, error) {
 	return all, err
 }
 
-func (w *Worker) recoverMachines(ctx context.Context, name string, d vmm.Driver, owned map[domain.ID]*domain.VM) error {
+// pooled lists the machines that no VM has claimed, by ID.
+func (w *Worker) pooled(ctx context.Context) (map[domain.ID]*domain.Machine, error) {
+	pooled := map[domain.ID]*domain.Machine{}
+	err := w.Store.View(ctx, func(tx storage.Tx) error {
+		all, err := tx.Machines().OnWorker(ctx, w.id)
+		for _, m := range all {
+			if m.VMID == "" {
+				pooled[m.ID] = m
+			}
+		}
+		return err
+	})
+	return pooled, err
+}
+
+func (w *Worker) recoverMachines(
+	ctx context.Context, name string, d vmm.Driver, owned map[domain.ID]*domain.VM, pooled map[domain.ID]*domain.Machine,
+) error {
 	states, err := d.List(ctx)
 	if err != nil {
 		return err
 	}
 	for _, s := range states {
 		id := domain.ID(s.MachineID)
+		if pooled[id] != nil {
+			w.machines.set(id, name, statusOf(s.Status))
+			continue
+		}
 		if owned[id] == nil {
 			w.Log.Info("removing an orphaned machine", "driver", name, "machine", id, "status", s.Status)
 			if err := d.Delete(ctx, s.MachineID); err != nil {

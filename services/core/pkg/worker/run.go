@@ -60,24 +60,29 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 	if err != nil {
 		return w.failed(ctx, vm, domain.CauseCreateFault, err)
 	}
-	// The intent first: a machine that the store does not know is an orphan.
-	vm, err = w.commit(ctx, vm.ID, "", func(tx storage.Tx, row *domain.VM) error {
-		if row.MachineID == "" {
-			row.MachineID = domain.NewID()
-			if err := tx.Machines().Insert(ctx, &domain.Machine{
-				ID: row.MachineID, WorkerID: w.id, Driver: row.Spec.Driver, BuildID: row.Spec.BuildID, VMID: row.ID,
-				Shape: domain.Shape{Resources: row.Spec.Resources, Network: row.Spec.Network}, CreatedAt: w.time(),
-			}); err != nil {
-				return err
-			}
-		}
-		row.Observed = domain.Creating
-		return nil
-	})
+	key, poolable := w.pool.keyOf(vm)
+	if poolable {
+		defer w.pool.want(key) // not before: this VM goes first
+	}
+	vm, claimed, err := w.intend(ctx, vm, poolable, key)
 	if err != nil {
 		return err
 	}
-	trace.phase("intent")
+	if claimed {
+		trace.phase("claim")
+		w.machines.set(vm.MachineID, vm.Spec.Driver, lifecycle.MachineRunning)
+		err := w.occupy(ctx, vm, driver, trace)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		w.Log.Warn("a machine from the pool is of no use, making one", "vm", vm.ID, "machine", vm.MachineID, "error", err)
+		if err := driver.Delete(ctx, string(vm.MachineID)); err != nil {
+			return err
+		}
+		trace = newTrace()
+	} else {
+		trace.phase("intent")
+	}
 	spec.MachineID = string(vm.MachineID)
 	w.machines.set(vm.MachineID, vm.Spec.Driver, lifecycle.MachineBroken)
 	handle, err := driver.Create(ctx, spec)
@@ -87,6 +92,35 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 	trace.phase("create")
 	w.machines.set(vm.MachineID, vm.Spec.Driver, lifecycle.MachineCreated)
 	return w.launch(ctx, vm, driver, handle, trace)
+}
+
+// intend binds a machine to vm before anything is done: one from the pool,
+// which runs already, or the ID of one to be made. A machine that the store
+// does not know is an orphan.
+func (w *Worker) intend(ctx context.Context, vm *domain.VM, poolable bool, key storage.PoolKey) (_ *domain.VM, claimed bool, err error) {
+	vm, err = w.commit(ctx, vm.ID, "", func(tx storage.Tx, row *domain.VM) error {
+		claimed = false
+		row.Observed = domain.Creating
+		if row.MachineID != "" {
+			return nil
+		}
+		if poolable {
+			m, err := tx.Machines().Claim(ctx, key, row.ID, 0)
+			if err == nil {
+				row.MachineID, claimed = m.ID, true
+				return nil
+			}
+			if !errors.HasCode(err, errors.NotFound) {
+				return err
+			}
+		}
+		row.MachineID = domain.NewID()
+		return tx.Machines().Insert(ctx, &domain.Machine{
+			ID: row.MachineID, WorkerID: w.id, Driver: row.Spec.Driver, BuildID: row.Spec.BuildID, VMID: row.ID,
+			Shape: domain.Shape{Resources: row.Spec.Resources, Network: row.Spec.Network}, CreatedAt: w.time(),
+		})
+	})
+	return vm, claimed, err
 }
 
 // start runs the existing machine again.

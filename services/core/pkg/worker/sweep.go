@@ -24,6 +24,7 @@ func (w *Worker) sweep(ctx context.Context) {
 		{"tombstones", w.sweepTombstones},
 		{"executions", w.sweepExecutions},
 		{"fork snapshots", w.sweepForkSnapshots},
+		{"pool", w.pool.review},
 		{"builds", w.sweepBuilds},
 	} {
 		if err := part.do(ctx); err != nil && ctx.Err() == nil {
@@ -151,7 +152,7 @@ func (w *Worker) sweepBuilds(ctx context.Context) error {
 		return err
 	})
 	for _, b := range orphans {
-		err = errors.Join(err, w.DeleteBuild(ctx, b.ID))
+		err = errors.Join(err, w.deleteBuild(ctx, b.ID))
 	}
 	return err
 }

@@ -140,7 +140,20 @@ func (w *Worker) buildTemplate(ctx context.Context, task *domain.Task) (json.Raw
 	if err != nil {
 		return nil, err
 	}
+	w.TemplatesChanged(ctx)
 	return w.buildResult(ctx, build.ID)
+}
+
+// TemplatesChanged implements service.Node. It returns when what was kept of
+// builds that nobody gets any more is gone, or is left to the sweep.
+func (w *Worker) TemplatesChanged(ctx context.Context) {
+	err := w.pool.review(ctx)
+	if err == nil {
+		err = w.sweepBuilds(ctx)
+	}
+	if err != nil && ctx.Err() == nil {
+		w.Log.Warn("old builds are left to the sweep", "error", err)
+	}
 }
 
 // tag points tags of a build's template at it.

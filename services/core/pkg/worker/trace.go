@@ -11,6 +11,8 @@ type trace struct {
 	last   time.Time
 	phases []vmm.Phase
 	handle vmm.Handle // of a machine that was just made, to be stored with the state
+	// greeted: the agent has shaken hands before, with the client that is at hand.
+	greeted bool
 }
 
 func newTrace() *trace { return &trace{last: time.Now()} }

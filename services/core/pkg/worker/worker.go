@@ -34,6 +34,7 @@ type Config struct {
 	KeepEvents     time.Duration
 	// MaxConcurrentSteps bounds how many VMs are stepped at once.
 	MaxConcurrentSteps int
+	Pool               PoolConfig
 }
 
 func (c Config) withDefaults() Config {
@@ -93,6 +94,7 @@ type Worker struct {
 	clock    *clock
 	rows     *rows
 	builds   builds
+	pool     *pool
 	execs    executions
 	endings  watch.Hub[domain.ID] // woken when an execution has ended
 }
@@ -106,6 +108,7 @@ func New(config Config, d Deps) *Worker {
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	w.clock = newClock(d.Now, w.due)
 	w.rows = newRows(d.Store, d.Log)
+	w.pool = newPool(w, w.config.Pool)
 	return w
 }
 
@@ -125,16 +128,19 @@ func (w *Worker) Start(ctx context.Context) error {
 	if err := w.recover(ctx); err != nil {
 		return err
 	}
+	w.pool.start(w.ctx)
 	w.wg.Go(func() { w.clock.run(w.ctx) })
 	w.wg.Go(func() { w.every(w.config.SweepEvery, w.sweep) })
 	w.wg.Go(func() { w.every(w.config.UsageEvery, w.sampleUsage) })
 	return nil
 }
 
-// Stop lets go of everything in this process within ctx. The VMs run on.
+// Stop lets go of everything in this process within ctx, and removes the
+// machines that wait for a VM. The VMs run on.
 func (w *Worker) Stop(ctx context.Context) error {
 	w.steps.cancelAll()
 	err := w.Queue.Stop(ctx)
+	err = errors.Join(err, w.pool.close(ctx))
 	w.cancel()
 	w.vms.closeAll()
 	w.rows.stop()

@@ -161,6 +161,7 @@ func (n *node) assemble(ctx context.Context) error {
 	n.worker = worker.New(worker.Config{
 		Name: hostname(), Version: version.Version, Platform: platform(), Capacity: room, DataDir: s.DataDir,
 		KeepTombstones: time.Duration(s.Keep.Tombstones), KeepTasks: time.Duration(s.Keep.Tasks), KeepEvents: time.Duration(s.Keep.Events),
+		Pool: worker.PoolConfig{Size: s.Pool.Size, Kinds: s.Pool.Kinds},
 	}, worker.Deps{
 		Store: n.store, Drivers: map[string]vmm.Driver{"oci": n.driver}, Images: n.images, Journals: n.journals,
 		Sealer: sealer, Queue: memory.New(64, n.log), Changes: n.changes, Log: n.log,

@@ -21,6 +21,7 @@ type Settings struct {
 	Listen     Listen  `yaml:"listen"`
 	Log        Log     `yaml:"log"`
 	VM         VM      `yaml:"vm"`
+	Pool       Pool    `yaml:"pool"`
 	Overcommit Over    `yaml:"overcommit"`
 	OCI        OCI     `yaml:"oci"`
 	Network    Network `yaml:"network"`
@@ -53,6 +54,12 @@ type VM struct {
 	PIDs       int64           `yaml:"pids" doc:"Processes and threads."`
 	Timeout    config.Duration `yaml:"timeout" doc:"Time until a VM's deadline; 0: none."`
 	MaxTimeout config.Duration `yaml:"max_timeout" doc:"The longest time a VM may ask for; 0: any."`
+}
+
+// Pool is the machines that wait ready for VMs to come.
+type Pool struct {
+	Size  int `yaml:"size" doc:"Machines kept ready of each kind (driver, build, resources, network); 0: none, every VM is made when it is asked for."`
+	Kinds int `yaml:"kinds" doc:"How many kinds are kept ready, those used last."`
 }
 
 // Over is how many times the host's capacity may be promised; 0: without bound.
@@ -108,6 +115,7 @@ func Defaults() Settings {
 			Driver: "oci", Template: "base", Network: "nat",
 			MilliCPU: min(2000, int64(runtime.NumCPU())*1000), Memory: 1 << 30, Disk: 10 << 30, PIDs: 4096,
 		},
+		Pool:       Pool{Size: 3, Kinds: 2},
 		Overcommit: Over{CPU: 0, Memory: 4, Disk: 16},
 		OCI:        OCI{Runtime: "runc"},
 		Keep:       Keep{Tombstones: week, Tasks: week, Events: week, Journal: 64 << 20},
@@ -134,6 +142,9 @@ func Load(path string, environ []string) (Settings, error) {
 	return s, s.check()
 }
 
+// maxPool bounds the pool's size and kinds.
+const maxPool = 1000
+
 var domainForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
 
 func (s *Settings) check() error {
@@ -148,6 +159,12 @@ func (s *Settings) check() error {
 	}
 	if !domainForm.MatchString(s.Listen.PreviewDomain) || len(s.Listen.PreviewDomain) > 200 {
 		return errors.New(errors.InvalidArgument, "%q is not a domain", s.Listen.PreviewDomain).WithField("listen.preview_domain")
+	}
+	for name, v := range map[string]int{"size": s.Pool.Size, "kinds": s.Pool.Kinds} {
+		if v < 0 || v > maxPool {
+			return errors.New(errors.InvalidArgument, "a pool %s of %d is out of range", name, v).
+				WithField("pool."+name).WithHint("0 to %d", maxPool)
+		}
 	}
 	for name, v := range map[string]float64{"cpu": s.Overcommit.CPU, "memory": s.Overcommit.Memory, "disk": s.Overcommit.Disk} {
 		if !(v >= 0 && v <= 1e6) {

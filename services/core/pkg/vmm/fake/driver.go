@@ -39,6 +39,7 @@ var (
 	_ vmm.Pauser      = (*Driver)(nil)
 	_ vmm.Snapshotter = (*Driver)(nil)
 	_ vmm.Meter       = (*Driver)(nil)
+	_ vmm.Renamer     = (*Driver)(nil)
 	_ vmm.Closer      = (*Driver)(nil)
 )
 
@@ -60,7 +61,7 @@ func (d *Driver) Info(context.Context) domain.DriverInfo {
 	return domain.DriverInfo{
 		Name: Name, Version: "1", Isolation: domain.IsolationContainer, Usable: true,
 		Capabilities: []string{
-			"pause:" + string(domain.PauseFreeze), "snapshot:" + string(domain.SnapshotDisk), "fork", "meter",
+			"pause:" + string(domain.PauseFreeze), "snapshot:" + string(domain.SnapshotDisk), "fork", "meter", "rename",
 		},
 	}
 }

@@ -33,6 +33,7 @@ const (
 	OpDelete   Op = "delete"
 	OpDial     Op = "dial"
 	OpSnapshot Op = "snapshot"
+	OpRename   Op = "rename"
 )
 
 type fault struct {
@@ -108,6 +109,17 @@ func (n *Node) Kill(id string, exit vmm.Exit) {
 			m.end(r, 0, exit)
 		}
 	}
+}
+
+// Hostname is what a machine is called; empty when there is none.
+func (n *Node) Hostname(id string) string {
+	m := n.find(id)
+	if m == nil {
+		return ""
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.spec.Hostname
 }
 
 // Cut breaks a machine's stream; whoever used it opens it again.

@@ -12,6 +12,21 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
+// SetHostname notes a machine's new name; its processes have the host's.
+func (d *Driver) SetHostname(ctx context.Context, id, hostname string) error {
+	m, err := d.machine(id)
+	if err != nil {
+		return err
+	}
+	if err := d.node.stumble(ctx, OpRename, m.deleted); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.spec.Hostname = hostname
+	return nil
+}
+
 // Pause stops the machine's processes and its stream.
 func (d *Driver) Pause(_ context.Context, id string, mode domain.PauseMode) error {
 	m, err := d.machine(id)

@@ -10,7 +10,7 @@ import (
 )
 
 // SetHostname renames a running machine: its kernel's name for itself and its
-// /etc. See [vmm.Renamer]. Returns InvalidArgument, NotFound, Conflict.
+// /etc. What the machine was named by us last needs nothing. See [vmm.Renamer]. Returns InvalidArgument, NotFound, Conflict.
 func (d *Driver) SetHostname(ctx context.Context, id, hostname string) error {
 	if !hostnameForm.MatchString(hostname) {
 		return errors.New(errors.InvalidArgument, "this is not a hostname").WithField("hostname")
@@ -23,6 +23,9 @@ func (d *Driver) SetHostname(ctx context.Context, id, hostname string) error {
 	r, err := d.running(id)
 	if err != nil {
 		return err
+	}
+	if d.hostname(r) == hostname {
+		return nil
 	}
 	att, _, err := d.cfg.Network.Lookup(ctx, id)
 	if err != nil {

@@ -27,9 +27,7 @@ const (
 			CASE WHEN ` + holdsMemory + ` THEN memory_bytes ELSE 0 END AS memory_bytes,
 			disk_bytes,
 			CASE WHEN ` + holdsMemory + ` THEN pids ELSE 0 END AS pids
-		FROM vms WHERE worker_id = ? AND observed <> 'deleted'
-		UNION ALL
-		SELECT milli_cpu, memory_bytes, disk_bytes, pids FROM machines WHERE worker_id = ? AND vm_id IS NULL) AS held`
+		FROM vms WHERE worker_id = ? AND observed <> 'deleted') AS held`
 )
 
 func workerChangingOf(w *domain.Worker, revision int64) []any {
@@ -138,6 +136,6 @@ func (r workers) Reserved(ctx context.Context, id domain.ID) (domain.Resources, 
 	var out domain.Resources
 	err := r.s.Query(ctx, func(row Row) error {
 		return row.Scan(&out.MilliCPU, &out.MemoryBytes, &out.DiskBytes, &out.PIDs)
-	}, reservedQuery, string(id), string(id))
+	}, reservedQuery, string(id))
 	return out, err
 }

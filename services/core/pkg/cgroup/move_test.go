@@ -1,0 +1,61 @@
+package cgroup
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestOwnGroup(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, group := range []string{"pids/a/b", "unified/a/b", "v2/x.slice"} {
+		if err := os.MkdirAll(filepath.Join(dir, group), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, group, "cgroup.procs"), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v1 := &Host{mounts: map[string]string{"pids": dir + "/pids", "memory": dir + "/memory", "unified": dir + "/unified"}}
+	v2 := &Host{unified: true, mounts: map[string]string{"": dir + "/v2"}}
+	for _, tc := range []struct {
+		host         *Host
+		groups, want string
+	}{
+		{v1, "9:memory:/elsewhere\n8:name=systemd:/a\n4:pids:/a/b\n0::/a/b\n", "pids/a/b"},
+		{v1, "0::/a/b\n", ""},
+		{v2, "0::/x.slice\n", "v2/x.slice"},
+		{v2, "0::/not/visible/here\n", ""},
+		{v2, "", ""},
+		{v2, "rubbish\n:\n", ""},
+	} {
+		want := ""
+		if tc.want != "" {
+			want = filepath.Join(dir, tc.want, "cgroup.procs")
+		}
+		if got := tc.host.ownProcs(tc.groups); got != want {
+			t.Errorf("%q: got %q, want %q", tc.groups, got, want)
+		}
+	}
+}
+
+// A process that expects moves stays where it is.
+func TestExpectMovesMovesNothing(t *testing.T) {
+	t.Parallel()
+	h, err := Detect()
+	if err != nil {
+		t.Skip(err)
+	}
+	before, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 && h.own == "" {
+		t.Error("this process's group was not found")
+	}
+	h.ExpectMoves()
+	if after, err := os.ReadFile("/proc/self/cgroup"); err != nil || string(after) != string(before) {
+		t.Errorf("was in %q, is in %q, %v", before, after, err)
+	}
+}

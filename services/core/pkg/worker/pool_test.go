@@ -1,0 +1,242 @@
+package worker_test
+
+import (
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/fake"
+	"github.com/aetherium/aetherium/services/core/pkg/worker"
+)
+
+// newPoolBed is an installation with a pool.
+func newPoolBed(t *testing.T, size, kinds int) *bed {
+	t.Helper()
+	return newBed(t, func(c *worker.Config) { c.Pool = worker.PoolConfig{Size: size, Kinds: kinds} })
+}
+
+// ready waits for the pool and wants it to have n machines.
+func (b *bed) ready(n int) {
+	b.t.Helper()
+	got, err := b.worker.PoolReady(b.ctx)
+	must(b.t, err)
+	if got != n {
+		b.t.Fatalf("%d machines are ready in the pool, want %d", got, n)
+	}
+	if rows := b.unclaimed(); len(rows) != n {
+		b.t.Fatalf("%d machines are on record in the pool, want %d", len(rows), n)
+	}
+}
+
+func (b *bed) unclaimed() []domain.ID {
+	b.t.Helper()
+	var ids []domain.ID
+	must(b.t, b.store.View(b.ctx, func(tx storage.Tx) error {
+		all, err := tx.Machines().OnWorker(b.ctx, b.worker.ID())
+		for _, m := range all {
+			if m.VMID == "" {
+				ids = append(ids, m.ID)
+			}
+		}
+		return err
+	}))
+	return ids
+}
+
+func (b *bed) phases(vm domain.ID) []string {
+	b.t.Helper()
+	phases, err := b.VMTrace(b.ctx, b.by, vm)
+	must(b.t, err)
+	var names []string
+	for _, p := range phases {
+		names = append(names, p.Name)
+	}
+	return names
+}
+
+func TestAVMOfAKindInUseIsClaimedFromThePool(t *testing.T) {
+	t.Parallel()
+	b := newPoolBed(t, 2, 1)
+	b.ready(0) // nothing was used yet
+	first := b.running(vmm.CreateVM{})
+	b.ready(2)
+	waiting := b.unclaimed()
+	second := b.running(vmm.CreateVM{Hostname: "mine", Env: map[string]string{"A": "b"}})
+	if !slices.Contains(waiting, second.MachineID) || !slices.Contains(b.phases(second.ID), "claim") {
+		t.Errorf("machine %s of %v, phases %v", second.MachineID, waiting, b.phases(second.ID))
+	}
+	if got := b.node.Hostname(string(second.MachineID)); got != "mine" {
+		t.Errorf("its hostname is %q", got)
+	}
+	if out, _ := b.sh(second.ID, `echo "$A$FROM_IMAGE"`); out != "byes\n" {
+		t.Errorf("its environment: %q", out)
+	}
+	b.ready(2)
+	for _, id := range []domain.ID{first.ID, second.ID} {
+		_, err := b.DeleteVM(b.ctx, b.by, id)
+		must(t, err)
+		_, err = b.WaitVM(b.ctx, b.by, id)
+		must(t, err)
+	}
+	b.ready(2)
+	b.down()
+	if leaks := b.node.Leaks(); len(leaks) > 0 {
+		t.Errorf("the pool outlives an orderly stop: %v", leaks)
+	}
+}
+
+func TestAMachineIsHandedOutOnce(t *testing.T) {
+	t.Parallel()
+	b := newPoolBed(t, 3, 1)
+	b.running(vmm.CreateVM{})
+	b.ready(3)
+	const vms = 12
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	machines := map[domain.ID]bool{}
+	for range vms {
+		all.Go(func() {
+			vm, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{})
+			if err == nil {
+				vm, err = b.WaitVM(b.ctx, b.by, vm.ID)
+			}
+			if err != nil || vm.Observed != domain.Running {
+				t.Errorf("%+v, %v", vm, err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if machines[vm.MachineID] {
+				t.Errorf("the machine %s was handed out twice", vm.MachineID)
+			}
+			machines[vm.MachineID] = true
+		})
+	}
+	all.Wait()
+	b.ready(3)
+}
+
+func TestKindsFallOutOfUse(t *testing.T) {
+	t.Parallel()
+	b := newPoolBed(t, 1, 2)
+	for _, mib := range []int64{64, 65, 66} {
+		b.running(vmm.CreateVM{Resources: domain.Resources{MemoryBytes: mib << 20}})
+	}
+	b.ready(2)
+	var kept []int64
+	must(t, b.store.View(b.ctx, func(tx storage.Tx) error {
+		for _, id := range b.unclaimed() {
+			m, err := tx.Machines().Get(b.ctx, id)
+			if err != nil {
+				return err
+			}
+			kept = append(kept, m.Shape.Resources.MemoryBytes>>20)
+		}
+		return nil
+	}))
+	if slices.Sort(kept); !slices.Equal(kept, []int64{65, 66}) {
+		t.Errorf("kept %v", kept)
+	}
+}
+
+func TestAPooledMachineThatIsOfNoUseCostsNothingButTime(t *testing.T) {
+	t.Parallel()
+	b := newPoolBed(t, 1, 1)
+	b.running(vmm.CreateVM{})
+	b.ready(1)
+	// One that ends in the pool is replaced.
+	was := b.unclaimed()
+	b.node.Kill(string(was[0]), vmm.Exit{Known: true, Code: 1})
+	for slices.Equal(b.unclaimed(), was) {
+		if b.ctx.Err() != nil {
+			t.Fatal("it is not replaced")
+		}
+		time.Sleep(time.Millisecond) // its end is told to the worker only
+	}
+	b.ready(1)
+	// One that fails its VM is, too, and the VM gets another one.
+	b.node.FailNext(fake.OpRename, errors.New(errors.Internal, "broken"))
+	vm := b.running(vmm.CreateVM{})
+	if phases := b.phases(vm.ID); !slices.Contains(phases, "create") {
+		t.Errorf("phases %v", phases)
+	}
+	if out, _ := b.sh(vm.ID, "echo works"); out != "works\n" {
+		t.Errorf("%q", out)
+	}
+	b.ready(1)
+}
+
+func TestAForkIsNeverFromThePool(t *testing.T) {
+	t.Parallel()
+	b := newPoolBed(t, 1, 1)
+	vm := b.running(vmm.CreateVM{})
+	b.ready(1)
+	b.sh(vm.ID, "echo mine > file")
+	forks, err := b.ForkVM(b.ctx, b.by, vm.ID, 1, vmm.CreateVM{})
+	must(t, err)
+	fork, err := b.WaitVM(b.ctx, b.by, forks[0].ID)
+	must(t, err)
+	if out, _ := b.sh(fork.ID, "cat file"); out != "mine\n" {
+		t.Errorf("a fork got a machine of the pool: %q", out)
+	}
+	b.ready(1)
+}
+
+func TestANewBuildEmptiesThePool(t *testing.T) {
+	t.Parallel()
+	b := newPoolBed(t, 2, 1)
+	old := b.running(vmm.CreateVM{})
+	b.ready(2)
+	b.template("base", "/")
+	b.ready(0)
+	now := b.running(vmm.CreateVM{})
+	if now.Spec.BuildID == old.Spec.BuildID {
+		t.Error("the VM is of the old build")
+	}
+	b.ready(2)
+
+	// A template that goes takes its machines and, once no VM uses it, its build along.
+	b.template("other", "/")
+	vm := b.running(vmm.CreateVM{Template: "other"})
+	b.ready(2)
+	_, err := b.DeleteVM(b.ctx, b.by, vm.ID)
+	must(t, err)
+	_, err = b.WaitVM(b.ctx, b.by, vm.ID)
+	must(t, err)
+	must(t, b.DeleteTemplate(b.ctx, b.by, "other"))
+	b.ready(0)
+	if _, err := b.images.Get(b.ctx, string(vm.Spec.BuildID)); !errors.HasCode(err, errors.NotFound) {
+		t.Errorf("the build is still there: %v", err)
+	}
+}
+
+// What a killed worker leaves in the pool is taken up by the next.
+func TestThePoolIsTakenUp(t *testing.T) {
+	t.Parallel()
+	b := newPoolBed(t, 2, 1)
+	b.running(vmm.CreateVM{})
+	b.ready(2)
+	left := b.unclaimed()
+	b.crash()
+	b.up()
+	b.ready(2)
+	if got := b.unclaimed(); !slices.Equal(got, left) {
+		t.Errorf("pool of %v, was %v", got, left)
+	}
+	vm := b.running(vmm.CreateVM{})
+	if !slices.Contains(left, vm.MachineID) {
+		t.Errorf("the VM has the machine %s", vm.MachineID)
+	}
+	b.ready(2)
+
+	// A worker without a pool removes it.
+	b.crash()
+	b.config.Pool = worker.PoolConfig{}
+	b.up()
+	b.ready(0)
+}

@@ -1,0 +1,89 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// lease is what an installation has reserved on the host: its names.
+type lease struct {
+	Instance string `json:"instance"`
+	Prefix   string `json:"prefix"` // of its network interfaces
+}
+
+// learn reads the names under which the running server makes things.
+func (s *Server) learn() error {
+	raw, err := os.ReadFile(filepath.Join(s.RuntimeDir, "net", "instance.json"))
+	if err != nil {
+		return err
+	}
+	var file struct {
+		Lease lease `json:"lease"`
+	}
+	if err := json.Unmarshal(raw, &file); err != nil {
+		return err
+	}
+	if file.Lease.Instance == "" || file.Lease.Prefix == "" {
+		return fmt.Errorf("%s names no instance", raw)
+	}
+	s.lease = file.Lease
+	return nil
+}
+
+// Footprint lists what of this server, and of no other installation on the
+// host, is there now: mounts, interfaces, firewall tables, control groups, loop
+// devices, processes, runtime files. The server must have been started once.
+func (s *Server) Footprint(ctx context.Context) []string {
+	var out []string
+	add := func(kind, text string, marks ...string) {
+		for line := range strings.Lines(text) {
+			if slices.ContainsFunc(marks, func(m string) bool { return strings.Contains(line, m) }) {
+				out = append(out, kind+" "+strings.Join(strings.Fields(line), " "))
+			}
+		}
+	}
+	mounts, _ := os.ReadFile("/proc/self/mounts")
+	add("mount", string(mounts), s.RuntimeDir, s.DataDir, s.lease.Instance)
+	tables, _ := exec.CommandContext(ctx, "nft", "list", "tables").Output()
+	add("nft", string(tables), s.lease.Instance)
+	loops, _ := exec.CommandContext(ctx, "losetup", "--noheadings", "-O", "NAME,BACK-FILE", "-a").Output()
+	add("loop", string(loops), s.DataDir)
+	for _, pattern := range []string{
+		s.RuntimeDir, "/run/aetherium-host/leases/" + s.lease.Instance + "*", "/sys/class/net/" + s.lease.Prefix + "*",
+		"/sys/fs/cgroup/aetherium-" + s.lease.Instance, "/sys/fs/cgroup/*/aetherium-" + s.lease.Instance,
+	} {
+		names, _ := filepath.Glob(pattern)
+		for _, n := range names {
+			out = append(out, "file "+n)
+		}
+	}
+	out = append(out, s.processes()...)
+	slices.Sort(out)
+	return out
+}
+
+// processes lists the server, its helpers, and everything in its VMs.
+func (s *Server) processes() []string {
+	var out []string
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		cmdline, _ := os.ReadFile(dir + "/cmdline")
+		environ, _ := os.ReadFile(dir + "/environ")
+		cgroups, _ := os.ReadFile(dir + "/cgroup")
+		ours := strings.Contains(string(cgroups), "aetherium-"+s.lease.Instance) ||
+			strings.Contains(string(cmdline), s.RuntimeDir+"/") ||
+			strings.Contains(string(environ), "AETHERIUM_DATA_DIR="+s.DataDir+"\x00") && !isSelf(dir)
+		if ours {
+			out = append(out, "process "+strings.ReplaceAll(string(cmdline), "\x00", " "))
+		}
+	}
+	return out
+}
+
+func isSelf(dir string) bool { return filepath.Base(dir) == fmt.Sprint(os.Getpid()) }
