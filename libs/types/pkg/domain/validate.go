@@ -138,6 +138,9 @@ func validateOptionalPath(field, path string) error {
 	if strings.IndexByte(path, 0) >= 0 {
 		return invalid(field, "the path holds a NUL byte")
 	}
+	if !utf8.ValidString(path) { // the guest's protocol carries text
+		return invalid(field, "the path is not UTF-8").WithHint("use a pattern in a command for such names, or a tar")
+	}
 	return nil
 }
 

@@ -73,6 +73,7 @@ func TestBounds(t *testing.T) {
 		{"metadata UTF-8", domain.ValidateMetadata("metadata", map[string]string{"a": "\xff"}), "metadata"},
 		{"path", domain.ValidatePath("path", "/a/../b"), ""},
 		{"path NUL", domain.ValidatePath("path", "/a\x00"), "path"},
+		{"path UTF-8", domain.ValidatePath("path", "/a\xff"), "path"},
 		{"path empty", domain.ValidatePath("path", ""), "path"},
 		{"path long", domain.ValidatePath("path", long), "path"},
 		{"resources", good.Validate("resources"), ""},

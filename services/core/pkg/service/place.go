@@ -12,16 +12,24 @@ import (
 // place chooses the worker for vm in the transaction that inserts it, so that
 // two requests never take the same room. A VM that is bound to a worker (its
 // snapshot is there) gets that one or none.
-// Returns CapacityExhausted, Unsupported.
+// Returns CapacityExhausted, Unsupported, InvalidArgument when no worker would
+// have room even if it were empty.
 func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM) error {
 	workers, err := tx.Workers().All(ctx)
 	if err != nil {
 		return err
 	}
-	var best *domain.Worker
+	var best, largest *domain.Worker
 	var bestFree float64
 	var unsupported error
+	possible := false
 	for _, w := range workers {
+		if _, fits := s.room(&domain.Worker{Capacity: w.Capacity}, vm.Spec.Resources); fits {
+			possible = true
+		}
+		if largest == nil || w.Capacity.MemoryBytes > largest.Capacity.MemoryBytes {
+			largest = w
+		}
 		if w.State != domain.WorkerReady || vm.WorkerID != "" && vm.WorkerID != w.ID {
 			continue
 		}
@@ -41,6 +49,10 @@ func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM) error
 		return nil
 	case unsupported != nil:
 		return unsupported
+	case largest != nil && !possible:
+		c := largest.Capacity
+		return errors.New(errors.InvalidArgument, "no worker is large enough for this VM").WithField("resources").
+			WithHint("the largest has %d milli_cpu, %d memory_bytes and %d disk_bytes", c.MilliCPU, c.MemoryBytes, c.DiskBytes)
 	}
 	return errors.New(errors.CapacityExhausted, "no worker has room for this VM").
 		WithRetryAfter(5 * time.Second).WithHint("ask for less, delete VMs, or raise the overcommit in the configuration")

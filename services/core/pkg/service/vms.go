@@ -359,7 +359,12 @@ func (s *Service) VMPreviewToken(ctx context.Context, by vmm.Caller, id domain.I
 	return s.openToken(ctx, vm)
 }
 
+// openToken decrypts a VM's token. Returns Gone for a VM that ends or has
+// ended: its token is wiped with it.
 func (s *Service) openToken(ctx context.Context, vm *domain.VM) (string, error) {
+	if vm.Desired == domain.WantDeleted {
+		return "", notRunning(vm)
+	}
 	token, err := s.sealer.Open(ctx, storage.SealedVMToken(vm.ID), vm.TokenSealed)
 	return string(token), err
 }

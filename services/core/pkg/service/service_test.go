@@ -1,0 +1,133 @@
+package service_test
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/common/pkg/seal"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/watch"
+)
+
+// node is a worker that does nothing: what is tested here happens before one
+// is asked. What it is not meant to be asked makes the test panic.
+type node struct{ service.Node }
+
+func (node) Wake(domain.ID)                    {}
+func (node) Live(domain.ID) (*domain.VM, bool) { return nil, false }
+
+// nodes is a fleet of one.
+type nodes struct{}
+
+func (nodes) Node(domain.ID) (service.Node, error) { return node{}, nil }
+func (nodes) Any() (service.Node, error)           { return node{}, nil }
+
+// bench is a service over a real store with one worker's row and one template.
+type bench struct {
+	*service.Service
+	ctx   context.Context
+	store storage.Store
+	by    vmm.Caller
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	dir := t.TempDir()
+	b := &bench{ctx: t.Context(), by: vmm.Caller{ProjectID: domain.NewID(), Name: "tester"}}
+	var err error
+	b.store, err = sqlite.Open(b.ctx, filepath.Join(dir, "db"), sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
+	must(t, err)
+	t.Cleanup(func() { must(t, b.store.Close()) })
+	keys, err := seal.LoadFile(filepath.Join(dir, "key"))
+	must(t, err)
+	b.Service = service.New(service.Config{
+		DefaultTemplate: "base", DefaultDriver: "fake", DefaultNetwork: domain.NetworkNone, Platform: "linux/amd64",
+		Defaults:   domain.Resources{MilliCPU: 1000, MemoryBytes: 1 << 30, DiskBytes: 1 << 30, PIDs: 256},
+		Overcommit: service.Overcommit{CPU: 2, Memory: 1, Disk: 1},
+	}, service.Deps{Store: b.store, Nodes: nodes{}, Sealer: seal.New(keys), Changes: new(watch.Hub[domain.ID]), Log: slog.New(slog.DiscardHandler)})
+	must(t, b.store.Update(b.ctx, b.furnish))
+	return b
+}
+
+// furnish puts in what a VM needs to be placed.
+func (b *bench) furnish(tx storage.Tx) error {
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	tmpl := &domain.Template{ID: domain.NewID(), ProjectID: b.by.ProjectID, Name: "base", CreatedAt: now, UpdatedAt: now}
+	build := &domain.Build{
+		ID: domain.NewID(), ProjectID: b.by.ProjectID, TemplateID: tmpl.ID, State: domain.BuildReady, Platform: "linux/amd64",
+		Source: domain.TemplateSource{Dir: "/"}, CreatedAt: now, ReadyAt: &now,
+	}
+	worker := &domain.Worker{
+		ID: domain.NewID(), Name: "node", State: domain.WorkerReady, Platform: "linux/amd64", SeenAt: now, JoinedAt: now,
+		Drivers:  []domain.DriverInfo{{Name: "fake", Isolation: domain.IsolationContainer, Usable: true}},
+		Capacity: domain.Resources{MilliCPU: 4000, MemoryBytes: 4 << 30, DiskBytes: 16 << 30, PIDs: 1 << 20},
+	}
+	err := errors.Join(
+		tx.Projects().Insert(b.ctx, &domain.Project{ID: b.by.ProjectID, Name: "p", CreatedAt: now}),
+		tx.Workers().Insert(b.ctx, worker),
+		tx.Templates().Insert(b.ctx, tmpl),
+		tx.Builds().Insert(b.ctx, build),
+	)
+	tmpl.Tags = map[string]domain.ID{domain.DefaultTag: build.ID} // only to a build that is there
+	return errors.Join(err, tx.Templates().Update(b.ctx, tmpl))
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A VM that no worker could ever hold is a mistake in the request; one for
+// which there is no room now is a matter of time.
+func TestNoRoom(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for _, r := range []domain.Resources{{MilliCPU: 4001}, {MemoryBytes: 4<<30 + 1}, {DiskBytes: 16<<30 + 1}} {
+		_, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Resources: r})
+		var e *errors.Error
+		if !errors.As(err, &e) || e.Code != errors.InvalidArgument || e.Field != "resources" || !strings.Contains(e.Hint, "4000") {
+			t.Errorf("%+v: %v", r, err)
+		}
+	}
+	for range 2 {
+		_, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Resources: domain.Resources{MemoryBytes: 2 << 30}})
+		must(t, err)
+	}
+	_, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{})
+	var e *errors.Error
+	if !errors.As(err, &e) || e.Code != errors.CapacityExhausted || e.RetryAfter == 0 {
+		t.Errorf("a full worker: %v", err)
+	}
+}
+
+// A deleted VM's token is gone with it, and asking for it says so.
+func TestTokenOfADeletedVM(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	vm, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{})
+	must(t, err)
+	token, err := b.VMPreviewToken(b.ctx, b.by, vm.ID)
+	must(t, err)
+	if again, err := b.PreviewToken(b.ctx, vm.ID); err != nil || again != token || len(token) != 40 {
+		t.Errorf("token %q and %q, %v", token, again, err)
+	}
+	_, err = b.DeleteVM(b.ctx, b.by, vm.ID)
+	must(t, err)
+	if _, err := b.VMPreviewToken(b.ctx, b.by, vm.ID); !errors.HasCode(err, errors.Gone) {
+		t.Errorf("for its owner: %v", err)
+	}
+	if _, err := b.PreviewToken(b.ctx, vm.ID); !errors.HasCode(err, errors.Gone) {
+		t.Errorf("for a visitor: %v", err)
+	}
+}
