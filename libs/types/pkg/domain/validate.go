@@ -139,7 +139,7 @@ func validateOptionalPath(field, path string) error {
 		return invalid(field, "the path holds a NUL byte")
 	}
 	if !utf8.ValidString(path) { // the guest's protocol carries text
-		return invalid(field, "the path is not UTF-8").WithHint("use a pattern in a command for such names, or a tar")
+		return invalid(field, "the path is not UTF-8").WithHint("a command with a pattern, or a tar, reaches such names")
 	}
 	return nil
 }

@@ -289,5 +289,8 @@ func (o *Orchestrator) VMPreviewToken(_ context.Context, by vmm.Caller, id domai
 	if err != nil {
 		return "", err
 	}
+	if v.Observed == domain.Deleted {
+		return "", errors.New(errors.Gone, "the VM is deleted")
+	}
 	return v.token, nil
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 
@@ -67,6 +68,14 @@ func fromHuma(e *huma.ErrorModel) *problem.Response {
 
 // message puts decoder's words that name Go types into the API's.
 func message(m string) string {
+	if what, where, ok := strings.Cut(m, " into Go struct field "); ok { // encoding/json
+		field, kind, _ := strings.Cut(where, " of type ")
+		_, field, _ = strings.Cut(field, ".")
+		if strings.HasPrefix(kind, "int") || strings.HasPrefix(kind, "uint") {
+			kind = "a whole number in plain digits"
+		}
+		return fmt.Sprintf("%s cannot be %s: wanted is %s", field, strings.TrimPrefix(what, "json: cannot unmarshal "), kind)
+	}
 	if strings.HasPrefix(m, "json: ") || strings.Contains(m, "invalid character") || strings.Contains(m, "unexpected end of JSON") {
 		return "the body is not the JSON that is wanted: " + strings.TrimPrefix(m, "json: ")
 	}

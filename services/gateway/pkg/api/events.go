@@ -27,7 +27,7 @@ func (a *API) eventRoutes() {
 	const tag = "Events"
 	register(a, operation("list-events", http.MethodGet, "/events", tag, "List events after a cursor", "Oldest first."), options{}, a.listEvents)
 	stream := operation("stream-events", http.MethodGet, "/events/stream", tag, "Follow events", "Over WebSocket or as server-sent events; Event in JSON, whose seq is the cursor.")
-	stream.Responses = streamResponses()
+	stream.Responses = streamResponses[wire.Event](a)
 	register(a, stream, options{}, func(ctx context.Context, in *streamEventsInput) (*huma.StreamResponse, error) {
 		return streaming(func(w http.ResponseWriter, r *http.Request) error {
 			return a.Streams.Events(w, r, auth.CallerFrom(ctx), in.After)

@@ -48,10 +48,12 @@ type (
 	}
 	signalInput struct {
 		IDPath
+		KeyHeader
 		Body wire.Signal
 	}
 	resizeInput struct {
 		IDPath
+		KeyHeader
 		Body wire.PTYSize
 	}
 	stdinInput struct {
@@ -73,26 +75,25 @@ func (a *API) executionRoutes() {
 		"Answers when the guest agent has confirmed the start. With `Accept: text/event-stream` the answer is the execution's event stream. A client that goes away never ends a command.")
 	start.Responses = map[string]*huma.Response{
 		"201": jsonOf[wire.Execution](a, "It runs, or with wait=true has ended"),
-		"200": {Description: "Its events", Content: map[string]*huma.MediaType{"text/event-stream": {Schema: &huma.Schema{Type: huma.TypeString}}}},
+		"200": a.outputEvents("Its events", schemaOf[wire.Execution](a)),
 	}
-	register(a, start, options{idempotency: storeAnswer}, a.startExecution)
+	register(a, start, options{}, a.startExecution)
 
 	register(a, operation("list-executions", http.MethodGet, "/vms/{vm}/executions", tag, "List a VM's executions", ""), options{}, a.listExecutions)
 	register(a, operation("get-execution", http.MethodGet, "/executions/{id}", tag, "Get an execution", ""), options{}, a.getExecution)
 
 	out := operation("get-output", http.MethodGet, "/executions/{id}/output", tag, "Read an execution's output",
 		"As newline-delimited JSON; `Accept: text/event-stream` gives events, `Accept: application/octet-stream` the bytes alone.")
-	out.Responses = map[string]*huma.Response{"200": {Description: "Output", Content: map[string]*huma.MediaType{
-		"application/x-ndjson":     {Schema: schemaOf[wire.OutputEvent](a)},
-		"text/event-stream":        {Schema: &huma.Schema{Type: huma.TypeString}},
-		"application/octet-stream": {Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}},
-	}}}
+	output := a.outputEvents("Output")
+	output.Content["application/x-ndjson"] = &huma.MediaType{Schema: schemaOf[wire.OutputEvent](a)}
+	output.Content["application/octet-stream"] = &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}
+	out.Responses = map[string]*huma.Response{"200": output}
 	register(a, out, options{}, a.output)
 
 	events := operation("stream-execution-events", http.MethodGet, "/executions/{id}/events", tag, "Follow an execution as server-sent events",
 		"Events stdout, stderr, pty, gap, exit and error; an event's ID is the offset to resume at, and `end` after the exit.")
 	events.Responses = map[string]*huma.Response{
-		"200": {Description: "Events", Content: map[string]*huma.MediaType{"text/event-stream": {Schema: &huma.Schema{Type: huma.TypeString}}}},
+		"200": a.outputEvents("Events"),
 		"204": {Description: "Everything has been told (Last-Event-ID: end)"},
 	}
 	register(a, events, options{}, a.executionEvents)
@@ -114,7 +115,7 @@ func (a *API) executionRoutes() {
 	stdin.Responses = map[string]*huma.Response{"204": {Description: "Taken"}}
 	register(a, stdin, options{}, a.stdin)
 	register(a, operation("close-stdin", http.MethodPost, "/executions/{id}/stdin/close", tag, "End a command's input", ""), options{},
-		func(ctx context.Context, in *IDPath) (*empty, error) {
+		func(ctx context.Context, in *postIDInput) (*empty, error) {
 			return nil, a.VMs.CloseStdin(ctx, auth.CallerFrom(ctx), in.id())
 		})
 }

@@ -42,10 +42,12 @@ type (
 	}
 	mkdirInput struct {
 		VMPath
+		KeyHeader
 		Body wire.MakeDir
 	}
 	moveInput struct {
 		VMPath
+		KeyHeader
 		Body wire.MoveFile
 	}
 	fileOutput  struct{ Body wire.FileInfo }
@@ -99,7 +101,7 @@ func (a *API) fileRoutes() {
 		})
 
 	watch := operation("watch-files", http.MethodGet, "/vms/{vm}/files/watch", tag, "Follow changes in a directory", "As server-sent events or over WebSocket; FileEvent in JSON.")
-	watch.Responses = streamResponses()
+	watch.Responses = streamResponses[wire.FileEvent](a)
 	register(a, watch, options{}, func(ctx context.Context, in *watchInput) (*huma.StreamResponse, error) {
 		by, vm, err := a.resolve(ctx, in.VMPath)
 		if err != nil {
@@ -119,10 +121,10 @@ func (a *API) fileRoutes() {
 	register(a, up, options{}, a.writeTar)
 }
 
-func streamResponses() map[string]*huma.Response {
+func streamResponses[T any](a *API) map[string]*huma.Response {
 	return map[string]*huma.Response{
 		"101": upgradeResponse(),
-		"200": {Description: "Events", Content: map[string]*huma.MediaType{"text/event-stream": {Schema: &huma.Schema{Type: huma.TypeString}}}},
+		"200": eventStream("Events", schemaOf[T](a), schemaOf[wire.ServerControl](a)),
 	}
 }
 

@@ -51,10 +51,8 @@ type IdempotencyStore interface {
 type idempotencyMode int
 
 const (
-	// notIdempotent: a key means nothing, because repeating does no harm.
-	notIdempotent idempotencyMode = iota
 	// storeAnswer: the answer is kept.
-	storeAnswer
+	storeAnswer idempotencyMode = iota
 	// storeAccepted: the handler recognises repeats itself; only an answer to
 	// respond-async, which makes a task, is kept.
 	storeAccepted

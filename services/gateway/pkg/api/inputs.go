@@ -3,8 +3,11 @@ package api
 import (
 	"context"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
+
+	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
@@ -45,11 +48,25 @@ type WaitQuery struct {
 	Prefer string `header:"Prefer" maxLength:"256" doc:"respond-async: do not wait (RFC 7240)"`
 }
 
+// Resolve implements huma.Resolver: where there is a body, huma puts the
+// default in the place of an explicit 0, too.
+func (q *WaitQuery) Resolve(hc huma.Context) []error {
+	if n, err := strconv.ParseInt(hc.Query("wait_ms"), 10, 64); err == nil {
+		q.WaitMS = n
+	}
+	return nil
+}
+
 func (q WaitQuery) async() bool { return respondAsync(http.Header{wire.HeaderPrefer: {q.Prefer}}) }
 
 // KeyHeader documents the header; around has dealt with it already.
 type KeyHeader struct {
 	IdempotencyKey string `header:"Idempotency-Key" maxLength:"255" doc:"A text of yours: a repeated request with the same one is answered like the first, and runs once"`
+}
+
+type postIDInput struct {
+	IDPath
+	KeyHeader
 }
 
 // PathQuery names a file.

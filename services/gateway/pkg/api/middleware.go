@@ -68,7 +68,7 @@ func (a *API) around(op huma.Operation, opt options) func(huma.Context, func(hum
 		run := func(w http.ResponseWriter, r *http.Request) {
 			next(&statusContext{humaContext: humachi.NewContext(hc.Operation(), r, w)})
 		}
-		if opt.idempotency == notIdempotent {
+		if op.Method != http.MethodPost { // the others are idempotent by themselves
 			run(w, &r2)
 			return
 		}

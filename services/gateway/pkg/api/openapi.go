@@ -79,6 +79,27 @@ func binaryResponse(media, description string) *huma.Response {
 	return &huma.Response{Description: description, Content: binary(media)}
 }
 
+// eventStream documents an answer in server-sent events (WHATWG HTML §9.2) by
+// one event; its data is JSON of one of the schemas.
+func eventStream(description string, data ...*huma.Schema) *huma.Response {
+	content := data[0]
+	if len(data) > 1 {
+		content = &huma.Schema{AnyOf: data}
+	}
+	text := func(doc string) *huma.Schema { return &huma.Schema{Type: huma.TypeString, Description: doc} }
+	payload := text("JSON")
+	payload.Extensions = map[string]any{"contentMediaType": "application/json", "contentSchema": content}
+	event := &huma.Schema{Type: huma.TypeObject, Properties: map[string]*huma.Schema{
+		"event": text("What the data is"), "id": text("Where to go on: for Last-Event-ID"), "data": payload,
+	}}
+	return &huma.Response{Description: description, Content: map[string]*huma.MediaType{"text/event-stream": {Schema: event}}}
+}
+
+// outputEvents documents an execution as server-sent events.
+func (a *API) outputEvents(description string, more ...*huma.Schema) *huma.Response {
+	return eventStream(description, append([]*huma.Schema{schemaOf[wire.OutputEvent](a), schemaOf[wire.ServerControl](a)}, more...)...)
+}
+
 // upgradeResponse documents a WebSocket.
 func upgradeResponse() *huma.Response {
 	return &huma.Response{Description: "Switching to WebSocket, subprotocol " + wire.Subprotocol}
@@ -105,7 +126,7 @@ func (a *API) healthOperations() {
 	add("ready", "/ready", "Whether the server can work", false, "application/json", schemaOf[wire.Health](a))
 	add("metrics", "/metrics", "Metrics for Prometheus", true, "text/plain", text)
 	add("openapi-json", "/openapi.json", "This document", true, "application/json", &huma.Schema{Type: huma.TypeObject})
-	add("openapi-yaml", "/openapi.yaml", "This document in YAML", true, "application/yaml", text)
+	add("openapi-yaml", "/openapi.yaml", "This document in YAML", true, "application/yaml", &huma.Schema{Type: huma.TypeObject})
 }
 
 // finishSchemas drops what huma registers for its own errors, which never leave.

@@ -41,7 +41,7 @@ func (a *API) portRoutes(r chi.Router) {
 	link := operation("create-link", http.MethodPost, "/vms/{vm}/ports/{port}/links", tag, "Make a one-time link to a preview",
 		"The first browser that opens it may see the preview from then on, for a day.")
 	link.Responses = map[string]*huma.Response{"201": jsonOf[wire.Link](a, "The link")}
-	register(a, link, options{idempotency: storeAnswer}, a.createLink)
+	register(a, link, options{}, a.createLink)
 
 	r.HandleFunc(forwardRoute, a.forward)
 	forward := operation("forward-port", http.MethodGet, "/vms/{vm}/ports/{port}/{path}", tag, "Reach a server in a VM",
@@ -52,7 +52,7 @@ func (a *API) portRoutes(r chi.Router) {
 		{Name: "port", In: "path", Required: true, Schema: num, Description: "TCP port in the VM"},
 		{Name: "path", In: "path", Required: true, Schema: str, Description: "Path there; may hold slashes"},
 	}
-	forward.Responses = map[string]*huma.Response{"default": {Description: "What the server in the VM answers; 502 with a problem when it cannot be reached"}}
+	forward.Responses = map[string]*huma.Response{"default": {Description: "What the server in the VM answers; a problem with 502 when none answers, with the API's usual status when the VM is the reason"}}
 	forward.Security = []map[string][]string{{"bearer": {}}, {"key": {}}}
 	a.huma.OpenAPI().AddOperation(&forward)
 }
@@ -84,8 +84,12 @@ func (a *API) getPort(ctx context.Context, in *PortInput) (*huma.StreamResponse,
 }
 
 func (a *API) createLink(ctx context.Context, in *linkInput) (*huma.StreamResponse, error) {
-	_, t, err := a.target(ctx, in.VM, in.Port)
+	by, t, err := a.target(ctx, in.VM, in.Port)
 	if err != nil {
+		return nil, err
+	}
+	// A link to a VM that has ended would promise what nobody keeps.
+	if _, err := a.VMs.VMPreviewToken(ctx, by, t.VM); err != nil {
 		return nil, err
 	}
 	return streaming(func(w http.ResponseWriter, r *http.Request) error {

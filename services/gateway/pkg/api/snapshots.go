@@ -32,7 +32,7 @@ func (a *API) snapshotRoutes() {
 	const tag = "Snapshots"
 	create := operation("create-snapshot", http.MethodPost, "/vms/{vm}/snapshots", tag, "Take a snapshot of a VM", "Answers when it is complete.")
 	create.DefaultStatus = http.StatusCreated
-	register(a, create, options{idempotency: storeAnswer}, a.createSnapshot)
+	register(a, create, options{}, a.createSnapshot)
 	register(a, operation("list-vm-snapshots", http.MethodGet, "/vms/{vm}/snapshots", tag, "List a VM's snapshots", ""), options{},
 		func(ctx context.Context, in *listVMSnapshotsInput) (*snapshotsOutput, error) {
 			by, vm, err := a.resolve(ctx, in.VMPath)

@@ -29,7 +29,7 @@ func (a *API) taskRoutes() {
 	register(a, operation("list-tasks", http.MethodGet, "/tasks", tag, "List tasks", ""), options{}, a.listTasks)
 	register(a, operation("get-task", http.MethodGet, "/tasks/{id}", tag, "Get a task", "With wait_ms, once it has ended or the time is over."), options{}, a.getTask)
 	register(a, operation("cancel-task", http.MethodPost, "/tasks/{id}/cancel", tag, "Ask a task to end", ""), options{},
-		func(ctx context.Context, in *IDPath) (*taskOutput, error) {
+		func(ctx context.Context, in *postIDInput) (*taskOutput, error) {
 			t, err := a.Tasks.CancelTask(ctx, auth.CallerFrom(ctx), in.id())
 			if err != nil {
 				return nil, err

@@ -57,7 +57,7 @@ func (a *API) templateRoutes() {
 		})
 	build := operation("build-template", http.MethodPost, "/templates", tag, "Build a template", "As a task; its builds' logs tell how it goes.")
 	build.DefaultStatus = http.StatusAccepted
-	register(a, build, options{idempotency: storeAnswer}, a.buildTemplate)
+	register(a, build, options{}, a.buildTemplate)
 
 	log := operation("get-build-log", http.MethodGet, "/templates/builds/{id}/log", tag, "Read a build's log", "")
 	log.Responses = map[string]*huma.Response{"200": binaryResponse("text/plain", "The log")}

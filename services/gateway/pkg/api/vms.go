@@ -51,9 +51,15 @@ type (
 		VMPath
 		WaitQuery
 	}
+	postVMInput struct {
+		VMPath
+		WaitQuery
+		KeyHeader
+	}
 	pauseVMInput struct {
 		VMPath
 		WaitQuery
+		KeyHeader
 		Body *wire.PauseVM
 	}
 
@@ -82,10 +88,14 @@ func (a *API) vmRoutes() {
 	register(a, operation("get-vm", http.MethodGet, "/vms/{vm}", "VMs", "Get a VM", ""), options{}, a.getVM)
 	register(a, operation("patch-vm", http.MethodPatch, "/vms/{vm}", "VMs", "Change a VM", "Absent fields stay as they are."), options{}, a.patchVM)
 
-	a.lifecycleOp(operation("delete-vm", http.MethodDelete, "/vms/{vm}", "VMs", "Delete a VM", "Deleting a VM again is success while its tombstone is kept."), a.VMs.DeleteVM)
-	a.lifecycleOp(operation("start-vm", http.MethodPost, "/vms/{vm}/start", "VMs", "Start a stopped or paused VM", ""), a.VMs.StartVM)
-	a.lifecycleOp(operation("stop-vm", http.MethodPost, "/vms/{vm}/stop", "VMs", "Stop a VM", "Its disk is kept."), a.VMs.StopVM)
-	a.lifecycleOp(operation("resume-vm", http.MethodPost, "/vms/{vm}/resume", "VMs", "Resume a paused VM", ""), a.VMs.ResumeVM)
+	del := operation("delete-vm", http.MethodDelete, "/vms/{vm}", "VMs", "Delete a VM", "Deleting a VM again is success while its tombstone is kept.")
+	del.Responses = a.settledResponses()
+	register(a, del, options{}, func(ctx context.Context, in *actVMInput) (*answered, error) {
+		return a.act(ctx, in, a.VMs.DeleteVM)
+	})
+	a.postVM(operation("start-vm", http.MethodPost, "/vms/{vm}/start", "VMs", "Start a stopped or paused VM", ""), a.VMs.StartVM)
+	a.postVM(operation("stop-vm", http.MethodPost, "/vms/{vm}/stop", "VMs", "Stop a VM", "Its disk is kept."), a.VMs.StopVM)
+	a.postVM(operation("resume-vm", http.MethodPost, "/vms/{vm}/resume", "VMs", "Resume a paused VM", ""), a.VMs.ResumeVM)
 
 	pause := operation("pause-vm", http.MethodPost, "/vms/{vm}/pause", "VMs", "Pause a VM", "")
 	pause.Responses = a.settledResponses()
@@ -101,7 +111,7 @@ func (a *API) vmRoutes() {
 		"201": jsonOf[wire.List[wire.VM]](a, "The forks are ready"),
 		"202": jsonOf[wire.List[wire.VM]](a, "They are being made"),
 	}
-	register(a, fork, options{idempotency: storeAnswer}, a.forkVM)
+	register(a, fork, options{}, a.forkVM)
 
 	register(a, operation("get-vm-usage", http.MethodGet, "/vms/{vm}/usage", "VMs", "What a VM uses now", ""), options{}, a.vmUsage)
 }
@@ -113,10 +123,10 @@ func (a *API) settledResponses() map[string]*huma.Response {
 	}
 }
 
-func (a *API) lifecycleOp(op huma.Operation, do func(context.Context, vmm.Caller, domain.ID) (*domain.VM, error)) {
+func (a *API) postVM(op huma.Operation, do func(context.Context, vmm.Caller, domain.ID) (*domain.VM, error)) {
 	op.Responses = a.settledResponses()
-	register(a, op, options{}, func(ctx context.Context, in *actVMInput) (*answered, error) {
-		return a.act(ctx, in, do)
+	register(a, op, options{}, func(ctx context.Context, in *postVMInput) (*answered, error) {
+		return a.act(ctx, &actVMInput{in.VMPath, in.WaitQuery}, do)
 	})
 }
 

@@ -70,6 +70,7 @@ func TestRefusals(t *testing.T) {
 		{"POST", "/vms", `{"name":"` + none + `"}`, 400, errors.InvalidArgument, "name"},
 		{"POST", "/vms", `{"network":"host"}`, 400, errors.InvalidArgument, "body.network"},
 		{"POST", "/vms", `{"timeout_ms":-1}`, 400, errors.InvalidArgument, "body.timeout_ms"},
+		{"POST", "/vms", `{"timeout_ms":1e3}`, 400, errors.InvalidArgument, "body"},
 		{"POST", "/vms", `{"timeout_ms":1.5}`, 400, errors.InvalidArgument, "body.timeout_ms"},
 		{"POST", "/vms", `{"timeout_ms":31536000001}`, 400, errors.InvalidArgument, "body.timeout_ms"},
 		{"POST", "/vms", `{"resources":{"memory_bytes":-5}}`, 400, errors.InvalidArgument, "body.resources.memory_bytes"},
@@ -142,6 +143,15 @@ func TestManyErrorsAreToldTogether(t *testing.T) {
 	}
 	if got["body.timeout_ms"].Hint != "durations are whole milliseconds" || got["body.nme"].Hint == "" {
 		t.Errorf("hints %+v", p.Errors)
+	}
+}
+
+func TestMessagesNameNoGoTypes(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	p := l.problem(400, errors.InvalidArgument, req{method: "POST", path: "/vms", body: `{"timeout_ms":1e3}`})
+	if !strings.Contains(p.Detail, "timeout_ms cannot be number 1e3") || strings.Contains(p.Detail, "Go struct") || strings.Contains(p.Detail, "int64") {
+		t.Errorf("%q", p.Detail)
 	}
 }
 

@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -66,6 +67,12 @@ func TestOpenAPI(t *testing.T) {
 	}
 	if strings.Contains(string(raw), "ErrorModel") {
 		t.Error("huma's own error shows")
+	}
+	// A server-sent event is described as what its readers get of it.
+	for _, m := range regexp.MustCompile(`"text/event-stream":\{"schema":.{0,600}`).FindAll(raw, -1) {
+		if !bytes.Contains(m, []byte(`"contentSchema":{"anyOf":[{"$ref":`)) {
+			t.Errorf("events are not described: %s", m)
+		}
 	}
 	ids := map[string]bool{}
 	var golden []string

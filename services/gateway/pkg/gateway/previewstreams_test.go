@@ -30,11 +30,15 @@ func TestPreviewFailuresAre502(t *testing.T) {
 	l.problem(502, errors.Unavailable, req{method: "GET", path: "/vms/" + g.id + "/ports/9090/"})
 	get[wire.VM](l, 200, req{method: "POST", path: "/vms/" + g.id + "/pause"})
 	l.problem(502, errors.Conflict, req{method: "GET", path: "http://" + g.host + "/", key: "none", header: token})
+	// The path form is the API: what is wrong with the VM keeps its own status there.
+	l.problem(409, errors.Conflict, req{method: "GET", path: "/vms/" + g.id + "/ports/8080/"})
 	// Traffic resumes a VM that wants that.
 	get[wire.VM](l, 200, req{method: "PATCH", path: "/vms/" + g.id, body: `{"auto_resume":true}`})
 	l.want(200, req{method: "GET", path: "http://" + g.host + "/", key: "none", header: token})
 	get[wire.VM](l, 200, req{method: "DELETE", path: "/vms/" + g.id})
 	l.problem(502, errors.NotFound, req{method: "GET", path: "http://" + g.host + "/", key: "none", header: token})
+	l.problem(410, errors.Gone, req{method: "GET", path: "/vms/" + g.id + "/ports/8080"})
+	l.problem(410, errors.Gone, req{method: "POST", path: "/vms/" + g.id + "/ports/8080/links"})
 
 	// A server that does not speak HTTP.
 	raw, err := net.Listen("tcp", "127.0.0.1:0")

@@ -60,6 +60,8 @@ func TestCreateWaitsAndAsync(t *testing.T) {
 	if got.VM == nil || got.VM.State != "pending" || got.Task.Kind != "vm.create" || got.Task.Subject != got.VM.ID {
 		t.Fatalf("accepted %+v", got)
 	}
+	// Not to wait at all is a wait of nothing, not the default one.
+	get[wire.Accepted](l, http.StatusAccepted, req{method: "POST", path: "/vms?wait_ms=0", body: wire.CreateVM{}})
 	pending := get[wire.Task](l, 200, req{method: "GET", path: "/tasks/" + got.Task.ID + "?wait_ms=1"})
 	if pending.State != "running" {
 		t.Fatalf("task %+v", pending)

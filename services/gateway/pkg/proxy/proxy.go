@@ -93,7 +93,7 @@ func New(c Config) *Proxy {
 		ReadBufferSize:         copyBuffer,
 	}
 	pool := &bufferPool{}
-	base := func(rewrite func(*httputil.ProxyRequest), modify func(*http.Response) error) *httputil.ReverseProxy {
+	base := func(rewrite func(*httputil.ProxyRequest), modify func(*http.Response) error, fail func(http.ResponseWriter, error)) *httputil.ReverseProxy {
 		return &httputil.ReverseProxy{
 			Transport: p.transport, Rewrite: rewrite, ModifyResponse: modify, BufferPool: pool,
 			FlushInterval: -1, // live output is the point of a preview
@@ -101,8 +101,8 @@ func New(c Config) *Proxy {
 			ErrorHandler:  func(w http.ResponseWriter, _ *http.Request, err error) { fail(w, err) },
 		}
 	}
-	p.preview = base(rewritePreview, cleanPreview)
-	p.path = base(rewritePath, cleanPath)
+	p.preview = base(rewritePreview, cleanPreview, fail)
+	p.path = base(rewritePath, cleanPath, failPath)
 	return p
 }
 
@@ -206,6 +206,17 @@ func fail(w http.ResponseWriter, err error) {
 		err = coded.WithHint("is a server listening on this port, on all addresses or on 127.0.0.1?")
 	}
 	problem.Write(w, problem.From(err).WithStatus(http.StatusBadGateway).SetHeader("Cache-Control", "no-store"))
+}
+
+// failPath is fail for the path form, which is part of the API: where the VM is
+// the reason, and no server in it, the status is the one that the API has for it.
+func failPath(w http.ResponseWriter, err error) {
+	switch errors.CodeOf(err) {
+	case errors.NotFound, errors.Gone, errors.Conflict, errors.PermissionDenied:
+		problem.Write(w, err)
+	default:
+		fail(w, err)
+	}
 }
 
 func refuse(w http.ResponseWriter, err error) { problem.Write(w, err) }
