@@ -39,7 +39,7 @@ type bench struct {
 	by    vmm.Caller
 }
 
-func newBench(t *testing.T) *bench {
+func newBench(t *testing.T, options ...func(*service.Config)) *bench {
 	t.Helper()
 	dir := t.TempDir()
 	b := &bench{ctx: t.Context(), by: vmm.Caller{ProjectID: domain.NewID(), Name: "tester"}}
@@ -49,11 +49,15 @@ func newBench(t *testing.T) *bench {
 	t.Cleanup(func() { must(t, b.store.Close()) })
 	keys, err := seal.LoadFile(filepath.Join(dir, "key"))
 	must(t, err)
-	b.Service = service.New(service.Config{
+	config := service.Config{
 		DefaultTemplate: "base", DefaultDriver: "fake", DefaultNetwork: domain.NetworkNone, Platform: "linux/amd64",
 		Defaults:   domain.Resources{MilliCPU: 1000, MemoryBytes: 1 << 30, DiskBytes: 1 << 30, PIDs: 256},
 		Overcommit: service.Overcommit{CPU: 2, Memory: 1, Disk: 1},
-	}, service.Deps{Store: b.store, Nodes: nodes{}, Sealer: seal.New(keys), Changes: new(watch.Hub[domain.ID]), Log: slog.New(slog.DiscardHandler)})
+	}
+	for _, o := range options {
+		o(&config)
+	}
+	b.Service = service.New(config, service.Deps{Store: b.store, Nodes: nodes{}, Sealer: seal.New(keys), Changes: new(watch.Hub[domain.ID]), Log: slog.New(slog.DiscardHandler)})
 	must(t, b.store.Update(b.ctx, b.furnish))
 	return b
 }
@@ -129,5 +133,31 @@ func TestTokenOfADeletedVM(t *testing.T) {
 	}
 	if _, err := b.PreviewToken(b.ctx, vm.ID); !errors.HasCode(err, errors.Gone) {
 		t.Errorf("for a visitor: %v", err)
+	}
+}
+
+// Where the longest time is set, none at all is longer.
+func TestMaxTimeoutHoldsForNone(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, func(c *service.Config) { c.MaxTimeout = time.Hour })
+	none, more, less := time.Duration(0), 2*time.Hour, time.Minute
+	for _, d := range []*time.Duration{&none, &more} {
+		var e *errors.Error
+		if _, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Timeout: d}); !errors.As(err, &e) || e.Code != errors.InvalidArgument || e.Field != "timeout_ms" {
+			t.Errorf("%s: %v", *d, err)
+		}
+	}
+	for _, tc := range []struct {
+		given *time.Duration
+		want  time.Duration
+	}{{nil, time.Hour}, {&less, time.Minute}} {
+		vm, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Timeout: tc.given})
+		must(t, err)
+		if vm.Deadline == nil || vm.Deadline.Sub(vm.CreatedAt).Round(time.Second) != tc.want {
+			t.Errorf("given %v: deadline %v, created %v", tc.given, vm.Deadline, vm.CreatedAt)
+		}
+		if _, err := b.PatchVM(b.ctx, b.by, vm.ID, vmm.PatchVM{Timeout: &none}); !errors.HasCode(err, errors.InvalidArgument) {
+			t.Errorf("taking the deadline away: %v", err)
+		}
 	}
 }

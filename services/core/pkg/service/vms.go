@@ -97,11 +97,20 @@ func (s *Service) checkTimeout(field string, d *time.Duration) error {
 	if err := domain.ValidateDuration(field, *d); err != nil {
 		return err
 	}
-	if s.config.MaxTimeout > 0 && *d > s.config.MaxTimeout {
+	if s.config.MaxTimeout > 0 && (*d > s.config.MaxTimeout || *d == 0) {
 		return errors.New(errors.InvalidArgument, "the timeout is longer than this installation allows").
 			WithField(field).WithHint("at most %s", s.config.MaxTimeout)
 	}
 	return nil
+}
+
+// defaultTimeout is until the deadline of a VM that names none; 0: no deadline.
+func (s *Service) defaultTimeout() time.Duration {
+	d, most := s.config.DefaultTimeout, s.config.MaxTimeout
+	if most > 0 && (d == 0 || d > most) {
+		return most
+	}
+	return d
 }
 
 // newVM makes the value, with its ID, sealed environment and token.
@@ -134,7 +143,7 @@ func (s *Service) newVM(ctx context.Context, by vmm.Caller, req vmm.CreateVM) (*
 	if vm.Spec.Hostname == "" {
 		vm.Spec.Hostname = "vm-" + string(vm.ID[:8])
 	}
-	timeout := s.config.DefaultTimeout
+	timeout := s.defaultTimeout()
 	if req.Timeout != nil {
 		timeout = *req.Timeout
 	}

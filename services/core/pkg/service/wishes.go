@@ -105,7 +105,7 @@ func (s *Service) wish(ctx context.Context, by vmm.Caller, id domain.ID, want do
 			vm.Tombstone = nil
 			if vm.Deadline != nil && !vm.Deadline.After(now) {
 				// Started again after its time was up: it gets the default time anew.
-				s.setDeadline(vm, s.config.DefaultTimeout)
+				s.setDeadline(vm, s.defaultTimeout())
 			}
 		}
 		if err := tx.VMs().Update(ctx, vm); err != nil {

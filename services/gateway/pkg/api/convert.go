@@ -8,6 +8,7 @@ import (
 
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/image/steps"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
@@ -160,15 +161,34 @@ func template(t *vmm.TemplateInfo) wire.Template {
 	}
 }
 
+// listedTemplate is a template as lists show it: of the text of steps, which a
+// page of templates would have up to two thousand times, only where they begin.
+func listedTemplate(t *vmm.TemplateInfo) wire.Template {
+	out := template(t)
+	for i := range out.Builds {
+		if s := &out.Builds[i].Source; s.Steps != "" {
+			if file, err := steps.Parse(s.Steps); err == nil {
+				s.Steps = file.From.Text
+			} else {
+				s.Steps = ""
+			}
+		}
+	}
+	return out
+}
+
 func build(b *domain.Build) wire.Build {
 	out := wire.Build{
 		ID: b.ID.String(), TemplateID: b.TemplateID.String(), State: string(b.State), Platform: b.Platform,
-		Source:    wire.TemplateSource{Image: b.Source.Image, Packages: b.Source.Packages, Suite: b.Source.Suite},
+		Source:    wire.TemplateSource{Image: b.Source.Image, Packages: b.Source.Packages, Suite: b.Source.Suite, Steps: b.Source.Steps},
 		Resources: resources(b.Shape), DefaultUser: b.DefaultUser, Reason: b.Reason, CreatedAt: b.CreatedAt, ReadyAt: b.ReadyAt,
 	}
 	// Where something lies on the server is the server's business.
 	if b.Source.Tar != "" {
 		out.Source.Tar = filepath.Base(b.Source.Tar)
+	}
+	if b.Source.Context != "" {
+		out.Source.Context = filepath.Base(b.Source.Context)
 	}
 	if b.Source.Dir != "" {
 		out.Source.Dir = filepath.Base(b.Source.Dir)

@@ -68,7 +68,7 @@ func (a *API) fileRoutes() {
 	register(a, head, options{}, a.readFile)
 
 	write := operation("write-file", http.MethodPut, "/vms/{vm}/files", tag, "Write a file", "Replaces it as a whole: readers see the old content or the new.")
-	write.RequestBody = binaryBody("application/octet-stream", "The content")
+	write.RequestBody = binaryBody("application/octet-stream", "The content; none makes an empty file")
 	write.Responses = map[string]*huma.Response{"200": jsonOf[wire.FileInfo](a, "Written")}
 	register(a, write, options{}, a.writeFile)
 
@@ -116,7 +116,7 @@ func (a *API) fileRoutes() {
 	down.Responses = map[string]*huma.Response{"200": binaryResponse("application/x-tar", "A tar (PAX)")}
 	register(a, down, options{}, a.readTar)
 	up := operation("write-tar", http.MethodPut, "/vms/{vm}/files/tar", tag, "Unpack a tar below a directory", "Entries that would leave it are refused.")
-	up.RequestBody = binaryBody("application/x-tar", "A tar")
+	up.RequestBody = binaryBody("application/x-tar", "A tar; none makes the directory")
 	up.Responses = map[string]*huma.Response{"204": {Description: "Unpacked"}}
 	register(a, up, options{}, a.writeTar)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humachi"
@@ -54,6 +55,10 @@ func (a *API) around(op huma.Operation, opt options) func(huma.Context, func(hum
 			writeProblem(w, ae.New(ae.PermissionDenied, "this is for administrators").WithHint("use an administrator's key"))
 			return
 		}
+		if err := emptyQuery(hc.Operation().Parameters, r); err != nil {
+			writeProblem(w, err)
+			return
+		}
 		if !wantsJSON {
 			next(&statusContext{humaContext: hc})
 			return
@@ -74,6 +79,23 @@ func (a *API) around(op huma.Operation, opt options) func(huma.Context, func(hum
 		}
 		a.idempotent(w, &r2, body, opt.idempotency, run)
 	}
+}
+
+// emptyQuery refuses a parameter without a value where that is none of its
+// values. huma takes it for absent, which would hide a client's mistake.
+func emptyQuery(params []*huma.Param, r *http.Request) error {
+	if r.URL.RawQuery == "" {
+		return nil
+	}
+	query := r.URL.Query()
+	for _, p := range params {
+		free := p.Schema.Type == huma.TypeString && len(p.Schema.Enum) == 0 && p.Schema.Pattern == ""
+		if p.In == "query" && !free && slices.Contains(query[p.Name], "") {
+			return ae.New(ae.InvalidArgument, "the parameter %s has no value", p.Name).WithField("query." + p.Name).
+				WithHint("leave it out, or give it a value")
+		}
+	}
+	return nil
 }
 
 // readBody reads a whole body of at most limit bytes.

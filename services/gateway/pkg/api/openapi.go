@@ -70,9 +70,9 @@ func binary(media string) map[string]*huma.MediaType {
 	return map[string]*huma.MediaType{media: {Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}}
 }
 
-// binaryBody documents a request body that is streamed.
+// binaryBody documents a request body that is streamed, and may be empty.
 func binaryBody(media, description string) *huma.RequestBody {
-	return &huma.RequestBody{Required: true, Description: description, Content: binary(media)}
+	return &huma.RequestBody{Description: description, Content: binary(media)}
 }
 
 func binaryResponse(media, description string) *huma.Response {

@@ -45,7 +45,7 @@ func (a *API) portRoutes(r chi.Router) {
 
 	r.HandleFunc(forwardRoute, a.forward)
 	forward := operation("forward-port", http.MethodGet, "/vms/{vm}/ports/{port}/{path}", tag, "Reach a server in a VM",
-		"Any of HTTP's methods (RFC 9110) and PATCH, any path, WebSocket and server-sent events included. Credentials and cookies do not pass, and no answer is run by a browser: for pages there are previews.")
+		"Any of HTTP's methods (RFC 9110) but CONNECT and TRACE, PATCH as well, any path, WebSocket and server-sent events included. Credentials and cookies do not pass, and no answer is run by a browser: for pages there are previews.")
 	str, num := &huma.Schema{Type: huma.TypeString}, &huma.Schema{Type: huma.TypeInteger}
 	forward.Parameters = []*huma.Param{
 		{Name: "vm", In: "path", Required: true, Schema: str, Description: "ID or name of a VM"},
@@ -107,6 +107,11 @@ func (a *API) createLink(ctx context.Context, in *linkInput) (*huma.StreamRespon
 func (a *API) forward(w http.ResponseWriter, r *http.Request) {
 	if rec := middleware.RecordOf(r.Context()); rec != nil {
 		rec.Route = "/vms/{vm}/ports/{port}/{path}"
+	}
+	// Neither means anything to a server behind a proxy (RFC 9110 §9.3.6, §9.3.8).
+	if r.Method == http.MethodTrace || r.Method == http.MethodConnect {
+		MethodNotAllowed(w, r)
+		return
 	}
 	port, ok := proxy.ParsePort(chi.URLParam(r, "port"))
 	if !ok {

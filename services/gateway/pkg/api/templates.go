@@ -27,7 +27,7 @@ type (
 	}
 	buildLogInput struct {
 		IDPath
-		Offset int64 `query:"offset" minimum:"0" doc:"First byte wanted"`
+		Offset int64 `query:"offset" minimum:"0" maximum:"1099511627776" doc:"First byte wanted"`
 		Follow bool  `query:"follow" doc:"Wait for more until the build ends"`
 	}
 	templateOutput  struct{ Body wire.Template }
@@ -63,8 +63,9 @@ func (a *API) templateRoutes() {
 	log.Responses = map[string]*huma.Response{"200": binaryResponse("text/plain", "The log")}
 	register(a, log, options{}, a.buildLog)
 
-	upload := operation("upload", http.MethodPut, "/uploads", tag, "Send a root filesystem to build a template from", "A tar, plain or compressed; name its ID as source.tar.")
+	upload := operation("upload", http.MethodPut, "/uploads", tag, "Send files to build a template from", "A tar, plain or compressed: a root filesystem, whose ID is then source.tar, or what steps copy from, source.context.")
 	upload.RequestBody = binaryBody("application/x-tar", "A tar")
+	upload.RequestBody.Required = true
 	upload.Responses = map[string]*huma.Response{"201": jsonOf[wire.Upload](a, "Kept for a day")}
 	register(a, upload, options{}, a.upload)
 }
@@ -74,7 +75,7 @@ func (a *API) listTemplates(ctx context.Context, in *PageQuery) (*templatesOutpu
 	if err != nil {
 		return nil, err
 	}
-	return &templatesOutput{listOf(l, template)}, nil
+	return &templatesOutput{listOf(l, listedTemplate)}, nil
 }
 
 func (a *API) buildTemplate(ctx context.Context, in *buildTemplateInput) (*acceptedTaskOutput, error) {
@@ -85,6 +86,7 @@ func (a *API) buildTemplate(ctx context.Context, in *buildTemplateInput) (*accep
 	}
 	t, err := a.VMs.BuildTemplate(ctx, by, vmm.BuildTemplate{
 		Name: in.Body.Name, Tags: in.Body.Tags, Source: source, Shape: toResources(in.Body.Resources), User: in.Body.User, Env: in.Body.Env,
+		NoCache: in.Body.NoCache,
 	})
 	if err != nil {
 		return nil, err
@@ -95,18 +97,22 @@ func (a *API) buildTemplate(ctx context.Context, in *buildTemplateInput) (*accep
 // source finds out what a source names on the server. Paths there are for
 // administrators: reading one is reading the host's files.
 func (a *API) source(ctx context.Context, by vmm.Caller, s wire.TemplateSource) (domain.TemplateSource, error) {
-	out := domain.TemplateSource{Image: s.Image, Tar: s.Tar, Dir: s.Dir, Packages: s.Packages, Suite: s.Suite}
+	out := domain.TemplateSource{Image: s.Image, Tar: s.Tar, Dir: s.Dir, Packages: s.Packages, Suite: s.Suite, Steps: s.Steps, Context: s.Context}
 	if err := out.Validate("body.source"); err != nil {
 		return out, err
 	}
-	if domain.IsID(s.Tar) {
-		path, err := a.Uploads.Path(ctx, by, domain.ID(s.Tar))
-		out.Tar = path
-		return out, err
+	for _, path := range []*string{&out.Tar, &out.Context} {
+		if !domain.IsID(*path) {
+			continue
+		}
+		var err error
+		if *path, err = a.Uploads.Path(ctx, by, domain.ID(*path)); err != nil {
+			return out, err
+		}
 	}
-	for field, path := range map[string]string{"tar": s.Tar, "dir": s.Dir} {
+	for field, path := range map[string]string{"tar": s.Tar, "dir": s.Dir, "context": s.Context} {
 		switch {
-		case path == "":
+		case path == "", field != "dir" && domain.IsID(path):
 		case !by.Admin:
 			return out, errors.New(errors.PermissionDenied, "paths on the server are for administrators").
 				WithField("body.source."+field).WithHint("PUT the tar to %s/uploads and name its ID", wire.BasePath)

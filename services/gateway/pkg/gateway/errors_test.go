@@ -112,6 +112,12 @@ func TestRefusals(t *testing.T) {
 		{"GET", "/vms/" + vm + "/ports/0", "", 400, errors.InvalidArgument, "path.port"},
 		{"GET", "/vms/" + vm + "/ports/65536", "", 400, errors.InvalidArgument, "path.port"},
 		{"GET", "/vms/" + vm + "/ports/080/", "", 400, errors.InvalidArgument, "path.port"},
+		{"GET", "/vms?order=", "", 400, errors.InvalidArgument, "query.order"},
+		{"GET", "/vms?state=", "", 400, errors.InvalidArgument, "query.state"},
+		{"GET", "/events?after=", "", 400, errors.InvalidArgument, "query.after"},
+		{"GET", "/executions/" + x + "/output?follow", "", 400, errors.InvalidArgument, "query.follow"},
+		{"GET", "/templates/builds/" + none + "/log?offset=9223372036854775806", "", 400, errors.InvalidArgument, "query.offset"},
+		{"TRACE", "/vms/" + vm + "/ports/80/x", "", 405, errors.MethodNotAllowed, ""},
 		{"GET", "/events/stream", "", 406, errors.NotAcceptable, ""},
 		{"GET", "/executions/" + x + "/stream", "", 400, errors.InvalidArgument, ""},
 	} {
