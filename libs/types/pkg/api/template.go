@@ -29,13 +29,15 @@ type Build struct {
 }
 
 // TemplateSource is what a root filesystem is made from. Exactly one of Image,
-// Tar, Dir and Packages is set.
+// Tar, Dir, Packages and Steps is set.
 type TemplateSource struct {
 	Image    string   `json:"image,omitempty" maxLength:"512" doc:"An OCI reference"`
 	Tar      string   `json:"tar,omitempty" maxLength:"4096" doc:"ID of an upload; for administrators also an absolute path on the server"`
 	Dir      string   `json:"dir,omitempty" maxLength:"4096" doc:"An absolute path on the server; administrators only"`
 	Packages []string `json:"packages,omitempty" nullable:"false" maxItems:"1000" maxLength:"128" pattern:"^[a-z0-9][a-z0-9+.-]+$" doc:"Debian packages on top of a minimal system"`
 	Suite    string   `json:"suite,omitempty" maxLength:"32" pattern:"^[a-z][a-z0-9-]*$" doc:"Debian release for packages; absent: bookworm"`
+	Steps    string   `json:"steps,omitempty" maxLength:"65536" doc:"The text of a file of steps, a Dockerfile's subset: FROM, RUN, COPY, ENV, WORKDIR, USER. Lists show its FROM only"`
+	Context  string   `json:"context,omitempty" maxLength:"4096" doc:"What steps copy from, a tar: ID of an upload; for administrators also an absolute path on the server"`
 }
 
 // BuildTemplate asks for a template build.
@@ -46,6 +48,7 @@ type BuildTemplate struct {
 	Resources *Resources        `json:"resources,omitempty"`
 	User      string            `json:"user,omitempty" maxLength:"33" pattern:"^(?:[a-z_][a-z0-9_-]*[$]?|[0-9]{1,10})$" doc:"Default OS user"`
 	Env       map[string]string `json:"env,omitempty" maxProperties:"256"`
+	NoCache   bool              `json:"no_cache,omitempty" doc:"Carry out every step anew, also those whose results are kept from earlier builds"`
 }
 
 // Upload is a file that was sent to be used later.

@@ -74,7 +74,12 @@ type TemplateSource struct {
 	Dir      string   `json:"dir,omitempty"`      // a root filesystem directory on the server
 	Packages []string `json:"packages,omitempty"` // Debian packages on top of a minimal system
 	Suite    string   `json:"suite,omitempty"`    // Debian release for Packages; default "bookworm"
+	Steps    string   `json:"steps,omitempty"`    // the text of a file of steps, a Dockerfile's subset
+	Context  string   `json:"context,omitempty"`  // what Steps copy from: an uploaded tar, by upload ID or server path
 }
+
+// MaxStepsBytes bounds the text of TemplateSource.Steps.
+const MaxStepsBytes = 64 << 10
 
 // Snapshot is a VM's frozen state, from which VMs can be made.
 type Snapshot struct {

@@ -280,13 +280,19 @@ func (i Isolation) Validate(field string) error {
 // Validate checks a template source: exactly one kind, and bounded.
 func (s TemplateSource) Validate(field string) error {
 	kinds := 0
-	for _, set := range []bool{s.Image != "", s.Tar != "", s.Dir != "", len(s.Packages) > 0} {
+	for _, set := range []bool{s.Image != "", s.Tar != "", s.Dir != "", len(s.Packages) > 0, s.Steps != ""} {
 		if set {
 			kinds++
 		}
 	}
 	if kinds != 1 {
-		return invalid(field, "exactly one of image, tar, dir and packages must be given")
+		return invalid(field, "exactly one of image, tar, dir, packages and steps must be given")
+	}
+	if len(s.Steps) > MaxStepsBytes {
+		return errors.New(errors.TooLarge, "the steps have %d bytes, at most %d are allowed", len(s.Steps), MaxStepsBytes).WithField(field + ".steps")
+	}
+	if s.Context != "" && s.Steps == "" {
+		return invalid(field+".context", "a context is for steps only")
 	}
 	if len(s.Packages) > 1000 {
 		return invalid(field+".packages", "%d packages, at most 1000 are allowed", len(s.Packages))
@@ -299,7 +305,7 @@ func (s TemplateSource) Validate(field string) error {
 	if s.Suite != "" && !suiteForm.MatchString(s.Suite) {
 		return invalid(field+".suite", "%q is not a Debian release", clip(s.Suite, 64))
 	}
-	for name, v := range map[string]string{"image": s.Image, "tar": s.Tar, "dir": s.Dir} {
+	for name, v := range map[string]string{"image": s.Image, "tar": s.Tar, "dir": s.Dir, "context": s.Context} {
 		if err := validateOptionalPath(field+"."+name, v); err != nil {
 			return err
 		}

@@ -68,6 +68,9 @@ func sourceText(s api.TemplateSource) string {
 		return "directory " + s.Dir
 	case len(s.Packages) > 0:
 		return "Debian packages"
+	case s.Steps != "":
+		first, _, _ := strings.Cut(s.Steps, "\n")
+		return "steps " + first
 	}
 	return ""
 }
@@ -78,15 +81,30 @@ func (a *app) templateBuildCommand() *cobra.Command {
 	var env envFlags
 	var tar string
 	var detach bool
+	var from stepSource
 	cmd := &cobra.Command{
-		Use:   "build NAME",
+		Use:   "build NAME [CONTEXT]",
 		Short: "Build a template and follow its log",
 		Example: `  aetherium template build py --image python:3.13-slim
   aetherium template build tools --packages git,curl,jq
-  aetherium template build mine --tar rootfs.tar`,
-		Args: exactly("NAME"),
+  aetherium template build mine --tar rootfs.tar
+  aetherium template build app -f Aetherfile .`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 2 {
+				return nil
+			}
+			return exactly("NAME")(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			req.Name = args[0]
+			if len(args) == 2 {
+				from.context = args[1]
+			}
+			if from.given() {
+				if req.Source.Steps, err = from.read(a, cmd); err != nil {
+					return err
+				}
+			}
 			if req.Env, err = env.environment(a, cmd); err != nil {
 				return err
 			}
@@ -96,9 +114,9 @@ func (a *app) templateBuildCommand() *cobra.Command {
 			src := domain.TemplateSource(req.Source)
 			src.Tar = tar
 			if err := src.Validate("source"); err != nil {
-				return usage(cmd, errors.Public(err).WithHint("give one of --image, --packages, --tar and --dir"))
+				return usage(cmd, errors.Public(err).WithHint("give one of --image, --packages, --tar, --dir and --file"))
 			}
-			return a.buildTemplate(cmd, req, tar, detach)
+			return a.buildTemplate(cmd, req, tar, from, detach)
 		},
 	}
 	f := cmd.Flags()
@@ -107,6 +125,8 @@ func (a *app) templateBuildCommand() *cobra.Command {
 	f.StringVar(&req.Source.Suite, "suite", "", "Debian release for --packages (default: bookworm)")
 	f.StringVar(&tar, "tar", "", "from a root filesystem archive here (- for stdin), which is sent to the server")
 	f.StringVar(&req.Source.Dir, "dir", "", "from a root filesystem directory on the server")
+	f.StringVarP(&from.file, "file", "f", "", "from a file of steps, a Dockerfile's subset (- for stdin); CONTEXT is what its COPY takes files from")
+	f.BoolVar(&req.NoCache, "no-cache", false, "carry out every step anew")
 	f.StringSliceVar(&req.Tags, "tag", nil, "tags for the build (default: latest)")
 	f.StringVar(&req.User, "user", "", "default OS user")
 	f.Var((*cpusFlag)(&r.MilliCPU), "cpus", "default cores of its VMs")
@@ -117,7 +137,7 @@ func (a *app) templateBuildCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) buildTemplate(cmd *cobra.Command, req api.BuildTemplate, tar string, detach bool) error {
+func (a *app) buildTemplate(cmd *cobra.Command, req api.BuildTemplate, tar string, from stepSource, detach bool) error {
 	ctx := cmd.Context()
 	c, err := a.client()
 	if err != nil {
@@ -129,6 +149,13 @@ func (a *app) buildTemplate(cmd *cobra.Command, req api.BuildTemplate, tar strin
 			return err
 		}
 		req.Source.Tar = up.ID
+	}
+	if from.needed {
+		up, err := from.send(ctx, a, c)
+		if err != nil {
+			return err
+		}
+		req.Source.Context = up.ID
 	}
 	task, err := c.BuildTemplate(ctx, req)
 	if err != nil {

@@ -98,6 +98,20 @@ func (c *Client) TarUp(ctx context.Context, path string, r io.Reader, o vmm.File
 	return nil
 }
 
+// TarUpFor is TarUp as root, with what is unpacked given to an owner. The
+// directory is part of the guest's system: where a directory of the archive
+// meets a link to one, the link stays.
+func (c *Client) TarUpFor(ctx context.Context, path string, r io.Reader, uid, gid int) error {
+	q := query(path, "root")
+	q.Set("owner", strconv.Itoa(uid)+":"+strconv.Itoa(gid))
+	resp, err := c.transfer(ctx, http.MethodPut, "/aetherium/tar", q, nil, r, "unpacking files")
+	if err != nil {
+		return err
+	}
+	_ = resp.Body.Close()
+	return nil
+}
+
 func query(path, user string) url.Values {
 	q := url.Values{"path": {path}}
 	if user != "" {

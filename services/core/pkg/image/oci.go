@@ -36,25 +36,18 @@ const (
 
 // fromImage pulls an OCI image for this node's platform and applies its layers.
 func (b *build) fromImage(ctx context.Context, reference string) error {
-	if len(reference) > maxReference {
-		return errors.New(errors.InvalidArgument, "the image reference is longer than %d bytes", maxReference).WithField("source.image")
-	}
-	ref, err := name.ParseReference(reference)
+	ref, err := parseReference(reference)
 	if err != nil {
-		return errors.Wrap(err, errors.InvalidArgument, "%q is not an image reference", reference).
-			WithHint("such as docker.io/library/debian:bookworm").WithField("source.image")
+		return err
 	}
 	want, err := v1.ParsePlatform(platform())
 	if err != nil {
 		return err
 	}
 	b.say("pull", "asking %s for %s", ref.Context().RegistryStr(), ref.Name())
-	opts := []remote.Option{
-		remote.WithPlatform(*want), remote.WithAuthFromKeychain(authn.DefaultKeychain),
-		remote.WithUserAgent("aetherium"),
-	}
-	if b.cfg.Transport != nil {
-		opts = append(opts, remote.WithTransport(b.cfg.Transport))
+	opts, err := b.registryOptions()
+	if err != nil {
+		return err
 	}
 	img, err := resolve(ctx, ref, opts)
 	if err != nil {
@@ -84,6 +77,22 @@ func (b *build) fromImage(ctx context.Context, reference string) error {
 		return registryError(ctx, err, ref)
 	}
 	return nil
+}
+
+// registryOptions is how this node asks registries.
+func (s *Store) registryOptions() ([]remote.Option, error) {
+	want, err := v1.ParsePlatform(platform())
+	if err != nil {
+		return nil, err
+	}
+	opts := []remote.Option{
+		remote.WithPlatform(*want), remote.WithAuthFromKeychain(authn.DefaultKeychain),
+		remote.WithUserAgent("aetherium"),
+	}
+	if s.cfg.Transport != nil {
+		opts = append(opts, remote.WithTransport(s.cfg.Transport))
+	}
+	return opts, nil
 }
 
 // resolve finds the image. A registry that does not even answer the first

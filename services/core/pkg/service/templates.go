@@ -8,6 +8,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/libs/types/pkg/events"
+	"github.com/aetherium/aetherium/services/core/pkg/image/steps"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
@@ -18,6 +19,11 @@ type BuildArgs struct {
 	Tags     []string  `json:"tags"`
 	// Base asks for the base template with its own check list and fallbacks.
 	Base bool `json:"base,omitempty"`
+	// Of builds by steps: what their machine is made by, and whether layers that
+	// are kept from earlier builds are left alone.
+	Driver  string             `json:"driver,omitempty"`
+	Network domain.NetworkMode `json:"network,omitempty"`
+	NoCache bool               `json:"no_cache,omitempty"`
 }
 
 // shownBuilds bounds how many builds TemplateInfo shows.
@@ -30,6 +36,9 @@ func (s *Service) BuildTemplate(ctx context.Context, by vmm.Caller, req vmm.Buil
 		return nil, err
 	}
 	args := BuildArgs{Tags: req.Tags}
+	if req.Source.Steps != "" {
+		args.Driver, args.Network, args.NoCache = s.config.DefaultDriver, s.config.DefaultNetwork, req.NoCache
+	}
 	now := s.time()
 	task := &domain.Task{
 		ID: domain.NewID(), ProjectID: by.ProjectID, Kind: TaskBuild, Subject: domain.NewID(), State: domain.TaskPending,
@@ -80,6 +89,11 @@ func (s *Service) checkBuild(req *vmm.BuildTemplate) error {
 	for _, tag := range req.Tags {
 		if err := domain.ValidateName("tags", tag); err != nil || tag == "" {
 			return errors.New(errors.InvalidArgument, "%q is not a tag", tag).WithField("tags")
+		}
+	}
+	if req.Source.Steps != "" {
+		if _, err := steps.Parse(req.Source.Steps); err != nil {
+			return errors.Public(err)
 		}
 	}
 	req.Shape = req.Shape.Or(s.config.Defaults)

@@ -123,6 +123,13 @@ type (
 		DeleteSnapshot(ctx context.Context, snapshotID string) error
 		ListSnapshots(ctx context.Context) ([]string, error)
 	}
+	// Flattener shows the files of a disk snapshot, the template below it
+	// included ("flatten"). Flatten calls read with them and returns its error;
+	// what read is given is valid until it returns. rootFS is that of the
+	// machines' Spec. The snapshot must not be deleted meanwhile. Returns NotFound.
+	Flattener interface {
+		Flatten(ctx context.Context, snapshotID, rootFS string, read func(Flat) error) error
+	}
 	// Meter reads what a machine uses ("meter").
 	Meter interface {
 		Usage(ctx context.Context, id string) (Usage, error)
@@ -144,6 +151,16 @@ type (
 		Teardown(ctx context.Context) error
 	}
 )
+
+// Flat is a whole root filesystem as a directory on this host, read only.
+type Flat struct {
+	Dir string
+	// Upper is the part of it that is not the template's, as overlayfs keeps it;
+	// empty where a driver keeps it otherwise.
+	Upper string
+	// ID says what an owner's ID in Dir is in the machine; nil: the same.
+	ID func(uint32) uint32
+}
 
 // SnapshotInfo describes a snapshot that was taken.
 type SnapshotInfo struct {

@@ -255,6 +255,8 @@ type BuildTemplate struct {
 	Shape  domain.Resources
 	User   string // default OS user
 	Env    map[string]string
+	// NoCache: every step of the source is carried out anew.
+	NoCache bool
 }
 
 // TemplateInfo is a template with its newest builds.

@@ -19,6 +19,7 @@ import (
 type builds struct {
 	mu      sync.Mutex
 	running map[domain.ID]*buildRun // by task
+	held    map[domain.ID]int       // builds that other builds are made of, now
 	grown   watch.Hub[domain.ID]    // woken when a build's log has grown or ended
 }
 
@@ -69,6 +70,24 @@ func (b *builds) cancel(task domain.ID) {
 	}
 }
 
+// hold counts by how many builds under way another build is needed.
+func (b *builds) hold(build domain.ID, more int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.held == nil {
+		b.held = make(map[domain.ID]int)
+	}
+	if b.held[build] += more; b.held[build] <= 0 {
+		delete(b.held, build)
+	}
+}
+
+func (b *builds) needed(build domain.ID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.held[build] > 0
+}
+
 func (b *builds) underway(build domain.ID) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -100,9 +119,12 @@ func (w *Worker) makeRootFS(ctx context.Context, b *domain.Build, args service.B
 	progress := func(l image.Line) { w.builds.say(b.ID, l.Step+": "+l.Text) }
 	var r image.Result
 	var err error
-	if args.Base {
+	switch {
+	case args.Base:
 		r, err = w.Images.BuildBase(ctx, string(b.ID), progress)
-	} else {
+	case b.Source.Steps != "":
+		r, err = w.buildSteps(ctx, b, args, progress)
+	default:
 		r, err = w.Images.Build(ctx, string(b.ID), b.Source, progress)
 	}
 	if err != nil {

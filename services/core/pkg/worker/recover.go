@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"strings"
 	"sync"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -33,10 +34,11 @@ func (w *Worker) recover(ctx context.Context) error {
 		if err := w.recoverMachines(ctx, name, d, owned, pooled); err != nil {
 			return err
 		}
-		if err := w.recoverSnapshots(ctx, d); err != nil {
+		if err := w.recoverSnapshots(ctx, name, d); err != nil {
 			return err
 		}
 	}
+	w.recoverBuilds()
 	w.pool.recover(pooled)
 	var wg sync.WaitGroup
 	for _, vm := range vms {
@@ -115,7 +117,7 @@ func (w *Worker) recoverMachines(
 
 // recoverSnapshots removes snapshot data without a row, and rows whose data
 // never became complete.
-func (w *Worker) recoverSnapshots(ctx context.Context, d vmm.Driver) error {
+func (w *Worker) recoverSnapshots(ctx context.Context, name string, d vmm.Driver) error {
 	sn, ok := d.(vmm.Snapshotter)
 	if !ok {
 		return nil
@@ -124,7 +126,13 @@ func (w *Worker) recoverSnapshots(ctx context.Context, d vmm.Driver) error {
 	if err != nil {
 		return err
 	}
+	if err := w.recoverLayers(ctx, name, sn, ids); err != nil {
+		return err
+	}
 	for _, id := range ids {
+		if strings.HasPrefix(id, layerPrefix) {
+			continue
+		}
 		var row *domain.Snapshot
 		err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
 			row, err = tx.Snapshots().Get(ctx, storage.System, domain.ID(id))

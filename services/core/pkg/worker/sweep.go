@@ -26,6 +26,7 @@ func (w *Worker) sweep(ctx context.Context) {
 		{"fork snapshots", w.sweepForkSnapshots},
 		{"pool", w.pool.review},
 		{"builds", w.sweepBuilds},
+		{"layers", w.sweepLayers},
 	} {
 		if err := part.do(ctx); err != nil && ctx.Err() == nil {
 			w.Log.Error("sweep", "part", part.name, "error", err)

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -94,9 +95,12 @@ type Worker struct {
 	clock    *clock
 	rows     *rows
 	builds   builds
+	layers   layers
 	pool     *pool
 	execs    executions
 	endings  watch.Hub[domain.ID] // woken when an execution has ended
+
+	stepSlots slots // of builds by steps
 }
 
 // New makes a worker; Start puts it to work.
@@ -109,6 +113,8 @@ func New(config Config, d Deps) *Worker {
 	w.clock = newClock(d.Now, w.due)
 	w.rows = newRows(d.Store, d.Log)
 	w.pool = newPool(w, w.config.Pool)
+	w.layers.dir = filepath.Join(w.config.DataDir, "layers")
+	w.stepSlots = make(slots, maxStepBuilds)
 	return w
 }
 

@@ -24,7 +24,12 @@ type unpacker struct {
 	root *os.Root
 	made bool // the directory did not exist before
 	dirs []deferred
+	// owner is given what is made; nil: it belongs to the user who unpacks.
+	owner *Owner
 }
+
+// Owner is whom unpacked files belong to.
+type Owner struct{ UID, GID int }
 
 // deferred is a directory's mode and time, set last: filling it changes its
 // time, and its mode may forbid that.
@@ -41,8 +46,14 @@ type deferred struct {
 // ".." or lead through a link out of dir, for links to such names and for
 // devices; TooLarge beyond the package's bounds; NoSpace; PermissionDenied;
 // Conflict where a directory is in a file's place.
-func Unpack(u *osuser.User, dir string, r io.Reader) error {
-	up := &unpacker{user: u}
+func Unpack(u *osuser.User, dir string, r io.Reader) error { return UnpackFor(u, nil, dir, r) }
+
+// UnpackFor is Unpack with the files given to an owner, which the user must be
+// allowed to do. It lays files over a system's tree: where a directory of the
+// archive meets a link to a directory below dir, the link stays and its
+// directory is filled.
+func UnpackFor(u *osuser.User, owner *Owner, dir string, r io.Reader) error {
+	up := &unpacker{user: u, owner: owner}
 	err := osuser.Do(u, func() (err error) {
 		info, err := os.Stat(dir)
 		switch {
@@ -127,7 +138,12 @@ func (up *unpacker) entry(h *tar.Header, r io.Reader) error {
 		if len(h.Linkname) == 0 || len(h.Linkname) > MaxName || strings.Contains(h.Linkname, "\x00") {
 			return errors.New(errors.InvalidArgument, "the link %.256q has no proper target", name)
 		}
-		err = up.place(name, func() error { return up.root.Symlink(h.Linkname, name) })
+		err = up.place(name, func() error {
+			if err := up.root.Symlink(h.Linkname, name); err != nil || up.owner == nil {
+				return err
+			}
+			return up.root.Lchown(name, up.owner.UID, up.owner.GID)
+		})
 	case tar.TypeLink:
 		target, cleanErr := CleanName(h.Linkname)
 		if cleanErr != nil {
@@ -187,10 +203,17 @@ func (up *unpacker) dir(name string, h *tar.Header) error {
 		}
 		return nil
 	}
+	kept := false // a link that leads to a directory
 	err := osuser.Do(up.user, func() error {
 		info, err := up.root.Lstat(name)
 		if err == nil && info.IsDir() {
 			return nil
+		}
+		if err == nil && up.owner != nil && info.Mode()&os.ModeSymlink != 0 {
+			if to, err := up.root.Stat(name); err == nil && to.IsDir() {
+				kept = true
+				return nil
+			}
 		}
 		if err == nil {
 			if err := up.root.Remove(name); err != nil {
@@ -199,7 +222,7 @@ func (up *unpacker) dir(name string, h *tar.Header) error {
 		}
 		return up.root.MkdirAll(name, 0o755)
 	})
-	if err == nil {
+	if err == nil && !kept {
 		up.dirs = append(up.dirs, deferred{name, h})
 	}
 	return err
@@ -218,7 +241,7 @@ func (up *unpacker) file(name string, h *tar.Header, r io.Reader) error {
 	if _, err := io.Copy(f, body{r}); err != nil {
 		return err
 	}
-	return osuser.Do(up.user, func() error { return dress(f, h) })
+	return osuser.Do(up.user, func() error { return up.dress(f, h) })
 }
 
 // body marks the errors of reading the archive, so that they are told from
@@ -233,9 +256,15 @@ func (b body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// dress gives an open file or directory its attributes, mode and time.
-func dress(f *os.File, h *tar.Header) error {
+// dress gives an open file or directory its owner, attributes, mode and time,
+// the owner first: chown(2) clears set-user-ID bits.
+func (up *unpacker) dress(f *os.File, h *tar.Header) error {
 	fd := int(f.Fd())
+	if up.owner != nil {
+		if err := unix.Fchown(fd, up.owner.UID, up.owner.GID); err != nil {
+			return err
+		}
+	}
 	total, count := 0, 0
 	for record, value := range h.PAXRecords {
 		name, ok := strings.CutPrefix(record, xattrRecord)
@@ -285,7 +314,7 @@ func (up *unpacker) finish() error {
 				return err
 			}
 			defer func() { _ = f.Close() }()
-			return dress(f, d.header)
+			return up.dress(f, d.header)
 		})
 		// One that a later entry replaced by a link is not ours to change; one
 		// that belongs to another user keeps what it has.

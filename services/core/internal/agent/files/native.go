@@ -3,6 +3,7 @@ package files
 import (
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -96,17 +97,36 @@ func (h *Handler) packTar(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// unpackTar is PUT /aetherium/tar?path&username: the body is unpacked below
-// the directory.
+// unpackTar is PUT /aetherium/tar?path&username&owner: the body is unpacked
+// below the directory. owner is "uid:gid": whom the files are given to.
 func (h *Handler) unpackTar(w http.ResponseWriter, r *http.Request) {
 	u, path, err := h.target(r, r.URL.Query())
 	if err != nil {
 		wire.Error(w, err)
 		return
 	}
-	if err := archive.Unpack(u, path, uploadBody{r.Body}); err != nil {
+	owner, err := ownerOf(r.URL.Query().Get("owner"))
+	if err != nil {
+		wire.Error(w, err)
+		return
+	}
+	if err := archive.UnpackFor(u, owner, path, uploadBody{r.Body}); err != nil {
 		wire.Error(w, err)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// ownerOf reads "uid:gid"; nothing is nobody in particular.
+func ownerOf(text string) (*archive.Owner, error) {
+	if text == "" {
+		return nil, nil
+	}
+	uid, gid, ok := strings.Cut(text, ":")
+	u, uerr := strconv.ParseUint(uid, 10, 31)
+	g, gerr := strconv.ParseUint(gid, 10, 31)
+	if !ok || uerr != nil || gerr != nil {
+		return nil, errors.New(errors.InvalidArgument, "the owner must be uid:gid in numbers").WithField("owner")
+	}
+	return &archive.Owner{UID: int(u), GID: int(g)}, nil
 }

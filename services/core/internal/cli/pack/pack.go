@@ -17,6 +17,9 @@ import (
 type Options struct {
 	// Prefix is put before every name; empty: names are relative to the tree.
 	Prefix string
+	// Skip says what is left out without a word; for a directory, with all that
+	// is in it. Names are relative to the tree. May be nil.
+	Skip func(name string, isDir bool) bool
 	// Skipped is told of what has no place in a tar, such as sockets; may be nil.
 	Skipped func(name, why string)
 }
@@ -52,6 +55,12 @@ func Tree(ctx context.Context, w io.Writer, dir string, o Options) error {
 		}
 		if err != nil {
 			return err
+		}
+		if o.Skip != nil && name != "." && o.Skip(name, d.IsDir()) {
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
 		}
 		return add(tw, root, name, d, o)
 	})

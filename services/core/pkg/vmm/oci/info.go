@@ -37,7 +37,7 @@ func (d *Driver) Info(ctx context.Context) domain.DriverInfo {
 		Name: Name, Version: d.runtime.version, Isolation: d.runtime.isolation(),
 		Capabilities: []string{
 			"pause:" + string(domain.PauseFreeze), "snapshot:" + string(domain.SnapshotDisk),
-			"fork", "meter", "resize", "rename",
+			"fork", "flatten", "meter", "resize", "rename",
 		},
 	}
 	if err := d.trial(ctx); err != nil {

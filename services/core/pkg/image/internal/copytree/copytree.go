@@ -33,6 +33,10 @@ type Options struct {
 	Skip      func(st *unix.Stat_t) bool
 	KeepOwner bool
 	Note      func(string) // a line for each kind of thing changed or left out
+	// ID says what an owner's ID becomes; nil: it stays.
+	ID func(uint32) uint32
+	// Base is a tree to share large files with; nil: everything is copied.
+	Base *Base
 }
 
 type inode struct{ dev, ino uint64 }
@@ -44,6 +48,7 @@ type copier struct {
 	bytes, entries int64
 	links          map[inode]string // first name of files with several, from dst's top
 	top            int              // dst
+	base           int              // Base.Dir; -1: none
 	notes          map[string]bool
 }
 
@@ -72,7 +77,14 @@ func Copy(ctx context.Context, src, dst string, o Options) error {
 		return err
 	}
 	c := &copier{Options: o, ctx: ctx, dev: uint64(st.Dev), links: map[inode]string{}, top: out, notes: map[string]bool{}} //nolint:unconvert // Dev differs by architecture
-	err = c.dir(in, out, "", 0)
+	top, err := c.openBase()
+	if err == nil {
+		err = c.dir(in, out, "", 0, top)
+		top.close()
+	}
+	if c.base >= 0 {
+		_ = unix.Close(c.base)
+	}
 	if err == nil {
 		err = c.attrs(out, "", &st, "")
 	}
@@ -84,7 +96,7 @@ func Copy(ctx context.Context, src, dst string, o Options) error {
 	}
 }
 
-func (c *copier) dir(in, out int, rel string, depth int) error {
+func (c *copier) dir(in, out int, rel string, depth int, o over) error {
 	if depth > maxDepth {
 		return errors.New(errors.InvalidArgument, "directories are nested deeper than %d", maxDepth)
 	}
@@ -105,14 +117,14 @@ func (c *copier) dir(in, out int, rel string, depth int) error {
 		if c.entries++; c.entries > c.Limits.Entries {
 			return errors.New(errors.TooLarge, "the directory has more than %d entries", c.Limits.Entries)
 		}
-		if err := c.entry(in, out, name, path.Join(rel, name), depth); err != nil {
+		if err := c.entry(in, out, name, path.Join(rel, name), depth, o); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *copier) entry(in, out int, name, rel string, depth int) error {
+func (c *copier) entry(in, out int, name, rel string, depth int, o over) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(in, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		if err == unix.ENOENT { // it went away meanwhile
@@ -127,10 +139,17 @@ func (c *copier) entry(in, out int, name, rel string, depth int) error {
 			return wrap("link", rel, unix.Linkat(c.top, first, out, name, 0))
 		}
 	}
+	if c.share(o, out, name, rel, &st) {
+		if st.Nlink > 1 {
+			c.links[id] = rel
+		}
+		c.bytes += st.Size
+		return nil
+	}
 	var err error
 	switch kind {
 	case unix.S_IFDIR:
-		return c.subdir(in, out, name, rel, &st, depth)
+		return c.subdir(in, out, name, rel, &st, depth, o)
 	case unix.S_IFREG:
 		return c.file(in, out, name, rel, &st)
 	case unix.S_IFLNK:
@@ -154,7 +173,7 @@ func (c *copier) entry(in, out int, name, rel string, depth int) error {
 	return c.attrs(out, name, &st, "")
 }
 
-func (c *copier) subdir(in, out int, name, rel string, st *unix.Stat_t, depth int) error {
+func (c *copier) subdir(in, out int, name, rel string, st *unix.Stat_t, depth int, o over) error {
 	if err := unix.Mkdirat(out, name, 0o700); err != nil {
 		return wrap("mkdir", rel, err)
 	}
@@ -173,7 +192,12 @@ func (c *copier) subdir(in, out int, name, rel string, st *unix.Stat_t, depth in
 			return wrap("open", rel, err)
 		}
 		defer unix.Close(subOut)
-		if err := c.dir(sub, subOut, rel, depth+1); err != nil {
+		below, err := o.below(name)
+		if err != nil {
+			return wrap("open", rel, err)
+		}
+		defer below.close()
+		if err := c.dir(sub, subOut, rel, depth+1, below); err != nil {
 			return err
 		}
 	}
@@ -233,7 +257,7 @@ func (c *copier) attrs(dir int, name string, st *unix.Stat_t, capability string)
 	}
 	mode := st.Mode & 0o7777
 	if c.KeepOwner {
-		uid, gid := int(st.Uid), int(st.Gid)
+		uid, gid := int(c.id(st.Uid)), int(c.id(st.Gid))
 		if uid > maxID || gid > maxID {
 			c.remark("owners beyond ID %d become nobody", maxID)
 			if uid > maxID {
@@ -260,6 +284,13 @@ func (c *copier) attrs(dir int, name string, st *unix.Stat_t, capability string)
 		}
 	}
 	return wrap("utimes", name, unix.UtimesNanoAt(dir, name, []unix.Timespec{st.Mtim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW))
+}
+
+func (c *copier) id(id uint32) uint32 {
+	if c.ID == nil {
+		return id
+	}
+	return c.ID(id)
 }
 
 func wrap(op, name string, err error) error {
