@@ -24,6 +24,8 @@ type Host struct {
 	Now    func() time.Time
 	// Signals delivers what the process receives; nil: none. See [Process].
 	Signals <-chan os.Signal
+	// SystemDir is where a server of the whole host keeps its data; empty: nowhere.
+	SystemDir string
 	// Quit ends the process at once, for users who ask twice.
 	Quit func(code int)
 }
@@ -34,6 +36,7 @@ func Process() (Host, func()) {
 	return Host{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Getenv: os.LookupEnv, Now: time.Now, Signals: signals, Quit: os.Exit,
+		SystemDir: locate.SystemDir,
 	}, release
 }
 
@@ -92,7 +95,7 @@ func (a *app) client() (*client.Client, error) {
 func (a *app) server() (locate.Server, error) {
 	g := locate.Given{
 		URL: a.flags.url, Key: a.flags.key, KeyFile: a.flags.keyFile,
-		DataDir: a.env("AETHERIUM_DATA_DIR"), Home: a.env("HOME"),
+		DataDir: a.env("AETHERIUM_DATA_DIR"), SystemDir: a.SystemDir, Home: a.env("HOME"),
 	}
 	if g.URL == "" {
 		g.URL = a.env("AETHERIUM_URL")
@@ -113,13 +116,17 @@ func (a *app) say(format string, args ...any) {
 	_, _ = io.WriteString(a.Stderr, "aetherium: "+render.Clean(fmt.Sprintf(format, args...))+end)
 }
 
-// explain adds what to do about errors of reaching the server.
+// explain adds what to do about an error, where the server has not said it.
 func (a *app) explain(err error) error {
 	var e *errors.Error
 	if !errors.As(err, &e) {
 		return err
 	}
 	switch {
+	case e.Code == errors.NotFound && e.Hint == "":
+		return e.WithHint("%s", whereListed(e.Message))
+	case e.Code == errors.AlreadyExists && e.Hint == "":
+		return e.WithHint("choose another name, or remove what has it")
 	case e.Code == errors.Unauthenticated && e.Hint == "":
 		return e.WithHint("give the key by --key-file or AETHERIUM_API_KEY; the server keeps it in its data directory")
 	case client.IsUnreachable(err) && a.client_ != nil:

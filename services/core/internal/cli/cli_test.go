@@ -3,7 +3,10 @@ package cli_test
 import (
 	"context"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -22,6 +25,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"aetherium": func() {
 			host, release := cli.Process()
+			host.SystemDir = "" // whatever this host runs is no business of the tests
 			code := cli.Main(context.Background(), os.Args[1:], host)
 			release()
 			os.Exit(code)
@@ -30,6 +34,16 @@ func TestMain(m *testing.M) {
 }
 
 type fakeKey struct{}
+
+// withoutServer leaves out of a search path where a server's program is
+// installed: doctor would find it.
+func withoutServer(path string) string {
+	dirs := filepath.SplitList(path)
+	return strings.Join(slices.DeleteFunc(dirs, func(dir string) bool {
+		_, err := os.Stat(filepath.Join(dir, "aetherium-standalone"))
+		return err == nil
+	}), string(filepath.ListSeparator))
+}
 
 func TestScripts(t *testing.T) {
 	t.Parallel()
@@ -43,6 +57,7 @@ func TestScripts(t *testing.T) {
 			for k, v := range map[string]string{
 				"AETHERIUM_URL": fake.URL(), "AETHERIUM_API_KEY": apifake.Key, "HOME": env.WorkDir, "URL": fake.URL(), "KEY": apifake.Key,
 				"WEB_DIR": fake.Dir("web"), "TERM": "dumb", "GORACE": os.Getenv("GORACE"),
+				"PATH": withoutServer(env.Getenv("PATH")),
 			} {
 				env.Setenv(k, v)
 			}

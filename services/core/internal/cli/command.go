@@ -42,6 +42,9 @@ func (f *commandFlags) start(a *app, cmd *cobra.Command, args []string, stdin bo
 	if err != nil {
 		return api.StartExecution{}, err
 	}
+	if err := domain.ValidateUser("user", f.user); err != nil {
+		return api.StartExecution{}, flagged(cmd, "user", err)
+	}
 	req := api.StartExecution{
 		ID: domain.NewID().String(),
 		Command: api.Command{
@@ -142,7 +145,10 @@ func (f *envFlags) environment(a *app, cmd *cobra.Command) (map[string]string, e
 		}
 		set(k, v)
 	}
-	return env, domain.ValidateEnv("env", env)
+	if err := domain.ValidateEnv("env", env); err != nil {
+		return nil, envError(cmd, err)
+	}
+	return env, nil
 }
 
 func readEnvFile(name string, set func(k, v string)) error {
@@ -161,6 +167,9 @@ func readEnvFile(name string, set func(k, v string)) error {
 		k, v, ok := strings.Cut(line, "=")
 		if !ok || k == "" {
 			return errors.New(errors.InvalidArgument, "%s, line %d: K=V is expected", name, n)
+		}
+		if err := domain.ValidateEnv("env", map[string]string{k: v}); err != nil {
+			return errors.New(errors.InvalidArgument, "%s, line %d: %s", name, n, errors.Public(err).Message)
 		}
 		set(k, v)
 	}

@@ -155,10 +155,7 @@ func (a *app) completeExecutions(cmd *cobra.Command, args []string, _ string) ([
 }
 
 // completeCopy offers VMs, with their colon, beside the shell's own files.
-func (a *app) completeCopy(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 1 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
+func (a *app) completeCopy(cmd *cobra.Command, _ []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 	if strings.ContainsAny(toComplete, ":/") || strings.HasPrefix(toComplete, ".") {
 		return nil, cobra.ShellCompDirectiveDefault
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,11 +22,12 @@ import (
 func (a *app) cpCommand() *cobra.Command {
 	c := &copier{app: a}
 	cmd := &cobra.Command{
-		Use:   "cp [options] SRC DST",
+		Use:   "cp [options] SRC… DST",
 		Short: "Copy files and directories into and out of a VM",
 		Long: `Copies a file or a directory tree between here and a VM. The side in the VM is
 VM:PATH; a relative PATH starts at the user's home. An existing directory as DST
-takes the source into it; SRC/. means the content of SRC.
+takes the source into it; SRC/. means the content of SRC. Several sources need a
+directory as DST; in a VM it is made.
 
 - is stdin or stdout: a file's bytes, or a tar of a directory; as a source with
 a DST that ends in a slash it is a tar to unpack there.
@@ -38,7 +40,7 @@ never followed).`,
   aetherium cp web:/var/log ./logs
   aetherium cp web:result.json - | jq .
   git archive HEAD | aetherium cp - web:work/`,
-		Args:              exactly("SRC", "DST"),
+		Args:              copyArgs,
 		RunE:              c.run,
 		ValidArgsFunction: a.completeCopy,
 	}
@@ -76,24 +78,86 @@ func parsePlace(s string) place {
 
 func (p place) stdio() bool { return p.vm == "" && p.path == "-" }
 
-func (c *copier) run(cmd *cobra.Command, args []string) (err error) {
-	src, dst := parsePlace(args[0]), parsePlace(args[1])
-	if src.path == "" || dst.path == "" {
-		return usagef(cmd, "a path is empty")
+// copyArgs checks the arguments as far as that can be done without looking.
+func copyArgs(cmd *cobra.Command, args []string) error {
+	if len(args) < 2 {
+		return exactly("SRC", "DST")(cmd, args)
 	}
+	sources, dst := args[:len(args)-1], args[len(args)-1]
+	for _, src := range sources {
+		if err := pairUp(cmd, src, dst); err != nil {
+			return err
+		}
+	}
+	if len(sources) > 1 && (parsePlace(dst).stdio() || slices.Contains(sources, "-")) {
+		return usagef(cmd, "- is for one source")
+	}
+	return nil
+}
+
+// pairUp checks a source with its destination.
+func pairUp(cmd *cobra.Command, from, to string) error {
+	src, dst := parsePlace(from), parsePlace(to)
+	for _, p := range []place{src, dst} {
+		switch {
+		case p.path == "":
+			return usagef(cmd, "a path is empty")
+		case p.vm != "":
+			if err := checkArgument(cmd, "VM", p.vm); err != nil {
+				return err
+			}
+		}
+	}
+	switch {
+	case src.vm == "" && dst.vm == "":
+		return usage(cmd, errors.New(errors.InvalidArgument, "neither side is in a VM").WithHint("write VM:PATH for the side in a VM"))
+	case src.vm != "" && dst.vm != "":
+		return usage(cmd, errors.New(errors.InvalidArgument, "both sides are in VMs").
+			WithHint("pipe it: aetherium cp %s - | aetherium cp - %s", from, to))
+	}
+	return nil
+}
+
+func (c *copier) run(cmd *cobra.Command, args []string) (err error) {
 	if l := unpack.Links(c.links); l != unpack.LinksRefuse && l != unpack.LinksKeep {
 		return usagef(cmd, "--links: refuse or keep, not %q", c.links)
 	}
 	if c.c, err = c.client(); err != nil {
 		return err
 	}
-	ctx := cmd.Context()
+	sources, dst := args[:len(args)-1], parsePlace(args[len(args)-1])
+	if len(sources) == 1 {
+		return c.copy(cmd.Context(), parsePlace(sources[0]), dst)
+	}
+	dst.path = strings.TrimSuffix(dst.path, "/") + "/" // so it is a directory
+	if dst.vm == "" {
+		if info, err := os.Stat(dst.path); err != nil || !info.IsDir() {
+			return noDirectory(dst.path)
+		}
+	}
+	return c.copyEach(cmd.Context(), sources, dst)
+}
+
+// copyEach copies several sources, and goes on after one that failed.
+func (c *copier) copyEach(ctx context.Context, sources []string, dst place) error {
+	var last error
+	for _, src := range sources {
+		err := c.copy(ctx, parsePlace(src), dst)
+		if err == nil {
+			continue
+		}
+		if last != nil {
+			c.tell(c.explain(last))
+		}
+		if last = err; ctx.Err() != nil {
+			break
+		}
+	}
+	return last
+}
+
+func (c *copier) copy(ctx context.Context, src, dst place) error {
 	switch {
-	case src.vm == "" && dst.vm == "":
-		return usage(cmd, errors.New(errors.InvalidArgument, "neither side is in a VM").WithHint("write VM:PATH for the side in a VM"))
-	case src.vm != "" && dst.vm != "":
-		return usage(cmd, errors.New(errors.InvalidArgument, "both sides are in VMs").
-			WithHint("pipe it: aetherium cp %s - | aetherium cp - %s", args[0], args[1]))
 	case src.stdio():
 		return c.fromStdin(ctx, dst)
 	case dst.stdio():

@@ -41,7 +41,7 @@ func (c *copier) down(ctx context.Context, src place, dst string) error {
 		}
 		dst = filepath.Join(dst, name)
 	case strings.HasSuffix(dst, "/"):
-		return errors.New(errors.NotFound, "there is no directory %s", dst).WithHint("mkdir %s", dst)
+		return noDirectory(dst)
 	}
 	p := c.progress(path.Base(src.path), size)
 	defer p.done()
@@ -49,6 +49,10 @@ func (c *copier) down(ctx context.Context, src place, dst string) error {
 		_, err := c.c.ReadFile(ctx, c.file(src), p.writer(f))
 		return err
 	})
+}
+
+func noDirectory(dir string) error {
+	return errors.New(errors.NotFound, "there is no directory %s", dir).WithHint("mkdir -p %s", dir)
 }
 
 // remoteBase is the name that a VM's path has here.
@@ -78,7 +82,15 @@ func replaceFile(name string, fill func(*os.File) error) error {
 		mode = info.Mode().Perm()
 	}
 	f, err := createBeside(name, mode)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return noDirectory(filepath.Dir(name))
+	case err != nil:
+		// The temporary file's name would tell the user nothing.
+		var pe *fs.PathError
+		if errors.As(err, &pe) {
+			pe.Path = name
+		}
 		return localError(err)
 	}
 	temp := f.Name()

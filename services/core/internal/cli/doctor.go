@@ -14,6 +14,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/core/internal/cli/locate"
 	"github.com/aetherium/aetherium/services/core/internal/cli/render"
 	"github.com/aetherium/aetherium/services/core/pkg/client"
 )
@@ -47,8 +48,9 @@ func (a *app) doctorCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
 		Short: "Tell what this installation can do, and why not more",
-		Long: `Asks the server which drivers are usable and why others are not. Where no server
-answers it checks this host by itself. Exits with 1 where no driver is usable.`,
+		Long: `Asks the server which drivers are usable and why others are not, and tries what
+this host offers where the server runs on it or none answers; that takes root.
+Exits with 1 where no driver is usable.`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d, err := a.diagnose(cmd.Context())
@@ -81,6 +83,9 @@ func (a *app) diagnose(ctx context.Context) (diagnosis, error) {
 			if s, err := c.Status(ctx); err == nil { // the status is for administrators; the rest is not
 				d.Server = &s
 			}
+			if s, err := a.server(); err == nil && locate.OnThisHost(s.URL) {
+				d.addHost(a.localDiagnosis(ctx))
+			}
 			return d, nil
 		}
 		if !client.IsUnreachable(err) {
@@ -95,6 +100,26 @@ func (a *app) diagnose(ctx context.Context) (diagnosis, error) {
 	}
 	local.ServerProblem = errors.Public(err).Message
 	return local, nil
+}
+
+// addHost adds what this host offers. Drivers that the server has spoken of
+// are left out; which they are their versions tell, as a host's are by runtime.
+func (d *diagnosis) addHost(host diagnosis, err error) {
+	if err != nil {
+		e := errors.Public(err)
+		d.Findings = append(d.Findings, finding{What: "host", Detail: e.Message, Hint: e.Hint})
+		return
+	}
+	d.Findings = append(d.Findings, host.Findings...)
+	known := map[string]bool{}
+	for _, dr := range d.Drivers {
+		known[dr.Version] = true
+	}
+	for _, dr := range host.Drivers {
+		if !known[dr.Version] {
+			d.Drivers = append(d.Drivers, dr)
+		}
+	}
 }
 
 // localDiagnosis runs the checks of the server's program.
@@ -122,7 +147,10 @@ func (a *app) localDiagnosis(ctx context.Context) (diagnosis, error) {
 		last = last[i+1:]
 	}
 	e := errors.Wrap(err, errors.Internal, "%s doctor failed: %s", program, err)
-	if last != "" {
+	switch {
+	case os.Geteuid() != 0:
+		return d, errors.Wrap(err, errors.PermissionDenied, "this host was not looked at").WithHint("that takes root: sudo aetherium doctor")
+	case last != "":
 		return d, e.WithHint("it said: %s", last)
 	}
 	return d, e
@@ -183,7 +211,7 @@ func (a *app) showDiagnosis(d diagnosis) error {
 		if !dr.Usable {
 			usable = "no"
 		}
-		about := dr.Reason
+		about := strings.ReplaceAll(strings.TrimSpace(dr.Reason), "\n", "; ")
 		if dr.Usable {
 			about = strings.Join(dr.Capabilities, ", ")
 		}

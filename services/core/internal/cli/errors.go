@@ -89,6 +89,25 @@ func (a *app) report(ctx context.Context, err error) int {
 	return code
 }
 
+// listed says how to see what there is, by what is said not to be there.
+var listed = []struct{ words, hint string }{
+	{"no VM ", "`aetherium vm ls` lists VMs, with --all those that have ended too"},
+	{"no template ", "`aetherium template ls` lists templates"},
+	{"no snapshot ", "`aetherium snapshot ls` lists snapshots"},
+	{"no task ", "`aetherium task ls` lists tasks"},
+	{"no execution ", "aetherium logs --all VM lists a VM's"},
+}
+
+// whereListed is a hint for a NotFound; empty where none helps.
+func whereListed(message string) string {
+	for _, l := range listed {
+		if strings.Contains(message, l.words) {
+			return l.hint
+		}
+	}
+	return ""
+}
+
 // tell writes an error as people read it: what went wrong and its code, then
 // what to do about it.
 func (a *app) tell(err error) {

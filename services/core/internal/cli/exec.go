@@ -24,7 +24,7 @@ it up again.`,
   aetherium exec -i web -- sh < script.sh
   aetherium exec -it web -- bash
   aetherium exec --detach web -- ./server`,
-		Args: atLeastOne("VM"),
+		Args: leading("VM"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			command, err := commandArgs(cmd, args[1:])
 			if err != nil {

@@ -19,6 +19,9 @@ type portAnswer struct {
 	ExpiresAt time.Time `json:"link_expires_at"`
 }
 
+// maxLinkTTL is how long the API lets a link wait.
+const maxLinkTTL = 24 * time.Hour
+
 func (a *app) portCommand() *cobra.Command {
 	var open, token bool
 	var ttl time.Duration
@@ -35,6 +38,9 @@ and send the VM's token: --token prints both, and so does -o json.`,
 			n, err := strconv.ParseUint(args[1], 10, 16)
 			if err != nil || n == 0 {
 				return usage(cmd, errors.New(errors.InvalidArgument, "%q is not a port", args[1]).WithHint("between 1 and 65535"))
+			}
+			if err := checkAtMost(cmd, "ttl", ttl, maxLinkTTL); err != nil {
+				return err
 			}
 			c, err := a.client()
 			if err != nil {

@@ -51,9 +51,16 @@ commands 125 failed, 126 the program cannot be executed, 127 there is none.`,
 		DisableAutoGenTag: true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 		Args:              cobra.ArbitraryArgs,
-		RunE:              groupRun,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return a.checkGlobals(cmd) },
 	}
+	var showVersion bool
+	root.RunE = func(cmd *cobra.Command, args []string) error {
+		if showVersion && len(args) == 0 {
+			return a.showVersion()
+		}
+		return groupRun(cmd, args)
+	}
+	root.Flags().BoolVarP(&showVersion, "version", "v", false, "show the version of this command line")
 	root.SetIn(a.Stdin)
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
@@ -78,15 +85,34 @@ commands 125 failed, 126 the program cannot be executed, 127 there is none.`,
 	add("vm", a.vmCommand(), a.snapshotCommand(), a.templateCommand(), a.cpCommand(), a.portCommand())
 	add("see", a.topCommand(), a.eventsCommand(), a.taskCommand(), a.statusCommand(), a.doctorCommand())
 	root.AddCommand(a.versionCommand(), a.completionCommand())
-	root.SetHelpCommand(&cobra.Command{Use: "help [command]", Short: "Help about a command", RunE: func(_ *cobra.Command, args []string) error {
-		cmd, _, err := root.Find(args)
-		if err != nil {
+	root.SetHelpCommand(helpCommand(root))
+	must(root.RegisterFlagCompletionFunc("output", fixed("table", "json", "name")))
+	tidyUsage(root)
+	return root
+}
+
+func helpCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{Use: "help [command]", Short: "Help about a command", RunE: func(_ *cobra.Command, args []string) error {
+		cmd, rest, err := root.Find(args)
+		switch {
+		case err != nil:
 			return usagef(root, "%s", err)
+		case len(rest) > 0 && cmd.HasSubCommands():
+			return groupRun(cmd, rest) // which says that there is no such command
 		}
 		return cmd.Help()
-	}})
-	must(root.RegisterFlagCompletionFunc("output", fixed("table", "json", "name")))
-	return root
+	}}
+}
+
+// tidyUsage has every usage line say where the options go, once.
+func tidyUsage(cmd *cobra.Command) {
+	cmd.DisableFlagsInUseLine = true
+	if name, rest, _ := strings.Cut(cmd.Use, " "); !cmd.HasSubCommands() && !strings.HasPrefix(rest, "[options]") && cmd.Name() != "help" {
+		cmd.Use = strings.TrimSpace(name + " [options] " + rest)
+	}
+	for _, c := range cmd.Commands() {
+		tidyUsage(c)
+	}
 }
 
 func (a *app) checkGlobals(cmd *cobra.Command) error {
@@ -125,16 +151,36 @@ func exactly(names ...string) cobra.PositionalArgs {
 		case len(args) > len(names):
 			return usagef(cmd, "%q is one argument too many", args[len(names)])
 		}
+		for i, name := range names {
+			if err := checkArgument(cmd, name, args[i]); err != nil {
+				return err
+			}
+		}
 		return nil
 	}
 }
 
 func atLeastOne(name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
+		if err := leading(name)(cmd, args); err != nil {
+			return err
+		}
+		for _, arg := range args[1:] {
+			if err := checkArgument(cmd, name, arg); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// leading asks for one argument; those behind it are a command's own.
+func leading(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return usagef(cmd, "%s is missing", name)
 		}
-		return nil
+		return checkArgument(cmd, name, args[0])
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/internal/cli/units"
 	"github.com/aetherium/aetherium/services/core/pkg/client"
 )
 
@@ -17,6 +18,10 @@ const (
 	// outlive is how much longer than its command a VM of run may live: should
 	// nobody be left to remove it, its deadline does.
 	outlive = time.Minute
+	// abandoned is how long a VM of run may be without any command: should
+	// we be killed before we remove it, it does not stay. It is running no
+	// command for some milliseconds only otherwise.
+	abandoned = time.Minute
 	// removeTime bounds the removal of a VM on the way out.
 	removeTime = 15 * time.Second
 )
@@ -38,7 +43,7 @@ ctrl-p ctrl-q detach; the VM is then kept.`,
   tar c . | aetherium run --network none -- tar t
   aetherium run --secret TOKEN --memory 1GiB --timeout 10m -- ./job.sh
   aetherium run -it -- bash`,
-		Args: atLeastOne("CMD"),
+		Args: leading("CMD"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			args, err := commandArgs(cmd, args)
 			if err != nil {
@@ -70,9 +75,12 @@ func (a *app) runInNewVM(cmd *cobra.Command, args []string, vf *vmFlags, cf *com
 		start.Env = map[string]string{"TERM": req.Env["TERM"]} // of this terminal, not of the VM
 		delete(req.Env, "TERM")
 	}
-	if cf.timeout > 0 && !keep {
-		ms := (cf.timeout + outlive).Milliseconds()
-		req.TimeoutMS = &ms
+	if !keep {
+		req.IdleTimeoutMS = abandoned.Milliseconds()
+		if cf.timeout > 0 {
+			ms := (cf.timeout + outlive).Milliseconds()
+			req.TimeoutMS = &ms
+		}
 	}
 	c, err := a.client()
 	if err != nil {
@@ -96,6 +104,9 @@ func (a *app) runInNewVM(cmd *cobra.Command, args []string, vf *vmFlags, cf *com
 	if err != nil {
 		return err
 	}
+	if detached && !keep {
+		made.keep(ctx)
+	}
 	if keep || detached {
 		a.say("the VM is kept: %s (aetherium vm rm %s)", vmName(vm), vmName(vm))
 	}
@@ -109,6 +120,15 @@ type temporary struct {
 	key    string
 	req    api.CreateVM
 	id     string // empty: the answer to its creation did not arrive
+}
+
+// keep has the VM stay after all.
+func (t *temporary) keep(ctx context.Context) {
+	never := int64(0)
+	if _, err := t.client.PatchVM(ctx, t.id, api.PatchVM{TimeoutMS: &never, IdleTimeoutMS: &never}); err != nil {
+		t.say("the VM %s ends %s after its last command", t.id, units.Duration(abandoned))
+		t.tell(err)
+	}
 }
 
 // remove removes the VM, also when ctx has ended and when its ID never

@@ -71,6 +71,14 @@ func showDone[T any](a *app, items []T, name func(T) string) error {
 	return render.JSON(a.Stdout, items)
 }
 
+// given is a cell for a value of which zero means that there is none.
+func given(n int64, c render.Cell) render.Cell {
+	if n == 0 {
+		return render.Text("")
+	}
+	return c
+}
+
 func resources(r api.Resources) string {
 	return units.CPUs(r.MilliCPU) + " CPU, " + units.Bytes(r.MemoryBytes) + " memory, " + units.Bytes(r.DiskBytes) + " disk"
 }

@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/internal/cli/render"
@@ -20,7 +23,7 @@ func (a *app) vmSnapshotCommand() *cobra.Command {
 		Args:  exactly("VM"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := domain.ValidateName("name", name); err != nil {
-				return flagError(cmd, err)
+				return flagged(cmd, "name", err)
 			}
 			c, err := a.client()
 			if err != nil {
@@ -89,20 +92,52 @@ func (a *app) snapshotRemoveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.removeEach(args, func(id string) error { return c.DeleteSnapshot(cmd.Context(), id) })
+			return a.removeEach(args, func(name string) (removed, error) {
+				s, err := findSnapshot(cmd.Context(), c, name)
+				if err != nil {
+					return removed{}, err
+				}
+				return removed{ID: s.ID, Name: s.Name}, c.DeleteSnapshot(cmd.Context(), s.ID)
+			})
 		},
 		ValidArgsFunction: a.completeSnapshots,
 	}
 }
 
-// removeEach removes several things, shows those that are gone, and fails
-// when one could not be removed.
-func (a *app) removeEach(names []string, remove func(string) error) error {
+// findSnapshot finds a snapshot by its name; the API takes IDs.
+func findSnapshot(ctx context.Context, c *client.Client, name string) (api.Snapshot, error) {
+	if domain.IsID(name) {
+		return api.Snapshot{ID: name}, nil
+	}
+	for s, err := range c.Snapshots(ctx, "", client.Page{}) {
+		if err != nil {
+			return s, err
+		}
+		if s.Name == name {
+			return s, nil
+		}
+	}
+	return api.Snapshot{}, errors.New(errors.NotFound, "there is no snapshot %q", name).WithHint("`aetherium snapshot ls` lists snapshots")
+}
+
+// removed is what is left to say of a thing that is gone.
+type removed struct {
+	ID   string `json:"id,omitempty"`
+	Name string `json:"name,omitempty"`
+}
+
+// removeEach removes several things, shows those that are gone as they were
+// called, and fails when one could not be removed.
+func (a *app) removeEach(names []string, remove func(string) (removed, error)) error {
+	var gone []removed
 	var last error
 	for _, name := range names {
-		err := remove(name)
+		r, err := remove(name)
 		if err == nil {
-			err = a.showNames([]string{name})
+			gone = append(gone, r)
+			if !a.asJSON() {
+				err = a.showNames([]string{name})
+			}
 		}
 		if err == nil {
 			continue
@@ -111,6 +146,9 @@ func (a *app) removeEach(names []string, remove func(string) error) error {
 			a.tell(a.explain(last))
 		}
 		last = err
+	}
+	if a.asJSON() && len(gone) > 0 {
+		return errors.Join(showDone(a, gone, nil), last)
 	}
 	return last
 }

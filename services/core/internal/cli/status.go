@@ -65,16 +65,18 @@ func (a *app) versionCommand() *cobra.Command {
 		Use:   "version",
 		Short: "Show the version of this command line",
 		Args:  exactly(),
-		RunE: func(*cobra.Command, []string) error {
-			v := versionAnswer{version.Version, version.Commit, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
-			switch {
-			case a.namesOnly():
-				return a.showNames([]string{v.Version})
-			case a.asJSON():
-				return render.JSON(a.Stdout, v)
-			}
-			_, err := fmt.Fprintf(a.Stdout, "aetherium %s (%s) %s %s\n", v.Version, v.Commit, v.Go, v.Platform)
-			return err
-		},
+		RunE:  func(*cobra.Command, []string) error { return a.showVersion() },
 	}
+}
+
+func (a *app) showVersion() error {
+	v := versionAnswer{version.Version, version.Commit, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+	switch {
+	case a.namesOnly():
+		return a.showNames([]string{v.Version})
+	case a.asJSON():
+		return render.JSON(a.Stdout, v)
+	}
+	_, err := fmt.Fprintf(a.Stdout, "aetherium %s (%s) %s %s\n", v.Version, v.Commit, v.Go, v.Platform)
+	return err
 }

@@ -26,6 +26,9 @@ func (a *app) taskListCommand() *cobra.Command {
 		Short:   "List tasks",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkFirst(checkLimit(cmd, page.Limit), checkChoices(cmd, "state", states, taskStates)); err != nil {
+				return err
+			}
 			c, err := a.client()
 			if err != nil {
 				return err
@@ -54,7 +57,7 @@ func (a *app) taskListCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringSliceVar(&states, "state", nil, "only these states")
 	f.IntVar(&page.Limit, "limit", 0, "so many at most")
-	must(cmd.RegisterFlagCompletionFunc("state", fixed("pending", "running", "succeeded", "failed", "canceled")))
+	must(cmd.RegisterFlagCompletionFunc("state", fixed(taskStates...)))
 	return cmd
 }
 

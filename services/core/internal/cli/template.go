@@ -49,8 +49,9 @@ func (a *app) templateListCommand() *cobra.Command {
 					}
 					return []render.Cell{
 						render.Text(t.Name), render.Text(strings.Join(slices.Sorted(maps.Keys(t.Tags)), ",")), render.Text(b.State),
-						render.Text(sourceText(b.Source)), render.Text(units.CPUs(b.Resources.MilliCPU)),
-						render.Bytes(b.Resources.MemoryBytes), render.Bytes(b.SizeBytes), render.Since(t.UpdatedAt, now),
+						render.Text(sourceText(b.Source)), given(b.Resources.MilliCPU, render.Text(units.CPUs(b.Resources.MilliCPU))),
+						given(b.Resources.MemoryBytes, render.Bytes(b.Resources.MemoryBytes)), given(b.SizeBytes, render.Bytes(b.SizeBytes)),
+						render.Since(t.UpdatedAt, now),
 					}
 				},
 			})
@@ -97,6 +98,9 @@ func (a *app) templateBuildCommand() *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			req.Name = args[0]
+			if err := checkFirst(checkTemplateName(cmd, req.Name), checkResources(cmd, r)); err != nil {
+				return err
+			}
 			if len(args) == 2 {
 				from.context = args[1]
 			}
@@ -114,7 +118,7 @@ func (a *app) templateBuildCommand() *cobra.Command {
 			src := domain.TemplateSource(req.Source)
 			src.Tar = tar
 			if err := src.Validate("source"); err != nil {
-				return usage(cmd, errors.Public(err).WithHint("give one of --image, --packages, --tar, --dir and --file"))
+				return sourceError(cmd, errors.Public(err).WithHint("give one of --image, --packages, --tar, --dir and --file"))
 			}
 			return a.buildTemplate(cmd, req, tar, from, detach)
 		},
@@ -185,7 +189,7 @@ func (a *app) upload(cmd *cobra.Command, c *client.Client, name string) (api.Upl
 	if name != "-" {
 		f, err := os.Open(name)
 		if err != nil {
-			return api.Upload{}, err
+			return api.Upload{}, localError(err)
 		}
 		defer func() { _ = f.Close() }()
 		if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
@@ -209,7 +213,9 @@ func (a *app) templateRemoveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.removeEach(args, func(name string) error { return c.DeleteTemplate(cmd.Context(), name) })
+			return a.removeEach(args, func(name string) (removed, error) {
+				return removed{Name: name}, c.DeleteTemplate(cmd.Context(), name)
+			})
 		},
 		ValidArgsFunction: a.completeTemplates,
 	}

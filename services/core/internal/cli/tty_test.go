@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -30,6 +31,17 @@ type onTerminal struct {
 	eof  chan struct{}
 }
 
+// checkingHost makes a directory with a server's program that finds one thing about its host.
+func checkingHost(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	const script = "#!/bin/sh\n" + `echo '{"findings":[{"what":"cgroup","ok":true,"detail":"v2"}]}'` + "\n"
+	if err := os.WriteFile(filepath.Join(dir, "aetherium-standalone"), []byte(script), 0o755); err != nil { //nolint:gosec // a program
+		t.Fatal(err)
+	}
+	return dir
+}
+
 func terminal(t *testing.T, fake *apifake.Server, args ...string) *onTerminal {
 	t.Helper()
 	master, tty, err := pty.Open()
@@ -42,7 +54,7 @@ func terminal(t *testing.T, fake *apifake.Server, args ...string) *onTerminal {
 	o := &onTerminal{t: t, master: master, terminal: tty, more: make(chan struct{}, 1), eof: make(chan struct{})}
 	o.before = o.modes()
 	o.cmd = exec.Command("aetherium", args...)
-	o.cmd.Env = append(os.Environ(), "AETHERIUM_URL="+fake.URL(), "AETHERIUM_API_KEY="+apifake.Key, "TERM=xterm")
+	o.cmd.Env = append(os.Environ(), "AETHERIUM_URL="+fake.URL(), "AETHERIUM_API_KEY="+apifake.Key, "TERM=xterm", "PATH="+checkingHost(t)+":"+os.Getenv("PATH"))
 	o.cmd.Stdin, o.cmd.Stdout, o.cmd.Stderr = tty, tty, tty
 	o.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := o.cmd.Start(); err != nil {
@@ -186,13 +198,17 @@ func TestDetachAndAttach(t *testing.T) {
 func TestDetachedRunKeepsItsVM(t *testing.T) {
 	t.Parallel()
 	fake := apifake.New(t)
-	o := terminal(t, fake, "run", "-it", "--", "bash", "--norc", "-c", "echo ready; read x")
+	o := terminal(t, fake, "run", "--timeout", "1h", "-it", "--", "bash", "--norc", "-c", "echo ready; read x")
 	o.sees("ready")
 	o.typed("\x10\x11")
 	o.sees("the VM is kept: ")
 	o.ends(0)
 	if n := fake.VMCount(); n != 2 {
 		t.Errorf("%d VMs are left, want the kept one and web", n)
+	}
+	out, err := program(fake, "vm", "ls", "-o", "json").Output()
+	if err != nil || bytes.Contains(out, []byte("deadline")) || bytes.Contains(out, []byte("idle_timeout_ms")) {
+		t.Errorf("%v; a VM that is to stay has an end: %s", err, out)
 	}
 }
 
@@ -276,6 +292,7 @@ Last output:  boom\x1b[2Jbang
 		"doctor": `
 Server:          http://127.0.0.1:7070, version 1.2.3
 Data directory:  /var/lib/aetherium
+cgroup:          ok: v2
 
 DRIVER       USABLE  ISOLATION  VERSION     CAPABILITIES, OR WHY NOT
 oci          yes     container  runc 1.1.5  pause:freeze, fork

@@ -12,6 +12,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/internal/cli/render"
 	"github.com/aetherium/aetherium/services/core/internal/cli/units"
 	"github.com/aetherium/aetherium/services/core/pkg/client"
@@ -103,6 +104,9 @@ func (a *app) vmListCommand() *cobra.Command {
 			if f.Metadata, err = pairs(cmd, "metadata", metadata); err != nil {
 				return err
 			}
+			if err := checkFirst(checkLimit(cmd, f.Limit), checkChoices(cmd, "state", f.States, vmStates)); err != nil {
+				return err
+			}
 			c, err := a.client()
 			if err != nil {
 				return err
@@ -123,7 +127,7 @@ func (a *app) vmListCommand() *cobra.Command {
 	fl.StringArrayVar(&metadata, "metadata", nil, "only with this label K=V (repeatable)")
 	fl.IntVar(&f.Limit, "limit", 0, "so many at most")
 	fl.BoolVar(&f.OldestFirst, "oldest-first", false, "begin with the oldest")
-	must(cmd.RegisterFlagCompletionFunc("state", fixed("running", "paused", "stopped", "failed")))
+	must(cmd.RegisterFlagCompletionFunc("state", fixed(vmStates...)))
 	return cmd
 }
 
@@ -216,7 +220,7 @@ func (a *app) vmRemoveCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return eachVM(cmd.Context(), a, args, func(ctx context.Context, c *client.Client, name string) (api.VM, error) {
 				if async {
-					return api.VM{ID: name}, c.DropVM(ctx, name)
+					return a.dropVM(ctx, c, name)
 				}
 				return c.DeleteVM(ctx, name)
 			})
@@ -225,6 +229,22 @@ func (a *app) vmRemoveCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&async, "no-wait", false, "do not wait until they are gone")
 	return cmd
+}
+
+// dropVM has a VM removed and does not wait for it. The one request that it
+// takes answers with no VM: only who wants to see one pays for more.
+func (a *app) dropVM(ctx context.Context, c *client.Client, name string) (api.VM, error) {
+	if !a.asJSON() {
+		return api.VM{ID: name}, c.DropVM(ctx, name)
+	}
+	vm, err := c.VM(ctx, name)
+	if err == nil {
+		err = c.DropVM(ctx, vm.ID)
+	}
+	if err != nil {
+		return vm, err
+	}
+	return c.VM(ctx, vm.ID)
 }
 
 func (a *app) vmDo(use, short string, do func(*client.Client, context.Context, string) (api.VM, error), from ...string) *cobra.Command {
@@ -244,6 +264,9 @@ func (a *app) vmPauseCommand() *cobra.Command {
 	cmd := a.vmDo("pause", "Pause VMs", func(c *client.Client, ctx context.Context, name string) (api.VM, error) {
 		return c.PauseVM(ctx, name, mode)
 	}, "running")
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		return flagged(cmd, "mode", domain.PauseMode(mode).Validate("mode"))
+	}
 	cmd.Flags().StringVar(&mode, "mode", "", "what happens to memory: freeze, memory or disk (default: the driver's best)")
 	must(cmd.RegisterFlagCompletionFunc("mode", fixed("freeze", "memory", "disk")))
 	return cmd
@@ -367,6 +390,12 @@ func (a *app) vmUpdateCommand() *cobra.Command {
 			}
 			if p == (api.PatchVM{}) {
 				return usage(cmd, errors.New(errors.InvalidArgument, "there is nothing to change"))
+			}
+			if err := checkFirst(
+				flagged(cmd, "name", domain.ValidateName("name", name)),
+				flagged(cmd, "on-timeout", domain.OnTimeout(onTimeout).Validate("on-timeout")),
+			); err != nil {
+				return err
 			}
 			c, err := a.client()
 			if err != nil {

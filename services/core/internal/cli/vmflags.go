@@ -5,7 +5,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 )
@@ -50,31 +49,33 @@ func (f *vmFlags) request(cmd *cobra.Command) (api.CreateVM, error) {
 	if err != nil {
 		return api.CreateVM{}, err
 	}
-	for _, err := range []error{
-		domain.ValidateName("name", f.name),
-		domain.ValidateHostname("hostname", f.hostname),
-		domain.NetworkMode(f.network).Validate("network"),
-		domain.Isolation(f.isolation).Validate("min-isolation"),
-		domain.ValidateMetadata("metadata", metadata),
-	} {
-		var e *errors.Error
-		if errors.As(err, &e) {
-			c := *e
-			c.Message = "--" + e.Field + ": " + e.Message
-			return api.CreateVM{}, usage(cmd, &c)
-		}
-	}
-	if f.pids < 0 {
-		return api.CreateVM{}, usagef(cmd, "--pids: %d is negative", f.pids)
+	r := api.Resources{MilliCPU: f.cpus, MemoryBytes: f.memory, DiskBytes: f.disk, PIDs: f.pids}
+	if err := checkFirst(
+		flagged(cmd, "name", domain.ValidateName("name", f.name)),
+		flagged(cmd, "template", f.checkTemplate()),
+		flagged(cmd, "hostname", domain.ValidateHostname("hostname", f.hostname)),
+		flagged(cmd, "network", domain.NetworkMode(f.network).Validate("network")),
+		flagged(cmd, "min-isolation", domain.Isolation(f.isolation).Validate("min-isolation")),
+		flagged(cmd, "metadata", domain.ValidateMetadata("metadata", metadata)),
+		checkResources(cmd, r),
+	); err != nil {
+		return api.CreateVM{}, err
 	}
 	req := api.CreateVM{
 		Name: f.name, Template: f.template, Driver: f.driver, MinIsolation: f.isolation,
 		Network: f.network, Hostname: f.hostname, Metadata: metadata,
 	}
-	if r := (api.Resources{MilliCPU: f.cpus, MemoryBytes: f.memory, DiskBytes: f.disk, PIDs: f.pids}); r != (api.Resources{}) {
+	if r != (api.Resources{}) {
 		req.Resources = &r
 	}
 	return req, nil
+}
+
+func (f *vmFlags) checkTemplate() error {
+	if f.template == "" {
+		return nil
+	}
+	return domain.ValidateTemplateRef("template", f.template)
 }
 
 // lifeFlags say how long a VM lives and what it gives its commands.
@@ -103,8 +104,11 @@ func (f *lifeFlags) apply(a *app, cmd *cobra.Command, req *api.CreateVM) error {
 	if err != nil {
 		return err
 	}
-	if err := domain.OnTimeout(f.onTimeout).Validate("on-timeout"); err != nil {
-		return usage(cmd, errors.Public(err))
+	if err := checkFirst(
+		flagged(cmd, "on-timeout", domain.OnTimeout(f.onTimeout).Validate("on-timeout")),
+		flagged(cmd, "default-user", domain.ValidateUser("default-user", f.user)),
+	); err != nil {
+		return err
 	}
 	req.Env, req.TimeoutMS, req.IdleTimeoutMS = env, f.timeout.ms(), f.idleTimeout.Milliseconds()
 	req.OnTimeout, req.AutoResume, req.DefaultUser = f.onTimeout, f.autoResume, f.user

@@ -90,12 +90,13 @@ func (s *Server) vmRoutes(handle register) {
 		if p.Name != nil {
 			v.Name = *p.Name
 		}
+		v.setTimes(p.TimeoutMS, p.IdleTimeoutMS)
 		writeJSON(w, 200, v.VM)
 		return nil
 	}))
 	handle("DELETE /vms/{vm}", s.withVM(func(w http.ResponseWriter, r *http.Request, v *vm) error {
 		now := time.Now()
-		v.State, v.EndedAt = "deleted", &now
+		v.State, v.DesiredState, v.EndedAt = "deleted", "deleted", &now
 		s.tell("vm.deleted", v.ID)
 		for _, x := range s.executions {
 			if x.vm == v.ID {
@@ -159,14 +160,26 @@ func (s *Server) make(req api.CreateVM) (*vm, error) {
 	if req.Resources != nil {
 		v.Resources = *req.Resources
 	}
-	if req.TimeoutMS != nil && *req.TimeoutMS > 0 {
-		at := time.Now().Add(time.Duration(*req.TimeoutMS) * time.Millisecond)
-		v.Deadline = &at
-	}
+	v.setTimes(req.TimeoutMS, &req.IdleTimeoutMS)
 	v.dir = filepath.Join(s.dir, v.ID)
 	s.vms = append(s.vms, v)
 	s.tell("vm.running", v.ID)
 	return v, os.Mkdir(v.dir, 0o755)
+}
+
+// setTimes takes over what is given.
+func (v *vm) setTimes(timeout, idle *int64) {
+	if idle != nil {
+		v.IdleTimeoutMS = *idle
+	}
+	if timeout == nil {
+		return
+	}
+	v.Deadline = nil
+	if *timeout > 0 {
+		at := time.Now().Add(time.Duration(*timeout) * time.Millisecond)
+		v.Deadline = &at
+	}
 }
 
 func (s *Server) createVM(w http.ResponseWriter, r *http.Request) error {

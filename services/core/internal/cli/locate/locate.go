@@ -19,6 +19,9 @@ import (
 // FileName is what a server leaves in its data directory for clients.
 const FileName = "client.json"
 
+// SystemDir is the data directory of a server of the whole host.
+const SystemDir = "/var/lib/aetherium"
+
 const (
 	maxFileBytes = 64 << 10
 	maxKeyBytes  = 4 << 10
@@ -31,7 +34,9 @@ type Given struct {
 	KeyFile string
 	// DataDir is $AETHERIUM_DATA_DIR; where it is set, no other is searched.
 	DataDir string
-	Home    string
+	// SystemDir is searched before Home's; empty: none.
+	SystemDir string
+	Home      string
 }
 
 // Server is where to connect to.
@@ -95,7 +100,10 @@ func (g Given) places() []place {
 	if g.DataDir != "" {
 		return []place{{dir: g.DataDir}}
 	}
-	p := []place{{dir: ".aetherium", untrusted: true}, {dir: "/var/lib/aetherium"}}
+	p := []place{{dir: ".aetherium", untrusted: true}}
+	if g.SystemDir != "" {
+		p = append(p, place{dir: g.SystemDir})
+	}
 	if g.Home != "" {
 		p = append(p, place{dir: filepath.Join(g.Home, ".local/share/aetherium")})
 	}
@@ -152,7 +160,7 @@ func (p place) read(wantKey bool) (Server, error) {
 		return Server{}, errors.Wrap(err, errors.InvalidArgument, "%s is not what a server leaves there", name).WithHint("start the server again, or use --url")
 	}
 	s := Server{URL: l.URL, From: name}
-	if p.untrusted && !loopback(l.URL) {
+	if p.untrusted && !OnThisHost(l.URL) {
 		return s, errors.New(errors.PermissionDenied, "%s names a server that is not on this host", name).
 			WithHint("if you trust it: --url %q --key-file %q", l.URL, l.KeyFile)
 	}
@@ -226,7 +234,8 @@ func unreadable(what string, err error) error {
 	return errors.Wrap(err, errors.InvalidArgument, "%s cannot be read", what)
 }
 
-func loopback(raw string) bool {
+// OnThisHost reports whether a server's URL leads to this host.
+func OnThisHost(raw string) bool {
 	u, err := url.Parse(raw)
 	if err != nil {
 		return false

@@ -4,6 +4,7 @@ package units
 
 import (
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -77,6 +78,9 @@ func ParseDuration(s string) (time.Duration, error) {
 			if _, err := strconv.ParseFloat(s, 64); err == nil {
 				return 0, invalid("%q has no unit", s).WithHint("did you mean %ss?", s)
 			}
+			if durationForm.MatchString(rest) { // so large that it has no value
+				return 0, durationRange(s)
+			}
 			return 0, badDuration(s)
 		}
 		d += more
@@ -85,9 +89,16 @@ func ParseDuration(s string) (time.Duration, error) {
 	case s == "":
 		return 0, badDuration(s)
 	case d < 0 || d > domain.MaxDuration:
-		return 0, invalid("%s is out of range", s).WithHint("between 0 and %s", Duration(domain.MaxDuration))
+		return 0, durationRange(s)
 	}
 	return d, nil
+}
+
+// durationForm is what time.ParseDuration takes, but for the sign.
+var durationForm = regexp.MustCompile(`^([0-9]+(\.[0-9]*)?(ns|us|µs|ms|s|m|h))+$`)
+
+func durationRange(s string) error {
+	return invalid("%s is out of range", s).WithHint("between 0 and %s", Duration(domain.MaxDuration))
 }
 
 func badDuration(s string) error {
