@@ -3,10 +3,13 @@ package archive_test
 import (
 	"archive/tar"
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/internal/agent/archive"
@@ -123,5 +126,62 @@ func TestUnpackOntoAFile(t *testing.T) {
 	}
 	if text, err := os.ReadFile(file); string(text) != "kept" {
 		t.Errorf("the file holds %q, %v", text, err)
+	}
+}
+
+// What is laid over a system's tree gets its owner, and goes through links to
+// directories instead of replacing them.
+func TestUnpackForOwner(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it gives files away")
+	}
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, h := range []*tar.Header{
+		{Typeflag: tar.TypeDir, Name: "./", Mode: 0o700},
+		{Typeflag: tar.TypeDir, Name: "lib/", Mode: 0o700},
+		{Typeflag: tar.TypeReg, Name: "lib/tool", Mode: 0o4755, Size: 1},
+		{Typeflag: tar.TypeSymlink, Name: "lib/link", Linkname: "/nowhere"},
+		{Typeflag: tar.TypeDir, Name: "out/", Mode: 0o700},
+		{Typeflag: tar.TypeDir, Name: "new/", Mode: 0o750},
+	} {
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = w.Write([]byte("x")[:h.Size])
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	outside := t.TempDir()
+	for _, err := range []error{
+		os.Chmod(dir, 0o755), os.Mkdir(dir+"/usr", 0o755), os.Symlink("usr", dir+"/lib"), os.Symlink(outside, dir+"/out"),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := archive.UnpackFor(self(), &archive.Owner{UID: 7, GID: 8}, dir, &b); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		".": "0:0 755", "usr": "0:0 755", "usr/tool": "7:8 4755", "usr/link": "7:8 777", "new": "7:8 750", "out": "7:8 700", "lib": "0:0 777",
+	} {
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(dir, name), &st); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got := fmt.Sprintf("%d:%d %o", st.Uid, st.Gid, st.Mode&0o7777); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+	if target, err := os.Readlink(dir + "/lib"); err != nil || target != "usr" {
+		t.Errorf("the link is gone: %q, %v", target, err)
+	}
+	if list, _ := os.ReadDir(outside); len(list) > 0 {
+		t.Errorf("it led outside: %v", list)
 	}
 }

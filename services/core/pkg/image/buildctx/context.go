@@ -24,6 +24,9 @@ import (
 type Limits struct {
 	Bytes   int64 // of all files together, unpacked; default 4 GiB
 	Entries int   // default 200,000
+	// Looks is how many entries all sources together may make us look at;
+	// default 5 million: many sources that each name everything are refused.
+	Looks int
 }
 
 const (
@@ -38,6 +41,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Entries <= 0 {
 		l.Entries = 200_000
+	}
+	if l.Looks <= 0 {
+		l.Looks = 5_000_000
 	}
 	return l
 }
@@ -56,11 +62,20 @@ func newDir() *node {
 	return &node{kind: tar.TypeDir, mode: 0o755, time: time.Unix(0, 0), children: map[string]*node{}}
 }
 
-// Context is what is in a tar. It holds no file open.
+// Context is what is in a tar. It holds no file open. It is not safe for
+// concurrent use.
 type Context struct {
 	file   string
 	limits Limits
 	root   *node
+	looks  int // at entries, by all that was asked so far
+}
+
+func (c *Context) look() error {
+	if c.looks++; c.looks > c.limits.Looks {
+		return errors.New(errors.TooLarge, "the sources of COPY name too much altogether (%s)", steps.CodeTooMany).WithField("source.steps")
+	}
+	return nil
 }
 
 // Open reads the tar in a file, plain or compressed with gzip or zstd.

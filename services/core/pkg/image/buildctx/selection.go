@@ -57,6 +57,9 @@ func (c *Context) find(source string) ([]Match, error) {
 				continue
 			}
 			for _, name := range slices.Sorted(maps.Keys(m.node.children)) {
+				if err := c.look(); err != nil {
+					return nil, err
+				}
 				if ok, err := path.Match(part, name); err != nil || !ok && name != part {
 					continue
 				}
@@ -160,6 +163,9 @@ func (c *Context) Lay(matches []Match, rename string) (*Selection, error) {
 	kinds := map[string]*node{}
 	var add func(name, at string, n *node) error
 	add = func(name, at string, n *node) error {
+		if err := c.look(); err != nil {
+			return err
+		}
 		if old := kinds[name]; old != nil && (old.kind == tar.TypeDir) != (n.kind == tar.TypeDir) {
 			return refuse("%q is a directory of one source and a file of another", name)
 		}
