@@ -36,7 +36,7 @@ type contender struct {
 
 // race measures contenders in turns, so that whatever else the machine does
 // meets all of them alike. The first is ours.
-func race(ctx context.Context, log io.Writer, name string, rounds int, cs []contender) (Result, error) {
+func race(ctx context.Context, name string, rounds int, cs []contender) (Result, error) {
 	took := make([][]time.Duration, len(cs))
 	for round := range rounds + 1 {
 		for i, c := range cs {
@@ -49,23 +49,37 @@ func race(ctx context.Context, log io.Writer, name string, rounds int, cs []cont
 			}
 		}
 	}
-	fmt.Fprintf(log, "%s: %d rounds\n", name, rounds)
-	r := Result{Name: name, Unit: "ms", Ours: sample(took[0]), Peers: map[string]Sample{}, Ratio: map[string]float64{}}
+	r := newResult(name, "ms", sample(took[0]))
 	for i, c := range cs[1:] {
-		s := sample(took[i+1])
-		r.Peers[c.name] = s
-		r.Ratio[c.name] = round2(s.Median / r.Ours.Median)
+		r.against(c.name, sample(took[i+1]))
 	}
 	return r, nil
 }
 
-func sample(ds []time.Duration) Sample {
-	slices.Sort(ds)
-	at := func(q float64) float64 {
-		i := int(q*float64(len(ds)-1) + 0.5)
-		return round2(float64(ds[i].Microseconds()) / 1000)
+func newResult(name, unit string, ours Sample) Result {
+	return Result{Name: name, Unit: unit, Ours: ours, Peers: map[string]Sample{}, Ratio: map[string]float64{}}
+}
+
+func (r *Result) against(name string, s Sample) {
+	r.Peers[name] = s
+	if r.Ours.Median > 0 {
+		r.Ratio[name] = round2(s.Median / r.Ours.Median)
 	}
-	return Sample{Median: at(0.5), P95: at(0.95), N: len(ds)}
+}
+
+// sample is a distribution in milliseconds.
+func sample(ds []time.Duration) Sample {
+	ms := make([]float64, len(ds))
+	for i, d := range ds {
+		ms[i] = float64(d.Microseconds()) / 1000
+	}
+	return distribution(ms)
+}
+
+func distribution(values []float64) Sample {
+	slices.Sort(values)
+	at := func(q float64) float64 { return round2(values[int(q*float64(len(values)-1)+0.5)]) }
+	return Sample{Median: at(0.5), P95: at(0.95), N: len(values)}
 }
 
 func round2(f float64) float64 { return float64(int64(f*100+0.5)) / 100 }
@@ -73,7 +87,7 @@ func round2(f float64) float64 { return float64(int64(f*100+0.5)) / 100 }
 func printTable(w io.Writer, results []Result) {
 	for _, r := range results {
 		fmt.Fprintf(w, "\n%s (%s, median / p95)\n", r.Name, r.Unit)
-		fmt.Fprintf(w, "  %-28s %9.2f / %9.2f\n", "aetherium", r.Ours.Median, r.Ours.P95)
+		fmt.Fprintf(w, "  %-34s %9.2f / %9.2f\n", "aetherium", r.Ours.Median, r.Ours.P95)
 		var names []string
 		for n := range r.Peers {
 			names = append(names, n)
@@ -81,7 +95,7 @@ func printTable(w io.Writer, results []Result) {
 		slices.Sort(names)
 		for _, n := range names {
 			p := r.Peers[n]
-			fmt.Fprintf(w, "  %-28s %9.2f / %9.2f   %6.2fx\n", n, p.Median, p.P95, r.Ratio[n])
+			fmt.Fprintf(w, "  %-34s %9.2f / %9.2f   %6.2fx\n", n, p.Median, p.P95, r.Ratio[n])
 		}
 	}
 }

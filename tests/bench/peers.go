@@ -124,6 +124,12 @@ func (d *docker) stop() {
 	_ = d.cmd.Wait()
 }
 
+// owns reports whether a process, by its directory in /proc, is the engine's or
+// in one of its containers.
+func (d *docker) owns(dir string) bool {
+	return fileHas(dir+"/cmdline", d.dir, "containerd-shim") || fileHas(dir+"/cgroup", "/docker/")
+}
+
 func (d *docker) args(args ...string) []string { return append([]string{"-H", d.sock}, args...) }
 
 // runcBundle makes an OCI bundle over rootfs by `runc spec`, read-only and

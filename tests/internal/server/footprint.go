@@ -36,6 +36,9 @@ func (s *Server) learn() error {
 	return nil
 }
 
+// Instance is the name that is in everything this server makes on the host.
+func (s *Server) Instance() string { return s.lease.Instance }
+
 // Footprint lists what of this server, and of no other installation on the
 // host, is there now: mounts, interfaces, firewall tables, control groups, loop
 // devices, processes, runtime files. The server must have been started once.

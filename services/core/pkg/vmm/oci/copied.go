@@ -59,17 +59,16 @@ func (l *copiedLayers) prepare(ctx context.Context, spec vmm.Spec, net network.A
 	return moveOwner(ctx, l.volumes.Path(shiftedVolume+spec.MachineID), net.IDBase, net.IDCount, templateDir)
 }
 
-func (l *copiedLayers) mount(ctx context.Context, spec vmm.Spec, net network.Attachment, target string) error {
+func (l *copiedLayers) mount(ctx context.Context, spec vmm.Spec, net network.Attachment) (*os.File, error) {
 	if err := l.prepare(ctx, spec, net); err != nil { // the range may be another one by now
-		return err
+		return nil, err
 	}
 	volume := l.volumes.Path(machineVolume + spec.MachineID)
-	o := overlay{
+	return overlay{
 		lower: filepath.Join(l.volumes.Path(shiftedVolume+spec.MachineID), templateDir),
 		upper: filepath.Join(volume, upperDir), work: filepath.Join(volume, workDir),
-		owner: net, target: target, source: machineVolume + spec.MachineID,
-	}
-	return fail(o.mount(), "cannot mount the machine's root")
+		owner: net, source: machineVolume + spec.MachineID,
+	}.mount()
 }
 
 // templateDir is where in its volume a template's copy is.

@@ -24,6 +24,7 @@ type Driver struct {
 	cgroups *cgroup.Host
 	runtime *engine
 	layers  layers
+	stage   *stage
 	boot    string
 
 	mu       sync.Mutex
@@ -71,6 +72,9 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 		return nil, err
 	}
 	if d.layers, err = d.chooseLayers(ctx); err != nil {
+		return nil, err
+	}
+	if d.stage, err = openStage(d.runtime.path, cfg.RuntimeDir); err != nil {
 		return nil, err
 	}
 	return d, d.recover(ctx)
@@ -146,7 +150,7 @@ func (d *Driver) Close() error {
 		w.abandon()
 	}
 	d.flushes.Wait()
-	return nil
+	return d.stage.close()
 }
 
 // Teardown removes what was made for the instance on the host. No machine may

@@ -7,7 +7,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -74,24 +76,39 @@ func (r *engine) client(log string) *runc.Runc {
 	}
 }
 
-// run starts a container and returns when its first process runs.
-func (r *engine) run(ctx context.Context, p paths, listener *os.File) error {
-	opts := &runc.CreateOpts{PidFile: p.pidFile, Detach: true, ExtraFiles: []*os.File{listener}}
-	if r.kind == "runc" {
+// run starts a container and returns when its first process runs. The runtime
+// is started by a thread that prepare has prepared, and inherits its namespaces;
+// so it is done here and not by the client, which uses a thread of its own.
+func (r *engine) run(ctx context.Context, p paths, listener *os.File, prepare func() error) error {
+	args := []string{"--root", r.root, "--log", p.log, "--log-format", "json", "run", "--detach", "--bundle", p.bundle, "--pid-file", p.pidFile}
+	switch r.kind {
+	case "runsc":
+		args = append(args, "--pass-fd", "3:3")
+	case "runc":
 		// A session keyring per container costs a quota of the mapped root and
 		// serves nothing here; the seccomp profile denies keyctl anyway.
-		opts.NoNewKeyring = true
+		args = append(args, "--no-new-keyring", "--preserve-fds", "1")
+	default:
+		args = append(args, "--preserve-fds", "1")
 	}
-	if r.kind == "runsc" {
-		opts.ExtraArgs = []string{"--pass-fd", "3:3"}
-	}
-	if _, err := r.client(p.log).Run(ctx, p.container, p.bundle, opts); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
+	cmd := exec.CommandContext(ctx, r.path, append(args, p.container)...)
+	cmd.ExtraFiles = []*os.File{listener}
+	// With it, a runtime speaks to whoever supervises us.
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "NOTIFY_SOCKET=") })
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL} // see client
+	err := onOwnThread(func() error {
+		if err := prepare(); err != nil {
+			return fail(err, "cannot mount the machine's root")
 		}
-		return errors.Wrap(errors.Join(err, lastLogged(p.log)), errors.Internal, "the OCI runtime could not start the machine")
+		return cmd.Run() // to its end: it is killed when this thread ends
+	})
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
 	}
-	return nil
+	return errors.Wrap(errors.Join(err, lastLogged(p.log)), errors.Internal, "the OCI runtime could not start the machine")
 }
 
 // remove removes what the runtime keeps of a container, running or not.

@@ -19,8 +19,8 @@ type layers interface {
 	mapping() IDMapping
 	// prepare gets what must be done once per machine out of Start's way.
 	prepare(ctx context.Context, spec vmm.Spec, net network.Attachment) error
-	// mount mounts the root at target. It leaves no other mount.
-	mount(ctx context.Context, spec vmm.Spec, net network.Attachment, target string) error
+	// mount makes the root's mount, which is not attached anywhere yet.
+	mount(ctx context.Context, spec vmm.Spec, net network.Attachment) (*os.File, error)
 	// ownerOnDisk is the ID on disk of what the machine's root owns in its volume.
 	ownerOnDisk(net network.Attachment) uint32
 	// forget removes what was made for a machine beside its volume.
@@ -65,7 +65,7 @@ func (d *Driver) tryLayers(ctx context.Context, l layers) (err error) {
 	id := fmt.Sprintf("probe-%d", os.Getpid())
 	p := d.cfg.paths(id)
 	defer func() {
-		err = errors.Join(err, unmountAll(p.root), os.RemoveAll(p.dir),
+		err = errors.Join(err, os.RemoveAll(p.dir),
 			d.cfg.Volumes.Delete(context.WithoutCancel(ctx), p.volume),
 			d.cfg.Network.Release(context.WithoutCancel(ctx), id))
 	}()
@@ -77,21 +77,23 @@ func (d *Driver) tryLayers(ctx context.Context, l layers) (err error) {
 		return err
 	}
 	lower := filepath.Join(p.dir, "lower")
-	if err := errors.Join(os.MkdirAll(lower, 0o755), os.MkdirAll(p.root, 0o755)); err != nil {
+	if err := os.MkdirAll(lower, 0o755); err != nil {
 		return err
 	}
 	spec := vmm.Spec{MachineID: id, BuildID: id, RootFS: lower}
 	if err := l.prepare(ctx, spec, net); err != nil {
 		return err
 	}
-	if err := l.mount(ctx, spec, net, p.root); err != nil {
+	root, err := l.mount(ctx, spec, net)
+	if err != nil {
 		return err
 	}
+	defer root.Close()
 	if err := onOwnThread(func() error {
 		if err := actAs(net.IDBase); err != nil {
 			return err
 		}
-		return os.WriteFile(filepath.Join(p.root, "file"), []byte("x"), 0o600)
+		return os.WriteFile(fmt.Sprintf("/proc/self/fd/%d/file", root.Fd()), []byte("x"), 0o600)
 	}); err != nil {
 		return err
 	}
@@ -148,11 +150,11 @@ func (l *mountedLayers) prepare(_ context.Context, spec vmm.Spec, _ network.Atta
 	return makeLayerDirs(volume, spec.RootFS, 0)
 }
 
-func (l *mountedLayers) mount(ctx context.Context, spec vmm.Spec, net network.Attachment, target string) error {
+func (l *mountedLayers) mount(ctx context.Context, spec vmm.Spec, net network.Attachment) (*os.File, error) {
 	dir := l.volumes.Path(machineVolume + spec.MachineID)
 	// A volume from when the kernel could not map holds a range's IDs.
 	if err := moveOwner(ctx, dir, 0, net.IDCount, upperDir, workDir); err != nil {
-		return err
+		return nil, err
 	}
 	lower, err := mappedTree(spec.RootFS, net.UserNS)
 	if errors.Is(err, unix.EINVAL) {
@@ -163,19 +165,18 @@ func (l *mountedLayers) mount(ctx context.Context, spec vmm.Spec, net network.At
 		}
 	}
 	if err != nil {
-		return fail(err, "cannot map the template's IDs")
+		return nil, fail(err, "cannot map the template's IDs")
 	}
 	defer lower.Close()
 	volume, err := mappedTree(dir, net.UserNS)
 	if err != nil {
-		return fail(err, "cannot map the volume's IDs")
+		return nil, fail(err, "cannot map the volume's IDs")
 	}
 	defer volume.Close()
-	o := overlay{
+	return overlay{
 		lower: fmt.Sprintf("/proc/self/fd/%d", lower.Fd()),
 		upper: fmt.Sprintf("/proc/self/fd/%d/%s", volume.Fd(), upperDir),
 		work:  fmt.Sprintf("/proc/self/fd/%d/%s", volume.Fd(), workDir),
-		owner: net, target: target, source: machineVolume + spec.MachineID,
-	}
-	return fail(o.mount(), "cannot mount the machine's root")
+		owner: net, source: machineVolume + spec.MachineID,
+	}.mount()
 }

@@ -34,6 +34,15 @@ func mappedTree(path, userNS string) (*os.File, error) {
 	return tree, nil
 }
 
+// plainTree is a detached clone of the mount that path is in, as it is.
+func plainTree(path string) (*os.File, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return nil, &os.PathError{Op: "open_tree", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
 // attachTree mounts a detached tree at target.
 func attachTree(tree *os.File, target string) error {
 	return unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
@@ -45,15 +54,15 @@ type overlay struct {
 	lower, upper, work string
 	source             string // shown in mount tables
 	owner              network.Attachment
-	target             string
 }
 
-// mount mounts the overlay. Overlayfs makes its own files (work directories,
+// mount makes the mount, which is not attached anywhere yet: it is gone when
+// the file is closed and nothing was made of it. Overlayfs makes its own files (work directories,
 // whiteouts) as whoever mounted it, and on a mapped upper layer only IDs of the
 // range exist; so this is done as the machine's root as far as files go, with
 // the host's capabilities, on a thread that ends afterwards.
-func (o overlay) mount() error {
-	return onOwnThread(func() error {
+func (o overlay) mount() (tree *os.File, err error) {
+	err = onOwnThread(func() error {
 		if err := actAs(o.owner.IDBase); err != nil {
 			return err
 		}
@@ -81,9 +90,10 @@ func (o overlay) mount() error {
 		if err != nil {
 			return fmt.Errorf("fsmount: %w", err)
 		}
-		defer unix.Close(mnt)
-		return unix.MoveMount(mnt, "", unix.AT_FDCWD, o.target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+		tree = os.NewFile(uintptr(mnt), o.source)
+		return nil
 	})
+	return tree, fail(err, "cannot mount the machine's root")
 }
 
 // complaints reads the kernel's messages about a mount under way.

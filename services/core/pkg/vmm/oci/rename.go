@@ -36,16 +36,19 @@ func (d *Driver) SetHostname(ctx context.Context, id, hostname string) error {
 	}
 	files := etcFiles(hostname, att)
 	delete(files, "resolv.conf") // says nothing of the name
-	// Through the mounted root, as the machine's root: the layers below belong to overlayfs now.
+	// Through its own root, as that root: the layers below belong to overlayfs now.
 	err = onOwnThread(func() error {
 		if err := actAs(att.IDBase); err != nil {
 			return err
 		}
-		root, err := os.Open(d.cfg.paths(id).root)
+		root, err := os.Open(fmt.Sprintf("/proc/%d/root", r.run.Process.PID))
 		if err != nil {
 			return err
 		}
 		defer root.Close()
+		if !d.alive(r.run.Process) { // the ID is another process's by now
+			return errors.New(errors.Conflict, "the machine does not run")
+		}
 		etc, err := openBelow(root, "etc")
 		if err != nil {
 			return err

@@ -26,6 +26,8 @@ type bundleInput struct {
 	hostname string
 	paths    paths
 	net      network.Attachment
+	userNS   string // net's namespaces, by paths that the runtime can open
+	netNS    string
 	agent    string   // the agent's binary on the host
 	mounts   []string // sources of spec.Mounts as the guest may see them
 }
@@ -67,7 +69,7 @@ func (d *Driver) ociSpec(in bundleInput) *specs.Spec {
 		},
 		Mounts: d.mounts(in),
 		Linux: &specs.Linux{
-			Namespaces:        d.namespaces(in.net),
+			Namespaces:        d.namespaces(in),
 			UIDMappings:       idMappings(in.net),
 			GIDMappings:       idMappings(in.net),
 			CgroupsPath:       in.paths.cgroup,
@@ -87,10 +89,10 @@ func (d *Driver) ociSpec(in bundleInput) *specs.Spec {
 	}
 }
 
-func (d *Driver) namespaces(net network.Attachment) []specs.LinuxNamespace {
+func (d *Driver) namespaces(in bundleInput) []specs.LinuxNamespace {
 	all := []specs.LinuxNamespace{
-		{Type: specs.UserNamespace, Path: net.UserNS},
-		{Type: specs.NetworkNamespace, Path: net.NetNS},
+		{Type: specs.UserNamespace, Path: in.userNS},
+		{Type: specs.NetworkNamespace, Path: in.netNS},
 		{Type: specs.PIDNamespace},
 		{Type: specs.MountNamespace},
 		{Type: specs.IPCNamespace},

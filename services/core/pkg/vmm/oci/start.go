@@ -9,8 +9,6 @@ import (
 	"strconv"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
-	"github.com/aetherium/aetherium/services/core/pkg/network"
-	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"golang.org/x/sys/unix"
 )
 
@@ -67,18 +65,20 @@ func (d *Driver) launch(ctx context.Context, r *record) error {
 	}
 	hostname := d.hostname(r)
 	d.writeIdentity(r, hostname, att)
-	if err := d.layers.mount(ctx, r.Spec, att, p.root); err != nil {
+	set, err := d.setScene(ctx, r, p, att)
+	if err != nil {
 		return err
 	}
+	defer set.close()
 	agent, err := d.agentBinary()
 	if err != nil {
 		return err
 	}
-	sources, err := attachMounts(r.Spec.Mounts, p.mounts, att)
+	err = d.writeBundle(bundleInput{
+		spec: r.Spec, hostname: hostname, paths: p, agent: agent, mounts: set.targets,
+		net: att, userNS: set.userNS.Name(), netNS: set.netNS.Name(),
+	})
 	if err != nil {
-		return err
-	}
-	if err := d.writeBundle(bundleInput{spec: r.Spec, hostname: hostname, paths: p, net: att, agent: agent, mounts: sources}); err != nil {
 		return err
 	}
 	listener, err := listen(p.socket)
@@ -86,7 +86,12 @@ func (d *Driver) launch(ctx context.Context, r *record) error {
 		return err
 	}
 	defer listener.Close()
-	if err := d.runtime.run(ctx, p, listener); err != nil {
+	if err := d.runtime.run(ctx, p, listener, func() error {
+		if err := d.stage.enter(); err != nil {
+			return err
+		}
+		return set.attach(p.root)
+	}); err != nil {
 		return err
 	}
 	return d.settle(r, p)
@@ -118,7 +123,7 @@ func (d *Driver) settle(r *record, p paths) error {
 	return err
 }
 
-// makeMachineDirs makes the machine's mount point and bundle. The mount point
+// makeMachineDirs makes the machine's mount point and bundle directory. The mount point
 // can be reached by the machine's root and nobody else.
 func makeMachineDirs(p paths, base uint32) error {
 	for _, dir := range []string{p.dir, p.root, p.bundle} {
@@ -179,7 +184,7 @@ func (d *Driver) clear(ctx context.Context, id string) error {
 	if err := detachMounts(p.mounts); err != nil {
 		return err
 	}
-	if err := unmountAll(p.root); err != nil {
+	if err := unmountAll(p.root); err != nil { // by a driver of before the stage
 		return err
 	}
 	// Not RemoveAll: should something still be mounted there, it is not deleted.
@@ -203,50 +208,8 @@ func (d *Driver) watched(id string) *watch {
 	return nil
 }
 
-// attachMounts makes the sources of extra mounts reachable for the machine:
-// each under a mapped mount where the source's file system can, so that IDs in
-// there are the guest's, else as it is.
-func attachMounts(mounts []vmm.HostMount, dir string, att network.Attachment) ([]string, error) {
-	if len(mounts) == 0 {
-		return nil, nil
-	}
-	if err := os.Mkdir(dir, 0o711); err != nil && !os.IsExist(err) {
-		return nil, fail(err, "cannot make the machine's mounts")
-	}
-	sources := make([]string, len(mounts))
-	for i, m := range mounts {
-		sources[i] = filepath.Join(dir, strconv.Itoa(i))
-		if err := attachMount(m.Source, sources[i], att); err != nil {
-			return nil, fail(err, "cannot make the machine's mounts")
-		}
-	}
-	return sources, nil
-}
-
-func attachMount(source, target string, att network.Attachment) error {
-	info, err := os.Stat(source)
-	if err != nil {
-		return errors.Wrap(err, errors.NotFound, "a mount's source is not there")
-	}
-	if info.IsDir() {
-		err = os.Mkdir(target, 0o700)
-	} else {
-		err = os.WriteFile(target, nil, 0o600)
-	}
-	if err != nil {
-		return err
-	}
-	tree, err := mappedTree(source, att.UserNS)
-	if errors.Is(err, unix.EINVAL) {
-		return unix.Mount(source, target, "", unix.MS_BIND, "")
-	} else if err != nil {
-		return err
-	}
-	defer tree.Close()
-	return attachTree(tree, target)
-}
-
-// detachMounts undoes attachMounts.
+// detachMounts removes the mount points of extra mounts, and what drivers of
+// before the stage mounted there.
 func detachMounts(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if os.IsNotExist(err) {
