@@ -15,12 +15,24 @@ cleanup() {
 }
 trap cleanup EXIT
 
+# typed WORD…: a command as one would type it.
+typed() {
+  local word line=
+  for word in "$@"; do
+    case $word in
+      '' | *[!A-Za-z0-9_./:=@%+,-]*) word=${word@Q} ;;
+    esac
+    line+="$word "
+  done
+  echo "${line% }"
+}
+
 steps=() times=()
 # step NAME CMD…: runs a command, shows it and remembers how long it took.
 step() {
   local name=$1 from to
   shift
-  printf '\033[2m$ %s\033[0m\n' "${shown:-$(printf '%s ' "$@" | sed "s|$BIN/||g; s|$work/||g")}"
+  printf '\033[2m$ %s\033[0m\n' "${shown:-$(typed "$@" | sed "s|$BIN/||g; s|$work/||g")}"
   from=$(date +%s%N)
   "$@"
   to=$(date +%s%N)

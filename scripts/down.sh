@@ -9,6 +9,8 @@ if [ ! -x "$BIN/aetherium-standalone" ]; then
   echo "nothing is built, so nothing of this clone runs"
   exit 0
 fi
+# What is stopped is told in one line; problems are told all the same.
+export AETHERIUM_LOG_LEVEL=${AETHERIUM_LOG_LEVEL:-warn}
 args=()
 [ -n "${PURGE:-}" ] && args+=(--purge)
 as_root "$BIN/aetherium-standalone" down "${args[@]}"

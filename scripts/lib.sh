@@ -4,12 +4,14 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 BIN=${BIN:-$ROOT/bin}
 export ROOT BIN
 
-# as_root runs a command as root: directly, or by sudo with the settings that matter kept.
+# as_root runs a command as root: directly, or by sudo with our settings kept.
 as_root() {
   if [ "$(id -u)" = 0 ]; then
     "$@"
   elif command -v sudo >/dev/null; then
-    sudo --preserve-env=AETHERIUM_DATA_DIR,AETHERIUM_LISTEN,AETHERIUM_BASE_IMAGE "$@"
+    local settings
+    settings=$(compgen -e AETHERIUM_ | paste -sd, -)
+    sudo ${settings:+"--preserve-env=$settings"} "$@"
   else
     echo "this needs root, and there is no sudo: run it as root" >&2
     exit 1
