@@ -39,6 +39,8 @@ git                                 git                     git            git  
 jq                                  jq                      jq             jq               jq
 tmux                                tmux                    tmux           tmux             tmux
 shellcheck                          shellcheck              ShellCheck     shellcheck       shellcheck
+python3                             python3                 python3        python           python3
+python3-venv                        python3-venv            python3        python           python3
 '
 need_bench='
 dockerd                             docker.io               moby-engine    docker           docker
@@ -68,6 +70,8 @@ there() {
     /etc/ssl/certs/ca-certificates.crt) [ -e "$1" ] || [ -e /etc/pki/tls/certs/ca-bundle.crt ] ;;
     # musl and glibc have their headers in the same place.
     /*) [ -e "$1" ] ;;
+    # Not a program: what environments for Python programs are made with.
+    python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null || /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null ;;
     *) command -v "$1" >/dev/null 2>&1 ;;
   esac
 }
