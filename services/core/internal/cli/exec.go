@@ -51,7 +51,7 @@ func (a *app) execAttached(cmd *cobra.Command, vm string, command []string, cf *
 	if err != nil {
 		return &exit{exitRunFailed, err}
 	}
-	return a.runSession(cmd.Context(), &session{app: a, stdin: cf.interactive, pty: cf.tty}, cf,
+	return a.runSession(cmd.Context(), &session{app: a, stdin: cf.interactive, pty: cf.tty, whole: true}, cf,
 		func(ctx context.Context, o client.StreamOptions) (*client.Stream, error) {
 			return c.Start(ctx, vm, start, o)
 		})

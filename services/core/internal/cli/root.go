@@ -45,7 +45,11 @@ func (a *app) root() *cobra.Command {
 
 Exit codes: run, exec, shell and attach exit as the command does, 128+n after
 signal n. Of our own: 1 failed, 2 wrong usage, 130 interrupted; of those four
-commands 125 failed, 126 the program cannot be executed, 127 there is none.`,
+commands 125 failed, 126 the program cannot be executed, 127 there is none.
+
+With -o json a command shows the API's own objects, described at URL/docs; a
+command's output and events are a line of JSON each. Where stdout is no terminal
+a table has no titles, its values are whole and a tab stands between them.`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,

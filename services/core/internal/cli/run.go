@@ -93,7 +93,7 @@ func (a *app) runInNewVM(cmd *cobra.Command, args []string, vf *vmFlags, cf *com
 		made.remove(ctx)
 		return &exit{exitRunFailed, err}
 	}
-	s := &session{app: a, stdin: stdin, pty: cf.tty}
+	s := &session{app: a, stdin: stdin, pty: cf.tty, whole: true}
 	out, err := s.run(ctx, 0, func(ctx context.Context, o client.StreamOptions) (*client.Stream, error) {
 		return c.Start(ctx, vm.ID, start, o)
 	})

@@ -202,3 +202,25 @@ func TestFollowedEventsComeAtOnce(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 }
+
+// A reader of our stdout cannot tell that something is missing from it.
+func TestMissingOutputIsNoSuccess(t *testing.T) {
+	t.Parallel()
+	fake := apifake.New(t, func(s *apifake.Server) { s.Forgets = 4 })
+	for _, tc := range []struct {
+		exit, want int
+	}{{0, 125}, {3, 3}} {
+		for _, args := range [][]string{{"exec", "web"}, {"run"}} {
+			cmd := program(fake, append(args, "--", "sh", "-c", "printf 0123456789; exit "+strconv.Itoa(tc.exit))...)
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			out, _ := cmd.Output()
+			if code := cmd.ProcessState.ExitCode(); string(out) != "456789" || code != tc.want {
+				t.Errorf("%s: exit code %d, output %q", args[0], code, out)
+			}
+			if said := stderr.String(); strings.Contains(said, "output are missing") != (tc.exit == 0) || !strings.Contains(said, "no longer kept") {
+				t.Errorf("%s: it said %q", args[0], said)
+			}
+		}
+	}
+}

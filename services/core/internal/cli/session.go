@@ -29,9 +29,13 @@ type session struct {
 	pty   bool // the command has a terminal: ours is made raw, where there is one
 	// ignoreSignals leaves signals to end us, and the command alone.
 	ignoreSignals bool
+	// whole says that all output is wanted: a success of which some is
+	// missing is none, as whoever reads our stdout could not tell.
+	whole bool
 
 	stream *client.Stream
-	told   bool // the user knows that the server is away
+	lost   int64 // bytes of output that were not kept
+	told   bool  // the user knows that the server is away
 	ints   atomic.Int32
 	leave  context.CancelCauseFunc
 }
@@ -123,6 +127,9 @@ func (s *session) copyOutput(ctx context.Context) (outcome, error) {
 
 // write shows output. As JSON it is the API's own lines.
 func (s *session) write(ev client.StreamEvent) error {
+	if ev.Gap != nil {
+		s.lost += ev.Gap.To - ev.Gap.From
+	}
 	if s.asJSON() {
 		line := api.OutputEvent{Offset: ev.Offset, NextOffset: ev.Offset + int64(len(ev.Data)), Stream: streamName(ev.Kind), Data: ev.Data, Gap: ev.Gap}
 		if ev.Gap != nil {
@@ -245,8 +252,12 @@ func (s *session) code(o outcome, timeout time.Duration) error {
 	case o.exit.TimedOut:
 		s.say("the command was ended: its time was up")
 	}
-	if o.exit.ExitCode != 0 {
+	switch {
+	case o.exit.ExitCode != 0:
 		return &exit{code: o.exit.ExitCode}
+	case s.whole && s.lost > 0:
+		return &exit{exitRunFailed, errors.New(errors.OutOfRange, "the command succeeded, but %s of its output are missing: they were not read in time", units.Bytes(s.lost)).
+			WithHint("write much output to a file in the VM, and take it with: aetherium cp")}
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 
 // Options say where the server is and how to talk to it.
 type Options struct {
-	// URL is the server's, such as http://127.0.0.1:7070; the API's path is added.
+	// URL is the server's, such as http://127.0.0.1:7300; the API's path is added.
 	URL string
 	// Key is the API key; it is sent in a header only, and never across a redirect.
 	Key string
@@ -46,7 +46,7 @@ func New(o Options) (*Client, error) {
 	switch {
 	case err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https"):
 		return nil, errors.New(errors.InvalidArgument, "%q is not the URL of a server", o.URL).
-			WithField("url").WithHint("it looks like http://127.0.0.1:7070")
+			WithField("url").WithHint("it looks like http://127.0.0.1:7300")
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		// The URL is not repeated here: it may hold a password.
 		return nil, errors.New(errors.InvalidArgument, "the server's URL must not carry a user, query or fragment").

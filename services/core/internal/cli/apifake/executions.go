@@ -60,7 +60,9 @@ func (s *Server) start(v *vm, req api.StartExecution) (*execution, error) {
 	case err != nil:
 		return nil, errors.New(errors.InvalidArgument, "the program %q was not found in PATH", args[0]).WithField("args")
 	}
-	x := &execution{vm: v.ID, request: req, changed: make(chan struct{}), cutOff: make(chan struct{})}
+	x := &execution{
+		vm: v.ID, request: req, changed: make(chan struct{}), cutOff: make(chan struct{}), dropped: s.Forgets,
+	}
 	x.info = api.Execution{
 		ID: req.ID, VMID: v.ID, State: "running", Args: args, PTY: req.PTY, Stdin: req.Stdin, TimeoutMS: req.TimeoutMS, CreatedAt: time.Now(),
 	}

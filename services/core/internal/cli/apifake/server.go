@@ -39,6 +39,8 @@ type Server struct {
 	FileBytes []byte
 	// Tar, where set, is what every directory's tar stream is.
 	Tar []byte
+	// Forgets is how many bytes at the start of every output are not kept.
+	Forgets int64
 	// OnCreate is called when a VM is about to be created; may be nil.
 	OnCreate func()
 
