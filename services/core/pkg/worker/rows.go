@@ -26,6 +26,7 @@ type rows struct {
 	written int64         // rows ever written
 	changed chan struct{} // closed when written grows
 	wake    chan struct{}
+	hurry   chan struct{} // somebody waits
 	stopped chan struct{}
 	once    sync.Once
 }
@@ -38,7 +39,7 @@ type rowChange struct {
 }
 
 func newRows(store storage.Store, log *slog.Logger) *rows {
-	return &rows{store: store, log: log, changed: make(chan struct{}), wake: make(chan struct{}, 1), stopped: make(chan struct{})}
+	return &rows{store: store, log: log, changed: make(chan struct{}), wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), stopped: make(chan struct{})}
 }
 
 // put queues a row as it is now with its event. done is called once it is written.
@@ -58,8 +59,14 @@ func (r *rows) put(x *domain.Execution, kind string, at time.Time, done func()) 
 // flush waits until everything put before the call is written.
 func (r *rows) flush(ctx context.Context) error {
 	r.mu.Lock()
-	until := r.queued
+	until, waits := r.queued, r.written < r.queued
 	r.mu.Unlock()
+	if waits {
+		select {
+		case r.hurry <- struct{}{}:
+		default:
+		}
+	}
 	for {
 		r.mu.Lock()
 		done, changed := r.written >= until, r.changed
@@ -77,6 +84,11 @@ func (r *rows) flush(ctx context.Context) error {
 	}
 }
 
+// gatherRows is how long rows are gathered while nobody waits for them: a short
+// command's start and end then cost one transaction, and that does not take the
+// processor from the next command of the row.
+const gatherRows = 10 * time.Millisecond
+
 // retryRows is the pause before the rows that could not be written are tried again.
 const retryRows = time.Second
 
@@ -87,6 +99,11 @@ func (r *rows) run() {
 		case <-r.stopped:
 			r.write()
 			return
+		}
+		select {
+		case <-time.After(gatherRows):
+		case <-r.hurry:
+		case <-r.stopped:
 		}
 		for !r.write() {
 			select {
@@ -112,10 +129,17 @@ func (r *rows) write() bool {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
+	newest := make(map[domain.ID]int, len(batch))
+	for i, c := range batch {
+		newest[c.row.ID] = i
+	}
 	err := r.store.Update(ctx, func(tx storage.Tx) error {
-		for _, c := range batch {
-			if err := tx.Executions().Upsert(ctx, &c.row); err != nil {
-				return err
+		for i, c := range batch {
+			// Of an execution that has both begun and ended, only the end.
+			if newest[c.row.ID] == i {
+				if err := tx.Executions().Upsert(ctx, &c.row); err != nil {
+					return err
+				}
 			}
 			if c.kind == "" {
 				continue
