@@ -83,7 +83,7 @@ func (a *API) executionRoutes() {
 	register(a, operation("get-execution", http.MethodGet, "/executions/{id}", tag, "Get an execution", ""), options{}, a.getExecution)
 
 	out := operation("get-output", http.MethodGet, "/executions/{id}/output", tag, "Read an execution's output",
-		"As newline-delimited JSON; `Accept: text/event-stream` gives events, `Accept: application/octet-stream` the bytes alone.")
+		"As newline-delimited JSON; `Accept: text/event-stream` gives events, `Accept: application/octet-stream` the bytes alone, which are refused with 416 where the oldest are no longer kept.")
 	output := a.outputEvents("Output")
 	output.Content["application/x-ndjson"] = &huma.MediaType{Schema: schemaOf[wire.OutputEvent](a)}
 	output.Content["application/octet-stream"] = &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}

@@ -173,5 +173,15 @@ func TestOutputFormats(t *testing.T) {
 	if data, _, _, gap := parse(body); data != "line 2\nline 3\n" || gap == nil || *gap != (wire.OutputGap{From: 0, To: 14}) {
 		t.Fatalf("with a gap: %q %+v", data, gap)
 	}
+	// Bytes alone cannot tell of a gap: they are refused before it.
+	bytesOnly := map[string]string{"Accept": "application/octet-stream"}
+	for _, query := range []string{"", "?offset=13", "?follow=true"} {
+		if p := l.problem(416, errors.OutOfRange, req{method: "GET", path: path + query, header: bytesOnly}); !strings.Contains(p.Hint, "offset=14") || p.Field != "query.offset" {
+			t.Errorf("%s: %+v", query, p)
+		}
+	}
+	if _, body := l.want(200, req{method: "GET", path: path + "?offset=14", header: bytesOnly}); string(body) != "line 2\nline 3\n" {
+		t.Errorf("behind the gap: %q", body)
+	}
 	l.problem(416, errors.OutOfRange, req{method: "GET", path: path + "?offset=1000"})
 }

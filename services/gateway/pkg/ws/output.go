@@ -38,6 +38,12 @@ func (s *Streams) Output(w http.ResponseWriter, r *http.Request, by vmm.Caller, 
 		return err
 	}
 	defer leave()
+	raw := accepts(r, "application/octet-stream")
+	if raw {
+		if err := s.kept(ctx, by, id, q.Offset); err != nil {
+			return err
+		}
+	}
 	out, err := s.VMs.Output(ctx, by, id, q.Offset, q.Follow)
 	if err != nil {
 		return err
@@ -47,9 +53,12 @@ func (s *Streams) Output(w http.ResponseWriter, r *http.Request, by vmm.Caller, 
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
-	if accepts(r, "application/octet-stream") {
+	if raw {
 		h.Set("Content-Type", "application/octet-stream")
 		write = func(ev domain.OutputEvent) error {
+			if ev.Gap != nil {
+				return notKept(ev.Gap)
+			}
 			_, err := w.Write(ev.Data)
 			return err
 		}
@@ -75,6 +84,31 @@ func (s *Streams) Output(w http.ResponseWriter, r *http.Request, by vmm.Caller, 
 		}
 		return control.Flush()
 	})
+}
+
+// kept makes sure that output at an offset is still kept: bytes alone cannot
+// tell of a gap, so one must not begin with it. Returns OutOfRange.
+func (s *Streams) kept(ctx context.Context, by vmm.Caller, id domain.ID, offset int64) error {
+	out, err := s.VMs.Output(ctx, by, id, offset, false)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = out.Close() }()
+	ev, err := out.Next(ctx)
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err == nil && ev.Gap != nil:
+		return notKept(ev.Gap)
+	}
+	return err
+}
+
+// notKept is a gap where only bytes are wanted. In the middle of an answer it
+// breaks the connection: the reader was slower than the journal is long.
+func notKept(gap *domain.OutputGap) error {
+	return errors.New(errors.OutOfRange, "the output before offset %d is no longer kept", gap.To).WithField("query.offset").
+		WithHint("offset=%d reads what is kept; as JSON or events the answer tells of the gap itself", gap.To)
 }
 
 // OutputSSE serves an execution's output as server-sent events, following it
