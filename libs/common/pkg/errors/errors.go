@@ -9,7 +9,9 @@ import (
 	"context"
 	stderrors "errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -71,6 +73,9 @@ var httpStatus = map[Code]int{
 	UnsupportedMedia:    http.StatusUnsupportedMediaType,
 	Internal:            http.StatusInternalServerError,
 }
+
+// Codes lists all codes, sorted.
+func Codes() []Code { return slices.Sorted(maps.Keys(httpStatus)) }
 
 // HTTPStatus is the one table from codes to HTTP status codes (RFC 9110).
 // A code it does not know is 500.

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 )
 
 var update = flag.Bool("update", false, "write golden files anew")
@@ -143,6 +145,23 @@ func TestOpenAPI(t *testing.T) {
 	_, yaml := l.want(200, req{method: "GET", path: "/openapi.yaml"})
 	if !strings.Contains(string(yaml), "operationId: create-vm") {
 		t.Error("the YAML is not the document")
+	}
+}
+
+// A problem's type leads to what the page says of its code.
+func TestDocsPageExplainsEveryCode(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	_, page := l.want(200, req{method: "GET", path: "http://" + l.addr + "/docs", key: "none"})
+	for _, code := range errors.Codes() {
+		row := fmt.Sprintf(`<tr id="%s"><td><code>%s</code></td><td>%d</td><td>`, code, code, errors.HTTPStatus(code))
+		if strings.Count(string(page), row) != 1 {
+			t.Errorf("the page wants: %s", row)
+		}
+	}
+	p := l.problem(404, errors.NotFound, req{method: "GET", path: "/vms/none"})
+	if path, code, _ := strings.Cut(p.Type, "#"); path != "/docs" || code != string(errors.NotFound) {
+		t.Errorf("type %s", p.Type)
 	}
 }
 
