@@ -129,6 +129,8 @@ func (a *app) explain(err error) error {
 		return e.WithHint("choose another name, or remove what has it")
 	case e.Code == errors.Unauthenticated && e.Hint == "":
 		return e.WithHint("give the key by --key-file or AETHERIUM_API_KEY; the server keeps it in its data directory")
+	case client.IsUnreachable(err) && e.Hint == "":
+		return e.WithHint("`aetherium status` tells whether it answers; then try again")
 	case client.IsUnreachable(err) && a.client_ != nil:
 		if s, serr := a.server(); serr == nil && s.From != "" && e.Hint == "start one with: make up" {
 			return e.WithHint("start it again with: make up (its address is from %s)", s.From)

@@ -137,12 +137,16 @@ func (t *temporary) remove(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTime)
 	defer cancel()
 	if t.id == "" {
-		accepted, err := t.client.AcceptVM(ctx, t.key, t.req)
-		if err != nil {
+		// The very same request: with a difference the key would not find it.
+		vm, err := t.client.CreateVMOnce(ctx, t.key, t.req)
+		switch {
+		case err == nil:
+			t.id = vm.ID
+		case ctx.Err() != nil || client.IsUnreachable(err):
+			t.say("should a VM have been made, it ends by itself after %s", units.Duration(abandoned))
+			return
+		default:
 			return // nor was one made
-		}
-		if t.id = accepted.Task.Subject; accepted.VM != nil {
-			t.id = accepted.VM.ID
 		}
 	}
 	if err := t.client.DropVM(ctx, t.id); err != nil && !errors.HasCode(err, errors.NotFound) && !errors.HasCode(err, errors.Gone) {

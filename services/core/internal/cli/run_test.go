@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -81,14 +81,13 @@ func TestInterruptedCreationLeavesNothing(t *testing.T) {
 	t.Parallel()
 	creating := make(chan struct{})
 	release := make(chan struct{})
-	var n atomic.Int32
+	var once sync.Once
 	fake := apifake.New(t, func(s *apifake.Server) {
 		s.OnCreate = func() {
-			if n.Add(1) == 1 { // the second request is the one that finds out
-				close(creating)
-				<-release
-			}
+			close(creating)
+			<-release
 		}
+		s.OnRepeat = func() { once.Do(func() { close(release) }) } // the server is not done when we ask again
 	})
 	cmd := program(fake, "run", "--", "true")
 	if err := cmd.Start(); err != nil {
@@ -98,9 +97,7 @@ func TestInterruptedCreationLeavesNothing(t *testing.T) {
 	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
-	code := exitCode(cmd)
-	close(release)
-	if code != 130 {
+	if code := exitCode(cmd); code != 130 {
 		t.Errorf("exit code %d", code)
 	}
 	if made, left := fake.VMsMade(), fake.VMCount(); made != 1 || left != 1 {
@@ -222,5 +219,30 @@ func TestMissingOutputIsNoSuccess(t *testing.T) {
 				t.Errorf("%s: it said %q", args[0], said)
 			}
 		}
+	}
+}
+
+// What breaks a copy is told in words for people.
+func TestBrokenCopySaysWhy(t *testing.T) {
+	t.Parallel()
+	fake := apifake.New(t)
+	cmd := program(fake, "--patience", "100ms", "cp", "-", "web:big")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.Write(bytes.Repeat([]byte("x"), 8<<20)); err != nil { // more than buffers hold: it is on its way
+		t.Fatal(err)
+	}
+	fake.Kill()
+	_, _ = in.Write(bytes.Repeat([]byte("x"), 8<<20))
+	_ = in.Close()
+	if code := exitCode(cmd); code != 1 || strings.Contains(stderr.String(), "->") || !strings.Contains(stderr.String(), "hint: ") {
+		t.Errorf("exit code %d; it said %q", code, stderr.String())
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -205,5 +206,33 @@ func TestFollowEventsAcrossARestart(t *testing.T) {
 	}
 	if len(seqs) != 3 || seqs[2] != 3 {
 		t.Errorf("events %v", seqs)
+	}
+}
+
+// A request whose answer did not arrive may still be worked on when it is
+// repeated: the server says so, and the client asks again.
+func TestRepeatsWhileTheFirstIsBeingAnswered(t *testing.T) {
+	t.Parallel()
+	first, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	s := apifake.New(t, func(s *apifake.Server) {
+		s.OnCreate = func() {
+			close(first)
+			<-release
+		}
+		s.OnRepeat = func() { once.Do(func() { close(release) }) }
+	})
+	c := connect(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-first
+		cancel()
+	}()
+	req := api.CreateVM{Template: "base"}
+	if _, err := c.CreateVMOnce(ctx, "a-key", req); !errors.HasCode(err, errors.Canceled) {
+		t.Fatal(err)
+	}
+	if vm, err := c.CreateVMOnce(t.Context(), "a-key", req); err != nil || vm.ID == "" || s.VMsMade() != 1 {
+		t.Errorf("%+v, %v, %d VMs made", vm, err, s.VMsMade())
 	}
 }

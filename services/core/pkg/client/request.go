@@ -5,10 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"strings"
+	"syscall"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
@@ -181,13 +182,16 @@ func IsUnreachable(err error) bool {
 	return errors.As(err, &lost)
 }
 
-// reason shortens "dial tcp 127.0.0.1:7070: connect: connection refused" to what matters.
+// reason shortens "dial tcp 127.0.0.1:7300: connect: connection refused" to what matters.
 func reason(err error) string {
-	s := err.Error()
-	if _, rest, ok := strings.Cut(s, ": connect: "); ok {
-		return rest
+	var errno syscall.Errno
+	switch {
+	case errors.As(err, &errno):
+		return errno.Error()
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
+		return "it was closed"
 	}
-	return s
+	return err.Error()
 }
 
 // fetch makes a request and decodes its JSON answer.

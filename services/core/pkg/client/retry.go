@@ -80,7 +80,9 @@ func (c *Client) worthRepeating(ctx context.Context, err error) bool {
 	switch {
 	case e.Code == errors.CapacityExhausted || e.RetryAfter > maxRetryAfter:
 		return false // the caller may rather want to know
-	case p.Status == http.StatusTooManyRequests, p.Status == http.StatusServiceUnavailable:
+	// A conflict that ends by itself: our own request, whose answer did not
+	// arrive, is still being worked on.
+	case p.Status == http.StatusTooManyRequests, p.Status == http.StatusServiceUnavailable, p.Status == http.StatusConflict:
 		return e.RetryAfter > 0
 	case p.Status == http.StatusBadGateway:
 		return p.Title == "" // a proxy in between, not the server: ours always has a title

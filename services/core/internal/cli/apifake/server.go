@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -43,6 +44,9 @@ type Server struct {
 	Forgets int64
 	// OnCreate is called when a VM is about to be created; may be nil.
 	OnCreate func()
+	// OnRepeat is called when a request is repeated that is still being
+	// answered; may be nil.
+	OnRepeat func()
 
 	chop atomic.Int64
 
@@ -55,7 +59,7 @@ type Server struct {
 	tasks      []api.Task
 	events     []api.Event
 	changed    chan struct{}     // closed when there is another event
-	answers    map[string]string // idempotency key to what it made
+	claims     map[string]*claim // by idempotency key
 	requests   []Request
 	failures   map[string]api.Problem
 }
@@ -75,7 +79,7 @@ func (s *Server) Chop(most int64) { s.chop.Store(most) }
 func New(tb testing.TB, set ...func(*Server)) *Server {
 	tb.Helper()
 	s := &Server{
-		tb: tb, dir: tb.TempDir(), changed: make(chan struct{}), answers: map[string]string{},
+		tb: tb, dir: tb.TempDir(), changed: make(chan struct{}), claims: map[string]*claim{},
 		failures: map[string]api.Problem{}, TellStdin: true,
 		// An address of its own, so that nobody takes the port while it is down.
 		address: fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250)),
@@ -216,6 +220,9 @@ func problem(w http.ResponseWriter, err error) {
 	e := errors.Public(err)
 	status := errors.HTTPStatus(e.Code)
 	w.Header().Set("Content-Type", api.ProblemContentType)
+	if e.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(e.RetryAfter.Seconds())))
+	}
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(api.Problem{
 		Title: http.StatusText(status), Status: status, Code: string(e.Code), Detail: e.Message, Hint: e.Hint, Field: e.Field, RequestID: "req-1",

@@ -182,6 +182,48 @@ func (v *vm) setTimes(timeout, idle *int64) {
 	}
 }
 
+// claim is a request that has an idempotency key.
+type claim struct {
+	async    bool // part of what a repetition must not change
+	vm       api.VM
+	answered bool
+}
+
+// createOnce creates a VM, or tells of the one that a request with the key made.
+func (s *Server) createOnce(key string, async bool, req api.CreateVM) (api.VM, error) {
+	s.mu.Lock()
+	c := s.claims[key]
+	switch {
+	case c != nil && c.async != async:
+		s.mu.Unlock()
+		return api.VM{}, errors.New(errors.IdempotencyMismatch, "the key was used for another request")
+	case c != nil && !c.answered:
+		s.mu.Unlock()
+		if s.OnRepeat != nil {
+			s.OnRepeat()
+		}
+		return api.VM{}, errors.New(errors.Conflict, "a request with this Idempotency-Key is being answered").WithRetryAfter(time.Second)
+	case c != nil:
+		s.mu.Unlock()
+		return c.vm, nil
+	}
+	v, err := s.make(req)
+	if err != nil {
+		s.mu.Unlock()
+		return api.VM{}, err
+	}
+	c = &claim{async: async, vm: v.VM}
+	s.claims[key] = c
+	s.mu.Unlock()
+	if s.OnCreate != nil {
+		s.OnCreate()
+	}
+	s.mu.Lock()
+	c.answered = true
+	s.mu.Unlock()
+	return c.vm, nil
+}
+
 func (s *Server) createVM(w http.ResponseWriter, r *http.Request) error {
 	var req api.CreateVM
 	if err := readJSON(r, &req); err != nil {
@@ -194,21 +236,12 @@ func (s *Server) createVM(w http.ResponseWriter, r *http.Request) error {
 	if key == "" {
 		return errors.New(errors.InvalidArgument, "the fake wants an idempotency key")
 	}
-	s.mu.Lock()
-	v, err := s.find(s.answers[key])
+	async := strings.Contains(r.Header.Get("Prefer"), "respond-async")
+	answer, err := s.createOnce(key, async, req)
 	if err != nil {
-		if v, err = s.make(req); err != nil {
-			s.mu.Unlock()
-			return err
-		}
-		s.answers[key] = v.ID
+		return err
 	}
-	answer := v.VM
-	s.mu.Unlock()
-	if s.OnCreate != nil {
-		s.OnCreate()
-	}
-	if strings.Contains(r.Header.Get("Prefer"), "respond-async") {
+	if async {
 		writeJSON(w, 202, api.Accepted{Task: api.Task{ID: newID(), Kind: "vm.create", Subject: answer.ID, State: "pending"}, VM: &answer})
 		return nil
 	}
