@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -275,6 +277,51 @@ func TestGone(t *testing.T) {
 	}
 	h.Gone(t.Context(), "twice")
 	h.Close()
+}
+
+// TestGoneIsLeftAlone: nobody tries to reach a machine that is known to be gone.
+func TestGoneIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	var tries atomic.Int64
+	h := newHost(t, func(ctx context.Context) (net.Conn, error) {
+		tries.Add(1)
+		return m.dial(ctx)
+	}, newJournals(t), domain.NewID())
+	h.start(t, sh("exec sleep 1000"))
+	m.kill()
+	before := tries.Load()
+	h.Gone(t.Context(), "it ended")
+	// The command and the watch may each have been about to.
+	if n := tries.Load() - before; n > 2 {
+		t.Errorf("dialled %d times", n)
+	}
+}
+
+// TestWarmUp leaves no trace of itself.
+func TestWarmUp(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	c := guest.New(m.dial, guest.Options{})
+	t.Cleanup(c.Close)
+	if err := c.WarmUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h := newHost(t, m.dial, newJournals(t), domain.NewID())
+	id := h.start(t, sh("true"))
+	h.output(t, id)
+	if st := <-h.started; st.ID != id {
+		t.Errorf("met %+v", st)
+	}
+	select {
+	case st := <-h.started:
+		t.Errorf("met %+v, too", st)
+	default:
+	}
+	m.kill()
+	if err := c.WarmUp(t.Context()); err == nil {
+		t.Error("a machine that is gone was warmed up")
+	}
 }
 
 // TestGracefulEnd: what the agent still says of a machine that is stopped counts.

@@ -27,7 +27,8 @@ func (s *Session) watch() {
 		}
 	}()
 	wait := backoff.New(10*time.Millisecond, 2*time.Second)
-	for ctx.Err() == nil {
+	// A machine that is gone ends the wait at once, and ctx a moment later.
+	for ctx.Err() == nil && !s.isGone() {
 		str, err := s.cfg.Client.executions.Watch(ctx, connect.NewRequest(&guestv1.WatchRequest{}))
 		if err == nil {
 			for str.Receive() {

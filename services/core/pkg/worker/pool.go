@@ -305,12 +305,16 @@ func (p *pool) expect(m *warm) {
 	p.pending[m.id] = m
 }
 
-// greet waits until a machine's agent has answered.
+// greet waits until a machine's agent has answered and is at its ease.
 func (p *pool) greet(ctx context.Context, driver vmm.Driver, id domain.ID) (*guest.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.w.config.ReadyTimeout)
 	defer cancel()
 	client := p.w.client(driver, id)
-	if _, err := client.Handshake(ctx); err != nil {
+	_, err := client.Handshake(ctx)
+	if err == nil {
+		err = client.WarmUp(ctx)
+	}
+	if err != nil {
 		client.Close()
 		return nil, err
 	}
