@@ -91,9 +91,9 @@ func New(d Deps, r chi.Router) *API {
 
 // options are what the gateway adds to an operation.
 type options struct {
-	body        int64 // bound on the JSON body; 0: jsonBodyBytes
-	idempotency idempotencyMode
-	admin       bool
+	body       int64 // bound on the JSON body; 0: jsonBodyBytes
+	recognises bool  // the handler recognises requests repeated with an Idempotency-Key
+	admin      bool
 }
 
 // register adds a typed operation. The handler's errors may be anything; they

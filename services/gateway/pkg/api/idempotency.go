@@ -48,18 +48,9 @@ type IdempotencyStore interface {
 	Finish(ctx context.Context, project domain.ID, key, digest string, response *StoredResponse) error
 }
 
-type idempotencyMode int
-
-const (
-	// storeAnswer: the answer is kept.
-	storeAnswer idempotencyMode = iota
-	// storeAccepted: the handler recognises repeats itself; only an answer to
-	// respond-async, which makes a task, is kept.
-	storeAccepted
-)
-
-// idempotent answers a request once per key.
-func (a *API) idempotent(w http.ResponseWriter, r *http.Request, body []byte, mode idempotencyMode, run func(http.ResponseWriter, *http.Request)) {
+// idempotent answers a request once per key. Where the handler recognises
+// repeats itself, only an answer to respond-async, which makes a task, is kept.
+func (a *API) idempotent(w http.ResponseWriter, r *http.Request, body []byte, recognised bool, run func(http.ResponseWriter, *http.Request)) {
 	key := r.Header.Get(wire.HeaderIdempotencyKey)
 	if key == "" {
 		run(w, r)
@@ -71,7 +62,7 @@ func (a *API) idempotent(w http.ResponseWriter, r *http.Request, body []byte, mo
 	}
 	// A streamed answer is not kept: its execution is found again by the ID
 	// that is derived from the key.
-	if mode == storeAccepted && !respondAsync(r.Header) || ws.WantsSSE(r) {
+	if recognised && !respondAsync(r.Header) || ws.WantsSSE(r) {
 		run(w, r)
 		return
 	}

@@ -77,7 +77,7 @@ func (a *API) around(op huma.Operation, opt options) func(huma.Context, func(hum
 			run(w, &r2)
 			return
 		}
-		a.idempotent(w, &r2, body, opt.idempotency, run)
+		a.idempotent(w, &r2, body, opt.recognises, run)
 	}
 }
 

@@ -82,7 +82,7 @@ func (a *API) vmRoutes() {
 		"201": jsonOf[wire.VM](a, "The VM is ready"),
 		"202": jsonOf[wire.Accepted](a, "It is being made; Location names the task"),
 	}
-	register(a, op, options{idempotency: storeAccepted}, a.createVM)
+	register(a, op, options{recognises: true}, a.createVM)
 
 	register(a, operation("list-vms", http.MethodGet, "/vms", "VMs", "List VMs", ""), options{}, a.listVMs)
 	register(a, operation("get-vm", http.MethodGet, "/vms/{vm}", "VMs", "Get a VM", ""), options{}, a.getVM)
