@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 )
@@ -44,9 +45,15 @@ func (i interrupted) Unwrap() error { return context.Canceled }
 
 func (i interrupted) code() int { return 128 + int(i.signal) }
 
+// sameSignal is how soon after the first a signal still means the same: timeout(1)
+// sends one to a process and to its group, its group includes it.
+const sameSignal = 500 * time.Millisecond
+
 // dispatch hands signals to the command that takes them, else ends ctx; one
-// more then ends the process at once. It returns when ctx ended for another reason.
+// more, later, then ends the process at once. It returns when ctx ended for
+// another reason.
 func (a *app) dispatch(ctx context.Context, cancel context.CancelCauseFunc, done <-chan struct{}) {
+	var first time.Time
 	for {
 		select {
 		case <-done:
@@ -62,12 +69,15 @@ func (a *app) dispatch(ctx context.Context, cancel context.CancelCauseFunc, done
 			if _, ends := passed[s]; !ok || !ends {
 				continue
 			}
-			if ctx.Err() != nil {
+			switch {
+			case ctx.Err() == nil:
+				first = a.Now()
+				cancel(interrupted{sig})
+			case a.Now().Sub(first) >= sameSignal:
 				a.term.Restore()
 				a.Quit(interrupted{sig}.code())
 				return
 			}
-			cancel(interrupted{sig})
 		}
 	}
 }
