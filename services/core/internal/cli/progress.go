@@ -68,8 +68,8 @@ func (p *progress) line(now time.Time) string {
 	}
 	part := min(1, float64(p.n)/float64(p.total))
 	full := int(part * barCells)
-	return fmt.Sprintf("%s  [%s%s] %3.0f%%  %s of %s  %s", p.title,
-		strings.Repeat("=", full), strings.Repeat(" ", barCells-full), 100*part, units.Bytes(p.n), units.Bytes(p.total), rate)
+	return fmt.Sprintf("%s  [%s%s] %3d%%  %s of %s  %s", p.title,
+		strings.Repeat("=", full), strings.Repeat(" ", barCells-full), int(100*part), units.Bytes(p.n), units.Bytes(p.total), rate)
 }
 
 // done takes the bar away.
