@@ -82,11 +82,18 @@ func (s *Server) processes() []string {
 		ours := strings.Contains(string(cgroups), "aetherium-"+s.lease.Instance) ||
 			strings.Contains(string(cmdline), s.RuntimeDir+"/") ||
 			strings.Contains(string(environ), "AETHERIUM_DATA_DIR="+s.DataDir+"\x00") && !isSelf(dir)
-		if ours {
+		if ours && !zombie(dir) {
 			out = append(out, "process "+strings.ReplaceAll(string(cmdline), "\x00", " "))
 		}
 	}
 	return out
+}
+
+// zombie reports whether a process has ended, and init has not looked yet.
+func zombie(dir string) bool {
+	stat, _ := os.ReadFile(dir + "/stat")
+	_, after, _ := strings.Cut(string(stat[max(0, strings.LastIndexByte(string(stat), ')')):]), ") ")
+	return strings.HasPrefix(after, "Z")
 }
 
 func isSelf(dir string) bool { return filepath.Base(dir) == fmt.Sprint(os.Getpid()) }

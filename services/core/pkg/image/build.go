@@ -30,6 +30,7 @@ type build struct {
 	tmp     string // its directory under a temporary name
 	root    string // the tree in it
 	result  Result
+	shares  []manifest.Known // builds that it has files of
 	say     func(step, format string, args ...any)
 	tick    func(step, text string, done, total int64)
 	started time.Time
@@ -208,7 +209,7 @@ func (b *build) commit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	sum, err := manifest.Write(ctx, b.root, f)
+	sum, err := manifest.Write(ctx, b.root, f, b.shares...)
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}

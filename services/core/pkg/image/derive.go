@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"encoding/hex"
+	"path/filepath"
 	"regexp"
 	"strings"
 
@@ -12,12 +13,13 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/image/internal/copytree"
 	"github.com/aetherium/aetherium/services/core/pkg/image/internal/finish"
+	"github.com/aetherium/aetherium/services/core/pkg/image/internal/manifest"
 )
 
 // Derived is a build that is another one with changes.
 type Derived struct {
 	// Base is the build that it is made of. Neither is ever written to, so they
-	// share large files.
+	// share their files.
 	Base string
 	// Tree is the changed root filesystem; nil: the base's own.
 	Tree *Tree
@@ -49,6 +51,7 @@ func (s *Store) Derive(ctx context.Context, id string, src domain.TemplateSource
 	}
 	return s.run(ctx, id, src, progress, func(ctx context.Context, b *build) error {
 		b.say("copy", "keeping the root filesystem")
+		b.shares = []manifest.Known{{Root: base.RootFS, File: filepath.Join(s.cfg.Dir, base.ID, manifestName)}}
 		b.result.Env, b.result.WorkDir, b.result.User, b.result.Pinned = d.Env, d.WorkDir, d.User, base.Pinned
 		if b.result.Env == nil {
 			b.result.Env = map[string]string{}

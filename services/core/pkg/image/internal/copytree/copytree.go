@@ -35,7 +35,7 @@ type Options struct {
 	Note      func(string) // a line for each kind of thing changed or left out
 	// ID says what an owner's ID becomes; nil: it stays.
 	ID func(uint32) uint32
-	// Base is a tree to share large files with; nil: everything is copied.
+	// Base is a tree to share files with; nil: everything is copied.
 	Base *Base
 }
 

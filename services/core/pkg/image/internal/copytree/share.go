@@ -2,13 +2,15 @@ package copytree
 
 import (
 	"io/fs"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 // Base is a tree that never changes and on top of which the source was made.
-// Large files that the source has from it are shared by hard links: neither
-// tree is ever written to.
+// Files that the source has from it are shared by hard links: neither tree is
+// ever written to.
 type Base struct {
 	Dir string // on the destination's file system, else nothing is shared
 	// Upper is what the source changes, as overlayfs keeps it; empty: the source
@@ -16,9 +18,13 @@ type Base struct {
 	Upper string
 }
 
-// minShared is the size from which files are shared. Small files are copied:
-// some programs refuse a configuration file that has several links (cron).
-const minShared = 64 << 10
+// own are the directories whose files are copied all the same: some programs
+// refuse configuration that has several links (cron).
+var own = []string{"etc/", "var/spool/"}
+
+func ownFile(rel string) bool {
+	return slices.ContainsFunc(own, func(dir string) bool { return strings.HasPrefix(rel, dir) })
+}
 
 // over tells what of one directory of the source comes from the base.
 type over struct {
@@ -80,7 +86,7 @@ func (o over) below(name string) (over, error) {
 // share links a file from the base if it is the very same there. It reports
 // whether it did; if not, the file is copied.
 func (c *copier) share(o over, out int, name, rel string, st *unix.Stat_t) bool {
-	if o.all || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size < minShared {
+	if o.all || st.Mode&unix.S_IFMT != unix.S_IFREG || ownFile(rel) {
 		return false
 	}
 	var there unix.Stat_t

@@ -51,8 +51,8 @@ func mountOverlay(t *testing.T, base string) (merged, upper string) {
 	return merged, upper
 }
 
-// Large files that are the base's own are shared, all others are not, and the
-// copy is like the tree in every case.
+// Files that are the base's own are shared, all others are not, and the copy is
+// like the tree in every case.
 func TestSharedWithBase(t *testing.T) {
 	t.Parallel()
 	base := filepath.Join(t.TempDir(), "base")
@@ -61,6 +61,7 @@ func TestSharedWithBase(t *testing.T) {
 		write(t, filepath.Join(base, name), name+big)
 	}
 	write(t, filepath.Join(base, "small"), "s")
+	write(t, filepath.Join(base, "etc/cron.d/job"), big)
 	merged, upper := mountOverlay(t, base)
 	at := func(name string) string { return filepath.Join(merged, name) }
 	for _, err := range []error{
@@ -91,7 +92,7 @@ func TestSharedWithBase(t *testing.T) {
 		t.Errorf("the copy differs:\n%s\n%s", got, want)
 	}
 	for name, shared := range map[string]bool{
-		"same": true, "dir/same": true, "dir/deep/same": true, "small": false, "changed": false, "owner": false, "opaque/file": false, "swap/file": false,
+		"same": true, "dir/same": true, "dir/deep/same": true, "small": true, "etc/cron.d/job": false, "changed": false, "owner": false, "opaque/file": false, "swap/file": false,
 	} {
 		if got := inode(t, filepath.Join(dst, name)) == inode(t, filepath.Join(base, name)); got != shared {
 			t.Errorf("%s: shared %v", name, got)
@@ -102,12 +103,12 @@ func TestSharedWithBase(t *testing.T) {
 	}
 }
 
-// Without changes the base itself is copied, sharing what is large.
+// Without changes the base itself is copied, sharing its files.
 func TestBaseAlone(t *testing.T) {
 	t.Parallel()
 	base, dst := filepath.Join(t.TempDir(), "base"), t.TempDir()
-	write(t, filepath.Join(base, "d/big"), strings.Repeat("b", 100_000))
-	write(t, filepath.Join(base, "d/small"), "s")
+	write(t, filepath.Join(base, "d/file"), strings.Repeat("b", 100_000))
+	write(t, filepath.Join(base, "var/spool/cron/job"), "s")
 	o := options()
 	o.Base = &copytree.Base{Dir: base}
 	if err := copytree.Copy(t.Context(), base, dst, o); err != nil {
@@ -116,7 +117,9 @@ func TestBaseAlone(t *testing.T) {
 	if digest(t, dst) != digest(t, base) {
 		t.Error("the copy differs")
 	}
-	if inode(t, filepath.Join(dst, "d/big")) != inode(t, filepath.Join(base, "d/big")) || inode(t, filepath.Join(dst, "d/small")) == inode(t, filepath.Join(base, "d/small")) {
-		t.Error("large files are to be shared, small ones not")
+	for name, shared := range map[string]bool{"d/file": true, "var/spool/cron/job": false} {
+		if got := inode(t, filepath.Join(dst, name)) == inode(t, filepath.Join(base, name)); got != shared {
+			t.Errorf("%s: shared %v", name, got)
+		}
 	}
 }
