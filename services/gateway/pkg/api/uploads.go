@@ -21,6 +21,13 @@ import (
 // UploadTTL is how long an upload is kept.
 const UploadTTL = 24 * time.Hour
 
+// UploadReserve is what an UploadDir leaves free on its disk, where the server's
+// database lies as well; roomEvery is after how much it looks again.
+const (
+	UploadReserve = 1 << 30
+	roomEvery     = 16 << 20
+)
+
 // UploadStore keeps files that were sent to be used later.
 type UploadStore interface {
 	// Save keeps all of r. Returns NoSpace, and r's own errors.
@@ -34,6 +41,7 @@ type UploadStore interface {
 type UploadDir struct {
 	root string
 	now  func() time.Time
+	free func() (int64, error) // bytes on its disk
 }
 
 // NewUploadDir makes an UploadDir, with the directory. now is the clock; nil is time.Now.
@@ -41,7 +49,12 @@ func NewUploadDir(root string, now func() time.Time) (*UploadDir, error) {
 	if now == nil {
 		now = time.Now
 	}
-	return &UploadDir{root, now}, os.MkdirAll(root, 0o700)
+	free := func() (int64, error) {
+		var fs syscall.Statfs_t
+		err := syscall.Statfs(root, &fs)
+		return int64(fs.Bavail) * fs.Bsize, err
+	}
+	return &UploadDir{root, now, free}, os.MkdirAll(root, 0o700)
 }
 
 // Save implements UploadStore. A file is complete or not there at all.
@@ -64,7 +77,7 @@ func (d *UploadDir) Save(ctx context.Context, by vmm.Caller, r io.Reader) (u wir
 		}
 	}()
 	digest := sha256.New()
-	n, err := io.CopyBuffer(io.MultiWriter(tmp, digest), onlyReader{r}, make([]byte, copyBytes))
+	n, err := io.CopyBuffer(io.MultiWriter(tmp, digest), &roomReader{r: r, room: d.room}, make([]byte, copyBytes))
 	if err != nil {
 		return u, uploadError(err)
 	}
@@ -81,6 +94,34 @@ func (d *UploadDir) Save(ctx context.Context, by vmm.Caller, r io.Reader) (u wir
 	return wire.Upload{
 		ID: id.String(), SizeBytes: n, SHA256: hex.EncodeToString(digest.Sum(nil)), ExpiresAt: d.now().Add(UploadTTL).UTC(),
 	}, nil
+}
+
+// room returns NoSpace when uploads would take what the server needs.
+func (d *UploadDir) room() error {
+	free, err := d.free()
+	if err == nil && free < UploadReserve {
+		return errors.New(errors.NoSpace, "the server has no room for the upload").WithHint("uploads leave %d bytes of its disk free", int64(UploadReserve))
+	}
+	return err
+}
+
+// roomReader asks for room before it reads on.
+type roomReader struct {
+	r    io.Reader
+	room func() error
+	left int64 // until it asks again
+}
+
+func (r *roomReader) Read(p []byte) (int, error) {
+	if r.left <= 0 {
+		if err := r.room(); err != nil {
+			return 0, err
+		}
+		r.left = roomEvery
+	}
+	n, err := r.r.Read(p)
+	r.left -= int64(n)
+	return n, err
 }
 
 // Path implements UploadStore.

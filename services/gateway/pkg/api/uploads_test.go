@@ -73,3 +73,38 @@ func TestUploadDir(t *testing.T) {
 		t.Fatalf("%d files are left, %v", files(), err)
 	}
 }
+
+// endless is a body that never ends.
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
+// Uploads share a disk with the server's database: they leave it room.
+func TestUploadsLeaveRoom(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	d, err := api.NewUploadDir(root, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	by := vmm.Caller{ProjectID: domain.NewID()}
+	free := int64(api.UploadReserve - 1)
+	d.SetFree(func() (int64, error) { return free, nil })
+	if _, err := d.Save(t.Context(), by, strings.NewReader("abc")); !errors.HasCode(err, errors.NoSpace) {
+		t.Errorf("without room: %v", err)
+	}
+	asked := 0
+	d.SetFree(func() (int64, error) {
+		if asked++; asked > 3 {
+			return free, nil
+		}
+		return api.UploadReserve, nil
+	})
+	if _, err := d.Save(t.Context(), by, endless{}); !errors.HasCode(err, errors.NoSpace) || asked != 4 {
+		t.Errorf("room that goes: %v, asked %d times", err, asked)
+	}
+	left, err := os.ReadDir(filepath.Join(root, by.ProjectID.String()))
+	if err != nil || len(left) != 0 {
+		t.Errorf("%v is left, %v", left, err)
+	}
+}
