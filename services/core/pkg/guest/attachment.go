@@ -188,7 +188,9 @@ func (a *attachment) takeOutput(m *guestv1.AttachResponse_Output) (outcome, erro
 			return journalFault(err)
 		}
 	}
-	if err := j.Append(offset, domain.OutputStream(m.GetStream()), data); err != nil {
+	// A reader may have fallen behind. While this waits nothing is acknowledged,
+	// and when the agent holds all it may the command waits.
+	if err := j.Feed(a.x.ctx, offset, domain.OutputStream(m.GetStream()), data); err != nil {
 		return journalFault(err)
 	}
 	a.anyOutput, a.x.drained, a.progress = true, true, true

@@ -24,6 +24,6 @@
 // # Bounds
 //
 // When a journal passes its bound its oldest part goes, and readers are told
-// of the gap. Readers hold one file and one buffer each; they never delay
-// the writer.
+// of the gap. Readers hold one file and one buffer each. They never delay the
+// writer, but for those that ask for it: see [Reader.Hold].
 package journal

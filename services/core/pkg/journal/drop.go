@@ -46,6 +46,7 @@ func (j *Journal) remove() error {
 	j.fail = errors.New(errors.Gone, "the output was deleted")
 	j.closeFile()
 	j.wake()
+	j.makeRoom()
 	for len(j.extents)+len(j.segments) > 0 {
 		if err := j.dropOldest(); err != nil {
 			return err

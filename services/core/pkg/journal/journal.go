@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -38,7 +39,11 @@ type Journal struct {
 	fail     error         // deleted or shut: nothing more is written
 	changed  chan struct{} // closed at the next change; nil while nobody waits
 	changes  uint64        // so far
+	holds    map[*hold]struct{}
+	roomy    chan struct{} // closed when a hold has moved; nil while nobody waits
 	scratch  []byte
+
+	waiting atomic.Int32 // writers in Feed
 }
 
 // segment is one file. Its fields are guarded by the journal's mutex.
@@ -337,6 +342,7 @@ func (j *Journal) shut() {
 	}
 	j.closeFile()
 	j.wake()
+	j.makeRoom()
 }
 
 // idle closes the file of a journal that nobody holds, and tells whether

@@ -26,6 +26,7 @@ type Reader struct {
 	mu    sync.Mutex // held while stepping, never while waiting
 	pos   int64      // next offset to deliver
 	ended bool       // End was delivered
+	held  *hold      // nil: the writer does not wait
 
 	seg  *segment // open in file
 	file *os.File
@@ -53,6 +54,7 @@ func (r *Reader) Close() error {
 	r.once.Do(func() {
 		close(r.done)
 		r.mu.Lock()
+		r.letGo()
 		r.closeFile()
 		r.mu.Unlock()
 		if r.owned {
@@ -100,6 +102,8 @@ func (r *Reader) step() (domain.OutputEvent, <-chan struct{}, error) {
 		return domain.OutputEvent{}, nil, errors.New(errors.Canceled, "the output reader is closed")
 	default:
 	}
+	// What was delivered by the last call was taken: Data was valid until now.
+	r.delivered()
 	for {
 		v := r.look()
 		if r.file != nil {

@@ -175,6 +175,9 @@ type Executions interface {
 // Data is valid until the next call. Not safe for concurrent use.
 type OutputReader interface {
 	Next(ctx context.Context) (domain.OutputEvent, error)
+	// Hold, called before the first Next, makes the command wait for this reader
+	// before output that it has not read yet is dropped for want of room.
+	Hold()
 	Close() error
 }
 

@@ -251,6 +251,9 @@ func (o *Orchestrator) Output(_ context.Context, by vmm.Caller, id domain.ID, fr
 	return &reader{o: o, x: x, at: from, follow: follow}, nil
 }
 
+// Hold is for readers that may miss something; here nothing is dropped.
+func (r *reader) Hold() {}
+
 func (r *reader) Next(ctx context.Context) (domain.OutputEvent, error) {
 	var ev domain.OutputEvent
 	eof := r.ended

@@ -50,6 +50,7 @@ func (s *Streams) Execution(w http.ResponseWriter, r *http.Request, by vmm.Calle
 		return err
 	}
 	defer func() { _ = out.Close() }()
+	out.Hold()
 	c, err := s.accept(w, r)
 	if err != nil {
 		return err
@@ -97,6 +98,9 @@ func (s *Streams) begin(ctx context.Context, ws *websocket.Conn, by vmm.Caller, 
 		return nil, 0, nil, err
 	}
 	out, err := s.VMs.Output(ctx, by, exec.ID, offset, true)
+	if err == nil {
+		out.Hold()
+	}
 	return exec, offset, out, err
 }
 
@@ -139,8 +143,9 @@ func (s *Streams) serve(ctx, parent context.Context, ws *websocket.Conn, by vmm.
 }
 
 // pump sends output until the end. One buffer is used for every frame, and the
-// next piece is read only when the last one was taken: a slow client slows
-// nobody but itself and grows nothing.
+// next piece is read only when the last one was taken. A slow client grows
+// nothing: once the journal is full the command waits for it, as for any slow
+// reader of a pipe, and a client that takes nothing at all is cut off in time.
 func (sn *session) pump(ctx context.Context, out vmm.OutputReader) error {
 	var frame []byte
 	var next int64
