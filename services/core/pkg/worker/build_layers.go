@@ -24,19 +24,20 @@ const (
 )
 
 // layerPrefix begins the IDs of the snapshots that layers are kept as, which
-// no row tells of. The rest is from the layer's name.
+// no row tells of.
 const layerPrefix = "layer-"
-
-func layerSnapshot(l stepfile.Layer) string { return layerPrefix + string(l[:32]) }
 
 // layerNote is what is known of a kept layer. Its file's time is that of its last use.
 type layerNote struct {
 	Layer  stepfile.Layer `json:"layer"`
 	Below  stepfile.Layer `json:"below,omitempty"`
 	Driver string         `json:"driver"`
-	Step   string         `json:"step"`
-	Bytes  int64          `json:"bytes"` // of the disk, the layers below included
-	Added  int64          `json:"added"` // on top of the layer below
+	// Snapshot never changes. A build that makes the layer anew makes another
+	// one, and the note names that from then on.
+	Snapshot string `json:"snapshot"`
+	Step     string `json:"step"`
+	Bytes    int64  `json:"bytes"` // of the disk, the layers below included
+	Added    int64  `json:"added"` // on top of the layer below
 	// Build has the layer's files as its root filesystem, unless it is gone.
 	Build string `json:"build,omitempty"`
 }
@@ -47,8 +48,9 @@ type layerNote struct {
 type layers struct {
 	dir string
 
-	mu    sync.Mutex
-	users int // builds under way: nothing is removed meanwhile
+	mu      sync.Mutex
+	users   int         // builds under way: nothing is removed meanwhile
+	garbage []layerNote // replaced: their snapshots go when no build is under way
 }
 
 func (l *layers) file(name stepfile.Layer) string { return filepath.Join(l.dir, string(name)+".json") }
@@ -62,9 +64,11 @@ func (l *layers) use() func(remove func([]layerNote)) {
 	return func(remove func([]layerNote)) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if l.users--; l.users == 0 {
-			remove(l.excess(time.Now()))
+		if l.users--; l.users > 0 {
+			return
 		}
+		remove(append(l.excess(time.Now()), l.garbage...))
+		l.garbage = nil
 	}
 }
 
@@ -86,7 +90,30 @@ func (l *layers) touch(name stepfile.Layer) {
 	}
 }
 
+// put writes a layer's note. What it replaces is removed later.
 func (l *layers) put(n layerNote) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.write(n)
+}
+
+// built notes which build has a layer's files, unless the layer was made anew
+// meanwhile.
+func (l *layers) built(name stepfile.Layer, snapshot, build string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n, ok := l.get(name)
+	if !ok || n.Snapshot != snapshot {
+		return nil
+	}
+	n.Build = build
+	return l.write(n)
+}
+
+func (l *layers) write(n layerNote) error {
+	if old, ok := l.get(n.Layer); ok && old.Snapshot != n.Snapshot {
+		l.garbage = append(l.garbage, old)
+	}
 	text, err := json.Marshal(n)
 	if err == nil {
 		err = os.MkdirAll(l.dir, 0o700)
@@ -104,8 +131,12 @@ func (l *layers) put(n layerNote) error {
 	return nil
 }
 
-func (l *layers) drop(name stepfile.Layer) error {
-	if err := os.Remove(l.file(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+// drop removes a note, unless it names another snapshot by now.
+func (l *layers) drop(n layerNote) error {
+	if now, ok := l.get(n.Layer); ok && now.Snapshot != n.Snapshot {
+		return nil
+	}
+	if err := os.Remove(l.file(n.Layer)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
@@ -154,10 +185,10 @@ func (w *Worker) dropLayers(ctx context.Context, list []layerNote) {
 	for _, n := range list {
 		d, err := w.driver(n.Driver)
 		if err == nil {
-			err = w.layers.drop(n.Layer)
+			err = w.layers.drop(n)
 		}
 		if sn, ok := d.(vmm.Snapshotter); ok && err == nil {
-			err = sn.DeleteSnapshot(ctx, layerSnapshot(n.Layer))
+			err = sn.DeleteSnapshot(ctx, n.Snapshot)
 		}
 		if err != nil {
 			w.Log.Warn("layer not removed", "layer", n.Layer, "error", err)
@@ -173,7 +204,7 @@ func (w *Worker) recoverLayers(ctx context.Context, driver string, sn vmm.Snapsh
 		there[id] = strings.HasPrefix(id, layerPrefix)
 	}
 	for _, n := range w.layers.all() {
-		id := layerSnapshot(n.Layer)
+		id := n.Snapshot
 		if n.Driver != driver {
 			continue
 		}
@@ -181,7 +212,7 @@ func (w *Worker) recoverLayers(ctx context.Context, driver string, sn vmm.Snapsh
 			delete(there, id)
 			continue
 		}
-		if err := w.layers.drop(n.Layer); err != nil {
+		if err := w.layers.drop(n.layerNote); err != nil {
 			return err
 		}
 	}

@@ -33,6 +33,7 @@ type buildMachine struct {
 	name     string // of the driver
 	id       domain.ID
 	journals *journal.Store
+	kept     func(stepfile.Layer, string) // told of each snapshot that is made
 
 	epoch   int64
 	client  *guest.Client // nil: it does not run
@@ -285,19 +286,13 @@ func (m *buildMachine) Keep(ctx context.Context, l, below stepfile.Layer, step s
 			}
 		}()
 	}
-	id := layerSnapshot(l)
-	// One without a cache has the layer again, and its result is as good.
-	if err := m.w.layers.drop(l); err != nil {
-		return errors.Wrap(err, errors.Internal, "the layer cannot be kept")
-	}
-	if err := m.driver.DeleteSnapshot(ctx, id); err != nil {
-		return err
-	}
+	id := layerPrefix + string(domain.NewID())
 	info, err := m.driver.Snapshot(ctx, string(m.id), id, domain.SnapshotDisk)
 	if err != nil {
 		return err
 	}
-	n := layerNote{Layer: l, Below: below, Driver: m.name, Step: step, Bytes: info.Bytes, Added: info.Bytes}
+	m.kept(l, id)
+	n := layerNote{Layer: l, Below: below, Driver: m.name, Snapshot: id, Step: step, Bytes: info.Bytes, Added: info.Bytes}
 	if b, ok := m.w.layers.get(below); ok {
 		n.Added = max(0, n.Bytes-b.Bytes)
 	}

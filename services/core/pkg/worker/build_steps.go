@@ -48,7 +48,10 @@ type stepNode struct {
 	name     string // of the driver
 	journals *journal.Store
 	base     image.Result
-	release  []func()
+	// snapshots are those of the layers that this build made or found: another
+	// build may make a layer anew meanwhile.
+	snapshots map[stepfile.Layer]string
+	release   []func()
 }
 
 // buildWorkDir holds what builds by steps need while they go on. It is emptied
@@ -93,7 +96,7 @@ func (w *Worker) buildSteps(ctx context.Context, b *domain.Build, args service.B
 		return image.Result{}, err
 	}
 	defer w.stepSlots.put()
-	n := &stepNode{w: w, build: b, args: args, images: images, driver: driver, name: args.Driver}
+	n := &stepNode{w: w, build: b, args: args, images: images, driver: driver, name: args.Driver, snapshots: map[stepfile.Layer]string{}}
 	defer n.close()
 	if err := n.open(); err != nil {
 		return image.Result{}, err
@@ -262,18 +265,19 @@ func (n *stepNode) HasLayer(_ context.Context, l stepfile.Layer) (bool, error) {
 		return false, nil
 	}
 	n.w.layers.touch(l)
+	n.snapshots[l] = note.Snapshot
 	return true, nil
 }
 
 // Boot implements stepbuild.Node.
 func (n *stepNode) Boot(ctx context.Context, _ stepbuild.Base, l stepfile.Layer) (stepbuild.Machine, error) {
-	m := &buildMachine{w: n.w, driver: n.driver, name: n.name, id: domain.NewID(), journals: n.journals}
+	m := &buildMachine{
+		w: n.w, driver: n.driver, name: n.name, id: domain.NewID(), journals: n.journals,
+		kept: func(l stepfile.Layer, snapshot string) { n.snapshots[l] = snapshot },
+	}
 	spec := vmm.Spec{
 		RootFS: n.base.RootFS, BuildID: n.base.ID, Resources: n.build.Shape, Network: n.args.Network,
-		Hostname: "build", Platform: n.w.config.Platform,
-	}
-	if l != "" {
-		spec.DiskFrom = layerSnapshot(l)
+		Hostname: "build", Platform: n.w.config.Platform, DiskFrom: n.snapshots[l],
 	}
 	if err := m.open(ctx, spec); err != nil {
 		m.Close()
@@ -289,8 +293,9 @@ func (n *stepNode) publish(ctx context.Context, out stepbuild.Outcome, progress 
 	if out.Layer == "" {
 		return n.images.Derive(ctx, id, n.build.Source, d, progress)
 	}
-	note, _ := n.w.layers.get(out.Layer)
-	if note.Build != "" && note.Build != id {
+	snapshot := n.snapshots[out.Layer]
+	note, ok := n.w.layers.get(out.Layer)
+	if ok && note.Snapshot == snapshot && note.Build != "" && note.Build != id {
 		n.hold(domain.ID(note.Build))
 		same := d
 		same.Base = note.Build
@@ -301,7 +306,7 @@ func (n *stepNode) publish(ctx context.Context, out stepbuild.Outcome, progress 
 		n.w.Log.Debug("not derived from an equal build", "build", note.Build, "error", err)
 	}
 	var r image.Result
-	err := n.driver.Flatten(ctx, layerSnapshot(out.Layer), n.base.RootFS, func(f vmm.Flat) (err error) {
+	err := n.driver.Flatten(ctx, snapshot, n.base.RootFS, func(f vmm.Flat) (err error) {
 		d.Tree = &image.Tree{Dir: f.Dir, Upper: f.Upper, ID: f.ID}
 		r, err = n.images.Derive(ctx, id, n.build.Source, d, progress)
 		return err
@@ -309,11 +314,8 @@ func (n *stepNode) publish(ctx context.Context, out stepbuild.Outcome, progress 
 	if err != nil {
 		return r, err
 	}
-	if note.Layer != "" {
-		note.Build = id
-		if err := n.w.layers.put(note); err != nil {
-			n.w.Log.Warn("layer's build not noted", "layer", out.Layer, "error", err)
-		}
+	if err := n.w.layers.built(out.Layer, snapshot, id); err != nil {
+		n.w.Log.Warn("layer's build not noted", "layer", out.Layer, "error", err)
 	}
 	return r, nil
 }
