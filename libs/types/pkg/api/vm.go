@@ -137,5 +137,5 @@ type Snapshot struct {
 
 // CreateSnapshot asks for a snapshot. The body may be left out.
 type CreateSnapshot struct {
-	Name string `json:"name,omitempty" maxLength:"63" pattern:"^[A-Za-z0-9][A-Za-z0-9._-]*$" doc:"Unique among templates and snapshots"`
+	Name string `json:"name,omitempty" maxLength:"63" pattern:"^[a-z0-9][a-z0-9._-]*$" patternDescription:"lower case letters, digits, dots, dashes and underscores" doc:"Unique among templates and snapshots"`
 }

@@ -28,9 +28,9 @@ const (
 	MinMemoryBytes     = 16 << 20
 	MaxMemoryBytes     = 16 << 40
 	MinDiskBytes       = 16 << 20
-	MaxDiskBytes       = 256 << 40
+	MaxDiskBytes       = 64 << 40
 	MinPIDs            = 16
-	MaxPIDs            = 1 << 20
+	MaxPIDs            = 4 << 20
 )
 
 var (
@@ -57,6 +57,18 @@ func ValidateName(field, name string) error {
 	}
 	if IsID(name) {
 		return invalid(field, "a name must not have the form of an ID (20 characters of a-z and 0-9)")
+	}
+	return nil
+}
+
+// ValidateTemplateName checks the name of a template or a snapshot, which share
+// a namespace: what it names must be a template reference. Empty is no name.
+func ValidateTemplateName(field, name string) error {
+	if err := ValidateName(field, name); err != nil || name == "" {
+		return err
+	}
+	if !templateForm.MatchString(name) || strings.Contains(name, ":") {
+		return invalid(field, "%q cannot name a template or a snapshot", clip(name, 64)).WithHint("lower case letters, digits, dots, dashes and underscores")
 	}
 	return nil
 }

@@ -13,7 +13,7 @@ import (
 
 // CreateSnapshot implements vmm.Snapshots.
 func (s *Service) CreateSnapshot(ctx context.Context, by vmm.Caller, vmID domain.ID, name string) (*domain.Snapshot, error) {
-	if err := domain.ValidateName("name", name); err != nil {
+	if err := domain.ValidateTemplateName("name", name); err != nil {
 		return nil, err
 	}
 	snap, err := s.takeSnapshot(ctx, by, vmID, name, false)
@@ -149,6 +149,12 @@ func (s *Service) ForkVM(ctx context.Context, by vmm.Caller, id domain.ID, count
 	if req.Network == "" {
 		req.Network = origin.Spec.Network
 	}
+	if req.OnTimeout == "" {
+		req.OnTimeout = origin.OnTimeout
+	}
+	if req.IdleTimeout == 0 {
+		req.IdleTimeout = origin.IdleTimeout
+	}
 	if err := s.checkCreate(&req); err != nil {
 		return nil, err
 	}
@@ -159,7 +165,7 @@ func (s *Service) ForkVM(ctx context.Context, by vmm.Caller, id domain.ID, count
 	if err != nil {
 		return nil, err
 	}
-	vms, err := s.insertForks(ctx, by, count, req, snap)
+	vms, err := s.insertForks(ctx, by, count, req, snap, origin)
 	if err != nil {
 		return nil, errors.Join(err, s.DeleteSnapshot(context.WithoutCancel(ctx), by, snap.ID))
 	}
@@ -169,13 +175,19 @@ func (s *Service) ForkVM(ctx context.Context, by vmm.Caller, id domain.ID, count
 	return vms, nil
 }
 
-func (s *Service) insertForks(ctx context.Context, by vmm.Caller, count int, req vmm.CreateVM, snap *domain.Snapshot) ([]*domain.VM, error) {
-	req.Template = string(snap.ID)
+// insertForks makes VMs from a snapshot that nobody else sees: they are shown
+// as of the template that their origin is of. Unless they were given a time of
+// their own, theirs ends with the origin's.
+func (s *Service) insertForks(ctx context.Context, by vmm.Caller, count int, req vmm.CreateVM, snap *domain.Snapshot, origin *domain.VM) ([]*domain.VM, error) {
+	req.Template = origin.Spec.Template
 	vms := make([]*domain.VM, count)
 	for i := range vms {
 		vm, err := s.newVM(ctx, by, req)
 		if err != nil {
 			return nil, err
+		}
+		if req.Timeout == nil {
+			vm.Deadline = origin.Deadline
 		}
 		vms[i] = vm
 	}

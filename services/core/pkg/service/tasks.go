@@ -49,7 +49,7 @@ func (s *Service) CancelTask(ctx context.Context, by vmm.Caller, id domain.ID) (
 			return err
 		}
 		if t.State.Ended() {
-			return errors.New(errors.Conflict, "the task has already %s", t.State)
+			return errors.New(errors.Conflict, "the task has ended: it is %s", t.State)
 		}
 		now := s.time()
 		t.CancelAsked, t.UpdatedAt = true, now

@@ -98,7 +98,7 @@ func (s *Service) checkBuild(req *vmm.BuildTemplate) error {
 	}
 	req.Shape = req.Shape.Or(s.config.Defaults)
 	for _, err := range []error{
-		domain.ValidateName("name", req.Name),
+		domain.ValidateTemplateName("name", req.Name),
 		domain.ValidateTemplateRef("name", req.Name),
 		req.Source.Validate("source"),
 		req.Shape.Validate("resources"),
