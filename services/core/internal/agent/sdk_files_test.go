@@ -29,6 +29,23 @@ func (r *rig) fs(method, body string, headers ...string) (int, map[string]any) {
 	return r.rpc("/filesystem.Filesystem/"+method, body, headers...)
 }
 
+// A slip must not empty a home.
+func TestHomeAndRootStay(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	r := newRig(t)
+	must(t, os.WriteFile(filepath.Join(r.home, "kept"), nil, 0o644))
+	for _, path := range []string{".", "", "/", r.home, r.home + "/", r.home + "/./"} {
+		status, body := r.fs("Remove", fmt.Sprintf(`{"path":%q}`, path))
+		if status != http.StatusBadRequest {
+			t.Errorf("%q: %d %v", path, status, body)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(r.home, "kept")); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestSDKFilesystem(t *testing.T) {
 	t.Parallel()
 	needRoot(t)

@@ -209,7 +209,7 @@ func (x *execution) supervise() (outcome, error) {
 			bad = 0
 		} else if wireCode(a.cause) != 0 || errors.HasCode(err, errors.GuestFault) {
 			if bad++; bad >= strikes {
-				return lost, errors.Wrap(err, errors.GuestFault, "the guest agent ended the attachment %d times without output", bad)
+				return lost, errors.Wrap(err, errors.GuestFault, "the guest agent ended the attachment %d times without output: %s", bad, errors.Public(err).Message)
 			}
 		}
 		x.s.cfg.Log.Debug("attachment broke", "execution", x.id, "error", err)

@@ -58,9 +58,14 @@ func (fs *FS) Move(u *osuser.User, from, to string) (Entry, error) {
 }
 
 // Remove removes a file or a whole directory. What is absent is removed already.
+// Returns InvalidArgument for the root and for the user's home: who empties
+// those has mistyped, and half of it is gone when the rest is refused.
 func (fs *FS) Remove(u *osuser.User, path string) error {
-	if path == "/" {
-		return errors.New(errors.InvalidArgument, "the root directory cannot be removed")
+	switch filepath.Clean(path) {
+	case "/":
+		return errors.New(errors.InvalidArgument, "the root directory cannot be removed").WithField("path")
+	case filepath.Clean(u.Home):
+		return errors.New(errors.InvalidArgument, "the user's home cannot be removed").WithField("path").WithHint("remove what is in it")
 	}
 	return Error(osuser.Do(u, func() error { return os.RemoveAll(path) }), path)
 }
