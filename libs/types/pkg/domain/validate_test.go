@@ -87,6 +87,9 @@ func TestBounds(t *testing.T) {
 		{"negative timeout", domain.Command{Args: []string{"id"}, Timeout: -time.Second}.Validate(), "timeout"},
 		{"source", domain.TemplateSource{Packages: []string{"git", "libstdc++6"}}.Validate("source"), ""},
 		{"two sources", domain.TemplateSource{Image: "a", Dir: "b"}.Validate("source"), "source"},
+		{"steps", domain.TemplateSource{Steps: "FROM base", Context: "/x"}.Validate("source"), ""},
+		{"steps and an image", domain.TemplateSource{Steps: "FROM base", Image: "a"}.Validate("source"), "source"},
+		{"a context without steps", domain.TemplateSource{Image: "a", Context: "/x"}.Validate("source"), "source.context"},
 		{"option as package", domain.TemplateSource{Packages: []string{"--hook"}}.Validate("source"), "source.packages"},
 		{"pause mode", domain.PauseMode("nap").Validate("mode"), "mode"},
 	} {

@@ -238,7 +238,7 @@ func (b *builder) run(ctx context.Context, p planned) error {
 	if err != nil {
 		return err
 	}
-	what := ""
+	var what string
 	switch {
 	case exit.Lost != "":
 		what = "was lost: " + exit.Lost

@@ -88,7 +88,7 @@ func (w *Worker) buildSteps(ctx context.Context, b *domain.Build, args service.B
 	ctx, cancel := context.WithTimeoutCause(ctx, maxStepBuildTime, errStepTime)
 	defer cancel()
 	defer func() {
-		if err != nil && context.Cause(ctx) == errStepTime {
+		if err != nil && errors.Is(context.Cause(ctx), errStepTime) {
 			err = errors.Wrap(err, errors.DeadlineExceeded, "the build took longer than %s: %s", maxStepBuildTime, errors.Public(err).Message)
 		}
 	}()

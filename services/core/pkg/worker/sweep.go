@@ -153,6 +153,9 @@ func (w *Worker) sweepBuilds(ctx context.Context) error {
 		return err
 	})
 	for _, b := range orphans {
+		if w.builds.needed(b.ID) {
+			continue // another is being made of it
+		}
 		err = errors.Join(err, w.deleteBuild(ctx, b.ID))
 	}
 	return err

@@ -181,6 +181,10 @@ func TestUploadsAndTemplates(t *testing.T) {
 		code   errors.Code
 	}{
 		{"another project's upload", wire.TemplateSource{Tar: up.ID}, l.other, 404, errors.NotFound},
+		{"another project's context", wire.TemplateSource{Steps: "FROM base", Context: up.ID}, l.other, 404, errors.NotFound},
+		{"a context's path, no administrator", wire.TemplateSource{Steps: "FROM base", Context: "/etc/x.tar"}, l.user, 403, errors.PermissionDenied},
+		{"a context that is no step's", wire.TemplateSource{Image: "a", Context: up.ID}, l.user, 400, errors.InvalidArgument},
+		{"steps and packages", wire.TemplateSource{Steps: "FROM base", Packages: []string{"git"}}, l.user, 400, errors.InvalidArgument},
 		{"a directory, no administrator", wire.TemplateSource{Dir: "/etc"}, l.user, 403, errors.PermissionDenied},
 		{"a tar path, no administrator", wire.TemplateSource{Tar: "/etc/x.tar"}, l.user, 403, errors.PermissionDenied},
 		{"a relative path", wire.TemplateSource{Dir: "etc"}, l.admin, 400, errors.InvalidArgument},

@@ -150,7 +150,7 @@ func (c *Context) each(ctx context.Context, do func(h *tar.Header, name string, 
 	tr := tar.NewReader(in)
 	for {
 		h, err := tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
