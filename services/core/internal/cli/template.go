@@ -91,8 +91,8 @@ func (a *app) templateBuildCommand() *cobra.Command {
   aetherium template build mine --tar rootfs.tar
   aetherium template build app -f Aetherfile .`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 2 {
-				return nil
+			if len(args) > 1 {
+				return exactly("NAME", "CONTEXT")(cmd, args)
 			}
 			return exactly("NAME")(cmd, args)
 		},
