@@ -293,8 +293,10 @@ func (b *builder) blame(s steps.Step, err error) error {
 		return err
 	}
 	public := errors.Public(err)
-	if public.Code == errors.Internal || public.Code == errors.DeadlineExceeded {
-		// What it was at when time was up, or when we failed, is not to blame.
+	switch public.Code {
+	case errors.DeadlineExceeded: // what it was at when time was up
+		return errors.Wrap(err, public.Code, "line %d: %s", s.Line, short(s.Text))
+	case errors.Internal: // not the file's fault
 		return errors.Wrap(err, public.Code, "line %d: %s: %s", s.Line, short(s.Text), public.Message)
 	}
 	e := errors.Wrap(err, public.Code, "line %d: %s: %s", s.Line, short(s.Text), public.Message)
