@@ -10,6 +10,25 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
+// Foresee says what VM a request would make, and makes none: what it would be
+// made from, with which resources, on which worker. Returns what CreateVM does.
+func (s *Service) Foresee(ctx context.Context, by vmm.Caller, req vmm.CreateVM) (*domain.VM, error) {
+	if err := s.checkCreate(&req); err != nil {
+		return nil, err
+	}
+	vm, err := s.newVM(ctx, by, req)
+	if err != nil {
+		return nil, err
+	}
+	err = s.store.View(ctx, func(tx storage.Tx) error {
+		if err := s.resolveSource(ctx, tx, by, req, vm); err != nil {
+			return err
+		}
+		return s.place(ctx, tx, vm)
+	})
+	return vm, err
+}
+
 // resolveSource finds what vm is made from (a template's build, a build, or a
 // snapshot, by name or ID) and fills in what follows from it.
 func (s *Service) resolveSource(ctx context.Context, tx storage.Tx, by vmm.Caller, req vmm.CreateVM, vm *domain.VM) error {
@@ -30,6 +49,9 @@ func (s *Service) resolveSource(ctx context.Context, tx storage.Tx, by vmm.Calle
 	}
 	build, err := s.findBuild(ctx, tx, by, named, tag, tagged)
 	if err != nil {
+		return err
+	}
+	if vm.Spec.Tools, err = domain.MergeTools("tools", s.config.DefaultTools, req.Tools); err != nil {
 		return err
 	}
 	return s.fromBuild(vm, build)
@@ -111,6 +133,10 @@ func (s *Service) fromSnapshot(ctx context.Context, tx storage.Tx, req vmm.Creat
 	}
 	if vm.Spec.DefaultUser == "" {
 		vm.Spec.DefaultUser = origin.DefaultUser
+	}
+	var err error
+	if vm.Spec.Tools, err = domain.MergeTools("tools", origin.Tools, req.Tools); err != nil {
+		return err
 	}
 	vm.WorkerID = snap.WorkerID
 	if len(req.Env) == 0 && len(snap.EnvSealed) > 0 {

@@ -40,6 +40,7 @@ type pool struct {
 	filled chan struct{}      // closed when filling has ended
 
 	changed watch.Hub[struct{}] // woken when the pool has changed
+	saved   []storage.PoolKey   // the kinds as written down; used by fill only
 
 	mu      sync.Mutex
 	closed  bool
@@ -72,7 +73,7 @@ func newPool(w *Worker, c PoolConfig) *pool {
 // machine made beforehand can serve.
 func (p *pool) keyOf(vm *domain.VM) (key storage.PoolKey, ok bool) {
 	driver, err := p.w.driver(vm.Spec.Driver)
-	if err != nil || p.config.Size == 0 || vm.Spec.SnapshotID != "" {
+	if err != nil || p.config.Size == 0 || vm.Spec.SnapshotID != "" || len(vm.Spec.Tools) > 0 {
 		return key, false
 	}
 	_, renames := driver.(vmm.Renamer)
@@ -172,6 +173,7 @@ func (p *pool) fill(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		p.save(ctx)
 		for {
 			key, ok := p.lacking()
 			if !ok || ctx.Err() != nil {

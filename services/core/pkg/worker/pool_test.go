@@ -240,3 +240,52 @@ func TestThePoolIsTakenUp(t *testing.T) {
 	b.up()
 	b.ready(0)
 }
+
+// The kinds in use are known after an orderly restart, which empties the pool.
+func TestThePoolRemembersWhatWasUsed(t *testing.T) {
+	t.Parallel()
+	b := newPoolBed(t, 1, 2)
+	b.running(vmm.CreateVM{})
+	b.running(vmm.CreateVM{Resources: domain.Resources{MemoryBytes: 64 << 20}})
+	b.ready(2)
+	b.down()
+	b.up()
+	b.ready(2)
+	vm := b.running(vmm.CreateVM{Resources: domain.Resources{MemoryBytes: 64 << 20}})
+	if phases := b.phases(vm.ID); !slices.Contains(phases, "claim") {
+		t.Errorf("phases %v", phases)
+	}
+	// A template that went meanwhile has none.
+	b.down()
+	must(t, b.store.Update(b.ctx, func(tx storage.Tx) error {
+		tmpl, err := tx.Templates().ByName(b.ctx, b.by.ProjectID, "base")
+		if err != nil {
+			return err
+		}
+		return tx.Templates().Delete(b.ctx, b.by.ProjectID, tmpl.ID)
+	}))
+	b.up()
+	b.ready(0)
+}
+
+func TestMachinesAreExpected(t *testing.T) {
+	t.Parallel()
+	b := newPoolBed(t, 2, 2)
+	foreseen, err := b.Foresee(b.ctx, b.by, vmm.CreateVM{})
+	must(t, err)
+	b.worker.Expect(foreseen)
+	b.ready(2)
+	vm := b.running(vmm.CreateVM{})
+	if phases := b.phases(vm.ID); !slices.Contains(phases, "claim") {
+		t.Errorf("phases %v", phases)
+	}
+	other := *foreseen
+	other.Spec.Resources.MemoryBytes /= 2
+	b.worker.Expect(&other) // what is used counts more than what is expected
+	b.ready(2)
+	list, err := b.ListVMs(b.ctx, b.by, vmm.VMFilter{IncludeDeleted: true})
+	must(t, err)
+	if len(list.Items) != 1 {
+		t.Errorf("%d VMs", len(list.Items))
+	}
+}

@@ -36,6 +36,7 @@ type Config struct {
 	// MaxConcurrentSteps bounds how many VMs are stepped at once.
 	MaxConcurrentSteps int
 	Pool               PoolConfig
+	Tools              ToolsConfig
 }
 
 func (c Config) withDefaults() Config {
@@ -97,6 +98,7 @@ type Worker struct {
 	builds   builds
 	layers   layers
 	pool     *pool
+	tools    toolshed
 	execs    executions
 	endings  watch.Hub[domain.ID] // woken when an execution has ended
 
@@ -125,6 +127,9 @@ func (w *Worker) Start(ctx context.Context) error {
 	if err := w.register(ctx); err != nil {
 		return err
 	}
+	if err := w.openTools(); err != nil {
+		return err
+	}
 	w.Queue.Handle(convergeKind, w.handleConverge)
 	w.Queue.Handle(taskKind, w.handleTask)
 	if err := w.Queue.Start(ctx); err != nil {
@@ -132,6 +137,9 @@ func (w *Worker) Start(ctx context.Context) error {
 	}
 	w.wg.Go(w.rows.run)
 	if err := w.recover(ctx); err != nil {
+		return err
+	}
+	if err := w.pool.remember(ctx); err != nil {
 		return err
 	}
 	w.pool.start(w.ctx)

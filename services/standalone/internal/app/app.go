@@ -43,9 +43,17 @@ func Serve(ctx context.Context, s settings.Settings, log *slog.Logger, ready fun
 		defer cancel()
 		err = errors.Join(err, n.worker.Stop(stop))
 	}()
-	if err := n.ensureBase(ctx, project); err != nil {
+	base, err := n.ensureBase(ctx, project)
+	if err != nil {
 		return err
 	}
+	foreseen, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		n.foresee(foreseen, project, base)
+	}()
+	defer func() { cancel(); <-done }()
 	return n.serve(ctx, ready)
 }
 

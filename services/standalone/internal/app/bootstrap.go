@@ -13,6 +13,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/image"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 )
 
@@ -90,13 +91,13 @@ func giveToCaller(file string) error {
 	return nil
 }
 
-// ensureBase sees to it that the base template exists or is being made.
-func (n *node) ensureBase(ctx context.Context, project domain.ID) error {
+// ensureBase sees to it that the base template exists or is being made, and
+// gives the task that makes it; nil when there is none.
+func (n *node) ensureBase(ctx context.Context, project domain.ID) (task *domain.Task, err error) {
 	if n.settings.Base.Skip {
-		return nil
+		return nil, nil
 	}
-	var task *domain.Task
-	err := n.store.Update(ctx, func(tx storage.Tx) error {
+	err = n.store.Update(ctx, func(tx storage.Tx) error {
 		tmpl, err := tx.Templates().ByName(ctx, project, image.BaseTemplate)
 		if errors.HasCode(err, errors.NotFound) {
 			tmpl = &domain.Template{
@@ -120,7 +121,24 @@ func (n *node) ensureBase(ctx context.Context, project domain.ID) error {
 	if err == nil && task != nil {
 		n.worker.RunTask(task.ID)
 	}
-	return err
+	return task, err
+}
+
+// foresee has machines made ready for who asks for a VM and nothing special,
+// once there is what they are made from.
+func (n *node) foresee(ctx context.Context, project domain.ID, base *domain.Task) {
+	by := vmm.Caller{ProjectID: project, Name: "server"}
+	if base != nil {
+		if _, err := n.service.WaitTask(ctx, by, base.ID); err != nil {
+			return // the server ends
+		}
+	}
+	vm, err := n.service.Foresee(ctx, by, vmm.CreateVM{})
+	if err != nil {
+		n.log.Debug("no machines are made beforehand", "reason", err)
+		return
+	}
+	n.worker.Expect(vm)
 }
 
 func (n *node) baseTask(ctx context.Context, tx storage.Tx, tmpl *domain.Template) (*domain.Task, error) {
