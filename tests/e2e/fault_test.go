@@ -15,16 +15,17 @@ import (
 	"github.com/aetherium/aetherium/tests/internal/server"
 )
 
-// own starts a server for one test that kills it. It takes the shared
-// server's template, so that it need not make its own.
-func own(t *testing.T) *server.Server {
+// own starts a server for one test that kills it or needs settings of its own.
+// It takes the shared server's template, so that it need not make its own.
+func own(t *testing.T, settings ...string) *server.Server {
 	t.Helper()
 	ctx := limited(t)
 	rootfs, err := filepath.Glob(filepath.Join(suite.DataDir, "images", "*", "rootfs"))
 	if err != nil || len(rootfs) == 0 {
 		t.Fatalf("no root filesystem: %v", err)
 	}
-	s, err := server.New(filepath.Join(t.TempDir(), "data"), "AETHERIUM_BASE_SKIP=true", "AETHERIUM_NETWORK_POOL=1")
+	settings = append([]string{"AETHERIUM_BASE_SKIP=true", "AETHERIUM_NETWORK_POOL=1"}, settings...)
+	s, err := server.New(filepath.Join(t.TempDir(), "data"), settings...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -34,8 +35,13 @@ func run(m *testing.M) int {
 	defer func() { _ = os.RemoveAll(dir) }()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	if suite, err = server.New(filepath.Join(dir, "data")); err == nil {
+	// To try a test again and again: a root filesystem to make base from, at once.
+	rootfs := os.Getenv("AETHERIUM_TEST_ROOTFS")
+	if suite, err = server.New(filepath.Join(dir, "data"), "AETHERIUM_BASE_SKIP="+strconv.FormatBool(rootfs != "")); err == nil {
 		err = suite.Start(ctx)
+	}
+	if err == nil && rootfs != "" {
+		_, err = suite.CLI(ctx, "template", "build", "base", "--dir", rootfs)
 	}
 	if err != nil {
 		fmt.Println(err)

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -71,9 +72,28 @@ func (s *Server) Footprint(ctx context.Context) []string {
 	return out
 }
 
-// processes lists the server, its helpers, and everything in its VMs.
+// process is one that belongs to the server.
+type process struct {
+	pid              int
+	command, cgroups string
+	zombie           bool // ended; its parent has not looked yet
+}
+
+// processes lists the server, its helpers, and everything in its VMs. What has
+// ended, and only waits for its parent to look, is not there.
 func (s *Server) processes() []string {
 	var out []string
+	for _, p := range s.found() {
+		if !p.zombie {
+			out = append(out, "process "+p.command)
+		}
+	}
+	return out
+}
+
+// found looks at every process of the host and keeps what is this server's.
+func (s *Server) found() []process {
+	var out []process
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range dirs {
 		cmdline, _ := os.ReadFile(dir + "/cmdline")
@@ -82,9 +102,11 @@ func (s *Server) processes() []string {
 		ours := strings.Contains(string(cgroups), "aetherium-"+s.lease.Instance) ||
 			strings.Contains(string(cmdline), s.RuntimeDir+"/") ||
 			strings.Contains(string(environ), "AETHERIUM_DATA_DIR="+s.DataDir+"\x00") && !isSelf(dir)
-		if ours && !zombie(dir) {
-			out = append(out, "process "+strings.ReplaceAll(string(cmdline), "\x00", " "))
+		if !ours {
+			continue
 		}
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		out = append(out, process{pid, strings.ReplaceAll(string(cmdline), "\x00", " "), string(cgroups), zombie(dir)})
 	}
 	return out
 }
@@ -96,4 +118,4 @@ func zombie(dir string) bool {
 	return strings.HasPrefix(after, "Z")
 }
 
-func isSelf(dir string) bool { return filepath.Base(dir) == fmt.Sprint(os.Getpid()) }
+func isSelf(dir string) bool { return filepath.Base(dir) == strconv.Itoa(os.Getpid()) }

@@ -61,8 +61,12 @@ func New(dataDir string, extra ...string) (*Server, error) {
 		return nil, err
 	}
 	address := "127.0.0.1:" + strconv.Itoa(port)
+	bin := os.Getenv("AETHERIUM_TEST_BIN") // to try other binaries than the repository's
+	if bin == "" {
+		bin = filepath.Join(root, "bin")
+	}
 	s := &Server{
-		Bin: filepath.Join(root, "bin"), DataDir: dataDir, URL: "http://" + address,
+		Bin: bin, DataDir: dataDir, URL: "http://" + address,
 		RuntimeDir: "/run/aetherium-test-" + strings.ToLower(rand.Text()[:10]), // short: it is in socket paths
 	}
 	for _, kv := range os.Environ() {

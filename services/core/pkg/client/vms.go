@@ -126,7 +126,13 @@ func (c *Client) PauseVM(ctx context.Context, vm, mode string) (api.VM, error) {
 
 // ForkVM makes copies of a VM that continue from its disk, side by side.
 func (c *Client) ForkVM(ctx context.Context, vm string, req api.ForkVM) ([]api.VM, error) {
-	list, err := fetch[api.List[api.VM]](ctx, c, create(req, "vms", vm, "forks"))
+	return c.ForkVMOnce(ctx, domain.NewID().String(), vm, req)
+}
+
+// ForkVMOnce is ForkVM with a key of the caller's: the same key and request
+// yield the same forks, however often they are sent.
+func (c *Client) ForkVMOnce(ctx context.Context, key, vm string, req api.ForkVM) ([]api.VM, error) {
+	list, err := fetch[api.List[api.VM]](ctx, c, post(req, "vms", vm, "forks").keyed(key))
 	return list.Items, err
 }
 

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/disk"
@@ -325,6 +326,8 @@ func TestOpenAgain(t *testing.T) {
 		write(t, p.Path("kept")+"/f", "kept")
 		// Left by a process that died: a clone half made, a removal half done.
 		must(t, os.MkdirAll(filepath.Join(dir, "vmdata/staging/1.999999999-1.x/upper"), 0o700))
+		// Its parent need not have looked yet.
+		must(t, os.MkdirAll(filepath.Join(dir, "vmdata/staging/2."+zombie(t)+".y"), 0o700))
 		must(t, os.Rename(p.Path("kept"), filepath.Join(dir, "vmdata/trash/1.2.3")))
 		must(t, p.Create(ctx, "kept", 10*mib))
 		write(t, p.Path("kept")+"/f", "second")
@@ -356,6 +359,24 @@ func TestOpenAgain(t *testing.T) {
 			t.Error("the volumes did not come back after an unmount")
 		}
 	})
+}
+
+// zombie is the mark of a process that was killed and whose parent, this test,
+// does not look before its end.
+func zombie(t *testing.T) string {
+	cmd := exec.Command("sleep", "600")
+	must(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Wait() })
+	must(t, cmd.Process.Kill())
+	for {
+		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
+		must(t, err)
+		fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
+		if fields[0] == "Z" {
+			return fmt.Sprintf("%d-%s", cmd.Process.Pid, fields[19])
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func TestOpenConcurrently(t *testing.T) {

@@ -60,7 +60,8 @@ func ownerAlive(tag string) bool {
 }
 
 // processTag is a process's ID and start time (proc_pid_stat(5), field 22):
-// together they are not used twice while the host is up.
+// together they are not used twice while the host is up. One that has ended and
+// is only waiting for its parent to look has no tag any more.
 func processTag(pid int) (string, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -71,6 +72,9 @@ func processTag(pid int) (string, error) {
 	fields := strings.Fields(rest)
 	if len(fields) < 20 {
 		return "", errors.Plain("short stat line")
+	}
+	if state := fields[0]; state == "Z" || state == "X" || state == "x" {
+		return "", errors.Plain("the process has ended")
 	}
 	return strconv.Itoa(pid) + "-" + fields[19], nil
 }

@@ -41,12 +41,9 @@ type execution struct {
 
 func newExecution(s *Session, id domain.ID, j *journal.Journal) *execution {
 	n := readNote(j.Note())
-	if n.AgentID == "" {
-		n.AgentID = string(id)
-	}
 	ctx, cancel := context.WithCancel(s.ctx)
 	return &execution{
-		s: s, ctx: ctx, cancel: cancel, id: id, agentID: n.AgentID, journal: j, input: newInput(n),
+		s: s, ctx: ctx, cancel: cancel, id: id, agentID: agentIDOf(j, id), journal: j, input: newInput(n),
 		wakeup:  make(chan struct{}, 1),
 		started: make(chan struct{}), done: make(chan struct{}),
 		about: Started{ID: id},
@@ -138,8 +135,7 @@ func (x *execution) finish(doneErr error) {
 	if !ok {
 		return // the record keeps it as running; a later session tries again
 	}
-	x.s.tellEnded(Ended{ID: x.id, End: end, OutputBytes: x.journal.NextOffset()})
-	x.s.forget.add(x.agentID)
+	x.s.tellEnded(x.agentID, Ended{ID: x.id, End: end, OutputBytes: x.journal.NextOffset()})
 }
 
 // fail ends the supervision without an end of the execution to tell of.

@@ -73,6 +73,7 @@ func (f *forgetter) run() {
 				return c.executions.Forget(ctx, connect.NewRequest(&guestv1.ForgetRequest{ExecutionIds: batch}))
 			})
 			if err == nil {
+				f.s.forgotten(batch)
 				break
 			}
 			_ = wait.Wait(f.s.ctx, f.s.gone)

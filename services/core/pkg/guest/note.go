@@ -5,6 +5,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
+	"github.com/aetherium/aetherium/services/core/pkg/journal"
 )
 
 // note is what an execution's journal keeps for a later process to take it up.
@@ -34,6 +35,14 @@ func readNote(b []byte) note {
 		n.AgentID = ""
 	}
 	return n
+}
+
+// agentIDOf is what the agent calls the execution of a journal.
+func agentIDOf(j *journal.Journal, id domain.ID) string {
+	if n := readNote(j.Note()); n.AgentID != "" {
+		return n.AgentID
+	}
+	return string(id)
 }
 
 func noteOf(c *guestv1.Command) note { return note{Stdin: c.GetStdin(), PTY: c.GetPty() != nil} }

@@ -33,6 +33,13 @@ type Ended struct {
 	ID          domain.ID
 	End         domain.ExecutionEnd
 	OutputBytes int64
+	// Met is set where the end was stored in an earlier life of this process and
+	// the agent still remembers the execution: whoever keeps the record may have
+	// been killed before it was written. It is all that there is to make one of.
+	Met *Started
+	// Recorded is called once the record is on disk; not before does the agent
+	// forget the execution.
+	Recorded func()
 }
 
 // Hooks are called as things happen, in order for one execution and from
@@ -70,6 +77,7 @@ type Session struct {
 	mu         sync.Mutex
 	executions map[domain.ID]*execution
 	killing    map[string]bool // by the agent's IDs
+	over       map[string]bool // the agent's IDs of those whose end was told, until it has forgotten them
 	gone       chan struct{}   // closed by Gone
 	goneReason string
 	closed     bool
@@ -89,7 +97,7 @@ func Open(cfg SessionConfig, known ...domain.ID) *Session {
 	if cfg.MaxExecutions <= 0 {
 		cfg.MaxExecutions = 4096
 	}
-	s := &Session{cfg: cfg, executions: make(map[domain.ID]*execution), killing: make(map[string]bool), gone: make(chan struct{})}
+	s := &Session{cfg: cfg, executions: make(map[domain.ID]*execution), killing: make(map[string]bool), over: make(map[string]bool), gone: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.forget.init(s)
 	for _, id := range known {
@@ -113,9 +121,9 @@ func (s *Session) adopt(id domain.ID) error {
 	}
 	if end, ok := j.Ended(); ok {
 		// The end was stored, but whoever keeps the record was not told.
-		next := j.NextOffset()
+		next, agentID := j.NextOffset(), agentIDOf(j, id)
 		j.Close()
-		s.tellEnded(Ended{ID: id, End: end, OutputBytes: next})
+		s.tellEnded(agentID, Ended{ID: id, End: end, OutputBytes: next})
 		return nil
 	}
 	x := newExecution(s, id, j)
@@ -236,8 +244,28 @@ func (s *Session) tellStarted(st Started) {
 	}
 }
 
-func (s *Session) tellEnded(e Ended) {
-	if s.cfg.Hooks.OnEnded != nil {
-		s.cfg.Hooks.OnEnded(e)
+// tellEnded tells of an end, once, and has the agent forget it thereafter.
+func (s *Session) tellEnded(agentID string, e Ended) {
+	s.mu.Lock()
+	told := s.over[agentID]
+	s.over[agentID] = true
+	s.mu.Unlock()
+	if told {
+		return
+	}
+	e.Recorded = sync.OnceFunc(func() { s.forget.add(agentID) })
+	if s.cfg.Hooks.OnEnded == nil {
+		e.Recorded()
+		return
+	}
+	s.cfg.Hooks.OnEnded(e)
+}
+
+// forgotten notes that the agent does not tell of executions any more.
+func (s *Session) forgotten(agentIDs []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range agentIDs {
+		delete(s.over, id)
 	}
 }

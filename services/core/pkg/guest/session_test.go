@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,8 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/guest"
+	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1/guestv1connect"
 	processpb "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/process"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/process/processpbconnect"
 	"github.com/aetherium/aetherium/services/core/pkg/journal"
@@ -43,6 +46,53 @@ func TestExec(t *testing.T) {
 	}
 	if e := <-h.ended; e.ID != id || e.OutputBytes != 8 || e.End.ExitCode != 3 {
 		t.Errorf("ended: %+v", e)
+	}
+}
+
+// TestForgottenOnceRecorded has the process die between an execution's end and
+// its record: the next one is told all that there is to make the record of.
+func TestForgottenOnceRecorded(t *testing.T) {
+	t.Parallel()
+	m, journals, vm := newMachine(t), newJournals(t), domain.NewID()
+	h := newHost(t, m.dial, journals, vm)
+	cmd := sh("echo out; exit 3")
+	id := h.start(t, cmd)
+	first := <-h.ended
+	if first.ID != id || first.Met != nil {
+		t.Fatalf("%+v", first)
+	}
+	h.Close() // nothing was recorded
+
+	h = newHost(t, m.dial, journals, vm)
+	again := <-h.ended
+	if again.ID != id || again.End.ExitCode != 3 || again.OutputBytes != 4 || again.Met == nil || again.Met.Foreign ||
+		again.Met.PID < 1 || !slices.Equal(again.Met.Command.Args, cmd.Args) {
+		t.Fatalf("%+v %+v", again, again.Met)
+	}
+	again.Recorded()
+	awaitForgotten(t, m)
+	h.Close()
+
+	h = newHost(t, m.dial, journals, vm)
+	last := h.start(t, sh("exit 4")) // told after all that the agent remembers
+	if e := <-h.ended; e.ID != last {
+		t.Errorf("an execution that was recorded was told again: %+v", e)
+	}
+}
+
+// awaitForgotten waits until the agent remembers nothing.
+func awaitForgotten(t *testing.T, m *machine) {
+	t.Helper()
+	agent := guestv1connect.NewExecutionServiceClient(h2c(m.dial), "http://agent")
+	for {
+		list, err := agent.List(t.Context(), connect.NewRequest(&guestv1.ListRequest{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(list.Msg.GetExecutions()) == 0 {
+			return
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 

@@ -57,7 +57,7 @@ func (s *Session) meet(info *guestv1.ExecutionInfo) {
 		id = s.foreignID(agentID)
 	}
 	s.mu.Lock()
-	known := s.executions[id] != nil
+	known := s.executions[id] != nil || s.over[agentID]
 	s.mu.Unlock()
 	if known {
 		return
@@ -73,13 +73,15 @@ func (s *Session) meet(info *guestv1.ExecutionInfo) {
 	case err != nil:
 		s.cfg.Log.Error("execution not taken up", "execution", id, "error", err)
 	default:
-		_, stored := j.Ended()
+		end, stored := j.Ended()
+		next := j.NextOffset()
 		j.Close()
 		switch {
 		case !stored:
 			s.takeUp(id, info, false)
 		case info.GetEnd() != nil:
-			s.forget.add(agentID)
+			met := metIn(info, id)
+			s.tellEnded(agentID, Ended{ID: id, End: end, OutputBytes: next, Met: &met})
 		default:
 			s.kill(agentID) // given up as lost, and runs after all
 		}
@@ -103,15 +105,20 @@ func (s *Session) takeUp(id domain.ID, info *guestv1.ExecutionInfo, begin bool) 
 		return
 	}
 	x := newExecution(s, id, j)
-	x.about = Started{
-		ID: id, Command: domainCommand(info.GetCommand()), Tag: clean(info.GetCommand().GetTag()),
-		Already: true, Found: true, Foreign: info.GetForeign(),
-	}
+	x.about = metIn(info, id)
 	if _, err := s.add(x); err != nil {
 		if begin {
 			_ = s.cfg.Journals.Delete(s.key(id))
 		}
 		s.cfg.Log.Warn("execution not taken up", "execution", id, "error", err)
+	}
+}
+
+// metIn is what the agent tells of an execution that is not on record here.
+func metIn(info *guestv1.ExecutionInfo, id domain.ID) Started {
+	return Started{
+		ID: id, PID: info.GetPid(), Command: domainCommand(info.GetCommand()), Tag: clean(info.GetCommand().GetTag()),
+		Already: true, Found: true, Foreign: info.GetForeign(),
 	}
 }
 

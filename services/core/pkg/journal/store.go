@@ -52,7 +52,7 @@ func OpenStore(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, ioError(err, "the journal directory cannot be locked")
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := takeLock(lock); err != nil {
 		_ = lock.Close()
 		return nil, errors.Wrap(err, errors.Conflict, "another process uses this journal directory")
 	}
@@ -70,6 +70,20 @@ func OpenStore(dir string, o Options) (*Store, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// lockWithin is how long a lock may outlive its process: a child that was
+// forked and has not yet called exec when its parent is killed shares it.
+const lockWithin = 2 * time.Second
+
+func takeLock(f *os.File) error {
+	for pause, deadline := time.Millisecond, time.Now().Add(lockWithin); ; pause *= 2 {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil || time.Now().Add(pause).After(deadline) {
+			return err
+		}
+		time.Sleep(pause)
+	}
 }
 
 // Open gives the journal of a key for writing and reading, making it if it is

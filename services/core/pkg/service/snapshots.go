@@ -2,6 +2,9 @@ package service
 
 import (
 	"context"
+	"crypto/sha256"
+	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -161,13 +164,24 @@ func (s *Service) ForkVM(ctx context.Context, by vmm.Caller, id domain.ID, count
 	if req.Metadata == nil {
 		req.Metadata = origin.Metadata
 	}
+	req.RequestDigest = fmt.Sprintf("%s %d %s", origin.ID, count, req.RequestDigest)
+	if made, err := s.knownForks(ctx, by, count, req); err != nil || made != nil {
+		return made, err
+	}
 	snap, err := s.takeSnapshot(ctx, by, id, "", true)
 	if err != nil {
 		return nil, err
 	}
 	vms, err := s.insertForks(ctx, by, count, req, snap, origin)
 	if err != nil {
-		return nil, errors.Join(err, s.DeleteSnapshot(context.WithoutCancel(ctx), by, snap.ID))
+		err = errors.Join(err, s.DeleteSnapshot(context.WithoutCancel(ctx), by, snap.ID))
+		if errors.HasCode(err, errors.AlreadyExists) {
+			// The same request was quicker, or its key is another request's.
+			if made, kerr := s.knownForks(ctx, by, count, req); kerr != nil || made != nil {
+				return made, kerr
+			}
+		}
+		return nil, err
 	}
 	for _, vm := range vms {
 		s.wake(vm)
@@ -182,7 +196,11 @@ func (s *Service) insertForks(ctx context.Context, by vmm.Caller, count int, req
 	req.Template = origin.Spec.Template
 	vms := make([]*domain.VM, count)
 	for i := range vms {
-		vm, err := s.newVM(ctx, by, req)
+		id := domain.NewID()
+		if i > 0 {
+			id = sibling(vms[0].ID, i)
+		}
+		vm, err := s.newVM(ctx, by, id, req)
 		if err != nil {
 			return nil, err
 		}
@@ -192,6 +210,16 @@ func (s *Service) insertForks(ctx context.Context, by vmm.Caller, count int, req
 		vms[i] = vm
 	}
 	err := s.store.Update(ctx, func(tx storage.Tx) error {
+		if req.IdempotencyKey != "" {
+			now := s.time()
+			err := tx.Idempotency().Insert(ctx, &storage.Idempotent{
+				ProjectID: by.ProjectID, Key: forkKey(req), RequestDigest: req.RequestDigest, SubjectID: vms[0].ID,
+				Status: 201, CreatedAt: now, ExpiresAt: now.Add(keepIdempotencyKeys),
+			})
+			if err != nil {
+				return err
+			}
+		}
 		for _, vm := range vms {
 			if err := s.fromSnapshot(ctx, tx, req, vm, snap); err != nil {
 				return err
@@ -203,4 +231,50 @@ func (s *Service) insertForks(ctx context.Context, by vmm.Caller, count int, req
 		return nil
 	})
 	return vms, err
+}
+
+func forkKey(req vmm.CreateVM) string { return forkScope + ":" + req.IdempotencyKey }
+
+// knownForks returns the forks that this request's key made before; none is no error.
+// The first is on record; the others' IDs follow from its.
+func (s *Service) knownForks(ctx context.Context, by vmm.Caller, count int, req vmm.CreateVM) ([]*domain.VM, error) {
+	if req.IdempotencyKey == "" {
+		return nil, nil
+	}
+	var vms []*domain.VM
+	err := s.store.View(ctx, func(tx storage.Tx) error {
+		rec, err := tx.Idempotency().Get(ctx, by.ProjectID, forkKey(req), s.time())
+		switch {
+		case errors.HasCode(err, errors.NotFound):
+			return nil
+		case err != nil:
+			return err
+		case rec.RequestDigest != req.RequestDigest:
+			return errKeyUsed()
+		}
+		for i := range count {
+			id := rec.SubjectID
+			if i > 0 {
+				id = sibling(id, i)
+			}
+			vm, err := tx.VMs().Get(ctx, by.ProjectID, id)
+			if err != nil {
+				return err
+			}
+			vms = append(vms, vm)
+		}
+		return nil
+	})
+	return vms, err
+}
+
+// sibling is the ID of the n-th fork of a request, as random as the first one's.
+func sibling(first domain.ID, n int) domain.ID {
+	const letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+	sum := sha256.Sum256([]byte("fork\n" + string(first) + "\n" + strconv.Itoa(n)))
+	id := make([]byte, 0, len(first))
+	for _, b := range sum[:len(first)] {
+		id = append(id, letters[int(b)%len(letters)])
+	}
+	return domain.ID(id)
 }

@@ -14,9 +14,10 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
-// Keys of VM creation are kept apart from other uses, and for a day.
+// Keys of creation and of forks are kept apart from other uses, and for a day.
 const (
 	idempotencyScope    = "vm.create"
+	forkScope           = "vm.fork"
 	keepIdempotencyKeys = 24 * time.Hour
 )
 
@@ -25,7 +26,7 @@ func (s *Service) CreateVM(ctx context.Context, by vmm.Caller, req vmm.CreateVM)
 	if err := s.checkCreate(&req); err != nil {
 		return nil, err
 	}
-	vm, err := s.newVM(ctx, by, req)
+	vm, err := s.newVM(ctx, by, domain.NewID(), req)
 	if err != nil {
 		return nil, err
 	}
@@ -113,11 +114,11 @@ func (s *Service) defaultTimeout() time.Duration {
 	return d
 }
 
-// newVM makes the value, with its ID, sealed environment and token.
-func (s *Service) newVM(ctx context.Context, by vmm.Caller, req vmm.CreateVM) (*domain.VM, error) {
+// newVM makes the value, with its sealed environment and token.
+func (s *Service) newVM(ctx context.Context, by vmm.Caller, id domain.ID, req vmm.CreateVM) (*domain.VM, error) {
 	now := s.time()
 	vm := &domain.VM{
-		ID:          domain.NewID(),
+		ID:          id,
 		ProjectID:   by.ProjectID,
 		Name:        req.Name,
 		Metadata:    req.Metadata,
@@ -192,10 +193,14 @@ func (s *Service) idempotentVM(ctx context.Context, tx storage.Tx, by vmm.Caller
 	case err != nil:
 		return nil, err
 	case rec.RequestDigest != req.RequestDigest:
-		return nil, errors.New(errors.IdempotencyMismatch, "the idempotency key was used for a different request").
-			WithField("Idempotency-Key").WithHint("use a new key for a new request")
+		return nil, errKeyUsed()
 	}
 	return tx.VMs().Get(ctx, by.ProjectID, rec.SubjectID)
+}
+
+func errKeyUsed() error {
+	return errors.New(errors.IdempotencyMismatch, "the idempotency key was used for a different request").
+		WithField("Idempotency-Key").WithHint("use a new key for a new request")
 }
 
 // insertVM finds room for vm and stores it.

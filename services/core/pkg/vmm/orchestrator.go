@@ -122,6 +122,7 @@ type VMs interface {
 	// DeleteVM is idempotent while the tombstone is kept.
 	DeleteVM(ctx context.Context, by Caller, id domain.ID) (*domain.VM, error)
 	// ForkVM snapshots the VM's disk and creates count VMs from it, side by side. 1 ≤ count ≤ 100.
+	// The same idempotency key yields the same forks.
 	ForkVM(ctx context.Context, by Caller, id domain.ID, count int, req CreateVM) ([]*domain.VM, error)
 	// WaitVM blocks until the VM's observed state fits its desired state or is
 	// terminal, and returns it. A failed VM is returned with an error carrying its reason.

@@ -91,6 +91,11 @@ func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 			w.execs.drop(req.ID)
 			r.release()
 		}
+		if errors.HasCode(err, errors.Conflict) {
+			if row, ok := w.endedBefore(ctx, l, req); ok {
+				return row, nil
+			}
+		}
 		return nil, blameProgram(err)
 	}
 	w.confirmed(started, l)
@@ -100,6 +105,51 @@ func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 		return w.storedExecution(ctx, vm.ProjectID, req.ID)
 	}
 	return row, nil
+}
+
+// endedBefore is an execution that is asked for again, has ended, and is not on
+// record: the worker was killed before its row was written.
+func (w *Worker) endedBefore(ctx context.Context, l *liveVM, req vmm.StartExecution) (*domain.Execution, bool) {
+	vm := l.row()
+	if row, err := w.storedExecution(ctx, vm.ProjectID, req.ID); err == nil {
+		return row, row.VMID == vm.ID
+	}
+	j, err := w.Journals.Lookup(journalKey(&domain.Execution{VMID: vm.ID, Epoch: vm.Epoch, ID: req.ID}))
+	if err != nil {
+		return nil, false
+	}
+	defer j.Close()
+	end, ok := j.Ended()
+	if !ok {
+		return nil, false
+	}
+	row := w.record(guest.Started{ID: req.ID, Command: req.Command}, vm)
+	w.recordEnd(row, guest.Ended{ID: req.ID, End: end, OutputBytes: j.NextOffset()}, nil)
+	return row, w.rows.flush(ctx) == nil // only then is it found by its ID
+}
+
+// record begins the row of an execution whose first one was lost with an
+// earlier life of the worker.
+func (w *Worker) record(s guest.Started, vm *domain.VM) *domain.Execution {
+	now := w.time()
+	row := &domain.Execution{
+		ID: s.ID, ProjectID: vm.ProjectID, VMID: vm.ID, Epoch: vm.Epoch, Command: s.Command,
+		State: domain.ExecutionRunning, PID: s.PID, CreatedAt: now, StartedAt: &now,
+	}
+	w.seal(row)
+	return row
+}
+
+// recordEnd writes the end of an execution into its row; done is called when
+// that is on disk.
+func (w *Worker) recordEnd(row *domain.Execution, e guest.Ended, done func()) {
+	ended(row, e, w)
+	kind := events.ExecutionExited
+	if row.State == domain.ExecutionLost {
+		kind = events.ExecutionLost
+	}
+	w.endings.Notify(e.ID)
+	w.rows.put(row, kind, *row.EndedAt, done)
 }
 
 // blameProgram names the field where the guest could not run the program, so
@@ -179,25 +229,34 @@ func (w *Worker) onEnded(l *liveVM) func(guest.Ended) {
 	return func(e guest.Ended) {
 		row, release, ok := w.execs.change(e.ID, func(x *domain.Execution) { ended(x, e, w) })
 		if !ok {
-			// On record from an earlier life of the worker.
-			stored, err := w.storedExecution(w.ctx, l.row().ProjectID, e.ID)
-			if err != nil {
-				w.Log.Error("end of an unknown execution", "execution", e.ID, "error", err)
-				return
-			}
-			row = *stored
-			ended(&row, e, w)
-			release = func() {}
+			w.endedUnseen(l.row(), e)
+			return
 		}
 		release()
-		kind := events.ExecutionExited
-		if row.State == domain.ExecutionLost {
-			kind = events.ExecutionLost
-		}
-		w.endings.Notify(e.ID)
-		w.rows.put(&row, kind, *row.EndedAt, func() { w.execs.drop(e.ID) })
+		w.recordEnd(&row, e, func() {
+			w.execs.drop(e.ID)
+			e.Recorded()
+		})
 		w.setAlarm(l.row()) // its idle time begins
 	}
+}
+
+// endedUnseen notes an end that was stored in an earlier life of the worker.
+func (w *Worker) endedUnseen(vm *domain.VM, e guest.Ended) {
+	row, err := w.storedExecution(w.ctx, vm.ProjectID, e.ID)
+	switch {
+	case err == nil && row.VMID != vm.ID:
+		return // the agent made it up
+	case err == nil && row.State.Ended():
+		e.Recorded()
+		return
+	case errors.HasCode(err, errors.NotFound) && e.Met != nil:
+		row = w.record(*e.Met, vm)
+	case err != nil:
+		w.Log.Error("end of an unknown execution", "execution", e.ID, "error", err)
+		return
+	}
+	w.recordEnd(row, e, e.Recorded)
 }
 
 func ended(x *domain.Execution, e guest.Ended, w *Worker) {

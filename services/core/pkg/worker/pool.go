@@ -59,6 +59,7 @@ type shelf struct {
 // warm is a machine whose agent has answered.
 type warm struct {
 	id     domain.ID
+	key    storage.PoolKey
 	client *guest.Client
 }
 
@@ -238,11 +239,21 @@ func (p *pool) lacking() (storage.PoolKey, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, s := range p.shelves {
-		if !p.closed && len(s.ready) < p.config.Size {
+		if !p.closed && len(s.ready)+p.coming(s.key) < p.config.Size {
 			return s.key, true
 		}
 	}
 	return storage.PoolKey{}, false
+}
+
+// coming counts the machines that are about to be on a kind's shelf; mu is held.
+func (p *pool) coming(key storage.PoolKey) (n int) {
+	for _, m := range p.pending {
+		if m.key == key {
+			n++
+		}
+	}
+	return n
 }
 
 // add makes one machine. Until its row is written it belongs to nobody, and
@@ -280,7 +291,7 @@ func (p *pool) add(ctx context.Context, key storage.PoolKey) (err error) {
 		return err
 	}
 	p.w.machines.set(m.ID, key.Driver, lifecycle.MachineRunning)
-	made := &warm{id: m.ID, client: client}
+	made := &warm{id: m.ID, key: key, client: client}
 	p.expect(made)
 	err = p.w.Store.Update(ctx, func(tx storage.Tx) error {
 		// A build that is gone, or going, gets no more machines.
@@ -517,7 +528,7 @@ func (p *pool) close(ctx context.Context) error {
 func (p *pool) recover(left map[domain.ID]*domain.Machine) {
 	for _, m := range left {
 		key := storage.PoolKey{WorkerID: m.WorkerID, Driver: m.Driver, BuildID: m.BuildID, Shape: m.Shape}
-		p.expect(&warm{id: m.ID})
+		p.expect(&warm{id: m.ID, key: key})
 		done := p.work()
 		p.gone.Go(func() {
 			defer done()
@@ -531,12 +542,11 @@ func (p *pool) adopt(ctx context.Context, key storage.PoolKey, id domain.ID) {
 	if driver, derr := p.w.driver(key.Driver); derr == nil && p.config.Size > 0 && p.w.machines.status(id) == lifecycle.MachineRunning {
 		var client *guest.Client
 		if client, err = p.greet(ctx, driver, id); err == nil {
-			if p.remove(id) == nil {
+			m := p.met(id, client)
+			if m == nil {
 				client.Close() // claimed meanwhile
 				return
 			}
-			m := &warm{id: id, client: client}
-			p.expect(m)
 			p.want(key)
 			p.shelve(key, m, driver)
 			return
@@ -549,4 +559,16 @@ func (p *pool) adopt(ctx context.Context, key storage.PoolKey, id domain.ID) {
 	if err := p.retire(context.WithoutCancel(ctx), key.Driver, id); err != nil {
 		p.w.Log.Error("pooled machine not removed; the next start does", "machine", id, "error", err)
 	}
+	p.poke()
+}
+
+// met gives an expected machine its client; nil when a VM has claimed it.
+func (p *pool) met(id domain.ID, client *guest.Client) *warm {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := p.pending[id]
+	if m != nil {
+		m.client = client
+	}
+	return m
 }

@@ -38,6 +38,9 @@ func (w *Worker) recover(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := w.dropForkSnapshots(ctx, 0); err != nil {
+		return err
+	}
 	w.recoverBuilds()
 	w.pool.recover(pooled)
 	var wg sync.WaitGroup

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
@@ -30,5 +31,36 @@ func TestRestartKeepsTheCommandAndItsInput(t *testing.T) {
 	must(t, b.CloseStdin(b.ctx, b.by, x.ID))
 	if out := b.output(x.ID); out != "before after" {
 		t.Errorf("%q", out)
+	}
+}
+
+// A command whose row was lost with the worker, because it was killed between
+// the end and the row, is not run again, and its result is there.
+func TestRowsThatACrashSwallowed(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	vm := b.running(vmm.CreateVM{})
+	req := vmm.StartExecution{ID: domain.NewID(), Command: domain.Command{Args: []string{"sh", "-c", "echo ran >> f; echo done; exit 3"}}}
+	_, err := b.StartExecution(b.ctx, b.by, vm.ID, req)
+	must(t, err)
+	_, err = b.WaitExecution(b.ctx, b.by, req.ID)
+	must(t, err)
+	b.down()
+	b.up()
+	must(t, b.store.Update(b.ctx, func(tx storage.Tx) error { return tx.Executions().Delete(b.ctx, b.by.ProjectID, req.ID) }))
+	again, err := b.StartExecution(b.ctx, b.by, vm.ID, req)
+	must(t, err)
+	if again.State != domain.ExecutionExited || again.ExitCode == nil || *again.ExitCode != 3 || again.OutputBytes != 5 || again.Command.Args[0] != "sh" {
+		t.Errorf("%+v", again)
+	}
+	if out := b.output(req.ID); out != "done\n" {
+		t.Errorf("%q", out)
+	}
+	if out, _ := b.sh(vm.ID, "cat f"); out != "ran\n" {
+		t.Errorf("it ran: %q", out)
+	}
+	stored, err := b.GetExecution(b.ctx, b.by, req.ID)
+	if err != nil || stored.State != domain.ExecutionExited {
+		t.Errorf("%+v, %v", stored, err)
 	}
 }

@@ -62,6 +62,7 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 	}
 	key, poolable := w.pool.keyOf(vm)
 	if poolable {
+		defer w.pool.work()()  // who waits for the pool sees that more is to come
 		defer w.pool.want(key) // not before: this VM goes first
 	}
 	vm, claimed, err := w.intend(ctx, vm, poolable, key)

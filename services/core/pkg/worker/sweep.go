@@ -126,6 +126,12 @@ func (w *Worker) dropExecutions(ctx context.Context, find func(storage.Tx) ([]*d
 
 // sweepForkSnapshots removes the frozen disks below forks that all run by now.
 func (w *Worker) sweepForkSnapshots(ctx context.Context) error {
+	return w.dropForkSnapshots(ctx, forkSnapshotAge)
+}
+
+// dropForkSnapshots looks at those of an age. A young one may be about to get
+// its first fork, unless the process that was to make it has ended.
+func (w *Worker) dropForkSnapshots(ctx context.Context, age time.Duration) error {
 	var rows []*domain.Snapshot
 	err := w.Store.View(ctx, func(tx storage.Tx) error {
 		list, err := tx.Snapshots().List(ctx, storage.SnapshotFilter{IncludeEphemeral: true, WorkerID: w.id, Page: storage.Page{Limit: storage.MaxPage}})
@@ -133,8 +139,7 @@ func (w *Worker) sweepForkSnapshots(ctx context.Context) error {
 		return err
 	})
 	for _, s := range rows {
-		// A young one may be about to get its first fork.
-		if s.Ephemeral && w.Now().Sub(s.CreatedAt) > forkSnapshotAge {
+		if s.Ephemeral && w.Now().Sub(s.CreatedAt) >= age {
 			w.dropForkSnapshot(ctx, s.ProjectID, s.ID)
 		}
 	}

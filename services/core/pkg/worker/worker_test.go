@@ -276,6 +276,45 @@ func TestForksAreSideBySideAndLeaveNoSnapshot(t *testing.T) {
 	}))
 }
 
+// A request that is sent again, because its answer was lost with the server,
+// finds the forks that it made.
+func TestAKeyYieldsTheSameForks(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	vm := b.running(vmm.CreateVM{})
+	req := vmm.CreateVM{IdempotencyKey: "k", RequestDigest: "d"}
+	forks, err := b.ForkVM(b.ctx, b.by, vm.ID, 3, req)
+	must(t, err)
+	again, err := b.ForkVM(b.ctx, b.by, vm.ID, 3, req)
+	must(t, err)
+	seen := map[domain.ID]bool{}
+	for i, f := range forks {
+		seen[f.ID] = domain.IsID(string(f.ID))
+		if again[i].ID != f.ID {
+			t.Errorf("fork %d is %s, then %s", i, f.ID, again[i].ID)
+		}
+		_, err := b.WaitVM(b.ctx, b.by, f.ID)
+		must(t, err)
+	}
+	if len(seen) != 3 {
+		t.Errorf("IDs: %v", seen)
+	}
+	list, err := b.ListVMs(b.ctx, b.by, vmm.VMFilter{})
+	must(t, err)
+	if len(list.Items) != 4 {
+		t.Errorf("%d VMs", len(list.Items))
+	}
+	for name, other := range map[string]struct {
+		origin domain.ID
+		count  int
+		digest string
+	}{"digest": {vm.ID, 3, "e"}, "count": {vm.ID, 2, "d"}, "origin": {forks[0].ID, 3, "d"}} {
+		if _, err := b.ForkVM(b.ctx, b.by, other.origin, other.count, vmm.CreateVM{IdempotencyKey: "k", RequestDigest: other.digest}); !errors.HasCode(err, errors.IdempotencyMismatch) {
+			t.Errorf("another %s: %v", name, err)
+		}
+	}
+}
+
 func TestSnapshotsOutliveTheirVM(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)

@@ -208,7 +208,11 @@ func (a *API) forkVM(ctx context.Context, in *forkVMInput) (*answered, error) {
 		return nil, err
 	}
 	body := given(in.Body)
-	forks, err := a.VMs.ForkVM(ctx, by, id, max(body.Count, 1), toCreate(body.CreateVM))
+	req := toCreate(body.CreateVM)
+	if in.IdempotencyKey != "" {
+		req.IdempotencyKey, req.RequestDigest = in.IdempotencyKey, bodyDigest(body)
+	}
+	forks, err := a.VMs.ForkVM(ctx, by, id, max(body.Count, 1), req)
 	if err != nil {
 		return nil, err
 	}
