@@ -16,7 +16,7 @@ func (s *Service) Foresee(ctx context.Context, by vmm.Caller, req vmm.CreateVM) 
 	if err := s.checkCreate(&req); err != nil {
 		return nil, err
 	}
-	vm, err := s.newVM(ctx, by, req)
+	vm, err := s.newVM(ctx, by, domain.NewID(), req)
 	if err != nil {
 		return nil, err
 	}
