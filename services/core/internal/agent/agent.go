@@ -105,7 +105,7 @@ func New(o Options) *Agent {
 	host.Handle("/"+guestv1connect.MachineServiceName+"/", lazily(func() (string, http.Handler) {
 		return guestv1connect.NewMachineServiceHandler(&guest.Machine{Settings: store, Clock: clock, BootID: rand.Text()}, guest.Options()...)
 	}))
-	a.host, a.guests = host, guests
+	a.host, a.guests = trimmed(host), trimmed(guests)
 	return a
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/version"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/disk"
@@ -93,7 +94,9 @@ func Examine(ctx context.Context, s settings.Settings, log *slog.Logger) (Doctor
 		info := driver.Info(ctx)
 		info.Name = "oci (" + runtime + ")"
 		d.Drivers = append(d.Drivers, info)
-		_ = driver.Close()
+		if err := errors.Join(driver.Teardown(context.WithoutCancel(ctx)), driver.Close()); err != nil {
+			add("runtime "+runtime+", cleaning up", err, "")
+		}
 	}
 	return d, nil
 }
