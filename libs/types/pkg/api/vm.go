@@ -19,6 +19,7 @@ type VM struct {
 	Network       string            `json:"network" enum:"none,nat"`
 	Hostname      string            `json:"hostname"`
 	DefaultUser   string            `json:"default_user,omitempty"`
+	Tools         []string          `json:"tools,omitempty" nullable:"false" example:"node@22.23.3" doc:"Programs beside its template's; with exact versions once its machine is made"`
 	Metadata      map[string]string `json:"metadata"`
 	PauseMode     string            `json:"pause_mode,omitempty" doc:"Mode of the pause asked for or in force"`
 	Deadline      *time.Time        `json:"deadline,omitempty" doc:"When on_timeout happens; absent: never"`
@@ -28,7 +29,7 @@ type VM struct {
 	WorkerID      string            `json:"worker_id,omitempty"`
 	Epoch         int64             `json:"epoch" doc:"Rises by one with every start of a machine for it"`
 	Generation    int64             `json:"generation" doc:"Rises by one with every change of desired_state"`
-	Reason        string            `json:"reason,omitempty" doc:"Why it failed"`
+	Reason        string            `json:"reason,omitempty" doc:"Why it failed, or what it is waiting for"`
 	Tombstone     *Tombstone        `json:"tombstone,omitempty" doc:"What became of it; set once it has ended"`
 	CreatedAt     time.Time         `json:"created_at"`
 	UpdatedAt     time.Time         `json:"updated_at"`
@@ -77,6 +78,7 @@ type CreateVM struct {
 	AutoResume    bool              `json:"auto_resume,omitempty" doc:"Traffic resumes it when paused"`
 	Hostname      string            `json:"hostname,omitempty" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"`
 	DefaultUser   string            `json:"default_user,omitempty" maxLength:"33" pattern:"^(?:[a-z_][a-z0-9_-]*[$]?|[0-9]{1,10})$" doc:"OS user of executions that name none"`
+	Tools         []string          `json:"tools,omitempty" nullable:"false" maxItems:"16" maxLength:"200" pattern:"^(?:[a-z]+:@?)?[A-Za-z0-9][A-Za-z0-9._/-]*(?:@[A-Za-z0-9][A-Za-z0-9._+-]*)?$" patternDescription:"NAME or NAME@VERSION" example:"node@22" doc:"Programs beside the template's, installed first where the worker does not have them"`
 }
 
 // ForkVM asks for copies of a VM. What CreateVM leaves open is the origin's.

@@ -98,7 +98,8 @@ type Mount struct {
 	ReadOnly bool   `json:"read_only"`
 }
 
-// VMSpec is what a VM is made from. It does not change after creation.
+// VMSpec is what a VM is made from. It does not change after creation, but for
+// Tools, which get their exact versions when the VM's machine is made.
 type VMSpec struct {
 	Template     string      `json:"template"`              // as asked: name, name:tag or ID
 	TemplateID   ID          `json:"template_id,omitempty"` // resolved; empty when made from a snapshot
@@ -113,6 +114,7 @@ type VMSpec struct {
 	Hostname     string      `json:"hostname"`
 	DefaultUser  string      `json:"default_user,omitempty"` // OS user of executions that name none
 	SecretNames  []string    `json:"secret_names,omitempty"` // stored secrets given as environment
+	Tools        []string    `json:"tools,omitempty"`        // programs beside the template's, see Tool
 }
 
 // VM is one isolated machine owned by a project, whatever its driver.
@@ -153,7 +155,7 @@ type VM struct {
 	// TokenSealed is the envelope-encrypted per-VM token for previews.
 	TokenSealed []byte
 
-	Reason    string // why Failed, for people; empty otherwise
+	Reason    string // why Failed, or what it is waiting for, for people
 	Tombstone *Tombstone
 
 	CreatedAt time.Time

@@ -180,7 +180,7 @@ func (a *app) describeVM(vm api.VM) [][2]string {
 		{"ID", vm.ID}, {"Name", vm.Name}, {"State", vm.State}, {"Reason", vm.Reason},
 		{"Template", vm.Template}, {"Snapshot", vm.SnapshotID}, {"Driver", vm.Driver}, {"Isolation", vm.Isolation},
 		{"Platform", vm.Platform}, {"Resources", resources(vm.Resources)}, {"Network", vm.Network},
-		{"Hostname", vm.Hostname}, {"User", vm.DefaultUser}, {"Created", ago(&vm.CreatedAt)}, {"Started", ago(vm.StartedAt)},
+		{"Hostname", vm.Hostname}, {"User", vm.DefaultUser}, {"Tools", strings.Join(vm.Tools, " ")}, {"Created", ago(&vm.CreatedAt)}, {"Started", ago(vm.StartedAt)},
 	}
 	if vm.DesiredState != vm.State && vm.EndedAt == nil {
 		p = append(p, [2]string{"Wanted", vm.DesiredState})

@@ -22,6 +22,7 @@ type vmFlags struct {
 	network   string
 	hostname  string
 	metadata  []string
+	tools     []string
 }
 
 func (f *vmFlags) register(a *app, cmd *cobra.Command) {
@@ -37,6 +38,7 @@ func (f *vmFlags) register(a *app, cmd *cobra.Command) {
 	fl.StringVar(&f.network, "network", "", "none (loopback only) or nat")
 	fl.StringVar(&f.hostname, "hostname", "", "host name inside")
 	fl.StringArrayVar(&f.metadata, "metadata", nil, "label K=V (repeatable)")
+	fl.StringArrayVar(&f.tools, "tool", nil, "program it is given beside its template's, as node@22 or npm:prettier (repeatable)")
 	must(cmd.RegisterFlagCompletionFunc("template", a.flagValues(a.completeTemplates)))
 	must(cmd.RegisterFlagCompletionFunc("network", fixed("none", "nat")))
 	must(cmd.RegisterFlagCompletionFunc("min-isolation", fixed("container", "gvisor", "microvm")))
@@ -57,13 +59,14 @@ func (f *vmFlags) request(cmd *cobra.Command) (api.CreateVM, error) {
 		flagged(cmd, "network", domain.NetworkMode(f.network).Validate("network")),
 		flagged(cmd, "min-isolation", domain.Isolation(f.isolation).Validate("min-isolation")),
 		flagged(cmd, "metadata", domain.ValidateMetadata("metadata", metadata)),
+		flagged(cmd, "tool", domain.ValidateTools("tool", f.tools)),
 		checkResources(cmd, r),
 	); err != nil {
 		return api.CreateVM{}, err
 	}
 	req := api.CreateVM{
 		Name: f.name, Template: f.template, Driver: f.driver, MinIsolation: f.isolation,
-		Network: f.network, Hostname: f.hostname, Metadata: metadata,
+		Network: f.network, Hostname: f.hostname, Metadata: metadata, Tools: f.tools,
 	}
 	if r != (api.Resources{}) {
 		req.Resources = &r

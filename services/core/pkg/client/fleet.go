@@ -60,10 +60,14 @@ func (c *Client) Upload(ctx context.Context, r io.Reader, size int64) (api.Uploa
 // FollowBuildLog writes a build's log to w until the build ends, across
 // disconnects: a log is taken up again at its offset.
 func (c *Client) FollowBuildLog(ctx context.Context, build string, w io.Writer) error {
+	return c.followLog(ctx, get("templates", "builds", build, "log"), w)
+}
+
+func (c *Client) followLog(ctx context.Context, log call, w io.Writer) error {
 	sink := &countingWriter{w: w}
 	for b := c.backoff(); ; {
 		before := sink.n
-		err := c.buildLog(ctx, build, sink)
+		err := c.readLog(ctx, log, sink)
 		if err == nil || sink.err != nil {
 			return err
 		}
@@ -76,9 +80,8 @@ func (c *Client) FollowBuildLog(ctx context.Context, build string, w io.Writer) 
 	}
 }
 
-func (c *Client) buildLog(ctx context.Context, build string, sink *countingWriter) error {
-	resp, err := c.open(ctx, get("templates", "builds", build, "log").
-		param("follow", "true").param("offset", strconv.FormatInt(sink.n, 10)))
+func (c *Client) readLog(ctx context.Context, log call, sink *countingWriter) error {
+	resp, err := c.open(ctx, log.param("follow", "true").param("offset", strconv.FormatInt(sink.n, 10)))
 	if err != nil {
 		return err
 	}

@@ -54,6 +54,10 @@ type Node interface {
 	// CancelTask tells a running task to end.
 	CancelTask(id domain.ID)
 	BuildLog(ctx context.Context, build domain.ID, from int64, follow bool) (io.ReadCloser, error)
+	Tools(ctx context.Context) ([]vmm.ToolInfo, error)
+	ToolLog(ctx context.Context, task domain.ID, from int64, follow bool) (io.ReadCloser, error)
+	// RemoveTool removes a tool's exact version unless a VM has it.
+	RemoveTool(ctx context.Context, exact domain.Tool) error
 	// TemplatesChanged tells the node that tags moved or a template went: what
 	// it keeps ready or stored of builds that nobody gets any more can go.
 	TemplatesChanged(ctx context.Context)
@@ -87,6 +91,7 @@ type Config struct {
 	DefaultDriver   string
 	Defaults        domain.Resources
 	DefaultNetwork  domain.NetworkMode
+	DefaultTools    []string // of VMs that are not made from a snapshot
 	// DefaultTimeout is until the deadline of a VM that names none; 0: no deadline.
 	DefaultTimeout time.Duration
 	MaxTimeout     time.Duration

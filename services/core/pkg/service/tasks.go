@@ -18,6 +18,8 @@ const (
 	TaskVM = "vm."
 	// TaskBuild builds a template.
 	TaskBuild = "template.build"
+	// TaskTools installs tools.
+	TaskTools = "tools.install"
 )
 
 // GetTask implements vmm.TaskService.

@@ -29,6 +29,7 @@ type Orchestrator interface {
 	Ports
 	Snapshots
 	Templates
+	Tools
 	Fleet
 	Events
 }
@@ -53,6 +54,8 @@ type CreateVM struct {
 	AutoResume   bool
 	Hostname     string
 	DefaultUser  string
+	// Tools are those beside the server's defaults, as NAME or NAME@VERSION.
+	Tools []string
 	// IdempotencyKey: the same key by the same project yields the same VM.
 	IdempotencyKey string
 	// RequestDigest is compared when a key is used again (IdempotencyMismatch).
@@ -279,6 +282,32 @@ type Templates interface {
 	DeleteTemplate(ctx context.Context, by Caller, nameOrID string) error
 	// BuildLog reads a build's log from a byte offset; with follow it waits until the build ends.
 	BuildLog(ctx context.Context, by Caller, build domain.ID, from int64, follow bool) (io.ReadCloser, error)
+}
+
+// ToolInfo is an installed version of a tool.
+type ToolInfo struct {
+	Name        string
+	Version     string // exact
+	Backend     string // what it was installed by
+	Bytes       int64
+	Files       int64
+	VMs         int // that have it
+	InstalledAt time.Time
+}
+
+// Tools is the programs that VMs can be given beside their template.
+type Tools interface {
+	// ListTools lists what is installed, by name and version.
+	ListTools(ctx context.Context, by Caller) ([]ToolInfo, error)
+	// InstallTools has tools installed, as a task, so that VMs find them there.
+	InstallTools(ctx context.Context, by Caller, tools []string) (*domain.Task, error)
+	// ToolLog reads the log of an installation's task from a byte offset; with
+	// follow it waits until the task ends.
+	ToolLog(ctx context.Context, by Caller, task domain.ID, from int64, follow bool) (io.ReadCloser, error)
+	// RemoveTool removes the installed tools with a directory name as
+	// domain.Tool has it, and an exact version; empty: all. Administrators only.
+	// Returns NotFound, Conflict while a VM has one of them.
+	RemoveTool(ctx context.Context, by Caller, dir, version string) error
 }
 
 // Fleet tells about nodes.

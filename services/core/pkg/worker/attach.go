@@ -127,6 +127,7 @@ func (w *Worker) greet(ctx context.Context, vm *domain.VM, driver vmm.Driver, cl
 		}
 		cfg.Env, cfg.DefaultWorkdir = merged, b.WorkDir
 	}
+	cfg.Env = w.toolEnv(vm, cfg.Env)
 	if !trace.greeted {
 		if _, err := client.Handshake(ctx); err != nil {
 			return err

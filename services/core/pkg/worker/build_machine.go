@@ -115,6 +115,11 @@ func (m *buildMachine) Close() {
 
 // Run implements stepbuild.Machine.
 func (m *buildMachine) Run(ctx context.Context, a stepfile.Action, out func([]byte)) (stepbuild.Exit, error) {
+	return m.execute(ctx, domain.Command{Args: a.Args, Env: a.Env, Cwd: a.Cwd, User: a.User}, func(ev domain.OutputEvent) { out(ev.Data) })
+}
+
+// execute runs a command to its end; out is given what it writes.
+func (m *buildMachine) execute(ctx context.Context, c domain.Command, out func(domain.OutputEvent)) (stepbuild.Exit, error) {
 	var exit stepbuild.Exit
 	if err := m.start(ctx); err != nil {
 		return exit, err
@@ -124,7 +129,7 @@ func (m *buildMachine) Run(ctx context.Context, a stepfile.Action, out func([]by
 	id := domain.NewID()
 	key := journal.Key{VM: m.id, Epoch: m.epoch, Execution: id}
 	defer func() { _ = m.journals.Delete(key) }()
-	_, err := m.session.Start(ctx, guest.StartRequest{ID: id, Command: domain.Command{Args: a.Args, Env: a.Env, Cwd: a.Cwd, User: a.User}})
+	_, err := m.session.Start(ctx, guest.StartRequest{ID: id, Command: c})
 	if err != nil {
 		return exit, err
 	}
@@ -139,7 +144,7 @@ func (m *buildMachine) Run(ctx context.Context, a stepfile.Action, out func([]by
 			return exit, err
 		}
 		if len(ev.Data) > 0 {
-			out(ev.Data)
+			out(ev)
 		}
 		if ev.End != nil {
 			exit.Code, exit.Lost = ev.End.ExitCode, ev.End.LostReason

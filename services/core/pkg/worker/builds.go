@@ -156,6 +156,7 @@ type buildLog struct {
 	offset int64
 	follow bool
 	sub    *watch.Subscription[domain.ID]
+	ended  func() bool // of what is no build; nil: the build's row says it
 }
 
 func (l *buildLog) Read(p []byte) (int, error) {
@@ -190,6 +191,9 @@ func (l *buildLog) Read(p []byte) (int, error) {
 func (l *buildLog) over() bool {
 	if l.w.builds.underway(l.build) {
 		return false
+	}
+	if l.ended != nil {
+		return l.ended()
 	}
 	b, err := l.w.loadBuild(l.ctx, l.build)
 	return err != nil || b.State == domain.BuildReady || b.State == domain.BuildError

@@ -114,6 +114,9 @@ func (w *Worker) converge(ctx context.Context, id domain.ID) error {
 			return w.settled(ctx, vm)
 		}
 		if err := w.step(ctx, vm, next); err != nil {
+			if errors.Is(err, errWaits) {
+				return nil
+			}
 			if errors.HasCode(err, errors.Conflict) && w.changedMeanwhile(ctx, vm) {
 				continue
 			}

@@ -35,6 +35,7 @@ func (w *Worker) spec(ctx context.Context, vm *domain.VM) (vmm.Spec, error) {
 	return vmm.Spec{
 		RootFS: r.RootFS, BuildID: string(vm.Spec.BuildID), DiskFrom: string(vm.Spec.SnapshotID),
 		Resources: vm.Spec.Resources, Network: vm.Spec.Network, Hostname: vm.Spec.Hostname, Platform: vm.Spec.Platform,
+		Mounts: w.toolMounts(vm),
 	}, nil
 }
 

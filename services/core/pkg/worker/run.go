@@ -60,12 +60,20 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 	if err != nil {
 		return w.failed(ctx, vm, domain.CauseCreateFault, err)
 	}
+	tools, equipped, err := w.equip(ctx, vm)
+	if errors.Is(err, errWaits) || err != nil && ctx.Err() != nil {
+		return err
+	}
+	if err != nil {
+		return w.failed(ctx, vm, domain.CauseCreateFault, err)
+	}
 	key, poolable := w.pool.keyOf(vm)
 	if poolable {
 		defer w.pool.work()()  // who waits for the pool sees that more is to come
 		defer w.pool.want(key) // not before: this VM goes first
 	}
-	vm, claimed, err := w.intend(ctx, vm, poolable, key)
+	vm, claimed, err := w.intend(ctx, vm, tools, poolable, key)
+	equipped()
 	if err != nil {
 		return err
 	}
@@ -98,10 +106,10 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 // intend binds a machine to vm before anything is done: one from the pool,
 // which runs already, or the ID of one to be made. A machine that the store
 // does not know is an orphan.
-func (w *Worker) intend(ctx context.Context, vm *domain.VM, poolable bool, key storage.PoolKey) (_ *domain.VM, claimed bool, err error) {
+func (w *Worker) intend(ctx context.Context, vm *domain.VM, tools []string, poolable bool, key storage.PoolKey) (_ *domain.VM, claimed bool, err error) {
 	vm, err = w.commit(ctx, vm.ID, "", func(tx storage.Tx, row *domain.VM) error {
 		claimed = false
-		row.Observed = domain.Creating
+		row.Observed, row.Spec.Tools, row.Reason = domain.Creating, tools, ""
 		if row.MachineID != "" {
 			return nil
 		}
@@ -286,6 +294,7 @@ func (w *Worker) ended(ctx context.Context, vm *domain.VM) error {
 }
 
 func (w *Worker) delete(ctx context.Context, vm *domain.VM, driver vmm.Driver) error {
+	w.tools.leave(vm.ID)
 	if err := w.underway(ctx, vm, domain.Deleting); err != nil {
 		return err
 	}

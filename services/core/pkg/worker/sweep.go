@@ -27,6 +27,7 @@ func (w *Worker) sweep(ctx context.Context) {
 		{"pool", w.pool.review},
 		{"builds", w.sweepBuilds},
 		{"layers", w.sweepLayers},
+		{"tool logs", w.sweepToolLogs},
 	} {
 		if err := part.do(ctx); err != nil && ctx.Err() == nil {
 			w.Log.Error("sweep", "part", part.name, "error", err)

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"encoding/json"
+	"slices"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -15,12 +16,18 @@ import (
 func (w *Worker) requeueTasks(ctx context.Context) error {
 	var list []*domain.Task
 	err := w.Store.View(ctx, func(tx storage.Tx) error {
-		page, err := tx.Tasks().List(ctx, storage.TaskFilter{
-			Kind: service.TaskBuild, States: []domain.TaskState{domain.TaskPending, domain.TaskRunning},
-			Page: storage.Page{Limit: storage.MaxPage},
-		})
-		list = page.Items
-		return err
+		list = nil
+		for _, kind := range runnable {
+			page, err := tx.Tasks().List(ctx, storage.TaskFilter{
+				Kind: kind, States: []domain.TaskState{domain.TaskPending, domain.TaskRunning},
+				Page: storage.Page{Limit: storage.MaxPage},
+			})
+			if err != nil {
+				return err
+			}
+			list = append(list, page.Items...)
+		}
+		return nil
 	})
 	for _, t := range list {
 		w.RunTask(t.ID)
@@ -28,10 +35,13 @@ func (w *Worker) requeueTasks(ctx context.Context) error {
 	return err
 }
 
+// runnable are the kinds of the tasks that the worker runs.
+var runnable = []string{service.TaskBuild, service.TaskTools}
+
 // runTask runs one task that the worker knows how to run. An error means: try again.
 func (w *Worker) runTask(ctx context.Context, id domain.ID) error {
 	task, err := w.changeTask(ctx, id, func(t *domain.Task) bool {
-		if t.State.Ended() || t.Kind != service.TaskBuild {
+		if t.State.Ended() || !slices.Contains(runnable, t.Kind) {
 			return false
 		}
 		t.State = domain.TaskRunning
@@ -41,7 +51,13 @@ func (w *Worker) runTask(ctx context.Context, id domain.ID) error {
 	if err != nil || task == nil {
 		return err
 	}
-	result, err := w.buildTemplate(ctx, task)
+	var result json.RawMessage
+	if task.Kind == service.TaskTools {
+		result, err = w.installTools(ctx, task)
+		defer w.builds.grown.Notify(id) // who reads the log learns that it ends
+	} else {
+		result, err = w.buildTemplate(ctx, task)
+	}
 	if ctx.Err() != nil {
 		return ctx.Err() // the worker stops: the task is taken up by the next
 	}
@@ -90,7 +106,10 @@ func (w *Worker) changeTask(ctx context.Context, id domain.ID, change func(*doma
 }
 
 // CancelTask implements service.Node.
-func (w *Worker) CancelTask(id domain.ID) { w.builds.cancel(id) }
+func (w *Worker) CancelTask(id domain.ID) {
+	w.builds.cancel(id)
+	w.builds.grown.Notify(id)
+}
 
 // buildTemplate makes a build's root filesystem and points the template's tags at it.
 func (w *Worker) buildTemplate(ctx context.Context, task *domain.Task) (json.RawMessage, error) {

@@ -29,6 +29,7 @@ type Orchestrator struct {
 	tasks    map[domain.ID]*domain.Task
 	snaps    map[domain.ID]*domain.Snapshot
 	temps    map[string]*vmm.TemplateInfo
+	tools    []vmm.ToolInfo
 	built    []vmm.BuildTemplate
 	keys     map[string]idempotent
 	events   []domain.Event

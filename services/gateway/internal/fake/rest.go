@@ -167,6 +167,57 @@ func (o *Orchestrator) BuildLog(_ context.Context, _ vmm.Caller, build domain.ID
 	return nil, errors.New(errors.NotFound, "there is no build %s", build)
 }
 
+// ListTools implements vmm.Tools.
+func (o *Orchestrator) ListTools(context.Context, vmm.Caller) ([]vmm.ToolInfo, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.tools), nil
+}
+
+// InstallTools implements vmm.Tools: they are there at once.
+func (o *Orchestrator) InstallTools(_ context.Context, by vmm.Caller, tools []string) (*domain.Task, error) {
+	refs, err := domain.ParseTools("tools", tools)
+	if err != nil {
+		return nil, err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, ref := range refs {
+		o.tools = append(o.tools, vmm.ToolInfo{Name: ref.Name, Version: ref.Version, Backend: "fake", Bytes: 4096, Files: 1, InstalledAt: time.Now().UTC()})
+	}
+	t := o.task(by, "tools.install", "")
+	o.finish(t)
+	return t, nil
+}
+
+// ToolLog implements vmm.Tools.
+func (o *Orchestrator) ToolLog(_ context.Context, by vmm.Caller, task domain.ID, from int64, _ bool) (io.ReadCloser, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if t := o.tasks[task]; t == nil || t.ProjectID != by.ProjectID || t.Kind != "tools.install" {
+		return nil, errors.New(errors.NotFound, "there is no installation %s", task)
+	}
+	log := "installing\nready\n"
+	return io.NopCloser(strings.NewReader(log[min(from, int64(len(log))):])), nil
+}
+
+// RemoveTool implements vmm.Tools.
+func (o *Orchestrator) RemoveTool(_ context.Context, by vmm.Caller, dir, version string) error {
+	if !by.Admin {
+		return errors.New(errors.PermissionDenied, "tools are removed by administrators")
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	before := len(o.tools)
+	o.tools = slices.DeleteFunc(o.tools, func(t vmm.ToolInfo) bool {
+		return domain.Tool{Name: t.Name}.Dir() == dir && (version == "" || version == t.Version)
+	})
+	if len(o.tools) == before {
+		return errors.New(errors.NotFound, "there is no installed tool %q", dir)
+	}
+	return nil
+}
+
 // ListWorkers implements vmm.Fleet.
 func (o *Orchestrator) ListWorkers(ctx context.Context, by vmm.Caller) ([]*domain.Worker, error) {
 	d, err := o.Drivers(ctx, by)

@@ -81,6 +81,7 @@ func New(d Deps, r chi.Router) *API {
 	a.portRoutes(r)
 	a.snapshotRoutes()
 	a.templateRoutes()
+	a.toolRoutes()
 	a.taskRoutes()
 	a.fleetRoutes()
 	a.eventRoutes()

@@ -35,7 +35,7 @@ func VM(v *domain.VM) wire.VM {
 		Template: v.Spec.Template, TemplateID: v.Spec.TemplateID.String(), BuildID: v.Spec.BuildID.String(),
 		SnapshotID: v.Spec.SnapshotID.String(), Driver: v.Spec.Driver, Isolation: string(v.Isolation),
 		Platform: v.Spec.Platform, Resources: resources(v.Spec.Resources), Network: string(v.Spec.Network),
-		Hostname: v.Spec.Hostname, DefaultUser: v.Spec.DefaultUser, Metadata: v.Metadata, PauseMode: string(v.PauseMode),
+		Hostname: v.Spec.Hostname, DefaultUser: v.Spec.DefaultUser, Tools: v.Spec.Tools, Metadata: v.Metadata, PauseMode: string(v.PauseMode),
 		Deadline: v.Deadline, OnTimeout: string(v.OnTimeout), IdleTimeoutMS: ms(v.IdleTimeout), AutoResume: v.AutoResume,
 		WorkerID: v.WorkerID.String(), Epoch: v.Epoch, Generation: v.Generation, Reason: v.Reason,
 		CreatedAt: v.CreatedAt, UpdatedAt: v.UpdatedAt, StartedAt: v.StartedAt, EndedAt: v.EndedAt,
@@ -67,7 +67,7 @@ func toCreate(c wire.CreateVM) vmm.CreateVM {
 		Name: c.Name, Template: c.Template, Driver: c.Driver, MinIsolation: domain.Isolation(c.MinIsolation),
 		Resources: toResources(c.Resources), Network: domain.NetworkMode(c.Network), Env: c.Env, Metadata: c.Metadata,
 		IdleTimeout: fromMS(c.IdleTimeoutMS), OnTimeout: domain.OnTimeout(c.OnTimeout), AutoResume: c.AutoResume,
-		Hostname: c.Hostname, DefaultUser: c.DefaultUser,
+		Hostname: c.Hostname, DefaultUser: c.DefaultUser, Tools: c.Tools,
 	}
 	if c.TimeoutMS != nil {
 		d := fromMS(*c.TimeoutMS)

@@ -37,6 +37,7 @@ func (a *API) config() huma.Config {
 				{Name: "Ports", Description: "Servers in VMs, seen from outside"},
 				{Name: "Snapshots", Description: "Frozen states that VMs start from"},
 				{Name: "Templates", Description: "What VMs are made from"},
+				{Name: "Tools", Description: "Programs that VMs can be given beside their template"},
 				{Name: "Tasks", Description: "Asynchronous work"},
 				{Name: "Fleet", Description: "Nodes, drivers and the server itself"},
 				{Name: "Events", Description: "What happened, in order"},

@@ -158,16 +158,21 @@ func (n *node) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	shed, err := toolsConfig(s)
+	if err != nil {
+		return err
+	}
 	n.worker = worker.New(worker.Config{
 		Name: hostname(), Version: version.Version, Platform: platform(), Capacity: room, DataDir: s.DataDir,
 		KeepTombstones: time.Duration(s.Keep.Tombstones), KeepTasks: time.Duration(s.Keep.Tasks), KeepEvents: time.Duration(s.Keep.Events),
-		Pool: worker.PoolConfig{Size: s.Pool.Size, Kinds: s.Pool.Kinds},
+		Pool: worker.PoolConfig{Size: s.Pool.Size, Kinds: s.Pool.Kinds}, Tools: shed,
 	}, worker.Deps{
 		Store: n.store, Drivers: map[string]vmm.Driver{"oci": n.driver}, Images: n.images, Journals: n.journals,
 		Sealer: sealer, Queue: memory.New(64, n.log), Changes: n.changes, Log: n.log,
 	})
 	n.service = service.New(service.Config{
 		DefaultTemplate: s.VM.Template, DefaultDriver: s.VM.Driver, DefaultNetwork: domain.NetworkMode(s.VM.Network),
+		DefaultTools: s.Tools.Default,
 		Defaults: domain.Resources{
 			MilliCPU: s.VM.MilliCPU, MemoryBytes: int64(s.VM.Memory), DiskBytes: int64(s.VM.Disk), PIDs: s.VM.PIDs,
 		},

@@ -3,14 +3,18 @@ package settings
 
 import (
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/config"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/tools"
 )
 
 // Settings are read from one YAML file and AETHERIUM_* variables.
@@ -27,6 +31,7 @@ type Settings struct {
 	Network    Network `yaml:"network"`
 	Disk       Disk    `yaml:"disk"`
 	Base       Base    `yaml:"base"`
+	Tools      Tools   `yaml:"tools"`
 	Keep       Keep    `yaml:"keep"`
 }
 
@@ -93,6 +98,20 @@ type Base struct {
 	Skip  bool   `yaml:"skip" doc:"Do not make the base template at the first start."`
 }
 
+// Tools says which programs VMs are given beside their template, and where
+// those come from. They are installed by mise in machines of their own.
+type Tools struct {
+	Default  []string        `yaml:"default" doc:"Tools that every VM gets, such as git,node@22,bun,claude-code. One that cannot be had keeps VMs from being made."`
+	Mise     string          `yaml:"mise" doc:"What installs tools: a version of npm's package @jdxcode/mise, or the absolute path of the program mise on this host."`
+	Registry string          `yaml:"registry" doc:"npm registry that mise and npm packages come from."`
+	CAFile   string          `yaml:"ca_file" doc:"Certificates (PEM) that installations trust; default: those of this host. none: their own."`
+	Env      []string        `yaml:"env" doc:"Environment of installations, as NAME=value: proxies, registries, keys for them. VMs do not get it."`
+	Template string          `yaml:"template" doc:"Public template that tools are installed on."`
+	Timeout  config.Duration `yaml:"timeout" doc:"The longest time that an installation may take."`
+	MaxSize  config.Bytes    `yaml:"max_size" doc:"How large one tool may be."`
+	Remember config.Duration `yaml:"remember" doc:"How long the version that node@22 was found to mean counts; then a newer one is looked for, beside the VMs."`
+}
+
 // Keep says how long what has ended is kept.
 type Keep struct {
 	Tombstones config.Duration `yaml:"tombstones" doc:"Ended VMs, executions and their output."`
@@ -118,7 +137,11 @@ func Defaults() Settings {
 		Pool:       Pool{Size: 3, Kinds: 2},
 		Overcommit: Over{CPU: 0, Memory: 4, Disk: 16},
 		OCI:        OCI{Runtime: "runc"},
-		Keep:       Keep{Tombstones: week, Tasks: week, Events: week, Journal: 64 << 20},
+		Tools: Tools{
+			Mise: tools.DefaultMise, Registry: tools.DefaultRegistry, Template: "base",
+			Timeout: config.Duration(15 * time.Minute), MaxSize: 4 << 30, Remember: config.Duration(24 * time.Hour),
+		},
+		Keep: Keep{Tombstones: week, Tasks: week, Events: week, Journal: 64 << 20},
 	}
 }
 
@@ -171,6 +194,9 @@ func (s *Settings) check() error {
 			return errors.New(errors.InvalidArgument, "an overcommit of %v is out of range", v).WithField("overcommit." + name)
 		}
 	}
+	if err := s.Tools.check(); err != nil {
+		return err
+	}
 	if s.BinDir == "" {
 		exe, err := os.Executable()
 		if err != nil {
@@ -179,6 +205,37 @@ func (s *Settings) check() error {
 		s.BinDir = filepath.Dir(exe)
 	}
 	return nil
+}
+
+func (t Tools) check() error {
+	if err := domain.ValidateTools("tools.default", t.Default); err != nil {
+		return err
+	}
+	if err := domain.ValidateTemplateRef("tools.template", t.Template); err != nil {
+		return err
+	}
+	if u, err := url.Parse(t.Registry); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
+		return errors.New(errors.InvalidArgument, "%q is not a registry's address", t.Registry).WithField("tools.registry").
+			WithHint("such as %s", tools.DefaultRegistry)
+	}
+	if t.Timeout <= 0 || t.MaxSize <= 0 || t.Remember < 0 {
+		return errors.New(errors.InvalidArgument, "the bounds of installations must be more than nothing").WithField("tools")
+	}
+	_, err := t.Environment()
+	return err
+}
+
+// Environment is Env by name. Returns InvalidArgument.
+func (t Tools) Environment() (map[string]string, error) {
+	env := make(map[string]string, len(t.Env))
+	for _, text := range t.Env {
+		name, value, ok := strings.Cut(text, "=")
+		if !ok {
+			return nil, errors.New(errors.InvalidArgument, "a variable has the form NAME=value").WithField("tools.env")
+		}
+		env[name] = value
+	}
+	return env, domain.ValidateEnv("tools.env", env)
 }
 
 // Loopback reports whether the API can be reached from this host only.

@@ -15,12 +15,12 @@ type vms struct{ s Session }
 
 const (
 	// What never changes is apart, so that updates leave its indexes alone.
-	vmFixed = "id, project_id, spec, template, template_id, build_id, snapshot_id, " +
+	vmFixed = "id, project_id, template, template_id, build_id, snapshot_id, " +
 		"milli_cpu, memory_bytes, disk_bytes, pids, created_at"
-	vmChanging = "name, metadata, isolation, desired, observed, pause_mode, generation, epoch, " +
+	vmChanging = "spec, name, metadata, isolation, desired, observed, pause_mode, generation, epoch, " +
 		"worker_id, machine_id, deadline, deadline_gen, deadline_ack, on_timeout, idle_timeout, auto_resume, " +
 		"env_sealed, token_sealed, reason, tombstone, updated_at, started_at, ended_at, revision"
-	vmSelect = "SELECT id, project_id, spec, created_at, " + vmChanging + " FROM vms"
+	vmSelect = "SELECT id, project_id, created_at, " + vmChanging + " FROM vms"
 )
 
 var (
@@ -30,7 +30,7 @@ var (
 
 func changingOf(vm *domain.VM, revision int64) []any {
 	return []any{
-		vm.Name, jsonText{vm.Metadata}, string(vm.Isolation), string(vm.Desired), string(vm.Observed), string(vm.PauseMode), vm.Generation, vm.Epoch,
+		jsonText{vm.Spec}, vm.Name, jsonText{vm.Metadata}, string(vm.Isolation), string(vm.Desired), string(vm.Observed), string(vm.PauseMode), vm.Generation, vm.Epoch,
 		string(vm.WorkerID), string(vm.MachineID), optMicros(vm.Deadline), vm.DeadlineGen, vm.DeadlineAck,
 		string(vm.OnTimeout), vm.IdleTimeout.Microseconds(), flag(vm.AutoResume),
 		blob(vm.EnvSealed), blob(vm.TokenSealed), vm.Reason, optJSON(vm.Tombstone),
@@ -41,8 +41,8 @@ func changingOf(vm *domain.VM, revision int64) []any {
 func scanVM(r Row) (*domain.VM, error) {
 	vm := new(domain.VM)
 	return vm, r.Scan(
-		&vm.ID, &vm.ProjectID, jsonText{&vm.Spec}, scanTime{&vm.CreatedAt},
-		&vm.Name, jsonText{&vm.Metadata}, &vm.Isolation, &vm.Desired, &vm.Observed, &vm.PauseMode, &vm.Generation, &vm.Epoch,
+		&vm.ID, &vm.ProjectID, scanTime{&vm.CreatedAt},
+		jsonText{&vm.Spec}, &vm.Name, jsonText{&vm.Metadata}, &vm.Isolation, &vm.Desired, &vm.Observed, &vm.PauseMode, &vm.Generation, &vm.Epoch,
 		&vm.WorkerID, &vm.MachineID, scanOptTime{&vm.Deadline}, &vm.DeadlineGen, &vm.DeadlineAck,
 		&vm.OnTimeout, scanDuration{&vm.IdleTimeout}, scanFlag{&vm.AutoResume},
 		&vm.EnvSealed, &vm.TokenSealed, &vm.Reason, scanOptJSON[domain.Tombstone]{&vm.Tombstone},
@@ -74,7 +74,7 @@ func (r vms) ByName(ctx context.Context, project domain.ID, name string) (*domai
 func (r vms) Insert(ctx context.Context, vm *domain.VM) error {
 	res := vm.Spec.Resources
 	args := []any{
-		string(vm.ID), string(vm.ProjectID), jsonText{vm.Spec}, vm.Spec.Template, string(vm.Spec.TemplateID), string(vm.Spec.BuildID), string(vm.Spec.SnapshotID),
+		string(vm.ID), string(vm.ProjectID), vm.Spec.Template, string(vm.Spec.TemplateID), string(vm.Spec.BuildID), string(vm.Spec.SnapshotID),
 		res.MilliCPU, res.MemoryBytes, res.DiskBytes, res.PIDs, micros(vm.CreatedAt),
 	}
 	if _, err := r.s.Exec(ctx, vmInsert, append(args, changingOf(vm, 1)...)...); err != nil {

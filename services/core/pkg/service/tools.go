@@ -1,0 +1,109 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/libs/types/pkg/events"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// ToolArgs are the arguments of a TaskTools.
+type ToolArgs struct {
+	Tools []string `json:"tools"`
+}
+
+// ListTools implements vmm.Tools.
+func (s *Service) ListTools(ctx context.Context, _ vmm.Caller) ([]vmm.ToolInfo, error) {
+	node, err := s.nodes.Any()
+	if err != nil {
+		return nil, err
+	}
+	return node.Tools(ctx)
+}
+
+// InstallTools implements vmm.Tools.
+func (s *Service) InstallTools(ctx context.Context, by vmm.Caller, tools []string) (*domain.Task, error) {
+	if err := domain.ValidateTools("tools", tools); err != nil {
+		return nil, err
+	}
+	if len(tools) == 0 {
+		return nil, errors.New(errors.InvalidArgument, "no tool is named").WithField("tools")
+	}
+	args, err := json.Marshal(ToolArgs{Tools: tools})
+	if err != nil {
+		return nil, errors.Wrap(err, errors.Internal, "the task could not be stored")
+	}
+	now := s.time()
+	task := &domain.Task{
+		ID: domain.NewID(), ProjectID: by.ProjectID, Kind: TaskTools, State: domain.TaskPending, Args: args,
+		MaxAttempts: 1, CreatedAt: now, UpdatedAt: now, RunAt: now,
+	}
+	err = s.store.Update(ctx, func(tx storage.Tx) error {
+		if err := tx.Tasks().Insert(ctx, task); err != nil {
+			return err
+		}
+		return tx.Outbox().Append(ctx, events.Task(events.TaskCreated, task, now))
+	})
+	if err != nil {
+		return nil, err
+	}
+	if node, err := s.nodes.Any(); err == nil { // else the worker finds the row when it is back
+		node.RunTask(task.ID)
+	}
+	return task, nil
+}
+
+// ToolLog implements vmm.Tools.
+func (s *Service) ToolLog(ctx context.Context, by vmm.Caller, task domain.ID, from int64, follow bool) (io.ReadCloser, error) {
+	t, err := s.GetTask(ctx, by, task)
+	if err != nil {
+		return nil, err
+	}
+	if t.Kind != TaskTools {
+		return nil, notFound("installation", string(task))
+	}
+	node, err := s.nodes.Any()
+	if err != nil {
+		return nil, err
+	}
+	return node.ToolLog(ctx, task, max(0, from), follow)
+}
+
+// RemoveTool implements vmm.Tools.
+func (s *Service) RemoveTool(ctx context.Context, by vmm.Caller, dir, version string) error {
+	if !by.Admin {
+		return errors.New(errors.PermissionDenied, "tools are removed by administrators")
+	}
+	node, err := s.nodes.Any()
+	if err != nil {
+		return err
+	}
+	all, err := node.Tools(ctx)
+	if err != nil {
+		return err
+	}
+	found := false
+	for _, t := range all {
+		exact := domain.Tool{Name: t.Name, Version: t.Version}
+		if exact.Dir() != dir || version != "" && version != t.Version {
+			continue
+		}
+		found = true
+		if err := node.RemoveTool(ctx, exact); err != nil {
+			return err
+		}
+	}
+	if !found {
+		name := dir
+		if version != "" {
+			name += "@" + version
+		}
+		return notFound("installed tool", name)
+	}
+	return nil
+}
