@@ -137,11 +137,12 @@ func (t *temporary) remove(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTime)
 	defer cancel()
 	if t.id == "" {
-		// The very same request: with a difference the key would not find it.
-		vm, err := t.client.CreateVMOnce(ctx, t.key, t.req)
+		// The very same request: with a difference the key would not find it. It
+		// need not be ready to be removed, and may take long to be: tools.
+		id, err := t.client.FindVMOnce(ctx, t.key, t.req)
 		switch {
 		case err == nil:
-			t.id = vm.ID
+			t.id = id
 		case ctx.Err() != nil || client.IsUnreachable(err):
 			t.say("should a VM have been made, it ends by itself after %s", units.Duration(abandoned))
 			return

@@ -23,16 +23,7 @@ func (c *Client) CreateVM(ctx context.Context, req api.CreateVM) (api.VM, error)
 // CreateVMOnce is CreateVM with a key of the caller's: the same key and
 // request yield the same VM, however often they are sent.
 func (c *Client) CreateVMOnce(ctx context.Context, key string, req api.CreateVM) (api.VM, error) {
-	var vm api.VM
-	var accepted api.Accepted
-	err := c.send(ctx, post(req, "vms").keyed(key), func(resp *http.Response) (err error) {
-		if resp.StatusCode == http.StatusAccepted { // the server's wait was over before the VM was ready
-			accepted, err = decode[api.Accepted](ctx, c, resp)
-			return err
-		}
-		vm, err = decode[api.VM](ctx, c, resp)
-		return err
-	})
+	vm, accepted, err := c.createVM(ctx, post(req, "vms").keyed(key))
 	if err != nil || accepted.Task.ID == "" {
 		return vm, err
 	}
@@ -40,6 +31,28 @@ func (c *Client) CreateVMOnce(ctx context.Context, key string, req api.CreateVM)
 		return api.VM{}, err
 	}
 	return c.VM(ctx, accepted.Task.Subject)
+}
+
+func (c *Client) createVM(ctx context.Context, cl call) (vm api.VM, accepted api.Accepted, err error) {
+	err = c.send(ctx, cl, func(resp *http.Response) (err error) {
+		if resp.StatusCode == http.StatusAccepted { // the server's wait was over before the VM was ready
+			accepted, err = decode[api.Accepted](ctx, c, resp)
+			return err
+		}
+		vm, err = decode[api.VM](ctx, c, resp)
+		return err
+	})
+	return vm, accepted, err
+}
+
+// FindVMOnce gives the ID of the VM that CreateVMOnce makes, or has made, of
+// the same key and request, whether it is ready or not.
+func (c *Client) FindVMOnce(ctx context.Context, key string, req api.CreateVM) (string, error) {
+	vm, accepted, err := c.createVM(ctx, post(req, "vms").keyed(key).param("wait_ms", "0"))
+	if err == nil && vm.ID == "" {
+		return accepted.Task.Subject, nil
+	}
+	return vm.ID, err
 }
 
 // AcceptVM is CreateVMOnce that does not wait for the VM to be ready.

@@ -26,7 +26,7 @@ import (
 type ToolsConfig struct {
 	tools.Config
 	Driver   string           // of those machines
-	Template string           // of those machines: a public template's name
+	Template string           // of those machines: the name of one of the default project's, or of a public one
 	Machine  domain.Resources // of those machines
 }
 

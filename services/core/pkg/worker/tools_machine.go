@@ -67,7 +67,13 @@ func (w *Worker) bootToolMachine(ctx context.Context, mise string) (_ tools.Mach
 func (w *Worker) toolBase(ctx context.Context, name string, m *toolMachine) (image.Result, error) {
 	var build domain.ID
 	err := w.Store.View(ctx, func(tx storage.Tx) error {
-		t, err := tx.Templates().ByName(ctx, storage.System, name)
+		// The operator's own or a public one: what other projects name so has no
+		// say in what everybody's tools are.
+		p, err := tx.Projects().ByName(ctx, domain.DefaultProjectName)
+		if err != nil {
+			return err
+		}
+		t, err := tx.Templates().ByName(ctx, p.ID, name)
 		if err == nil {
 			build = t.Tags[domain.DefaultTag]
 		}
@@ -77,7 +83,7 @@ func (w *Worker) toolBase(ctx context.Context, name string, m *toolMachine) (ima
 		err = errors.New(errors.Unavailable, "the template %s, which tools are installed on, has no build yet", name)
 	}
 	if errors.HasCode(err, errors.NotFound) {
-		err = errors.Wrap(err, errors.Unavailable, "there is no public template %s to install tools on", name).WithHint("see tools.template")
+		err = errors.Wrap(err, errors.Unavailable, "there is no template %s to install tools on", name).WithHint("see tools.template")
 	}
 	if err != nil {
 		return image.Result{}, err

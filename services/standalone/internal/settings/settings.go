@@ -106,7 +106,7 @@ type Tools struct {
 	Registry string          `yaml:"registry" doc:"npm registry that mise and npm packages come from."`
 	CAFile   string          `yaml:"ca_file" doc:"Certificates (PEM) that installations trust; default: those of this host. none: their own."`
 	Env      []string        `yaml:"env" doc:"Environment of installations, as NAME=value: proxies, registries, keys for them. VMs do not get it."`
-	Template string          `yaml:"template" doc:"Public template that tools are installed on."`
+	Template string          `yaml:"template" doc:"Template that tools are installed on: one of the first project's, or a public one."`
 	Timeout  config.Duration `yaml:"timeout" doc:"The longest time that an installation may take."`
 	MaxSize  config.Bytes    `yaml:"max_size" doc:"How large one tool may be."`
 	Remember config.Duration `yaml:"remember" doc:"How long the version that node@22 was found to mean counts; then a newer one is looked for, beside the VMs."`

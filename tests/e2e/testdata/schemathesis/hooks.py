@@ -26,6 +26,7 @@ COMMAND_MS = 2000
 FORKS = 2
 # A body of hundreds of megabytes says no more than one of kilobytes.
 ITEM_BYTES = 16
+TOOL = re.compile("(?:[a-z]+:@?)?[A-Za-z0-9][A-Za-z0-9._/-]*(?:@[A-Za-z0-9][A-Za-z0-9._+-]*)?")
 
 kept = {"vms": collections.deque(), "snapshots": collections.deque()}
 
@@ -96,6 +97,9 @@ def before_call(context, case, kwargs):
         run(body)
     if isinstance(body.get("args"), list) and len(body["args"]) > 64:
         body["args"] = [a[:ITEM_BYTES] if isinstance(a, str) else a for a in body["args"]]
+    tools = body.get("tools")
+    if isinstance(tools, list) and 0 < len(tools) <= 16 and all(isinstance(t, str) and TOOL.fullmatch(t) for t in tools):
+        body["tools"] = ["git"]  # which templates have: nothing is installed
     if name == "fork-vm" and isinstance(body.get("count"), int) and FORKS < body["count"] <= 100:
         body["count"] = FORKS
     # A build that goes as far as asking a registry asks one that is not there.
