@@ -19,13 +19,19 @@ import (
 // It takes the shared server's template, so that it need not make its own.
 func own(t *testing.T, settings ...string) *server.Server {
 	t.Helper()
+	return ownIn(t, t.TempDir(), settings...)
+}
+
+// ownIn is own with the data directory in dir.
+func ownIn(t *testing.T, dir string, settings ...string) *server.Server {
+	t.Helper()
 	ctx := limited(t)
 	rootfs, err := filepath.Glob(filepath.Join(suite.DataDir, "images", "*", "rootfs"))
 	if err != nil || len(rootfs) == 0 {
 		t.Fatalf("no root filesystem: %v", err)
 	}
 	settings = append([]string{"AETHERIUM_BASE_SKIP=true", "AETHERIUM_NETWORK_POOL=1"}, settings...)
-	s, err := server.New(filepath.Join(t.TempDir(), "data"), settings...)
+	s, err := server.New(filepath.Join(dir, "data"), settings...)
 	if err != nil {
 		t.Fatal(err)
 	}

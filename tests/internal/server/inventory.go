@@ -234,3 +234,23 @@ func (s *Server) strayProcesses(known func(string) bool) []string {
 	}
 	return out
 }
+
+// Agent is the process on the host of a VM's guest agent. Returns an error when
+// it does not run.
+func (s *Server) Agent(ctx context.Context, vm string) (int, error) {
+	machines, _, err := s.rows(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for id, owner := range machines {
+		if owner == nil || string(owner.ID) != vm {
+			continue
+		}
+		for _, p := range s.found() {
+			if !p.zombie && strings.Contains(p.cgroups, string(id)) && strings.Contains(p.command, "fc-agent") {
+				return p.pid, nil
+			}
+		}
+	}
+	return 0, fmt.Errorf("no guest agent of VM %s runs", vm)
+}

@@ -136,6 +136,10 @@ func mountImage(ctx context.Context, image, dir string) error {
 	// host; overlays on top have flags of their own.
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOATIME
 	options := map[string]string{BackendXFS: "prjquota,discard", BackendBtrfs: "discard=async"}[kind]
+	if info, err := os.Stat(image); err == nil && reserved(info) {
+		// What is freed stays the file's.
+		options = map[string]string{BackendXFS: "prjquota"}[kind]
+	}
 	err = unix.Mount(loop.Name(), dir, kind, flags, options)
 	if err == unix.EINVAL { //nolint:errorlint // a raw errno
 		// A kernel without project quotas refuses the option.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"unsafe"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -34,6 +35,9 @@ func (p *Pool) format(ctx context.Context, image string) error {
 		if err := p.formatAs(ctx, kind, image+".new", size); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
+			}
+			if errors.HasCode(err, errors.NoSpace) {
+				return err
 			}
 			p.log.Info("volumes cannot be kept on this file system here", "kind", kind, "reason", err)
 			reasons = append(reasons, err)
@@ -78,8 +82,11 @@ func (p *Pool) formatAs(ctx context.Context, kind, file string, size int64) (err
 			err = errors.Join(err, os.Remove(file))
 		}
 	}()
-	err = errors.Join(f.Truncate(size), f.Close())
-	if err != nil {
+	err = f.Truncate(size)
+	if err == nil && p.cfg.Reserve {
+		err = reserve(f, size)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	commands := map[string][]string{
@@ -92,6 +99,38 @@ func (p *Pool) formatAs(ctx context.Context, kind, file string, size int64) (err
 		return errors.Wrap(err, errors.Unsupported, "%s failed: %s", commands[kind][0], clip(out))
 	}
 	return p.try(ctx, file)
+}
+
+// reserve takes the room of a whole file from the file system that it is on. A
+// file system in a file that cannot be written because the disk around it is
+// full gives up, and every volume in it with it; one whose room is reserved
+// never meets that. Where a file system cannot reserve, the file stays sparse.
+func reserve(f *os.File, size int64) error {
+	err := unix.Fallocate(int(f.Fd()), 0, 0, size)
+	if err == unix.EOPNOTSUPP || err == unix.ENOSYS { //nolint:errorlint // a raw errno
+		return nil
+	}
+	return fail(err, "cannot reserve the room for the volumes")
+}
+
+// reserved reports whether a file has all of its room.
+func reserved(info os.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Blocks*512 >= info.Size()
+}
+
+func enlarge(file string, size int64, whole bool) error {
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if whole {
+		if err := reserve(f, size); err != nil {
+			return err
+		}
+	}
+	return f.Truncate(size)
 }
 
 // try mounts the new file aside and opens it as a pool would.
@@ -137,7 +176,7 @@ func (p *Pool) grow() error {
 	}
 	if size, err := p.size(); err != nil || size <= st.Size() {
 		return err
-	} else if err := os.Truncate(p.image, size); err != nil {
+	} else if err := enlarge(p.image, size, reserved(st)); err != nil {
 		return fail(err, "cannot grow the volume file")
 	}
 	device, err := deviceOf(p.root, p.image)

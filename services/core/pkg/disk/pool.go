@@ -25,6 +25,9 @@ type Config struct {
 	Dir string
 	// Size in bytes of a pool that is a file; a larger size later grows it. 0: four fifths of what is free in Dir, at most 1 TiB.
 	Size int64
+	// Reserve takes the room of a new pool's file at once. Without it the file is
+	// sparse, and a disk that fills up otherwise harms every volume.
+	Reserve bool
 	// Backend asks for a file of its own with this file system; empty: the best
 	// that works here.
 	Backend string

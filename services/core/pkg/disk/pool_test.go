@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -376,6 +377,34 @@ func zombie(t *testing.T) string {
 			return fmt.Sprintf("%d-%s", cmd.Process.Pid, fields[19])
 		}
 		time.Sleep(time.Millisecond)
+	}
+}
+
+// A pool whose room is reserved goes on when the disk around it is full.
+func TestReservedRoom(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cfg := disk.Config{Dir: dir, Backend: disk.BackendBtrfs, Size: 512 * mib, Reserve: true}
+	p, err := disk.Open(t.Context(), cfg)
+	must(t, err)
+	must(t, p.Create(t.Context(), "v", 0))
+	write(t, p.Path("v")+"/f", strings.Repeat("x", 64*mib))
+	must(t, p.Sync())
+	must(t, p.Delete(t.Context(), "v"))
+	must(t, p.Unmount(t.Context()))
+	cfg.Size = 600 * mib
+	p, err = disk.Open(t.Context(), cfg)
+	must(t, err)
+	info, err := os.Stat(filepath.Join(dir, "vmdata.img"))
+	must(t, err)
+	if got := info.Sys().(*syscall.Stat_t).Blocks * 512; info.Size() != 600*mib || got < info.Size() {
+		t.Errorf("of %d MiB %d are reserved", info.Size()/mib, got/mib)
+	}
+	must(t, p.Unmount(t.Context()))
+
+	_, err = disk.Open(t.Context(), disk.Config{Dir: t.TempDir(), Backend: disk.BackendBtrfs, Size: 8 << 40, Reserve: true})
+	if !errors.HasCode(err, errors.NoSpace) {
+		t.Errorf("more than there is: %v", err)
 	}
 }
 

@@ -64,11 +64,11 @@ func (d *UploadDir) Save(ctx context.Context, by vmm.Caller, r io.Reader) (u wir
 	}
 	dir := filepath.Join(d.root, by.ProjectID.String())
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return u, err
+		return u, uploadError(err)
 	}
 	tmp, err := os.CreateTemp(dir, ".upload-*")
 	if err != nil {
-		return u, err
+		return u, uploadError(err)
 	}
 	defer func() {
 		if err != nil {
@@ -89,7 +89,7 @@ func (d *UploadDir) Save(ctx context.Context, by vmm.Caller, r io.Reader) (u wir
 	}
 	id := domain.NewID()
 	if err = os.Rename(tmp.Name(), filepath.Join(dir, id.String()+".tar")); err != nil {
-		return u, err
+		return u, uploadError(err)
 	}
 	return wire.Upload{
 		ID: id.String(), SizeBytes: n, SHA256: hex.EncodeToString(digest.Sum(nil)), ExpiresAt: d.now().Add(UploadTTL).UTC(),

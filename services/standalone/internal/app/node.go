@@ -104,7 +104,7 @@ func (n *node) openDriver(ctx context.Context) error {
 		return err
 	}
 	n.opened("network", n.network.Close)
-	if n.disk, err = disk.Open(ctx, disk.Config{Dir: s.DataDir, Size: int64(s.Disk.Size), Logger: n.log}); err != nil {
+	if n.disk, err = disk.Open(ctx, disk.Config{Dir: s.DataDir, Size: int64(s.Disk.Size), Reserve: s.Disk.Size > 0, Logger: n.log}); err != nil {
 		return err
 	}
 	n.opened("disk", n.disk.Close)
