@@ -180,8 +180,5 @@ func (n *node) teardown(ctx context.Context) error {
 	if err := n.disk.Unmount(ctx); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(n.runtimeDir); err != nil {
-		return errors.Wrap(err, errors.Internal, "the runtime directory cannot be removed")
-	}
-	return nil
+	return removeRuntimeDir(n.runtimeDir)
 }

@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"os"
-	"path/filepath"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -42,14 +41,6 @@ func instanceID(ctx context.Context, store storage.Store) (string, error) {
 		return err
 	})
 	return id, err
-}
-
-// runtimeDir is where what a reboot ends is kept.
-func runtimeDir(s settings.Settings, instance string) string {
-	if s.RuntimeDir != "" {
-		return s.RuntimeDir
-	}
-	return filepath.Join("/run", "aetherium-"+instance)
 }
 
 // platform is what VMs of the host's own kind run.

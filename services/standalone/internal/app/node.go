@@ -90,8 +90,8 @@ func (n *node) openDriver(ctx context.Context) error {
 	}
 	n.runtimeDir = runtimeDir(s, instance)
 	run := n.runtimeDir
-	if err := os.MkdirAll(run, 0o711); err != nil { //nolint:gosec // the mapped roots of VMs walk through it
-		return errors.Wrap(err, errors.Internal, "the runtime directory %s cannot be made", run)
+	if err := openRuntimeDir(run); err != nil {
+		return err
 	}
 	cfg := network.Config{
 		Instance: instance, RuntimeDir: filepath.Join(run, "net"), NetdPath: filepath.Join(s.BinDir, "aetherium-netd"),
