@@ -45,7 +45,7 @@ func (s *site) ours(network string) contender {
 // pause lets a server finish what it does after an answer.
 func pause(ctx context.Context) error {
 	select {
-	case <-time.After(250 * time.Millisecond):
+	case <-time.After(150 * time.Millisecond):
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -71,7 +71,7 @@ func (b *bench) others(ctx context.Context) ([]contender, error) {
 	if have(b.log, "podman") {
 		root := filepath.Join(b.dir, "podman")
 		cs = append(cs, contender{"podman run --rm, first byte", func(ctx context.Context) (time.Duration, error) {
-			return firstOutput(ctx, "podman", "--root", root, "--runroot", root+"-run", "--cgroup-manager=cgroupfs", "--events-backend=none",
+			return firstOutput(ctx, "podman", "--root", root, "--runroot", filepath.Join(b.run, "podman"), "--cgroup-manager=cgroupfs", "--events-backend=none",
 				"--runtime", "runc", "run", "--rm", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024",
 				"--network", "none", "--rootfs", b.rootfs+":O", "echo", "hi")
 		}})
@@ -102,7 +102,7 @@ func (b *bench) runc(ctx context.Context) (contender, error) {
 	n := 0
 	return contender{"runc run", func(ctx context.Context) (time.Duration, error) {
 		n++
-		return whole(ctx, "runc", "--root", filepath.Join(b.dir, "runc"), "run", "--bundle", bundle, fmt.Sprintf("aetherium-bench-%d-%d", os.Getpid(), n))
+		return whole(ctx, "runc", "--root", filepath.Join(b.run, "runc"), "run", "--bundle", bundle, fmt.Sprintf("aetherium-bench-%d-%d", os.Getpid(), n))
 	}}, nil
 }
 

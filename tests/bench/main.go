@@ -32,6 +32,7 @@ type bench struct {
 	log    io.Writer
 	rounds int
 	dir    string
+	run    string // the peers' runtime files
 	rootfs string
 	warm   *site // with the pool that is there by default
 	cold   *site // without one
@@ -60,12 +61,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	if err != nil {
 		return err
 	}
+	b := &bench{log: stderr, rounds: *rounds, dir: dir, run: filepath.Join(dir, "run")}
 	defer func() {
 		// Podman leaves its storage mounted.
 		_ = syscall.Unmount(filepath.Join(dir, "podman", "overlay"), syscall.MNT_DETACH)
+		_ = syscall.Unmount(b.run, syscall.MNT_DETACH)
 		err = errors.Join(err, os.RemoveAll(dir))
 	}()
-	b := &bench{log: stderr, rounds: *rounds, dir: dir}
+	// Everybody's runtime files are in memory, as /run usually is.
+	if err := errors.Join(os.Mkdir(b.run, 0o711), syscall.Mount("bench", b.run, "tmpfs", 0, "size=256m")); err != nil {
+		return err
+	}
 	defer func() { err = errors.Join(err, b.stop(context.WithoutCancel(ctx))) }()
 	if err := b.start(ctx); err != nil {
 		return err
@@ -134,7 +140,7 @@ func (b *bench) start(ctx context.Context) (err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	if b.docker, err = startDocker(ctx, dir, b.rootfs); err != nil {
+	if b.docker, err = startDocker(ctx, dir, filepath.Join(b.run, "docker"), b.rootfs); err != nil {
 		b.docker = nil
 		fmt.Fprintf(b.log, "docker is left out: %v\n", err)
 	}

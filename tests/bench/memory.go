@@ -118,6 +118,16 @@ func (b *bench) memory(ctx context.Context, name string) ([]Result, error) {
 	return []Result{r}, nil
 }
 
+// settle waits until what was made is idle.
+func settle(ctx context.Context) error {
+	select {
+	case <-time.After(5 * time.Second):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // grown makes idle machines and says how much memory each added.
 func grown(ctx context.Context, which func(string) bool, add func(context.Context) (func() error, error)) (s Sample, err error) {
 	first, err := add(ctx) // what is loaded once is not what one more costs
@@ -130,7 +140,7 @@ func grown(ctx context.Context, which func(string) bool, add func(context.Contex
 			err = errors.Join(err, u())
 		}
 	}()
-	if err := pause(ctx); err != nil {
+	if err := settle(ctx); err != nil {
 		return s, err
 	}
 	before := pss(which)
@@ -141,7 +151,7 @@ func grown(ctx context.Context, which func(string) bool, add func(context.Contex
 		}
 		undo = append(undo, u)
 	}
-	if err := pause(ctx); err != nil {
+	if err := settle(ctx); err != nil {
 		return s, err
 	}
 	return distribution([]float64{float64(pss(which)-before) / idle / 1e6}), nil

@@ -58,24 +58,25 @@ type docker struct {
 	sock string
 	cmd  *exec.Cmd
 	dir  string
+	run  string
 }
 
 const dockerImage = "aetherium-bench"
 
-func startDocker(ctx context.Context, dir, rootfs string) (*docker, error) {
+func startDocker(ctx context.Context, dir, run, rootfs string) (*docker, error) {
 	for _, tool := range []string{"dockerd", "docker"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return nil, fmt.Errorf("%s is not installed", tool)
 		}
 	}
-	d := &docker{sock: "unix://" + filepath.Join(dir, "d.sock"), dir: dir}
+	d := &docker{sock: "unix://" + filepath.Join(dir, "d.sock"), dir: dir, run: run}
 	log, err := os.Create(filepath.Join(dir, "dockerd.log"))
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = log.Close() }()
 	d.cmd = exec.Command("unshare", "--net", "--", "sh", "-c", "ip link set lo up; exec dockerd \"$@\"", "dockerd", //nolint:noctx // ended by stop
-		"--host="+d.sock, "--data-root="+filepath.Join(dir, "data"), "--exec-root="+filepath.Join(dir, "exec"),
+		"--host="+d.sock, "--data-root="+filepath.Join(dir, "data"), "--exec-root="+run,
 		"--pidfile="+filepath.Join(dir, "pid"))
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	if err := d.cmd.Start(); err != nil {
@@ -127,7 +128,7 @@ func (d *docker) stop() {
 // owns reports whether a process, by its directory in /proc, is the engine's or
 // in one of its containers.
 func (d *docker) owns(dir string) bool {
-	return fileHas(dir+"/cmdline", d.dir, "containerd-shim") || fileHas(dir+"/cgroup", "/docker/")
+	return fileHas(dir+"/cmdline", d.dir, d.run) || fileHas(dir+"/cgroup", "/docker/")
 }
 
 func (d *docker) args(args ...string) []string { return append([]string{"-H", d.sock}, args...) }
