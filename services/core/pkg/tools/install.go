@@ -131,7 +131,10 @@ func (i *installation) mise(ctx context.Context, args ...string) (stdout string,
 func (i *installation) resolve(ctx context.Context) (backend, string, error) {
 	dir := i.ref.Dir()
 	var why error
-	for _, b := range backends(i.ref, i.m.cfg.Platform) {
+	for n, b := range backends(i.ref, i.m.cfg.Platform) {
+		if n > 0 {
+			i.say("trying " + b.name)
+		}
 		if err := i.recipe(ctx, b, i.ref.Version); err != nil {
 			return b, "", err
 		}

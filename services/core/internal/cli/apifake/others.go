@@ -181,6 +181,34 @@ func (s *Server) otherRoutes(handle register) {
 		_, err := io.WriteString(w, BuildLog[offset:])
 		return err
 	})
+	handle("GET /tools", reply(func(*http.Request) (int, any, error) {
+		at := time.Now().Add(-time.Hour)
+		return 200, api.List[api.Tool]{Items: []api.Tool{
+			{ID: "node@22.23.3", Name: "node", Version: "22.23.3", Backend: "core:node", SizeBytes: 130 << 20, Files: 3362, VMs: 2, InstalledAt: at},
+			{ID: "npm-prettier-48ef094b@3.1.0", Name: "npm:prettier", Version: "3.1.0", Backend: "npm:prettier", SizeBytes: 11 << 20, Files: 60, InstalledAt: at},
+		}}, nil
+	}))
+	handle("POST /tools", reply(func(r *http.Request) (int, any, error) {
+		var req api.InstallTools
+		if err := readJSON(r, &req); err != nil {
+			return 0, nil, err
+		}
+		t := api.Task{ID: newID(), Kind: "tools.install", State: "succeeded", CreatedAt: time.Now()}
+		s.tasks = append(s.tasks, t)
+		return 202, api.Accepted{Task: t}, nil
+	}))
+	handle("GET /tools/installations/{id}/log", func(w http.ResponseWriter, r *http.Request) error {
+		const log = "installing\nready\n"
+		offset, _ := strconv.Atoi(r.URL.Query().Get("offset"))
+		_, err := io.WriteString(w, log[offset:])
+		return err
+	})
+	handle("DELETE /tools/{id}", reply(func(r *http.Request) (int, any, error) {
+		if id := r.PathValue("id"); id != "node@22.23.3" && id != "npm-prettier-48ef094b" {
+			return 0, nil, errors.New(errors.NotFound, "there is no installed tool %q", id)
+		}
+		return 204, nil, nil
+	}))
 	handle("PUT /uploads", func(w http.ResponseWriter, r *http.Request) error {
 		n, err := io.Copy(io.Discard, r.Body)
 		writeJSON(w, 201, api.Upload{ID: newID(), SizeBytes: n})
