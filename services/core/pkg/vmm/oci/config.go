@@ -65,6 +65,8 @@ type Config struct {
 	Volumes   Volumes
 	IDMapping IDMapping
 	Logger    *slog.Logger // nil: discard
+
+	attachLayers bool // do what kernels before Linux 6.15 need
 }
 
 var (
@@ -142,4 +144,7 @@ const (
 
 func (c *Config) recordsDir() string   { return filepath.Join(c.StateDir, "machines") }
 func (c *Config) cgroupParent() string { return "/aetherium-" + c.Instance }
-func (c *Config) runtimeRoot() string  { return filepath.Join(c.RuntimeDir, "r") }
+func (c *Config) attachSpots() [2]string {
+	return [2]string{filepath.Join(c.RuntimeDir, "m"), filepath.Join(c.RuntimeDir, "s")}
+}
+func (c *Config) runtimeRoot() string { return filepath.Join(c.RuntimeDir, "r") }

@@ -68,7 +68,7 @@ func (l *copiedLayers) mount(ctx context.Context, spec vmm.Spec, net network.Att
 		lower: filepath.Join(l.volumes.Path(shiftedVolume+spec.MachineID), templateDir),
 		upper: filepath.Join(volume, upperDir), work: filepath.Join(volume, workDir),
 		owner: net, source: machineVolume + spec.MachineID,
-	}.mount()
+	}.mount(nil)
 }
 
 // templateDir is where in its volume a template's copy is.

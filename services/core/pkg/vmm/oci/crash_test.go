@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -21,9 +22,10 @@ import (
 
 // The environment of a process that is to be killed in the middle of its work.
 const (
-	victimEnv   = "AETHERIUM_TEST_VICTIM" // the lab's directory
-	pointEnv    = "AETHERIUM_TEST_POINT"  // at which call it dies
-	runtimeEnv  = "AETHERIUM_TEST_RUNTIME"
+	victimEnv   = "AETHERIUM_TEST_VICTIM"  // the lab's directory
+	pointEnv    = "AETHERIUM_TEST_POINT"   // at which call it dies
+	runtimeEnv  = "AETHERIUM_TEST_RUNTIME" // also of all tests
+	diskEnv     = "AETHERIUM_TEST_DISK"
 	agentEnv    = "AETHERIUM_TEST_AGENT"
 	templateEnv = "AETHERIUM_TEST_TEMPLATE"
 	// everyEnv tries every point instead of some.
@@ -96,9 +98,6 @@ func victim(dir string) int {
 	b := &bomb{}
 	_, _, d, err := openHost(ctx, dir, func(c *oci.Config) {
 		c.Volumes, c.Network = bombedVolumes{c.Volumes, b}, bombedNetwork{c.Network, b}
-		if runtime := os.Getenv(runtimeEnv); runtime != "" {
-			c.Runtime = runtime
-		}
 	})
 	if err != nil {
 		fmt.Println(err)
@@ -200,7 +199,7 @@ func TestKilledAnywhere(t *testing.T) {
 		step = 1
 	}
 	point := 1
-	for ; l.dieAt(point, ""); point += step {
+	for ; l.dieAt(point, ociRuntime()); point += step {
 		l.sweep(fmt.Sprintf("killed at call %d", point))
 	}
 	if point < 40 {
@@ -215,16 +214,18 @@ func TestKilledDuringStart(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	must(t, errors.Join(l.Close(), l.net.Close(), l.pool.Close()))
+	runtime := ociRuntime()
 	for name, what := range map[string]string{
-		"before": `kill -9 $PPID; exec runc "$@"`,
-		"5ms":    `(sleep 0.005; kill -9 $PPID) & exec runc "$@"`,
-		"10ms":   `(sleep 0.01; kill -9 $PPID) & exec runc "$@"`,
-		"20ms":   `(sleep 0.02; kill -9 $PPID) & exec runc "$@"`,
-		"30ms":   `(sleep 0.03; kill -9 $PPID) & exec runc "$@"`,
-		"after":  `runc "$@"; kill -9 $PPID`,
+		"before": `kill -9 $PPID; exec RUNTIME "$@"`,
+		"5ms":    `(sleep 0.005; kill -9 $PPID) & exec RUNTIME "$@"`,
+		"10ms":   `(sleep 0.01; kill -9 $PPID) & exec RUNTIME "$@"`,
+		"20ms":   `(sleep 0.02; kill -9 $PPID) & exec RUNTIME "$@"`,
+		"30ms":   `(sleep 0.03; kill -9 $PPID) & exec RUNTIME "$@"`,
+		"after":  `RUNTIME "$@"; kill -9 $PPID`,
 	} {
-		script := filepath.Join(l.dir, "runc-"+name)
-		must(t, os.WriteFile(script, []byte("#!/bin/sh\ncase \"$*\" in *' run '*) ;; *) exec runc \"$@\";; esac\n"+what+"\n"), 0o755))
+		script := filepath.Join(l.dir, runtime+"-"+name)
+		text := "#!/bin/sh\ncase \"$*\" in *' run '*) ;; *) exec RUNTIME \"$@\";; esac\n" + what + "\n"
+		must(t, os.WriteFile(script, []byte(strings.ReplaceAll(text, "RUNTIME", runtime)), 0o755))
 		if !l.dieAt(0, script) {
 			t.Errorf("%s: the victim lived", name)
 		}

@@ -71,11 +71,11 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	if d.runtime, err = findEngine(ctx, &d.cfg); err != nil {
 		return nil, err
 	}
-	if d.layers, err = d.chooseLayers(ctx); err != nil {
-		return nil, err
-	}
 	if d.stage, err = openStage(d.runtime.path, cfg.RuntimeDir); err != nil {
 		return nil, err
+	}
+	if d.layers, err = d.chooseLayers(ctx); err != nil {
+		return nil, errors.Join(err, d.stage.close())
 	}
 	return d, d.recover(ctx)
 }

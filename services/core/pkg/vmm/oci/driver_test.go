@@ -292,7 +292,7 @@ func TestInfo(t *testing.T) {
 	l := newLab(t)
 	for range 2 {
 		info := l.Info(t.Context())
-		if !info.Usable || info.Name != "oci" || info.Isolation != domain.IsolationContainer || !strings.Contains(info.Version, "runc") {
+		if !info.Usable || info.Name != "oci" || info.Isolation != domain.IsolationContainer || !strings.Contains(info.Version, ociRuntime()) {
 			t.Errorf("%+v", info)
 		}
 	}

@@ -84,19 +84,23 @@ func (r *engine) run(ctx context.Context, p paths, listener *os.File, prepare fu
 	switch r.kind {
 	case "runsc":
 		args = append(args, "--pass-fd", "3:3")
-	case "runc":
+	default:
 		// A session keyring per container costs a quota of the mapped root and
 		// serves nothing here; the seccomp profile denies keyctl anyway.
 		args = append(args, "--no-new-keyring", "--preserve-fds", "1")
-	default:
-		args = append(args, "--preserve-fds", "1")
 	}
+	null, err := nullDevice()
+	if err != nil {
+		return errors.Wrap(err, errors.Internal, "cannot make the machine's null device")
+	}
+	defer null.Close()
 	cmd := exec.CommandContext(ctx, r.path, append(args, p.container)...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = null, null, null
 	cmd.ExtraFiles = []*os.File{listener}
 	// With it, a runtime speaks to whoever supervises us.
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "NOTIFY_SOCKET=") })
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL} // see client
-	err := onOwnThread(func() error {
+	err = onOwnThread(func() error {
 		if err := prepare(); err != nil {
 			return fail(err, "cannot mount the machine's root")
 		}

@@ -11,17 +11,16 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
-	"github.com/aetherium/aetherium/services/core/pkg/vmm/oci"
 )
 
 // A snapshot's files are seen on the host as its machine saw them, with the
 // owners that they have there, and nothing stays mounted.
 func TestFlatten(t *testing.T) {
 	t.Parallel()
-	for _, m := range []oci.IDMapping{oci.IDMapMount, oci.IDMapCopy} {
-		t.Run(string(m), func(t *testing.T) {
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			l := newLab(t, mapping(m))
+			l := newLab(t, way)
 			l.boot(spec("m"))
 			l.furnish("m") // among others, removes /etc/group
 			l.sh("m", "mv /var/lib/dir /var/lib/moved; echo new >/var/lib/moved/file2; rm -rf /mnt; mkdir /mnt; echo x >/mnt/x")

@@ -1,6 +1,7 @@
 package oci_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -52,24 +53,32 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// prepare builds the stand-in agent and a template: a directory given in
-// AETHERIUM_TEST_ROOTFS, or busybox alone.
+// ociRuntime is the OCI runtime under test: AETHERIUM_TEST_RUNTIME, or runc.
+func ociRuntime() string { return cmp.Or(os.Getenv(runtimeEnv), "runc") }
+
+// diskBackend keeps the volumes: AETHERIUM_TEST_DISK, or btrfs.
+func diskBackend() string { return cmp.Or(os.Getenv(diskEnv), disk.BackendBtrfs) }
+
+// prepare builds the stand-in agent and a template. Where there is no Go, the
+// agent is in AETHERIUM_TEST_AGENT; a template of one's own is in AETHERIUM_TEST_ROOTFS.
 func prepare(dir string) error {
 	if os.Geteuid() != 0 {
 		shared.skip = "machines need root"
 		return nil
 	}
-	for _, tool := range []string{"runc", "mkfs.btrfs"} {
+	for _, tool := range []string{ociRuntime(), "mkfs." + diskBackend()} {
 		if _, err := exec.LookPath(tool); err != nil {
 			shared.skip = tool + " is not installed"
 			return nil //nolint:nilerr // the tests are skipped
 		}
 	}
-	shared.agent = filepath.Join(dir, "agent")
-	build := exec.Command("go", "build", "-o", shared.agent, "./testdata/agent")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("building the stand-in agent: %w\n%s", err, out)
+	if shared.agent = os.Getenv(agentEnv); shared.agent == "" {
+		shared.agent = filepath.Join(dir, "agent")
+		build := exec.Command("go", "build", "-o", shared.agent, "./testdata/agent")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("building the stand-in agent: %w\n%s", err, out)
+		}
 	}
 	if shared.template = os.Getenv("AETHERIUM_TEST_ROOTFS"); shared.template != "" {
 		return nil
@@ -183,7 +192,7 @@ func openHost(ctx context.Context, dir string, options ...func(*oci.Config)) (*d
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	pool, err := disk.Open(ctx, disk.Config{Dir: dir + "/data", Backend: disk.BackendBtrfs, Size: 4 << 30})
+	pool, err := disk.Open(ctx, disk.Config{Dir: dir + "/data", Backend: diskBackend(), Size: 4 << 30})
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -194,7 +203,7 @@ func openHost(ctx context.Context, dir string, options ...func(*oci.Config)) (*d
 		return nil, nil, nil, err
 	}
 	cfg := oci.Config{
-		Instance: string(instance), StateDir: dir + "/state", RuntimeDir: dir + "/run", Runtime: "runc",
+		Instance: string(instance), StateDir: dir + "/state", RuntimeDir: dir + "/run", Runtime: ociRuntime(),
 		AgentPath: shared.agent, Network: manager, Volumes: pool,
 	}
 	for _, o := range options {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -38,7 +39,8 @@ const (
 // kernel can map IDs below an overlay.
 func (d *Driver) chooseLayers(ctx context.Context) (layers, error) {
 	copies := &templates{volumes: d.cfg.Volumes}
-	mounted := &mountedLayers{volumes: d.cfg.Volumes, templates: copies}
+	mounted := &mountedLayers{volumes: d.cfg.Volumes, templates: copies, stage: d.stage, spots: d.cfg.attachSpots()}
+	mounted.attach.Store(d.cfg.attachLayers)
 	copied := &copiedLayers{volumes: d.cfg.Volumes, templates: copies}
 	switch d.cfg.IDMapping {
 	case IDMapMount:
@@ -138,6 +140,11 @@ func makeLayerDirs(volume, rootFS string, owner uint32) error {
 type mountedLayers struct {
 	volumes   Volumes
 	templates *templates
+	stage     *stage
+	spots     [2]string // directories where something can be mounted on a copy of the stage
+	// attach: this kernel (before Linux 6.15) takes layers only from mounts that
+	// are in the caller's mount namespace.
+	attach atomic.Bool
 }
 
 func (l *mountedLayers) mapping() IDMapping                    { return IDMapMount }
@@ -173,10 +180,32 @@ func (l *mountedLayers) mount(ctx context.Context, spec vmm.Spec, net network.At
 		return nil, fail(err, "cannot map the volume's IDs")
 	}
 	defer volume.Close()
-	return overlay{
+	root := overlay{
 		lower: fmt.Sprintf("/proc/self/fd/%d", lower.Fd()),
 		upper: fmt.Sprintf("/proc/self/fd/%d/%s", volume.Fd(), upperDir),
 		work:  fmt.Sprintf("/proc/self/fd/%d/%s", volume.Fd(), workDir),
 		owner: net, source: machineVolume + spec.MachineID,
-	}.mount()
+	}
+	if !l.attach.Load() {
+		if tree, err := root.mount(nil); !errors.Is(err, unix.EINVAL) {
+			return tree, err
+		}
+	}
+	// On a copy of the stage that ends with the thread; overlayfs has clones of
+	// the mounts then.
+	tree, err := root.mount(func() error {
+		if err := l.stage.enter(); err != nil {
+			return err
+		}
+		for i, layer := range []*os.File{lower, volume} {
+			if err := attachTree(layer, l.spots[i]); err != nil {
+				return &os.PathError{Op: "move_mount", Path: l.spots[i], Err: err}
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		l.attach.Store(true)
+	}
+	return tree, err
 }

@@ -48,6 +48,35 @@ func attachTree(tree *os.File, target string) error {
 	return unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
+// nullDevice opens a null device (null(4)) that is nobody else's, on a file
+// system of its own that is gone with it. Runtimes give the streams that they
+// are handed to the machine's root (crun does, runc spares /dev/null), and
+// whoever owns the host's /dev/null can close it to everybody.
+func nullDevice() (*os.File, error) {
+	const name, major, minor = "null", 1, 3
+	ctx, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("fsopen", err)
+	}
+	defer unix.Close(ctx)
+	if err := unix.FsconfigCreate(ctx); err != nil {
+		return nil, os.NewSyscallError("fsconfig", err)
+	}
+	mount, err := unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("fsmount", err)
+	}
+	defer unix.Close(mount)
+	if err := unix.Mknodat(mount, name, unix.S_IFCHR|0o600, int(unix.Mkdev(major, minor))); err != nil {
+		return nil, os.NewSyscallError("mknodat", err)
+	}
+	fd, err := unix.Openat(mount, name, unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("openat", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
 // overlay is what an overlay mount is made of. Directories may be on detached
 // mounts, as /proc/self/fd/N/….
 type overlay struct {
@@ -60,9 +89,15 @@ type overlay struct {
 // the file is closed and nothing was made of it. Overlayfs makes its own files (work directories,
 // whiteouts) as whoever mounted it, and on a mapped upper layer only IDs of the
 // range exist; so this is done as the machine's root as far as files go, with
-// the host's capabilities, on a thread that ends afterwards.
-func (o overlay) mount() (tree *os.File, err error) {
+// the host's capabilities, on a thread that ends afterwards. Before all else
+// that thread does what set says, if anything.
+func (o overlay) mount(set func() error) (tree *os.File, err error) {
 	err = onOwnThread(func() error {
+		if set != nil {
+			if err := set(); err != nil {
+				return err
+			}
+		}
 		if err := actAs(o.owner.IDBase); err != nil {
 			return err
 		}

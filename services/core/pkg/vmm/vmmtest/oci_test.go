@@ -1,6 +1,7 @@
 package vmmtest_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -19,10 +20,15 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/vmmtest"
 )
 
-// rootfsEnv names a template's root filesystem to make machines from.
-const rootfsEnv = "AETHERIUM_TEST_ROOTFS"
+// What the suite runs with.
+const (
+	rootfsEnv  = "AETHERIUM_TEST_ROOTFS"  // a template's root filesystem to make machines from
+	runtimeEnv = "AETHERIUM_TEST_RUNTIME" // default: runc
+	diskEnv    = "AETHERIUM_TEST_DISK"    // default: btrfs
+	agentEnv   = "AETHERIUM_TEST_AGENT"   // default: built here
+)
 
-// TestOCI runs the suite on the oci driver with runc and the real agent.
+// TestOCI runs the suite on the oci driver with the real agent.
 func TestOCI(t *testing.T) {
 	rootfs := os.Getenv(rootfsEnv)
 	switch {
@@ -31,27 +37,34 @@ func TestOCI(t *testing.T) {
 	case os.Geteuid() != 0:
 		t.Skip("machines need root")
 	}
-	for _, tool := range []string{"runc", "mkfs.btrfs"} {
+	runtime, backend := cmp.Or(os.Getenv(runtimeEnv), "runc"), cmp.Or(os.Getenv(diskEnv), disk.BackendBtrfs)
+	for _, tool := range []string{runtime, "mkfs." + backend} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skip(tool + " is not installed")
 		}
 	}
-	agent := filepath.Join(t.TempDir(), "fc-agent")
-	build := exec.Command("go", "build", "-o", agent, "../../../cmd/fc-agent")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the agent: %v\n%s", err, out)
+	agent := os.Getenv(agentEnv)
+	if agent == "" {
+		agent = filepath.Join(t.TempDir(), "fc-agent")
+		build := exec.Command("go", "build", "-o", agent, "../../../cmd/fc-agent")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("building the agent: %v\n%s", err, out)
+		}
 	}
 	_, noSudo := os.Lstat(filepath.Join(rootfs, "usr/bin/sudo"))
 	vmmtest.Run(t, vmmtest.Config{
 		Isolated: true, Limits: true, Sudo: noSudo == nil,
-		New: func(t *testing.T) vmmtest.Harness { return newOCI(t, agent, rootfs) },
+		New: func(t *testing.T) vmmtest.Harness {
+			return newOCI(t, ociNode{agent: agent, runtime: runtime, backend: backend}, rootfs)
+		},
 	})
 }
 
 // ociNode is what a worker holds of a host.
 type ociNode struct {
 	dir, instance, agent string
+	runtime, backend     string
 	pool                 *disk.Pool
 	net                  *network.Manager
 	driver               *oci.Driver
@@ -59,7 +72,7 @@ type ociNode struct {
 
 var instances atomic.Int64
 
-func newOCI(t *testing.T, agent, rootfs string) vmmtest.Harness {
+func newOCI(t *testing.T, n ociNode, rootfs string) vmmtest.Harness {
 	// Sockets want a short path, which t.TempDir has not.
 	dir, err := os.MkdirTemp("/tmp", "vmmtest-")
 	if err != nil {
@@ -68,7 +81,7 @@ func newOCI(t *testing.T, agent, rootfs string) vmmtest.Harness {
 	if err := os.Chmod(dir, 0o711); err != nil {
 		t.Fatal(err)
 	}
-	n := &ociNode{dir: dir, agent: agent, instance: fmt.Sprintf("c%d-%d", os.Getpid(), instances.Add(1))}
+	n.dir, n.instance = dir, fmt.Sprintf("c%d-%d", os.Getpid(), instances.Add(1))
 	n.open(t)
 	t.Cleanup(func() { n.demolish(t) })
 	return vmmtest.Harness{
@@ -92,7 +105,7 @@ func (n *ociNode) open(t *testing.T) {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
 	var err error
-	n.pool, err = disk.Open(ctx, disk.Config{Dir: n.dir + "/data", Backend: disk.BackendBtrfs, Size: 4 << 30})
+	n.pool, err = disk.Open(ctx, disk.Config{Dir: n.dir + "/data", Backend: n.backend, Size: 4 << 30})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +116,7 @@ func (n *ociNode) open(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.driver, err = oci.New(ctx, oci.Config{
-		Instance: n.instance, StateDir: n.dir + "/state", RuntimeDir: n.dir + "/run", Runtime: "runc",
+		Instance: n.instance, StateDir: n.dir + "/state", RuntimeDir: n.dir + "/run", Runtime: n.runtime,
 		AgentPath: n.agent, Network: n.net, Volumes: n.pool,
 	})
 	if err != nil {
