@@ -27,6 +27,8 @@ type Tool struct {
 	Bytes       int64             `json:"bytes"`
 	Files       int64             `json:"files"`
 	InstalledAt time.Time         `json:"installed_at"`
+	// UsedAt is when a VM was given it last; kept as its manifest's time.
+	UsedAt time.Time `json:"-"`
 }
 
 // Ref names the tool with its exact version.
@@ -133,12 +135,14 @@ func readManifest(dir string) (t Tool, err error) {
 		return t, err
 	}
 	defer func() { _ = f.Close() }()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > maxManifest {
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() || info.Size() > maxManifest {
 		return t, errors.Plain("not a manifest")
 	}
 	if err := json.NewDecoder(f).Decode(&t); err != nil {
 		return t, err
 	}
+	t.UsedAt = info.ModTime()
 	_, err = domain.ParseTool("", t.Ref().String())
 	return t, err
 }
@@ -155,6 +159,19 @@ func (c *cache) find(ref domain.Tool, remember time.Duration) (t Tool, stale, ok
 	}
 	t, ok = c.tools[ref]
 	return t, false, ok
+}
+
+// use notes that a tool is given to a VM.
+func (c *cache) use(exact domain.Tool) {
+	const often = time.Minute // more is not worth a write
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t, ok := c.tools[exact]
+	if now := c.now(); ok && now.Sub(t.UsedAt) > often {
+		t.UsedAt = now
+		c.tools[exact] = t
+		_ = os.Chtimes(filepath.Join(c.path(exact), manifestName), now, now) // else it counts as older than it is
+	}
 }
 
 func (c *cache) get(exact domain.Tool) (Tool, bool) {
@@ -207,6 +224,7 @@ func (c *cache) stage() (dir string, discard func(), err error) {
 // not at all. One that is there already stays.
 func (c *cache) publish(staged string, t Tool) (Tool, error) {
 	t.InstalledAt = c.now().UTC()
+	t.UsedAt = t.InstalledAt
 	if err := tidy(staged); err != nil {
 		return t, err
 	}

@@ -140,6 +140,9 @@ func (m *Manager) List() []Tool { return m.cache.list() }
 // Get returns an installed tool by its exact version.
 func (m *Manager) Get(exact domain.Tool) (Tool, bool) { return m.cache.get(exact) }
 
+// Use notes that a tool is given to a VM.
+func (m *Manager) Use(exact domain.Tool) { m.cache.use(exact) }
+
 // Remove removes an installed tool. Returns NotFound. That no VM has it is the
 // caller's care.
 func (m *Manager) Remove(exact domain.Tool) error { return m.cache.remove(exact) }

@@ -27,6 +27,7 @@ func (w *Worker) sweep(ctx context.Context) {
 		{"pool", w.pool.review},
 		{"builds", w.sweepBuilds},
 		{"layers", w.sweepLayers},
+		{"tools", w.sweepTools},
 		{"tool logs", w.sweepToolLogs},
 	} {
 		if err := part.do(ctx); err != nil && ctx.Err() == nil {

@@ -28,6 +28,9 @@ type ToolsConfig struct {
 	Driver   string           // of those machines
 	Template string           // of those machines: the name of one of the default project's, or of a public one
 	Machine  domain.Resources // of those machines
+	// MaxCache is how large all tools may be together; beyond that those go that
+	// no VM has, what was not used for longest first. 0: any.
+	MaxCache int64
 }
 
 // toolshed is the tools of a worker's VMs.
@@ -93,6 +96,7 @@ func (w *Worker) equip(ctx context.Context, vm *domain.VM) (exact []string, rele
 			missing = append(missing, ref)
 			continue
 		}
+		w.tools.Use(t.Ref())
 		exact = append(exact, t.Ref().String())
 	}
 	if len(missing) == 0 {
@@ -287,6 +291,40 @@ func (w *Worker) RemoveTool(ctx context.Context, ref domain.Tool) error {
 		return errors.New(errors.Conflict, "%d VMs have %s (%s)", n, ref, tools.CodeInUse).WithHint("remove them first")
 	}
 	return w.tools.Remove(ref)
+}
+
+// toolRest is how long a tool is kept at least: who had it installed may be
+// about to use it.
+const toolRest = 10 * time.Minute
+
+// sweepTools removes tools that were not used for longest while there are more
+// than are to be kept. What VMs have stays.
+func (w *Worker) sweepTools(ctx context.Context) error { return w.trimTools(ctx, toolRest) }
+
+func (w *Worker) trimTools(ctx context.Context, rest time.Duration) error {
+	list, total := w.tools.List(), int64(0)
+	for _, t := range list {
+		total += t.Bytes
+	}
+	if w.config.Tools.MaxCache <= 0 || total <= w.config.Tools.MaxCache {
+		return nil
+	}
+	slices.SortFunc(list, func(a, b tools.Tool) int { return a.UsedAt.Compare(b.UsedAt) })
+	for _, t := range list {
+		if total <= w.config.Tools.MaxCache || w.Now().Sub(t.UsedAt) < rest {
+			return nil
+		}
+		err := w.RemoveTool(ctx, t.Ref())
+		if errors.HasCode(err, errors.Conflict) || errors.HasCode(err, errors.NotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		w.Log.Info("a tool that was not used for long is removed", "tool", t.Ref().String(), "bytes", t.Bytes)
+		total -= t.Bytes
+	}
+	return nil
 }
 
 // installTools runs a task that installs tools.

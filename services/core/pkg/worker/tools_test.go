@@ -27,6 +27,7 @@ type bench struct {
 func newBench() *bench { return &bench{asked: make(chan struct{}, 16), answer: make(chan bool, 16)} }
 
 func (b *bench) config(c *worker.Config) {
+	c.Tools.MaxCache = 1
 	c.Tools.Mise = "/bin/true" // it is not run
 	c.Tools.Boot = func(context.Context, string) (tools.Machine, error) {
 		b.boots.Add(1)
@@ -65,6 +66,8 @@ func (benchMachine) Tar(context.Context, string) (io.ReadCloser, error) {
 	var b bytes.Buffer
 	tw := tar.NewWriter(&b)
 	_ = tw.WriteHeader(&tar.Header{Name: "bin/", Typeflag: tar.TypeDir, Mode: 0o755})
+	_ = tw.WriteHeader(&tar.Header{Name: "bin/prettier", Typeflag: tar.TypeReg, Mode: 0o755, Size: 2})
+	_, _ = tw.Write([]byte("#!"))
 	_ = tw.Close()
 	return io.NopCloser(&b), nil
 }
@@ -113,6 +116,10 @@ func TestVMsWaitForTheirTools(t *testing.T) {
 	must(t, err)
 	if len(list) != 1 || list[0].VMs != 2 || list[0].Version != "1.2.3" {
 		t.Errorf("%+v", list)
+	}
+	must(t, b.worker.TrimTools(b.ctx))
+	if list, err := b.ListTools(b.ctx, b.by); err != nil || len(list) != 1 {
+		t.Errorf("a tool that VMs have is gone: %+v, %v", list, err)
 	}
 	admin := b.by
 	admin.Admin = true
@@ -206,6 +213,12 @@ func TestInstallTask(t *testing.T) {
 	stranger := vmm.Caller{ProjectID: domain.NewID()}
 	if _, err := b.ToolLog(b.ctx, stranger, task.ID, 0, false); !errors.HasCode(err, errors.NotFound) {
 		t.Errorf("another project's log: %v", err)
+	}
+
+	// More than is to be kept of what nobody uses.
+	must(t, b.worker.TrimTools(b.ctx))
+	if list, err := b.ListTools(b.ctx, b.by); err != nil || len(list) > 0 {
+		t.Errorf("kept: %+v, %v", list, err)
 	}
 
 	// One that is canceled ends, and so does its log.

@@ -109,6 +109,7 @@ type Tools struct {
 	Template string          `yaml:"template" doc:"Template that tools are installed on: one of the first project's, or a public one."`
 	Timeout  config.Duration `yaml:"timeout" doc:"The longest time that an installation may take."`
 	MaxSize  config.Bytes    `yaml:"max_size" doc:"How large one tool may be."`
+	MaxCache config.Bytes    `yaml:"max_cache" doc:"How large all tools may be together; beyond that those go that no VM has, what was not used for longest first. 0: any."`
 	Remember config.Duration `yaml:"remember" doc:"How long the version that node@22 was found to mean counts; then a newer one is looked for, beside the VMs."`
 }
 
@@ -139,7 +140,7 @@ func Defaults() Settings {
 		OCI:        OCI{Runtime: "runc"},
 		Tools: Tools{
 			Mise: tools.DefaultMise, Registry: tools.DefaultRegistry, Template: "base",
-			Timeout: config.Duration(15 * time.Minute), MaxSize: 4 << 30, Remember: config.Duration(24 * time.Hour),
+			Timeout: config.Duration(15 * time.Minute), MaxSize: 4 << 30, MaxCache: 20 << 30, Remember: config.Duration(24 * time.Hour),
 		},
 		Keep: Keep{Tombstones: week, Tasks: week, Events: week, Journal: 64 << 20},
 	}
@@ -218,7 +219,7 @@ func (t Tools) check() error {
 		return errors.New(errors.InvalidArgument, "%q is not a registry's address", t.Registry).WithField("tools.registry").
 			WithHint("such as %s", tools.DefaultRegistry)
 	}
-	if t.Timeout <= 0 || t.MaxSize <= 0 || t.Remember < 0 {
+	if t.Timeout <= 0 || t.MaxSize <= 0 || t.MaxCache < 0 || t.Remember < 0 {
 		return errors.New(errors.InvalidArgument, "the bounds of installations must be more than nothing").WithField("tools")
 	}
 	_, err := t.Environment()
