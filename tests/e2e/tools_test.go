@@ -157,6 +157,12 @@ func toolInVMs(ctx context.Context, t *testing.T, s *server.Server) {
 }
 
 func toolErrors(ctx context.Context, t *testing.T, s *server.Server, c *client.Client) {
+	defer func() { // a run whose VM failed leaves none
+		after, err := client.Collect(c.VMs(ctx, client.VMFilter{States: []string{"failed", "pending"}}))
+		if err != nil || len(after) > 0 {
+			t.Errorf("left: %+v, %v", after, err)
+		}
+	}()
 	for tool, code := range map[string]string{smallTool + "@999": "(tool_no_version)", "npm:@aetherium-none/there-is-no-such-package": "(tool_unknown)"} {
 		if out, err := s.CLI(ctx, "run", "--tool", tool, "--", "true"); err == nil || !strings.Contains(err.Error(), code) {
 			t.Errorf("%s: %s%v", tool, out, err)

@@ -23,7 +23,16 @@ func (c *Client) CreateVM(ctx context.Context, req api.CreateVM) (api.VM, error)
 // CreateVMOnce is CreateVM with a key of the caller's: the same key and
 // request yield the same VM, however often they are sent.
 func (c *Client) CreateVMOnce(ctx context.Context, key string, req api.CreateVM) (api.VM, error) {
-	vm, accepted, err := c.createVM(ctx, post(req, "vms").keyed(key))
+	var vm api.VM
+	var accepted api.Accepted
+	err := c.send(ctx, post(req, "vms").keyed(key), func(resp *http.Response) (err error) {
+		if resp.StatusCode == http.StatusAccepted { // the server's wait was over before the VM was ready
+			accepted, err = decode[api.Accepted](ctx, c, resp)
+			return err
+		}
+		vm, err = decode[api.VM](ctx, c, resp)
+		return err
+	})
 	if err != nil || accepted.Task.ID == "" {
 		return vm, err
 	}
@@ -33,26 +42,11 @@ func (c *Client) CreateVMOnce(ctx context.Context, key string, req api.CreateVM)
 	return c.VM(ctx, accepted.Task.Subject)
 }
 
-func (c *Client) createVM(ctx context.Context, cl call) (vm api.VM, accepted api.Accepted, err error) {
-	err = c.send(ctx, cl, func(resp *http.Response) (err error) {
-		if resp.StatusCode == http.StatusAccepted { // the server's wait was over before the VM was ready
-			accepted, err = decode[api.Accepted](ctx, c, resp)
-			return err
-		}
-		vm, err = decode[api.VM](ctx, c, resp)
-		return err
-	})
-	return vm, accepted, err
-}
-
 // FindVMOnce gives the ID of the VM that CreateVMOnce makes, or has made, of
-// the same key and request, whether it is ready or not.
+// the same key and request, whether it is ready, is not yet, or has failed.
 func (c *Client) FindVMOnce(ctx context.Context, key string, req api.CreateVM) (string, error) {
-	vm, accepted, err := c.createVM(ctx, post(req, "vms").keyed(key).param("wait_ms", "0"))
-	if err == nil && vm.ID == "" {
-		return accepted.Task.Subject, nil
-	}
-	return vm.ID, err
+	accepted, err := c.AcceptVM(ctx, key, req)
+	return accepted.Task.Subject, err
 }
 
 // AcceptVM is CreateVMOnce that does not wait for the VM to be ready.

@@ -194,7 +194,7 @@ func (s *Server) createOnce(key string, async bool, req api.CreateVM) (api.VM, e
 	s.mu.Lock()
 	c := s.claims[key]
 	switch {
-	case c != nil && c.async != async:
+	case c != nil && c.async && !async:
 		s.mu.Unlock()
 		return api.VM{}, errors.New(errors.IdempotencyMismatch, "the key was used for another request")
 	case c != nil && !c.answered:
