@@ -174,8 +174,8 @@ func (p *pool) fill(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		p.save(ctx)
 		for {
+			p.save(ctx)
 			key, ok := p.lacking()
 			if !ok || ctx.Err() != nil {
 				break
@@ -509,6 +509,7 @@ func (p *pool) close(ctx context.Context) error {
 		if p.cancel != nil {
 			p.cancel()
 			<-p.filled
+			p.save(context.WithoutCancel(ctx))
 		}
 		p.drop(func(storage.PoolKey) bool { return true })
 		p.gone.Wait()
