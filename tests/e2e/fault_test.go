@@ -26,10 +26,11 @@ func own(t *testing.T, settings ...string) *server.Server {
 func ownIn(t *testing.T, dir string, settings ...string) *server.Server {
 	t.Helper()
 	ctx := limited(t)
-	rootfs, err := filepath.Glob(filepath.Join(suite.DataDir, "images", "*", "rootfs"))
-	if err != nil || len(rootfs) == 0 {
-		t.Fatalf("no root filesystem: %v", err)
+	base, err := connect(t).Template(ctx, "base")
+	if err != nil {
+		t.Fatal(err)
 	}
+	rootfs := filepath.Join(suite.DataDir, "images", base.Tags["latest"], "rootfs")
 	settings = append([]string{"AETHERIUM_BASE_SKIP=true", "AETHERIUM_NETWORK_POOL=1"}, settings...)
 	s, err := server.New(filepath.Join(dir, "data"), settings...)
 	if err != nil {
@@ -49,7 +50,7 @@ func ownIn(t *testing.T, dir string, settings ...string) *server.Server {
 			t.Errorf("down left something behind: %v", left)
 		}
 	})
-	if _, err := s.CLI(ctx, "template", "build", "base", "--dir", rootfs[0]); err != nil {
+	if _, err := s.CLI(ctx, "template", "build", "base", "--dir", rootfs); err != nil {
 		t.Fatal(err)
 	}
 	return s

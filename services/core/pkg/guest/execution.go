@@ -123,13 +123,13 @@ func (x *execution) finish(doneErr error) {
 	confirmed := x.confirmed
 	x.doneErr = doneErr
 	x.mu.Unlock()
+	x.s.remove(x) // before anybody is told: what has ended is not running
 	if !confirmed {
 		// Lost before the agent said a word, or taken up and unknown to it.
 		end, _ := x.journal.Ended()
 		x.release(errors.New(errors.GuestFault, "%s", end.LostReason))
 	}
 	x.input.stop(errEnded)
-	x.s.remove(x)
 	close(x.done)
 	end, ok := x.journal.Ended()
 	if !ok {
@@ -143,9 +143,9 @@ func (x *execution) fail(err error) {
 	x.mu.Lock()
 	x.doneErr = err
 	x.mu.Unlock()
+	x.s.remove(x)
 	x.release(err)
 	x.input.stop(err)
-	x.s.remove(x)
 	close(x.done)
 }
 
