@@ -129,7 +129,7 @@ func testRootInside(t *testing.T, b *bed) {
 		"set the host's clock":   "date -s 2001-01-01",
 		"change a kernel knob":   "echo 1 > /proc/sys/kernel/panic",
 		"trigger a kernel crash": "echo c > /proc/sysrq-trigger",
-		"see kernel memory":      "head -c 1 /dev/mem || head -c 1 /proc/kcore",
+		"see kernel memory":      `head -c 1 /dev/mem || [ -n "$(head -c 1 /proc/kcore)" ]`, // it may be there and empty
 	} {
 		if b.info.Isolation == domain.IsolationMicroVM {
 			continue // it has a kernel of its own to do that to
