@@ -70,7 +70,7 @@ shown="aetherium vm fork $vm --quiet" step "fork it" forked
 step "the fork has the file" "$ae" exec "$fork" -- sh -c 'wc -l < primes.txt; echo changed > primes.txt'
 step "the original is untouched" "$ae" exec "$vm" -- wc -l primes.txt
 say "a VM for one command: create, run, remove"
-step "aetherium run" "$ae" run --network none -- echo "hello from a machine of my own"
+step "aetherium run" "$ae" run -- echo "hello from a machine of my own"
 
 say "timings (each includes starting the command line)"
 for i in "${!steps[@]}"; do
