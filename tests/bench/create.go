@@ -126,6 +126,10 @@ func (b *bench) createNAT(ctx context.Context, name string) ([]Result, error) {
 	return b.race(ctx, name, b.rounds, b.warm.ours("nat"), b.dockerRun())
 }
 
+func (b *bench) createNATCold(ctx context.Context, name string) ([]Result, error) {
+	return b.race(ctx, name, b.rounds, b.cold.ours("nat"), b.dockerRun())
+}
+
 // whole is a machine for one command, until the machine is gone.
 func (b *bench) whole(ctx context.Context, name string) ([]Result, error) {
 	ours := contender{"aetherium", func(ctx context.Context) (time.Duration, error) {

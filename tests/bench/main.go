@@ -104,6 +104,7 @@ func (b *bench) all() []benchmark {
 		{"create to first output, from the pool", b.createWarm},
 		{"create to first output, cold", b.createCold},
 		{"create to first output, with network, from the pool", b.createNAT},
+		{"create to first output, with network, cold", b.createNATCold},
 		{"create, run, remove", b.whole},
 		{"exec true in a running VM", b.exec},
 		{"100 at once, create to first output", b.burst},
