@@ -67,7 +67,7 @@ func (d *Driver) tryLayers(ctx context.Context, l layers) (err error) {
 	id := fmt.Sprintf("probe-%d", os.Getpid())
 	p := d.cfg.paths(id)
 	defer func() {
-		err = errors.Join(err, os.RemoveAll(p.dir),
+		err = errors.Join(err, os.RemoveAll(p.bundle),
 			d.cfg.Volumes.Delete(context.WithoutCancel(ctx), p.volume),
 			d.cfg.Network.Release(context.WithoutCancel(ctx), id))
 	}()
@@ -78,7 +78,8 @@ func (d *Driver) tryLayers(ctx context.Context, l layers) (err error) {
 	if err := d.cfg.Volumes.Create(ctx, p.volume, 0); err != nil {
 		return err
 	}
-	lower := filepath.Join(p.dir, "lower")
+	// Where a machine's bundle is: that is removed whole, whatever is in it.
+	lower := filepath.Join(p.bundle, "lower")
 	if err := os.MkdirAll(lower, 0o755); err != nil {
 		return err
 	}
