@@ -16,8 +16,9 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
-// infoTimeout bounds the trial that Info makes.
-const infoTimeout = 20 * time.Second
+// infoTimeout bounds the trial that Info makes: far more than a busy and slow
+// host takes, for one that is slow can be used all the same.
+const infoTimeout = time.Minute
 
 type infoCache struct {
 	mu   sync.Mutex
