@@ -90,10 +90,6 @@ func run(args []string, stdout, stderr io.Writer) int {
 // serve runs the agent until a signal ends it or a listener fails.
 func serve(o options, log *slog.Logger) error {
 	prepare(log) // before signals are caught
-	// The machine's processors are for its commands. What the agent does is
-	// short, and on one processor it need not wake the others to do it: a command
-	// starts and ends a tenth sooner.
-	runtime.GOMAXPROCS(1)
 	pid1 := os.Getpid() == 1
 	ending, stop := signals(pid1, log)
 	defer stop()
@@ -103,7 +99,7 @@ func serve(o options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	a := agent.New(agent.Options{PID1: pid1, Path: os.Getenv("PATH"), OOM: spawn.NewOOMGuard(), Log: log})
+	a := agent.New(agent.Options{PID1: pid1, Path: os.Getenv("PATH"), OOM: spawn.NewOOMGuard(), Log: log, Idle: settle})
 	failed := make(chan error, len(host)+len(guests))
 	for _, l := range host {
 		go func() { failed <- a.Serve(ctx, l) }()
@@ -135,6 +131,11 @@ func prepare(log *slog.Logger) {
 		log.Warn("the working directory stays", "error", err)
 	}
 }
+
+// settle keeps the agent to one processor once the rush of the start is over.
+// What it does is short, and so it need not wake other threads to do it: a
+// command starts and ends a tenth sooner.
+func settle() { runtime.GOMAXPROCS(1) }
 
 // listen opens the listeners for the host and for guests.
 func listen(ctx context.Context, o options) (host, guests []net.Listener, err error) {

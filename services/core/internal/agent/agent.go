@@ -50,6 +50,8 @@ type Options struct {
 	OOM *spawn.OOMGuard
 	// Log takes what goes wrong within; nil: nothing is logged.
 	Log *slog.Logger
+	// Idle is called once, when the host has not called for a while; nil: nobody cares.
+	Idle func()
 }
 
 // Agent runs a machine's processes and serves its files.
@@ -105,7 +107,10 @@ func New(o Options) *Agent {
 	host.Handle("/"+guestv1connect.MachineServiceName+"/", lazily(func() (string, http.Handler) {
 		return guestv1connect.NewMachineServiceHandler(&guest.Machine{Settings: store, Clock: clock, BootID: rand.Text()}, guest.Options()...)
 	}))
-	a.host, a.guests = trimmed(host), trimmed(guests)
+	a.host, a.guests = host, guests
+	if o.Idle != nil {
+		a.host = watchIdle(host, o.Idle)
+	}
 	return a
 }
 
