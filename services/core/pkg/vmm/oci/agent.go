@@ -45,7 +45,8 @@ func (d *Driver) agentBinary() (string, error) {
 		}
 	}
 	path := filepath.Join(d.cfg.RuntimeDir, "a", tag)
-	if _, err := os.Stat(path); os.IsNotExist(err) {
+	_, err = os.Stat(path)
+	if os.IsNotExist(err) {
 		err = copyBinary(src, path)
 	}
 	if err != nil {
