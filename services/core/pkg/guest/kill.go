@@ -25,21 +25,37 @@ func (s *Session) kill(agentID string) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.killing[agentID] || len(s.killing) >= s.cfg.MaxExecutions || s.closed {
+	if _, under := s.killing[agentID]; under {
+		// The attempt under way may have found nothing an instant before it began.
+		s.killing[agentID] = true
 		return
 	}
-	s.killing[agentID] = true
+	if len(s.killing) >= s.cfg.MaxExecutions || s.closed {
+		return
+	}
+	s.killing[agentID] = false
 	s.wg.Go(func() {
-		wait := backoff.New(50*time.Millisecond, 5*time.Second)
-		for range killTries {
-			if s.killOnce(agentID) || s.isGone() || wait.Wait(s.ctx, s.gone) != nil {
-				break
+		for again := true; again; again = s.killAgain(agentID) {
+			wait := backoff.New(50*time.Millisecond, 5*time.Second)
+			for range killTries {
+				if s.killOnce(agentID) || s.isGone() || wait.Wait(s.ctx, s.gone) != nil {
+					break
+				}
 			}
 		}
-		s.mu.Lock()
-		delete(s.killing, agentID)
-		s.mu.Unlock()
 	})
+}
+
+// killAgain reports whether an execution was to be killed once more meanwhile.
+func (s *Session) killAgain(agentID string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.killing[agentID] && !s.closed && !s.isGone() && s.ctx.Err() == nil {
+		s.killing[agentID] = false
+		return true
+	}
+	delete(s.killing, agentID)
+	return false
 }
 
 // killOnce reports whether there is nothing left to do.

@@ -76,7 +76,7 @@ type Session struct {
 
 	mu         sync.Mutex
 	executions map[domain.ID]*execution
-	killing    map[string]bool // by the agent's IDs
+	killing    map[string]bool // by the agent's IDs; true: once more
 	over       map[string]bool // the agent's IDs of those whose end was told, until it has forgotten them
 	gone       chan struct{}   // closed by Gone
 	goneReason string
