@@ -59,6 +59,14 @@ func (b *bed) phases(vm domain.ID) []string {
 	return names
 }
 
+// fromPool wants a VM to have claimed its machine.
+func (b *bed) fromPool(vm *domain.VM) {
+	b.t.Helper()
+	if phases := b.phases(vm.ID); !slices.Contains(phases, "claim") {
+		b.t.Errorf("phases %v", phases)
+	}
+}
+
 func TestAVMOfAKindInUseIsClaimedFromThePool(t *testing.T) {
 	t.Parallel()
 	b := newPoolBed(t, 2, 1)
@@ -252,9 +260,7 @@ func TestThePoolRemembersWhatWasUsed(t *testing.T) {
 	b.up()
 	b.ready(2)
 	vm := b.running(vmm.CreateVM{Resources: domain.Resources{MemoryBytes: 64 << 20}})
-	if phases := b.phases(vm.ID); !slices.Contains(phases, "claim") {
-		t.Errorf("phases %v", phases)
-	}
+	b.fromPool(vm)
 	// A template that went meanwhile has none.
 	b.down()
 	must(t, b.store.Update(b.ctx, func(tx storage.Tx) error {
@@ -276,9 +282,7 @@ func TestMachinesAreExpected(t *testing.T) {
 	b.worker.Expect(foreseen)
 	b.ready(2)
 	vm := b.running(vmm.CreateVM{})
-	if phases := b.phases(vm.ID); !slices.Contains(phases, "claim") {
-		t.Errorf("phases %v", phases)
-	}
+	b.fromPool(vm)
 	other := *foreseen
 	other.Spec.Resources.MemoryBytes /= 2
 	b.worker.Expect(&other) // what is used counts more than what is expected
