@@ -160,6 +160,7 @@ func (a *attachment) takeStarted(m *guestv1.AttachResponse_Started) (outcome, er
 		return lost, err
 	}
 	a.seenStart = true
+	a.x.unsent()
 	a.x.confirm(m.GetPid(), m.GetAlready())
 	return going, nil
 }

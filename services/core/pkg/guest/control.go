@@ -70,7 +70,9 @@ func (s *Session) Resize(_ context.Context, id domain.ID, size domain.PTYSize) e
 }
 
 // Signal sends a signal to an execution's process group and returns when it is
-// on its way. Returns NotFound, Conflict after the end, InvalidArgument.
+// on its way, or was and the execution has ended. Returns NotFound, Conflict
+// where the end came first, InvalidArgument, and Unavailable when the channel
+// broke and the signal may or may not have arrived.
 func (s *Session) Signal(ctx context.Context, id domain.ID, number int) error {
 	if number < 1 || number > 64 {
 		return errors.New(errors.InvalidArgument, "%d is not a signal", number).WithField("signal")
@@ -79,7 +81,7 @@ func (s *Session) Signal(ctx context.Context, id domain.ID, number int) error {
 	if err != nil {
 		return err
 	}
-	sig := &signal{number: int32(number), sent: make(chan struct{})}
+	sig := &signal{number: int32(number), answered: make(chan struct{})}
 	x.mu.Lock()
 	if len(x.signals) >= maxSignals {
 		x.mu.Unlock()
@@ -89,11 +91,14 @@ func (s *Session) Signal(ctx context.Context, id domain.ID, number int) error {
 	x.mu.Unlock()
 	x.wake()
 	select {
-	case <-sig.sent:
-		return nil
+	case <-sig.answered:
+		return sig.err
 	case <-x.done:
 		x.mu.Lock()
 		defer x.mu.Unlock()
+		if sig.taken && errors.Is(x.doneErr, errEnded) {
+			return nil // a command that a signal ends may be faster than the news that it was sent
+		}
 		return x.doneErr
 	case <-ctx.Done():
 		return errors.Public(ctx.Err())
@@ -127,7 +132,16 @@ func (s *Session) Wait(ctx context.Context, id domain.ID) (domain.ExecutionEnd, 
 	return domain.ExecutionEnd{}, errors.New(errors.Unavailable, "the machine was let go of while the execution runs")
 }
 
+// signal is one that somebody sends. Its execution's mutex guards taken; err is
+// set before answered is closed.
 type signal struct {
-	number int32
-	sent   chan struct{}
+	number   int32
+	taken    bool // by an attachment that sends it
+	answered chan struct{}
+	err      error
+}
+
+func (s *signal) answer(err error) {
+	s.err = err
+	close(s.answered)
 }

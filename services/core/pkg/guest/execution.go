@@ -37,6 +37,7 @@ type execution struct {
 	abandoned error // nobody waits for the start any more: it must not run
 	size      *guestv1.TerminalSize
 	signals   []*signal
+	sending   *signal // taken off signals, and not known to be on its way
 }
 
 func newExecution(s *Session, id domain.ID, j *journal.Journal) *execution {

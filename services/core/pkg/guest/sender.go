@@ -2,7 +2,9 @@ package guest
 
 import (
 	"context"
+	"syscall"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
 )
 
@@ -44,10 +46,9 @@ func (a *attachment) nextMessage(size **guestv1.TerminalSize) (m *guestv1.Attach
 	if len(x.signals) > 0 {
 		sig := x.signals[0]
 		x.signals = x.signals[1:]
-		// It is taken off before it is sent: a signal that may have arrived is not
-		// sent a second time.
+		sig.taken, x.sending = true, sig
 		return &guestv1.AttachRequest{Request: &guestv1.AttachRequest_Signal{Signal: &guestv1.AttachRequest_SignalGroup{Number: sig.number}}},
-			func() { close(sig.sent) }
+			func() { x.sent(sig) }
 	}
 	if x.size != nil && x.size != *size {
 		*size = x.size
@@ -60,4 +61,31 @@ func (a *attachment) nextMessage(size **guestv1.TerminalSize) (m *guestv1.Attach
 		return &guestv1.AttachRequest{Request: &guestv1.AttachRequest_CloseStdin_{CloseStdin: &guestv1.AttachRequest_CloseStdin{Offset: offset}}}, nil
 	}
 	return nil, nil
+}
+
+// sent answers a signal that is on its way.
+func (x *execution) sent(sig *signal) {
+	x.mu.Lock()
+	x.sending = nil
+	x.mu.Unlock()
+	sig.answer(nil)
+}
+
+// unsent decides about the signal that was being sent when the channel broke,
+// once there is a new one and the command still runs. SIGKILL is sent again:
+// had it arrived, it would do so without effect. Any other might reach the
+// command twice.
+func (x *execution) unsent() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	sig := x.sending
+	x.sending = nil
+	switch {
+	case sig == nil:
+	case sig.number == int32(syscall.SIGKILL):
+		sig.taken = false
+		x.signals = append([]*signal{sig}, x.signals...)
+	default:
+		sig.answer(errors.New(errors.Unavailable, "the channel to the machine broke while the signal was sent: it may or may not have arrived"))
+	}
 }

@@ -212,6 +212,34 @@ func TestHostDiesAndReturns(t *testing.T) {
 	}
 }
 
+// TestSignalThatEndsIt: whoever sent the signal that ended a command is not told
+// that it came too late, however fast the end is.
+func TestSignalThatEndsIt(t *testing.T) {
+	t.Parallel()
+	l := &liar{attach: func(_ context.Context, _ *guestv1.AttachRequest, s *attachStream) error {
+		if err := s.Send(started(1)); err != nil {
+			return err
+		}
+		if _, err := s.Receive(); err != nil {
+			return err
+		}
+		return s.Send(&guestv1.AttachResponse{Response: &guestv1.AttachResponse_End{End: &guestv1.End{ExitCode: 137, Signal: 9}}})
+	}}
+	h := newHost(t, l.dial(t), newJournals(t), domain.NewID())
+	for range 300 {
+		id := h.start(t, sh("sleep 1000"))
+		if err := h.Signal(t.Context(), id, 9); err != nil {
+			t.Fatal(err)
+		}
+		if end, err := h.Wait(t.Context(), id); err != nil || end.Signal != 9 {
+			t.Fatalf("%+v, %v", end, err)
+		}
+		if err := h.Signal(t.Context(), id, 9); !errors.HasCode(err, errors.Conflict) {
+			t.Fatalf("a signal after the end: %v", err)
+		}
+	}
+}
+
 func TestKnownButUnknownToTheAgent(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
