@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -179,7 +180,9 @@ func TestSDKKeepalive(t *testing.T) {
 func TestSDKProcessWithoutReadersDoesNotStall(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	watch, err := r.executions.Watch(r.ctx, connect.NewRequest(&guestv1.WatchRequest{}))
+	watching, stop := context.WithCancel(r.ctx)
+	defer stop()
+	watch, err := r.executions.Watch(watching, connect.NewRequest(&guestv1.WatchRequest{}))
 	must(t, err)
 	fifo := r.home + "/fifo"
 	must(t, os.WriteFile(r.home+"/run", []byte("mkfifo "+fifo+"; read go < "+fifo+"; head -c 5000000 /dev/zero; echo over\n"), 0o644))
@@ -187,9 +190,10 @@ func TestSDKProcessWithoutReadersDoesNotStall(t *testing.T) {
 	_, _ = s.event()
 	s.cancel()
 	_, _ = io.Copy(io.Discard, s.res.Body)
-	r.sh("root", "until [ -p "+fifo+" ]; do :; done; echo go > "+fifo)
 	watch.Receive()
 	id := watch.Msg().GetExecution().GetExecutionId()
+	stop() // a host that watches would be waited for
+	r.sh("root", "until [ -p "+fifo+" ]; do :; done; echo go > "+fifo)
 	// Attach only once it has ended: an attached host is waited for.
 	for {
 		list, err := r.executions.List(r.ctx, connect.NewRequest(&guestv1.ListRequest{}))
@@ -220,11 +224,26 @@ func TestSDKSlowReaderLosesNothing(t *testing.T) {
 	must(t, err)
 	s := r.startSDK(`{"process":{"cmd":"seq","args":["1000000"]}}`, "Authorization", basic("root"))
 	watch.Receive()
-	host, _ := r.attach(resume(watch.Msg().GetExecution().GetExecutionId(), 0))
-	journal := make(chan *output, 1)
-	go func() { journal <- r.drain(host, 0) }()
-	o := s.readAll()
-	if h := <-journal; h.stdout.String() != o.stdout || len(o.stdout) != 6888896 {
+	id := watch.Msg().GetExecution().GetExecutionId()
+	client := make(chan *sdkOutput, 1)
+	go func() {
+		defer close(client) // a reader that fails ends its goroutine
+		client <- s.readAll()
+	}()
+	// The host watches: it gets all, however late it attaches.
+	for {
+		list, err := r.executions.List(r.ctx, connect.NewRequest(&guestv1.ListRequest{}))
+		must(t, err)
+		if list.Msg.GetExecutions()[0].GetOutputBytes() >= 1<<20 {
+			break
+		}
+	}
+	host, _ := r.attach(resume(id, 0))
+	h, o := r.drain(host, 0), <-client
+	if o == nil {
+		t.FailNow()
+	}
+	if h.stdout.String() != o.stdout || len(o.stdout) != 6888896 {
 		t.Errorf("the SDK read %d bytes, the host %d", len(o.stdout), h.stdout.Len())
 	}
 }

@@ -168,6 +168,9 @@ func (in *input) run() {
 		in.mu.Unlock()
 		_, err := in.file.Write(piece)
 		in.mu.Lock()
+		if in.broken {
+			break // the process ended meanwhile: stop has emptied the queue
+		}
 		if err != nil {
 			in.breakLocked()
 			break

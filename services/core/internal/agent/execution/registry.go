@@ -22,6 +22,9 @@ const (
 	lateBy = 30 * time.Second
 	// stallLimit is how long a live reader may hold up the output.
 	stallLimit = time.Minute
+	// hostLimit is how long a foreign execution's output waits for the host to
+	// attach when it watches.
+	hostLimit = 10 * time.Second
 )
 
 // Registry starts executions and remembers them until they are forgotten.
@@ -40,6 +43,7 @@ type Registry struct {
 	foreign  int          // how many of those are foreign
 	late     []*Execution // forgotten, kept for ByPID and ByTag
 	stopping bool
+	watchers int
 }
 
 // entry is a place in the registry that is taken before the process starts, so
@@ -164,9 +168,39 @@ func (r *Registry) launch(id string, c Command, foreign bool) (*Execution, *Read
 	var reader *Reader
 	if foreign {
 		reader = ex.Subscribe() // before the first byte
+		if r.watched() {
+			ex.out.awaited = time.Now().Add(hostLimit)
+		}
 	}
 	go ex.follow()
 	return ex, reader, nil
+}
+
+// Watching notes that the host watches and will attach to what clients start;
+// what they start waits with its output for that. The host's going, told by
+// calling gone, ends the wait.
+func (r *Registry) Watching() (gone func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.watchers++
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.watchers--; r.watchers > 0 {
+			return
+		}
+		for _, ex := range r.order {
+			if ex.Foreign {
+				ex.out.giveUpHost()
+			}
+		}
+	}
+}
+
+func (r *Registry) watched() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.watchers > 0
 }
 
 // Get finds a remembered execution. Returns NotFound.

@@ -43,8 +43,8 @@ type Chunk struct {
 // readers at positions of their own.
 //
 // Who keeps bytes in it: the host, from the offset that it acknowledged, always
-// for its own executions and while it is attached for foreign ones; and every
-// live reader from its position. Without any of them a foreign execution's
+// for its own executions, and for foreign ones while it is attached, or watches
+// and will be; and every live reader from its position. Without any of them a foreign execution's
 // oldest bytes give way to new ones.
 type window struct {
 	stall time.Duration // after so long without a read a reader is cut off
@@ -57,7 +57,8 @@ type window struct {
 	segments []segment     // ascending; the first covers base
 	acked    int64
 	foreign  bool
-	attached bool // the host holds the execution
+	attached bool      // the host holds the execution
+	awaited  time.Time // foreign: until then the host, which watches, is expected to attach
 	readers  map[*Reader]struct{}
 	closed   bool // no more output; how it ended is known
 }
@@ -106,7 +107,7 @@ func (w *window) slowestLocked() (int64, *Reader) {
 // floorLocked is the lowest byte that must be kept.
 func (w *window) floorLocked() int64 {
 	low, _ := w.slowestLocked()
-	if !w.foreign || w.attached {
+	if !w.foreign || w.attached || time.Now().Before(w.awaited) {
 		low = min(low, w.acked)
 	}
 	return max(low, w.base)
@@ -164,7 +165,11 @@ func (w *window) waitRoomLocked(blocked time.Time) {
 	changed := w.changedLocked()
 	var late <-chan time.Time
 	low, slow := w.slowestLocked()
-	if slow != nil && low == w.floorLocked() {
+	if rest := time.Until(w.awaited); rest > 0 && w.acked == w.floorLocked() {
+		timer := time.NewTimer(rest)
+		defer timer.Stop()
+		late = timer.C
+	} else if slow != nil && low == w.floorLocked() {
 		if slow.moved.After(blocked) {
 			blocked = slow.moved
 		}
@@ -305,7 +310,15 @@ func (w *window) ack(offset int64) error {
 func (w *window) attach(held bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.attached = held
+	w.attached, w.awaited = held, time.Time{}
+	w.broadcastLocked()
+}
+
+// giveUpHost ends the wait for a host that watched and has gone.
+func (w *window) giveUpHost() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.awaited = time.Time{}
 	w.broadcastLocked()
 }
 

@@ -32,6 +32,7 @@ func (s *Executions) List(context.Context, *connect.Request[guestv1.ListRequest]
 // Watch tells every execution that is remembered and then each new one. It
 // reads the registry by sequence number, so a slow watcher costs no memory.
 func (s *Executions) Watch(ctx context.Context, _ *connect.Request[guestv1.WatchRequest], out *connect.ServerStream[guestv1.WatchResponse]) error {
+	defer s.Registry.Watching()()
 	// Headers at once: the watcher knows that it watches before anything starts.
 	if err := out.Send(nil); err != nil {
 		return err

@@ -1,0 +1,33 @@
+package execution
+
+import (
+	"io"
+	"os"
+	"sync"
+	"testing"
+)
+
+// A process may end at the very moment at which it was given its input.
+func TestInputAtTheEnd(t *testing.T) {
+	t.Parallel()
+	for range 3000 {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := newInput(w, false)
+		var both sync.WaitGroup
+		both.Go(func() {
+			if err := in.put(0, []byte("the last words of it")); err != nil {
+				t.Error(err)
+			}
+		})
+		both.Go(in.stop)
+		both.Wait()
+		_, _ = io.Copy(io.Discard, r) // ends when the writer has let go
+		_ = r.Close()
+		if taken, written, _ := in.progress(); taken != 20 || written != 20 {
+			t.Fatalf("%d taken, %d written", taken, written)
+		}
+	}
+}
