@@ -36,7 +36,8 @@ type input struct {
 	waiters chan struct{}
 	queue   []byte
 	taken   int64 // offset after the last byte in the queue
-	written int64
+	written int64 // of those, passed on or given up
+	passed  int64 // of those, passed on
 	closeAt int64 // -1: open
 	broken  bool  // nobody reads any more
 	closed  bool  // the end of input was passed on
@@ -108,10 +109,18 @@ func (in *input) add(ctx context.Context, data []byte) error {
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	for {
+	for begun := false; ; begun = true {
 		switch {
 		case in.file == nil:
 			return errNoInput
+		case in.broken && in.running && begun:
+			// A command may end of what it read faster than its writer returns.
+			if err := in.waitLocked(ctx); err != nil {
+				return err
+			}
+			continue
+		case in.broken && begun && len(data) == 0 && in.passed == in.taken:
+			return nil
 		case in.broken:
 			return errors.New(errors.Gone, "the command no longer reads its stdin")
 		case in.closeAt >= 0:
@@ -125,15 +134,22 @@ func (in *input) add(ctx context.Context, data []byte) error {
 		if len(data) == 0 && in.written == in.taken {
 			return nil
 		}
-		changed := in.changedLocked()
-		in.mu.Unlock()
-		select {
-		case <-changed:
-			in.mu.Lock()
-		case <-ctx.Done():
-			in.mu.Lock()
-			return ctx.Err()
+		if err := in.waitLocked(ctx); err != nil {
+			return err
 		}
+	}
+}
+
+// waitLocked lets go of the lock until the next change.
+func (in *input) waitLocked(ctx context.Context) error {
+	changed := in.changedLocked()
+	in.mu.Unlock()
+	defer in.mu.Lock()
+	select {
+	case <-changed:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -168,6 +184,9 @@ func (in *input) run() {
 		in.mu.Unlock()
 		_, err := in.file.Write(piece)
 		in.mu.Lock()
+		if err == nil {
+			in.passed += int64(len(piece))
+		}
 		if in.broken {
 			break // the process ended meanwhile: stop has emptied the queue
 		}
@@ -193,6 +212,9 @@ func (in *input) run() {
 		}
 	}
 	in.running = false
+	if in.broken {
+		in.broadcastLocked() // add waits for what passed is
+	}
 	in.runLocked() // what came while the lock was free
 }
 
