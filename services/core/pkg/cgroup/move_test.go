@@ -3,7 +3,9 @@ package cgroup
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 )
 
 func TestOwnGroup(t *testing.T) {
@@ -57,5 +59,52 @@ func TestExpectMovesMovesNothing(t *testing.T) {
 	h.ExpectMoves()
 	if after, err := os.ReadFile("/proc/self/cgroup"); err != nil || string(after) != string(before) {
 		t.Errorf("was in %q, is in %q, %v", before, after, err)
+	}
+}
+
+// What favors moves leaves everybody in their groups, and is gone with whoever
+// asked for it.
+func TestFavorMoves(t *testing.T) {
+	t.Parallel()
+	const name = "aetherium-test"
+	groups := func() (own string, favored bool) {
+		t.Helper()
+		raw, err := os.ReadFile("/proc/self/cgroup")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(raw)) {
+			_, rest, _ := strings.Cut(line, ":") // numbers of hierarchies are given anew
+			switch {
+			case rest == "name="+name+":/\n":
+				favored = true
+			case !strings.HasPrefix(rest, "name=aetherium:"): // of servers that run now
+				own += rest
+			}
+		}
+		return own, favored
+	}
+	before, _ := groups()
+	held, err := favorMoves(name)
+	if err != nil {
+		t.Skip(err)
+	}
+	if during, favored := groups(); during != before || !favored {
+		t.Errorf("favored %v, in %q, was in %q", favored, during, before)
+	}
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), name) {
+		t.Errorf("it is mounted, or %v", err)
+	}
+	if err := held.Close(); err != nil {
+		t.Error(err)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		after, favored := groups()
+		if !favored && after == before {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("favored %v, in %q, was in %q", favored, after, before)
+		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/tools"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/oci"
 )
 
 // Settings are read from one YAML file and AETHERIUM_* variables.
@@ -76,7 +77,7 @@ type Over struct {
 
 // OCI is the container driver's configuration.
 type OCI struct {
-	Runtime string `yaml:"runtime" doc:"OCI runtime: runc, crun or runsc."`
+	Runtime string `yaml:"runtime" doc:"OCI runtime: runc, crun, runsc or the path of one; auto: crun where it works, else runc."`
 }
 
 // Network is what VMs with network nat get.
@@ -137,7 +138,7 @@ func Defaults() Settings {
 		},
 		Pool:       Pool{Size: 3, Kinds: 2},
 		Overcommit: Over{CPU: 0, Memory: 4, Disk: 16},
-		OCI:        OCI{Runtime: "runc"},
+		OCI:        OCI{Runtime: oci.RuntimeAuto},
 		Tools: Tools{
 			Mise: tools.DefaultMise, Registry: tools.DefaultRegistry, Template: "base",
 			Timeout: config.Duration(15 * time.Minute), MaxSize: 4 << 30, MaxCache: 20 << 30, Remember: config.Duration(24 * time.Hour),

@@ -57,7 +57,7 @@ type Config struct {
 	// RuntimeDir holds what need not: sockets, mount points, bundles. Others may
 	// pass through it, so that guests reach their root, but list only what is theirs.
 	RuntimeDir string
-	// Runtime is the runtime's name or path: runc, crun or runsc.
+	// Runtime is the runtime's name or path, runc, crun or runsc; or RuntimeAuto.
 	Runtime string
 	// AgentPath is the static guest agent for this host's platform.
 	AgentPath string

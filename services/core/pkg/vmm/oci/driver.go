@@ -2,6 +2,7 @@ package oci
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -25,6 +26,7 @@ type Driver struct {
 	runtime *engine
 	layers  layers
 	stage   *stage
+	moves   io.Closer // has the kernel move processes between groups fast; nil: it cannot
 	boot    string
 
 	mu       sync.Mutex
@@ -48,11 +50,15 @@ var (
 )
 
 // New makes a driver over what is on this host. It starts nothing; a machine
-// that an earlier process left frozen in the middle of a snapshot goes on.
+// that an earlier process left frozen in the middle of a snapshot goes on. With
+// [RuntimeAuto] it makes the trial of Info, to see which runtime works here.
 // Returns InvalidArgument, Unsupported.
 func New(ctx context.Context, cfg Config) (*Driver, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
+	}
+	if cfg.Runtime == RuntimeAuto {
+		return choose(ctx, cfg)
 	}
 	d := &Driver{cfg: cfg, log: cfg.Logger, machines: map[string]*machine{}}
 	if d.log == nil {
@@ -71,11 +77,14 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	if d.runtime, err = findEngine(ctx, &d.cfg); err != nil {
 		return nil, err
 	}
-	if d.stage, err = openStage(d.runtime.path, cfg.RuntimeDir); err != nil {
+	if d.stage, err = openStage(d.runtime.hidden(), d.runtime.path, cfg.RuntimeDir); err != nil {
 		return nil, err
 	}
+	if d.moves, err = d.cgroups.FavorMoves(); err != nil {
+		d.log.Debug("machines start slower", "error", err)
+	}
 	if d.layers, err = d.chooseLayers(ctx); err != nil {
-		return nil, errors.Join(err, d.stage.close())
+		return nil, errors.Join(err, d.Close())
 	}
 	return d, d.recover(ctx)
 }
@@ -150,7 +159,15 @@ func (d *Driver) Close() error {
 		w.abandon()
 	}
 	d.flushes.Wait()
-	return d.stage.close()
+	return errors.Join(d.stage.close(), d.runtime.close(), d.slowMoves())
+}
+
+// slowMoves gives up what was done to move processes fast.
+func (d *Driver) slowMoves() error {
+	if d.moves == nil {
+		return nil
+	}
+	return d.moves.Close()
 }
 
 // Teardown removes what was made for the instance on the host. No machine may

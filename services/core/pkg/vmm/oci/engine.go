@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,8 +22,9 @@ import (
 // engine is the OCI runtime's command line and what is particular about it.
 type engine struct {
 	path    string
-	root    string // where the runtime keeps its own state
-	kind    string // runc, crun, runsc
+	exe     *os.File // what is run in path's stead, where that is not nil
+	root    string   // where the runtime keeps its own state
+	kind    string   // runc, crun, runsc
 	version string
 	// passFD: it can hand an open descriptor to the container's first process.
 	passFD bool
@@ -51,10 +54,48 @@ func findEngine(ctx context.Context, cfg *Config) (*engine, error) {
 		r.passFD = bytes.Contains(help, []byte("-pass-fd"))
 	case strings.HasPrefix(r.version, "crun") || strings.HasPrefix(name, "crun"):
 		r.kind = "crun"
+		if r.exe, err = sealedCopy(path); err != nil {
+			return nil, errors.Wrap(err, errors.Unsupported, "the OCI runtime %q cannot be read", cfg.Runtime)
+		}
 	default:
 		r.kind = "runc"
 	}
 	return r, nil
+}
+
+// sealedCopy is a program in memory that nobody can change any more
+// (memfd_create(2), F_ADD_SEALS in fcntl(2)). crun makes such a copy of itself
+// and begins anew in it at every start, so that a guest that gets hold of
+// /proc/self/exe does not hold the host's program (CVE-2019-5736); when it finds
+// itself in one already, it does not.
+func sealedCopy(path string) (_ *os.File, err error) {
+	src, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	fd, err := unix.MemfdCreate(filepath.Base(path), unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd))
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
+	if _, err := io.Copy(f, src); err != nil {
+		return nil, err
+	}
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE)
+	return f, os.NewSyscallError("fcntl", err)
+}
+
+func (r *engine) close() error {
+	if r.exe == nil {
+		return nil
+	}
+	return r.exe.Close()
 }
 
 // isolation is what the runtime puts between a machine and its host.
@@ -63,6 +104,17 @@ func (r *engine) isolation() domain.Isolation {
 		return domain.IsolationGVisor
 	}
 	return domain.IsolationContainer
+}
+
+// hidden lists mounts that the runtime must not see. crun refuses to work when
+// some controllers are in version 1 and some in version 2 of control groups;
+// where both are mounted those that count are in version 1 (systemd calls that
+// hybrid), and without the mount of version 2 it finds nothing amiss.
+func (r *engine) hidden() []string {
+	if r.kind == "crun" {
+		return []string{"/sys/fs/cgroup/unified"}
+	}
+	return nil
 }
 
 // client is the command line with a log of its own.
@@ -95,6 +147,9 @@ func (r *engine) run(ctx context.Context, p paths, listener *os.File, prepare fu
 	}
 	defer null.Close()
 	cmd := exec.CommandContext(ctx, r.path, append(args, p.container)...)
+	if r.exe != nil {
+		cmd.Path = r.exe.Name()
+	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = null, null, null
 	cmd.ExtraFiles = []*os.File{listener}
 	// With it, a runtime speaks to whoever supervises us.
@@ -144,6 +199,9 @@ func (r *engine) containers() ([]string, error) {
 	}
 	names := make([]string, 0, len(entries))
 	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue // crun keeps compiled seccomp filters there
+		}
 		names = append(names, e.Name())
 	}
 	return names, nil

@@ -23,8 +23,9 @@ type stage struct {
 }
 
 // openStage makes a stage in which the file systems that lead to the given
-// paths are mounted, and those that every container is made of.
-func openStage(paths ...string) (*stage, error) {
+// paths are mounted, and those that every container is made of, but none of
+// those to hide.
+func openStage(hide []string, paths ...string) (*stage, error) {
 	needed := make([]string, 0, len(paths))
 	for _, p := range paths {
 		real, err := filepath.EvalSymlinks(p)
@@ -44,7 +45,7 @@ func openStage(paths ...string) (*stage, error) {
 		}
 		// Later mounts may be on earlier ones.
 		for _, m := range slices.Backward(mounts) {
-			if !onStage(m, needed) {
+			if slices.Contains(hide, m) || !onStage(m, needed) {
 				// One that is below another that is gone is gone, too.
 				if err := unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL && err != unix.ENOENT { //nolint:errorlint // a raw errno
 					return &os.PathError{Op: "umount", Path: m, Err: err}

@@ -36,7 +36,7 @@ func TestStageIsApart(t *testing.T) {
 		t.Skip("mount namespaces need root")
 	}
 	dir := t.TempDir()
-	s, err := openStage(dir)
+	s, err := openStage(nil, dir)
 	if err != nil {
 		t.Fatal(err)
 	}

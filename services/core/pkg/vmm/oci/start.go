@@ -53,7 +53,9 @@ func (d *Driver) Start(ctx context.Context, id string) error {
 
 // launch takes a machine that has nothing but its volume and network to one that runs.
 func (d *Driver) launch(ctx context.Context, r *record) error {
-	go d.cgroups.ExpectMoves() // the runtime's, some 10 ms from now
+	if d.moves == nil {
+		go d.cgroups.ExpectMoves() // the runtime's, some 10 ms from now
+	}
 	p := d.cfg.paths(r.MachineID)
 	// Also after a reboot: the pair is another one then.
 	att, err := d.cfg.Network.Acquire(ctx, r.MachineID, r.Spec.Network, r.Spec.Hostname)
