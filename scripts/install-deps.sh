@@ -16,6 +16,7 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 # package that has it: Debian's, Fedora's, Arch's, Alpine's; "-" is not packaged
 # there, or part of the system.
 need_run='
+crun                                crun                    crun           crun             crun
 runc                                runc                    runc           runc             runc
 mmdebstrap                          mmdebstrap              -              -                -
 /usr/share/keyrings/debian-archive-keyring.gpg  debian-archive-keyring  -  -                -
@@ -46,7 +47,6 @@ need_bench='
 dockerd                             docker.io               moby-engine    docker           docker
 docker                              docker.io               docker-cli     docker           docker-cli
 podman                              podman                  podman         podman           podman
-crun                                crun                    crun           crun             crun
 bwrap                               bubblewrap              bubblewrap     bubblewrap       bubblewrap
 jq                                  jq                      jq             jq               jq
 '

@@ -33,6 +33,8 @@ if [ -n "$unit" ]; then
     fi
     (cd "$m" && CGO_ENABLED=1 "${GO:-go}" test -race -timeout 15m "${extra[@]}" ./...) || failed+=("$m")
   done
+  say "go test services/core, machines by runc"
+  (cd services/core && AETHERIUM_TEST_RUNTIME=runc CGO_ENABLED=1 "${GO:-go}" test -race -timeout 15m ./pkg/vmm/oci) || failed+=("services/core with runc")
 fi
 if [ -n "$integration" ]; then
   say "go test tests"

@@ -20,14 +20,15 @@ const Name = "oci"
 // Driver makes machines with an OCI runtime. One process at a time may hold a
 // driver for an instance; any later one takes over what is there.
 type Driver struct {
-	cfg     Config
-	log     *slog.Logger
-	cgroups *cgroup.Host
-	runtime *engine
-	layers  layers
-	stage   *stage
-	moves   io.Closer // has the kernel move processes between groups fast; nil: it cannot
-	boot    string
+	cfg         Config
+	log         *slog.Logger
+	cgroups     *cgroup.Host
+	runtime     *engine
+	confinement confinement
+	layers      layers
+	stage       *stage
+	moves       io.Closer // has the kernel move processes between groups fast; nil: it cannot
+	boot        string
 
 	mu       sync.Mutex
 	machines map[string]*machine
@@ -75,6 +76,9 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 		return nil, err
 	}
 	if d.runtime, err = findEngine(ctx, &d.cfg); err != nil {
+		return nil, err
+	}
+	if d.confinement, err = confine(d.runtime); err != nil {
 		return nil, err
 	}
 	if d.stage, err = openStage(d.runtime.hidden(), d.runtime.path, cfg.RuntimeDir); err != nil {

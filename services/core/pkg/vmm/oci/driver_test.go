@@ -3,6 +3,7 @@ package oci_test
 import (
 	"context"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -302,4 +303,31 @@ func TestInfo(t *testing.T) {
 	if states, err := l.List(t.Context()); err != nil || len(states) != 0 {
 		t.Errorf("the trial left %v, %v", states, err)
 	}
+}
+
+// Where crun is installed and cannot start a machine, runc does.
+func TestAutoTriesTheRuntime(t *testing.T) {
+	if _, err := exec.LookPath("runc"); err != nil {
+		t.Skip("runc is not installed")
+	}
+	auto := func(c *oci.Config) { c.Runtime = oci.RuntimeAuto }
+	l := newLab(t, auto)
+	if info := l.Info(t.Context()); !info.Usable || !strings.HasPrefix(info.Version, "crun") {
+		t.Errorf("with a crun that works: %+v", info)
+	}
+	l.boot(spec("one"))
+
+	bin := t.TempDir()
+	must(t, os.WriteFile(bin+"/crun", []byte("#!/bin/sh\n[ \"$1\" = --version ] && echo crun version 0 || exit 1\n"), 0o755))
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	l.reopen()
+	if info := l.Info(t.Context()); !info.Usable || !strings.HasPrefix(info.Version, "runc") {
+		t.Errorf("with a crun that does not: %+v", info)
+	}
+	if got := l.status("one"); got != vmm.StatusRunning {
+		t.Errorf("a machine that crun started is %s", got)
+	}
+	must(t, l.Stop(t.Context(), "one", 0))
+	must(t, l.Start(t.Context(), "one"))
+	must(t, l.Delete(t.Context(), "one"))
 }

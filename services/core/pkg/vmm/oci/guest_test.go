@@ -75,6 +75,34 @@ func TestConfinement(t *testing.T) {
 	}
 }
 
+// What the system call filter answers, whoever compiled it.
+func TestSystemCalls(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.boot(spec("one"))
+	const newUser, vsock, never = unix.CLONE_NEWUSER, unix.AF_VSOCK, 5000
+	for what, tc := range map[string]struct {
+		nr, a, b uintptr
+		want     unix.Errno
+	}{
+		"getpid":                         {unix.SYS_GETPID, 0, 0, 0},
+		"a key ring":                     {unix.SYS_KEYCTL, 0, 0, unix.EPERM},
+		"a user namespace":               {unix.SYS_UNSHARE, newUser, 0, unix.EPERM},
+		"BPF":                            {unix.SYS_BPF, 0, 0, unix.EPERM},
+		"clone3, for libc to do without": {unix.SYS_CLONE3, 0, 0, unix.ENOSYS},
+		"a call of the future":           {never, 0, 0, unix.ENOSYS},
+		"a socket to the host":           {unix.SYS_SOCKET, vsock, unix.SOCK_STREAM, unix.EPERM},
+		"a socket":                       {unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM, 0},
+		"a personality":                  {unix.SYS_PERSONALITY, 0xffffffff, 0, 0},
+		"an executable stack":            {unix.SYS_PERSONALITY, 0x0100000, 0, unix.EPERM},
+	} {
+		got, err := l.post("one", "/syscall", fmt.Sprint(tc.nr, tc.a, tc.b))
+		if err != nil || strings.TrimSpace(got) != strconv.Itoa(int(tc.want)) {
+			t.Errorf("%s: error %q, want %d, %v", what, got, tc.want, err)
+		}
+	}
+}
+
 func TestTwoMachinesAreApart(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)

@@ -53,8 +53,8 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// ociRuntime is the OCI runtime under test: AETHERIUM_TEST_RUNTIME, or runc.
-func ociRuntime() string { return cmp.Or(os.Getenv(runtimeEnv), "runc") }
+// ociRuntime is the OCI runtime under test: AETHERIUM_TEST_RUNTIME, or crun.
+func ociRuntime() string { return cmp.Or(os.Getenv(runtimeEnv), "crun") }
 
 // diskBackend keeps the volumes: AETHERIUM_TEST_DISK, or btrfs.
 func diskBackend() string { return cmp.Or(os.Getenv(diskEnv), disk.BackendBtrfs) }

@@ -35,9 +35,7 @@ type bundleInput struct {
 // writeBundle writes the OCI bundle's config.json.
 func (d *Driver) writeBundle(in bundleInput) error {
 	spec := d.ociSpec(in)
-	if err := confine(spec); err != nil {
-		return err
-	}
+	d.confinement.apply(spec)
 	raw, err := json.Marshal(spec)
 	if err != nil {
 		return errors.Wrap(err, errors.Internal, "cannot encode the machine's configuration")

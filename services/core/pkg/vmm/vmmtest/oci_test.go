@@ -23,7 +23,7 @@ import (
 // What the suite runs with.
 const (
 	rootfsEnv  = "AETHERIUM_TEST_ROOTFS"  // a template's root filesystem to make machines from
-	runtimeEnv = "AETHERIUM_TEST_RUNTIME" // default: runc
+	runtimeEnv = "AETHERIUM_TEST_RUNTIME" // default: crun
 	diskEnv    = "AETHERIUM_TEST_DISK"    // default: btrfs
 	agentEnv   = "AETHERIUM_TEST_AGENT"   // default: built here
 )
@@ -37,7 +37,7 @@ func TestOCI(t *testing.T) {
 	case os.Geteuid() != 0:
 		t.Skip("machines need root")
 	}
-	runtime, backend := cmp.Or(os.Getenv(runtimeEnv), "runc"), cmp.Or(os.Getenv(diskEnv), disk.BackendBtrfs)
+	runtime, backend := cmp.Or(os.Getenv(runtimeEnv), "crun"), cmp.Or(os.Getenv(diskEnv), disk.BackendBtrfs)
 	for _, tool := range []string{runtime, "mkfs." + backend} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skip(tool + " is not installed")

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -36,6 +37,16 @@ func main() {
 			out = append(out, "\n"+err.Error()...)
 		}
 		_, _ = w.Write(out)
+	})
+	// The error of a system call, by number and first two arguments.
+	http.HandleFunc("POST /syscall", func(w http.ResponseWriter, r *http.Request) {
+		var nr, a, b uintptr
+		if _, err := fmt.Fscan(r.Body, &nr, &a, &b); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		_, _, errno := syscall.Syscall(nr, a, b, 0)
+		fmt.Fprintln(w, int(errno))
 	})
 	http.HandleFunc("POST /exit", func(_ http.ResponseWriter, r *http.Request) {
 		code, _ := strconv.Atoi(r.URL.Query().Get("code"))
