@@ -32,7 +32,14 @@ const (
 	exitUsage = 2
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	// What the agent does is short, and so it need not wake other threads to do
+	// it: a command starts and ends sooner, and what the runtime keeps for each
+	// processor is a third of an idle agent's memory. A driver that sets the
+	// variable GOMAXPROCS spares it the making of the others.
+	runtime.GOMAXPROCS(1)
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 // options are the command line.
 type options struct {
@@ -99,7 +106,7 @@ func serve(o options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	a := agent.New(agent.Options{PID1: pid1, Path: os.Getenv("PATH"), OOM: spawn.NewOOMGuard(), Log: log, Idle: settle})
+	a := agent.New(agent.Options{PID1: pid1, Path: os.Getenv("PATH"), OOM: spawn.NewOOMGuard(), Log: log})
 	failed := make(chan error, len(host)+len(guests))
 	for _, l := range host {
 		go func() { failed <- a.Serve(ctx, l) }()
@@ -131,11 +138,6 @@ func prepare(log *slog.Logger) {
 		log.Warn("the working directory stays", "error", err)
 	}
 }
-
-// settle keeps the agent to one processor once the rush of the start is over.
-// What it does is short, and so it need not wake other threads to do it: a
-// command starts and ends a tenth sooner.
-func settle() { runtime.GOMAXPROCS(1) }
 
 // listen opens the listeners for the host and for guests.
 func listen(ctx context.Context, o options) (host, guests []net.Listener, err error) {

@@ -55,6 +55,7 @@ func (d *Driver) ociSpec(in bundleInput) *specs.Spec {
 			Env: []string{
 				"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 				"HOSTNAME=" + in.hostname,
+				"GOMAXPROCS=1", // the agent's own; its commands get an environment of theirs
 			},
 			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
 			Rlimits: []specs.POSIXRlimit{
