@@ -166,6 +166,41 @@ func TestForkBomb(t *testing.T) {
 	unharmed()
 }
 
+// Where the room of VMs' disks is to be reserved and is not there, the server
+// says so and has begun nothing; down, which needs no room, ends it.
+func TestNoRoomToReserve(t *testing.T) {
+	t.Parallel()
+	ctx := limited(t)
+	s, err := server.New(filepath.Join(smallDisk(t, 300), "data"), "AETHERIUM_DISK_SIZE=1GiB", "AETHERIUM_BASE_SKIP=true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun := func() (left []string) {
+		if _, err := os.Stat(s.RuntimeDir); err == nil {
+			left = append(left, s.RuntimeDir)
+		}
+		all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		for _, file := range all {
+			if text, _ := os.ReadFile(file); bytes.Contains(text, []byte(s.RuntimeDir+"/")) {
+				left = append(left, string(text))
+			}
+		}
+		return left
+	}
+	if err := s.Start(ctx); err == nil || !strings.Contains(err.Error(), "no space is left") {
+		t.Errorf("a start without the room: %v", err)
+	}
+	if left := begun(); len(left) > 0 {
+		t.Errorf("a start that failed left %q", left)
+	}
+	if err := s.Down(ctx, "--purge"); err != nil {
+		t.Error(err)
+	}
+	if left := begun(); len(left) > 0 {
+		t.Errorf("down left %q", left)
+	}
+}
+
 // The disk of the data directory fills up. The server stays up and says so with
 // a code; VMs that run go on; with room again everything does, and not a byte
 // of what was written meanwhile is lost.

@@ -26,7 +26,7 @@ const stopLimit = 30 * time.Second
 
 // Serve runs the server until ctx ends. ready is called once it serves.
 func Serve(ctx context.Context, s settings.Settings, log *slog.Logger, ready func() error) (err error) {
-	n, err := open(ctx, s, log)
+	n, err := open(ctx, s, log, true)
 	if err != nil {
 		return err
 	}
@@ -147,7 +147,7 @@ func Down(ctx context.Context, s settings.Settings, log *slog.Logger) (err error
 	if _, serr := os.Stat(filepath.Join(s.DataDir, "aetherium.db")); os.IsNotExist(serr) {
 		return nil // nothing was ever made
 	}
-	n, err := open(ctx, s, log)
+	n, err := open(ctx, s, log, false)
 	if err != nil {
 		return err
 	}

@@ -52,8 +52,9 @@ type closer struct {
 
 func (n *node) opened(name string, do func() error) { n.closers = append(n.closers, closer{name, do}) }
 
-// open opens everything; on an error what was opened is closed again.
-func open(ctx context.Context, s settings.Settings, log *slog.Logger) (n *node, err error) {
+// open opens everything; on an error what was opened is closed again. reserve
+// says whether the room of VMs' disks is taken where that was asked for.
+func open(ctx context.Context, s settings.Settings, log *slog.Logger, reserve bool) (n *node, err error) {
 	n = &node{settings: s, log: log, changes: new(watch.Hub[domain.ID])}
 	defer func() {
 		if err != nil {
@@ -75,19 +76,25 @@ func open(ctx context.Context, s settings.Settings, log *slog.Logger) (n *node, 
 		return n, err
 	}
 	n.opened("images", n.images.Close)
-	if err := n.openDriver(ctx); err != nil {
+	if err := n.openDriver(ctx, reserve); err != nil {
 		return n, err
 	}
 	return n, n.assemble(ctx)
 }
 
-// openDriver opens network, disk and the oci driver on them.
-func (n *node) openDriver(ctx context.Context) error {
+// openDriver opens disk, network and the oci driver on them.
+func (n *node) openDriver(ctx context.Context, reserve bool) error {
 	s := n.settings
 	instance, err := instanceID(ctx, n.store)
 	if err != nil {
 		return err
 	}
+	// First, for it is what most often cannot be had, and nothing runs yet.
+	if n.disk, err = disk.Open(ctx, disk.Config{Dir: s.DataDir, Size: int64(s.Disk.Size), Reserve: reserve && s.Disk.Size > 0, Logger: n.log}); err != nil {
+		return err
+	}
+	n.opened("disk", n.disk.Close)
+	n.log.Info("VM data", "backend", n.disk.Backend(), "quotas_enforced", n.disk.Enforced())
 	n.runtimeDir = runtimeDir(s, instance)
 	run := n.runtimeDir
 	if err := openRuntimeDir(run); err != nil {
@@ -104,11 +111,6 @@ func (n *node) openDriver(ctx context.Context) error {
 		return err
 	}
 	n.opened("network", n.network.Close)
-	if n.disk, err = disk.Open(ctx, disk.Config{Dir: s.DataDir, Size: int64(s.Disk.Size), Reserve: s.Disk.Size > 0, Logger: n.log}); err != nil {
-		return err
-	}
-	n.opened("disk", n.disk.Close)
-	n.log.Info("VM data", "backend", n.disk.Backend(), "quotas_enforced", n.disk.Enforced())
 	driver, err := oci.New(ctx, oci.Config{
 		Instance: instance, StateDir: filepath.Join(s.DataDir, "oci"), RuntimeDir: filepath.Join(run, "oci"), Runtime: s.OCI.Runtime,
 		AgentPath: filepath.Join(s.BinDir, "fc-agent"), Network: n.network, Volumes: n.disk, Logger: n.log,
