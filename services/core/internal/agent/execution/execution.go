@@ -99,7 +99,7 @@ func (e *Execution) Hold(ctx context.Context, offset int64) (*Hold, error) {
 	}
 	ctx, e.release = context.WithCancelCause(ctx)
 	e.holdNo++
-	e.out.attach(true)
+	e.out.attach(offset)
 	return &Hold{Context: ctx, e: e, no: e.holdNo, pos: offset}, nil
 }
 
@@ -110,13 +110,13 @@ func (h *Hold) Release() {
 	if h.e.holdNo == h.no {
 		h.e.release(context.Canceled)
 		h.e.release = nil
-		h.e.out.attach(false)
+		h.e.out.detach()
 	}
 }
 
 // Poll copies the next output into buf; see [Reader.Poll].
 func (h *Hold) Poll(buf []byte) (Chunk, <-chan struct{}, error) {
-	c, changed, err := h.e.out.read(h.pos, buf)
+	c, changed, err := h.e.out.give(h.pos, buf)
 	h.pos = c.Offset + int64(len(c.Data))
 	return c, changed, err
 }

@@ -15,7 +15,11 @@ const (
 	// command that writes single bytes to stdout and stderr in turn must not
 	// cost more than the bytes do.
 	maxSegments = 1 << 15
-	minRing     = 4 << 10
+	// aheadBytes is how much output waits for the host's attachment before more
+	// is taken from the command. What is waiting goes out in few large pieces
+	// then, and so does what the command's pipe holds meanwhile.
+	aheadBytes = 256 << 10
+	minRing    = 4 << 10
 )
 
 // ErrCut ends a [Reader] that did not read for so long that the command's
@@ -58,6 +62,7 @@ type window struct {
 	acked    int64
 	foreign  bool
 	attached bool      // the host holds the execution
+	given    int64     // what is below went out to the host's attachment
 	awaited  time.Time // foreign: until then the host, which watches, is expected to attach
 	readers  map[*Reader]struct{}
 	closed   bool // no more output; how it ended is known
@@ -120,6 +125,7 @@ func (w *window) append(stream Stream, data []byte) {
 	defer w.mu.Unlock()
 	var blocked time.Time
 	for len(data) > 0 {
+		w.waitGivenLocked()
 		n := w.roomLocked(stream, len(data))
 		if n == 0 {
 			if blocked.IsZero() {
@@ -139,6 +145,16 @@ func (w *window) append(stream Stream, data []byte) {
 		w.end += int64(n)
 		data = data[n:]
 		w.broadcastLocked()
+	}
+}
+
+// waitGivenLocked waits while the host's attachment has enough to do.
+func (w *window) waitGivenLocked() {
+	for w.attached && w.end-w.given >= aheadBytes {
+		changed := w.changedLocked()
+		w.mu.Unlock()
+		<-changed
+		w.mu.Lock()
 	}
 }
 
@@ -288,10 +304,16 @@ func (w *window) findLocked(pos int64) int {
 	return low
 }
 
-func (w *window) read(pos int64, buf []byte) (Chunk, <-chan struct{}, error) {
+// give is readLocked for the host's attachment.
+func (w *window) give(pos int64, buf []byte) (Chunk, <-chan struct{}, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.readLocked(pos, buf)
+	c, changed, err := w.readLocked(pos, buf)
+	if len(c.Data) > 0 {
+		w.given = c.Offset + int64(len(c.Data))
+		w.broadcastLocked()
+	}
+	return c, changed, err
 }
 
 // ack frees what is below offset. Offsets outside the output are OutOfRange.
@@ -306,11 +328,19 @@ func (w *window) ack(offset int64) error {
 	return nil
 }
 
-// attach tells whether the host holds the execution.
-func (w *window) attach(held bool) {
+// attach tells that the host holds the execution and has what is below offset.
+func (w *window) attach(offset int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.attached, w.awaited = held, time.Time{}
+	w.attached, w.given, w.awaited = true, offset, time.Time{}
+	w.broadcastLocked()
+}
+
+// detach tells that the host no longer holds the execution.
+func (w *window) detach() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.attached, w.awaited = false, time.Time{}
 	w.broadcastLocked()
 }
 

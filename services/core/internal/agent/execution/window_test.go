@@ -35,7 +35,7 @@ func TestWindowModel(t *testing.T) {
 			want = append(want, piece...)
 			w.append(stream, piece)
 		case random.IntN(3) > 0:
-			c, _, err := w.read(pos, buf[:1+random.IntN(len(buf)-1)])
+			c, _, err := w.give(pos, buf[:1+random.IntN(len(buf)-1)])
 			if err != nil || c.Offset != pos || !bytes.Equal(c.Data, want[pos:pos+int64(len(c.Data))]) {
 				t.Fatalf("read at %d: offset %d, %d bytes, %v", pos, c.Offset, len(c.Data), err)
 			}
@@ -53,7 +53,7 @@ func TestWindowModel(t *testing.T) {
 	}
 	w.close()
 	for {
-		c, _, err := w.read(pos, buf)
+		c, _, err := w.give(pos, buf)
 		if errors.Is(err, io.EOF) {
 			break
 		}
@@ -84,7 +84,7 @@ func TestWindowBoundsSegments(t *testing.T) {
 	if len(w.segments) > maxSegments || w.end != 3*maxSegments {
 		t.Errorf("%d segments, %d bytes", len(w.segments), w.end)
 	}
-	c, _, _ := w.read(0, make([]byte, 10))
+	c, _, _ := w.give(0, make([]byte, 10))
 	if c.Offset != w.base || c.Data[0] != byte(c.Offset) || c.Stream != Stdout+Stream(c.Offset%2) {
 		t.Errorf("oldest is %+v, base %d", c, w.base)
 	}
@@ -146,4 +146,37 @@ func TestWindowIsPatientWithAnIdleReader(t *testing.T) {
 		}
 	}
 	<-done
+}
+
+// Output that the host's attachment has not taken yet is not piled up in small
+// pieces: the command's pipe keeps the rest until then, or until the host goes.
+func TestWindowWaitsForTheAttachment(t *testing.T) {
+	t.Parallel()
+	w := newWindow(false, time.Hour)
+	w.attach(0)
+	block := make([]byte, aheadBytes)
+	w.append(Stdout, block)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.append(Stdout, block) // once the first was taken
+		w.append(Stdout, block) // once the host has gone
+	}()
+	select {
+	case <-done:
+		t.Fatal("output was taken that the attachment has no use for yet")
+	case <-time.After(20 * time.Millisecond):
+	}
+	buf := make([]byte, aheadBytes)
+	if c, _, err := w.give(0, buf); err != nil || len(c.Data) != aheadBytes {
+		t.Fatalf("%d bytes, %v", len(c.Data), err)
+	}
+	for _, end, _ := w.offsets(); end < 2*aheadBytes; _, end, _ = w.offsets() {
+		time.Sleep(time.Millisecond)
+	}
+	w.detach()
+	<-done
+	if _, end, _ := w.offsets(); end != 3*aheadBytes {
+		t.Errorf("%d bytes", end)
+	}
 }
