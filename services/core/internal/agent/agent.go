@@ -26,6 +26,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1/guestv1connect"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/filesystem/filesystempbconnect"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/process/processpbconnect"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/lane"
 )
 
 const (
@@ -101,8 +102,10 @@ func New(o Options) *Agent {
 		fileHandler.Envd(mux)
 	}
 	fileHandler.Native(host)
+	executions := &guest.Executions{Registry: a.executions}
+	host.HandleFunc("POST "+lane.Path, executions.Lane)
 	host.Handle("/"+guestv1connect.ExecutionServiceName+"/", lazily(func() (string, http.Handler) {
-		return guestv1connect.NewExecutionServiceHandler(&guest.Executions{Registry: a.executions}, guest.Options()...)
+		return guestv1connect.NewExecutionServiceHandler(executions, guest.Options()...)
 	}))
 	host.Handle("/"+guestv1connect.MachineServiceName+"/", lazily(func() (string, http.Handler) {
 		return guestv1connect.NewMachineServiceHandler(&guest.Machine{Settings: store, Clock: clock, BootID: rand.Text()}, guest.Options()...)

@@ -25,46 +25,72 @@ const (
 	maxEmptyAcks = 64
 )
 
-type stream = connect.BidiStreamForClient[guestv1.AttachRequest, guestv1.AttachResponse]
+// stream is what an attachment speaks over: a Connect stream or a lane.
+type stream interface {
+	Send(m *guestv1.AttachRequest) error
+	// Receive gives a message that is valid until the next call.
+	Receive() (*guestv1.AttachResponse, error)
+}
 
 // attachment is one stream to the agent for one execution.
 type attachment struct {
 	x        *execution
-	progress bool  // the agent told something new
-	cause    error // why it ended, as the transport has it
+	lane     bool        // it has a connection of its own
+	before   *attachment // the one that this one takes over from, if any
+	progress bool        // the agent told something new
+	cause    error       // why it ended, as the transport has it
+	end      func()      // lets go of the stream and waits for the sender; set by run
 
 	seenStart bool
 	anyOutput bool
 	idleAcks  int
+	took      int64 // bytes of output
 	acked     atomic.Int64
+
+	leaving   chan struct{} // closed when the sender is to come to its end
+	left      bool          // it is; guarded by execution.mu
+	signalled bool          // a signal was taken to be sent; guarded by execution.mu
 }
 
-// run holds the attachment until it ends. broken comes with an error that
-// tells why; it is GuestFault where the agent is to blame.
+// run holds the attachment until it ends, or is to be taken over by one over a
+// lane: then it still stands, until end is called. broken comes with an error
+// that tells why; it is GuestFault where the agent is to blame.
 func (a *attachment) run() (outcome, error) {
-	x := a.x
-	ctx, cancel := context.WithCancelCause(x.ctx)
-	defer cancel(nil)
-	str := x.s.cfg.Client.executions.Attach(ctx)
-	if err := str.Send(a.first()); err != nil && !errors.Is(err, io.EOF) {
-		return a.ended(ctx, err)
+	ctx, cancel := context.WithCancelCause(a.x.ctx)
+	a.end, a.leaving = func() { cancel(nil) }, make(chan struct{})
+	result, err := a.follow(ctx, cancel)
+	if result != moving {
+		a.end()
 	}
-	// Once there is an answer, the transport looks at ctx only between pieces of
-	// the request's body; ending the body lets it see that ctx has ended.
-	defer context.AfterFunc(ctx, func() { _ = str.CloseRequest() })()
+	return result, err
+}
+
+// follow takes what the agent tells. cancel ends ctx, and with it the stream.
+func (a *attachment) follow(ctx context.Context, cancel context.CancelCauseFunc) (outcome, error) {
 	slow := time.AfterFunc(attachTimeout, func() { cancel(errSlow) })
 	defer slow.Stop()
-
+	str, err := a.open(ctx)
+	if err == nil {
+		err = str.Send(a.first())
+	}
+	if err != nil && !errors.Is(err, io.EOF) { // of an end Receive tells why
+		return a.ended(ctx, err)
+	}
 	var sender sync.WaitGroup
-	defer func() {
+	a.end = func() {
 		cancel(nil) // which also lets go of a Send that blocks
 		sender.Wait()
-	}()
-	sending := false
-	for {
+	}
+	for sending := false; ; {
 		m, err := str.Receive()
 		if err != nil {
 			return a.ended(ctx, err)
+		}
+		if a.before != nil {
+			// The agent has it from here. Whatever the one before was about to send
+			// is sent again.
+			a.before.end()
+			a.before = nil
 		}
 		if result, err := a.take(m); result != going {
 			return result, err
@@ -75,6 +101,18 @@ func (a *attachment) run() (outcome, error) {
 			sender.Go(func() { a.send(ctx, str) })
 		}
 	}
+}
+
+// open makes the stream. It ends with ctx.
+func (a *attachment) open(ctx context.Context) (stream, error) {
+	if a.lane {
+		return a.x.s.openLane(ctx)
+	}
+	str := a.x.s.cfg.Client.executions.Attach(ctx)
+	// Once there is an answer, the transport looks at ctx only between pieces of
+	// the request's body; ending the body lets it see that ctx has ended.
+	context.AfterFunc(ctx, func() { _ = str.CloseRequest() })
+	return str, nil
 }
 
 // first is the message that opens the attachment.
@@ -197,6 +235,9 @@ func (a *attachment) takeOutput(m *guestv1.AttachResponse_Output) (outcome, erro
 	a.anyOutput, a.x.drained, a.progress = true, true, true
 	if j.NextOffset()-a.acked.Load() >= ackEvery {
 		a.x.wake()
+	}
+	if a.took += int64(len(data)); a.took >= laneAfter && a.leave() {
+		return moving, nil
 	}
 	return going, nil
 }

@@ -75,6 +75,7 @@ type outcome int
 const (
 	going     outcome = iota // nothing came to an end
 	broken                   // the channel broke: attach again
+	moving                   // it goes on over a lane
 	ended                    // the end is in the journal
 	lost                     // there will be no end
 	refused                  // the agent did not start it
@@ -190,8 +191,7 @@ func (x *execution) supervise() (outcome, error) {
 		if x.s.ctx.Err() != nil {
 			return x.leave()
 		}
-		a := attachment{x: x}
-		result, err := a.run()
+		a, result, err := x.attach()
 		if result != broken {
 			return result, err
 		}
@@ -212,6 +212,21 @@ func (x *execution) supervise() (outcome, error) {
 		x.s.cfg.Log.Debug("attachment broke", "execution", x.id, "error", err)
 		_ = wait.Wait(x.ctx, x.s.gone)
 	}
+}
+
+// attach holds an attachment until it ends, and the one over a lane that may
+// take over from it.
+func (x *execution) attach() (*attachment, outcome, error) {
+	a := &attachment{x: x}
+	result, err := a.run()
+	if result != moving {
+		return a, result, err
+	}
+	defer x.s.lanes.leave()
+	b := &attachment{x: x, lane: true, before: a, progress: true}
+	result, err = b.run()
+	a.end() // where there was no lane
+	return b, result, err
 }
 
 func (x *execution) givenUp() error {

@@ -19,18 +19,20 @@ func (c *Client) DialPort(ctx context.Context, port uint16) (net.Conn, error) {
 		return nil, errors.New(errors.InvalidArgument, "a port is between 1 and 65535").WithField("port")
 	}
 	return bounded(ctx, c.o.CallTimeout, "connecting to a port", func(ctx context.Context) (net.Conn, error) {
-		return upgrade(ctx, c.dial, port)
+		return upgrade(ctx, c.dial, "/aetherium/port/"+strconv.Itoa(int(port)), "tcp", "connecting to a port")
 	})
 }
 
-func upgrade(ctx context.Context, dial Dial, port uint16) (net.Conn, error) {
+// upgrade makes a connection that speaks something else than HTTP after the
+// agent has agreed.
+func upgrade(ctx context.Context, dial Dial, path, protocol, what string) (net.Conn, error) {
 	conn, err := dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	// A connection that is closed ends the reads and writes below.
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	r, err := handshakePort(conn, port)
+	r, err := askUpgrade(conn, path, protocol, what)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -41,9 +43,9 @@ func upgrade(ctx context.Context, dial Dial, port uint16) (net.Conn, error) {
 	return &portConn{Conn: conn, r: r}, nil
 }
 
-func handshakePort(conn net.Conn, port uint16) (*bufio.Reader, error) {
-	_, err := io.WriteString(conn, "POST /aetherium/port/"+strconv.Itoa(int(port))+" HTTP/1.1\r\n"+
-		"Host: agent\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n")
+func askUpgrade(conn net.Conn, path, protocol, what string) (*bufio.Reader, error) {
+	_, err := io.WriteString(conn, "POST "+path+" HTTP/1.1\r\n"+
+		"Host: agent\r\nConnection: Upgrade\r\nUpgrade: "+protocol+"\r\nContent-Length: 0\r\n\r\n")
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +57,7 @@ func handshakePort(conn net.Conn, port uint16) (*bufio.Reader, error) {
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		defer func() { _ = resp.Body.Close() }()
-		return nil, httpFault(resp, "connecting to a port")
+		return nil, httpFault(resp, what)
 	}
 	head.N = 1<<63 - 1
 	return r, nil

@@ -11,7 +11,7 @@ import (
 // send gives the agent acknowledgements, input, sizes and signals, as the
 // execution is woken for them, until the attachment ends. A Send that fails or
 // blocks ends with it; what was not sent is found by the next attachment.
-func (a *attachment) send(ctx context.Context, str *stream) {
+func (a *attachment) send(ctx context.Context, str stream) {
 	x := a.x
 	var size *guestv1.TerminalSize
 	for {
@@ -20,6 +20,8 @@ func (a *attachment) send(ctx context.Context, str *stream) {
 			select {
 			case <-x.wakeup:
 				continue
+			case <-a.leaving:
+				return
 			case <-ctx.Done():
 				return
 			}
@@ -43,7 +45,8 @@ func (a *attachment) nextMessage(size **guestv1.TerminalSize) (m *guestv1.Attach
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if len(x.signals) > 0 {
+	if len(x.signals) > 0 && !a.left {
+		a.signalled = true
 		sig := x.signals[0]
 		x.signals = x.signals[1:]
 		sig.taken, x.sending = true, sig

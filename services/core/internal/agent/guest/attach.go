@@ -20,8 +20,41 @@ const chunkBytes = 64 << 10
 
 type attachStream = connect.BidiStream[guestv1.AttachRequest, guestv1.AttachResponse]
 
+// channel is what an attachment speaks over.
+type channel interface {
+	Receive() (*guestv1.AttachRequest, error)
+	Send(m *guestv1.AttachResponse) error
+	// room is where output is put that is to be sent.
+	room() []byte
+	// sendOutput sends a chunk whose data is the beginning of room.
+	sendOutput(c execution.Chunk) error
+}
+
 // Attach starts an execution or takes one up again; see guest.proto.
 func (s *Executions) Attach(ctx context.Context, stream *attachStream) error {
+	return s.attach(ctx, &connectChannel{attachStream: stream})
+}
+
+// connectChannel is a channel over a Connect stream.
+type connectChannel struct {
+	*attachStream
+	buf []byte
+}
+
+func (c *connectChannel) room() []byte {
+	if c.buf == nil {
+		c.buf = make([]byte, chunkBytes)
+	}
+	return c.buf
+}
+
+func (c *connectChannel) sendOutput(chunk execution.Chunk) error {
+	return c.Send(&guestv1.AttachResponse{Response: &guestv1.AttachResponse_Output_{
+		Output: &guestv1.AttachResponse_Output{Offset: chunk.Offset, Stream: streams[chunk.Stream], Data: chunk.Data},
+	}})
+}
+
+func (s *Executions) attach(ctx context.Context, stream channel) error {
 	first, err := stream.Receive()
 	if err != nil {
 		if errors.Is(err, io.EOF) {
@@ -74,7 +107,7 @@ func (s *Executions) open(ctx context.Context, first *guestv1.AttachRequest) (ex
 }
 
 // receive takes the host's controls until it sends no more.
-func receive(stream *attachStream, ex *execution.Execution, hold *execution.Hold) error {
+func receive(stream channel, ex *execution.Execution, hold *execution.Hold) error {
 	for {
 		msg, err := stream.Receive()
 		if err != nil {
@@ -117,8 +150,7 @@ func control(msg *guestv1.AttachRequest, ex *execution.Execution, hold *executio
 }
 
 // deliver sends output, what became of the input, and the end.
-func deliver(stream *attachStream, ex *execution.Execution, hold *execution.Hold, told int64, failed <-chan error) error {
-	buf := make([]byte, chunkBytes)
+func deliver(stream channel, ex *execution.Execution, hold *execution.Hold, told int64, failed <-chan error) error {
 	for {
 		_, written, inputMoved := ex.InputProgress()
 		if written > told {
@@ -133,7 +165,7 @@ func deliver(stream *attachStream, ex *execution.Execution, hold *execution.Hold
 		if hold.Context.Err() != nil {
 			return gone(hold.Context)
 		}
-		chunk, outputMoved, err := hold.Poll(buf)
+		chunk, outputMoved, err := hold.Poll(stream.room())
 		switch {
 		case errors.Is(err, io.EOF):
 			end, _ := ex.End()
@@ -141,10 +173,7 @@ func deliver(stream *attachStream, ex *execution.Execution, hold *execution.Hold
 		case err != nil:
 			return wire.Connect(err)
 		case len(chunk.Data) > 0:
-			err := stream.Send(&guestv1.AttachResponse{Response: &guestv1.AttachResponse_Output_{
-				Output: &guestv1.AttachResponse_Output{Offset: chunk.Offset, Stream: streams[chunk.Stream], Data: chunk.Data},
-			}})
-			if err != nil {
+			if err := stream.sendOutput(chunk); err != nil {
 				return err
 			}
 			continue

@@ -1,0 +1,69 @@
+package guest
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/lane"
+)
+
+const (
+	// laneAfter is how much output an attachment takes before it gets a lane:
+	// most commands never write so much, and are spared the change.
+	laneAfter = 2 << 20
+	// maxLanes bounds the lanes of one machine: what they take of our memory is
+	// not counted by the transport that all else shares.
+	maxLanes = 16
+)
+
+// lanes counts the connections that a machine's executions have for themselves.
+type lanes struct {
+	open    atomic.Int32
+	missing atomic.Bool // the agent knows none: it is older than they are
+}
+
+func (l *lanes) enter() bool {
+	if l.missing.Load() {
+		return false
+	}
+	if l.open.Add(1) > maxLanes {
+		l.open.Add(-1)
+		return false
+	}
+	return true
+}
+
+func (l *lanes) leave() { l.open.Add(-1) }
+
+// leave reports whether a lane is to take over, and if so has nothing more
+// sent. An attachment that has sent a signal is not left: a signal is not sent
+// again, and may still be on its way.
+func (a *attachment) leave() bool {
+	x := a.x
+	if a.lane || !x.s.lanes.enter() {
+		return false
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if a.signalled {
+		x.s.lanes.leave()
+		return false
+	}
+	a.left = true
+	close(a.leaving)
+	return true
+}
+
+// openLane makes a lane, which ends with ctx.
+func (s *Session) openLane(ctx context.Context) (stream, error) {
+	conn, err := upgrade(ctx, s.cfg.Client.dial, lane.Path, lane.Protocol, "opening a lane")
+	if err != nil {
+		if errors.HasCode(err, errors.NotFound) || errors.HasCode(err, errors.GuestFault) {
+			s.lanes.missing.Store(true)
+		}
+		return nil, err
+	}
+	context.AfterFunc(ctx, func() { _ = conn.Close() })
+	return lane.NewHost(conn), nil
+}

@@ -1,0 +1,160 @@
+package guest_test
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/guest"
+	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1/guestv1connect"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/lane"
+)
+
+const much = 8 << 20
+
+// seq writes at least so many bytes, each line another.
+func seq(bytes int) string { return fmt.Sprintf("seq 1000000 %d", 1000000+bytes/8) }
+
+func seqText(bytes int) string {
+	var b strings.Builder
+	for i := 1000000; i <= 1000000+bytes/8; i++ {
+		fmt.Fprintln(&b, i)
+	}
+	return b.String()
+}
+
+// awaitDials waits until the channel was opened more than n times.
+func awaitDials(t *testing.T, m *machine, n int) {
+	t.Helper()
+	for m.dialled() <= n {
+		if t.Context().Err() != nil {
+			t.FailNow()
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// A command that writes much gets a connection of its own, one that writes
+// little does not. Input and signals take the same way then.
+func TestLane(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	h := newHost(t, m.dial, newJournals(t), domain.NewID())
+	if got := h.output(t, h.start(t, sh("echo hi"))); got.stdout.String() != "hi\n" {
+		t.Fatalf("%+v", got)
+	}
+	before := m.dialled()
+	c := sh(seq(much) + "; read line; echo $line; exec sleep 1000")
+	c.Stdin = true
+	id := h.start(t, c)
+	awaitDials(t, m, before)
+	if err := h.WriteStdin(t.Context(), id, -1, []byte("input\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Signal(t.Context(), id, 15); err != nil {
+		t.Fatal(err)
+	}
+	got := h.output(t, id)
+	if want := seqText(much); !strings.HasPrefix(want+"input\n", got.stdout.String()) || got.end.Signal != 15 {
+		t.Errorf("%d bytes of %d, or not the right ones; %+v", got.stdout.Len(), len(want), got.end)
+	}
+}
+
+// The lane breaks: everything goes on as before it, and comes once.
+func TestLaneBreaks(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	h := newHost(t, m.dial, newJournals(t), domain.NewID())
+	before := m.dialled()
+	id := h.start(t, sh(seq(much)+"; sleep 0.1; "+seq(much)+"; exit 3"))
+	for range 3 {
+		awaitDials(t, m, before)
+		before = m.dialled()
+		m.cut()
+	}
+	if got, want := h.output(t, id), seqText(much)+seqText(much); got.stdout.String() != want || got.end.ExitCode != 3 {
+		t.Errorf("%d bytes of %d, or not the right ones; %+v", got.stdout.Len(), len(want), got.end)
+	}
+}
+
+// chatter is an agent whose command never ends to write.
+func chatter(total int64) *liar {
+	return &liar{attach: func(_ context.Context, first *guestv1.AttachRequest, s *attachStream) error {
+		if err := s.Send(started(1)); err != nil {
+			return err
+		}
+		piece := strings.Repeat("x", 64<<10)
+		at := first.GetResume().GetOffset()
+		for ; at < total; at += int64(len(piece)) {
+			if err := s.Send(output(at, guestv1.Stream_STREAM_STDOUT, piece[:min(int64(len(piece)), total-at)])); err != nil {
+				return err
+			}
+		}
+		return s.Send(ended(0, total))
+	}}
+}
+
+// An agent that is older than lanes goes on without.
+func TestNoLanes(t *testing.T) {
+	t.Parallel()
+	l := chatter(much)
+	h := newHost(t, l.dial(t), newJournals(t), domain.NewID())
+	id := h.start(t, sh("true"))
+	if got := h.output(t, id); got.stdout.Len() != much || got.end != (domain.ExecutionEnd{}) {
+		t.Errorf("%d bytes, %+v", got.stdout.Len(), got.end)
+	}
+	if n := l.attached.Load(); n != 2 {
+		t.Errorf("attached %d times", n)
+	}
+}
+
+// An agent that breaks the protocol on a lane does not get further by it than
+// it would elsewhere.
+func TestBrokenLane(t *testing.T) {
+	t.Parallel()
+	frame := func(kind byte, payload string) string {
+		return string(binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(payload)))) + payload
+	}
+	piece := func(offset int64, data string) string {
+		return frame(2, "\x01"+string(binary.BigEndian.AppendUint64(nil, uint64(offset)))+data)
+	}
+	const confirmed = "\x01\x00\x00\x00\x04\x0a\x02\x08\x01" // started, process 1
+	for name, says := range map[string]string{
+		"output before the start": piece(0, "x"),
+		"a hole":                  confirmed + piece(1<<40, "x"),
+		"a step back":             confirmed + piece(0, "x") + piece(0, "x"),
+		"empty output":            confirmed + piece(3<<20, ""),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			mux := http.NewServeMux()
+			mux.Handle(guestv1connect.NewExecutionServiceHandler(chatter(1 << 50)))
+			mux.HandleFunc(lane.Path, func(w http.ResponseWriter, _ *http.Request) {
+				conn, _, err := http.NewResponseController(w).Hijack()
+				if err != nil {
+					return
+				}
+				defer func() { _ = conn.Close() }()
+				_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"+says)
+				_, _ = io.Copy(io.Discard, conn) // it does not even hang up
+			})
+			h := newHost(t, serve(t, mux), newJournals(t), domain.NewID())
+			id, err := h.Start(t.Context(), guest.StartRequest{ID: domain.NewID(), Command: sh("true")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			end, err := h.Wait(t.Context(), id.ID)
+			if err != nil || end.LostReason == "" || !strings.Contains(end.LostReason, "broke the protocol") {
+				t.Errorf("%+v, %v", end, errors.Public(err))
+			}
+		})
+	}
+}
