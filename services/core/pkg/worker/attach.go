@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"maps"
 	"net"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -30,8 +31,9 @@ func (w *Worker) attach(ctx context.Context, vm *domain.VM, driver vmm.Driver, t
 // occupy is attach for a machine from the pool. An error means that the
 // machine is of no use; the VM can have another one.
 func (w *Worker) occupy(ctx context.Context, vm *domain.VM, driver vmm.Driver, trace *trace) error {
-	client := w.pool.take(vm.MachineID)
+	client, told := w.pool.take(vm.MachineID)
 	trace.greeted = client != nil
+	trace.configured = told && plain(vm)
 	if client == nil {
 		client = w.client(driver, vm.MachineID)
 	}
@@ -62,10 +64,13 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 	if fresh {
 		epoch++
 	}
-	known, err := w.openExecutions(ctx, vm.ID)
-	if err != nil {
-		client.Close()
-		return err
+	var known []*domain.Execution
+	if vm.Epoch > 0 { // in its first one nothing has run
+		var err error
+		if known, err = w.openExecutions(ctx, vm.ID); err != nil {
+			client.Close()
+			return err
+		}
 	}
 	// It can be talked to before the row says that it runs: who waits for the
 	// row finds the session there.
@@ -90,6 +95,7 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 			row.Epoch, row.StartedAt = epoch, &now
 		}
 		row.Observed, row.Reason = domain.Running, ""
+		row.DeadlineAck = row.DeadlineGen // its alarm is set below
 		return w.bindMachine(ctx, tx, row, trace.handle)
 	})
 	if err != nil {
@@ -111,23 +117,6 @@ func (w *Worker) greet(ctx context.Context, vm *domain.VM, driver vmm.Driver, cl
 	ctx, cancel := context.WithTimeout(ctx, w.config.ReadyTimeout)
 	defer cancel()
 	w.watchExit(vm.ID, vm.MachineID, driver)
-	env, err := service.OpenEnv(ctx, w.Sealer, vm)
-	if err != nil {
-		return err
-	}
-	cfg := guest.Config{Env: env, DefaultUser: vm.Spec.DefaultUser}
-	if b, err := w.loadBuild(ctx, vm.Spec.BuildID); err == nil {
-		// What the image sets, then what the VM's owner set.
-		merged := make(map[string]string, len(b.Env)+len(env))
-		for k, v := range b.Env {
-			merged[k] = v
-		}
-		for k, v := range env {
-			merged[k] = v
-		}
-		cfg.Env, cfg.DefaultWorkdir = merged, b.WorkDir
-	}
-	cfg.Env = w.toolEnv(vm, cfg.Env)
 	if !trace.greeted {
 		if _, err := client.Handshake(ctx); err != nil {
 			return err
@@ -135,9 +124,51 @@ func (w *Worker) greet(ctx context.Context, vm *domain.VM, driver vmm.Driver, cl
 		trace.phase("handshake")
 	}
 	renamed := w.rename(ctx, vm, driver)
-	err = client.Configure(ctx, cfg)
+	var err error
+	if !trace.configured {
+		err = w.configure(ctx, vm, client)
+	}
+	err = errors.Join(err, <-renamed)
 	trace.phase("configure")
-	return errors.Join(err, <-renamed)
+	return err
+}
+
+// configure tells an agent what its machine's VM asks for.
+func (w *Worker) configure(ctx context.Context, vm *domain.VM, client *guest.Client) error {
+	env, err := service.OpenEnv(ctx, w.Sealer, vm)
+	if err != nil {
+		return err
+	}
+	cfg, err := w.imageConfig(ctx, vm.Spec.BuildID)
+	if err != nil {
+		return err
+	}
+	cfg.DefaultUser = vm.Spec.DefaultUser
+	if cfg.Env == nil {
+		cfg.Env = make(map[string]string, len(env))
+	}
+	maps.Copy(cfg.Env, env) // what the image sets, then what the VM's owner set
+	cfg.Env = w.toolEnv(vm, cfg.Env)
+	return client.Configure(ctx, cfg)
+}
+
+// imageConfig is what an image sets, and all that a plain VM's agent is told.
+// An image that is gone sets nothing.
+func (w *Worker) imageConfig(ctx context.Context, build domain.ID) (cfg guest.Config, err error) {
+	b, err := w.loadBuild(ctx, build)
+	switch {
+	case errors.HasCode(err, errors.NotFound):
+		return cfg, nil
+	case err != nil:
+		return cfg, err
+	}
+	cfg.Env, cfg.DefaultWorkdir = maps.Clone(b.Env), b.WorkDir
+	return cfg, nil
+}
+
+// plain reports whether vm asks for nothing that its agent has to be told.
+func plain(vm *domain.VM) bool {
+	return len(vm.EnvSealed) == 0 && vm.Spec.DefaultUser == "" && len(vm.Spec.Tools) == 0
 }
 
 // rename gives a machine its VM's hostname, beside the caller: one from the

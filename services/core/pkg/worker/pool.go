@@ -55,6 +55,7 @@ type warm struct {
 	id     domain.ID
 	key    storage.PoolKey
 	client *guest.Client
+	told   bool // its agent has the configuration of a plain VM
 }
 
 func newPool(w *Worker, c PoolConfig) *pool {
@@ -111,14 +112,15 @@ func (p *pool) poke() {
 	}
 }
 
-// take hands over the client of a machine that was claimed; nil when it is not
-// at hand, and the caller dials for itself.
-func (p *pool) take(id domain.ID) *guest.Client {
+// take hands over the client of a machine that was claimed, and whether its
+// agent was told what a plain VM asks for. The client is nil when it is not at
+// hand, and the caller dials for itself.
+func (p *pool) take(id domain.ID) (client *guest.Client, told bool) {
 	m := p.remove(id)
 	if m == nil {
-		return nil
+		return nil, false
 	}
-	return m.client
+	return m.client, m.told
 }
 
 // remove takes a machine off its shelf, or keeps it from getting there.

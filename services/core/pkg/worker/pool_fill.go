@@ -122,8 +122,12 @@ func (p *pool) add(ctx context.Context, key storage.PoolKey) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := p.prepare(ctx, client, m.BuildID); err != nil {
+		client.Close()
+		return err
+	}
 	p.w.machines.set(m.ID, key.Driver, lifecycle.MachineRunning)
-	made := &warm{id: m.ID, key: key, client: client}
+	made := &warm{id: m.ID, key: key, client: client, told: true}
 	p.expect(made)
 	err = p.w.Store.Update(ctx, func(tx storage.Tx) error {
 		// A build that is gone, or going, gets no more machines.
@@ -150,20 +154,31 @@ func (p *pool) expect(m *warm) {
 	p.pending[m.id] = m
 }
 
-// greet waits until a machine's agent has answered and is at its ease.
+// greet waits until a machine's agent has answered.
 func (p *pool) greet(ctx context.Context, driver vmm.Driver, id domain.ID) (*guest.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.w.config.ReadyTimeout)
 	defer cancel()
 	client := p.w.client(driver, id)
-	_, err := client.Handshake(ctx)
-	if err == nil {
-		err = client.WarmUp(ctx)
-	}
-	if err != nil {
+	if _, err := client.Handshake(ctx); err != nil {
 		client.Close()
 		return nil, err
 	}
 	return client, nil
+}
+
+// prepare has a machine's agent at its ease, and tells it what a plain VM asks
+// for. No VM may see the machine yet: its own configuration would be undone.
+func (p *pool) prepare(ctx context.Context, client *guest.Client, build domain.ID) error {
+	ctx, cancel := context.WithTimeout(ctx, p.w.config.ReadyTimeout)
+	defer cancel()
+	if err := client.WarmUp(ctx); err != nil {
+		return err
+	}
+	cfg, err := p.w.imageConfig(ctx, build)
+	if err != nil {
+		return err
+	}
+	return client.Configure(ctx, cfg)
 }
 
 // shelve puts an expected machine on its shelf. A VM may have claimed it by

@@ -249,6 +249,36 @@ func TestThePoolIsTakenUp(t *testing.T) {
 	b.ready(0)
 }
 
+// A VM that asks for nothing has what its image sets, whether its machine was
+// told beforehand or not; and what a VM asks for is not undone when the pool is
+// taken up again beside it.
+func TestMachinesOfThePoolAreConfigured(t *testing.T) {
+	t.Parallel()
+	b := newPoolBed(t, 2, 1)
+	b.running(vmm.CreateVM{})
+	environment := func(vm *domain.VM, want string) {
+		t.Helper()
+		b.fromPool(vm)
+		if out, _ := b.sh(vm.ID, `echo "$FROM_IMAGE $BOTH $MINE"`); out != want+"\n" {
+			t.Errorf("environment %q, want %q", out, want)
+		}
+	}
+	b.ready(2)
+	environment(b.running(vmm.CreateVM{}), "yes template ")
+	b.ready(2)
+	environment(b.running(vmm.CreateVM{Env: map[string]string{"MINE": "own", "BOTH": "vm"}}), "yes vm own")
+	for range 5 {
+		b.ready(2)
+		b.crash()
+		b.up()
+		mine := b.running(vmm.CreateVM{Env: map[string]string{"MINE": "own"}})
+		plain := b.running(vmm.CreateVM{})
+		b.ready(2)
+		environment(mine, "yes template own")
+		environment(plain, "yes template ")
+	}
+}
+
 // The kinds in use are known after an orderly restart, which empties the pool.
 func TestThePoolRemembersWhatWasUsed(t *testing.T) {
 	t.Parallel()

@@ -13,6 +13,8 @@ type trace struct {
 	handle vmm.Handle // of a machine that was just made, to be stored with the state
 	// greeted: the agent has shaken hands before, with the client that is at hand.
 	greeted bool
+	// configured: it has been told all that the VM asks for.
+	configured bool
 }
 
 func newTrace() *trace { return &trace{last: time.Now()} }
