@@ -25,6 +25,11 @@ type Store interface {
 	// has written outbox events. It is a hint for this process only: take the
 	// channel, read the outbox, then wait.
 	Changed() <-chan struct{}
+	// KeysVersion is another number once a transaction that added or revoked an
+	// API key has been committed, before Update returns. What was read of keys
+	// since it was this number is still so. 0: other processes write here, too,
+	// and nothing may be remembered.
+	KeysVersion() uint64
 	// Ping reports whether the store answers. Returns Unavailable.
 	Ping(ctx context.Context) error
 	// Close waits for transactions under way and lets go of the store.

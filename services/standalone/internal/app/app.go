@@ -59,7 +59,7 @@ func Serve(ctx context.Context, s settings.Settings, log *slog.Logger, ready fun
 
 // serve runs the gateway on the started node.
 func (n *node) serve(ctx context.Context, ready func() error) (err error) {
-	authn := auth.NewKeys(keys{n.store}, n.log, nil)
+	authn := auth.NewKeys(newKeys(n.store), n.log, nil)
 	uploads, err := api.NewUploadDir(filepath.Join(n.settings.DataDir, "uploads"), nil)
 	if err != nil {
 		return errors.Wrap(err, errors.Internal, "the upload directory cannot be made")

@@ -165,37 +165,3 @@ func (n *node) baseTask(ctx context.Context, tx storage.Tx, tmpl *domain.Templat
 }
 
 func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
-
-// keys lets the gateway look keys up in the store.
-type keys struct{ store storage.Store }
-
-var _ auth.KeyStore = keys{}
-
-// LookupKey implements auth.KeyStore.
-func (k keys) LookupKey(ctx context.Context, hash auth.Hash) (auth.Key, error) {
-	var row *domain.APIKey
-	err := k.store.View(ctx, func(tx storage.Tx) (err error) {
-		row, err = tx.Keys().ByHash(ctx, hash)
-		return err
-	})
-	if err != nil {
-		return auth.Key{}, err
-	}
-	key := auth.Key{ID: row.ID, ProjectID: row.ProjectID, Name: row.Name, Hash: row.Hash, ExpiresAt: row.ExpiresAt, RevokedAt: row.RevokedAt}
-	for _, scope := range row.Scopes {
-		key.Admin = key.Admin || scope == "admin"
-	}
-	return key, nil
-}
-
-// TouchKeys implements auth.KeyStore.
-func (k keys) TouchKeys(ctx context.Context, lastUsed map[domain.ID]time.Time) error {
-	return k.store.Update(ctx, func(tx storage.Tx) error {
-		for id, at := range lastUsed {
-			if err := tx.Keys().Used(ctx, id, at.UTC().Truncate(time.Microsecond)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}

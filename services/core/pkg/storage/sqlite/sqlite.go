@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	_ "modernc.org/sqlite" // registers the driver under the name "sqlite"
@@ -41,6 +42,8 @@ type Store struct {
 	closed   chan struct{} // closed when all is let go of
 	shut     sync.Once
 	closeErr error
+
+	keys atomic.Uint64 // commits that changed API keys
 
 	mu      sync.Mutex
 	changed chan struct{}
@@ -167,8 +170,11 @@ func (s *Store) Update(ctx context.Context, f func(storage.Tx) error) error {
 	if err != nil {
 		return err
 	}
-	wrote := false
+	wrote, wroteKeys := false, false
 	defer func() {
+		if wroteKeys {
+			s.keys.Add(1)
+		}
 		s.writer <- c
 		if wrote {
 			s.announce()
@@ -178,7 +184,7 @@ func (s *Store) Update(ctx context.Context, f func(storage.Tx) error) error {
 		if err := f(tx); err != nil {
 			return err
 		}
-		wrote = tx.Wrote()
+		wrote, wroteKeys = tx.Wrote(), tx.WroteKeys()
 		return nil
 	})
 	if err != nil {
@@ -239,6 +245,10 @@ func (s *Store) run(ctx context.Context, c *conn, begin string, f func(*sqlrepo.
 	done = true
 	return nil
 }
+
+// KeysVersion implements [storage.Store]. No other process writes here: who
+// opens the store holds the data directory.
+func (s *Store) KeysVersion() uint64 { return s.keys.Load() + 1 }
 
 // Changed implements [storage.Store].
 func (s *Store) Changed() <-chan struct{} {

@@ -54,7 +54,17 @@ func keys(e *env) {
 		ID: domain.NewID(), ProjectID: p, Name: "ci", Prefix: "ae_1234", Hash: sha256.Sum256([]byte("secret")), Scopes: []string{"vms:read"},
 		CreatedAt: e.now, ExpiresAt: ptr(e.now.Add(time.Hour)),
 	}
+	version := e.store.KeysVersion()
+	changed := func(want bool, what string) {
+		e.Helper()
+		if now := e.store.KeysVersion(); version != 0 && (now != version) != want {
+			e.Errorf("%s: the keys' version was %d and is %d", what, version, now)
+		} else {
+			version = now
+		}
+	}
 	e.update(func(tx storage.Tx) error { return tx.Keys().Insert(e.ctx(), k) })
+	changed(true, "a new key")
 	get := func() *domain.APIKey {
 		return read(e, func(tx storage.Tx) (*domain.APIKey, error) { return tx.Keys().ByHash(e.ctx(), k.Hash) })
 	}
@@ -80,11 +90,13 @@ func keys(e *env) {
 	if !k.Usable(e.now) || k.Usable(*k.ExpiresAt) {
 		e.Error("a key is usable until it expires")
 	}
+	changed(false, "a key's use")
 	e.refused(errors.NotFound, func(tx storage.Tx) error { return tx.Keys().Revoke(e.ctx(), q, k.ID, e.now) })
 	k.RevokedAt = ptr(e.now)
 	for _, at := range []time.Time{e.now, e.now.Add(time.Hour)} { // the first time stays
 		e.update(func(tx storage.Tx) error { return tx.Keys().Revoke(e.ctx(), p, k.ID, at) })
 	}
+	changed(true, "a revoked key")
 	same(e, "revoked", get(), k)
 	if k.Usable(e.now) {
 		e.Error("a revoked key is usable")

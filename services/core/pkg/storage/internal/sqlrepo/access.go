@@ -9,7 +9,10 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 )
 
-type keys struct{ s Session }
+type keys struct {
+	s  Session
+	tx *Tx
+}
 
 const (
 	keyColumns = "id, project_id, name, prefix, hash, scopes, created_at, expires_at, last_used_at, revoked_at"
@@ -37,6 +40,7 @@ func (r keys) ByHash(ctx context.Context, hash [32]byte) (*domain.APIKey, error)
 }
 
 func (r keys) Insert(ctx context.Context, k *domain.APIKey) error {
+	r.tx.wroteKeys = true
 	_, err := r.s.Exec(ctx, "INSERT INTO api_keys ("+keyColumns+") VALUES ("+marks(keyColumns)+")",
 		string(k.ID), string(k.ProjectID), k.Name, k.Prefix, k.Hash[:], jsonText{k.Scopes}, micros(k.CreatedAt),
 		optMicros(k.ExpiresAt), optMicros(k.LastUsedAt), optMicros(k.RevokedAt))
@@ -55,6 +59,7 @@ func (r keys) Used(ctx context.Context, id domain.ID, at time.Time) error {
 }
 
 func (r keys) Revoke(ctx context.Context, project, id domain.ID, at time.Time) error {
+	r.tx.wroteKeys = true
 	w := where{args: []any{micros(at)}}
 	w.add("id = ?", string(id))
 	w.eq("project_id", project)

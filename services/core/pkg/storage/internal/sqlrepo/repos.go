@@ -2,11 +2,12 @@ package sqlrepo
 
 import "github.com/aetherium/aetherium/services/core/pkg/storage"
 
-// Tx hands out the repositories over one session. Wrote reports afterwards
-// whether events were appended.
+// Tx hands out the repositories over one session, and tells afterwards what
+// kinds of things were written.
 type Tx struct {
-	s     Session
-	wrote bool
+	s         Session
+	wrote     bool
+	wroteKeys bool
 }
 
 // NewTx makes the repositories of a transaction.
@@ -14,6 +15,9 @@ func NewTx(s Session) *Tx { return &Tx{s: s} }
 
 // Wrote reports whether the transaction has appended events.
 func (t *Tx) Wrote() bool { return t.wrote }
+
+// WroteKeys reports whether the transaction has added or revoked an API key.
+func (t *Tx) WroteKeys() bool { return t.wroteKeys }
 
 var _ storage.Tx = (*Tx)(nil)
 
@@ -54,7 +58,7 @@ func (t *Tx) Outbox() storage.Outbox { return outbox{t} }
 func (t *Tx) Usage() storage.UsageRows { return usage{t.s} }
 
 // Keys implements [storage.Tx].
-func (t *Tx) Keys() storage.Keys { return keys{t.s} }
+func (t *Tx) Keys() storage.Keys { return keys{t.s, t} }
 
 // Idempotency implements [storage.Tx].
 func (t *Tx) Idempotency() storage.Idempotency { return idempotency{t.s} }
