@@ -15,8 +15,9 @@ const magic = "AEJRNL1\n"
 // the data (4), offset of its first byte (8), kind (1), data.
 const (
 	frameHeader = 17
-	// maxFrameData bounds a frame and with it a reader's buffer.
-	maxFrameData = 64 << 10
+	// maxFrameData bounds a frame and with it a reader's buffer. Journals of
+	// before have frames of at most 64 KiB.
+	maxFrameData = 256 << 10
 )
 
 // kindEnd marks the frame that holds the [domain.ExecutionEnd] as JSON. The
@@ -38,14 +39,17 @@ type frame struct {
 // size is the frame's length in the file.
 func (f frame) size() int { return frameHeader + len(f.data) }
 
-func appendFrame(dst []byte, f frame) []byte {
+func appendFrame(dst []byte, f frame) []byte { return append(appendFrameHeader(dst, f), f.data...) }
+
+// appendFrameHeader appends what comes before the frame's data.
+func appendFrameHeader(dst []byte, f frame) []byte {
 	start := len(dst)
 	dst = append(dst, 0, 0, 0, 0)
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(f.data)))
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(f.offset))
 	dst = append(dst, f.kind)
-	dst = append(dst, f.data...)
-	binary.LittleEndian.PutUint32(dst[start:], crc32.Checksum(dst[start+4:], castagnoli))
+	sum := crc32.Update(crc32.Checksum(dst[start+4:], castagnoli), castagnoli, f.data)
+	binary.LittleEndian.PutUint32(dst[start:], sum)
 	return dst
 }
 

@@ -62,7 +62,7 @@ func (r *Reader) letGo() {
 // without dropping what a reader that holds the journal has not delivered.
 // Returns ctx's error, too; what was taken then, NextOffset tells.
 func (j *Journal) Feed(ctx context.Context, offset int64, stream domain.OutputStream, data []byte) error {
-	most := int(min(maxWrite, j.store.maxBytes/8))
+	most := j.maxWrite()
 	for {
 		n := min(len(data), most)
 		if err := j.waitForRoom(ctx, n); err != nil {

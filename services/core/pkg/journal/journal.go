@@ -8,15 +8,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 )
 
 // maxOffset keeps sums of offsets far from overflow, whatever a guest says.
 const maxOffset = math.MaxInt64 / 4
-
-// maxWrite bounds one write(2) and with it how far a segment outgrows its size.
-const maxWrite = 2 * maxFrameData
 
 // Journal is the output of one execution. It has one writer at a time and any
 // number of readers; all methods are safe for concurrent use.
@@ -40,8 +39,8 @@ type Journal struct {
 	changed  chan struct{} // closed at the next change; nil while nobody waits
 	changes  uint64        // so far
 	holds    map[*hold]struct{}
-	roomy    chan struct{} // closed when a hold has moved; nil while nobody waits
-	scratch  []byte
+	roomy    chan struct{}                  // closed when a hold has moved; nil while nobody waits
+	head     [len(magic) + frameHeader]byte // what goes before the data of a write
 
 	waiting atomic.Int32 // writers in Feed
 }
@@ -153,7 +152,7 @@ func (j *Journal) Append(offset int64, stream domain.OutputStream, data []byte) 
 		return errors.New(errors.OutOfRange, "the output is too long")
 	}
 	for len(data) > 0 {
-		n := min(len(data), maxWrite)
+		n := min(len(data), j.maxWrite())
 		if err := j.write(byte(stream), data[:n]); err != nil {
 			return err
 		}
@@ -227,6 +226,9 @@ func (j *Journal) writable() error {
 	return nil
 }
 
+// maxWrite bounds one write, and with it how far a segment outgrows its size.
+func (j *Journal) maxWrite() int { return int(min(maxFrameData, j.store.maxBytes/8)) }
+
 // write adds one piece of output and enforces the bound.
 func (j *Journal) write(kind byte, data []byte) error {
 	if err := j.put(kind, data); err != nil {
@@ -241,11 +243,11 @@ func (j *Journal) write(kind byte, data []byte) error {
 	return nil
 }
 
-// put writes data at j.next, into a pack as long as the journal is short. It
-// is one write(2), so that data is taken altogether or not at all.
+// put writes data, at most a frame, at j.next, into a pack as long as the
+// journal is short. It is one write(2), so that data is taken altogether or not at all.
 func (j *Journal) put(kind byte, data []byte) error {
 	if len(j.segments) > 0 || len(j.extents) >= maxPackedRecords || j.packedBytes()+len(data) > maxPacked {
-		return j.writeFrames(kind, data)
+		return j.writeFrame(kind, data)
 	}
 	e, err := j.pack(kind, data)
 	if err != nil {
@@ -268,8 +270,8 @@ func (j *Journal) pack(kind byte, data []byte) (extent, error) {
 // empty reports whether nothing was ever written.
 func (j *Journal) empty() bool { return len(j.begin)+len(j.extents)+len(j.segments) == 0 }
 
-// writeFrames writes data to the last segment.
-func (j *Journal) writeFrames(kind byte, data []byte) error {
+// writeFrame writes data to the last segment.
+func (j *Journal) writeFrame(kind byte, data []byte) error {
 	if n := len(j.segments); n == 0 || j.segments[n-1].size >= j.store.maxSegment {
 		if err := j.roll(); err != nil {
 			return err
@@ -283,27 +285,35 @@ func (j *Journal) writeFrames(kind byte, data []byte) error {
 		}
 		j.file = f
 	}
-	buf := j.scratch[:0]
+	head := j.head[:0]
 	if last.size == 0 {
-		buf = append(buf, magic...)
+		head = append(head, magic...)
 	}
-	for offset := j.next; ; {
-		n := min(len(data), maxFrameData)
-		buf = appendFrame(buf, frame{kind: kind, offset: offset, data: data[:n]})
-		offset, data = offset+int64(n), data[n:]
-		if len(data) == 0 {
-			break
-		}
-	}
+	head = appendFrameHeader(head, frame{kind: kind, offset: j.next, data: data})
 	// Written at the known size: what a failed write left there is replaced.
-	_, err := j.file.WriteAt(buf, last.size)
-	j.scratch = buf
-	if err != nil {
+	if err := writeTogether(j.file, last.size, head, data); err != nil {
 		return ioError(err, "the journal cannot be written")
 	}
-	last.size += int64(len(buf))
-	j.account(int64(len(buf)), time.Now())
+	size := int64(len(head) + len(data))
+	last.size += size
+	j.account(size, time.Now())
 	return nil
+}
+
+// writeTogether writes head and data at an offset, by one system call and
+// without copying them together first.
+func writeTogether(f *os.File, at int64, head, data []byte) error {
+	n, err := unix.Pwritev(int(f.Fd()), [][]byte{head, data}, at)
+	for errors.Is(err, unix.EINTR) {
+		n, err = unix.Pwritev(int(f.Fd()), [][]byte{head, data}, at)
+	}
+	if err != nil || n == len(head)+len(data) {
+		return err
+	}
+	// Cut short, as on a disk that is almost full: the rest tells why.
+	rest := append(append([]byte(nil), head...), data...)[n:]
+	_, err = f.WriteAt(rest, at+int64(n))
+	return err
 }
 
 // account notes that the journal grew by n bytes.
@@ -351,7 +361,6 @@ func (j *Journal) idle() (empty bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.closeFile()
-	j.scratch = nil
 	return j.empty()
 }
 

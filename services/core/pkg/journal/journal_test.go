@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -408,5 +409,43 @@ func TestManyReadersOneWriter(t *testing.T) {
 		if want := 200 * len(piece); got.data.Len() != want || len(got.gaps) != 0 || got.end == nil {
 			t.Errorf("%d bytes, want %d; gaps %v", got.data.Len(), want, got.gaps)
 		}
+	}
+}
+
+// However long a piece is that comes at once, the bound holds, and frames are
+// no longer than a small journal can bear.
+func TestALongPieceKeepsToTheBound(t *testing.T) {
+	t.Parallel()
+	s := small(t)
+	j := opened(t, s)
+	out := make([]byte, 1<<20)
+	_, _ = rand.NewChaCha8([32]byte{9}).Read(out)
+	if err := j.Append(0, domain.Stdout, out); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.Bytes(); n > 64<<10 {
+		t.Errorf("%d bytes are kept", n)
+	}
+	first := j.FirstOffset()
+	if first > int64(len(out))-48<<10 {
+		t.Errorf("output is kept from %d on only", first)
+	}
+	r, err := j.NewReader(first, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	for at := first; ; {
+		ev, err := r.Next(t.Context())
+		if errors.Is(err, io.EOF) {
+			if at != int64(len(out)) {
+				t.Errorf("it ends at %d", at)
+			}
+			return
+		}
+		if err != nil || ev.Offset != at || !bytes.Equal(ev.Data, out[at:at+int64(len(ev.Data))]) {
+			t.Fatalf("at %d: %+v, %v", at, ev.Gap, err)
+		}
+		at += int64(len(ev.Data))
 	}
 }

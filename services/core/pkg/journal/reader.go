@@ -10,8 +10,8 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 )
 
-// readAhead is the most that a reader holds in memory; at least one frame.
-const readAhead = 2 * (maxFrameData + frameHeader)
+// readAhead is the most that a reader holds in memory: one frame.
+const readAhead = frameHeader + maxFrameData
 
 // Reader yields a journal's output in order. It satisfies vmm.OutputReader:
 // the last event has End set and is followed by io.EOF; without follow, io.EOF
