@@ -16,6 +16,7 @@ import (
 	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1/guestv1connect"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/lane"
+	"github.com/aetherium/aetherium/services/core/pkg/journal"
 )
 
 const much = 8 << 20
@@ -82,6 +83,37 @@ func TestLaneBreaks(t *testing.T) {
 	}
 	if got, want := h.output(t, id), seqText(much)+seqText(much); got.stdout.String() != want || got.end.ExitCode != 3 {
 		t.Errorf("%d bytes of %d, or not the right ones; %+v", got.stdout.Len(), len(want), got.end)
+	}
+}
+
+// A signal that was sent may be on its way still: its attachment stays.
+func TestNoLaneAfterASignal(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	h := newHost(t, m.dial, newJournals(t), domain.NewID())
+	c := sh("trap '' USR1; echo ready; read line; " + seq(much))
+	c.Stdin = true
+	id := h.start(t, c)
+	r, err := h.journals.Read(journal.Key{VM: h.vm, Epoch: 1, Execution: id}, 0, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	if _, err := r.Next(t.Context()); err != nil { // "ready"
+		t.Fatal(err)
+	}
+	before := m.dialled()
+	if err := h.Signal(t.Context(), id, 10); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.WriteStdin(t.Context(), id, -1, []byte("\n")); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := h.output(t, id), "ready\n"+seqText(much); got.stdout.String() != want {
+		t.Errorf("%d bytes of %d, or not the right ones", got.stdout.Len(), len(want))
+	}
+	if n := m.dialled() - before; n != 0 {
+		t.Errorf("%d connections were made", n)
 	}
 }
 
