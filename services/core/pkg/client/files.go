@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/bulk"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 )
@@ -85,7 +86,7 @@ func (c *Client) readRest(ctx context.Context, f File, sink *countingWriter, eta
 		return changed(f)
 	}
 	*etag = resp.Header.Get("ETag")
-	if _, err = io.Copy(sink, resp.Body); err != nil && sink.err == nil {
+	if _, err = bulk.Copy(sink, resp.Body); err != nil && sink.err == nil {
 		return c.unreachable(ctx, err)
 	}
 	return err

@@ -74,7 +74,7 @@ const base = "http://agent"
 func New(dial Dial, o Options) *Client {
 	c := &Client{dial: dial, o: o.withDefaults()}
 	c.rpc = newRPC(dial)
-	c.bulk = newBulk(polite(dial))
+	c.bulk = newBulk(polite(roomy(dial)))
 	small := connect.WithReadMaxBytes(maxMessage)
 	// The agent is near: compression costs more than it saves, and what is not
 	// decompressed cannot explode.
@@ -111,8 +111,6 @@ func newBulk(dial Dial) *http.Client {
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: maxHeader,
 		DisableKeepAlives:      true, // see polite; a new connection costs 50 µs
-		ReadBufferSize:         64 << 10,
-		WriteBufferSize:        64 << 10,
 	}
 	return &http.Client{Transport: t, CheckRedirect: noRedirect}
 }

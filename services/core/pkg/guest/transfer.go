@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/bulk"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
@@ -211,6 +212,9 @@ func (u *upload) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// WriteTo has net/http pass on larger pieces than its own.
+func (u *upload) WriteTo(w io.Writer) (int64, error) { return bulk.Copy(w, u) }
 
 // Close leaves the reader to its owner.
 func (u *upload) Close() error { return nil }

@@ -8,17 +8,15 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/bulk"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
 )
-
-const copyBytes = 64 << 10
 
 // readFile answers GET and HEAD of a file: whole, a range, or that it has not
 // changed.
@@ -152,13 +150,9 @@ func parseRange(header string, size int64) (s span, ok bool, err error) {
 	return span{int64(start), end - int64(start) + 1}, true, nil
 }
 
-var copyBuffers = sync.Pool{New: func() any { return new([copyBytes]byte) }}
-
 // copyOut streams all of r. When it breaks off, so does the connection.
 func copyOut(w http.ResponseWriter, r io.Reader) error {
-	buf := copyBuffers.Get().(*[copyBytes]byte)
-	defer copyBuffers.Put(buf)
-	_, err := io.CopyBuffer(onlyWriter{w}, onlyReader{r}, buf[:])
+	_, err := bulk.Copy(w, r)
 	return err
 }
 
@@ -187,9 +181,3 @@ func (c *countReader) Read(p []byte) (int, error) {
 	c.n += int64(n)
 	return n, err
 }
-
-// onlyWriter and onlyReader hide shortcuts that would go around our buffer.
-type (
-	onlyWriter struct{ io.Writer }
-	onlyReader struct{ io.Reader }
-)

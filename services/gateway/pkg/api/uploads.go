@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/bulk"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -77,7 +78,7 @@ func (d *UploadDir) Save(ctx context.Context, by vmm.Caller, r io.Reader) (u wir
 		}
 	}()
 	digest := sha256.New()
-	n, err := io.CopyBuffer(io.MultiWriter(tmp, digest), &roomReader{r: r, room: d.room}, make([]byte, copyBytes))
+	n, err := bulk.Copy(io.MultiWriter(tmp, digest), &roomReader{r: r, room: d.room})
 	if err != nil {
 		return u, uploadError(err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/bulk"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/internal/agent/fsys"
 	"github.com/aetherium/aetherium/services/core/internal/agent/osuser"
@@ -179,7 +180,7 @@ func (p *Packer) file(f *os.File, rel string) error {
 	if err := p.header(f, rel, ""); err != nil {
 		return err
 	}
-	n, err := io.Copy(p.tw, io.LimitReader(f, st.Size))
+	n, err := bulk.Copy(p.tw, io.LimitReader(f, st.Size))
 	if err != nil {
 		return fsys.Error(err, path.Join(p.path, rel))
 	}
