@@ -238,7 +238,7 @@ func (up *unpacker) file(name string, h *tar.Header, r io.Reader) error {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	if _, err := io.Copy(f, body{r}); err != nil {
+	if err := fsys.Store(f, body{r}); err != nil {
 		return err
 	}
 	return osuser.Do(up.user, func() error { return up.dress(f, h) })

@@ -12,6 +12,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/internal/agent/access"
+	"github.com/aetherium/aetherium/services/core/internal/agent/fsys"
 	"github.com/aetherium/aetherium/services/core/internal/agent/wire"
 )
 
@@ -70,9 +71,19 @@ func serve(w http.ResponseWriter, r *http.Request, f *os.File, info os.FileInfo,
 			panic(http.ErrAbortHandler)
 		}
 	default:
-		http.ServeContent(w, r, info.Name(), info.ModTime(), f)
+		reader := fsys.NewReader(f, info.Size())
+		defer reader.Close()
+		http.ServeContent(response{w, info.Size()}, r, info.Name(), info.ModTime(), reader)
 	}
 }
+
+// response has http.ServeContent copy by larger pieces than its own.
+type response struct {
+	http.ResponseWriter
+	size int64
+}
+
+func (w response) ReadFrom(r io.Reader) (int64, error) { return fsys.Send(w.ResponseWriter, r, w.size) }
 
 func contentType(name string) string {
 	if t := mime.TypeByExtension(filepath.Ext(name)); t != "" {

@@ -142,7 +142,7 @@ func (h *Handler) store(u *osuser.User, path string, meta map[string]string, r i
 }
 
 func write(f *os.File, path string, meta map[string]string, r io.Reader) error {
-	if _, err := io.Copy(f, r); err != nil {
+	if err := fsys.Store(f, r); err != nil {
 		return fsys.Error(err, path)
 	}
 	return fsys.SetMetadata(f, path, meta)

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/bulk"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/internal/agent/osuser"
 )
@@ -84,7 +85,7 @@ func (fs *FS) Replace(u *osuser.User, path string, mode uint32, r io.Reader) (En
 		return Entry{}, Error(err, path)
 	}
 	defer func() { _ = f.Close() }()
-	if _, err = io.Copy(f, r); err == nil {
+	if err = Store(f, r); err == nil {
 		if err = dress(u, f, old, mode); err == nil {
 			err = osuser.Do(u, func() error { return os.Rename(temp, path) })
 		}
@@ -183,6 +184,6 @@ func overwrite(u *osuser.User, path string, from *os.File) error {
 	if _, err := from.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	_, err = io.Copy(to, from)
+	_, err = bulk.Store(to, from)
 	return err
 }
