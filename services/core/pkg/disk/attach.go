@@ -135,10 +135,13 @@ func mountImage(ctx context.Context, image, dir string) error {
 	// Neither set-user-ID bits nor devices in guests' files mean anything on the
 	// host; overlays on top have flags of their own.
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOATIME
-	options := map[string]string{BackendXFS: "prjquota,discard", BackendBtrfs: "discard=async"}[kind]
+	// btrfs keeps no checksums of what guests write, as XFS has none: with them
+	// it does no direct I/O (it falls back to the page cache and waits for the
+	// disk), which is three times slower. Its own structures keep theirs.
+	options := map[string]string{BackendXFS: "prjquota,discard", BackendBtrfs: "discard=async,nodatasum"}[kind]
 	if info, err := os.Stat(image); err == nil && reserved(info) {
 		// What is freed stays the file's.
-		options = map[string]string{BackendXFS: "prjquota"}[kind]
+		options = map[string]string{BackendXFS: "prjquota", BackendBtrfs: "nodatasum"}[kind]
 	}
 	err = unix.Mount(loop.Name(), dir, kind, flags, options)
 	if err == unix.EINVAL { //nolint:errorlint // a raw errno

@@ -550,3 +550,21 @@ func BenchmarkVolumes(b *testing.B) {
 		})
 	}
 }
+
+// With checksums btrfs would turn direct I/O into cached writes that wait for the disk.
+func TestBtrfsKeepsNoChecksumsOfData(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	openPool(t, disk.Config{Dir: dir, Backend: disk.BackendBtrfs, AcceptUnenforced: true})
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	must(t, err)
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, " "+dir+"/") {
+			if !strings.Contains(line, "nodatasum") {
+				t.Errorf("mounted as %s", line)
+			}
+			return
+		}
+	}
+	t.Error("no mount was found")
+}
