@@ -109,7 +109,11 @@ func NotFound(w http.ResponseWriter, r *http.Request) {
 func MethodNotAllowed(w http.ResponseWriter, r *http.Request) {
 	if routes := chi.RouteContext(r.Context()).Routes; routes != nil {
 		for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
-			if routes.Match(chi.NewRouteContext(), m, r.URL.Path) {
+			asked := m
+			if m == http.MethodHead {
+				asked = http.MethodGet // answers it, too
+			}
+			if routes.Match(chi.NewRouteContext(), asked, r.URL.Path) {
 				w.Header().Add("Allow", m) // RFC 9110 §15.5.6
 			}
 		}

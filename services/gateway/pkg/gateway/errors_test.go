@@ -134,6 +134,27 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// Everything that can be got can be asked about (RFC 9110 §9.1, §9.3.2).
+func TestHead(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	vm := l.vm().ID
+	for _, path := range []string{"/vms", "/vms/" + vm, "/health", "/templates", "/openapi.json", "/status"} {
+		got, body := l.want(200, req{method: "HEAD", path: path})
+		like, _ := l.want(200, req{method: "GET", path: path})
+		if len(body) > 0 || got.Header.Get("Content-Type") != like.Header.Get("Content-Type") {
+			t.Errorf("HEAD %s: %d bytes of %s", path, len(body), got.Header.Get("Content-Type"))
+		}
+	}
+	l.want(404, req{method: "HEAD", path: "/vms/" + domain.NewID().String()})
+	if got, _ := l.want(405, req{method: "HEAD", path: "/vms/" + vm + "/stop"}); strings.Join(got.Header.Values("Allow"), " ") != "POST" {
+		t.Errorf("allowed: %q", got.Header.Values("Allow"))
+	}
+	if got, _ := l.want(405, req{method: "DELETE", path: "/vms"}); strings.Join(got.Header.Values("Allow"), " ") != "GET HEAD POST" {
+		t.Errorf("allowed: %q", got.Header.Values("Allow"))
+	}
+}
+
 func TestManyErrorsAreToldTogether(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -166,7 +187,7 @@ func TestContentTypeAndAllow(t *testing.T) {
 	l := newLab(t)
 	l.problem(415, errors.UnsupportedMedia, req{method: "POST", path: "/vms", body: "name: x", header: map[string]string{"Content-Type": "text/plain"}})
 	resp, _ := l.do(req{method: "PUT", path: "/vms"})
-	if allow := strings.Join(resp.Header.Values("Allow"), ","); allow != "GET,POST" {
+	if allow := strings.Join(resp.Header.Values("Allow"), ","); allow != "GET,HEAD,POST" {
 		t.Fatalf("Allow %q", allow)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/go-chi/chi/v5"
+	chimiddleware "github.com/go-chi/chi/v5/middleware"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
@@ -92,6 +93,7 @@ func (g *Gateway) routes() http.Handler {
 	r := chi.NewRouter()
 	r.NotFound(api.NotFound)
 	r.MethodNotAllowed(api.MethodNotAllowed)
+	r.Use(chimiddleware.GetHead) // what can be got can be asked about (RFC 9110 §9.1)
 
 	health := named("/health", func(w http.ResponseWriter, _ *http.Request) { healthy(w) })
 	ready := named("/ready", func(w http.ResponseWriter, r *http.Request) {
