@@ -62,7 +62,7 @@ func create(t *testing.T, path string) *os.File {
 func TestStoreAndSend(t *testing.T) {
 	t.Parallel()
 	for where, dir := range directories(t) {
-		for seed, n := range []int64{0, 1, cachedBytes - 1, cachedBytes, cachedBytes + 1, cachedBytes + 20<<20, cachedBytes + 3<<20 + 4097} {
+		for seed, n := range []int64{0, 1, cachedBytes, cachedBytes + 1, cachedBytes + paceBytes + 3<<20 + 4097} {
 			f := create(t, filepath.Join(dir, "f"))
 			if err := Store(f, iotest.HalfReader(stream(uint64(seed), n))); err != nil {
 				t.Fatalf("%s, %d bytes: %v", where, n, err)
@@ -74,7 +74,7 @@ func TestStoreAndSend(t *testing.T) {
 				t.Fatal(err)
 			}
 			equal(t, f, stream(uint64(seed), n))
-			for _, start := range []int64{0, 3, 8192} {
+			for _, start := range []int64{0, 3} {
 				if start > n {
 					continue
 				}
