@@ -78,7 +78,7 @@ func (b Bridge) settings() error {
 }
 
 func (b Bridge) configure(l netlink.Link) error {
-	have, err := netlink.AddrList(l, netlink.FAMILY_V4)
+	have, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_V4) })
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ type Survey struct {
 // Look surveys the host.
 func Look() (Survey, error) {
 	var s Survey
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
 		return s, errors.Wrap(err, errors.Unavailable, "cannot list the host's links")
 	}
@@ -33,7 +33,7 @@ func Look() (Survey, error) {
 			s.Bridges = append(s.Bridges, a.Name)
 		}
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return s, errors.Wrap(err, errors.Unavailable, "cannot list the host's addresses")
 	}
@@ -43,7 +43,9 @@ func Look() (Survey, error) {
 		}
 	}
 	// All tables: policy routing (VPNs) counts too.
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+	routes, err := whole(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return s, errors.Wrap(err, errors.Unavailable, "cannot list the host's routes")
 	}
