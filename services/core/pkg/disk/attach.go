@@ -127,7 +127,12 @@ func mountImage(ctx context.Context, image, dir string) error {
 	if err != nil {
 		return err
 	}
-	loop, err := attachLoop(ctx, image)
+	// Another mount namespace may hold the file system still, though nothing is
+	// mounted here; through a second device it would be there twice, and break.
+	loop, err := deviceOf(image)
+	if errors.HasCode(err, errors.NotFound) {
+		loop, err = attachLoop(ctx, image)
+	}
 	if err != nil {
 		return fail(err, "cannot attach the volume file to a loop device")
 	}

@@ -114,9 +114,14 @@ func reserve(f *os.File, size int64) error {
 }
 
 // reserved reports whether a file has all of its room.
-func reserved(info os.FileInfo) bool {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && st.Blocks*512 >= info.Size()
+func reserved(info os.FileInfo) bool { return allocated(info) >= info.Size() }
+
+// allocated is how much room a file has.
+func allocated(info os.FileInfo) int64 {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return st.Blocks * 512
+	}
+	return 0
 }
 
 func enlarge(file string, size int64, whole bool) error {
@@ -179,7 +184,7 @@ func (p *Pool) grow() error {
 	} else if err := enlarge(p.image, size, reserved(st)); err != nil {
 		return fail(err, "cannot grow the volume file")
 	}
-	device, err := deviceOf(p.root, p.image)
+	device, err := deviceOf(p.image)
 	if err != nil {
 		return fail(err, "cannot find the volumes' loop device")
 	}
@@ -202,8 +207,8 @@ func (p *Pool) grow() error {
 	return fail(xfsGrow(root, device), "cannot grow the volumes")
 }
 
-// deviceOf opens the loop device that the file is attached to and dir is mounted from.
-func deviceOf(dir, image string) (*os.File, error) {
+// deviceOf opens the loop device that the file is attached to. Returns NotFound.
+func deviceOf(image string) (*os.File, error) {
 	links, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	if err != nil {
 		return nil, err
@@ -223,7 +228,7 @@ func deviceOf(dir, image string) (*os.File, error) {
 		}
 		dev.Close()
 	}
-	return nil, errors.New(errors.Internal, "no loop device holds %s", filepath.Base(dir))
+	return nil, errors.New(errors.NotFound, "no loop device holds %s", filepath.Base(image))
 }
 
 // xfsGeometry is struct xfs_fsop_geom_v1 and xfsGrowData struct
