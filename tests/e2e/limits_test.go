@@ -262,6 +262,68 @@ func TestHostDiskIsFull(t *testing.T) {
 	}
 }
 
+// The same where VMs' disks are in a sparse file, as they are by default. They
+// are refused what the disk has no room for, and nothing else: none turns
+// read-only, what was on disk stays, and with room again all goes on by itself.
+func TestHostDiskIsFullSparse(t *testing.T) {
+	t.Parallel()
+	dir := smallDisk(t, 1400)
+	s := ownIn(t, dir, "AETHERIUM_POOL_SIZE=0", "AETHERIUM_VM_DISK=64MiB")
+	ctx := limited(t)
+	c, err := s.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	writer, reader := bounded(t, c), bounded(t, c)
+	for _, vm := range []api.VM{writer, reader} {
+		mustShell(t, c, vm.ID, "echo kept > kept; sync")
+	}
+	// Writes what it can, all the while, until there is a file "stop".
+	stream, err := c.Start(ctx, writer.ID, api.StartExecution{Command: api.Command{Args: []string{"bash", "-c",
+		`while ! [ -e stop ]; do
+			mkdir d; dd if=/dev/urandom of=d/f bs=1M count=4 conv=fsync; rm -rf d; sleep 0.02
+		done >/dev/null 2>&1; exit 7`}}}, client.StreamOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+
+	filler := fill(t, dir)
+	full(ctx, t, s, c, reader.ID)
+	for range 5 {
+		fill(t, dir) // what was freed meanwhile, too
+		if res, err := shell(ctx, c, reader.ID, "cat kept"); err != nil && !errors.HasCode(err, errors.NoSpace) || err == nil && res.Stdout != "kept\n" {
+			t.Errorf("a command on a full disk: %+v, %v", res, err)
+		}
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+
+	deadline := time.Now().Add(crashWait)
+	for {
+		res, err := shell(ctx, c, writer.ID, "dd if=/dev/zero of=new bs=1M count=8 conv=fsync && touch stop")
+		if err == nil && res.Execution.ExitCode != nil && *res.Execution.ExitCode == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("with room again: %+v, %v", res, err)
+		}
+	}
+	readAll(ctx, t, stream, 7)
+	for _, vm := range []api.VM{writer, reader} {
+		if out := mustShell(t, c, vm.ID, "cat kept; echo more > more; sync; cat more"); out != "kept\nmore\n" {
+			t.Errorf("%q", out)
+		}
+	}
+	other := bounded(t, c)
+	mustShell(t, c, other.ID, "echo hello > f; sync; cat f")
+	if _, err := c.ForkVM(ctx, writer.ID, api.ForkVM{Count: 2}); err != nil {
+		t.Error(err)
+	}
+}
+
 // full tries everything while the disk is full.
 func full(ctx context.Context, t *testing.T, s *server.Server, c *client.Client, vm string) {
 	t.Helper()

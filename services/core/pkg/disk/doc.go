@@ -7,7 +7,7 @@
 // one subvolume per volume and quota groups: simple quotas on Linux 6.7 and
 // later, else the classic ones (btrfs-quota(5)). When the data directory's own
 // file system has neither, the pool is a sparse file in it, mounted through a
-// loop device.
+// loop device, and guarded against the disk around it being full.
 //
 // A volume is a directory that only root may enter. What guests write into it
 // is never followed: every walk uses descriptors and does not follow links.

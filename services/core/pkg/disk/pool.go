@@ -26,7 +26,7 @@ type Config struct {
 	// Size in bytes of a pool that is a file; a larger size later grows it. 0: four fifths of what is free in Dir, at most 1 TiB.
 	Size int64
 	// Reserve takes the room of a new pool's file at once. Without it the file is
-	// sparse, and a disk that fills up otherwise harms every volume.
+	// sparse, and volumes are refused room while the disk around it is full.
 	Reserve bool
 	// Backend asks for a file of its own with this file system; empty: the best
 	// that works here.
@@ -73,6 +73,7 @@ type Pool struct {
 	log     *slog.Logger
 	names   *staging
 	trash   *reaper
+	guard   *guard // nil: the pool's room is its own
 }
 
 var idForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,79}$`)
@@ -119,8 +120,26 @@ func Open(ctx context.Context, cfg Config) (*Pool, error) {
 		return nil, err
 	}
 	p.trash = newReaper(p.trashDir(), p.backend, p.log)
+	if p.guard, err = p.startGuard(); err != nil {
+		return nil, err
+	}
 	p.recover()
 	return p, nil
+}
+
+// startGuard guards a pool that a full disk around it could harm.
+func (p *Pool) startGuard() (*guard, error) {
+	if p.image == "" || p.backend.name() != BackendBtrfs {
+		return nil, nil
+	}
+	info, err := os.Stat(p.image)
+	if err != nil {
+		return nil, fail(err, "cannot read the volume file")
+	}
+	if reserved(info) {
+		return nil, nil
+	}
+	return startGuard(p.root, p.image, p.log)
 }
 
 // recover removes what processes that are gone left half made or half removed.
@@ -148,7 +167,7 @@ func (p *Pool) Backend() string { return p.backend.name() }
 func (p *Pool) Enforced() bool { return p.backend.enforced() }
 
 // Create makes an empty volume that can hold limit bytes (0: no limit). A
-// volume that exists keeps its content and gets the limit.
+// volume that exists keeps its content and gets the limit. Returns NoSpace.
 func (p *Pool) Create(ctx context.Context, id string, limit int64) error {
 	if err := checkID(id); err != nil {
 		return err
@@ -161,7 +180,7 @@ func (p *Pool) Create(ctx context.Context, id string, limit int64) error {
 
 // Clone makes volume dst as a copy of src that shares its blocks. Nothing may
 // write to src meanwhile. A dst that exists is taken for the result of an
-// earlier call. Returns NotFound when there is no src.
+// earlier call. Returns NotFound when there is no src, NoSpace.
 func (p *Pool) Clone(ctx context.Context, src, dst string, limit int64) error {
 	if err := errors.Join(checkID(src), checkID(dst)); err != nil {
 		return errors.New(errors.InvalidArgument, "not a volume ID")
@@ -181,6 +200,9 @@ func (p *Pool) Clone(ctx context.Context, src, dst string, limit int64) error {
 // last, so that a volume is there wholly or not at all.
 func (p *Pool) stage(ctx context.Context, id string, make func(dir string) error) error {
 	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := p.guard.room(); err != nil {
 		return err
 	}
 	dir := p.names.next(id)
@@ -259,11 +281,16 @@ func (p *Pool) Sync() error {
 		return fail(err, "cannot open the volume directory")
 	}
 	defer f.Close()
+	if unix.Syncfs(int(f.Fd())) == nil {
+		return nil
+	}
+	// That can be about a write of long ago, of any volume; it is told once.
 	return unix.Syncfs(int(f.Fd()))
 }
 
 // Close waits for removals under way. Volumes and the mount stay.
 func (p *Pool) Close() error {
+	p.guard.close()
 	p.trash.close()
 	return nil
 }
@@ -271,6 +298,7 @@ func (p *Pool) Close() error {
 // Unmount lets go of a pool in a file: its mount and loop device; the file and
 // what is in it stay. Nothing may use a volume any more. Twice is success.
 func (p *Pool) Unmount(ctx context.Context) error {
+	p.guard.close()
 	p.trash.close()
 	if p.image == "" {
 		return nil

@@ -90,7 +90,7 @@ type Network struct {
 
 // Disk is where VMs' writable layers live.
 type Disk struct {
-	Size config.Bytes `yaml:"size" doc:"Size of the file for VM data where the data directory's file system cannot enforce quotas. It is reserved whole, so that VMs do not suffer when the disk fills up otherwise; 0: most of what is free, in a sparse file."`
+	Size config.Bytes `yaml:"size" doc:"Size of the file for VM data where the data directory's file system cannot enforce quotas. It is reserved whole, so that VMs do not suffer when the disk fills up otherwise; 0: most of what is free, in a sparse file; while the disk is full, VMs are then refused more, and no new ones are made."`
 }
 
 // Base says what the base template is made from.

@@ -1,0 +1,233 @@
+package disk_test
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/disk"
+	"golang.org/x/sys/unix"
+)
+
+// A disk that fills up around a sparse pool harms no volume: nothing turns
+// read-only, nothing that was on disk is lost, and with room again all goes on.
+func TestDiskAroundIsFull(t *testing.T) {
+	t.Parallel()
+	ctx, around := t.Context(), smallDisk(t, 900)
+	cfg := disk.Config{Dir: around + "/data", Backend: disk.BackendBtrfs, Size: 640 * mib, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	p := openPool(t, cfg)
+	must(t, p.Create(ctx, "a", 0))
+	must(t, p.Create(ctx, "b", 64*mib))
+	kept := &ledger{sums: map[string][32]byte{}}
+	must(t, kept.write(p.Path("a")+"/kept", 16*mib))
+
+	var volumes sync.WaitGroup
+	working, stop := context.WithCancel(ctx)
+	defer stop()
+	for _, id := range []string{"a", "b"} {
+		volumes.Go(func() { work(working, t, kept, p.Path(id)) })
+	}
+	for round := range 2 {
+		filler := occupy(t, around)
+		if err := p.Create(ctx, "new", 0); !errors.HasCode(err, errors.NoSpace) {
+			t.Errorf("a new volume on a full disk: %v", err)
+		}
+		if err := p.Clone(ctx, "a", "new", 0); !errors.HasCode(err, errors.NoSpace) {
+			t.Errorf("a clone on a full disk: %v", err)
+		}
+		if round == 0 {
+			manyFiles(t, p.Path("a"))
+		}
+		must(t, p.Delete(ctx, fmt.Sprintf("clone%d", round-1)))
+		must(t, os.Remove(filler))
+
+		roomAgain(t, p.Path("a")+"/again")
+		must(t, p.Sync())
+		must(t, p.Clone(ctx, "a", fmt.Sprintf("clone%d", round), 0))
+		must(t, kept.write(fmt.Sprintf("%s/round%d", p.Path("a"), round), 16*mib))
+	}
+	stop()
+	volumes.Wait()
+	kept.check(t)
+
+	must(t, p.Unmount(ctx))
+	openPool(t, cfg)
+	kept.check(t)
+	if out, err := exec.CommandContext(ctx, "btrfs", "scrub", "start", "-B", cfg.Dir+"/vmdata").CombinedOutput(); err != nil {
+		t.Errorf("btrfs scrub: %v\n%s", err, out)
+	}
+}
+
+// Where only volumes can make room on a full disk, they get the room they make.
+func TestVolumeMakesRoomOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	ctx, around := t.Context(), smallDisk(t, 1200)
+	p := openPool(t, disk.Config{Dir: around + "/data", Backend: disk.BackendBtrfs, Size: 960 * mib, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	must(t, p.Create(ctx, "a", 0))
+	_, err := fill(p.Path("a")+"/big", 400*mib)
+	must(t, err)
+	filler := occupy(t, around)
+	if n, err := fill(p.Path("a")+"/more", 200*mib); !full(err) {
+		t.Errorf("wrote %d MiB on a full disk: %v", n/mib, err)
+	}
+	must(t, os.Remove(p.Path("a")+"/more"))
+	// What is freed and taken again just then must not get lost between the two.
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(300 * time.Millisecond) {
+		must(t, os.Remove(p.Path("a")+"/big"))
+		_, _ = fill(p.Path("a")+"/big", 400*mib)
+	}
+	must(t, os.Remove(p.Path("a")+"/big"))
+	roomAgain(t, p.Path("a")+"/again")
+	for end := time.Now().Add(30 * time.Second); freeBytes(t, around) < 380*mib; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the disk has only %d MiB back", freeBytes(t, around)/mib)
+		}
+	}
+	must(t, p.Create(ctx, "b", 0))
+	must(t, os.Remove(filler))
+}
+
+// smallDisk is a file system of a size in MiB, mounted for one test.
+func smallDisk(t *testing.T, size int) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	image, dir := filepath.Join(t.TempDir(), "image"), t.TempDir()
+	for _, args := range [][]string{
+		{"fallocate", "-l", fmt.Sprintf("%dM", size), image},
+		{"mkfs.ext4", "-q", "-m", "0", image},
+		{"mount", "-o", "loop", image, dir},
+	} {
+		if out, err := exec.CommandContext(t.Context(), args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+	}
+	t.Cleanup(func() {
+		// Detached: other processes' mount namespaces may hold the pool a while.
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// occupy takes all the room of a disk, to the last block, for a while.
+func occupy(t *testing.T, dir string) (filler string) {
+	t.Helper()
+	filler = filepath.Join(dir, "filler")
+	f, err := os.Create(filler)
+	must(t, err)
+	defer f.Close()
+	chunk := make([]byte, mib)
+	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
+		n := len(chunk)
+		for n >= 512 {
+			if _, err := f.Write(chunk[:n]); err != nil {
+				n /= 2
+			}
+		}
+		_ = f.Sync()
+		time.Sleep(10 * time.Millisecond) // and what volumes give back
+	}
+	return filler
+}
+
+// work writes to a volume and removes from it. It is refused, but never because
+// the file system turned read-only.
+func work(ctx context.Context, t *testing.T, kept *ledger, dir string) {
+	for i := 0; ctx.Err() == nil; i++ {
+		path := fmt.Sprintf("%s/work%d", dir, i%8)
+		err := kept.write(path, 3*mib)
+		if err != nil && !full(err) && !errors.Is(err, unix.EIO) {
+			t.Error(err)
+			return
+		}
+		if err != nil || i%3 == 0 {
+			kept.remove(path)
+		}
+	}
+}
+
+// manyFiles makes file systems need room for their books, more than they had.
+func manyFiles(t *testing.T, dir string) {
+	t.Helper()
+	dir += "/many"
+	err := os.Mkdir(dir, 0o700)
+	for i := 0; err == nil && i < 80000; i++ {
+		err = os.Symlink(strings.Repeat("x", 2000), fmt.Sprintf("%s/%d", dir, i)) // no data, only books
+	}
+	if err != nil && !full(err) && !errors.Is(err, unix.EIO) {
+		t.Error(err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Errorf("removing files on a full disk: %v", err)
+	}
+}
+
+// roomAgain waits until a volume takes data again.
+func roomAgain(t *testing.T, path string) {
+	t.Helper()
+	var err error
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if _, err = fill(path, 32*mib); err == nil {
+			must(t, os.Remove(path))
+			return
+		}
+	}
+	t.Fatalf("with room again: %v", err)
+}
+
+// ledger knows what was written and is on disk.
+type ledger struct {
+	mu   sync.Mutex
+	sums map[string][32]byte
+}
+
+func (l *ledger) write(path string, n int) error {
+	l.mu.Lock()
+	delete(l.sums, path)
+	l.mu.Unlock()
+	content := make([]byte, n)
+	if _, err := rand.Read(content); err != nil {
+		return err
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sums[path] = sha256.Sum256(content)
+	return nil
+}
+
+func (l *ledger) remove(path string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.sums, path)
+	_ = os.Remove(path)
+}
+
+func (l *ledger) check(t *testing.T) {
+	t.Helper()
+	for path, sum := range l.sums {
+		if content, err := os.ReadFile(path); err != nil || sha256.Sum256(content) != sum {
+			t.Errorf("%s is not what was written: %v", path, err)
+		}
+	}
+}
