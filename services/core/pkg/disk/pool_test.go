@@ -362,6 +362,33 @@ func TestOpenAgain(t *testing.T) {
 	})
 }
 
+// What is unmounted here may be held elsewhere. Through a second loop device
+// two file systems would write to one file.
+func TestOpenWhileAnotherNamespaceHoldsIt(t *testing.T) {
+	t.Parallel()
+	cfg := disk.Config{Dir: t.TempDir(), Backend: disk.BackendBtrfs, Size: 1 << 30}
+	p := openPool(t, cfg)
+	must(t, p.Create(t.Context(), "kept", 0))
+	write(t, p.Path("kept")+"/f", "kept")
+	holder := exec.CommandContext(t.Context(), "unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 600")
+	held, err := holder.StdoutPipe()
+	must(t, err)
+	must(t, holder.Start())
+	defer func() { _, _ = holder.Process.Kill(), holder.Wait() }()
+	_, err = held.Read(make([]byte, 1))
+	must(t, err)
+
+	must(t, p.Unmount(t.Context()))
+	again := openPool(t, cfg)
+	if got := read(t, again.Path("kept")+"/f"); got != "kept" {
+		t.Errorf("content: %q", got)
+	}
+	out, err := exec.CommandContext(t.Context(), "losetup", "--associated", cfg.Dir+"/vmdata.img").Output()
+	if n := bytes.Count(out, []byte("\n")); err != nil || n != 1 {
+		t.Errorf("%d loop devices: %v\n%s", n, err, out)
+	}
+}
+
 // zombie is the mark of a process that was killed and whose parent, this test,
 // does not look before its end.
 func zombie(t *testing.T) string {
