@@ -3,6 +3,7 @@ package guest
 import (
 	"context"
 	"io"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,7 @@ type stream interface {
 type attachment struct {
 	x        *execution
 	lane     bool        // it has a connection of its own
+	spare    net.Conn    // which is this one, where it waited already
 	before   *attachment // the one that this one takes over from, if any
 	progress bool        // the agent told something new
 	cause    error       // why it ended, as the transport has it
@@ -105,7 +107,10 @@ func (a *attachment) follow(ctx context.Context, cancel context.CancelCauseFunc)
 
 // open makes the stream. It ends with ctx.
 func (a *attachment) open(ctx context.Context) (stream, error) {
-	if a.lane {
+	switch {
+	case a.spare != nil:
+		return laneOn(ctx, a.spare), nil
+	case a.lane:
 		return a.x.s.openLane(ctx)
 	}
 	str := a.x.s.cfg.Client.executions.Attach(ctx)
@@ -120,10 +125,7 @@ func (a *attachment) first() *guestv1.AttachRequest {
 	x := a.x
 	next := x.journal.NextOffset()
 	a.acked.Store(next)
-	x.mu.Lock()
-	starting := x.start != nil && !x.confirmed
-	x.mu.Unlock()
-	if starting {
+	if x.starting() {
 		return &guestv1.AttachRequest{Request: &guestv1.AttachRequest_Start_{Start: &guestv1.AttachRequest_Start{
 			ExecutionId: x.agentID, Command: x.start,
 		}}}

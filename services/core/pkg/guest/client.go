@@ -65,6 +65,8 @@ type Client struct {
 	executions guestv1connect.ExecutionServiceClient
 	machine    guestv1connect.MachineServiceClient
 	files      filesystempbconnect.FilesystemClient
+
+	spare spare
 }
 
 // base is a name that is never resolved: dial alone says where bytes go.
@@ -120,6 +122,7 @@ func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastRe
 
 // Close lets go of idle connections. Calls under way go on.
 func (c *Client) Close() {
+	c.spare.close()
 	c.rpc.CloseIdleConnections()
 	c.bulk.CloseIdleConnections()
 }

@@ -94,6 +94,7 @@ func (x *execution) run() {
 	switch result {
 	case ended:
 		x.finish(errEnded)
+		x.s.cfg.Client.fillSpare(x.s.ctx) // after who waits for the end was told
 	case lost:
 		x.s.cfg.Log.Warn("execution lost", "execution", x.id, "error", err)
 		if jerr := x.journal.AppendEnd(domain.ExecutionEnd{LostReason: reason(err)}); jerr != nil {
@@ -218,6 +219,9 @@ func (x *execution) supervise() (outcome, error) {
 // take over from it.
 func (x *execution) attach() (*attachment, outcome, error) {
 	a := &attachment{x: x}
+	if x.starting() && a.takeSpare() {
+		defer x.s.lanes.leave()
+	}
 	result, err := a.run()
 	if result != moving {
 		return a, result, err
@@ -227,6 +231,13 @@ func (x *execution) attach() (*attachment, outcome, error) {
 	result, err = b.run()
 	a.end() // where there was no lane
 	return b, result, err
+}
+
+// starting reports whether the agent is still to be asked to start it.
+func (x *execution) starting() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.start != nil && !x.confirmed
 }
 
 func (x *execution) givenUp() error {

@@ -2,9 +2,9 @@ package guest
 
 import (
 	"context"
+	"net"
 	"sync/atomic"
 
-	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/lane"
 )
 
@@ -57,13 +57,34 @@ func (a *attachment) leave() bool {
 
 // openLane makes a lane, which ends with ctx.
 func (s *Session) openLane(ctx context.Context) (stream, error) {
-	conn, err := upgrade(ctx, s.cfg.Client.dial, lane.Path, lane.Protocol, "opening a lane")
+	conn, err := s.cfg.Client.openLane(ctx)
 	if err != nil {
-		if errors.HasCode(err, errors.NotFound) || errors.HasCode(err, errors.GuestFault) {
+		if unknownLane(err) {
 			s.lanes.missing.Store(true)
 		}
 		return nil, err
 	}
+	return laneOn(ctx, conn), nil
+}
+
+// laneOn makes a lane of a connection. It ends with ctx.
+func laneOn(ctx context.Context, conn net.Conn) stream {
 	context.AfterFunc(ctx, func() { _ = conn.Close() })
-	return lane.NewHost(conn), nil
+	return lane.NewHost(conn)
+}
+
+// takeSpare has the attachment use the lane that waits, if there is one; the
+// caller calls lanes.leave then.
+func (a *attachment) takeSpare() bool {
+	s := a.x.s
+	conn := s.cfg.Client.spare.take()
+	if conn == nil {
+		return false
+	}
+	if !s.lanes.enter() {
+		_ = conn.Close()
+		return false
+	}
+	a.lane, a.spare = true, conn
+	return true
 }

@@ -18,20 +18,30 @@ func (c *Client) WarmUp(ctx context.Context) error {
 		return err
 	}
 	_, err := bounded(ctx, c.o.CallTimeout, "warming up", func(ctx context.Context) (struct{}, error) {
-		id := string(domain.NewID())
-		if err := c.runTrue(ctx, id); err != nil {
+		ids := []string{string(domain.NewID()), string(domain.NewID())}
+		err := c.warmUp(ctx, ids[0], func(ctx context.Context) stream { return c.executions.Attach(ctx) })
+		if err != nil {
 			return struct{}{}, err
 		}
-		_, err := c.executions.Forget(ctx, connect.NewRequest(&guestv1.ForgetRequest{ExecutionIds: []string{id}}))
+		c.fillSpare(ctx)
+		if conn := c.spare.take(); conn != nil {
+			err = c.warmUp(ctx, ids[1], func(ctx context.Context) stream { return laneOn(ctx, conn) })
+			if err != nil {
+				return struct{}{}, err
+			}
+			c.fillSpare(ctx)
+		}
+		_, err = c.executions.Forget(ctx, connect.NewRequest(&guestv1.ForgetRequest{ExecutionIds: ids}))
 		return struct{}{}, err
 	})
 	return err
 }
 
-func (c *Client) runTrue(ctx context.Context, id string) error {
+// warmUp runs a program that does nothing, over a stream that open makes.
+func (c *Client) warmUp(ctx context.Context, id string, open func(context.Context) stream) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	str := c.executions.Attach(ctx)
+	str := open(ctx)
 	_ = str.Send(&guestv1.AttachRequest{Request: &guestv1.AttachRequest_Start_{Start: &guestv1.AttachRequest_Start{
 		ExecutionId: id, Command: &guestv1.Command{Args: []string{"true"}},
 	}}}) // Receive tells why it cannot be sent
