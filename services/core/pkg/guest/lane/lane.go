@@ -181,7 +181,7 @@ func readHeader(r io.Reader) (kind byte, length int, err error) {
 		return 0, 0, err
 	}
 	kind, n := header[0], binary.BigEndian.Uint32(header[1:])
-	low, high := uint32(0), uint32(0)
+	var low, high uint32
 	switch kind {
 	case kindMessage:
 		high = maxMessage
