@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"crypto/rand"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,7 +67,7 @@ func TestExpectMovesMovesNothing(t *testing.T) {
 // asked for it.
 func TestFavorMoves(t *testing.T) {
 	t.Parallel()
-	const name = "aetherium-test"
+	name := "aetherium-favor-" + rand.Text()[:8]
 	groups := func() (own string, favored bool) {
 		t.Helper()
 		raw, err := os.ReadFile("/proc/self/cgroup")

@@ -233,3 +233,29 @@ func TestKilledDuringStart(t *testing.T) {
 	}
 	l.open()
 }
+
+// A record whose writer was killed before it had its name is found and removed
+// like everything else of a machine.
+func TestRecordsCutShort(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	left := []string{l.dir + "/state/machines/.one.json", l.dir + "/run/p/.two", l.dir + "/run/e/.three"}
+	for _, file := range left {
+		must(t, os.WriteFile(file, []byte(`{"versi`), 0o600))
+	}
+	l.reopen()
+	for _, id := range []string{"one", "two", "three"} {
+		if got := l.status(id); got != vmm.StatusBroken {
+			t.Errorf("%s is %s", id, got)
+		}
+		must(t, l.Delete(t.Context(), id))
+	}
+	for _, file := range left {
+		if _, err := os.Stat(file); !os.IsNotExist(err) {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+	if states, err := l.List(t.Context()); err != nil || len(states) > 0 {
+		t.Errorf("%v, %v", states, err)
+	}
+}

@@ -61,12 +61,18 @@ func (d *Driver) traces(ctx context.Context) ([]string, error) {
 			}
 		}
 	}
-	ids, err := d.recorded()
+	entries, err := os.ReadDir(d.cfg.recordsDir())
 	if err != nil {
 		return nil, fail(err, "cannot list the machines")
 	}
-	add(ids, "")
-	if ids, err = d.cfg.Volumes.List(ctx); err != nil {
+	for _, e := range entries {
+		// A record that was being written when its writer was killed is a trace, too.
+		if name, ok := strings.CutSuffix(e.Name(), recordExt); ok {
+			add([]string{strings.TrimPrefix(name, ".")}, "")
+		}
+	}
+	ids, err := d.cfg.Volumes.List(ctx)
+	if err != nil {
 		return nil, err
 	}
 	add(ids, machineVolume)
@@ -89,7 +95,7 @@ func (d *Driver) traces(ctx context.Context) ([]string, error) {
 			return nil, fail(err, "cannot list the runtime directory")
 		}
 		for _, e := range entries {
-			add([]string{e.Name()}, "")
+			add([]string{strings.TrimPrefix(e.Name(), ".")}, "")
 		}
 	}
 	all := make([]string, 0, len(found))
