@@ -65,8 +65,16 @@ const favoring = "aetherium"
 // kernel while one hierarchy has it. The hosts' own are not touched: it is given
 // to a hierarchy without controllers, in which all processes are in the root
 // group, and which is mounted nowhere. Its only trace is a line in
-// /proc/PID/cgroup. Several processes share one. Returns Unsupported.
-func (h *Host) FavorMoves() (io.Closer, error) { return favorMoves(favoring) }
+// /proc/PID/cgroup. Several processes share one. Returns Unsupported; so it does
+// where version 2 is alone, for that line would be the only one of version 1 and
+// programs that look for their limits (libuv's uv_get_constrained_memory) take
+// the first to tell the version.
+func (h *Host) FavorMoves() (io.Closer, error) {
+	if h.unified {
+		return nil, errors.New(errors.Unsupported, "moves are not favored where control groups are of version 2 alone")
+	}
+	return favorMoves(favoring)
+}
 
 func favorMoves(name string) (io.Closer, error) {
 	unsupported := func(what string, err error) error {

@@ -85,6 +85,12 @@ func TestFavorMoves(t *testing.T) {
 		}
 		return own, favored
 	}
+	if h, err := Detect(); err != nil || h.unified {
+		if held, err := h.FavorMoves(); err == nil {
+			t.Errorf("a hierarchy of version 1 is made where there is none: %v", held.Close())
+		}
+		t.Skip("for hosts with control groups of version 1")
+	}
 	before, _ := groups()
 	held, err := favorMoves(name)
 	if err != nil {

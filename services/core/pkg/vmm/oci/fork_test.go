@@ -228,7 +228,8 @@ func TestSnapshotIsOfOneMoment(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	l.boot(spec("one"))
-	l.sh("one", "(i=0; while :; do i=$((i+1)); echo $i >/root/first; echo $i >/root/second; done) >/dev/null 2>&1 &")
+	l.sh("one", "(i=0; while :; do i=$((i+1)); echo $i >/root/first; echo $i >/root/second; done) >/dev/null 2>&1 &"+
+		" until [ -s /root/second ]; do sleep 0.01; done")
 	for i := range 5 {
 		snap := fmt.Sprintf("s%d", i)
 		_, err := l.Snapshot(t.Context(), "one", snap, domain.SnapshotDisk)
