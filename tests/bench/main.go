@@ -149,7 +149,8 @@ func (b *bench) start(ctx context.Context) (err error) {
 }
 
 func (b *bench) serve(ctx context.Context, name string, settings ...string) (*site, error) {
-	srv, err := server.New(filepath.Join(b.dir, name), settings...)
+	// Disks are small, for hundreds of them are to have room on any host.
+	srv, err := server.New(filepath.Join(b.dir, name), append(settings, "AETHERIUM_VM_DISK=4GiB")...)
 	if err != nil {
 		return nil, err
 	}

@@ -88,7 +88,7 @@ func fileHas(path string, texts ...string) bool {
 }
 
 // idle is how many idle machines the memory of one is taken from.
-const idle = 20
+const idle = 60
 
 // memory compares what one more idle machine costs the host: all processes,
 // the server's growth among them.
