@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -45,6 +46,7 @@ type guard struct {
 	ballast int64     // its size
 	lifted  time.Time // when the ballast was taken out last
 	trouble string    // last logged
+	rounds  atomic.Int64
 
 	cancel context.CancelFunc
 	busy   sync.WaitGroup
@@ -118,6 +120,7 @@ func (g *guard) look() {
 		g.log.Warn("cannot guard the volumes against a full disk", "error", err)
 	}
 	g.trouble = trouble
+	g.rounds.Add(1)
 }
 
 func (g *guard) round() error {

@@ -34,11 +34,15 @@ func TestDiskAroundIsFull(t *testing.T) {
 	var volumes sync.WaitGroup
 	working, stop := context.WithCancel(ctx)
 	defer stop()
+	var gate sync.RWMutex // nobody writes between the disk's filling up and the guard's next look
 	for _, id := range []string{"a", "b"} {
-		volumes.Go(func() { work(working, t, kept, p.Path(id)) })
+		volumes.Go(func() { work(working, t, &gate, kept, p.Path(id)) })
 	}
 	for round := range 2 {
+		gate.Lock()
 		filler := occupy(t, around)
+		looked(t, p)
+		gate.Unlock()
 		if err := p.Create(ctx, "new", 0); !errors.HasCode(err, errors.NoSpace) {
 			t.Errorf("a new volume on a full disk: %v", err)
 		}
@@ -77,6 +81,7 @@ func TestVolumeMakesRoomOnAFullDisk(t *testing.T) {
 	_, err := fill(p.Path("a")+"/big", 400*mib)
 	must(t, err)
 	filler := occupy(t, around)
+	looked(t, p)
 	if n, err := fill(p.Path("a")+"/more", 200*mib); !full(err) {
 		t.Errorf("wrote %d MiB on a full disk: %v", n/mib, err)
 	}
@@ -122,6 +127,16 @@ func smallDisk(t *testing.T, size int) string {
 	return dir
 }
 
+// looked waits until the guard has looked at everything as it is now.
+func looked(t *testing.T, p *disk.Pool) {
+	t.Helper()
+	for before := p.GuardRounds(); p.GuardRounds() < before+2; time.Sleep(10 * time.Millisecond) {
+		if t.Context().Err() != nil {
+			t.FailNow()
+		}
+	}
+}
+
 // occupy takes all the room of a disk, to the last block, for a while.
 func occupy(t *testing.T, dir string) (filler string) {
 	t.Helper()
@@ -145,10 +160,12 @@ func occupy(t *testing.T, dir string) (filler string) {
 
 // work writes to a volume and removes from it. It is refused, but never because
 // the file system turned read-only.
-func work(ctx context.Context, t *testing.T, kept *ledger, dir string) {
+func work(ctx context.Context, t *testing.T, gate *sync.RWMutex, kept *ledger, dir string) {
 	for i := 0; ctx.Err() == nil; i++ {
 		path := fmt.Sprintf("%s/work%d", dir, i%8)
+		gate.RLock()
 		err := kept.write(path, 3*mib)
+		gate.RUnlock()
 		if err != nil && !full(err) && !errors.Is(err, unix.EIO) {
 			t.Error(err)
 			return

@@ -138,7 +138,11 @@ func (a *attachment) first() *guestv1.AttachRequest {
 // ended classifies the end of the stream.
 func (a *attachment) ended(ctx context.Context, err error) (outcome, error) {
 	x := a.x
-	if errors.Is(err, io.EOF) {
+	switch {
+	case a.lane && broke(err):
+		// As over HTTP/2, where a connection that breaks is nobody's fault.
+		err = errors.Wrap(err, errors.Unavailable, "the guest agent cannot be reached")
+	case errors.Is(err, io.EOF):
 		err = errors.New(errors.GuestFault, "the guest agent closed the attachment before the end")
 	}
 	a.cause = err

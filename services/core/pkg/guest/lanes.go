@@ -2,9 +2,11 @@ package guest
 
 import (
 	"context"
+	"io"
 	"net"
 	"sync/atomic"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/lane"
 )
 
@@ -87,4 +89,10 @@ func (a *attachment) takeSpare() bool {
 	}
 	a.lane, a.spare = true, conn
 	return true
+}
+
+// broke reports whether a lane's connection has come to an end.
+func broke(err error) bool {
+	var failed net.Error
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.As(err, &failed)
 }
