@@ -51,8 +51,6 @@ type Options struct {
 	OOM *spawn.OOMGuard
 	// Log takes what goes wrong within; nil: nothing is logged.
 	Log *slog.Logger
-	// Idle is called once, when the host has not called for a while; nil: nobody cares.
-	Idle func()
 }
 
 // Agent runs a machine's processes and serves its files.
@@ -111,9 +109,6 @@ func New(o Options) *Agent {
 		return guestv1connect.NewMachineServiceHandler(&guest.Machine{Settings: store, Clock: clock, BootID: rand.Text()}, guest.Options()...)
 	}))
 	a.host, a.guests = host, guests
-	if o.Idle != nil {
-		a.host = watchIdle(host, o.Idle)
-	}
 	return a
 }
 

@@ -66,6 +66,7 @@ type Client struct {
 	machine    guestv1connect.MachineServiceClient
 	files      filesystempbconnect.FilesystemClient
 
+	lanes lanes
 	spare spare
 }
 

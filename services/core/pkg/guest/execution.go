@@ -220,13 +220,13 @@ func (x *execution) supervise() (outcome, error) {
 func (x *execution) attach() (*attachment, outcome, error) {
 	a := &attachment{x: x}
 	if x.starting() && a.takeSpare() {
-		defer x.s.lanes.leave()
+		defer x.s.cfg.Client.lanes.leave()
 	}
 	result, err := a.run()
 	if result != moving {
 		return a, result, err
 	}
-	defer x.s.lanes.leave()
+	defer x.s.cfg.Client.lanes.leave()
 	b := &attachment{x: x, lane: true, before: a, progress: true}
 	result, err = b.run()
 	a.end() // where there was no lane

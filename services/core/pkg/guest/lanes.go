@@ -43,13 +43,13 @@ func (l *lanes) leave() { l.open.Add(-1) }
 // again, and may still be on its way.
 func (a *attachment) leave() bool {
 	x := a.x
-	if a.lane || !x.s.lanes.enter() {
+	if a.lane || !x.s.cfg.Client.lanes.enter() {
 		return false
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if a.signalled {
-		x.s.lanes.leave()
+		x.s.cfg.Client.lanes.leave()
 		return false
 	}
 	a.left = true
@@ -61,9 +61,6 @@ func (a *attachment) leave() bool {
 func (s *Session) openLane(ctx context.Context) (stream, error) {
 	conn, err := s.cfg.Client.openLane(ctx)
 	if err != nil {
-		if unknownLane(err) {
-			s.lanes.missing.Store(true)
-		}
 		return nil, err
 	}
 	return laneOn(ctx, conn), nil
@@ -83,7 +80,7 @@ func (a *attachment) takeSpare() bool {
 	if conn == nil {
 		return false
 	}
-	if !s.lanes.enter() {
+	if !s.cfg.Client.lanes.enter() {
 		_ = conn.Close()
 		return false
 	}

@@ -73,7 +73,6 @@ type Session struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	forget forgetter
-	lanes  lanes
 
 	mu         sync.Mutex
 	executions map[domain.ID]*execution

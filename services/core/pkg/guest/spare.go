@@ -16,7 +16,7 @@ type spare struct {
 	mu      sync.Mutex
 	conn    net.Conn // nil: none is ready
 	filling bool
-	off     bool // the client is closed, or the agent knows no lanes
+	off     bool // the client is closed
 }
 
 // take gives the lane that waits, or nil.
@@ -39,14 +39,13 @@ func (s *spare) begin() bool {
 	return true
 }
 
-// put keeps a lane, or learns why there is none.
+// put keeps a lane, unless there is none or nobody wants it any more.
 func (s *spare) put(conn net.Conn, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.filling = false
 	switch {
 	case err != nil:
-		s.off = s.off || unknownLane(err)
 	case s.off:
 		_ = conn.Close()
 	default:
@@ -63,19 +62,19 @@ func (s *spare) close() {
 	}
 }
 
-// unknownLane reports whether an agent refused a lane because it knows none.
-func unknownLane(err error) bool {
-	return errors.HasCode(err, errors.NotFound) || errors.HasCode(err, errors.GuestFault)
-}
-
-// openLane begins a lane, which is the caller's to close.
+// openLane begins a lane, which is the caller's to close. An agent that refuses
+// one because it is older than they are is not asked again.
 func (c *Client) openLane(ctx context.Context) (net.Conn, error) {
-	return upgrade(ctx, c.dial, lane.Path, lane.Protocol, "opening a lane")
+	conn, err := upgrade(ctx, c.dial, lane.Path, lane.Protocol, "opening a lane")
+	if errors.HasCode(err, errors.NotFound) || errors.HasCode(err, errors.GuestFault) {
+		c.lanes.missing.Store(true)
+	}
+	return conn, err
 }
 
 // fillSpare opens a lane for the next command if there is none.
 func (c *Client) fillSpare(ctx context.Context) {
-	if !c.spare.begin() {
+	if c.lanes.missing.Load() || !c.spare.begin() {
 		return
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, c.o.CallTimeout, errSlow)

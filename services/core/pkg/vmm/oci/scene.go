@@ -62,7 +62,12 @@ func openForOthers(path string) (*os.File, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	return os.NewFile(uintptr(fd), fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd)), nil
+	return forOthers(fd), nil
+}
+
+// forOthers names a descriptor by a path by which other processes get it.
+func forOthers(fd int) *os.File {
+	return os.NewFile(uintptr(fd), fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd))
 }
 
 // openMount makes the mount point of an extra mount, and its mount: mapped
