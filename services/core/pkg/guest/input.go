@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/watch"
 )
 
 const (
@@ -31,7 +32,7 @@ type input struct {
 	closeAt int64  // -1: open
 	closed  bool   // handed to the present attachment
 	fail    error  // the execution has ended
-	changed chan struct{}
+	change  watch.Change
 }
 
 func newInput(n note) *input {
@@ -39,29 +40,6 @@ func newInput(n note) *input {
 }
 
 func (in *input) end() int64 { return in.base + int64(len(in.buf)) }
-
-func (in *input) broadcast() {
-	if in.changed != nil {
-		close(in.changed)
-		in.changed = nil
-	}
-}
-
-// waitLocked unlocks until something changes or ctx ends.
-func (in *input) waitLocked(ctx context.Context) error {
-	if in.changed == nil {
-		in.changed = make(chan struct{})
-	}
-	changed := in.changed
-	in.mu.Unlock()
-	defer in.mu.Lock()
-	select {
-	case <-changed:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
 
 // write takes data that belongs at offset (-1: after all before it) and
 // returns when the command or, after a break, the agent has all of it. wake is called as there is something to send.
@@ -75,7 +53,7 @@ func (in *input) write(ctx context.Context, offset int64, data []byte, wake func
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for !in.known && in.fail == nil {
-		if err := in.waitLocked(ctx); err != nil {
+		if err := in.change.Wait(ctx, &in.mu); err != nil {
 			return err
 		}
 	}
@@ -110,7 +88,7 @@ func (in *input) write(ctx context.Context, offset int64, data []byte, wake func
 		if len(data) == 0 && in.base >= last {
 			return nil
 		}
-		if err := in.waitLocked(ctx); err != nil {
+		if err := in.change.Wait(ctx, &in.mu); err != nil {
 			return err
 		}
 	}
@@ -152,7 +130,7 @@ func (in *input) attached(offset int64) error {
 	// What the agent took it will write, as long as there is an execution.
 	in.drop(offset)
 	in.sent, in.closed = offset, false
-	in.broadcast()
+	in.change.Notify()
 	return nil
 }
 
@@ -171,7 +149,7 @@ func (in *input) acked(offset int64) (bool, error) {
 	// What an attachment before this one sent may arrive after the agent told
 	// how much it had.
 	in.sent = max(in.sent, offset)
-	in.broadcast()
+	in.change.Notify()
 	return true, nil
 }
 
@@ -210,7 +188,7 @@ func (in *input) stop(err error) {
 	defer in.mu.Unlock()
 	in.fail = err
 	in.buf = nil
-	in.broadcast()
+	in.change.Notify()
 }
 
 // offset is how much input there was so far; known is false until the agent

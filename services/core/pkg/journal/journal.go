@@ -12,6 +12,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/watch"
 )
 
 // maxOffset keeps sums of offsets far from overflow, whatever a guest says.
@@ -35,9 +36,9 @@ type Journal struct {
 	note     []byte // of Begin; nil: not begun
 	end      *domain.ExecutionEnd
 	modified time.Time
-	fail     error         // deleted or shut: nothing more is written
-	changed  chan struct{} // closed at the next change; nil while nobody waits
-	changes  uint64        // so far
+	fail     error // deleted or shut: nothing more is written
+	change   watch.Change
+	changes  uint64 // so far
 	holds    map[*hold]struct{}
 	roomy    chan struct{}                  // closed when a hold has moved; nil while nobody waits
 	head     [len(magic) + frameHeader]byte // what goes before the data of a write
@@ -380,16 +381,5 @@ func (j *Journal) info() Info {
 // wake tells the waiting readers that something changed.
 func (j *Journal) wake() {
 	j.changes++
-	if j.changed != nil {
-		close(j.changed)
-		j.changed = nil
-	}
-}
-
-// wait gives a channel that is closed at the next change.
-func (j *Journal) wait() <-chan struct{} {
-	if j.changed == nil {
-		j.changed = make(chan struct{})
-	}
-	return j.changed
+	j.change.Notify()
 }

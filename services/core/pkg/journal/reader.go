@@ -165,7 +165,7 @@ func (r *Reader) waitAfter(v view) <-chan struct{} {
 	if r.j.changes != v.changes {
 		return nil
 	}
-	return r.j.wait()
+	return r.j.change.Next()
 }
 
 // frame reads the next frame of the open segment, io.EOF where limit is reached.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/watch"
 )
 
 const (
@@ -33,7 +34,7 @@ type input struct {
 	appending chan struct{} // held by one appender at a time
 
 	mu      sync.Mutex
-	waiters chan struct{}
+	change  watch.Change
 	queue   []byte
 	taken   int64 // offset after the last byte in the queue
 	written int64 // of those, passed on or given up
@@ -46,20 +47,6 @@ type input struct {
 
 func newInput(file *os.File, terminal bool) *input {
 	return &input{file: file, terminal: terminal, closeAt: -1, appending: make(chan struct{}, 1)}
-}
-
-func (in *input) changedLocked() <-chan struct{} {
-	if in.waiters == nil {
-		in.waiters = make(chan struct{})
-	}
-	return in.waiters
-}
-
-func (in *input) broadcastLocked() {
-	if in.waiters != nil {
-		close(in.waiters)
-		in.waiters = nil
-	}
 }
 
 // put takes input that belongs at offset. What was taken before is skipped.
@@ -90,7 +77,7 @@ func (in *input) takeLocked(data []byte) error {
 	in.taken += int64(len(data))
 	if in.broken {
 		in.written = in.taken
-		in.broadcastLocked()
+		in.change.Notify()
 		return nil
 	}
 	in.queue = append(in.queue, data...)
@@ -115,7 +102,7 @@ func (in *input) add(ctx context.Context, data []byte) error {
 			return errNoInput
 		case in.broken && in.running && begun:
 			// A command may end of what it read faster than its writer returns.
-			if err := in.waitLocked(ctx); err != nil {
+			if err := in.change.Wait(ctx, &in.mu); err != nil {
 				return err
 			}
 			continue
@@ -134,22 +121,9 @@ func (in *input) add(ctx context.Context, data []byte) error {
 		if len(data) == 0 && in.written == in.taken {
 			return nil
 		}
-		if err := in.waitLocked(ctx); err != nil {
+		if err := in.change.Wait(ctx, &in.mu); err != nil {
 			return err
 		}
-	}
-}
-
-// waitLocked lets go of the lock until the next change.
-func (in *input) waitLocked(ctx context.Context) error {
-	changed := in.changedLocked()
-	in.mu.Unlock()
-	defer in.mu.Lock()
-	select {
-	case <-changed:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 
@@ -199,7 +173,7 @@ func (in *input) run() {
 			in.queue = nil
 		}
 		in.written += int64(len(piece))
-		in.broadcastLocked()
+		in.change.Notify()
 	}
 	if in.closeAt == in.written && !in.closed {
 		in.closed = true
@@ -213,7 +187,7 @@ func (in *input) run() {
 	}
 	in.running = false
 	if in.broken {
-		in.broadcastLocked() // add waits for what passed is
+		in.change.Notify() // add waits for what passed is
 	}
 	in.runLocked() // what came while the lock was free
 }
@@ -222,7 +196,7 @@ func (in *input) breakLocked() {
 	in.broken = true
 	in.queue = nil
 	in.written = in.taken
-	in.broadcastLocked()
+	in.change.Notify()
 }
 
 // stop says that the process has ended.
@@ -243,5 +217,5 @@ func (in *input) stop() {
 func (in *input) progress() (taken, written int64, changed <-chan struct{}) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return in.taken, in.written, in.changedLocked()
+	return in.taken, in.written, in.change.Next()
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/internal/agent/osuser"
 	"github.com/aetherium/aetherium/services/core/internal/agent/settings"
 	"github.com/aetherium/aetherium/services/core/internal/agent/spawn"
+	"github.com/aetherium/aetherium/services/core/pkg/watch"
 )
 
 const (
@@ -36,7 +37,7 @@ type Registry struct {
 	Max      int    // executions remembered; 0: MaxExecutions
 
 	mu       sync.Mutex
-	waiters  chan struct{}
+	change   watch.Change
 	seq      uint64
 	byID     map[string]*entry
 	order    []*Execution // remembered, by seq
@@ -101,7 +102,7 @@ func (r *Registry) start(ctx context.Context, id string, c Command, foreign bool
 	if foreign {
 		r.foreign++
 	}
-	r.broadcastLocked()
+	r.change.Notify()
 	if r.stopping {
 		_ = ex.Signal(9) // it slipped in beside SignalAll
 	}
@@ -227,17 +228,7 @@ func (r *Registry) After(seq uint64) (list []*Execution, last uint64, changed <-
 		return int(int64(e.seq) - int64(s))
 	})
 	list = slices.Clone(r.order[at:])
-	if r.waiters == nil {
-		r.waiters = make(chan struct{})
-	}
-	return list, r.seq, r.waiters
-}
-
-func (r *Registry) broadcastLocked() {
-	if r.waiters != nil {
-		close(r.waiters)
-		r.waiters = nil
-	}
+	return list, r.seq, r.change.Next()
 }
 
 // Forget drops ended executions. IDs that are unknown, or of executions that

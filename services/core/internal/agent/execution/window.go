@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/watch"
 )
 
 const (
@@ -54,11 +55,11 @@ type window struct {
 	stall time.Duration // after so long without a read a reader is cut off
 
 	mu       sync.Mutex
-	waiters  chan struct{} // closed at the next change; nil: nobody waits
-	ring     []byte        // its length is a power of two
-	base     int64         // first byte held
-	end      int64         // after the last byte
-	segments []segment     // ascending; the first covers base
+	change   watch.Change
+	ring     []byte    // its length is a power of two
+	base     int64     // first byte held
+	end      int64     // after the last byte
+	segments []segment // ascending; the first covers base
 	acked    int64
 	foreign  bool
 	attached bool      // the host holds the execution
@@ -81,21 +82,6 @@ type Reader struct {
 	pos   int64
 	moved time.Time
 	cut   bool
-}
-
-// changedLocked returns a channel that is closed at the next change.
-func (w *window) changedLocked() <-chan struct{} {
-	if w.waiters == nil {
-		w.waiters = make(chan struct{})
-	}
-	return w.waiters
-}
-
-func (w *window) broadcastLocked() {
-	if w.waiters != nil {
-		close(w.waiters)
-		w.waiters = nil
-	}
 }
 
 // slowestLocked is the lowest position of a live reader, or end.
@@ -144,14 +130,14 @@ func (w *window) append(stream Stream, data []byte) {
 		copy(w.ring, data[copied:n])
 		w.end += int64(n)
 		data = data[n:]
-		w.broadcastLocked()
+		w.change.Notify()
 	}
 }
 
 // waitGivenLocked waits while the host's attachment has enough to do.
 func (w *window) waitGivenLocked() {
 	for w.attached && w.end-w.given >= aheadBytes {
-		changed := w.changedLocked()
+		changed := w.change.Next()
 		w.mu.Unlock()
 		<-changed
 		w.mu.Lock()
@@ -178,7 +164,7 @@ func (w *window) roomLocked(stream Stream, want int) int {
 // waitRoomLocked waits for a change, and cuts off a reader that has stalled
 // the output, blocked since a given time, for too long.
 func (w *window) waitRoomLocked(blocked time.Time) {
-	changed := w.changedLocked()
+	changed := w.change.Next()
 	var late <-chan time.Time
 	low, slow := w.slowestLocked()
 	if rest := time.Until(w.awaited); rest > 0 && w.acked == w.floorLocked() {
@@ -194,7 +180,7 @@ func (w *window) waitRoomLocked(blocked time.Time) {
 			slow.cut = true
 			delete(w.readers, slow)
 			w.freeLocked()
-			w.broadcastLocked()
+			w.change.Notify()
 			return
 		}
 		timer := time.NewTimer(rest)
@@ -230,7 +216,7 @@ func (w *window) freeLocked() {
 	low, _ := w.slowestLocked()
 	if to := min(low, w.acked); to > w.base {
 		w.dropLocked(to)
-		w.broadcastLocked()
+		w.change.Notify()
 	}
 	if w.closed && len(w.ring) > minRing && w.end == w.base {
 		w.ring = nil
@@ -275,7 +261,7 @@ func (w *window) readLocked(pos int64, buf []byte) (Chunk, <-chan struct{}, erro
 		if w.closed {
 			return Chunk{Offset: w.end}, nil, io.EOF
 		}
-		return Chunk{Offset: w.end}, w.changedLocked(), nil
+		return Chunk{Offset: w.end}, w.change.Next(), nil
 	}
 	at := w.findLocked(pos)
 	limit := w.end
@@ -311,7 +297,7 @@ func (w *window) give(pos int64, buf []byte) (Chunk, <-chan struct{}, error) {
 	c, changed, err := w.readLocked(pos, buf)
 	if len(c.Data) > 0 {
 		w.given = c.Offset + int64(len(c.Data))
-		w.broadcastLocked()
+		w.change.Notify()
 	}
 	return c, changed, err
 }
@@ -333,7 +319,7 @@ func (w *window) attach(offset int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.attached, w.given, w.awaited = true, offset, time.Time{}
-	w.broadcastLocked()
+	w.change.Notify()
 }
 
 // detach tells that the host no longer holds the execution.
@@ -341,7 +327,7 @@ func (w *window) detach() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.attached, w.awaited = false, time.Time{}
-	w.broadcastLocked()
+	w.change.Notify()
 }
 
 // giveUpHost ends the wait for a host that watched and has gone.
@@ -349,7 +335,7 @@ func (w *window) giveUpHost() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.awaited = time.Time{}
-	w.broadcastLocked()
+	w.change.Notify()
 }
 
 // close says that no more output comes, and frees what the ring has in excess.
@@ -365,7 +351,7 @@ func (w *window) close() {
 	if w.ring != nil && size < len(w.ring) {
 		w.resizeLocked(size)
 	}
-	w.broadcastLocked()
+	w.change.Notify()
 }
 
 // discard gives up everything held.
@@ -406,7 +392,7 @@ func (r *Reader) Poll(buf []byte) (Chunk, <-chan struct{}, error) {
 	if len(c.Data) > 0 {
 		// A foreign execution's writer may wait for this reader alone.
 		r.w.freeLocked()
-		r.w.broadcastLocked()
+		r.w.change.Notify()
 	}
 	return c, changed, err
 }
@@ -417,5 +403,5 @@ func (r *Reader) Close() {
 	defer r.w.mu.Unlock()
 	delete(r.w.readers, r)
 	r.w.freeLocked()
-	r.w.broadcastLocked()
+	r.w.change.Notify()
 }

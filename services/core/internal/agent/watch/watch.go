@@ -16,6 +16,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/internal/agent/fsys"
 	"github.com/aetherium/aetherium/services/core/internal/agent/osuser"
+	"github.com/aetherium/aetherium/services/core/pkg/watch"
 )
 
 // Type is what happened.
@@ -58,7 +59,7 @@ type Watcher struct {
 	dirs    map[int32]string // by watch descriptor, relative to root; "." is root
 	events  []Event
 	dropped bool // an overflow, here or in the kernel
-	waiters chan struct{}
+	change  watch.Change
 	polled  time.Time
 	closed  bool
 }
@@ -164,10 +165,7 @@ func (w *Watcher) tellLocked(e Event) {
 		w.events, w.dropped = w.events[1:], true
 	}
 	w.events = append(w.events, e)
-	if w.waiters != nil {
-		close(w.waiters)
-		w.waiters = nil
-	}
+	w.change.Notify()
 }
 
 // run drains the queue whenever there is something in it.
@@ -283,10 +281,7 @@ func (w *Watcher) Take() (events []Event, dropped bool, changed <-chan struct{})
 	w.drainLocked()
 	events, dropped = w.events, w.dropped
 	w.events, w.dropped, w.polled = nil, false, time.Now()
-	if w.waiters == nil {
-		w.waiters = make(chan struct{})
-	}
-	return events, dropped, w.waiters
+	return events, dropped, w.change.Next()
 }
 
 // Idle is how long nobody has asked.
