@@ -82,8 +82,6 @@ func TestVMsWaitForTheirTools(t *testing.T) {
 	b := newBed(t, shop.config)
 	first, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Tools: []string{"prettier"}, Env: map[string]string{"PATH": "/own:/usr/bin:/bin"}})
 	must(t, err)
-	second, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Tools: []string{"prettier@1", "git"}})
-	must(t, err)
 	<-shop.asked
 	waiting, err := b.GetVM(b.ctx, b.by, first.ID)
 	must(t, err)
@@ -91,6 +89,9 @@ func TestVMsWaitForTheirTools(t *testing.T) {
 		t.Errorf("meanwhile: %s, %q", waiting.Observed, waiting.Reason)
 	}
 	b.running(vmm.CreateVM{}) // others do not wait
+	// Who asked is known only while nobody else wants the same.
+	second, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Tools: []string{"prettier@1", "git"}})
+	must(t, err)
 	shop.answer <- true
 	for _, vm := range []*domain.VM{first, second} {
 		got, err := b.WaitVM(b.ctx, b.by, vm.ID)
