@@ -33,7 +33,9 @@ func (f *forgetter) init(s *Session) { f.s = s }
 
 // add queues an execution by the agent's name for it.
 func (f *forgetter) add(agentID string) {
-	if f.s.isGone() || f.s.ctx.Err() != nil {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	if f.s.closed || f.s.isGone() {
 		return // there is nobody to tell, or the next session does
 	}
 	f.mu.Lock()

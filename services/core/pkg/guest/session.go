@@ -167,6 +167,27 @@ func (s *Session) isGone() bool {
 	}
 }
 
+// whilePresent derives a context that ends with the machine as well: the
+// channel of one that is gone need not break.
+func (s *Session) whilePresent() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	go func() {
+		select {
+		case <-s.gone:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
+// fillSpare opens a lane for the machine's next command if there is none.
+func (s *Session) fillSpare() {
+	ctx, cancel := s.whilePresent()
+	defer cancel()
+	s.cfg.Client.fillSpare(ctx)
+}
+
 // find gives a supervised execution, or says why there is none.
 func (s *Session) find(id domain.ID) (*execution, error) {
 	s.mu.Lock()

@@ -1,7 +1,6 @@
 package guest
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"time"
@@ -17,15 +16,8 @@ import (
 // watch meets every execution in the machine, those started by envd clients
 // among them. It lasts until the session ends.
 func (s *Session) watch() {
-	ctx, cancel := context.WithCancel(s.ctx)
+	ctx, cancel := s.whilePresent()
 	defer cancel()
-	go func() { // the channel of a machine that is gone need not break
-		select {
-		case <-s.gone:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	wait := backoff.New(10*time.Millisecond, 2*time.Second)
 	// A machine that is gone ends the wait at once, and ctx a moment later.
 	for ctx.Err() == nil && !s.isGone() {

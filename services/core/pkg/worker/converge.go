@@ -19,28 +19,41 @@ type steps struct {
 	closed  bool
 }
 
+// step is one that is under way, or about to be.
 type step struct {
-	generation int64
-	cancel     context.CancelFunc
+	generation int64              // of the wish that it serves
+	cancel     context.CancelFunc // nil before it begins
+	newest     int64              // the newest wish told of before it began
 }
 
-func (s *steps) begin(ctx context.Context, vm *domain.VM) (context.Context, func()) {
-	ctx, cancel := context.WithCancel(ctx)
+// enter says that a VM's row is about to be read and a step to be chosen. From
+// here on newer wishes are noted; before, they are in the row.
+func (s *steps) enter(id domain.ID) (leave func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		cancel()
-	}
 	if s.running == nil {
 		s.running = make(map[domain.ID]*step)
 	}
-	s.running[vm.ID] = &step{vm.Generation, cancel}
-	return ctx, func() {
-		cancel()
+	s.running[id] = &step{}
+	return func() {
 		s.mu.Lock()
-		delete(s.running, vm.ID)
-		s.mu.Unlock()
+		defer s.mu.Unlock()
+		delete(s.running, id)
 	}
+}
+
+// begin gives the context of the step that was chosen for vm, which was
+// entered. It has ended already when there is a newer wish.
+func (s *steps) begin(ctx context.Context, vm *domain.VM) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.running[vm.ID]
+	r.generation, r.cancel = vm.Generation, cancel
+	if s.closed || r.newest > vm.Generation {
+		cancel()
+	}
+	return ctx, cancel
 }
 
 func (s *steps) underway(id domain.ID) bool {
@@ -53,7 +66,11 @@ func (s *steps) underway(id domain.ID) bool {
 func (s *steps) supersede(id domain.ID, generation int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if r := s.running[id]; r != nil && r.generation < generation {
+	switch r := s.running[id]; {
+	case r == nil:
+	case r.cancel == nil:
+		r.newest = max(r.newest, generation)
+	case r.generation < generation:
 		r.cancel()
 	}
 }
@@ -63,7 +80,9 @@ func (s *steps) cancelAll() {
 	defer s.mu.Unlock()
 	s.closed = true
 	for _, r := range s.running {
-		r.cancel()
+		if r.cancel != nil {
+			r.cancel()
+		}
 	}
 }
 
@@ -98,33 +117,40 @@ const maxStepsInARow = 8
 // An error means: try again later.
 func (w *Worker) converge(ctx context.Context, id domain.ID) error {
 	for range maxStepsInARow {
-		vm, err := w.load(ctx, id)
-		if errors.HasCode(err, errors.NotFound) {
-			w.clock.clear(id)
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if vm.WorkerID != w.id {
-			return nil
-		}
-		next := lifecycle.Next(w.view(vm))
-		if next == lifecycle.None {
-			return w.settled(ctx, vm)
-		}
-		if err := w.step(ctx, vm, next); err != nil {
-			if errors.Is(err, errWaits) {
-				return nil
-			}
-			if errors.HasCode(err, errors.Conflict) && w.changedMeanwhile(ctx, vm) {
-				continue
-			}
+		if done, err := w.convergeOnce(ctx, id); done || err != nil {
 			return err
 		}
 	}
 	w.enqueueConverge(id)
 	return nil
+}
+
+// convergeOnce takes the one next step, and reports whether there is none left.
+func (w *Worker) convergeOnce(ctx context.Context, id domain.ID) (done bool, err error) {
+	defer w.steps.enter(id)()
+	vm, err := w.load(ctx, id)
+	if errors.HasCode(err, errors.NotFound) {
+		w.clock.clear(id)
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if vm.WorkerID != w.id {
+		return true, nil
+	}
+	next := lifecycle.Next(w.view(vm))
+	if next == lifecycle.None {
+		return true, w.settled(ctx, vm)
+	}
+	err = w.step(ctx, vm, next)
+	switch {
+	case errors.Is(err, errWaits):
+		return true, nil
+	case errors.HasCode(err, errors.Conflict) && w.changedMeanwhile(ctx, vm):
+		return false, nil
+	}
+	return false, err
 }
 
 // changedMeanwhile reports whether the row is no longer what the step began with.

@@ -219,10 +219,14 @@ func TestTimeDecides(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
 	soon := 300 * time.Millisecond
-	dying := b.running(vmm.CreateVM{Timeout: &soon})
-	idle := b.running(vmm.CreateVM{IdleTimeout: soon, OnTimeout: domain.TimeoutStop})
-	_, x := b.sh(idle.ID, "sleep 0.6; echo done") // in use: its idle time has not begun
-	if x.ExitCode == nil || *x.ExitCode != 0 {
+	dying, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Timeout: &soon})
+	must(t, err)
+	idle := b.running(vmm.CreateVM{OnTimeout: domain.TimeoutStop})
+	busy, err := b.StartExecution(b.ctx, b.by, idle.ID, vmm.StartExecution{Command: domain.Command{Args: []string{"sleep", "0.6"}}})
+	must(t, err)
+	_, err = b.PatchVM(b.ctx, b.by, idle.ID, vmm.PatchVM{IdleTimeout: &soon}) // in use: its idle time has not begun
+	must(t, err)
+	if x := b.ended(busy.ID); x.ExitCode == nil || *x.ExitCode != 0 {
 		t.Errorf("an execution was cut off: %+v", x)
 	}
 	await := func(id domain.ID, state domain.ObservedState) *domain.VM {

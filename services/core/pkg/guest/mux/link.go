@@ -59,12 +59,12 @@ func newLink(c *carrier, self, peer uint64) (*link, error) {
 
 func (l *link) accept() {
 	for {
-		conn, err := l.session.Accept()
+		s, err := l.session.AcceptStream()
 		if err != nil {
 			l.c.failed(l)
 			return
 		}
-		l.c.m.take(l, conn)
+		l.c.m.take(l, newConn(s))
 	}
 }
 
@@ -75,8 +75,12 @@ func (l *link) dial(ctx context.Context) (net.Conn, error) {
 	}
 	ch := make(chan result, 1)
 	go func() {
-		conn, err := l.session.Open()
-		ch <- result{conn, err}
+		s, err := l.session.OpenStream()
+		if err != nil {
+			ch <- result{err: err}
+			return
+		}
+		ch <- result{conn: newConn(s)}
 	}()
 	select {
 	case r := <-ch:

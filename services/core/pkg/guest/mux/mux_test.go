@@ -433,3 +433,32 @@ func BenchmarkThroughput(b *testing.B) {
 		}
 	}
 }
+
+// TestCloseEndsARead: whoever waits for bytes is let go by its own Close, also
+// when the other side neither writes nor closes.
+func TestCloseEndsARead(t *testing.T) {
+	t.Parallel()
+	w := newWire()
+	l := newEnd(t, mux.Guest, w.guest).Listener()
+	conn := dial(t, newEnd(t, mux.Host, w.host))
+	if _, err := l.Accept(); err != nil { // it is silent for good
+		t.Fatal(err)
+	}
+	reading := make(chan error, 1)
+	go func() {
+		_, err := conn.Read(make([]byte, 1))
+		reading <- err
+	}()
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-reading; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a read that waited: %v", err)
+	}
+	if err := conn.SetDeadline(time.Time{}); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a deadline: %v", err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("another read: %v", err)
+	}
+}
