@@ -94,7 +94,7 @@ func (x *execution) run() {
 	switch result {
 	case ended:
 		x.finish(errEnded)
-		x.s.fillSpare() // after who waits for the end was told
+		go x.s.fillSpare() // after who waits for the end was told; nobody waits for it
 	case lost:
 		x.s.cfg.Log.Warn("execution lost", "execution", x.id, "error", err)
 		if jerr := x.journal.AppendEnd(domain.ExecutionEnd{LostReason: reason(err)}); jerr != nil {

@@ -135,8 +135,9 @@ func (c *carrier) handle(p packet) error {
 		c.handleHello(p)
 	case data:
 		if l := c.linkFor(p); l != nil {
-			// It blocks until the link has taken it, or has ended.
-			_, _ = l.in.Write(p.data)
+			if err := l.receive(p.data); err != nil {
+				c.failed(l)
+			}
 		}
 	}
 	return nil

@@ -27,6 +27,7 @@ type link struct {
 	self, peer uint64
 	session    *yamux.Session
 	received   uint32 // packets; of the reading goroutine alone
+	frames     frames // of the reading goroutine alone
 	sent       uint32 // packets; of yamux's sending goroutine alone
 	in         *io.PipeWriter
 	fromCarry  *io.PipeReader
@@ -44,6 +45,7 @@ func newLink(c *carrier, self, peer uint64) (*link, error) {
 	config.StreamOpenTimeout = 0
 	config.ConnectionWriteTimeout = writeTimeout
 	config.StreamCloseTimeout = closeTimeout
+	config.MaxStreamWindowSize = window
 	config.LogOutput = io.Discard
 	open := yamux.Client
 	if c.m.role == Guest {
@@ -93,6 +95,12 @@ func (l *link) dial(ctx context.Context) (net.Conn, error) {
 		}()
 		return nil, ctx.Err()
 	}
+}
+
+// receive takes what a data packet carried. It blocks until yamux has it, or
+// the link has ended.
+func (l *link) receive(b []byte) error {
+	return l.frames.feed(b, func(frame []byte) { _, _ = l.in.Write(frame) })
 }
 
 func (l *link) ended() bool {

@@ -462,3 +462,98 @@ func TestCloseEndsARead(t *testing.T) {
 		t.Errorf("another read: %v", err)
 	}
 }
+
+// TestCloseEndsAReadInTheMiddleOfAMessage: the other side stops for good when
+// half of what it has to say is out.
+func TestCloseEndsAReadInTheMiddleOfAMessage(t *testing.T) {
+	t.Parallel()
+	w := newWire()
+	gate := &gate{open: make(chan struct{})}
+	l := newEnd(t, mux.Guest, func(ctx context.Context) (io.ReadWriteCloser, error) {
+		rw, err := w.guest(ctx)
+		return gated{rw, gate}, err
+	}).Listener()
+	conn := dial(t, newEnd(t, mux.Host, w.host))
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _, _ = io.Copy(far, far) }()
+	if err := roundTrip(conn, "before"); err != nil {
+		t.Fatal(err)
+	}
+	gate.allow(1)
+	t.Cleanup(func() { close(gate.open) })
+	stopped := gate.stopped()
+	reading := make(chan error, 1)
+	go func() {
+		_, err := conn.Read(make([]byte, 64))
+		reading <- err
+	}()
+	if _, err := conn.Write([]byte("never answered")); err != nil {
+		t.Fatal(err)
+	}
+	<-stopped
+	w.toHost.awaitEmpty()
+	_ = conn.Close()
+	if err := <-reading; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a read that waited: %v", err)
+	}
+}
+
+// gate lets a number of writes pass and stops the others.
+type gate struct {
+	mu      sync.Mutex
+	limited bool
+	left    int
+	stop    chan struct{}
+	open    chan struct{} // lets everything pass
+}
+
+func (g *gate) allow(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.limited, g.left, g.stop = true, n, make(chan struct{})
+}
+
+func (g *gate) stopped() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.stop
+}
+
+func (g *gate) pass() {
+	g.mu.Lock()
+	g.left--
+	if !g.limited || g.left >= 0 {
+		g.mu.Unlock()
+		return
+	}
+	if g.left == -1 {
+		close(g.stop)
+	}
+	g.mu.Unlock()
+	<-g.open
+}
+
+type gated struct {
+	io.ReadWriteCloser
+	gate *gate
+}
+
+func (g gated) Write(p []byte) (int, error) {
+	g.gate.pass()
+	return g.ReadWriteCloser.Write(p)
+}
+
+func (b *buffer) awaitEmpty() {
+	for {
+		b.mu.Lock()
+		n, changed := len(b.data), b.changed
+		b.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		<-changed
+	}
+}
