@@ -233,6 +233,9 @@ func (w *Worker) onEnded(l *liveVM) func(guest.Ended) {
 			return
 		}
 		release()
+		if len(row.CommandSealed) == 0 { // it ended before its start was confirmed here
+			w.seal(&row)
+		}
 		w.recordEnd(&row, e, func() {
 			w.execs.drop(e.ID)
 			e.Recorded()
@@ -261,6 +264,9 @@ func (w *Worker) endedUnseen(vm *domain.VM, e guest.Ended) {
 
 func ended(x *domain.Execution, e guest.Ended, w *Worker) {
 	now := w.time()
+	if e.Met != nil && x.StartedAt == nil {
+		x.PID, x.StartedAt = e.Met.PID, &now // when exactly went with the earlier life
+	}
 	code := e.End.ExitCode
 	x.State, x.EndedAt, x.OutputBytes, x.TimedOut, x.Signal = domain.ExecutionExited, &now, e.OutputBytes, e.End.TimedOut, e.End.Signal
 	if e.End.LostReason != "" {

@@ -34,6 +34,30 @@ func TestRestartKeepsTheCommandAndItsInput(t *testing.T) {
 	}
 }
 
+// TestAskedForAgainAsItIsMet: a command whose row the worker's death swallowed
+// is asked for again in the moment in which the new worker meets it.
+func TestAskedForAgainAsItIsMet(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	vm := b.running(vmm.CreateVM{})
+	for range 12 {
+		req := vmm.StartExecution{ID: domain.NewID(), Command: domain.Command{Args: []string{"sh", "-c", "echo done; exit 3"}}}
+		_, err := b.StartExecution(b.ctx, b.by, vm.ID, req)
+		must(t, err)
+		b.ended(req.ID)
+		b.down()
+		must(t, b.store.Update(b.ctx, func(tx storage.Tx) error { return tx.Executions().Delete(b.ctx, b.by.ProjectID, req.ID) }))
+		b.up()
+		_, err = b.StartExecution(b.ctx, b.by, vm.ID, req)
+		must(t, err)
+		stored, err := b.GetExecution(b.ctx, b.by, req.ID)
+		must(t, err)
+		if stored.State != domain.ExecutionExited || *stored.ExitCode != 3 || len(stored.Command.Args) != 3 || stored.StartedAt == nil {
+			t.Errorf("%s, %q, started %v", stored.State, stored.Command.Args, stored.StartedAt)
+		}
+	}
+}
+
 // A command whose row was lost with the worker, because it was killed between
 // the end and the row, is not run again, and its result is there.
 func TestRowsThatACrashSwallowed(t *testing.T) {
