@@ -14,8 +14,10 @@ import (
 // explicitly, never in a context.
 type Caller struct {
 	ProjectID domain.ID
-	Name      string // of the key or user, for tombstones and audit
-	Admin     bool   // may see nodes and host facts
+	Name      string    // of the key or user, for tombstones and audit
+	KeyID     domain.ID // of the key that was shown; empty: it was no key
+	UserID    domain.ID // whom it stands for; empty: nobody in particular
+	Admin     bool      // may see nodes and host facts
 }
 
 // Orchestrator is everything the product does with VMs, as one value. Its

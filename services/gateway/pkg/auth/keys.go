@@ -112,7 +112,7 @@ func (k *Keys) Authenticate(ctx context.Context, token string) (vmm.Caller, erro
 		return vmm.Caller{}, refused
 	}
 	k.touch(key.ID, now)
-	return vmm.Caller{ProjectID: key.ProjectID, Name: key.Name, Admin: key.Admin}, nil
+	return vmm.Caller{ProjectID: key.ProjectID, Name: key.Name, KeyID: key.ID, Admin: key.Admin}, nil
 }
 
 func (k *Keys) touch(id domain.ID, now time.Time) {
