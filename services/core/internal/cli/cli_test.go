@@ -89,6 +89,13 @@ func TestScripts(t *testing.T) {
 					ts.Fatalf("there are %d VMs, want %d", got, want)
 				}
 			},
+			// stored NAME VALUE: a secret has a value, written with \n for a line end.
+			"stored": func(ts *testscript.TestScript, _ bool, args []string) {
+				want := strings.ReplaceAll(args[1], `\n`, "\n")
+				if got := ts.Value(fakeKey{}).(*apifake.Server).Secret(args[0]); got != want {
+					ts.Fatalf("the secret is %q, want %q", got, want)
+				}
+			},
 			// server kill|start|break ROUTE CODE
 			"server": func(ts *testscript.TestScript, _ bool, args []string) {
 				fake := ts.Value(fakeKey{}).(*apifake.Server)

@@ -131,6 +131,13 @@ func (a *app) completeTasks(states ...string) completer {
 	}
 }
 
+func (a *app) completeSecrets(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.offer(cmd, args, func(ctx context.Context, c *client.Client) ([]string, error) {
+		list, err := c.Secrets(ctx)
+		return describeEach(list[:min(len(list), maxOffers)], func(s api.Secret) string { return s.Name + "\tsecret" }), err
+	})
+}
+
 // completeExecutions offers the executions that run in the running VMs.
 func (a *app) completeExecutions(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return a.offer(cmd, args, func(ctx context.Context, c *client.Client) ([]string, error) {

@@ -95,6 +95,7 @@ var listed = []struct{ words, hint string }{
 	{"no template ", "`aetherium template ls` lists templates"},
 	{"no snapshot ", "`aetherium snapshot ls` lists snapshots"},
 	{"no task ", "`aetherium task ls` lists tasks"},
+	{"no secret ", "`aetherium secret ls` lists secrets"},
 	{"no execution ", "aetherium logs --all VM lists a VM's"},
 }
 

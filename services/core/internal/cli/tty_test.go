@@ -320,3 +320,45 @@ func TestTopRefreshes(t *testing.T) {
 	o.typed("\x03")
 	o.ends(0)
 }
+
+func TestASecretIsTypedUnseen(t *testing.T) {
+	t.Parallel()
+	fake := apifake.New(t)
+	o := terminal(t, fake, "secret", "set", "TOKEN")
+	o.sees("value of TOKEN: ")
+	o.typed("hunter3\x7f2\r") // a correction is one here too
+	o.ends(0)
+	if got := fake.Secret("TOKEN"); got != "hunter2" {
+		t.Errorf("stored %q", got)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if bytes.Contains(o.out, []byte("hunter")) {
+		t.Errorf("the value shows: %q", o.out)
+	}
+}
+
+func TestASecretThatIsNotTyped(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]struct {
+		code int
+		do   func(*onTerminal)
+	}{
+		"control c":   {1, func(o *onTerminal) { o.typed("hun\x03") }},
+		"end of file": {1, func(o *onTerminal) { o.typed("\x04") }},
+		"nothing":     {2, func(o *onTerminal) { o.typed("\r") }},
+		"a signal":    {128 + 15, func(o *onTerminal) { _ = o.cmd.Process.Signal(syscall.SIGTERM) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fake := apifake.New(t)
+			o := terminal(t, fake, "secret", "set", "TOKEN")
+			o.sees("value of TOKEN: ")
+			end.do(o)
+			o.ends(end.code)
+			if len(fake.Requests()) != 0 {
+				t.Errorf("something was sent: %+v", fake.Requests())
+			}
+		})
+	}
+}

@@ -47,3 +47,19 @@ func OpenEnv(ctx context.Context, sealer seal.Sealer, vm *domain.VM) (map[string
 	}
 	return env, nil
 }
+
+// SecretValue finds a project's stored secret by name and decrypts it: for
+// what gives secrets to VMs. No caller from outside may see the result.
+// Returns NotFound, and Unavailable while its key cannot be reached.
+func SecretValue(ctx context.Context, store storage.Store, sealer seal.Sealer, project domain.ID, name string) (string, error) {
+	var s *domain.Secret
+	err := store.View(ctx, func(tx storage.Tx) (err error) {
+		s, err = tx.Secrets().Get(ctx, project, name)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	plain, err := sealer.Open(ctx, storage.SealedSecret(s), s.Sealed)
+	return string(plain), err
+}

@@ -34,10 +34,14 @@ func (nodes) Any() (service.Node, error)           { return node{}, nil }
 // bench is a service over a real store with one worker's row and one template.
 type bench struct {
 	*service.Service
-	ctx   context.Context
-	store storage.Store
-	by    vmm.Caller
+	ctx    context.Context
+	store  storage.Store
+	sealer seal.Sealer
+	by     vmm.Caller
 }
+
+// now is the present as the store keeps it.
+func (b *bench) now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 
 func newBench(t *testing.T, options ...func(*service.Config)) *bench {
 	t.Helper()
@@ -49,6 +53,7 @@ func newBench(t *testing.T, options ...func(*service.Config)) *bench {
 	t.Cleanup(func() { must(t, b.store.Close()) })
 	keys, err := seal.LoadFile(filepath.Join(dir, "key"))
 	must(t, err)
+	b.sealer = seal.New(keys)
 	config := service.Config{
 		DefaultTemplate: "base", DefaultDriver: "fake", DefaultNetwork: domain.NetworkNone, Platform: "linux/amd64",
 		Defaults:   domain.Resources{MilliCPU: 1000, MemoryBytes: 1 << 30, DiskBytes: 1 << 30, PIDs: 256},
@@ -57,7 +62,7 @@ func newBench(t *testing.T, options ...func(*service.Config)) *bench {
 	for _, o := range options {
 		o(&config)
 	}
-	b.Service = service.New(config, service.Deps{Store: b.store, Nodes: nodes{}, Sealer: seal.New(keys), Changes: new(watch.Hub[domain.ID]), Log: slog.New(slog.DiscardHandler)})
+	b.Service = service.New(config, service.Deps{Store: b.store, Nodes: nodes{}, Sealer: b.sealer, Changes: new(watch.Hub[domain.ID]), Log: slog.New(slog.DiscardHandler)})
 	must(t, b.store.Update(b.ctx, b.furnish))
 	return b
 }

@@ -58,8 +58,9 @@ type Secrets interface {
 	Put(ctx context.Context, s *domain.Secret) error
 	// Delete returns NotFound.
 	Delete(ctx context.Context, project domain.ID, name string) error
-	// List orders by name. Sealed values are included.
+	// List orders by name. Sealed values are left out.
 	List(ctx context.Context, project domain.ID) ([]*domain.Secret, error)
+	Count(ctx context.Context, project domain.ID) (int, error)
 }
 
 // Settings are the installation's own facts, such as its instance ID.

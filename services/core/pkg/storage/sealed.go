@@ -16,3 +16,10 @@ func SealedSnapshotEnv(id domain.ID) string { return "snapshots/" + string(id) +
 
 // SealedCommand is the place of an execution's command.
 func SealedCommand(id domain.ID) string { return "executions/" + string(id) + "/command" }
+
+// SealedSecret is the place of a stored secret's value. Project and name are
+// part of it: whoever can write rows cannot give a secret another name, under
+// which it would go elsewhere.
+func SealedSecret(s *domain.Secret) string {
+	return "secrets/" + string(s.ID) + "/value/" + string(s.ProjectID) + "/" + s.Name
+}

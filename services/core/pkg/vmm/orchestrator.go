@@ -32,6 +32,7 @@ type Orchestrator interface {
 	Snapshots
 	Templates
 	Tools
+	Secrets
 	Fleet
 	Events
 }
@@ -310,6 +311,18 @@ type Tools interface {
 	// domain.Tool has it, and an exact version; empty: all. Administrators only.
 	// Returns NotFound, Conflict while a VM has one of them.
 	RemoveTool(ctx context.Context, by Caller, dir, version string) error
+}
+
+// Secrets are values that a project stores for its VMs, by name. They are
+// written and given to VMs; no method reads one back.
+type Secrets interface {
+	// ListSecrets lists the project's secrets by name, without their values.
+	ListSecrets(ctx context.Context, by Caller) ([]*domain.Secret, error)
+	// PutSecret stores a value under a name, in the place of an earlier one.
+	// Returns Conflict when the project has too many secrets.
+	PutSecret(ctx context.Context, by Caller, name, value string) (*domain.Secret, error)
+	// DeleteSecret returns NotFound.
+	DeleteSecret(ctx context.Context, by Caller, name string) error
 }
 
 // Fleet tells about nodes.

@@ -30,6 +30,7 @@ type Orchestrator struct {
 	snaps    map[domain.ID]*domain.Snapshot
 	temps    map[string]*vmm.TemplateInfo
 	tools    []vmm.ToolInfo
+	secrets  map[domain.ID]map[string]secret // by project and name
 	built    []vmm.BuildTemplate
 	keys     map[string]idempotent
 	events   []domain.Event
@@ -63,6 +64,7 @@ func New() *Orchestrator {
 	o := &Orchestrator{
 		changed: make(chan struct{}), vms: map[domain.ID]*vm{}, execs: map[domain.ID]*execution{}, tasks: map[domain.ID]*domain.Task{},
 		snaps: map[domain.ID]*domain.Snapshot{}, temps: map[string]*vmm.TemplateInfo{}, keys: map[string]idempotent{}, programs: builtins(),
+		secrets: map[domain.ID]map[string]secret{},
 	}
 	now := time.Now().UTC()
 	id := domain.NewID()

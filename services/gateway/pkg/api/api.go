@@ -82,6 +82,7 @@ func New(d Deps, r chi.Router) *API {
 	a.snapshotRoutes()
 	a.templateRoutes()
 	a.toolRoutes()
+	a.secretRoutes()
 	a.taskRoutes()
 	a.fleetRoutes()
 	a.eventRoutes()

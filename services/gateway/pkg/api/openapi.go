@@ -38,6 +38,7 @@ func (a *API) config() huma.Config {
 				{Name: "Snapshots", Description: "Frozen states that VMs start from"},
 				{Name: "Templates", Description: "What VMs are made from"},
 				{Name: "Tools", Description: "Programs that VMs can be given beside their template"},
+				{Name: "Secrets", Description: "Values that VMs are given by name, written but never read back"},
 				{Name: "Tasks", Description: "Asynchronous work"},
 				{Name: "Fleet", Description: "Nodes, drivers and the server itself"},
 				{Name: "Events", Description: "What happened, in order"},

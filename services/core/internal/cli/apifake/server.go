@@ -57,6 +57,7 @@ type Server struct {
 	templates  []api.Template
 	snapshots  []api.Snapshot
 	tasks      []api.Task
+	secrets    map[string]secret
 	events     []api.Event
 	changed    chan struct{}     // closed when there is another event
 	claims     map[string]*claim // by idempotency key
@@ -80,7 +81,7 @@ func New(tb testing.TB, set ...func(*Server)) *Server {
 	tb.Helper()
 	s := &Server{
 		tb: tb, dir: tb.TempDir(), changed: make(chan struct{}), claims: map[string]*claim{},
-		failures: map[string]api.Problem{}, TellStdin: true,
+		failures: map[string]api.Problem{}, secrets: map[string]secret{}, TellStdin: true,
 		// An address of its own, so that nobody takes the port while it is down.
 		address: fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250)),
 	}
@@ -201,6 +202,7 @@ func (s *Server) routes() http.Handler {
 	s.vmRoutes(handle)
 	s.executionRoutes(handle)
 	s.fileRoutes(handle)
+	s.secretRoutes(handle)
 	s.otherRoutes(handle)
 	return mux
 }

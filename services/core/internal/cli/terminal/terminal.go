@@ -80,6 +80,19 @@ func (t *Terminal) IsRaw() bool {
 	return t.saved != nil
 }
 
+// ReadSecret prompts on w and reads a line that is not shown. Ctrl-C and an
+// end of input yield io.EOF. The terminal is then as it was.
+func (t *Terminal) ReadSecret(w io.Writer, prompt string) (string, error) {
+	if err := t.Raw(); err != nil {
+		return "", err
+	}
+	defer t.Restore()
+	return term.NewTerminal(struct {
+		io.Reader
+		io.Writer
+	}{t.file, w}, "").ReadPassword(prompt)
+}
+
 // Go runs f in a goroutine whose panic leaves the terminal as it was.
 func (t *Terminal) Go(f func()) {
 	go func() {

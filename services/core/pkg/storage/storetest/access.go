@@ -168,7 +168,17 @@ func secrets(e *env) {
 	}
 	same(e, "replaced", read(e, get(p)), second)
 	list := read(e, func(tx storage.Tx) ([]*domain.Secret, error) { return tx.Secrets().List(e.ctx(), p) })
-	same(e, "list", list, []*domain.Secret{second})
+	listed := *second
+	listed.Sealed = nil
+	same(e, "list", list, []*domain.Secret{&listed})
+	count := func(project domain.ID, want int) {
+		e.Helper()
+		if n := read(e, func(tx storage.Tx) (int, error) { return tx.Secrets().Count(e.ctx(), project) }); n != want {
+			e.Errorf("%d secrets, want %d", n, want)
+		}
+	}
+	count(p, 1)
+	count(q, 0)
 	e.refused(errors.NotFound, func(tx storage.Tx) error { return tx.Secrets().Delete(e.ctx(), q, "TOKEN") })
 	e.update(func(tx storage.Tx) error { return tx.Secrets().Delete(e.ctx(), p, "TOKEN") })
 	e.refused(errors.NotFound, func(tx storage.Tx) error { return tx.Secrets().Delete(e.ctx(), p, "TOKEN") })

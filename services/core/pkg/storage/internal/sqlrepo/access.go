@@ -160,5 +160,11 @@ func (r secrets) Delete(ctx context.Context, project domain.ID, name string) err
 }
 
 func (r secrets) List(ctx context.Context, project domain.ID) ([]*domain.Secret, error) {
-	return queryAll(ctx, r.s, scanSecret, secretSelect+" WHERE project_id = ? ORDER BY name", string(project))
+	return queryAll(ctx, r.s, scanSecret, "SELECT id, project_id, name, NULL, created_at, updated_at FROM secrets WHERE project_id = ? ORDER BY name", string(project))
+}
+
+func (r secrets) Count(ctx context.Context, project domain.ID) (int, error) {
+	n := 0
+	err := r.s.Query(ctx, func(row Row) error { return row.Scan(&n) }, "SELECT COUNT(*) FROM secrets WHERE project_id = ?", string(project))
+	return n, err
 }
