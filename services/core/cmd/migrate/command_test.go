@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"database/sql"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,17 +23,20 @@ func TestUpDownStatusTo(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	db := filepath.Join(dir, "aetherium.db")
+	newest := newestVersion(t)
 	for _, step := range []struct {
 		env  string
 		args []string
 		want string
 	}{
 		{"", []string{"--db", db, "up"}, "applied 00001_initial.sql"},
-		{dir, []string{"up"}, "the schema is at version 1 of 1"}, // again, found by the data directory
+		{dir, []string{"up"}, fmt.Sprintf("the schema is at version %d of %d", newest, newest)}, // again, found by the data directory
 		{"", []string{"--db", db, "status"}, "00001_initial.sql"},
-		{"", []string{"--db", db, "down"}, "taken back 00001_initial.sql"},
-		{"", []string{"--db", db, "status"}, "version 0 of 1"},
+		{"", []string{"--db", db, "down"}, fmt.Sprintf("taken back %05d_", newest)},
+		{"", []string{"--db", db, "to", "0"}, "taken back 00001_initial.sql"},
+		{"", []string{"--db", db, "status"}, fmt.Sprintf("version 0 of %d", newest)},
 		{"", []string{"--db", db, "to", "1"}, "applied 00001_initial.sql"},
+		{"", []string{"--db", db, "up"}, fmt.Sprintf("applied %05d_", newest)},
 		{"", []string{"--db", db, "to", "0"}, "taken back 00001_initial.sql"},
 	} {
 		code, out, errs := run(t, step.env, step.args...)
@@ -53,6 +57,21 @@ func TestUpDownStatusTo(t *testing.T) {
 	if info, err := os.Stat(db); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
+}
+
+// newestVersion is that of the last migration in this program.
+func newestVersion(t *testing.T) int64 {
+	t.Helper()
+	m, err := sqlite.OpenMigrator(filepath.Join(t.TempDir(), "x.db"), sqlite.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = m.Close() }()
+	_, newest, err := m.Versions(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newest
 }
 
 func TestMisuse(t *testing.T) {
