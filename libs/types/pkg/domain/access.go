@@ -10,11 +10,19 @@ type APIKey struct {
 	Name       string
 	Prefix     string
 	Hash       [32]byte
-	Scopes     []string // empty: everything in its project
+	Scopes     Scopes // empty: everything in its project
 	CreatedAt  time.Time
 	ExpiresAt  *time.Time // nil: never
 	LastUsedAt *time.Time
 	RevokedAt  *time.Time
+}
+
+// Allowed is what the key's holder may do.
+func (k *APIKey) Allowed() Scopes {
+	if len(k.Scopes) == 0 {
+		return Scopes{ScopeManage}
+	}
+	return k.Scopes
 }
 
 // Usable reports whether the key opens anything at a time.

@@ -17,7 +17,8 @@ type Caller struct {
 	Name      string    // of the key or user, for tombstones and audit
 	KeyID     domain.ID // of the key that was shown; empty: it was no key
 	UserID    domain.ID // whom it stands for; empty: nobody in particular
-	Admin     bool      // may see nodes and host facts
+	Scopes    domain.Scopes
+	Admin     bool // its scopes include admin: may see nodes and host facts
 }
 
 // Orchestrator is everything the product does with VMs, as one value. Its

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -15,10 +16,14 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/proxy"
 	"github.com/aetherium/aetherium/services/gateway/pkg/ws"
 )
+
+// extensionScope tells in the OpenAPI document which scope an operation needs.
+const extensionScope = "x-required-scope"
 
 // Bounds on bodies.
 const (
@@ -62,11 +67,13 @@ type API struct {
 	huma  huma.API
 	start *huma.Schema // of a start frame
 	now   func() time.Time
+	fault error // in how operations are declared
 }
 
 // New makes the API and registers its operations on a router that is mounted
-// at wire.BasePath, behind authentication.
-func New(d Deps, r chi.Router) *API {
+// at wire.BasePath, behind authentication. Returns Internal when an operation
+// does not say who may call it.
+func New(d Deps, r chi.Router) (*API, error) {
 	if d.MaxFileBytes <= 0 {
 		d.MaxFileBytes = DefaultMaxFileBytes
 	}
@@ -88,19 +95,22 @@ func New(d Deps, r chi.Router) *API {
 	a.eventRoutes()
 	a.healthOperations()
 	a.finishSchemas()
-	return a
+	return a, a.fault
 }
 
 // options are what the gateway adds to an operation.
 type options struct {
-	body       int64 // bound on the JSON body; 0: jsonBodyBytes
-	recognises bool  // the handler recognises requests repeated with an Idempotency-Key
-	admin      bool
+	scope      domain.Scope // what a caller needs; without it the operation is not there
+	body       int64        // bound on the JSON body; 0: jsonBodyBytes
+	recognises bool         // the handler recognises requests repeated with an Idempotency-Key
 }
 
 // register adds a typed operation. The handler's errors may be anything; they
 // leave as problems.
 func register[I, O any](a *API, op huma.Operation, opt options, handler func(ctx context.Context, in *I) (*O, error)) {
+	if !a.needs(&op, opt.scope) {
+		return
+	}
 	if opt.body == 0 {
 		opt.body = jsonBodyBytes
 	}
@@ -126,6 +136,18 @@ func register[I, O any](a *API, op huma.Operation, opt options, handler func(ctx
 		}
 		return out, nil
 	})
+}
+
+// needs declares the scope that an operation needs, for who reads the
+// document. It is false where there is none.
+func (a *API) needs(op *huma.Operation, scope domain.Scope) bool {
+	if err := scope.Validate(op.OperationID); err != nil {
+		a.fault = errors.Join(a.fault, errors.Wrap(err, errors.Internal, "the operation %s declares no scope", op.OperationID))
+		return false
+	}
+	op.Extensions = map[string]any{extensionScope: scope}
+	op.Description = strings.TrimSpace(op.Description + "\n\nNeeds the scope `" + string(scope) + "`.")
+	return true
 }
 
 // streaming is the answer of a handler that writes it itself. Its error is

@@ -7,6 +7,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/ws"
 )
@@ -25,10 +26,10 @@ type (
 
 func (a *API) eventRoutes() {
 	const tag = "Events"
-	register(a, operation("list-events", http.MethodGet, "/events", tag, "List events after a cursor", "Oldest first."), options{}, a.listEvents)
+	register(a, operation("list-events", http.MethodGet, "/events", tag, "List events after a cursor", "Oldest first."), options{scope: domain.ScopeRead}, a.listEvents)
 	stream := operation("stream-events", http.MethodGet, "/events/stream", tag, "Follow events", "Over WebSocket or as server-sent events; Event in JSON, whose seq is the cursor.")
 	stream.Responses = streamResponses[wire.Event](a)
-	register(a, stream, options{}, func(ctx context.Context, in *streamEventsInput) (*huma.StreamResponse, error) {
+	register(a, stream, options{scope: domain.ScopeRead}, func(ctx context.Context, in *streamEventsInput) (*huma.StreamResponse, error) {
 		return streaming(func(w http.ResponseWriter, r *http.Request) error {
 			return a.Streams.Events(w, r, auth.CallerFrom(ctx), in.After)
 		}), nil

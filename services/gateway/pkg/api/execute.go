@@ -31,7 +31,7 @@ type (
 func (a *API) executeRoute() {
 	op := operation("execute", http.MethodPost, "/vms/{vm}/execute", "Executions", "Run a command to its end",
 		"An exit code other than 0 is a result, not an error. A client that goes away does not end the command; its ID finds it again.")
-	register(a, op, options{body: executeBodyBytes}, a.execute)
+	register(a, op, options{scope: domain.ScopeRun, body: executeBodyBytes}, a.execute)
 }
 
 func (a *API) execute(ctx context.Context, in *executeInput) (*executeOutput, error) {

@@ -77,10 +77,10 @@ func (a *API) executionRoutes() {
 		"201": jsonOf[wire.Execution](a, "It runs, or with wait=true has ended"),
 		"200": a.outputEvents("Its events", schemaOf[wire.Execution](a)),
 	}
-	register(a, start, options{}, a.startExecution)
+	register(a, start, options{scope: domain.ScopeRun}, a.startExecution)
 
-	register(a, operation("list-executions", http.MethodGet, "/vms/{vm}/executions", tag, "List a VM's executions", ""), options{}, a.listExecutions)
-	register(a, operation("get-execution", http.MethodGet, "/executions/{id}", tag, "Get an execution", ""), options{}, a.getExecution)
+	register(a, operation("list-executions", http.MethodGet, "/vms/{vm}/executions", tag, "List a VM's executions", ""), options{scope: domain.ScopeRead}, a.listExecutions)
+	register(a, operation("get-execution", http.MethodGet, "/executions/{id}", tag, "Get an execution", ""), options{scope: domain.ScopeRead}, a.getExecution)
 
 	out := operation("get-output", http.MethodGet, "/executions/{id}/output", tag, "Read an execution's output",
 		"As newline-delimited JSON; `Accept: text/event-stream` gives events, `Accept: application/octet-stream` the bytes alone, which are refused with 416 where the oldest are no longer kept.")
@@ -88,7 +88,7 @@ func (a *API) executionRoutes() {
 	output.Content["application/x-ndjson"] = &huma.MediaType{Schema: schemaOf[wire.OutputEvent](a)}
 	output.Content["application/octet-stream"] = &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}
 	out.Responses = map[string]*huma.Response{"200": output}
-	register(a, out, options{}, a.output)
+	register(a, out, options{scope: domain.ScopeRead}, a.output)
 
 	events := operation("stream-execution-events", http.MethodGet, "/executions/{id}/events", tag, "Follow an execution as server-sent events",
 		"Events stdout, stderr, pty, gap, exit and error; an event's ID is the offset to resume at, and `end` after the exit.")
@@ -96,25 +96,25 @@ func (a *API) executionRoutes() {
 		"200": a.outputEvents("Events"),
 		"204": {Description: "Everything has been told (Last-Event-ID: end)"},
 	}
-	register(a, events, options{}, a.executionEvents)
+	register(a, events, options{scope: domain.ScopeRead}, a.executionEvents)
 
 	stream := operation("stream-execution", http.MethodGet, "/executions/{id}/stream", tag, "Follow and feed an execution over WebSocket",
 		"Binary frames: a byte of kind (0 stdin, 1 stdout, 2 stderr, 3 pty), eight bytes of big-endian offset, data. Text frames: ClientControl and ServerControl. Closing the socket does not end the command.")
 	stream.Responses = map[string]*huma.Response{"101": upgradeResponse()}
-	register(a, stream, options{}, a.stream)
+	register(a, stream, options{scope: domain.ScopeRun}, a.stream)
 
 	run := operation("run-stream", http.MethodGet, "/vms/{vm}/stream", tag, "Start, follow and feed an execution over one WebSocket",
 		"As stream-execution; the client's first text frame is a StartControl.")
 	run.Responses = map[string]*huma.Response{"101": upgradeResponse()}
-	register(a, run, options{}, a.runStream)
+	register(a, run, options{scope: domain.ScopeRun}, a.runStream)
 
-	register(a, operation("signal-execution", http.MethodPost, "/executions/{id}/signal", tag, "Signal a command's process group", ""), options{}, a.signal)
-	register(a, operation("resize-execution", http.MethodPost, "/executions/{id}/resize", tag, "Resize a command's terminal", ""), options{}, a.resize)
+	register(a, operation("signal-execution", http.MethodPost, "/executions/{id}/signal", tag, "Signal a command's process group", ""), options{scope: domain.ScopeRun}, a.signal)
+	register(a, operation("resize-execution", http.MethodPost, "/executions/{id}/resize", tag, "Resize a command's terminal", ""), options{scope: domain.ScopeRun}, a.resize)
 	stdin := operation("write-stdin", http.MethodPost, "/executions/{id}/stdin", tag, "Send input to a command", "Answers when the command's agent has taken it all.")
 	stdin.RequestBody = binaryBody("application/octet-stream", "Input")
 	stdin.Responses = map[string]*huma.Response{"204": {Description: "Taken"}}
-	register(a, stdin, options{}, a.stdin)
-	register(a, operation("close-stdin", http.MethodPost, "/executions/{id}/stdin/close", tag, "End a command's input", ""), options{},
+	register(a, stdin, options{scope: domain.ScopeRun}, a.stdin)
+	register(a, operation("close-stdin", http.MethodPost, "/executions/{id}/stdin/close", tag, "End a command's input", ""), options{scope: domain.ScopeRun},
 		func(ctx context.Context, in *postIDInput) (*empty, error) {
 			return nil, a.VMs.CloseStdin(ctx, auth.CallerFrom(ctx), in.id())
 		})

@@ -62,17 +62,17 @@ func (a *API) fileRoutes() {
 		"206": binaryResponse("application/octet-stream", "A range of it"),
 		"304": {Description: "It is still what If-None-Match names"},
 	}
-	register(a, read, options{}, a.readFile)
+	register(a, read, options{scope: domain.ScopeRead}, a.readFile)
 	head := operation("head-file", http.MethodHead, "/vms/{vm}/files", tag, "Describe a file by headers", "")
 	head.Responses = map[string]*huma.Response{"200": {Description: "Content-Length, ETag, Last-Modified and X-File-* tell"}}
-	register(a, head, options{}, a.readFile)
+	register(a, head, options{scope: domain.ScopeRead}, a.readFile)
 
 	write := operation("write-file", http.MethodPut, "/vms/{vm}/files", tag, "Write a file", "Replaces it as a whole: readers see the old content or the new.")
 	write.RequestBody = binaryBody("application/octet-stream", "The content; none makes an empty file")
 	write.Responses = map[string]*huma.Response{"200": jsonOf[wire.FileInfo](a, "Written")}
-	register(a, write, options{}, a.writeFile)
+	register(a, write, options{scope: domain.ScopeRun}, a.writeFile)
 
-	register(a, operation("remove-file", http.MethodDelete, "/vms/{vm}/files", tag, "Remove a file or a directory with what is in it", ""), options{},
+	register(a, operation("remove-file", http.MethodDelete, "/vms/{vm}/files", tag, "Remove a file or a directory with what is in it", ""), options{scope: domain.ScopeRun},
 		func(ctx context.Context, in *FileInput) (*empty, error) {
 			by, vm, err := a.resolve(ctx, in.VMPath)
 			if err != nil {
@@ -80,20 +80,20 @@ func (a *API) fileRoutes() {
 			}
 			return nil, a.VMs.RemoveFile(ctx, by, vm, in.Path, in.options())
 		})
-	register(a, operation("stat-file", http.MethodGet, "/vms/{vm}/files/stat", tag, "Describe a file", ""), options{},
+	register(a, operation("stat-file", http.MethodGet, "/vms/{vm}/files/stat", tag, "Describe a file", ""), options{scope: domain.ScopeRead},
 		func(ctx context.Context, in *FileInput) (*fileOutput, error) {
 			return a.info(ctx, in.VMPath, func(by vmm.Caller, vm domain.ID) (vmm.FileInfo, error) {
 				return a.VMs.StatFile(ctx, by, vm, in.Path, in.options())
 			})
 		})
-	register(a, operation("list-files", http.MethodGet, "/vms/{vm}/files/list", tag, "List a directory", ""), options{}, a.listFiles)
-	register(a, operation("make-dir", http.MethodPost, "/vms/{vm}/files/mkdir", tag, "Make a directory and its missing parents", ""), options{},
+	register(a, operation("list-files", http.MethodGet, "/vms/{vm}/files/list", tag, "List a directory", ""), options{scope: domain.ScopeRead}, a.listFiles)
+	register(a, operation("make-dir", http.MethodPost, "/vms/{vm}/files/mkdir", tag, "Make a directory and its missing parents", ""), options{scope: domain.ScopeRun},
 		func(ctx context.Context, in *mkdirInput) (*fileOutput, error) {
 			return a.info(ctx, in.VMPath, func(by vmm.Caller, vm domain.ID) (vmm.FileInfo, error) {
 				return a.VMs.MakeDir(ctx, by, vm, in.Body.Path, vmm.FileOptions{User: in.Body.User, Mode: parseMode(in.Body.Mode)})
 			})
 		})
-	register(a, operation("move-file", http.MethodPost, "/vms/{vm}/files/move", tag, "Rename a file", ""), options{},
+	register(a, operation("move-file", http.MethodPost, "/vms/{vm}/files/move", tag, "Rename a file", ""), options{scope: domain.ScopeRun},
 		func(ctx context.Context, in *moveInput) (*fileOutput, error) {
 			return a.info(ctx, in.VMPath, func(by vmm.Caller, vm domain.ID) (vmm.FileInfo, error) {
 				return a.VMs.MoveFile(ctx, by, vm, in.Body.From, in.Body.To, vmm.FileOptions{User: in.Body.User})
@@ -102,7 +102,7 @@ func (a *API) fileRoutes() {
 
 	watch := operation("watch-files", http.MethodGet, "/vms/{vm}/files/watch", tag, "Follow changes in a directory", "As server-sent events or over WebSocket; FileEvent in JSON.")
 	watch.Responses = streamResponses[wire.FileEvent](a)
-	register(a, watch, options{}, func(ctx context.Context, in *watchInput) (*huma.StreamResponse, error) {
+	register(a, watch, options{scope: domain.ScopeRead}, func(ctx context.Context, in *watchInput) (*huma.StreamResponse, error) {
 		by, vm, err := a.resolve(ctx, in.VMPath)
 		if err != nil {
 			return nil, err
@@ -114,11 +114,11 @@ func (a *API) fileRoutes() {
 
 	down := operation("read-tar", http.MethodGet, "/vms/{vm}/files/tar", tag, "Read a file or a directory tree as a tar", "")
 	down.Responses = map[string]*huma.Response{"200": binaryResponse("application/x-tar", "A tar (PAX)")}
-	register(a, down, options{}, a.readTar)
+	register(a, down, options{scope: domain.ScopeRead}, a.readTar)
 	up := operation("write-tar", http.MethodPut, "/vms/{vm}/files/tar", tag, "Unpack a tar below a directory", "Entries that would leave it are refused.")
 	up.RequestBody = binaryBody("application/x-tar", "A tar; none makes the directory")
 	up.Responses = map[string]*huma.Response{"204": {Description: "Unpacked"}}
-	register(a, up, options{}, a.writeTar)
+	register(a, up, options{scope: domain.ScopeRun}, a.writeTar)
 }
 
 func streamResponses[T any](a *API) map[string]*huma.Response {

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 )
 
@@ -17,7 +18,7 @@ type (
 
 func (a *API) fleetRoutes() {
 	const tag = "Fleet"
-	register(a, operation("list-workers", http.MethodGet, "/workers", tag, "List workers", ""), options{admin: true},
+	register(a, operation("list-workers", http.MethodGet, "/workers", tag, "List workers", ""), options{scope: domain.ScopeAdmin},
 		func(ctx context.Context, _ *none) (*workersOutput, error) {
 			l, err := a.VMs.ListWorkers(ctx, auth.CallerFrom(ctx))
 			if err != nil {
@@ -25,7 +26,7 @@ func (a *API) fleetRoutes() {
 			}
 			return &workersOutput{&wire.List[wire.Worker]{Items: mapped(l, worker)}}, nil
 		})
-	register(a, operation("list-drivers", http.MethodGet, "/drivers", tag, "What each driver can do here", ""), options{},
+	register(a, operation("list-drivers", http.MethodGet, "/drivers", tag, "What each driver can do here", ""), options{scope: domain.ScopeRead},
 		func(ctx context.Context, _ *none) (*driversOutput, error) {
 			l, err := a.VMs.Drivers(ctx, auth.CallerFrom(ctx))
 			if err != nil {
@@ -33,7 +34,7 @@ func (a *API) fleetRoutes() {
 			}
 			return &driversOutput{&wire.List[wire.Driver]{Items: mapped(l, driver)}}, nil
 		})
-	register(a, operation("get-status", http.MethodGet, "/status", tag, "What the server is and how it does", ""), options{admin: true},
+	register(a, operation("get-status", http.MethodGet, "/status", tag, "What the server is and how it does", ""), options{scope: domain.ScopeAdmin},
 		func(ctx context.Context, _ *none) (*statusOutput, error) {
 			s, err := a.Status(ctx)
 			if err != nil {

@@ -51,8 +51,8 @@ func (a *API) around(op huma.Operation, opt options) func(huma.Context, func(hum
 		if rec := middleware.RecordOf(r.Context()); rec != nil {
 			rec.Route = op.Path
 		}
-		if opt.admin && !auth.CallerFrom(r.Context()).Admin {
-			writeProblem(w, ae.New(ae.PermissionDenied, "this is for administrators").WithHint("use an administrator's key"))
+		if err := auth.Allow(r.Context(), opt.scope); err != nil {
+			writeProblem(w, err)
 			return
 		}
 		if err := emptyQuery(hc.Operation().Parameters, r); err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 )
 
 func (a *API) config() huma.Config {
@@ -110,7 +111,7 @@ func upgradeResponse() *huma.Response {
 // healthOperations documents what is served outside of huma: /health and
 // /ready need no key, and the document does not describe itself through itself.
 func (a *API) healthOperations() {
-	add := func(id, path, summary string, secured bool, media string, schema *huma.Schema) {
+	add := func(id, path, summary string, scope domain.Scope, media string, schema *huma.Schema) {
 		op := &huma.Operation{
 			OperationID: id, Method: http.MethodGet, Path: path, Summary: summary, Tags: []string{"Fleet"},
 			Responses: map[string]*huma.Response{
@@ -118,17 +119,17 @@ func (a *API) healthOperations() {
 				"default": a.problemResponse(),
 			},
 		}
-		if secured {
+		if scope != "" && a.needs(op, scope) {
 			op.Security = []map[string][]string{{"bearer": {}}, {"key": {}}}
 		}
 		a.huma.OpenAPI().AddOperation(op)
 	}
 	text := &huma.Schema{Type: huma.TypeString}
-	add("health", "/health", "Whether the server answers", false, "application/json", schemaOf[wire.Health](a))
-	add("ready", "/ready", "Whether the server can work", false, "application/json", schemaOf[wire.Health](a))
-	add("metrics", "/metrics", "Metrics for Prometheus", true, "text/plain", text)
-	add("openapi-json", "/openapi.json", "This document", true, "application/json", &huma.Schema{Type: huma.TypeObject})
-	add("openapi-yaml", "/openapi.yaml", "This document in YAML", true, "application/yaml", &huma.Schema{Type: huma.TypeObject})
+	add("health", "/health", "Whether the server answers", "", "application/json", schemaOf[wire.Health](a))
+	add("ready", "/ready", "Whether the server can work", "", "application/json", schemaOf[wire.Health](a))
+	add("metrics", "/metrics", "Metrics for Prometheus", domain.ScopeAdmin, "text/plain", text)
+	add("openapi-json", "/openapi.json", "This document", domain.ScopeRead, "application/json", &huma.Schema{Type: huma.TypeObject})
+	add("openapi-yaml", "/openapi.yaml", "This document in YAML", domain.ScopeRead, "application/yaml", &huma.Schema{Type: huma.TypeObject})
 }
 
 // finishSchemas drops what huma registers for its own errors, which never leave.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
@@ -36,14 +37,14 @@ func (a *API) portRoutes(r chi.Router) {
 	const tag = "Ports"
 	get := operation("get-port", http.MethodGet, "/vms/{vm}/ports/{port}", tag, "How a port is reached from outside", "")
 	get.Responses = map[string]*huma.Response{"200": jsonOf[wire.Port](a, "Its address and token")}
-	register(a, get, options{}, a.getPort)
+	register(a, get, options{scope: domain.ScopeRun}, a.getPort)
 
 	link := operation("create-link", http.MethodPost, "/vms/{vm}/ports/{port}/links", tag, "Make a one-time link to a preview",
 		"The first browser that opens it may see the preview from then on, for a day.")
 	link.Responses = map[string]*huma.Response{"201": jsonOf[wire.Link](a, "The link")}
-	register(a, link, options{}, a.createLink)
+	register(a, link, options{scope: domain.ScopeRun}, a.createLink)
 
-	r.HandleFunc(forwardRoute, a.forward)
+	r.Handle(forwardRoute, auth.RequireScope(domain.ScopeRun, http.HandlerFunc(a.forward)))
 	forward := operation("forward-port", http.MethodGet, "/vms/{vm}/ports/{port}/{path}", tag, "Reach a server in a VM",
 		"Any of HTTP's methods (RFC 9110) but CONNECT and TRACE, PATCH as well, any path, WebSocket and server-sent events included. Credentials and cookies do not pass, and no answer is run by a browser: for pages there are previews.")
 	str, num := &huma.Schema{Type: huma.TypeString}, &huma.Schema{Type: huma.TypeInteger}
@@ -53,6 +54,7 @@ func (a *API) portRoutes(r chi.Router) {
 		{Name: "path", In: "path", Required: true, Schema: str, Description: "Path there; may hold slashes"},
 	}
 	forward.Responses = map[string]*huma.Response{"default": {Description: "What the server in the VM answers; a problem with 502 when none answers, with the API's usual status when the VM is the reason"}}
+	a.needs(&forward, domain.ScopeRun)
 	forward.Security = []map[string][]string{{"bearer": {}}, {"key": {}}}
 	a.huma.OpenAPI().AddOperation(&forward)
 }

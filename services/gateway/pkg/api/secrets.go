@@ -24,9 +24,9 @@ type (
 
 func (a *API) secretRoutes() {
 	const tag = "Secrets"
-	register(a, operation("list-secrets", http.MethodGet, "/secrets", tag, "List the stored secrets", "By name, all of them; their values are never read back."), options{}, a.listSecrets)
-	register(a, operation("set-secret", http.MethodPut, "/secrets/{name}", tag, "Store a secret", "Replaces the value that the name has."), options{}, a.setSecret)
-	register(a, operation("delete-secret", http.MethodDelete, "/secrets/{name}", tag, "Delete a stored secret", ""), options{},
+	register(a, operation("list-secrets", http.MethodGet, "/secrets", tag, "List the stored secrets", "By name, all of them; their values are never read back."), options{scope: domain.ScopeManage}, a.listSecrets)
+	register(a, operation("set-secret", http.MethodPut, "/secrets/{name}", tag, "Store a secret", "Replaces the value that the name has."), options{scope: domain.ScopeManage}, a.setSecret)
+	register(a, operation("delete-secret", http.MethodDelete, "/secrets/{name}", tag, "Delete a stored secret", ""), options{scope: domain.ScopeManage},
 		func(ctx context.Context, in *SecretPath) (*empty, error) {
 			return nil, a.VMs.DeleteSecret(ctx, auth.CallerFrom(ctx), in.Name)
 		})

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 )
 
@@ -32,8 +33,8 @@ func (a *API) snapshotRoutes() {
 	const tag = "Snapshots"
 	create := operation("create-snapshot", http.MethodPost, "/vms/{vm}/snapshots", tag, "Take a snapshot of a VM", "Answers when it is complete.")
 	create.DefaultStatus = http.StatusCreated
-	register(a, create, options{}, a.createSnapshot)
-	register(a, operation("list-vm-snapshots", http.MethodGet, "/vms/{vm}/snapshots", tag, "List a VM's snapshots", ""), options{},
+	register(a, create, options{scope: domain.ScopeRun}, a.createSnapshot)
+	register(a, operation("list-vm-snapshots", http.MethodGet, "/vms/{vm}/snapshots", tag, "List a VM's snapshots", ""), options{scope: domain.ScopeRead},
 		func(ctx context.Context, in *listVMSnapshotsInput) (*snapshotsOutput, error) {
 			by, vm, err := a.resolve(ctx, in.VMPath)
 			if err != nil {
@@ -45,7 +46,7 @@ func (a *API) snapshotRoutes() {
 			}
 			return &snapshotsOutput{listOf(l, snapshot)}, nil
 		})
-	register(a, operation("list-snapshots", http.MethodGet, "/snapshots", tag, "List snapshots", ""), options{},
+	register(a, operation("list-snapshots", http.MethodGet, "/snapshots", tag, "List snapshots", ""), options{scope: domain.ScopeRead},
 		func(ctx context.Context, in *PageQuery) (*snapshotsOutput, error) {
 			l, err := a.VMs.ListSnapshots(ctx, auth.CallerFrom(ctx), "", in.page())
 			if err != nil {
@@ -53,7 +54,7 @@ func (a *API) snapshotRoutes() {
 			}
 			return &snapshotsOutput{listOf(l, snapshot)}, nil
 		})
-	register(a, operation("get-snapshot", http.MethodGet, "/snapshots/{id}", tag, "Get a snapshot", ""), options{},
+	register(a, operation("get-snapshot", http.MethodGet, "/snapshots/{id}", tag, "Get a snapshot", ""), options{scope: domain.ScopeRead},
 		func(ctx context.Context, in *IDPath) (*snapshotOutput, error) {
 			s, err := a.VMs.GetSnapshot(ctx, auth.CallerFrom(ctx), in.id())
 			if err != nil {
@@ -61,7 +62,7 @@ func (a *API) snapshotRoutes() {
 			}
 			return &snapshotOutput{snapshot(s)}, nil
 		})
-	register(a, operation("delete-snapshot", http.MethodDelete, "/snapshots/{id}", tag, "Delete a snapshot", ""), options{},
+	register(a, operation("delete-snapshot", http.MethodDelete, "/snapshots/{id}", tag, "Delete a snapshot", ""), options{scope: domain.ScopeRun},
 		func(ctx context.Context, in *IDPath) (*empty, error) {
 			return nil, a.VMs.DeleteSnapshot(ctx, auth.CallerFrom(ctx), in.id())
 		})

@@ -26,9 +26,9 @@ type (
 
 func (a *API) taskRoutes() {
 	const tag = "Tasks"
-	register(a, operation("list-tasks", http.MethodGet, "/tasks", tag, "List tasks", ""), options{}, a.listTasks)
-	register(a, operation("get-task", http.MethodGet, "/tasks/{id}", tag, "Get a task", "With wait_ms, once it has ended or the time is over."), options{}, a.getTask)
-	register(a, operation("cancel-task", http.MethodPost, "/tasks/{id}/cancel", tag, "Ask a task to end", ""), options{},
+	register(a, operation("list-tasks", http.MethodGet, "/tasks", tag, "List tasks", ""), options{scope: domain.ScopeRead}, a.listTasks)
+	register(a, operation("get-task", http.MethodGet, "/tasks/{id}", tag, "Get a task", "With wait_ms, once it has ended or the time is over."), options{scope: domain.ScopeRead}, a.getTask)
+	register(a, operation("cancel-task", http.MethodPost, "/tasks/{id}/cancel", tag, "Ask a task to end", ""), options{scope: domain.ScopeRun},
 		func(ctx context.Context, in *postIDInput) (*taskOutput, error) {
 			t, err := a.Tasks.CancelTask(ctx, auth.CallerFrom(ctx), in.id())
 			if err != nil {

@@ -42,8 +42,8 @@ type (
 
 func (a *API) templateRoutes() {
 	const tag = "Templates"
-	register(a, operation("list-templates", http.MethodGet, "/templates", tag, "List templates", ""), options{}, a.listTemplates)
-	register(a, operation("get-template", http.MethodGet, "/templates/{name}", tag, "Get a template and its newest builds", ""), options{},
+	register(a, operation("list-templates", http.MethodGet, "/templates", tag, "List templates", ""), options{scope: domain.ScopeRead}, a.listTemplates)
+	register(a, operation("get-template", http.MethodGet, "/templates/{name}", tag, "Get a template and its newest builds", ""), options{scope: domain.ScopeRead},
 		func(ctx context.Context, in *templatePath) (*templateOutput, error) {
 			t, err := a.VMs.GetTemplate(ctx, auth.CallerFrom(ctx), in.Name)
 			if err != nil {
@@ -51,23 +51,23 @@ func (a *API) templateRoutes() {
 			}
 			return &templateOutput{template(t)}, nil
 		})
-	register(a, operation("delete-template", http.MethodDelete, "/templates/{name}", tag, "Delete a template and those of its builds that nothing uses", ""), options{},
+	register(a, operation("delete-template", http.MethodDelete, "/templates/{name}", tag, "Delete a template and those of its builds that nothing uses", ""), options{scope: domain.ScopeManage},
 		func(ctx context.Context, in *templatePath) (*empty, error) {
 			return nil, a.VMs.DeleteTemplate(ctx, auth.CallerFrom(ctx), in.Name)
 		})
 	build := operation("build-template", http.MethodPost, "/templates", tag, "Build a template", "As a task; its builds' logs tell how it goes.")
 	build.DefaultStatus = http.StatusAccepted
-	register(a, build, options{}, a.buildTemplate)
+	register(a, build, options{scope: domain.ScopeManage}, a.buildTemplate)
 
 	log := operation("get-build-log", http.MethodGet, "/templates/builds/{id}/log", tag, "Read a build's log", "")
 	log.Responses = map[string]*huma.Response{"200": binaryResponse("text/plain", "The log")}
-	register(a, log, options{}, a.buildLog)
+	register(a, log, options{scope: domain.ScopeRead}, a.buildLog)
 
 	upload := operation("upload", http.MethodPut, "/uploads", tag, "Send files to build a template from", "A tar, plain or compressed: a root filesystem, whose ID is then source.tar, or what steps copy from, source.context.")
 	upload.RequestBody = binaryBody("application/x-tar", "A tar")
 	upload.RequestBody.Required = true
 	upload.Responses = map[string]*huma.Response{"201": jsonOf[wire.Upload](a, "Kept for a day")}
-	register(a, upload, options{}, a.upload)
+	register(a, upload, options{scope: domain.ScopeManage}, a.upload)
 }
 
 func (a *API) listTemplates(ctx context.Context, in *PageQuery) (*templatesOutput, error) {

@@ -27,18 +27,18 @@ type (
 
 func (a *API) toolRoutes() {
 	const tag = "Tools"
-	register(a, operation("list-tools", http.MethodGet, "/tools", tag, "List the tools that are installed", ""), options{}, a.listTools)
+	register(a, operation("list-tools", http.MethodGet, "/tools", tag, "List the tools that are installed", ""), options{scope: domain.ScopeRead}, a.listTools)
 	install := operation("install-tools", http.MethodPost, "/tools", tag, "Install tools", "As a task, so that VMs find them there. A VM that is created with tools that are not there has them installed as well.")
 	install.DefaultStatus = http.StatusAccepted
-	register(a, install, options{}, a.installTools)
-	register(a, operation("delete-tool", http.MethodDelete, "/tools/{tool}", tag, "Remove an installed tool", "Not while a VM has it."), options{admin: true},
+	register(a, install, options{scope: domain.ScopeRun}, a.installTools)
+	register(a, operation("delete-tool", http.MethodDelete, "/tools/{tool}", tag, "Remove an installed tool", "Not while a VM has it."), options{scope: domain.ScopeAdmin},
 		func(ctx context.Context, in *toolPath) (*empty, error) {
 			dir, version, _ := strings.Cut(in.Tool, "@")
 			return nil, a.VMs.RemoveTool(ctx, auth.CallerFrom(ctx), dir, version)
 		})
 	log := operation("get-installation-log", http.MethodGet, "/tools/installations/{id}/log", tag, "Read the log of an installation", "By the ID of its task.")
 	log.Responses = map[string]*huma.Response{"200": binaryResponse("text/plain", "The log")}
-	register(a, log, options{}, a.installationLog)
+	register(a, log, options{scope: domain.ScopeRead}, a.installationLog)
 }
 
 func (a *API) listTools(ctx context.Context, _ *none) (*toolsOutput, error) {

@@ -82,15 +82,15 @@ func (a *API) vmRoutes() {
 		"201": jsonOf[wire.VM](a, "The VM is ready"),
 		"202": jsonOf[wire.Accepted](a, "It is being made; Location names the task"),
 	}
-	register(a, op, options{recognises: true}, a.createVM)
+	register(a, op, options{scope: domain.ScopeRun, recognises: true}, a.createVM)
 
-	register(a, operation("list-vms", http.MethodGet, "/vms", "VMs", "List VMs", ""), options{}, a.listVMs)
-	register(a, operation("get-vm", http.MethodGet, "/vms/{vm}", "VMs", "Get a VM", ""), options{}, a.getVM)
-	register(a, operation("patch-vm", http.MethodPatch, "/vms/{vm}", "VMs", "Change a VM", "Absent fields stay as they are."), options{}, a.patchVM)
+	register(a, operation("list-vms", http.MethodGet, "/vms", "VMs", "List VMs", ""), options{scope: domain.ScopeRead}, a.listVMs)
+	register(a, operation("get-vm", http.MethodGet, "/vms/{vm}", "VMs", "Get a VM", ""), options{scope: domain.ScopeRead}, a.getVM)
+	register(a, operation("patch-vm", http.MethodPatch, "/vms/{vm}", "VMs", "Change a VM", "Absent fields stay as they are."), options{scope: domain.ScopeRun}, a.patchVM)
 
 	del := operation("delete-vm", http.MethodDelete, "/vms/{vm}", "VMs", "Delete a VM", "Deleting a VM again is success while its tombstone is kept.")
 	del.Responses = a.settledResponses()
-	register(a, del, options{}, func(ctx context.Context, in *actVMInput) (*answered, error) {
+	register(a, del, options{scope: domain.ScopeRun}, func(ctx context.Context, in *actVMInput) (*answered, error) {
 		return a.act(ctx, in, a.VMs.DeleteVM)
 	})
 	a.postVM(operation("start-vm", http.MethodPost, "/vms/{vm}/start", "VMs", "Start a stopped or paused VM", ""), a.VMs.StartVM)
@@ -99,7 +99,7 @@ func (a *API) vmRoutes() {
 
 	pause := operation("pause-vm", http.MethodPost, "/vms/{vm}/pause", "VMs", "Pause a VM", "")
 	pause.Responses = a.settledResponses()
-	register(a, pause, options{}, func(ctx context.Context, in *pauseVMInput) (*answered, error) {
+	register(a, pause, options{scope: domain.ScopeRun}, func(ctx context.Context, in *pauseVMInput) (*answered, error) {
 		return a.act(ctx, &actVMInput{in.VMPath, in.WaitQuery}, func(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.VM, error) {
 			return a.VMs.PauseVM(ctx, by, id, domain.PauseMode(given(in.Body).Mode))
 		})
@@ -111,9 +111,9 @@ func (a *API) vmRoutes() {
 		"201": jsonOf[wire.List[wire.VM]](a, "The forks are ready"),
 		"202": jsonOf[wire.List[wire.VM]](a, "They are being made"),
 	}
-	register(a, fork, options{}, a.forkVM)
+	register(a, fork, options{scope: domain.ScopeRun}, a.forkVM)
 
-	register(a, operation("get-vm-usage", http.MethodGet, "/vms/{vm}/usage", "VMs", "What a VM uses now", ""), options{}, a.vmUsage)
+	register(a, operation("get-vm-usage", http.MethodGet, "/vms/{vm}/usage", "VMs", "What a VM uses now", ""), options{scope: domain.ScopeRead}, a.vmUsage)
 }
 
 func (a *API) settledResponses() map[string]*huma.Response {
@@ -125,7 +125,7 @@ func (a *API) settledResponses() map[string]*huma.Response {
 
 func (a *API) postVM(op huma.Operation, do func(context.Context, vmm.Caller, domain.ID) (*domain.VM, error)) {
 	op.Responses = a.settledResponses()
-	register(a, op, options{}, func(ctx context.Context, in *postVMInput) (*answered, error) {
+	register(a, op, options{scope: domain.ScopeRun}, func(ctx context.Context, in *postVMInput) (*answered, error) {
 		return a.act(ctx, &actVMInput{in.VMPath, in.WaitQuery}, do)
 	})
 }

@@ -9,13 +9,14 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
 	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
 )
 
 // Authenticator turns a token into a caller. It is the seam for other kinds of
-// credentials; roles will come with the caller.
+// credentials.
 type Authenticator interface {
 	// Authenticate returns Unauthenticated for a token that is unknown,
 	// expired or revoked, without saying which.
@@ -34,6 +35,33 @@ func CallerFrom(ctx context.Context) vmm.Caller {
 // WithCaller is for handlers that authenticate in another way, and for tests.
 func WithCaller(ctx context.Context, c vmm.Caller) context.Context {
 	return context.WithValue(ctx, callerKey{}, c)
+}
+
+// Allow reports whether the caller may do what needs a scope. Returns
+// PermissionDenied.
+func Allow(ctx context.Context, need domain.Scope) error {
+	caller := CallerFrom(ctx)
+	if caller.Scopes.Allows(need) {
+		return nil
+	}
+	has := string(caller.Scopes.Widest())
+	if has == "" {
+		has = "none"
+	}
+	return errors.New(errors.PermissionDenied, "this needs the scope %s", need).
+		WithHint("the credentials have the scope %s; use others that have %s", has, need)
+}
+
+// RequireScope lets only callers through that have a scope; [Require] has
+// found out who they are.
+func RequireScope(need domain.Scope, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := Allow(r.Context(), need); err != nil {
+			problem.Write(w, err)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // Require lets only requests with valid credentials through.

@@ -54,7 +54,7 @@ func TestKeys(t *testing.T) {
 	if !auth.LooksLikeKey(text) || auth.HashKey(text) != hash || strings.Contains(string(hash[:]), text) {
 		t.Fatalf("minted %q", text)
 	}
-	good := auth.Key{ID: domain.NewID(), ProjectID: domain.NewID(), Name: "ci", Hash: hash, Admin: true}
+	good := auth.Key{ID: domain.NewID(), ProjectID: domain.NewID(), Name: "ci", Hash: hash, Scopes: domain.Scopes{domain.ScopeAdmin}}
 	at := func(d time.Duration) *time.Time { x := now.Add(d); return &x }
 	wrongHash := good
 	wrongHash.Hash[0] ^= 1
@@ -83,7 +83,7 @@ func TestKeys(t *testing.T) {
 		if errors.CodeOf(err) != tc.code {
 			t.Errorf("%s: %v, want %s", tc.name, err, tc.code)
 		}
-		if tc.code == "" && (caller.ProjectID != good.ProjectID || caller.Name != "ci" || !caller.Admin) {
+		if tc.code == "" && (caller.ProjectID != good.ProjectID || caller.Name != "ci" || !caller.Admin || !caller.Scopes.Allows(domain.ScopeAdmin)) {
 			t.Errorf("%s: %+v", tc.name, caller)
 		}
 		if err != nil && tc.text != "" && strings.Contains(err.Error(), tc.text) {

@@ -33,9 +33,9 @@ type Key struct {
 	ProjectID domain.ID
 	Name      string // for tombstones, audit and logs
 	Hash      Hash
-	Admin     bool
-	ExpiresAt *time.Time // nil: never
-	RevokedAt *time.Time // nil: in force
+	Scopes    domain.Scopes // none: nothing
+	ExpiresAt *time.Time    // nil: never
+	RevokedAt *time.Time    // nil: in force
 }
 
 // KeyStore keeps keys.
@@ -112,7 +112,9 @@ func (k *Keys) Authenticate(ctx context.Context, token string) (vmm.Caller, erro
 		return vmm.Caller{}, refused
 	}
 	k.touch(key.ID, now)
-	return vmm.Caller{ProjectID: key.ProjectID, Name: key.Name, KeyID: key.ID, Admin: key.Admin}, nil
+	return vmm.Caller{
+		ProjectID: key.ProjectID, Name: key.Name, KeyID: key.ID, Scopes: key.Scopes, Admin: key.Scopes.Allows(domain.ScopeAdmin),
+	}, nil
 }
 
 func (k *Keys) touch(id domain.ID, now time.Time) {

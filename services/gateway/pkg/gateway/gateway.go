@@ -9,6 +9,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/docs"
@@ -56,7 +57,9 @@ func New(c Config, d Deps) (*Gateway, error) {
 		Ports: d.VMs, Links: d.Links, Domain: proxy.Domain(c.PreviewDomain), PublicURL: c.PreviewURL, Logger: d.Logger,
 		Stopping: g.stopping, Opened: g.metrics.StreamOpened,
 	})
-	g.router = g.routes()
+	if g.router, err = g.routes(); err != nil {
+		return nil, err
+	}
 	g.handler = middleware.Observe(
 		middleware.Observer{Logger: d.Logger, Metrics: g.metrics, Stall: c.Stall},
 		http.HandlerFunc(g.dispatch),
@@ -89,7 +92,7 @@ func (g *Gateway) dispatch(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (g *Gateway) routes() http.Handler {
+func (g *Gateway) routes() (http.Handler, error) {
 	r := chi.NewRouter()
 	r.NotFound(api.NotFound)
 	r.MethodNotAllowed(api.MethodNotAllowed)
@@ -103,7 +106,7 @@ func (g *Gateway) routes() http.Handler {
 		}
 		healthy(w)
 	})
-	metrics := auth.Require(g.deps.Authenticator, named("/metrics", adminOnly(g.metrics.Handler())))
+	metrics := auth.Require(g.deps.Authenticator, named("/metrics", auth.RequireScope(domain.ScopeAdmin, g.metrics.Handler()).ServeHTTP))
 	for _, prefix := range []string{"", wire.BasePath} {
 		r.Method(http.MethodGet, prefix+"/health", health)
 		r.Method(http.MethodGet, prefix+"/ready", ready)
@@ -112,10 +115,11 @@ func (g *Gateway) routes() http.Handler {
 			r.Method(http.MethodGet, prefix+path, named("/docs", file.ServeHTTP))
 		}
 	}
+	var fault error
 	r.Route(wire.BasePath, func(r chi.Router) {
 		r.Group(func(r chi.Router) {
 			r.Use(func(next http.Handler) http.Handler { return auth.Require(g.deps.Authenticator, next) }, private)
-			a := api.New(api.Deps{
+			a, err := api.New(api.Deps{
 				VMs: g.deps.VMs, Tasks: g.deps.Tasks, Proxy: g.proxy, Idempotency: g.deps.Idempotency, Uploads: g.deps.Uploads,
 				Streams: ws.New(ws.Config{
 					VMs: g.deps.VMs, Stopping: g.stopping, Origins: g.config.Origins, Stall: g.config.Stall,
@@ -124,11 +128,16 @@ func (g *Gateway) routes() http.Handler {
 				Logger: g.deps.Logger, Status: g.status, Version: g.config.Version,
 				MaxFileBytes: g.config.MaxFileBytes, MaxUploadBytes: g.config.MaxUploadBytes,
 			}, r)
+			fault = err
 			asJSON, asYAML := a.Document()
-			r.Method(http.MethodGet, "/openapi.json", named("/openapi", asJSON.ServeHTTP))
-			r.Method(http.MethodGet, "/openapi.yaml", named("/openapi", asYAML.ServeHTTP))
+			for path, document := range map[string]http.Handler{"/openapi.json": asJSON, "/openapi.yaml": asYAML} {
+				r.Method(http.MethodGet, path, named("/openapi", auth.RequireScope(domain.ScopeRead, document).ServeHTTP))
+			}
 		})
 	})
+	if fault != nil {
+		return nil, fault
+	}
 	if g.deps.Root != nil {
 		r.NotFound(func(w http.ResponseWriter, r *http.Request) {
 			if underAPI(r.URL.Path) {
@@ -140,7 +149,7 @@ func (g *Gateway) routes() http.Handler {
 	} else {
 		r.Method(http.MethodGet, "/", http.RedirectHandler("/docs", http.StatusFound))
 	}
-	return r
+	return r, nil
 }
 
 func underAPI(path string) bool {
@@ -163,17 +172,6 @@ func private(next http.Handler) http.Handler {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		next.ServeHTTP(w, r)
 	})
-}
-
-// adminOnly keeps facts about the host from keys that are for VMs.
-func adminOnly(next http.Handler) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if !auth.CallerFrom(r.Context()).Admin {
-			problem.Write(w, errors.New(errors.PermissionDenied, "this is for administrators").WithHint("use an administrator's key"))
-			return
-		}
-		next.ServeHTTP(w, r)
-	}
 }
 
 func healthy(w http.ResponseWriter) {

@@ -39,11 +39,11 @@ func (k *keyRing) LookupKey(_ context.Context, hash auth.Hash) (auth.Key, error)
 
 func (k *keyRing) TouchKeys(context.Context, map[domain.ID]time.Time) error { return nil }
 
-func (k *keyRing) mint(project domain.ID, name string, admin bool) string {
+func (k *keyRing) mint(project domain.ID, name string, scopes ...domain.Scope) string {
 	text, hash := auth.MintKey()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.keys[hash] = auth.Key{ID: domain.NewID(), ProjectID: project, Name: name, Hash: hash, Admin: admin}
+	k.keys[hash] = auth.Key{ID: domain.NewID(), ProjectID: project, Name: name, Hash: hash, Scopes: scopes}
 	return text
 }
 
@@ -54,6 +54,7 @@ type lab struct {
 	gateway *gateway.Gateway
 	server  *gateway.Server
 	log     *logBuffer
+	ring    *keyRing
 	project domain.ID
 	admin   string // keys
 	user    string // same project, no administrator
@@ -104,8 +105,9 @@ func newLab(t testing.TB, change ...func(*gateway.Config, *gateway.Deps)) *lab {
 	t.Helper()
 	l := &lab{t: t, core: fake.New(), log: &logBuffer{wrote: make(chan struct{})}, project: domain.NewID()}
 	ring := &keyRing{keys: map[auth.Hash]auth.Key{}}
-	l.admin, l.user = ring.mint(l.project, "root", true), ring.mint(l.project, "alice", false)
-	l.other = ring.mint(domain.NewID(), "mallory", false)
+	l.ring = ring
+	l.admin, l.user = ring.mint(l.project, "root", domain.ScopeAdmin), ring.mint(l.project, "alice", domain.ScopeManage)
+	l.other = ring.mint(domain.NewID(), "mallory", domain.ScopeManage)
 	logger := slog.New(slog.NewJSONHandler(l.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	uploads, err := api.NewUploadDir(t.TempDir(), nil)
 	if err != nil {

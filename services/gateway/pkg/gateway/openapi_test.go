@@ -34,6 +34,8 @@ type operation struct {
 	Summary     string                      `json:"summary"`
 	Tags        []string                    `json:"tags"`
 	Security    []map[string][]string       `json:"security"`
+	Scope       string                      `json:"x-required-scope"`
+	Description string                      `json:"description"`
 	Parameters  []struct{ Name, In string } `json:"parameters"`
 	RequestBody *struct {
 		Content map[string]any `json:"content"`
@@ -91,6 +93,8 @@ func TestOpenAPI(t *testing.T) {
 			ids[op.OperationID] = true
 			if open := path == "/health" || path == "/ready"; (len(op.Security) == 0) != open {
 				t.Errorf("%s: security %v", name, op.Security)
+			} else if (op.Scope == "") != open || !open && !strings.Contains(op.Description, "the scope `"+op.Scope+"`") {
+				t.Errorf("%s: scope %q, %s", name, op.Scope, op.Description)
 			}
 			for _, p := range regexp.MustCompile(`\{(\w+)\}`).FindAllStringSubmatch(path, -1) {
 				if !slices.ContainsFunc(op.Parameters, func(q struct{ Name, In string }) bool { return q.Name == p[1] && q.In == "path" }) {
@@ -105,7 +109,7 @@ func TestOpenAPI(t *testing.T) {
 			if r := op.Responses["default"]; op.OperationID != "forward-port" && r.Content["application/problem+json"] == nil {
 				t.Errorf("%s: errors are not described", name)
 			}
-			line := fmt.Sprintf("%-6s %s %s ->", strings.ToUpper(method), path, op.OperationID)
+			line := fmt.Sprintf("%-6s %s %s [%s] ->", strings.ToUpper(method), path, op.OperationID, op.Scope)
 			for _, status := range slices.Sorted(maps.Keys(op.Responses)) {
 				line += " " + status
 				for _, media := range slices.Sorted(maps.Keys(op.Responses[status].Content)) {

@@ -73,7 +73,7 @@ func (n *node) ensureKey(ctx context.Context, project domain.ID) error {
 		}
 		return tx.Keys().Insert(ctx, &domain.APIKey{
 			ID: domain.NewID(), ProjectID: project, Name: firstKeyName, Prefix: text[:len(auth.KeyPrefix)+4],
-			Hash: hash, Scopes: []string{"admin"}, CreatedAt: now(),
+			Hash: hash, Scopes: domain.Scopes{domain.ScopeAdmin}, CreatedAt: now(),
 		})
 	})
 }

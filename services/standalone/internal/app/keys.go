@@ -41,9 +41,9 @@ func (k *keys) LookupKey(ctx context.Context, hash auth.Hash) (auth.Key, error) 
 	if err != nil {
 		return auth.Key{}, err
 	}
-	key := auth.Key{ID: row.ID, ProjectID: row.ProjectID, Name: row.Name, Hash: row.Hash, ExpiresAt: row.ExpiresAt, RevokedAt: row.RevokedAt}
-	for _, scope := range row.Scopes {
-		key.Admin = key.Admin || scope == "admin"
+	key := auth.Key{
+		ID: row.ID, ProjectID: row.ProjectID, Name: row.Name, Hash: row.Hash, Scopes: row.Allowed(),
+		ExpiresAt: row.ExpiresAt, RevokedAt: row.RevokedAt,
 	}
 	k.remember(version, hash, key)
 	return key, nil

@@ -40,7 +40,7 @@ func TestKeysAreRemembered(t *testing.T) {
 	}
 	mint := func() (auth.Hash, *domain.APIKey) {
 		text, hash := auth.MintKey()
-		k := &domain.APIKey{ID: domain.NewID(), ProjectID: project.ID, Name: "k", Prefix: text[:8], Hash: hash, Scopes: []string{"admin"}, CreatedAt: now()}
+		k := &domain.APIKey{ID: domain.NewID(), ProjectID: project.ID, Name: "k", Prefix: text[:8], Hash: hash, Scopes: domain.Scopes{domain.ScopeAdmin}, CreatedAt: now()}
 		change(func(tx storage.Tx) error { return tx.Keys().Insert(t.Context(), k) })
 		return hash, k
 	}
@@ -57,10 +57,10 @@ func TestKeysAreRemembered(t *testing.T) {
 		}
 		return got
 	}
-	if got := look(hash, 1); got.ID != key.ID || !got.Admin || got.RevokedAt != nil {
+	if got := look(hash, 1); got.ID != key.ID || !got.Scopes.Allows(domain.ScopeAdmin) || got.RevokedAt != nil {
 		t.Errorf("%+v", got)
 	}
-	if got := look(hash, 0); got.ID != key.ID || !got.Admin {
+	if got := look(hash, 0); got.ID != key.ID || !got.Scopes.Allows(domain.ScopeAdmin) {
 		t.Errorf("%+v", got)
 	}
 	if err := k.TouchKeys(t.Context(), map[domain.ID]time.Time{key.ID: time.Now()}); err != nil {

@@ -51,7 +51,7 @@ func usage(e *env) {
 func keys(e *env) {
 	p, q := e.project("p"), e.project("q")
 	k := &domain.APIKey{
-		ID: domain.NewID(), ProjectID: p, Name: "ci", Prefix: "ae_1234", Hash: sha256.Sum256([]byte("secret")), Scopes: []string{"vms:read"},
+		ID: domain.NewID(), ProjectID: p, Name: "ci", Prefix: "ae_1234", Hash: sha256.Sum256([]byte("secret")), Scopes: domain.Scopes{domain.ScopeRun},
 		CreatedAt: e.now, ExpiresAt: ptr(e.now.Add(time.Hour)),
 	}
 	version := e.store.KeysVersion()
