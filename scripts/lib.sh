@@ -19,3 +19,23 @@ as_root() {
 }
 
 say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
+
+# pinned_toolchain is the Go release that the workspace names.
+pinned_toolchain() { awk '$1 == "toolchain" { print $2 }' "$ROOT/go.work"; }
+
+# go_tool PACKAGE VERSION builds a program once from its Go module into .tools/
+# and prints its path. The checksum database vouches for what it is made of.
+go_tool() {
+  local name path tmp
+  name=$(basename "$1")
+  path=$ROOT/.tools/$name-$2
+  if [ ! -x "$path" ]; then
+    say "building $name $2 (once)" >&2
+    mkdir -p "$ROOT/.tools"
+    tmp=$(mktemp -d "$ROOT/.tools/.build-XXXXXX")
+    (cd / && CGO_ENABLED=0 GOWORK=off GOFLAGS='' GOBIN="$tmp" "${GO:-go}" install "$1@$2") >&2
+    mv "$tmp/$name" "$path"
+    rmdir "$tmp"
+  fi
+  printf '%s\n' "$path"
+}

@@ -1,21 +1,12 @@
 #!/usr/bin/env bash
-# golangci-lint in every module (or the ones given), and shellcheck on scripts.
-# The linter is built once from its Go module into .tools/.
+# golangci-lint in every module (or the ones given); shellcheck on scripts and
+# actionlint on workflows. The linters are built once into .tools/.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
-version=v2.15.0
-linter="$ROOT/.tools/golangci-lint-$version"
-if [ ! -x "$linter" ]; then
-  say "building golangci-lint $version (once)"
-  mkdir -p .tools
-  tmp=$(mktemp -d)
-  CGO_ENABLED=0 GOWORK=off GOBIN="$tmp" "${GO:-go}" install "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$version"
-  mv "$tmp/golangci-lint" "$linter"
-  rmdir "$tmp"
-fi
+linter=$(go_tool github.com/golangci/golangci-lint/v2/cmd/golangci-lint v2.15.0)
 
 modules=("$@")
 [ ${#modules[@]} -gt 0 ] || modules=(libs/common libs/types services/core services/gateway services/k8s-manager services/standalone tests)
@@ -29,5 +20,8 @@ if [ $# -eq 0 ]; then
   command -v shellcheck >/dev/null || scripts/install-deps.sh --test
   git ls-files -co --exclude-standard '*.sh' .ci/run | xargs shellcheck -x || status=1
   make fmt-check || status=1
+  say "workflows"
+  actionlint=$(go_tool github.com/rhysd/actionlint/cmd/actionlint v1.7.12)
+  "$actionlint" -shellcheck "$(command -v shellcheck)" .github/workflows/*.yml || status=1
 fi
 exit $status

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests need and runs them: every module's own tests with
-# the race detector, then the end-to-end tests against a real server.
+# the race detector, then the end-to-end tests against a real server. A run of
+# everything looks for known vulnerabilities, too,
+# and lists what the binaries are made of.
 #   --unit          only the modules' tests
 #   --integration   only the end-to-end tests
 #   --coverage      profiles under coverage/
@@ -39,6 +41,12 @@ fi
 if [ -n "$integration" ]; then
   say "go test tests"
   (cd tests && CGO_ENABLED=1 "${GO:-go}" test -race -count=1 -timeout 20m ./...) || failed+=(tests) # they test bin/, which the cache of results does not see
+fi
+if [ -n "$unit" ] && [ -n "$integration" ] && [ -z "${AETHERIUM_TEST_OFFLINE:-}" ]; then
+  say "known vulnerabilities"
+  scripts/vulncheck.sh || failed+=(vulncheck)
+  say "what the binaries are made of"
+  scripts/sbom.sh || failed+=(sbom)
 fi
 if [ ${#failed[@]} -gt 0 ]; then
   echo "FAILED: ${failed[*]}" >&2
