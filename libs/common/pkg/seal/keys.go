@@ -5,8 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -14,8 +13,8 @@ import (
 
 // Keys is a keyring in memory: the newest key wraps, all unwrap.
 type Keys struct {
-	newest string
-	byID   map[string][]byte
+	ids  []string // newest first
+	byID map[string][]byte
 }
 
 // NewKeys makes a keyring of 32-byte keys, newest first.
@@ -28,53 +27,41 @@ func NewKeys(keys ...[]byte) (*Keys, error) {
 		if len(key) != keyBytes {
 			return nil, errors.New(errors.InvalidArgument, "key %d has %d bytes, it must have %d", i+1, len(key), keyBytes)
 		}
-		// The ID tells keys apart without telling anything of the key.
-		sum := sha256.Sum256(append([]byte("aetherium key id\x00"), key...))
-		id := hex.EncodeToString(sum[:8])
-		if i == 0 {
-			k.newest = id
+		id := idOf(key)
+		if k.byID[id] == nil {
+			k.ids = append(k.ids, id)
 		}
 		k.byID[id] = append([]byte(nil), key...)
 	}
 	return k, nil
 }
 
+// idOf tells keys apart without telling anything of the key.
+func idOf(key []byte) string {
+	sum := sha256.Sum256(append([]byte("aetherium key id\x00"), key...))
+	return hex.EncodeToString(sum[:8])
+}
+
+// IDs lists the keys, newest first.
+func (k *Keys) IDs() []string { return slices.Clone(k.ids) }
+
+// Owns implements Source.
+func (k *Keys) Owns(keyID string) bool { return k.byID[keyID] != nil }
+
 // Wrap implements Keyring.
 func (k *Keys) Wrap(_ context.Context, dataKey []byte) (string, []byte, error) {
-	wrapped, err := appendSealed(nil, k.byID[k.newest], []byte(k.newest), dataKey)
-	return k.newest, wrapped, err
+	newest := k.ids[0]
+	wrapped, err := appendSealed(nil, k.byID[newest], []byte(newest), dataKey)
+	return newest, wrapped, err
 }
 
 // Unwrap implements Keyring.
 func (k *Keys) Unwrap(_ context.Context, keyID string, wrapped []byte) ([]byte, error) {
 	key, ok := k.byID[keyID]
 	if !ok {
-		return nil, errors.New(errors.Internal, "a record is sealed with a key that is not at hand").
-			WithHint("give the installation the key it was made with")
+		return nil, notAtHand(keyID)
 	}
 	return openSealed(key, []byte(keyID), wrapped)
-}
-
-// LoadFile reads keys from a file: one key a line, 64 hexadecimal digits,
-// newest first. A file that is absent is made with a new key and mode 0600.
-// A file that others can read is refused.
-func LoadFile(path string) (*Keys, error) {
-	if err := makeFile(path); err != nil {
-		return nil, err
-	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, errors.Wrap(err, errors.Internal, "the key file cannot be read")
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, errors.New(errors.InvalidArgument, "the key file %s can be read by others (mode %o)", path, info.Mode().Perm()).
-			WithHint("chmod 0600 %s", path)
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, errors.Wrap(err, errors.Internal, "the key file cannot be read")
-	}
-	return Parse(string(text))
 }
 
 // Parse reads keys as LoadFile has them, for keys from the environment.
@@ -90,27 +77,9 @@ func Parse(text string) (*Keys, error) {
 	return NewKeys(keys...)
 }
 
-// makeFile makes a key file unless there is one. It is complete or absent,
-// also after a crash: written aside, synced, then linked to its name.
-func makeFile(path string) error {
-	if _, err := os.Lstat(path); err == nil {
-		return nil
-	}
+// NewKey makes a key as Parse reads it.
+func NewKey() string {
 	key := make([]byte, keyBytes)
 	_, _ = rand.Read(key)
-	fail := func(err error) error { return errors.Wrap(err, errors.Internal, "the key file cannot be made") }
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".key-*") // mode 0600
-	if err != nil {
-		return fail(err)
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
-	_, werr := tmp.WriteString(hex.EncodeToString(key) + "\n")
-	if err := errors.Join(werr, tmp.Sync(), tmp.Close()); err != nil {
-		return fail(err)
-	}
-	// A link never replaces: of two starts at once, one key wins.
-	if err := os.Link(tmp.Name(), path); err != nil && !os.IsExist(err) {
-		return fail(err)
-	}
-	return nil
+	return hex.EncodeToString(key)
 }
