@@ -95,7 +95,9 @@ func readFile(path string) (string, error) {
 // writeFile gives a key file its content. It is whole or as it was, also after
 // a crash: written aside, synced, then put under its name.
 func writeFile(path, text string, put func(from, to string) error) error {
-	fail := func(err error) error { return errors.Wrap(err, errors.Internal, "the key file %s cannot be written", path) }
+	fail := func(err error) error {
+		return errors.Wrap(err, errors.Internal, "the key file %s cannot be written", path)
+	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".key-*") // mode 0600
 	if err != nil {
 		return fail(err)
