@@ -74,5 +74,6 @@ type Settings interface {
 
 // Setting keys.
 const (
-	SettingInstanceID = "instance_id" // carried by everything made on a node
+	SettingInstanceID = "instance_id"            // carried by everything made on a node
+	SettingKeyCheck   = SealedSettings + "check" // opens where the right keys are at hand
 )

@@ -1,6 +1,10 @@
 package storage
 
-import "github.com/aetherium/aetherium/libs/types/pkg/domain"
+import (
+	"context"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+)
 
 // The places of sealed values. A value sealed for one place does not open in
 // another, so rows cannot be mixed up behind the key's back.
@@ -22,4 +26,31 @@ func SealedCommand(id domain.ID) string { return "executions/" + string(id) + "/
 // which it would go elsewhere.
 func SealedSecret(s *domain.Secret) string {
 	return "secrets/" + string(s.ID) + "/value/" + string(s.ProjectID) + "/" + s.Name
+}
+
+// SealedSetting is the place of a setting that is a secret. Such settings have
+// keys that begin with SealedSettings, and values in standard base64.
+func SealedSetting(key string) string { return "settings/" + key }
+
+// SealedSettings begins the keys of settings whose values are sealed.
+const SealedSettings = "sealed."
+
+// Sealed is every sealed value of the store whatever it is of, for changing the
+// keys that they are under. A column's name contains "sealed" if, and only if,
+// its values are.
+type Sealed interface {
+	// Columns lists where sealed values are.
+	Columns() []string
+	// Page lists at most limit values of a column in the order of their rows,
+	// from behind a row on; empty: from the first. Returns InvalidArgument.
+	Page(ctx context.Context, column, after string, limit int) ([]SealedValue, error)
+	// Replace gives a value another form and changes nothing else. It reports
+	// false when the value is not what it was. Returns InvalidArgument.
+	Replace(ctx context.Context, column, row string, was, is []byte) (bool, error)
+}
+
+// SealedValue is one value and the row that it is in, by a name of the store's own.
+type SealedValue struct {
+	Row    string
+	Sealed []byte
 }

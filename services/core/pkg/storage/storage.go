@@ -56,6 +56,7 @@ type Tx interface {
 	Idempotency() Idempotency
 	Secrets() Secrets
 	Settings() Settings
+	Sealed() Sealed
 }
 
 // MaxPage bounds every limit: a greater one is brought down to it.

@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -192,5 +193,43 @@ func TestLogStartsOver(t *testing.T) {
 	}
 	for before := salt(); salt() == before; {
 		write()
+	}
+}
+
+// A column is sealed if its name says so: whoever adds one has it rewrapped
+// with the others, or a key would be thought unused that is not.
+func TestEverySealedColumnIsKnown(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "a.db")
+	s := open(t, path)
+	var known []string
+	if err := s.View(t.Context(), func(tx storage.Tx) error {
+		known = tx.Sealed().Columns()
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = raw.Close() }()
+	rows, err := raw.QueryContext(t.Context(), `SELECT t.name || '.' || c.name FROM sqlite_schema t, pragma_table_info(t.name) c
+		WHERE t.type = 'table' AND c.name LIKE '%sealed%' UNION SELECT 'settings.value' ORDER BY 1`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	var there []string
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			t.Fatal(err)
+		}
+		there = append(there, name)
+	}
+	slices.Sort(known)
+	if rows.Err() != nil || !slices.Equal(known, there) {
+		t.Errorf("the schema has %v, storage.Sealed knows %v (%v)", there, known, rows.Err())
 	}
 }

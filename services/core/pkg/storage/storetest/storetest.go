@@ -59,6 +59,7 @@ func Run(t *testing.T, open Open) {
 		"API keys":                      keys,
 		"idempotency keys":              idempotency,
 		"secrets":                       secrets,
+		"sealed values":                 sealedValues,
 		"text from outside stays as is": hostileText,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -68,3 +68,6 @@ func (t *Tx) Secrets() storage.Secrets { return secrets{t.s} }
 
 // Settings implements [storage.Tx].
 func (t *Tx) Settings() storage.Settings { return settings{t.s} }
+
+// Sealed implements [storage.Tx].
+func (t *Tx) Sealed() storage.Sealed { return sealed{t.s} }
