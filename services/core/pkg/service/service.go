@@ -100,6 +100,8 @@ type Config struct {
 	KeepTombstones time.Duration
 	// Overcommit is how many times a worker's capacity may be promised; 0: without bound.
 	Overcommit Overcommit
+	// Quota is what projects may have and do that have no quota of their own.
+	Quota domain.Quota
 }
 
 // Overcommit multiplies capacity at admission.

@@ -25,6 +25,11 @@ type node struct{ service.Node }
 func (node) Wake(domain.ID)                    {}
 func (node) Live(domain.ID) (*domain.VM, bool) { return nil, false }
 
+// Snapshot says that there was nothing to copy.
+func (node) Snapshot(context.Context, *domain.VM, domain.ID) (vmm.SnapshotInfo, error) {
+	return vmm.SnapshotInfo{}, nil
+}
+
 // nodes is a fleet of one.
 type nodes struct{}
 
@@ -43,7 +48,7 @@ type bench struct {
 // now is the present as the store keeps it.
 func (b *bench) now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 
-func newBench(t *testing.T, options ...func(*service.Config)) *bench {
+func newBench(t testing.TB, options ...func(*service.Config)) *bench {
 	t.Helper()
 	dir := t.TempDir()
 	b := &bench{ctx: t.Context(), by: vmm.Caller{ProjectID: domain.NewID(), Name: "tester"}}
@@ -90,7 +95,7 @@ func (b *bench) furnish(tx storage.Tx) error {
 	return errors.Join(err, tx.Templates().Update(b.ctx, tmpl))
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

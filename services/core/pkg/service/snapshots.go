@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -44,6 +45,11 @@ func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.I
 			return err
 		}
 		snap.Ephemeral = ephemeral
+		if !ephemeral {
+			if err := s.withinQuota(ctx, tx, by.ProjectID, domain.Quota{Snapshots: 1}, ""); err != nil {
+				return err
+			}
+		}
 		return tx.Snapshots().Insert(ctx, snap)
 	})
 	if err != nil {
@@ -168,6 +174,9 @@ func (s *Service) ForkVM(ctx context.Context, by vmm.Caller, id domain.ID, count
 	if made, err := s.knownForks(ctx, by, count, req); err != nil || made != nil {
 		return made, err
 	}
+	if err := s.mayFork(ctx, by, count, req, origin); err != nil {
+		return nil, err
+	}
 	snap, err := s.takeSnapshot(ctx, by, id, "", true)
 	if err != nil {
 		return nil, err
@@ -187,6 +196,15 @@ func (s *Service) ForkVM(ctx context.Context, by vmm.Caller, id domain.ID, count
 		s.wake(vm)
 	}
 	return vms, nil
+}
+
+// mayFork refuses forks beyond the quota before a disk is copied for them.
+// What counts is that it is checked again when they are made.
+func (s *Service) mayFork(ctx context.Context, by vmm.Caller, count int, req vmm.CreateVM, origin *domain.VM) error {
+	fork := &domain.VM{Spec: domain.VMSpec{Resources: req.Resources.Or(origin.Spec.Resources)}}
+	return s.store.View(ctx, func(tx storage.Tx) error {
+		return s.withinQuota(ctx, tx, by.ProjectID, quotaOf(slices.Repeat([]*domain.VM{fork}, count)...), "")
+	})
 }
 
 // insertForks makes VMs from a snapshot that nobody else sees: they are shown
@@ -224,6 +242,11 @@ func (s *Service) insertForks(ctx context.Context, by vmm.Caller, count int, req
 			if err := s.fromSnapshot(ctx, tx, req, vm, snap); err != nil {
 				return err
 			}
+		}
+		if err := s.withinQuota(ctx, tx, by.ProjectID, quotaOf(vms...), ""); err != nil {
+			return err
+		}
+		for _, vm := range vms {
 			if err := s.insertVM(ctx, tx, vm); err != nil {
 				return err
 			}

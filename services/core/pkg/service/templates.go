@@ -123,6 +123,9 @@ func (s *Service) ownTemplate(ctx context.Context, tx storage.Tx, by vmm.Caller,
 	}
 	now := s.time()
 	tmpl = &domain.Template{ID: domain.NewID(), ProjectID: by.ProjectID, Name: name, Tags: map[string]domain.ID{}, CreatedAt: now, UpdatedAt: now}
+	if err := s.withinQuota(ctx, tx, by.ProjectID, domain.Quota{Templates: 1}, ""); err != nil {
+		return nil, err
+	}
 	return tmpl, tx.Templates().Insert(ctx, tmpl)
 }
 

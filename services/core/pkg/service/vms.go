@@ -45,6 +45,9 @@ func (s *Service) CreateVM(ctx context.Context, by vmm.Caller, req vmm.CreateVM)
 		if err := s.resolveSource(ctx, tx, by, req, vm); err != nil {
 			return err
 		}
+		if err := s.withinQuota(ctx, tx, by.ProjectID, quotaOf(vm), ""); err != nil {
+			return err
+		}
 		return s.insertVM(ctx, tx, vm)
 	})
 	if err != nil {

@@ -94,6 +94,12 @@ func (s *Service) wish(ctx context.Context, by vmm.Caller, id domain.ID, want do
 				return err
 			}
 		}
+		if want == domain.WantRunning && (vm.Desired == domain.WantStopped || vm.Desired == domain.WantPaused && vm.PauseMode != domain.PauseFreeze) {
+			need := domain.Quota{MilliCPU: vm.Spec.Resources.MilliCPU, MemoryBytes: vm.Spec.Resources.MemoryBytes}
+			if err := s.withinQuota(ctx, tx, vm.ProjectID, need, vm.ID); err != nil {
+				return err
+			}
+		}
 		now := s.time()
 		vm.Desired = want
 		vm.Generation++

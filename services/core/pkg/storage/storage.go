@@ -57,6 +57,7 @@ type Tx interface {
 	Secrets() Secrets
 	Settings() Settings
 	Sealed() Sealed
+	Quotas() Quotas
 }
 
 // MaxPage bounds every limit: a greater one is brought down to it.

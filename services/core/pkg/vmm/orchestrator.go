@@ -36,6 +36,17 @@ type Orchestrator interface {
 	Secrets
 	Fleet
 	Events
+	Quotas
+}
+
+// Quotas is what projects may have.
+type Quotas interface {
+	// GetQuota gives a project's limits beside what it has: the caller's own,
+	// which is meant by "", or for administrators any, by ID or name.
+	GetQuota(ctx context.Context, by Caller, project string) (domain.ProjectQuota, error)
+	// SetQuota replaces where a project's limits differ from the defaults.
+	// Returns PermissionDenied, NotFound.
+	SetQuota(ctx context.Context, by Caller, project string, o domain.QuotaOverride) (domain.ProjectQuota, error)
 }
 
 // VMOrchestrator is the name other modules know [Orchestrator] by.

@@ -37,6 +37,7 @@ type Orchestrator struct {
 	programs map[string]Program
 	creates  int
 	panics   map[string]string
+	quotas   map[domain.ID]domain.QuotaOverride
 }
 
 type vm struct {
@@ -64,6 +65,7 @@ func New() *Orchestrator {
 	o := &Orchestrator{
 		changed: make(chan struct{}), vms: map[domain.ID]*vm{}, execs: map[domain.ID]*execution{}, tasks: map[domain.ID]*domain.Task{},
 		snaps: map[domain.ID]*domain.Snapshot{}, temps: map[string]*vmm.TemplateInfo{}, keys: map[string]idempotent{}, programs: builtins(),
+		quotas:  map[domain.ID]domain.QuotaOverride{},
 		secrets: map[domain.ID]map[string]secret{},
 	}
 	now := time.Now().UTC()

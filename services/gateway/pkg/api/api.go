@@ -93,6 +93,7 @@ func New(d Deps, r chi.Router) (*API, error) {
 	a.taskRoutes()
 	a.fleetRoutes()
 	a.eventRoutes()
+	a.quotaRoutes()
 	a.healthOperations()
 	a.finishSchemas()
 	return a, a.fault

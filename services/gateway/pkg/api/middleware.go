@@ -40,7 +40,7 @@ func (c *statusContext) SetStatus(status int) {
 // the route's name for metrics, the right to call it, the bounded body and
 // idempotency.
 func (a *API) around(op huma.Operation, opt options) func(huma.Context, func(huma.Context)) {
-	wantsJSON := op.Method == http.MethodPost || op.Method == http.MethodPatch
+	wantsJSON := op.Method == http.MethodPost || op.Method == http.MethodPatch || op.Method == http.MethodPut
 	if op.RequestBody != nil {
 		for media := range op.RequestBody.Content {
 			wantsJSON = wantsJSON && media == "application/json"

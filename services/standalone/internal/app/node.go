@@ -181,6 +181,7 @@ func (n *node) assemble(ctx context.Context) error {
 		DefaultTimeout: time.Duration(s.VM.Timeout), MaxTimeout: time.Duration(s.VM.MaxTimeout), Platform: platform(),
 		KeepTombstones: time.Duration(s.Keep.Tombstones),
 		Overcommit:     service.Overcommit{CPU: s.Overcommit.CPU, Memory: s.Overcommit.Memory, Disk: s.Overcommit.Disk},
+		Quota:          s.Quotas.Quota(),
 	}, service.Deps{Store: n.store, Nodes: oneNode{n.worker}, Sealer: sealer, Changes: n.changes, Log: n.log})
 	return nil
 }

@@ -34,6 +34,7 @@ type Settings struct {
 	Base       Base    `yaml:"base"`
 	Tools      Tools   `yaml:"tools"`
 	Keep       Keep    `yaml:"keep"`
+	Quotas     Quotas  `yaml:"quotas"`
 }
 
 // Listen says where the API answers.
@@ -112,6 +113,26 @@ type Tools struct {
 	MaxSize  config.Bytes    `yaml:"max_size" doc:"How large one tool may be."`
 	MaxCache config.Bytes    `yaml:"max_cache" doc:"How large all tools may be together; beyond that those go that no VM has, what was not used for longest first. 0: any."`
 	Remember config.Duration `yaml:"remember" doc:"How long the version that node@22 was found to mean counts; then a newer one is looked for, beside the VMs."`
+}
+
+// Quotas are what each project may have and do, unless an administrator has
+// given it a quota of its own; 0: without bound.
+type Quotas struct {
+	VMs              int64        `yaml:"vms" doc:"VMs of a project that are not deleted; 0: any, as for all others."`
+	MilliCPU         int64        `yaml:"milli_cpu" doc:"Thousandths of a core of a project's VMs that run."`
+	Memory           config.Bytes `yaml:"memory" doc:"Memory of a project's VMs that run."`
+	Disk             config.Bytes `yaml:"disk" doc:"Disk of a project's VMs."`
+	CreatesPerMinute int64        `yaml:"creates_per_minute" doc:"VMs that a project may make in a minute, forks included."`
+	Snapshots        int64        `yaml:"snapshots" doc:"Snapshots of a project."`
+	Templates        int64        `yaml:"templates" doc:"Templates of a project."`
+}
+
+// Quota is the limits as the service takes them.
+func (q Quotas) Quota() domain.Quota {
+	return domain.Quota{
+		VMs: q.VMs, MilliCPU: q.MilliCPU, MemoryBytes: int64(q.Memory), DiskBytes: int64(q.Disk),
+		CreatesPerMinute: q.CreatesPerMinute, Snapshots: q.Snapshots, Templates: q.Templates,
+	}
 }
 
 // Keep says how long what has ended is kept.
@@ -197,6 +218,9 @@ func (s *Settings) check() error {
 		}
 	}
 	if err := s.Tools.check(); err != nil {
+		return err
+	}
+	if err := s.Quotas.Quota().Validate("quotas"); err != nil {
 		return err
 	}
 	if s.BinDir == "" {

@@ -63,6 +63,7 @@ type Server struct {
 	claims     map[string]*claim // by idempotency key
 	requests   []Request
 	failures   map[string]api.Problem
+	quota      api.SetQuota
 }
 
 // Request is one request that reached the fake.
@@ -204,6 +205,7 @@ func (s *Server) routes() http.Handler {
 	s.fileRoutes(handle)
 	s.secretRoutes(handle)
 	s.otherRoutes(handle)
+	s.quotaRoutes(handle)
 	return mux
 }
 

@@ -57,6 +57,7 @@ func Run(t *testing.T, open Open) {
 		"the outbox":                    outbox,
 		"usage":                         usage,
 		"API keys":                      keys,
+		"quotas":                        quotas,
 		"idempotency keys":              idempotency,
 		"secrets":                       secrets,
 		"sealed values":                 sealedValues,

@@ -71,3 +71,6 @@ func (t *Tx) Settings() storage.Settings { return settings{t.s} }
 
 // Sealed implements [storage.Tx].
 func (t *Tx) Sealed() storage.Sealed { return sealed{t.s} }
+
+// Quotas implements [storage.Tx].
+func (t *Tx) Quotas() storage.Quotas { return quotas{t.s} }

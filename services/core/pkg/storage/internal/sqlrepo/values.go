@@ -21,6 +21,14 @@ func optMicros(t *time.Time) any {
 	return t.UnixMicro()
 }
 
+// optInt keeps an optional number; nil is NULL.
+func optInt(n *int64) any {
+	if n == nil {
+		return nil
+	}
+	return *n
+}
+
 type scanTime struct{ to *time.Time }
 
 func (s scanTime) Scan(src any) error {

@@ -1,0 +1,29 @@
+package storage
+
+import (
+	"context"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+)
+
+// Quotas is where projects' limits differ from the defaults, and what projects
+// have. Sums are computed at every read and never stored.
+type Quotas interface {
+	// Override returns the zero value for a project that has none.
+	Override(ctx context.Context, project domain.ID) (domain.QuotaOverride, error)
+	// PutOverride replaces a project's; the zero value removes it. Returns
+	// NotFound for the project.
+	PutOverride(ctx context.Context, project domain.ID, o domain.QuotaOverride) error
+	// Held counts a project's VMs but one and sums what they may use, as
+	// Workers.Reserved does.
+	Held(ctx context.Context, project, except domain.ID) (domain.Quota, error)
+	// Created counts the VMs of a project that were made after a time,
+	// tombstones included.
+	Created(ctx context.Context, project domain.ID, after time.Time) (int64, error)
+	// NthCreated tells when the nth newest VM of a project was made, if that
+	// was after a time; the newest is the first.
+	NthCreated(ctx context.Context, project domain.ID, n int64, after time.Time) (at time.Time, found bool, err error)
+	// Kept counts a project's snapshots, but for those of forks, and its templates.
+	Kept(ctx context.Context, project domain.ID) (snapshots, templates int64, err error)
+}
