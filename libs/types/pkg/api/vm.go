@@ -17,6 +17,8 @@ type VM struct {
 	Platform      string            `json:"platform" example:"linux/amd64"`
 	Resources     Resources         `json:"resources"`
 	Network       string            `json:"network" enum:"none,nat"`
+	Egress        *EgressPolicy     `json:"egress,omitempty" doc:"What it may reach; absent: everything but private and special addresses"`
+	Secrets       []SecretUse       `json:"secrets,omitempty" nullable:"false" doc:"Stored secrets that it is given; never their values"`
 	Hostname      string            `json:"hostname"`
 	DefaultUser   string            `json:"default_user,omitempty"`
 	Tools         []string          `json:"tools,omitempty" nullable:"false" example:"node@22.23.3" doc:"Programs beside its template's; with exact versions once its machine is made"`
@@ -70,6 +72,8 @@ type CreateVM struct {
 	MinIsolation  string            `json:"min_isolation,omitempty" enum:"container,gvisor,microvm" doc:"Refuse weaker isolation"`
 	Resources     *Resources        `json:"resources,omitempty"`
 	Network       string            `json:"network,omitempty" enum:"none,nat"`
+	Egress        *EgressPolicy     `json:"egress,omitempty" doc:"What it may reach; absent: everything but private and special addresses, or what the VM that it is made from could"`
+	Secrets       []SecretUse       `json:"secrets,omitempty" nullable:"false" maxItems:"32" doc:"Stored secrets that it is given; absent: those of the VM that it is made from"`
 	Env           map[string]string `json:"env,omitempty" maxProperties:"256" doc:"Environment of every execution; kept encrypted, never shown again"`
 	Metadata      map[string]string `json:"metadata,omitempty" maxProperties:"64" doc:"Labels of yours"`
 	TimeoutMS     *int64            `json:"timeout_ms,omitempty" minimum:"0" maximum:"31536000000" doc:"Until the deadline; 0: none; absent: the server's default"`

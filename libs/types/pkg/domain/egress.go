@@ -95,25 +95,20 @@ func NormalEgressEntry(field, text string) (string, error) {
 		}
 		return net.String(), nil
 	}
-	name, err := NormalHost(field, strings.TrimPrefix(e, "*."))
-	if err != nil {
-		return "", err
-	}
-	if strings.HasPrefix(e, "*.") {
-		name = "*." + name
-	}
-	return name, nil
-}
-
-// NormalHost gives a domain name in lower case and without root dot.
-// Returns InvalidArgument.
-func NormalHost(field, text string) (string, error) {
-	name := strings.TrimSuffix(strings.ToLower(strings.TrimSpace(text)), ".")
-	if len(name) > maxDomainBytes || !domainNameForm.MatchString(name) {
+	name, ok := normalDomain(e)
+	if !ok {
 		return "", invalid(field, "%q is not an address, a network or a domain", clip(text, 64)).
 			WithHint("such as 203.0.113.7, 203.0.113.0/24, example.com, *.example.com or *; names beyond ASCII in their xn-- form")
 	}
 	return name, nil
+}
+
+// normalDomain gives a domain name, or one with *. in front, in lower case and
+// without root dot.
+func normalDomain(text string) (string, bool) {
+	whole := strings.TrimSuffix(strings.ToLower(strings.TrimSpace(text)), ".")
+	name := strings.TrimPrefix(whole, "*.")
+	return whole, len(name) <= maxDomainBytes && domainNameForm.MatchString(name)
 }
 
 // SecretUse is how a VM gets one of its project's stored secrets.
@@ -156,19 +151,32 @@ func NormalSecretUses(field string, uses []SecretUse) ([]SecretUse, error) {
 		}
 		u.Hosts = slices.Clone(u.Hosts)
 		for j, h := range u.Hosts {
-			host, wild := strings.CutPrefix(strings.ToLower(strings.TrimSpace(h)), "*.")
-			name, err := NormalHost(field+".hosts", host)
-			if err != nil {
-				return nil, err
-			}
-			if wild {
-				name = "*." + name
+			name, ok := normalDomain(h)
+			if !ok {
+				return nil, invalid(field+".hosts", "%q is not a domain", clip(h, 64)).WithHint("such as api.example.com, or *.example.com for all below")
 			}
 			u.Hosts[j] = name
 		}
 	}
 	return out, nil
 }
+
+// BoundSecret is a secret's value that leaves in the place of its placeholder,
+// in requests to its hosts.
+type BoundSecret struct {
+	Placeholder string   `json:"placeholder"`
+	Value       string   `json:"value"`
+	Hosts       []string `json:"hosts"` // in their normal form
+}
+
+// Egress is what a machine may reach, and the secrets that its requests leave with.
+type Egress struct {
+	Policy  EgressPolicy  `json:"policy"` // in its normal form
+	Secrets []BoundSecret `json:"secrets,omitempty"`
+}
+
+// IsZero reports whether it is the default.
+func (e Egress) IsZero() bool { return e.Policy.IsZero() && len(e.Secrets) == 0 }
 
 // ValidateSecretName checks the name of a stored secret.
 func ValidateSecretName(field, name string) error {

@@ -99,22 +99,24 @@ type Mount struct {
 }
 
 // VMSpec is what a VM is made from. It does not change after creation, but for
-// Tools, which get their exact versions when the VM's machine is made.
+// Tools, which get their exact versions when the VM's machine is made, and
+// Egress, which its owner can change while it runs.
 type VMSpec struct {
-	Template     string      `json:"template"`              // as asked: name, name:tag or ID
-	TemplateID   ID          `json:"template_id,omitempty"` // resolved; empty when made from a snapshot
-	BuildID      ID          `json:"build_id,omitempty"`    // the immutable build it runs
-	SnapshotID   ID          `json:"snapshot_id,omitempty"` // made from this snapshot
-	Driver       string      `json:"driver"`                // "oci", …
-	MinIsolation Isolation   `json:"min_isolation,omitempty"`
-	Platform     string      `json:"platform"` // "linux/amd64", "linux/arm64"
-	Resources    Resources   `json:"resources"`
-	Network      NetworkMode `json:"network"`
-	Mounts       []Mount     `json:"mounts,omitempty"`
-	Hostname     string      `json:"hostname"`
-	DefaultUser  string      `json:"default_user,omitempty"` // OS user of executions that name none
-	SecretNames  []string    `json:"secret_names,omitempty"` // stored secrets given as environment
-	Tools        []string    `json:"tools,omitempty"`        // programs beside the template's, see Tool
+	Template     string       `json:"template"`              // as asked: name, name:tag or ID
+	TemplateID   ID           `json:"template_id,omitempty"` // resolved; empty when made from a snapshot
+	BuildID      ID           `json:"build_id,omitempty"`    // the immutable build it runs
+	SnapshotID   ID           `json:"snapshot_id,omitempty"` // made from this snapshot
+	Driver       string       `json:"driver"`                // "oci", …
+	MinIsolation Isolation    `json:"min_isolation,omitempty"`
+	Platform     string       `json:"platform"` // "linux/amd64", "linux/arm64"
+	Resources    Resources    `json:"resources"`
+	Network      NetworkMode  `json:"network"`
+	Mounts       []Mount      `json:"mounts,omitempty"`
+	Hostname     string       `json:"hostname"`
+	DefaultUser  string       `json:"default_user,omitempty"` // OS user of executions that name none
+	Egress       EgressPolicy `json:"egress,omitzero"`        // with network nat
+	Secrets      []SecretUse  `json:"secrets,omitempty"`      // stored secrets that it is given
+	Tools        []string     `json:"tools,omitempty"`        // programs beside the template's, see Tool
 }
 
 // VM is one isolated machine owned by a project, whatever its driver.
@@ -146,6 +148,11 @@ type VM struct {
 	Deadline    *time.Time
 	DeadlineGen int64
 	DeadlineAck int64
+	// EgressGen rises with every change of Spec.Egress or of the value of a
+	// bound secret, and EgressAck is the newest that is in force. While
+	// EgressGen is 0 the VM's egress is the default.
+	EgressGen   int64
+	EgressAck   int64
 	OnTimeout   OnTimeout
 	IdleTimeout time.Duration // 0: none. OnTimeout happens after so long without any use
 	AutoResume  bool          // traffic to a paused VM resumes it
@@ -184,6 +191,7 @@ type Tombstone struct {
 	Cause      Cause     `json:"cause"`
 	By         string    `json:"by,omitempty"` // who asked: a key's name, or "worker"
 	Detail     string    `json:"detail,omitempty"`
+	MachineID  ID        `json:"machine_id,omitempty"`  // its last machine, which names what is kept of it
 	LastOutput string    `json:"last_output,omitempty"` // tail of the last execution's output, at most 4 KiB
 	At         time.Time `json:"at"`
 }

@@ -23,6 +23,8 @@ type vmFlags struct {
 	hostname  string
 	metadata  []string
 	tools     []string
+	secrets   []string
+	egress    policyFlags
 }
 
 func (f *vmFlags) register(a *app, cmd *cobra.Command) {
@@ -39,6 +41,8 @@ func (f *vmFlags) register(a *app, cmd *cobra.Command) {
 	fl.StringVar(&f.hostname, "hostname", "", "host name inside")
 	fl.StringArrayVar(&f.metadata, "metadata", nil, "label K=V (repeatable)")
 	fl.StringArrayVar(&f.tools, "tool", nil, "program it is given beside its template's, as node@22 or npm:prettier (repeatable)")
+	fl.StringArrayVar(&f.secrets, "use-secret", nil, "stored secret it is given, as ENV=NAME; as ENV=NAME@HOST,… it sees a placeholder, and requests to these hosts leave with the value (repeatable)")
+	f.egress.register(cmd)
 	must(cmd.RegisterFlagCompletionFunc("template", a.flagValues(a.completeTemplates)))
 	must(cmd.RegisterFlagCompletionFunc("network", fixed("none", "nat")))
 	must(cmd.RegisterFlagCompletionFunc("min-isolation", fixed("container", "gvisor", "microvm")))
@@ -48,6 +52,14 @@ func (f *vmFlags) register(a *app, cmd *cobra.Command) {
 // told at once and in the words of the command line.
 func (f *vmFlags) request(cmd *cobra.Command) (api.CreateVM, error) {
 	metadata, err := pairs(cmd, "metadata", f.metadata)
+	if err != nil {
+		return api.CreateVM{}, err
+	}
+	egress, err := f.egress.policy(cmd)
+	if err != nil {
+		return api.CreateVM{}, err
+	}
+	secrets, err := storedSecrets(cmd, f.secrets)
 	if err != nil {
 		return api.CreateVM{}, err
 	}
@@ -66,7 +78,7 @@ func (f *vmFlags) request(cmd *cobra.Command) (api.CreateVM, error) {
 	}
 	req := api.CreateVM{
 		Name: f.name, Template: f.template, Driver: f.driver, MinIsolation: f.isolation,
-		Network: f.network, Hostname: f.hostname, Metadata: metadata, Tools: f.tools,
+		Network: f.network, Hostname: f.hostname, Metadata: metadata, Tools: f.tools, Egress: egress, Secrets: secrets,
 	}
 	if r != (api.Resources{}) {
 		req.Resources = &r

@@ -103,11 +103,11 @@ func tryKernel(ctx context.Context, cfg Config) (t kernelTry) {
 	if _, t.pair = nspair.Make(ctx, dir, cfg.IDHigh-IDCount, IDCount); t.pair != nil {
 		return t
 	}
-	lease := hostlease.Lease{Instance: cfg.Instance, Prefix: interfacePrefix(cfg.Instance, 0), Subnet: cfg.Subnets[0]}
+	lease := hostlease.Lease{Instance: cfg.Instance, Prefix: interfacePrefix(cfg.Instance, 0), Subnet: cfg.Subnets[0], Blocks: []uint32{cfg.IDHigh - IDCount}}
 	nat := (&Manager{cfg: cfg}).describe(lease, 1500)
 	t.pair = nspair.InNet(dir+"/"+nspair.NetFile, func(int) error {
 		t.links = link.Try(nat.bridge, lease.Prefix+"vcheck")
-		t.rules = nat.guard.Install(nil)
+		t.rules = nat.guard.Install(nil, nil)
 		return nil
 	})
 	return t

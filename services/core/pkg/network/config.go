@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/network/egress"
 )
 
 // The defaults of [Config].
@@ -61,6 +62,14 @@ type Config struct {
 	// Resolvers are who netd asks. Empty: the host's, as its resolv.conf says at each moment.
 	Resolvers []netip.AddrPort
 
+	// EgressLogDir keeps what machines connected to, beyond their end. Default: RuntimeDir/egress.
+	EgressLogDir string
+	// EgressCA signs for hosts that secrets are bound to. Nil: no secret can be bound.
+	EgressCA *egress.CA
+	// EgressRoots are certificates (PEM) that such hosts are trusted by, beside
+	// the host's own.
+	EgressRoots []byte
+
 	// IDLow and IDHigh (exclusive) bound the user IDs that are leased.
 	// Zero: [DefaultIDLow], [DefaultIDHigh].
 	IDLow, IDHigh uint32
@@ -108,6 +117,12 @@ func (c Config) withDefaults() (Config, error) {
 		return bad("runtime_dir", "the runtime directory must be an absolute path")
 	}
 	c.RuntimeDir = filepath.Clean(c.RuntimeDir)
+	if c.EgressLogDir == "" {
+		c.EgressLogDir = filepath.Join(c.RuntimeDir, "egress")
+	}
+	if !filepath.IsAbs(c.EgressLogDir) {
+		return bad("egress_log_dir", "the directory of egress logs must be an absolute path")
+	}
 	if c.HostDir == "" {
 		c.HostDir = DefaultHostDir
 	}

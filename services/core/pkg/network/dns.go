@@ -3,10 +3,10 @@ package network
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"os"
 	"os/exec"
-	"reflect"
 	"strconv"
 	"syscall"
 	"time"
@@ -32,10 +32,11 @@ type netdProcess struct {
 }
 
 func (m *Manager) netdConfig(nat *natNetwork) netd.Config {
+	lease := m.currentLease()
 	return netd.Config{
-		Listen: nat.bridge.Gateway.Addr(), Clients: nat.subnet, Resolvers: m.cfg.Resolvers, LockFile: m.path("netd.lock"),
-		// The first range of the first block is the instance's own: no machine gets it.
-		User: m.blocks()[0],
+		Listen: nat.bridge.Gateway.Addr(), Clients: nat.subnet, Resolvers: m.cfg.Resolvers, LockFile: m.path("netd.lock"), User: netdUser(lease),
+		Control: m.path("netd.sock"), LogDir: m.cfg.EgressLogDir, LogGroup: logGroup(lease),
+		Deny: m.cfg.DenyCIDRs, Allow: m.cfg.AllowCIDRs, Roots: m.cfg.EgressRoots,
 	}
 }
 
@@ -43,16 +44,18 @@ func (m *Manager) netdConfig(nat *natNetwork) netd.Config {
 // starts one, and has it watched. Returns Unavailable with what netd said.
 func (m *Manager) startNetd(nat *natNetwork) error {
 	want := m.netdConfig(nat)
+	if err := m.prepareLogs(want.User); err != nil {
+		return err
+	}
 	p, err := m.findNetd()
 	if err != nil {
 		return err
 	}
 	if p != nil {
-		var have netd.Config
-		if statefile.Read(m.path("netd.json"), &have) == nil && reflect.DeepEqual(have, want) {
+		if m.startedWith(want) {
 			m.cfg.Log.Info("netd adopted", "pid", p.pid)
 			m.watchNetd(p, nat)
-			return nil
+			return m.tellNetd(m.ctx, true)
 		}
 		if err := p.end(); err != nil {
 			return err
@@ -61,9 +64,23 @@ func (m *Manager) startNetd(nat *natNetwork) error {
 	if p, err = m.launchNetd(want); err != nil {
 		return err
 	}
+	if err := m.tellNetd(m.ctx, false); err != nil {
+		return errors.Join(err, p.end()) // nobody adopts one that knows nothing
+	}
 	m.cfg.Log.Info("netd started", "pid", p.pid)
 	m.watchNetd(p, nat)
 	return nil
+}
+
+// startedWith reports whether the running netd has this configuration.
+func (m *Manager) startedWith(want netd.Config) bool {
+	var have netd.Config
+	if statefile.Read(m.path("netd.json"), &have) != nil {
+		return false
+	}
+	a, errA := json.Marshal(have)
+	b, errB := json.Marshal(want)
+	return errA == nil && errB == nil && bytes.Equal(a, b)
 }
 
 // findNetd finds the running netd by the lock it holds; nil when there is none.

@@ -17,6 +17,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/hostlease"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/link"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/nspair"
+	"github.com/aetherium/aetherium/services/core/pkg/network/netd"
 )
 
 // natNetwork is an instance's bridge with all that belongs to it.
@@ -79,6 +80,7 @@ func (m *Manager) describe(l hostlease.Lease, mtu int) *natNetwork {
 		guard: firewall.Rules{
 			Table: tableName(m.cfg.Instance), Bridge: bridgeName(l.Prefix), PortPrefix: l.Prefix + "v", Gateway: gateway,
 			Deny: m.cfg.DenyCIDRs, Allow: m.cfg.AllowCIDRs, Connections: m.cfg.Connections,
+			NetdUser: netdUser(l), ProxyPort: netd.ProxyPort, DNSPort: netd.FilteredDNSPort, Resolvers: m.cfg.Resolvers, LogGroup: logGroup(l),
 		},
 	}
 }
@@ -115,15 +117,23 @@ func (m *Manager) ensureNAT() (*natNetwork, error) {
 		return nil, err
 	}
 	// The rules stand before anything is forwarded.
-	members := m.natRecords()
-	guard := make([]firewall.Member, 0, len(members))
-	for _, r := range members {
-		guard = append(guard, nat.member(r))
+	pairs := m.natPairs()
+	members := make([]firewall.Member, 0, len(pairs))
+	var policies []firewall.Egress
+	for _, p := range pairs {
+		members = append(members, nat.member(p.rec))
+		if e := kernelEgress(p.rec); e.IP.IsValid() {
+			policies = append(policies, e)
+		}
 	}
-	if err := nat.guard.Install(guard); err != nil {
+	if err := nat.guard.Install(members, policies); err != nil {
 		return nil, err
 	}
-	for _, r := range members {
+	for _, p := range pairs {
+		r := p.rec
+		m.mu.Lock()
+		p.inForce = kernelEgress(r)
+		m.mu.Unlock()
 		if err := link.Plug(m.port(nat, r)); err != nil {
 			// Its namespaces live; the machine goes on without a network.
 			m.cfg.Log.Warn("a machine's link cannot be repaired", "machine", r.Machine, "err", err)
@@ -194,18 +204,27 @@ func (m *Manager) prepareAddresses(nat *natNetwork) {
 	}
 }
 
-// natRecords gives the pairs that should be on the bridge.
-func (m *Manager) natRecords() []record {
+// natPairs gives the pairs that should be on the bridge. None is worked on
+// before the network stands.
+func (m *Manager) natPairs() []*pair {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var out []record
+	var out []*pair
 	for _, p := range m.pairs {
 		if p.rec.Mode == domain.NetworkNAT && p.rec.usable() {
-			out = append(out, p.rec)
+			out = append(out, p)
 		}
 	}
 	return out
 }
+
+// netdUser is whom netd runs as: the first range of the first block is the
+// instance's own, no machine gets it.
+func netdUser(l hostlease.Lease) uint32 { return l.Blocks[0] }
+
+// logGroup is the instance's NFLOG group: blocks of IDs are leased to one
+// instance of the host, so their number is the instance's own.
+func logGroup(l hostlease.Lease) uint16 { return uint16(netdUser(l) >> 16) }
 
 // unplug takes a pair off the network, whether the network stands or not.
 func (m *Manager) unplug(r record) error {

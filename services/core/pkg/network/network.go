@@ -13,8 +13,10 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/network/internal/firewall"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/hostlease"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/nspair"
+	"github.com/aetherium/aetherium/services/core/pkg/network/netd"
 )
 
 // IDCount is how many user and group IDs each machine has.
@@ -61,21 +63,27 @@ type Manager struct {
 
 	natMu sync.Mutex
 	nat   *natNetwork // nil until it stands
+	netd  *netd.Client
 
 	mu       sync.Mutex // order: natMu, mu, leaseMu
 	closed   bool
 	pairs    map[string]*pair
 	machines map[string]*pair
 	coming   map[string]chan struct{} // machines whose pair is being made; closed when it is decided
+	wanted   map[string]domain.Egress // of machines that have no pair yet
 	ids      *slots                   // ranges of user IDs, by their place in the lease's blocks
 	addrs    *slots                   // nil until the subnet is known
 }
 
-// pair is a record in memory. rec is guarded by Manager.mu; op lets one
-// goroutine at a time take the pair apart.
+// pair is a record in memory, guarded by Manager.mu; op lets one goroutine at a
+// time change what the pair may reach, or take it apart.
 type pair struct {
-	rec record
-	op  sync.Mutex
+	rec     record
+	egress  domain.Egress   // asked for; after Open without secrets, which are nowhere on disk
+	inForce firewall.Egress // in the kernel
+	told    bool            // netd knows the machine
+
+	op sync.Mutex
 }
 
 // The form of machine IDs and hostnames that are taken; both come from the worker.
@@ -85,8 +93,8 @@ var (
 )
 
 // Acquire gives a machine its pair; the same machine always gets the same one
-// until Release. From the pool it takes well under a millisecond, else the
-// time to make one.
+// until Release. What SetEgress said is in force. From the pool it takes well
+// under a millisecond, else the time to make one.
 //
 // Returns InvalidArgument; Conflict when the machine has a pair of another
 // mode or is being released; CapacityExhausted when addresses or IDs are used
@@ -108,11 +116,25 @@ func (m *Manager) Acquire(ctx context.Context, machineID string, mode domain.Net
 	defer m.tasks.Done()
 	defer m.poke()
 
+	p, err := m.claim(ctx, machineID, mode, hostname)
+	if err != nil {
+		return Attachment{}, err
+	}
+	if err := m.enforceWanted(ctx, p, machineID); err != nil {
+		return Attachment{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.attachment(p.rec), nil
+}
+
+// claim gives a machine the pair that it has, or one of the pool, or a new one.
+func (m *Manager) claim(ctx context.Context, machineID string, mode domain.NetworkMode, hostname string) (*pair, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for {
 		if p := m.machines[machineID]; p != nil {
-			return m.existing(p, mode)
+			return p, p.usableBy(mode)
 		}
 		busy := m.coming[machineID]
 		if busy == nil {
@@ -125,7 +147,7 @@ func (m *Manager) Acquire(ctx context.Context, machineID string, mode domain.Net
 		}
 		m.mu.Lock()
 		if err := ctx.Err(); err != nil {
-			return Attachment{}, err
+			return nil, err
 		}
 	}
 	p := m.ready(mode)
@@ -139,30 +161,31 @@ func (m *Manager) Acquire(ctx context.Context, machineID string, mode domain.Net
 		delete(m.coming, machineID)
 		close(decided)
 		if err != nil {
-			return Attachment{}, err
+			return nil, err
 		}
 		if p = made; ctx.Err() != nil {
-			return Attachment{}, errors.Join(ctx.Err(), m.pool(p))
+			return nil, errors.Join(ctx.Err(), m.pool(p))
 		}
 	}
 	claimed := p.rec
 	claimed.State, claimed.Machine, claimed.Hostname, claimed.ClaimedAt = stateClaimed, machineID, hostname, time.Now().UTC()
 	if err := m.save(claimed); err != nil {
-		return Attachment{}, err
+		return nil, err
 	}
 	p.rec = claimed
 	m.machines[machineID] = p
-	return m.attachment(p.rec), nil
+	return p, nil
 }
 
-func (m *Manager) existing(p *pair, mode domain.NetworkMode) (Attachment, error) {
+// usableBy says why a pair is not the one that its machine asks for; mu is held.
+func (p *pair) usableBy(mode domain.NetworkMode) error {
 	if p.rec.State != stateClaimed {
-		return Attachment{}, errors.New(errors.Conflict, "the machine's network is being released")
+		return errors.New(errors.Conflict, "the machine's network is being released")
 	}
 	if p.rec.Mode != mode {
-		return Attachment{}, errors.New(errors.Conflict, "the machine already has a network of mode %s", p.rec.Mode)
+		return errors.New(errors.Conflict, "the machine already has a network of mode %s", p.rec.Mode)
 	}
-	return m.attachment(p.rec), nil
+	return nil
 }
 
 // ready finds the pooled pair that waits longest; mu is held.
@@ -242,6 +265,7 @@ func (m *Manager) Release(ctx context.Context, machineID string) error {
 		m.mu.Lock()
 	}
 	p := m.machines[machineID]
+	delete(m.wanted, machineID)
 	m.mu.Unlock()
 	if p == nil {
 		return nil
@@ -261,6 +285,7 @@ func (m *Manager) Close() error {
 	if already {
 		return nil
 	}
+	m.netd.Close()
 	return m.lock.Close()
 }
 

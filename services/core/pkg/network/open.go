@@ -16,6 +16,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/link"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/nspair"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/statefile"
+	"github.com/aetherium/aetherium/services/core/pkg/network/netd"
 )
 
 // instanceFile is instance.json: a copy of the lease, so that an instance
@@ -40,8 +41,9 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	}
 	m := &Manager{
 		cfg: cfg, wake: make(chan struct{}, 1),
-		pairs: map[string]*pair{}, machines: map[string]*pair{}, coming: map[string]chan struct{}{},
+		pairs: map[string]*pair{}, machines: map[string]*pair{}, coming: map[string]chan struct{}{}, wanted: map[string]domain.Egress{},
 	}
+	m.netd = netd.NewClient(m.path("netd.sock"))
 	if m.reg, err = hostlease.Open(cfg.HostDir); err != nil {
 		return nil, err
 	}
@@ -215,7 +217,7 @@ func (m *Manager) reconcile(records []record) error {
 		if !m.markIDs(r.IDBase) {
 			return errors.New(errors.Conflict, "pair %s has user IDs that the host leased to someone else", r.ID)
 		}
-		p := &pair{rec: r}
+		p := &pair{rec: r, egress: domain.Egress{Policy: r.Policy}}
 		m.pairs[r.ID] = p
 		if r.Machine != "" {
 			m.machines[r.Machine] = p
@@ -265,6 +267,7 @@ func (m *Manager) Teardown(ctx context.Context) error {
 	m.mu.Unlock()
 	m.cancel()
 	m.tasks.Wait()
+	defer m.netd.Close()
 	return errors.Join(m.tearDown(ctx), m.lock.Close())
 }
 
@@ -305,7 +308,7 @@ func (m *Manager) tearDown(ctx context.Context) error {
 		return err
 	}
 	for _, name := range []string{
-		"netd.json", ".netd.json.new", "netd.log", "netd.lock", "pairs", "instance.json", ".instance.json.new", "lock", "",
+		"netd.json", ".netd.json.new", "netd.log", "netd.lock", "netd.sock", "pairs", "instance.json", ".instance.json.new", "lock", "",
 	} {
 		// The last of it may be a mount point or hold what someone else put there.
 		if err := os.Remove(m.path(name)); err != nil && !errors.Is(err, os.ErrNotExist) && name != "" {

@@ -154,12 +154,15 @@ func (m *Manager) takeApart(p *pair) error {
 		if err := m.unplug(rec); err != nil {
 			return err
 		}
+		if err := m.forgetEgress(p); err != nil {
+			return err
+		}
 	}
 	if err := nspair.Remove(m.pairDir(rec.ID)); err != nil {
 		return errors.Wrap(err, errors.Unavailable, "cannot remove a machine's namespaces")
 	}
 	machine := rec.Machine
-	rec.State, rec.Machine = stateDraining, ""
+	rec.State, rec.Machine, rec.Policy, rec.Proxied = stateDraining, "", domain.EgressPolicy{}, false
 	if err := m.saveExisting(rec); err != nil {
 		return err
 	}

@@ -44,6 +44,9 @@ type record struct {
 	Hostname  string             `json:"hostname,omitempty"`
 	CreatedAt time.Time          `json:"created_at"`
 	ClaimedAt time.Time          `json:"claimed_at,omitzero"`
+
+	Policy  domain.EgressPolicy `json:"policy,omitzero"`
+	Proxied bool                `json:"proxied,omitempty"` // by its policy or for its secrets, which are not written
 }
 
 func (r record) idRange() nspair.Range { return nspair.Range{Base: r.IDBase, Count: IDCount} }

@@ -43,7 +43,10 @@ func (s *Service) PutSecret(ctx context.Context, by vmm.Caller, name, value stri
 		return err
 	})
 	secret.Sealed = nil
-	return secret, err
+	if err != nil {
+		return secret, err
+	}
+	return secret, s.secretChanged(ctx, by.ProjectID, name)
 }
 
 // DeleteSecret implements vmm.Secrets.

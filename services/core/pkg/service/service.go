@@ -43,6 +43,9 @@ type Node interface {
 	Files(vm *domain.VM) (GuestFiles, error)
 	Dial(ctx context.Context, vm *domain.VM, port uint16) (net.Conn, error)
 	Usage(ctx context.Context, vm *domain.VM) (vmm.Usage, error)
+	// ApplyEgress puts in force what the VM's row says that it may reach.
+	ApplyEgress(ctx context.Context, vm domain.ID) error
+	EgressLog(ctx context.Context, vm *domain.VM, q vmm.EgressLogQuery) ([]domain.EgressEntry, error)
 	Trace(vm domain.ID) []vmm.Phase
 
 	Snapshot(ctx context.Context, vm *domain.VM, snapshot domain.ID) (vmm.SnapshotInfo, error)

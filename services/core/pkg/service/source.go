@@ -54,6 +54,9 @@ func (s *Service) resolveSource(ctx context.Context, tx storage.Tx, by vmm.Calle
 	if vm.Spec.Tools, err = domain.MergeTools("tools", s.config.DefaultTools, req.Tools); err != nil {
 		return err
 	}
+	if err := s.giveEgress(ctx, tx, req, vm, domain.VMSpec{}); err != nil {
+		return err
+	}
 	return s.fromBuild(vm, build)
 }
 
@@ -136,6 +139,9 @@ func (s *Service) fromSnapshot(ctx context.Context, tx storage.Tx, req vmm.Creat
 	}
 	var err error
 	if vm.Spec.Tools, err = domain.MergeTools("tools", origin.Tools, req.Tools); err != nil {
+		return err
+	}
+	if err := s.giveEgress(ctx, tx, req, vm, origin); err != nil {
 		return err
 	}
 	vm.WorkerID = snap.WorkerID

@@ -74,6 +74,9 @@ func (s *Service) checkCreate(req *vmm.CreateVM) error {
 	if req.OnTimeout == "" {
 		req.OnTimeout = domain.TimeoutKill
 	}
+	if err := checkEgress(req); err != nil {
+		return err
+	}
 	for _, err := range []error{
 		domain.ValidateName("name", req.Name),
 		domain.ValidateTemplateRef("template", req.Template),

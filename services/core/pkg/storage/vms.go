@@ -45,9 +45,9 @@ type VMs interface {
 	// DeadlineDue lists VMs of a worker whose deadline lies at or before now
 	// and has not had its effect yet, earliest deadline first.
 	DeadlineDue(ctx context.Context, worker domain.ID, now time.Time, limit int) ([]*domain.VM, error)
-	// DeadlineUnacked lists VMs of a worker whose newest deadline the worker
-	// has not acknowledged.
-	DeadlineUnacked(ctx context.Context, worker domain.ID, limit int) ([]*domain.VM, error)
+	// Unacked lists VMs of a worker whose newest deadline or egress policy the
+	// worker has not acknowledged.
+	Unacked(ctx context.Context, worker domain.ID, limit int) ([]*domain.VM, error)
 	// Timed lists VMs of a worker, from after an ID on in ID order, that have
 	// a deadline or an idle timeout and are not ended: what the worker's own
 	// clock watches.

@@ -143,6 +143,16 @@ type (
 	Renamer interface {
 		SetHostname(ctx context.Context, id, hostname string) error
 	}
+	// EgressController decides what a machine reaches ("egress"). What SetEgress
+	// says before a machine is made or started is in force when it runs; later
+	// it is in force when SetEgress returns. It must be said again before each
+	// start. EgressLog reads the machine's log, oldest first; it outlives the
+	// machine until ForgetEgressLog.
+	EgressController interface {
+		SetEgress(ctx context.Context, id string, e domain.Egress) error
+		EgressLog(ctx context.Context, id string, q EgressLogQuery) ([]domain.EgressEntry, error)
+		ForgetEgressLog(ctx context.Context, id string) error
+	}
 	// Closer lets go of what the driver holds in this process. Machines go on.
 	Closer interface{ Close() error }
 	// Teardowner removes what the instance made on the host apart from

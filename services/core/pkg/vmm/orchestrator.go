@@ -30,6 +30,7 @@ type Orchestrator interface {
 	Executions
 	Files
 	Ports
+	Egress
 	Snapshots
 	Templates
 	Tools
@@ -61,14 +62,18 @@ type CreateVM struct {
 	MinIsolation domain.Isolation
 	Resources    domain.Resources
 	Network      domain.NetworkMode
-	Env          map[string]string
-	Metadata     map[string]string
-	Timeout      *time.Duration // until the deadline; nil: the server's default; 0: none
-	IdleTimeout  time.Duration
-	OnTimeout    domain.OnTimeout
-	AutoResume   bool
-	Hostname     string
-	DefaultUser  string
+	// Egress is what it may reach; nil: what its snapshot's or origin's VM could, else the default.
+	Egress *domain.EgressPolicy
+	// Secrets are the stored ones that it is given; nil: those of its snapshot's or origin's VM.
+	Secrets     []domain.SecretUse
+	Env         map[string]string
+	Metadata    map[string]string
+	Timeout     *time.Duration // until the deadline; nil: the server's default; 0: none
+	IdleTimeout time.Duration
+	OnTimeout   domain.OnTimeout
+	AutoResume  bool
+	Hostname    string
+	DefaultUser string
 	// Tools are those beside the server's defaults, as NAME or NAME@VERSION.
 	Tools []string
 	// IdempotencyKey: the same key by the same project yields the same VM.
@@ -258,6 +263,32 @@ type Ports interface {
 	// PreviewToken gives what a visitor of the VM's previews must show, for
 	// the preview proxy to compare. Returns NotFound.
 	PreviewToken(ctx context.Context, vm domain.ID) (string, error)
+}
+
+// EgressLogQuery asks for a part of an egress log.
+type EgressLogQuery struct {
+	After int64         // an entry's number
+	Limit int           // 1..MaxEgressEntries; 0: that many
+	Wait  time.Duration // for an entry when there is none behind After
+}
+
+// MaxEgressEntries bounds one reading of an egress log.
+const MaxEgressEntries = 1000
+
+// Egress is what VMs may reach, and what they did.
+type Egress interface {
+	// VMEgress gives the policy, and whether it is in force.
+	VMEgress(ctx context.Context, by Caller, vm domain.ID) (p domain.EgressPolicy, inForce bool, err error)
+	// SetVMEgress replaces the policy. When it returns, the policy is in force
+	// and connections that it refuses are cut. Returns Unavailable when it is
+	// stored but not in force yet, Unsupported.
+	SetVMEgress(ctx context.Context, by Caller, vm domain.ID, p domain.EgressPolicy) (domain.EgressPolicy, error)
+	// VMEgressLog reads the VM's log, oldest first. It is kept as long as the
+	// VM's tombstone.
+	VMEgressLog(ctx context.Context, by Caller, vm domain.ID, q EgressLogQuery) ([]domain.EgressEntry, error)
+	// VMEgressLearned gives the policy that allows what the VM connected to by
+	// its log so far, and nothing else.
+	VMEgressLearned(ctx context.Context, by Caller, vm domain.ID) (domain.EgressPolicy, error)
 }
 
 // Snapshots keeps and lists frozen states.

@@ -147,7 +147,11 @@ func (w *Worker) configure(ctx context.Context, vm *domain.VM, client *guest.Cli
 	if cfg.Env == nil {
 		cfg.Env = make(map[string]string, len(env))
 	}
-	maps.Copy(cfg.Env, env) // what the image sets, then what the VM's owner set
+	// What the image sets, then what secrets need, then what the VM's owner set.
+	if err := w.secretEnv(ctx, vm, client, cfg.Env); err != nil {
+		return err
+	}
+	maps.Copy(cfg.Env, env)
 	cfg.Env = w.toolEnv(vm, cfg.Env)
 	return client.Configure(ctx, cfg)
 }
@@ -168,7 +172,7 @@ func (w *Worker) imageConfig(ctx context.Context, build domain.ID) (cfg guest.Co
 
 // plain reports whether vm asks for nothing that its agent has to be told.
 func plain(vm *domain.VM) bool {
-	return len(vm.EnvSealed) == 0 && vm.Spec.DefaultUser == "" && len(vm.Spec.Tools) == 0
+	return len(vm.EnvSealed) == 0 && len(vm.Spec.Secrets) == 0 && vm.Spec.DefaultUser == "" && len(vm.Spec.Tools) == 0
 }
 
 // rename gives a machine its VM's hostname, beside the caller: one from the

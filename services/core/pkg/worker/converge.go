@@ -188,6 +188,11 @@ func (w *Worker) step(ctx context.Context, vm *domain.VM, next lifecycle.Step) e
 func (w *Worker) settled(ctx context.Context, vm *domain.VM) error {
 	w.vms.refresh(vm)
 	w.setAlarm(vm)
+	if vm.EgressAck != vm.EgressGen && vm.Observed != domain.Deleted {
+		if err := w.ApplyEgress(ctx, vm.ID); err != nil {
+			return err
+		}
+	}
 	if vm.DeadlineAck == vm.DeadlineGen || vm.Observed == domain.Deleted {
 		return nil
 	}

@@ -80,7 +80,10 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 	if claimed {
 		trace.phase("claim")
 		w.machines.set(vm.MachineID, vm.Spec.Driver, lifecycle.MachineRunning)
-		err := w.occupy(ctx, vm, driver, trace)
+		err := w.enforceEgress(ctx, vm)
+		if err == nil {
+			err = w.occupy(ctx, vm, driver, trace)
+		}
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
@@ -93,6 +96,9 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 		trace.phase("intent")
 	}
 	spec.MachineID = string(vm.MachineID)
+	if err := w.enforceEgress(ctx, vm); err != nil {
+		return w.createFailed(ctx, vm, driver, err)
+	}
 	w.machines.set(vm.MachineID, vm.Spec.Driver, lifecycle.MachineBroken)
 	handle, err := driver.Create(ctx, spec)
 	if err != nil {
@@ -135,6 +141,9 @@ func (w *Worker) intend(ctx context.Context, vm *domain.VM, tools []string, pool
 // start runs the existing machine again.
 func (w *Worker) start(ctx context.Context, vm *domain.VM, driver vmm.Driver) error {
 	if err := w.underway(ctx, vm, domain.Starting); err != nil {
+		return err
+	}
+	if err := w.enforceEgress(ctx, vm); err != nil {
 		return err
 	}
 	return w.launch(ctx, vm, driver, nil, newTrace())
@@ -312,9 +321,11 @@ func (w *Worker) delete(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 // deleted turns the row into a tombstone.
 func (w *Worker) deleted(ctx context.Context, vm *domain.VM) error {
 	last := w.lastOutput(ctx, vm)
+	var machine domain.ID
 	row, err := w.commit(ctx, vm.ID, events.VMDeleted, func(tx storage.Tx, row *domain.VM) error {
 		now := w.time()
-		if row.MachineID != "" {
+		machine = row.MachineID
+		if machine != "" {
 			if err := tx.Machines().Delete(ctx, row.MachineID); err != nil {
 				return err
 			}
@@ -324,7 +335,7 @@ func (w *Worker) deleted(ctx context.Context, vm *domain.VM) error {
 		if row.Tombstone == nil {
 			row.Tombstone = &domain.Tombstone{Cause: domain.CauseRequested, At: now}
 		}
-		row.Tombstone.LastOutput = last
+		row.Tombstone.LastOutput, row.Tombstone.MachineID = last, machine
 		row.EnvSealed, row.TokenSealed = nil, nil // secrets do not outlive the VM
 		return w.loseOpen(ctx, tx, row, "the VM was deleted")
 	})

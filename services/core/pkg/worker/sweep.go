@@ -43,7 +43,7 @@ func (w *Worker) sweepWishes(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		unacked, err := tx.VMs().DeadlineUnacked(ctx, w.id, sweepBatch)
+		unacked, err := tx.VMs().Unacked(ctx, w.id, sweepBatch)
 		vms = append(vms, unacked...)
 		due = vms
 		return err
@@ -73,7 +73,9 @@ func (w *Worker) sweepRows(ctx context.Context) error {
 
 // sweepTombstones removes VMs that ended long ago, with their executions and journals.
 func (w *Worker) sweepTombstones(ctx context.Context) error {
-	return w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
+	var ended []*domain.VM
+	err := w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
+		ended = nil
 		vms, err := tx.VMs().Tombstones(ctx, w.time().Add(-w.config.KeepTombstones), sweepBatch)
 		if err != nil {
 			return nil, err
@@ -89,10 +91,15 @@ func (w *Worker) sweepTombstones(ctx context.Context) error {
 				if err := tx.VMs().Delete(ctx, vm.ProjectID, vm.ID); err != nil {
 					return nil, err
 				}
+				ended = append(ended, vm)
 			}
 		}
 		return gone, nil
 	})
+	if err == nil {
+		w.forgetEgressLogs(ctx, ended)
+	}
+	return err
 }
 
 // sweepExecutions removes executions that ended long ago in VMs that live on.

@@ -36,7 +36,9 @@ type Config struct {
 	// MaxConcurrentSteps bounds how many VMs are stepped at once.
 	MaxConcurrentSteps int
 	Pool               PoolConfig
-	Tools              ToolsConfig
+	// EgressCA is the certificate (PEM) that VMs with bound secrets trust; empty: no secret can be bound.
+	EgressCA []byte
+	Tools    ToolsConfig
 }
 
 func (c Config) withDefaults() Config {
@@ -92,6 +94,7 @@ type Worker struct {
 	drivers  []domain.DriverInfo
 	machines machines
 	vms      live
+	egress   keyed[domain.ID] // one change of a VM's egress at a time
 	steps    steps
 	clock    *clock
 	rows     *rows

@@ -42,12 +42,13 @@ type Orchestrator struct {
 
 type vm struct {
 	domain.VM
-	token string
-	env   map[string]string
-	files map[string]*file
-	ports map[uint16]string // to address
-	watch map[chan vmm.FileEvent]string
-	conns map[net.Conn]struct{}
+	token  string
+	env    map[string]string
+	files  map[string]*file
+	ports  map[uint16]string // to address
+	watch  map[chan vmm.FileEvent]string
+	egress []domain.EgressEntry
+	conns  map[net.Conn]struct{}
 }
 
 type idempotent struct {

@@ -66,6 +66,10 @@ func (o *Orchestrator) insert(by vmm.Caller, req vmm.CreateVM) *vm {
 		token: domain.NewID().String() + domain.NewID().String(), env: req.Env,
 		files: map[string]*file{}, ports: map[uint16]string{}, watch: map[chan vmm.FileEvent]string{}, conns: map[net.Conn]struct{}{},
 	}
+	if req.Egress != nil {
+		v.Spec.Egress = *req.Egress
+	}
+	v.Spec.Secrets = req.Secrets
 	if req.Timeout != nil && *req.Timeout > 0 {
 		at := now.Add(*req.Timeout)
 		v.Deadline = &at

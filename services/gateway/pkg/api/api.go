@@ -86,6 +86,7 @@ func New(d Deps, r chi.Router) (*API, error) {
 	a.executionRoutes()
 	a.fileRoutes()
 	a.portRoutes(r)
+	a.egressRoutes()
 	a.snapshotRoutes()
 	a.templateRoutes()
 	a.toolRoutes()

@@ -43,6 +43,13 @@ func VM(v *domain.VM) wire.VM {
 	if out.Metadata == nil {
 		out.Metadata = map[string]string{}
 	}
+	if !v.Spec.Egress.IsZero() {
+		p := egressPolicy(v.Spec.Egress)
+		out.Egress = &p
+	}
+	if len(v.Spec.Secrets) > 0 {
+		out.Secrets = mapped(v.Spec.Secrets, secretUse)
+	}
 	if t := v.Tombstone; t != nil {
 		out.Tombstone = &wire.Tombstone{Cause: string(t.Cause), By: t.By, Detail: t.Detail, LastOutput: t.LastOutput, At: t.At}
 	}
@@ -68,6 +75,13 @@ func toCreate(c wire.CreateVM) vmm.CreateVM {
 		Resources: toResources(c.Resources), Network: domain.NetworkMode(c.Network), Env: c.Env, Metadata: c.Metadata,
 		IdleTimeout: fromMS(c.IdleTimeoutMS), OnTimeout: domain.OnTimeout(c.OnTimeout), AutoResume: c.AutoResume,
 		Hostname: c.Hostname, DefaultUser: c.DefaultUser, Tools: c.Tools,
+	}
+	if c.Egress != nil {
+		p := toEgress(*c.Egress)
+		out.Egress = &p
+	}
+	if c.Secrets != nil {
+		out.Secrets = mapped(c.Secrets, toSecretUse)
 	}
 	if c.TimeoutMS != nil {
 		d := fromMS(*c.TimeoutMS)

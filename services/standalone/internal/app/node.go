@@ -41,6 +41,8 @@ type node struct {
 	service  *service.Service
 	changes  *watch.Hub[domain.ID]
 
+	sealer     seal.Sealer
+	egressCert []byte // PEM
 	runtimeDir string
 	closers    []closer // in the order they were opened
 }
@@ -68,6 +70,11 @@ func open(ctx context.Context, s settings.Settings, log *slog.Logger, reserve bo
 		return n, err
 	}
 	n.opened("store", n.store.Close)
+	ring, err := keyring(s)
+	if err != nil {
+		return n, err
+	}
+	n.sealer = seal.New(ring)
 	if n.journals, err = journal.OpenStore(filepath.Join(s.DataDir, "journals"), journal.Options{MaxBytes: int64(s.Keep.Journal)}); err != nil {
 		return n, err
 	}
@@ -102,11 +109,15 @@ func (n *node) openDriver(ctx context.Context, reserve bool) error {
 	}
 	cfg := network.Config{
 		Instance: instance, RuntimeDir: filepath.Join(run, "net"), NetdPath: filepath.Join(s.BinDir, "aetherium-netd"),
-		PoolNone: s.Network.Pool, PoolNAT: s.Network.Pool, Log: n.log,
+		EgressLogDir: filepath.Join(s.DataDir, "egress"), PoolNone: s.Network.Pool, PoolNAT: s.Network.Pool, Log: n.log,
 	}
 	if err := n.networkSettings(&cfg); err != nil {
 		return err
 	}
+	if cfg.EgressCA, err = n.egressCA(ctx, instance); err != nil {
+		return err
+	}
+	n.egressCert = cfg.EgressCA.Certificate
 	if n.network, err = network.Open(ctx, cfg); err != nil {
 		return err
 	}
@@ -145,17 +156,18 @@ func (n *node) networkSettings(cfg *network.Config) error {
 		}
 		cfg.Resolvers = append(cfg.Resolvers, a)
 	}
+	if s.CAFile != "" {
+		var err error
+		if cfg.EgressRoots, err = os.ReadFile(s.CAFile); err != nil {
+			return errors.Wrap(err, errors.InvalidArgument, "the certificates in network.ca_file cannot be read").WithField("network.ca_file")
+		}
+	}
 	return nil
 }
 
 // assemble puts worker and service on what is open.
 func (n *node) assemble(ctx context.Context) error {
 	s := n.settings
-	ring, err := keyring(s)
-	if err != nil {
-		return err
-	}
-	sealer := seal.New(ring)
 	room, err := capacity(s)
 	if err != nil {
 		return err
@@ -167,10 +179,10 @@ func (n *node) assemble(ctx context.Context) error {
 	n.worker = worker.New(worker.Config{
 		Name: hostname(), Version: version.Version, Platform: platform(), Capacity: room, DataDir: s.DataDir,
 		KeepTombstones: time.Duration(s.Keep.Tombstones), KeepTasks: time.Duration(s.Keep.Tasks), KeepEvents: time.Duration(s.Keep.Events),
-		Pool: worker.PoolConfig{Size: s.Pool.Size, Kinds: s.Pool.Kinds}, Tools: shed,
+		Pool: worker.PoolConfig{Size: s.Pool.Size, Kinds: s.Pool.Kinds}, Tools: shed, EgressCA: n.egressCert,
 	}, worker.Deps{
 		Store: n.store, Drivers: map[string]vmm.Driver{"oci": n.driver}, Images: n.images, Journals: n.journals,
-		Sealer: sealer, Queue: memory.New(64, n.log), Changes: n.changes, Log: n.log,
+		Sealer: n.sealer, Queue: memory.New(64, n.log), Changes: n.changes, Log: n.log,
 	})
 	n.service = service.New(service.Config{
 		DefaultTemplate: s.VM.Template, DefaultDriver: s.VM.Driver, DefaultNetwork: domain.NetworkMode(s.VM.Network),
@@ -182,7 +194,7 @@ func (n *node) assemble(ctx context.Context) error {
 		KeepTombstones: time.Duration(s.Keep.Tombstones),
 		Overcommit:     service.Overcommit{CPU: s.Overcommit.CPU, Memory: s.Overcommit.Memory, Disk: s.Overcommit.Disk},
 		Quota:          s.Quotas.Quota(),
-	}, service.Deps{Store: n.store, Nodes: oneNode{n.worker}, Sealer: sealer, Changes: n.changes, Log: n.log})
+	}, service.Deps{Store: n.store, Nodes: oneNode{n.worker}, Sealer: n.sealer, Changes: n.changes, Log: n.log})
 	return nil
 }
 

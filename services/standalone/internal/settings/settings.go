@@ -86,6 +86,7 @@ type Network struct {
 	Subnet    string   `yaml:"subnet" doc:"Where the VMs' subnet is chosen from; default 10.128.0.0/9."`
 	Allow     []string `yaml:"allow" doc:"Networks that VMs may reach although they are private."`
 	Resolvers []string `yaml:"resolvers" doc:"DNS servers (address:port) asked for VMs; default: the host's."`
+	CAFile    string   `yaml:"ca_file" doc:"Certificates (PEM) by which the hosts of bound secrets are trusted, beside those of this host."`
 	Pool      int      `yaml:"pool" doc:"Network namespaces kept ready of each kind; 0: the default, negative: none."`
 }
 

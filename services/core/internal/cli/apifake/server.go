@@ -204,6 +204,7 @@ func (s *Server) routes() http.Handler {
 	s.executionRoutes(handle)
 	s.fileRoutes(handle)
 	s.secretRoutes(handle)
+	s.egressRoutes(handle)
 	s.otherRoutes(handle)
 	s.quotaRoutes(handle)
 	return mux

@@ -155,7 +155,7 @@ func (s *Server) withVM(f func(http.ResponseWriter, *http.Request, *vm) error) f
 func (s *Server) make(req api.CreateVM) (*vm, error) {
 	v := &vm{env: req.Env, VM: api.VM{
 		ID: newID(), Name: req.Name, State: "running", DesiredState: "running", Template: req.Template, Driver: "oci", Isolation: "container",
-		Platform: "linux/amd64", Network: req.Network, Metadata: req.Metadata, Tools: req.Tools, OnTimeout: "kill", CreatedAt: time.Now(), UpdatedAt: time.Now(),
+		Platform: "linux/amd64", Network: req.Network, Metadata: req.Metadata, Tools: req.Tools, Egress: req.Egress, Secrets: req.Secrets, OnTimeout: "kill", CreatedAt: time.Now(), UpdatedAt: time.Now(),
 	}}
 	if req.Resources != nil {
 		v.Resources = *req.Resources

@@ -21,11 +21,7 @@ type bound struct {
 }
 
 // Secret is a value that leaves in the place of its placeholder.
-type Secret struct {
-	Placeholder string   `json:"placeholder"`
-	Value       string   `json:"value"`
-	Hosts       []string `json:"hosts"` // domains, with *. in front: all below
-}
+type Secret = domain.BoundSecret
 
 // list is one side of a policy.
 type list struct {

@@ -135,7 +135,7 @@ func TestPlansUseIndexes(t *testing.T) {
 		calls,
 		call{name: "unconverged", f: func(tx storage.Tx) error { return do(tx.VMs().Unconverged(ctx, id, 10)) }},
 		call{name: "deadline due", f: func(tx storage.Tx) error { return do(tx.VMs().DeadlineDue(ctx, id, now, 10)) }},
-		call{name: "deadline unacked", f: func(tx storage.Tx) error { return do(tx.VMs().DeadlineUnacked(ctx, id, 10)) }},
+		call{name: "unacked", f: func(tx storage.Tx) error { return do(tx.VMs().Unacked(ctx, id, 10)) }},
 		call{name: "timed", f: func(tx storage.Tx) error { return do(tx.VMs().Timed(ctx, id, "", 10)) }},
 		call{name: "on worker", f: func(tx storage.Tx) error { return do(tx.VMs().OnWorker(ctx, id, "", 10)) }},
 		call{name: "tombstones", f: func(tx storage.Tx) error { return do(tx.VMs().Tombstones(ctx, now, 10)) }},

@@ -84,13 +84,17 @@ func vmDeadlines(e *env) {
 	same(e, "from after an ID on", rest, timed[3:])
 
 	unacked := func() []domain.ID {
-		return vmIDs(read(e, func(tx storage.Tx) ([]*domain.VM, error) { return tx.VMs().DeadlineUnacked(e.ctx(), w, 10) }))
+		return vmIDs(read(e, func(tx storage.Tx) ([]*domain.VM, error) { return tx.VMs().Unacked(e.ctx(), w, 10) }))
 	}
 	same(e, "nothing unacknowledged", unacked(), []domain.ID{})
 	e.save(late, func(vm *domain.VM) { vm.DeadlineGen = 3 })
 	same(e, "one unacknowledged", unacked(), []domain.ID{late.ID})
 	e.save(late, func(vm *domain.VM) { vm.DeadlineAck = 3 })
 	same(e, "acknowledged", unacked(), []domain.ID{})
+	e.save(late, func(vm *domain.VM) { vm.EgressGen = 2 })
+	same(e, "an egress policy unacknowledged", unacked(), []domain.ID{late.ID})
+	e.save(late, func(vm *domain.VM) { vm.EgressAck = 2 })
+	same(e, "the egress policy acknowledged", unacked(), []domain.ID{})
 }
 
 func vmOnWorker(e *env) {

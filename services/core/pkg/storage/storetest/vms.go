@@ -28,13 +28,14 @@ func vmFields(e *env) {
 		Spec: domain.VMSpec{
 			Template: "base:latest", TemplateID: domain.NewID(), BuildID: domain.NewID(), SnapshotID: domain.NewID(), Driver: "oci",
 			MinIsolation: domain.IsolationGVisor, Platform: "linux/arm64", Resources: domain.Resources{MilliCPU: 1, MemoryBytes: 2, DiskBytes: 3, PIDs: 4},
-			Network: domain.NetworkNone, Mounts: []domain.Mount{{Source: "v", Target: "/v", ReadOnly: true}}, Hostname: "h", DefaultUser: "u", SecretNames: []string{"s"},
+			Network: domain.NetworkNone, Mounts: []domain.Mount{{Source: "v", Target: "/v", ReadOnly: true}}, Hostname: "h", DefaultUser: "u",
+			Egress: domain.EgressPolicy{Allow: []string{"a.com"}, Deny: []string{"*"}, Learn: true}, Secrets: []domain.SecretUse{{Name: "s", Env: "S", Hosts: []string{"a.com"}, Placeholder: "p"}},
 		},
 		Isolation: domain.IsolationMicroVM, Desired: domain.WantPaused, Observed: domain.Pausing, PauseMode: domain.PauseMemory,
 		Generation: 5, Epoch: 6, WorkerID: domain.NewID(), MachineID: domain.NewID(),
-		Deadline: at(60), DeadlineGen: 7, DeadlineAck: 8, OnTimeout: domain.TimeoutPause, IdleTimeout: 90 * time.Second, AutoResume: true,
+		Deadline: at(60), DeadlineGen: 7, DeadlineAck: 8, EgressGen: 9, EgressAck: 4, OnTimeout: domain.TimeoutPause, IdleTimeout: 90 * time.Second, AutoResume: true,
 		EnvSealed: []byte{0, 1, 255}, TokenSealed: []byte("token"), Reason: "why",
-		Tombstone: &domain.Tombstone{Cause: domain.CauseOOM, By: "worker", Detail: "d", LastOutput: "o", At: e.now},
+		Tombstone: &domain.Tombstone{Cause: domain.CauseOOM, By: "worker", Detail: "d", LastOutput: "o", MachineID: domain.NewID(), At: e.now},
 		CreatedAt: e.now, UpdatedAt: *at(1), StartedAt: at(2), EndedAt: at(3),
 	}
 	e.update(func(tx storage.Tx) error { return tx.VMs().Insert(e.ctx(), vm) })
@@ -47,6 +48,7 @@ func vmFields(e *env) {
 		vm.Name, vm.Metadata, vm.Isolation = "m", map[string]string{"a": "b"}, domain.IsolationContainer
 		vm.Desired, vm.Observed, vm.PauseMode, vm.Generation, vm.Epoch = domain.WantDeleted, domain.Failed, domain.PauseDisk, 9, 10
 		vm.WorkerID, vm.MachineID, vm.Deadline, vm.DeadlineGen, vm.DeadlineAck = "", "", nil, 11, 12
+		vm.EgressGen, vm.EgressAck, vm.Spec.Egress = 13, 14, domain.EgressPolicy{}
 		vm.OnTimeout, vm.IdleTimeout, vm.AutoResume, vm.EnvSealed, vm.TokenSealed = domain.TimeoutStop, 0, false, nil, nil
 		vm.Reason, vm.Tombstone, vm.UpdatedAt, vm.StartedAt, vm.EndedAt = "", nil, *at(9), nil, nil
 	})

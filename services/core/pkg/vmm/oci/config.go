@@ -21,6 +21,9 @@ type Network interface {
 	Lookup(ctx context.Context, machineID string) (network.Attachment, bool, error)
 	List(ctx context.Context) ([]string, error)
 	Counters(ctx context.Context, machineID string) (received, sent int64, err error)
+	SetEgress(ctx context.Context, machineID string, e domain.Egress) error
+	EgressLog(machineID string, after int64, limit int) ([]domain.EgressEntry, error)
+	ForgetEgressLog(machineID string) error
 	Teardown(ctx context.Context) error
 }
 

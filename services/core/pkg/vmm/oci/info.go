@@ -38,7 +38,7 @@ func (d *Driver) Info(ctx context.Context) domain.DriverInfo {
 		Name: Name, Version: d.runtime.version, Isolation: d.runtime.isolation(),
 		Capabilities: []string{
 			"pause:" + string(domain.PauseFreeze), "snapshot:" + string(domain.SnapshotDisk),
-			"fork", "flatten", "meter", "resize", "rename",
+			"fork", "flatten", "meter", "resize", "rename", "egress",
 		},
 	}
 	if err := d.trial(ctx); err != nil {

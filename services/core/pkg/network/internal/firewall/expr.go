@@ -91,6 +91,25 @@ func lookup(s *nftables.Set, reg uint32) []expr.Any {
 	return one(&expr.Lookup{SourceRegister: reg, SetName: s.Name, SetID: s.ID})
 }
 
+// localDestination matches packets to an address of this host.
+func localDestination() []expr.Any {
+	return one(
+		&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
+	)
+}
+
+// redirect sends to a port of the interface that the packet came in at.
+func redirect(to uint16) []expr.Any {
+	return one(
+		&expr.Immediate{Register: 1, Data: binary.BigEndian.AppendUint16(nil, to)},
+		&expr.Redir{RegisterProtoMin: 1, Flags: nfNATRangeProtoSpecified},
+	)
+}
+
+// nfNATRangeProtoSpecified is NF_NAT_RANGE_PROTO_SPECIFIED of linux/netfilter/nf_nat.h.
+const nfNATRangeProtoSpecified = 1 << 1
+
 func counter() []expr.Any { return one(&expr.Counter{}) }
 func accept() []expr.Any  { return one(&expr.Verdict{Kind: expr.VerdictAccept}) }
 func drop() []expr.Any    { return one(&expr.Verdict{Kind: expr.VerdictDrop}) }

@@ -22,6 +22,12 @@ type Rules struct {
 	Gateway     netip.Prefix // the bridge's address and the subnet
 	Deny, Allow []netip.Prefix
 	Connections int // that one machine may have open at a time
+
+	// NetdUser is whom netd runs as; its ports are on the gateway's address.
+	NetdUser           uint32
+	ProxyPort, DNSPort uint16
+	Resolvers          []netip.AddrPort // that netd asks, beside those on port 53
+	LogGroup           uint16           // NFLOG group that netd reads
 }
 
 // Member is a machine's port with the only addresses it may send from.
@@ -31,23 +37,33 @@ type Member struct {
 	IP        netip.Addr
 }
 
+// Egress is what a machine's policy means in the kernel.
+type Egress struct {
+	IP          netip.Addr
+	Allow, Deny []netip.Prefix // Allow beats Deny; the rest is allowed
+	Proxied     bool           // TCP and DNS go through netd
+}
+
 // The sets.
 const (
+	setProxied     = "proxied"
+	setVMAllow     = "vm_allow"
+	setVMDeny      = "vm_deny"
 	setMembers     = "members"
 	setDeny        = "deny"
 	setAllow       = "allow"
 	setConnections = "connections"
 )
 
-// Install puts the tables in place with these members, replacing what was
-// there, in one transaction: there is no moment without rules.
+// Install puts the tables in place with these members and policies, replacing
+// what was there, in one transaction: there is no moment without rules.
 // Returns Unsupported when the kernel lacks a part of nftables.
-func (r Rules) Install(members []Member) error {
+func (r Rules) Install(members []Member, policies []Egress) error {
 	c, err := connect()
 	if err != nil {
 		return err
 	}
-	if err := r.inet(c); err != nil {
+	if err := r.inet(c, policies); err != nil {
 		return errors.Wrap(err, errors.Internal, "cannot describe the egress rules")
 	}
 	if err := r.guard(c, members); err != nil {
@@ -55,7 +71,7 @@ func (r Rules) Install(members []Member) error {
 	}
 	if err := c.Flush(); err != nil {
 		return errors.Wrap(err, errors.Unsupported, "the kernel refused the instance's nftables rules").
-			WithHint("it needs nf_tables with the inet and bridge families, nft_ct, nft_masq, nft_reject_inet, nft_connlimit")
+			WithHint("it needs nf_tables with the inet and bridge families, nft_ct, nft_masq, nft_redir, nft_fib_inet, nft_log, nft_reject_inet, nft_connlimit")
 	}
 	return nil
 }

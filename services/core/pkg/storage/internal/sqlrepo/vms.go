@@ -18,7 +18,7 @@ const (
 	vmFixed = "id, project_id, template, template_id, build_id, snapshot_id, " +
 		"milli_cpu, memory_bytes, disk_bytes, pids, created_at"
 	vmChanging = "spec, name, metadata, isolation, desired, observed, pause_mode, generation, epoch, " +
-		"worker_id, machine_id, deadline, deadline_gen, deadline_ack, on_timeout, idle_timeout, auto_resume, " +
+		"worker_id, machine_id, deadline, deadline_gen, deadline_ack, egress_gen, egress_ack, on_timeout, idle_timeout, auto_resume, " +
 		"env_sealed, token_sealed, reason, tombstone, updated_at, started_at, ended_at, revision"
 	vmSelect = "SELECT id, project_id, created_at, " + vmChanging + " FROM vms"
 )
@@ -31,7 +31,7 @@ var (
 func changingOf(vm *domain.VM, revision int64) []any {
 	return []any{
 		jsonText{vm.Spec}, vm.Name, jsonText{vm.Metadata}, string(vm.Isolation), string(vm.Desired), string(vm.Observed), string(vm.PauseMode), vm.Generation, vm.Epoch,
-		string(vm.WorkerID), string(vm.MachineID), optMicros(vm.Deadline), vm.DeadlineGen, vm.DeadlineAck,
+		string(vm.WorkerID), string(vm.MachineID), optMicros(vm.Deadline), vm.DeadlineGen, vm.DeadlineAck, vm.EgressGen, vm.EgressAck,
 		string(vm.OnTimeout), vm.IdleTimeout.Microseconds(), flag(vm.AutoResume),
 		blob(vm.EnvSealed), blob(vm.TokenSealed), vm.Reason, optJSON(vm.Tombstone),
 		micros(vm.UpdatedAt), optMicros(vm.StartedAt), optMicros(vm.EndedAt), revision,
@@ -43,7 +43,7 @@ func scanVM(r Row) (*domain.VM, error) {
 	return vm, r.Scan(
 		&vm.ID, &vm.ProjectID, scanTime{&vm.CreatedAt},
 		jsonText{&vm.Spec}, &vm.Name, jsonText{&vm.Metadata}, &vm.Isolation, &vm.Desired, &vm.Observed, &vm.PauseMode, &vm.Generation, &vm.Epoch,
-		&vm.WorkerID, &vm.MachineID, scanOptTime{&vm.Deadline}, &vm.DeadlineGen, &vm.DeadlineAck,
+		&vm.WorkerID, &vm.MachineID, scanOptTime{&vm.Deadline}, &vm.DeadlineGen, &vm.DeadlineAck, &vm.EgressGen, &vm.EgressAck,
 		&vm.OnTimeout, scanDuration{&vm.IdleTimeout}, scanFlag{&vm.AutoResume},
 		&vm.EnvSealed, &vm.TokenSealed, &vm.Reason, scanOptJSON[domain.Tombstone]{&vm.Tombstone},
 		scanTime{&vm.UpdatedAt}, scanOptTime{&vm.StartedAt}, scanOptTime{&vm.EndedAt}, &vm.Revision,
@@ -198,9 +198,9 @@ func (r vms) DeadlineDue(ctx context.Context, worker domain.ID, now time.Time, l
 		ORDER BY deadline LIMIT ?`, string(worker), micros(now), clampLimit(limit))
 }
 
-func (r vms) DeadlineUnacked(ctx context.Context, worker domain.ID, limit int) ([]*domain.VM, error) {
+func (r vms) Unacked(ctx context.Context, worker domain.ID, limit int) ([]*domain.VM, error) {
 	return queryAll(ctx, r.s, scanVM, vmSelect+` WHERE worker_id = ?
-		AND deadline_ack < deadline_gen AND observed <> 'deleted'
+		AND (deadline_ack < deadline_gen OR egress_ack < egress_gen) AND observed <> 'deleted'
 		ORDER BY updated_at LIMIT ?`, string(worker), clampLimit(limit))
 }
 

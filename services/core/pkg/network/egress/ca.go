@@ -1,0 +1,52 @@
+package egress
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+)
+
+// caLifetime is how long an authority's certificate is valid: longer than an
+// installation is likely to live, as VMs' disks keep it.
+const caLifetime = 10 * 365 * 24 * time.Hour
+
+// NewCA makes an authority for one installation. Its certificates are for
+// servers only, and it makes no further authorities (RFC 5280 §4.2.1.9).
+func NewCA(installation string, now time.Time) (*CA, error) {
+	failed := func(err error) (*CA, error) {
+		return nil, errors.Wrap(err, errors.Internal, "a certificate authority cannot be made")
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return failed(err)
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		return failed(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: "Aetherium egress proxy", Organization: []string{"Aetherium " + installation}},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(caLifetime),
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return failed(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return failed(err)
+	}
+	return &CA{
+		Certificate: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		Key:         pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}),
+	}, nil
+}
