@@ -199,8 +199,9 @@ func (m *Manager) tellNetd(ctx context.Context, adopted bool) error {
 }
 
 // EgressLog reads what a machine did, after an entry's number and at most
-// limit of it, oldest first. It outlives the machine until ForgetEgressLog.
-func (m *Manager) EgressLog(machineID string, after int64, limit int) ([]domain.EgressEntry, error) {
+// limit of it, oldest first; where there is none it waits for one so long. The
+// log outlives the machine until ForgetEgressLog.
+func (m *Manager) EgressLog(ctx context.Context, machineID string, after int64, limit int, wait time.Duration) ([]domain.EgressEntry, error) {
 	if !machineForm.MatchString(machineID) {
 		return nil, errors.New(errors.InvalidArgument, "this is not a machine ID").WithField("machine_id")
 	}

@@ -88,6 +88,7 @@ var (
 	hostIP     = netip.MustParseAddr("198.51.100.2")
 	routerIP   = netip.MustParseAddr("198.51.100.1")
 	publicIP   = netip.MustParseAddr("203.0.113.10")
+	secondIP   = netip.MustParseAddr("203.0.113.11") // another public one
 	resolverIP = netip.MustParseAddr("203.0.113.53")
 	metadataIP = netip.MustParseAddr("169.254.169.254")
 	privateIPs = []netip.Addr{netip.MustParseAddr("10.99.0.1"), netip.MustParseAddr("192.168.77.1"), netip.MustParseAddr("100.64.9.9")}
@@ -95,6 +96,7 @@ var (
 
 const (
 	webPort  = 8080
+	talkPort = 8081
 	dataPort = 9000
 )
 
@@ -129,7 +131,7 @@ func newLab(t testing.TB) *lab {
 			return err
 		}
 		addresses := []string{routerIP.String() + "/24"}
-		for _, ip := range append(privateIPs, publicIP, resolverIP, metadataIP) {
+		for _, ip := range append(privateIPs, publicIP, secondIP, resolverIP, metadataIP) {
 			addresses = append(addresses, ip.String()+"/32")
 		}
 		return up("down0", addresses...)
@@ -198,6 +200,18 @@ func (l *lab) serve(where string) {
 			l.hit(where, c.LocalAddr(), c.RemoteAddr())
 			_, _ = io.WriteString(c, c.RemoteAddr().String())
 			_ = c.Close()
+		}
+	}()
+	talk, err := net.Listen("tcp4", fmt.Sprintf("0.0.0.0:%d", talkPort))
+	l.must(err)
+	l.t.Cleanup(func() { _ = talk.Close() })
+	go func() {
+		for {
+			c, err := talk.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(c, c); _ = c.Close() }()
 		}
 	}()
 	// One socket for each address, so that an echo comes from where it was sent to.

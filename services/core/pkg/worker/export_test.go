@@ -1,6 +1,10 @@
 package worker
 
-import "context"
+import (
+	"context"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+)
 
 // TrimTools removes tools over the bound, however new they are.
 func (w *Worker) TrimTools(ctx context.Context) error { return w.trimTools(ctx, 0) }
@@ -16,4 +20,25 @@ func (w *Worker) Crash(ctx context.Context) {
 	w.vms.closeAll()
 	w.rows.stop()
 	w.wg.Wait()
+}
+
+// Sweep looks for what a lost wake-up left, as the worker does from time to time.
+func (w *Worker) Sweep(ctx context.Context) { w.sweep(ctx) }
+
+// AwaitEgress waits until a VM's newest egress policy is acknowledged.
+func (w *Worker) AwaitEgress(ctx context.Context, id domain.ID) error {
+	sub := w.Changes.Subscribe(id)
+	defer sub.Done()
+	for {
+		changed := sub.Changed()
+		vm, err := w.load(ctx, id)
+		if err != nil || vm.EgressAck == vm.EgressGen {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }

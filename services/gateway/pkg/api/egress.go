@@ -29,13 +29,13 @@ type (
 
 func (a *API) egressRoutes() {
 	const tag = "Egress"
-	register(a, operation("get-vm-egress", http.MethodGet, "/vms/{vm}/egress", tag, "What a VM may reach", ""), options{}, a.getEgress)
+	register(a, operation("get-vm-egress", http.MethodGet, "/vms/{vm}/egress", tag, "What a VM may reach", ""), options{scope: domain.ScopeRead}, a.getEgress)
 	register(a, operation("set-vm-egress", http.MethodPut, "/vms/{vm}/egress", tag, "Change what a VM may reach",
-		"Replaces the policy. When the answer comes it is in force, and connections that it refuses are cut."), options{}, a.setEgress)
+		"Replaces the policy. When the answer comes it is in force, and connections that it refuses are cut."), options{scope: domain.ScopeRun}, a.setEgress)
 	register(a, operation("get-vm-egress-log", http.MethodGet, "/vms/{vm}/egress/log", tag, "What a VM reached and was refused",
-		"Oldest first. next_cursor is the seq to go on after; it is always there. The log is bounded: the oldest goes first."), options{}, a.egressLog)
+		"Oldest first. next_cursor is the seq to go on after; it is always there. The log is bounded: the oldest goes first."), options{scope: domain.ScopeRead}, a.egressLog)
 	register(a, operation("get-vm-egress-learned", http.MethodGet, "/vms/{vm}/egress/learned", tag, "The policy that a VM needed",
-		"By its log so far: all that it connected to, and nothing else. Best of a VM that learns, whose names are all seen."), options{}, a.egressLearned)
+		"By its log so far: all that it connected to, and nothing else. Best of a VM that learns, whose names are all seen."), options{scope: domain.ScopeRead}, a.egressLearned)
 }
 
 func (a *API) getEgress(ctx context.Context, in *VMPath) (*egressOutput, error) {

@@ -35,12 +35,13 @@ type hostEnd struct {
 }
 
 var (
-	_ vmm.Driver      = (*Driver)(nil)
-	_ vmm.Pauser      = (*Driver)(nil)
-	_ vmm.Snapshotter = (*Driver)(nil)
-	_ vmm.Meter       = (*Driver)(nil)
-	_ vmm.Renamer     = (*Driver)(nil)
-	_ vmm.Closer      = (*Driver)(nil)
+	_ vmm.Driver           = (*Driver)(nil)
+	_ vmm.Pauser           = (*Driver)(nil)
+	_ vmm.Snapshotter      = (*Driver)(nil)
+	_ vmm.Meter            = (*Driver)(nil)
+	_ vmm.Renamer          = (*Driver)(nil)
+	_ vmm.EgressController = (*Driver)(nil)
+	_ vmm.Closer           = (*Driver)(nil)
 )
 
 // New makes a driver over what is on the node. Any earlier driver of the node
@@ -61,7 +62,7 @@ func (d *Driver) Info(context.Context) domain.DriverInfo {
 	return domain.DriverInfo{
 		Name: Name, Version: "1", Isolation: domain.IsolationContainer, Usable: true,
 		Capabilities: []string{
-			"pause:" + string(domain.PauseFreeze), "snapshot:" + string(domain.SnapshotDisk), "fork", "meter", "rename",
+			"pause:" + string(domain.PauseFreeze), "snapshot:" + string(domain.SnapshotDisk), "fork", "meter", "rename", "egress",
 		},
 	}
 }
@@ -125,6 +126,7 @@ func (d *Driver) Start(ctx context.Context, id string) error {
 	default:
 	}
 	if m.run == nil {
+		d.node.startEgress(id)
 		m.boot(d.node.nextHandler())
 	}
 	return nil
@@ -143,6 +145,7 @@ func (d *Driver) Stop(ctx context.Context, id string, grace time.Duration) error
 		m.end(r, grace, vmm.Exit{Known: true})
 		d.drop(m)
 	}
+	d.node.endEgress(id)
 	return nil
 }
 
@@ -156,6 +159,7 @@ func (d *Driver) Delete(ctx context.Context, id string) error {
 		return err
 	}
 	err := d.node.remove(id)
+	d.node.endEgress(id)
 	d.drop(m)
 	return err
 }

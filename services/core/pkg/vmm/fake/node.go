@@ -20,6 +20,7 @@ type Node struct {
 	driver   *Driver // the newest
 	faults   map[Op][]fault
 	handlers []http.Handler
+	egress   map[string]*egress // by machine
 }
 
 // Op names a call of the driver to make an error in.
@@ -34,6 +35,7 @@ const (
 	OpDial     Op = "dial"
 	OpSnapshot Op = "snapshot"
 	OpRename   Op = "rename"
+	OpEgress   Op = "egress"
 )
 
 type fault struct {
@@ -43,7 +45,7 @@ type fault struct {
 
 // NewNode makes a node that keeps its machines in dir.
 func NewNode(dir string) *Node {
-	return &Node{dir: dir, machines: make(map[string]*machine), faults: make(map[Op][]fault)}
+	return &Node{dir: dir, machines: make(map[string]*machine), faults: make(map[Op][]fault), egress: make(map[string]*egress)}
 }
 
 // FailNext makes the next call of op fail with err.

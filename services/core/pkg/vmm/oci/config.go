@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"regexp"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -22,7 +23,7 @@ type Network interface {
 	List(ctx context.Context) ([]string, error)
 	Counters(ctx context.Context, machineID string) (received, sent int64, err error)
 	SetEgress(ctx context.Context, machineID string, e domain.Egress) error
-	EgressLog(machineID string, after int64, limit int) ([]domain.EgressEntry, error)
+	EgressLog(ctx context.Context, machineID string, after int64, limit int, wait time.Duration) ([]domain.EgressEntry, error)
 	ForgetEgressLog(machineID string) error
 	Teardown(ctx context.Context) error
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
 // SetEgress implements vmm.EgressController.
@@ -12,8 +13,8 @@ func (d *Driver) SetEgress(ctx context.Context, id string, e domain.Egress) erro
 }
 
 // EgressLog implements vmm.EgressController.
-func (d *Driver) EgressLog(_ context.Context, id string, after int64, limit int) ([]domain.EgressEntry, error) {
-	return d.cfg.Network.EgressLog(id, after, limit)
+func (d *Driver) EgressLog(ctx context.Context, id string, q vmm.EgressLogQuery) ([]domain.EgressEntry, error) {
+	return d.cfg.Network.EgressLog(ctx, id, q.After, q.Limit, q.Wait)
 }
 
 // ForgetEgressLog implements vmm.EgressController.
