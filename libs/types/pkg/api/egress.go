@@ -27,7 +27,7 @@ type SecretUse struct {
 type EgressEntry struct {
 	Seq           int64     `json:"seq" doc:"Rises within the VM's log"`
 	At            time.Time `json:"at"`
-	Verdict       string    `json:"verdict" enum:"allow,deny"`
+	Verdict       string    `json:"verdict" enum:"allow,deny,end,gap" doc:"end is that of a proxied connection, with its bytes; a gap is entries that were too many to be kept"`
 	Via           string    `json:"via" doc:"Who decided: kernel (by addresses), dns, tls, http, or tcp for a proxied connection that tells no name"`
 	Protocol      string    `json:"protocol" doc:"tcp, udp, icmp, dns, or the IP protocol's number"`
 	Name          string    `json:"name,omitempty" doc:"The host asked for"`

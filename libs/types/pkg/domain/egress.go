@@ -191,7 +191,7 @@ func ValidateSecretName(field, name string) error {
 type EgressEntry struct {
 	Seq     int64  `json:"seq"`     // rises within a VM's log
 	At      int64  `json:"at"`      // microseconds since 1970 UTC
-	Verdict string `json:"verdict"` // "allow", "deny"
+	Verdict string `json:"verdict"` // "allow", "deny", "end", "gap"
 	// Via is who decided: "kernel" by addresses, "dns", "tls", "http", or
 	// "tcp" for a proxied connection that names no host.
 	Via    string `json:"via"`
@@ -203,9 +203,10 @@ type EgressEntry struct {
 	Reason string `json:"reason,omitempty"` // why it was denied: one of EgressReasons
 	// Learned says that only learning let it pass.
 	Learned bool  `json:"learned,omitempty"`
-	Sent    int64 `json:"sent,omitempty"`     // bytes, of proxied connections that have ended
-	Got     int64 `json:"received,omitempty"` // bytes, of proxied connections that have ended
-	// Count is how many of the same came within a second; 0: one.
+	Sent    int64 `json:"sent,omitempty"`     // bytes, of a connection's end
+	Got     int64 `json:"received,omitempty"` // bytes, of a connection's end
+	// Count is how many of the same came within a second; 0: one. Of a gap: how
+	// many entries are missing.
 	Count int `json:"count,omitempty"`
 }
 
@@ -227,4 +228,6 @@ const (
 const (
 	EgressAllow = "allow"
 	EgressDeny  = "deny"
+	EgressEnd   = "end" // of a proxied connection that was allowed
+	EgressGap   = "gap" // entries were too many to be kept
 )

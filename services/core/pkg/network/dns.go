@@ -149,7 +149,7 @@ func (m *Manager) launchNetd(cfg netd.Config) (*netdProcess, error) {
 	defer func() { _ = r.Close() }()
 	// No context ends it: it outlives this process.
 	cmd := exec.CommandContext(context.WithoutCancel(m.ctx), m.cfg.NetdPath, m.path("netd.json"))
-	cmd.Dir, cmd.Env = "/", []string{"GOMAXPROCS=2", "GOMEMLIMIT=64MiB"}
+	cmd.Dir, cmd.Env = "/", []string{"GOMAXPROCS=2", "GOMEMLIMIT=256MiB"}
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, []*os.File{w}
 	pidfd := -1
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd}

@@ -11,7 +11,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/network/egress"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/firewall"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/flows"
-	"github.com/aetherium/aetherium/services/core/pkg/network/netd"
+	"github.com/aetherium/aetherium/services/core/pkg/network/netd/egresslog"
 )
 
 // SetEgress says what a machine may reach. Before Acquire it is remembered,
@@ -205,7 +205,7 @@ func (m *Manager) EgressLog(ctx context.Context, machineID string, after int64, 
 	if !machineForm.MatchString(machineID) {
 		return nil, errors.New(errors.InvalidArgument, "this is not a machine ID").WithField("machine_id")
 	}
-	return netd.ReadLog(m.cfg.EgressLogDir, machineID, after, limit)
+	return egresslog.Wait(ctx, m.cfg.EgressLogDir, machineID, after, limit, wait)
 }
 
 // ForgetEgressLog removes a machine's log; absent is success.
@@ -213,7 +213,7 @@ func (m *Manager) ForgetEgressLog(machineID string) error {
 	if !machineForm.MatchString(machineID) {
 		return errors.New(errors.InvalidArgument, "this is not a machine ID").WithField("machine_id")
 	}
-	return netd.RemoveLog(m.cfg.EgressLogDir, machineID)
+	return egresslog.Remove(m.cfg.EgressLogDir, machineID)
 }
 
 // prepareLogs makes the directory of logs netd's, whose user may be another

@@ -105,9 +105,10 @@ type lab struct {
 	t    testing.TB
 	inet string // the internet's network namespace
 
-	mu   sync.Mutex
-	hits []string // "dst <- src" of each connection that the internet or the host saw
-	data chan string
+	mu    sync.Mutex
+	hits  []string // "dst <- src" of each connection that the internet or the host saw
+	asked []string // "name. TYPE" of each question that the resolver got
+	data  chan string
 }
 
 func newLab(t testing.TB) *lab {
@@ -248,13 +249,30 @@ func (l *lab) hit(where string, to, from net.Addr) {
 	l.hits = append(l.hits, fmt.Sprintf("%s %s <- %s", where, to, from))
 }
 
-// serveDNS answers every A question with the public address; names that begin
-// with "big" with so many TXT records that only TCP carries them.
+// serveDNS answers every A question with the public address, or with that
+// which the first label names; names that begin with "big" with so many TXT
+// records that only TCP carries them.
 func (l *lab) serveDNS() error {
 	at := netip.AddrPortFrom(resolverIP, 53).String()
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		a := new(dns.Msg).SetReply(q)
 		name := q.Question[0].Name
+		ip := publicIP
+		switch first, _, _ := strings.Cut(name, "."); first {
+		case "second":
+			ip = secondIP
+		case "private":
+			ip = privateIPs[0]
+		case "metadata":
+			ip = metadataIP
+		case "host":
+			ip = hostIP
+		case "loopback":
+			ip = netip.MustParseAddr("127.0.0.1")
+		}
+		l.mu.Lock()
+		l.asked = append(l.asked, strings.ToLower(name)+" "+dns.TypeToString[q.Question[0].Qtype])
+		l.mu.Unlock()
 		switch {
 		case strings.HasPrefix(name, "big") && q.Question[0].Qtype == dns.TypeTXT:
 			for range 40 {
@@ -264,7 +282,7 @@ func (l *lab) serveDNS() error {
 			}
 		case q.Question[0].Qtype == dns.TypeA:
 			a.Answer = append(a.Answer, &dns.A{
-				Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 5}, A: publicIP.AsSlice(),
+				Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 5}, A: ip.AsSlice(),
 			})
 		}
 		if w.RemoteAddr().Network() == "udp" {

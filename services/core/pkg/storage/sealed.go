@@ -18,13 +18,6 @@ func SealedVMToken(id domain.ID) string { return "vms/" + string(id) + "/token" 
 // SealedSnapshotEnv is the place of the environment kept with a snapshot.
 func SealedSnapshotEnv(id domain.ID) string { return "snapshots/" + string(id) + "/env" }
 
-// SealedSettingPrefix begins the keys of settings whose value is sealed, and
-// then base64: who changes keys finds them by it.
-const SealedSettingPrefix = "sealed:"
-
-// SealedSetting is the place of a setting's value.
-func SealedSetting(key string) string { return "settings/" + key }
-
 // SealedCommand is the place of an execution's command.
 func SealedCommand(id domain.ID) string { return "executions/" + string(id) + "/command" }
 

@@ -11,7 +11,7 @@ import (
 )
 
 // settingEgressCA holds the authority of the egress proxy, sealed.
-const settingEgressCA = storage.SealedSettingPrefix + "egress_ca"
+const settingEgressCA = storage.SealedSettings + "egress_ca"
 
 // egressCA gives the authority that VMs with bound secrets trust; it is made
 // at the first start.

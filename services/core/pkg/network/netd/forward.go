@@ -48,9 +48,14 @@ func (f *forwarder) ServeDNS(w dns.ResponseWriter, query *dns.Msg) {
 	} else if done, ok := f.queries.enter(client); !ok {
 		answer = new(dns.Msg).SetRcode(query, dns.RcodeServerFailure)
 	} else {
-		answer = f.resolve(query, stream)
+		answer = f.resolve(context.Background(), query, stream)
 		done()
 	}
+	f.reply(w, query, stream, answer)
+}
+
+// reply sends an answer in the size that the client can take.
+func (f *forwarder) reply(w dns.ResponseWriter, query *dns.Msg, stream bool, answer *dns.Msg) {
 	size := dns.MaxMsgSize
 	if !stream {
 		size = minAnswerSize
@@ -82,8 +87,8 @@ func judge(query *dns.Msg) int {
 
 // resolve asks the resolvers in turn. What goes out is a new message with the
 // question; what comes back gets the query's ID.
-func (f *forwarder) resolve(query *dns.Msg, stream bool) *dns.Msg {
-	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
+func (f *forwarder) resolve(ctx context.Context, query *dns.Msg, stream bool) *dns.Msg {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	out := new(dns.Msg)
 	out.Id = dns.Id()

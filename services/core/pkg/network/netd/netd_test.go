@@ -50,7 +50,7 @@ func serve(t *testing.T, last byte, change func(*netd.Config)) netip.AddrPort {
 	}
 	cfg := netd.Config{
 		Listen: netip.AddrFrom4([4]byte{127, 77, 53, last}), Clients: netip.MustParsePrefix("127.0.0.0/8"),
-		LockFile: filepath.Join(t.TempDir(), "lock"),
+		LockFile: filepath.Join(t.TempDir(), "lock"), Control: filepath.Join(t.TempDir(), "control"), LogDir: t.TempDir(),
 	}
 	if err := os.WriteFile(cfg.LockFile, nil, 0o600); err != nil {
 		t.Fatal(err)

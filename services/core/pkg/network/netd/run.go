@@ -2,11 +2,14 @@ package netd
 
 import (
 	"context"
+	"crypto/x509"
+	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -14,11 +17,22 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/network/netd/egresslog"
+	"github.com/aetherium/aetherium/services/core/pkg/network/netd/internal/nflog"
+	"github.com/aetherium/aetherium/services/core/pkg/network/netd/proxy"
+)
+
+// The ports on the listening address that machines with names in their policy
+// are led to: all TCP connections, and all questions for names.
+const (
+	ProxyPort       = 9040
+	FilteredDNSPort = 9053
 )
 
 // Run serves until ctx ends. ready is called once netd holds its lock,
 // listens and has given up its rights. Returns Conflict when another netd
-// holds the lock, Unavailable when the address cannot be bound.
+// holds the lock, Unavailable when an address cannot be bound, Unsupported
+// when the kernel cannot tell flows.
 func Run(ctx context.Context, cfg Config, log *slog.Logger, ready func()) error {
 	if err := cfg.Validate(); err != nil {
 		return err
@@ -28,37 +42,44 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, ready func()) error 
 		return err
 	}
 	defer func() { _ = lock.Close() }()
-
-	at := netip.AddrPortFrom(cfg.Listen, 53).String()
-	var listen net.ListenConfig
-	packets, err := listen.ListenPacket(ctx, "udp4", at)
+	o, err := openAll(ctx, cfg)
 	if err != nil {
-		return errors.Wrap(err, errors.Unavailable, "cannot listen for DNS on %s", cfg.Listen)
+		return err
 	}
-	defer func() { _ = packets.Close() }()
-	stream, err := listen.Listen(ctx, "tcp4", at)
-	if err != nil {
-		return errors.Wrap(err, errors.Unavailable, "cannot listen for DNS on %s", cfg.Listen)
-	}
-	defer func() { _ = stream.Close() }()
+	defer o.close()
 	if err := giveUpRights(cfg.User); err != nil {
+		return err
+	}
+	roots, err := trusted(cfg.Roots)
+	if err != nil {
 		return err
 	}
 
 	f := newForwarder(cfg, newUpstreams(cfg.Resolvers, cfg.Clients, hostFiles()))
-	servers := []*dns.Server{
-		{PacketConn: packets, Handler: f, UDPSize: dns.DefaultMsgSize},
-		{
-			Listener: limitListener(stream, newLimiter(maxConnections, maxConnectionsPerClient)), Handler: f,
-			ReadTimeout: streamIdle, WriteTimeout: streamIdle, MaxTCPQueries: 128,
-			IdleTimeout: func() time.Duration { return streamIdle },
-		},
+	m := &machines{logs: o.logs, by: map[netip.Addr]*machine{}}
+	low := floor{cfg, log}
+	p := proxy.New(proxy.Config{
+		Machine: func(a netip.Addr) (proxy.Machine, bool) { return m.proxied(a) }, Resolve: newResolver(f).resolve, Refused: low.refuses,
+		Original: originalDestination, CA: m.minter.Load, Roots: roots, Log: log,
+	})
+	defer func() { _ = p.Close() }()
+	said := control(m, p, log)
+	defer func() { _ = said.Close() }()
+
+	ended := make(chan error, 8)
+	serve := func(what func() error) { go func() { ended <- what() }() }
+	for _, s := range slices.Concat(servers(o.packets, o.stream, f), servers(o.filteredPackets, o.filteredStream, &filtered{f, m, low})) {
+		serve(s.ActivateAndServe)
 	}
-	ended := make(chan error, len(servers))
-	for _, s := range servers {
-		go func() { ended <- s.ActivateAndServe() }()
+	serve(func() error { return p.Serve(o.proxy) })
+	serve(func() error { return said.Serve(o.control) })
+	if o.flows != nil {
+		serve(func() error {
+			o.flows.Read(m.flow, func() { log.Warn("more flows than could be noted") })
+			return nil
+		})
 	}
-	log.Info("netd serves", "listen", at, "clients", cfg.Clients.String())
+	log.Info("netd serves", "listen", cfg.Listen, "clients", cfg.Clients.String())
 	ready()
 	select {
 	case <-ctx.Done():
@@ -66,10 +87,126 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, ready func()) error 
 		return nil
 	case err := <-ended:
 		if err == nil {
-			err = errors.Plain("the server returned")
+			err = errors.Plain("a server returned")
 		}
 		return errors.Wrap(err, errors.Unavailable, "netd stopped serving")
 	}
+}
+
+// servers answers questions for names by UDP and TCP.
+func servers(packets net.PacketConn, stream net.Listener, h dns.Handler) []*dns.Server {
+	return []*dns.Server{
+		{PacketConn: packets, Handler: h, UDPSize: dns.DefaultMsgSize},
+		{
+			Listener: limitListener(stream, newLimiter(maxConnections, maxConnectionsPerClient)), Handler: h,
+			ReadTimeout: streamIdle, WriteTimeout: streamIdle, MaxTCPQueries: 128,
+			IdleTimeout: func() time.Duration { return streamIdle },
+		},
+	}
+}
+
+// trusted are the system's certificates and those given.
+func trusted(pem []byte) (*x509.CertPool, error) {
+	if len(pem) == 0 {
+		return nil, nil // the system's, when they are needed
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, errors.New(errors.InvalidArgument, "there is no certificate in the roots").WithField("roots")
+	}
+	return pool, nil
+}
+
+// originalDestination is where a redirected connection wanted to go
+// (SO_ORIGINAL_DST, linux/netfilter_ipv4.h).
+func originalDestination(c *net.TCPConn) (netip.AddrPort, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	var to netip.AddrPort
+	var serr error
+	err = raw.Control(func(fd uintptr) {
+		// A struct sockaddr_in has the size of an ipv6_mreq, and this call is there for one.
+		var mreq *unix.IPv6Mreq
+		if mreq, serr = unix.GetsockoptIPv6Mreq(int(fd), unix.IPPROTO_IP, unix.SO_ORIGINAL_DST); serr == nil {
+			b := mreq.Multiaddr
+			to = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[4:8])), binary.BigEndian.Uint16(b[2:4]))
+		}
+	})
+	return to, errors.Join(err, serr)
+}
+
+// opened is what netd holds that needs rights to be had.
+type opened struct {
+	packets, filteredPackets net.PacketConn
+	stream, filteredStream   net.Listener
+	proxy                    *net.TCPListener
+	control                  net.Listener
+	flows                    *nflog.Reader // nil: none
+	logs                     *egresslog.Dir
+	closers                  []func() error
+}
+
+func (o *opened) close() {
+	for _, c := range slices.Backward(o.closers) {
+		_ = c()
+	}
+}
+
+func openAll(ctx context.Context, cfg Config) (*opened, error) {
+	o := &opened{}
+	if err := o.open(ctx, cfg); err != nil {
+		o.close()
+		return nil, err
+	}
+	return o, nil
+}
+
+func (o *opened) open(ctx context.Context, cfg Config) (err error) {
+	var listen net.ListenConfig
+	cannot := func(err error, what string) error {
+		return errors.Wrap(err, errors.Unavailable, "cannot listen for %s on %s", what, cfg.Listen)
+	}
+	for _, l := range []struct {
+		port    uint16
+		packets *net.PacketConn
+		stream  *net.Listener
+	}{{53, &o.packets, &o.stream}, {FilteredDNSPort, &o.filteredPackets, &o.filteredStream}} {
+		at := netip.AddrPortFrom(cfg.Listen, l.port).String()
+		if *l.packets, err = listen.ListenPacket(ctx, "udp4", at); err != nil {
+			return cannot(err, "DNS")
+		}
+		o.closers = append(o.closers, (*l.packets).Close)
+		if *l.stream, err = listen.Listen(ctx, "tcp4", at); err != nil {
+			return cannot(err, "DNS")
+		}
+		o.closers = append(o.closers, (*l.stream).Close)
+	}
+	l, err := listen.Listen(ctx, "tcp4", netip.AddrPortFrom(cfg.Listen, ProxyPort).String())
+	if err != nil {
+		return cannot(err, "connections")
+	}
+	o.proxy = l.(*net.TCPListener)
+	o.closers = append(o.closers, l.Close)
+	if o.logs, err = egresslog.Open(cfg.LogDir, cfg.LogBytes); err != nil {
+		return err
+	}
+	o.closers = append(o.closers, o.logs.Close)
+	if cfg.LogGroup != 0 {
+		if o.flows, err = nflog.Open(cfg.LogGroup); err != nil {
+			return err
+		}
+		o.closers = append(o.closers, o.flows.Close)
+	}
+	if o.control, err = listenControl(ctx, cfg.Control); err != nil {
+		return err
+	}
+	o.closers = append(o.closers, o.control.Close)
+	return nil
 }
 
 // hold takes the lock and writes the process ID under it. What stays open is

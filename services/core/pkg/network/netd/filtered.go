@@ -1,0 +1,112 @@
+package netd
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+
+	"github.com/miekg/dns"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+)
+
+// filtered answers machines whose policies have names in them, and only what
+// these allow: a question for a refused name goes nowhere, so that nothing
+// leaves in it. It answers REFUSED with an extended error (RFC 8914, Filtered),
+// at which stub resolvers give up at once.
+//
+// There is no IPv6, so that AAAA is answered empty, and so are HTTPS and SVCB,
+// which would offer QUIC and keys for an encrypted ClientHello. Addresses that
+// the operator refuses are left out.
+type filtered struct {
+	*forwarder
+	machines *machines
+	floor    floor
+}
+
+// ServeDNS implements [dns.Handler].
+func (f *filtered) ServeDNS(w dns.ResponseWriter, query *dns.Msg) {
+	client, stream, ok := clientOf(w.RemoteAddr())
+	if !ok || !f.clients.Contains(client) {
+		return
+	}
+	f.reply(w, query, stream, f.answer(client, query, stream))
+}
+
+func (f *filtered) answer(client netip.Addr, query *dns.Msg, stream bool) *dns.Msg {
+	m, known := f.machines.find(client)
+	if !known {
+		return new(dns.Msg).SetRcode(query, dns.RcodeRefused) // nobody said what it may ask
+	}
+	if rcode := judge(query); rcode != dns.RcodeSuccess {
+		return new(dns.Msg).SetRcode(query, rcode)
+	}
+	q := query.Question[0]
+	name := strings.TrimSuffix(strings.ToLower(q.Name), ".")
+	d := m.Rules().Name(name)
+	note := func(verdict, reason string) {
+		m.Note(domain.EgressEntry{Verdict: verdict, Via: "dns", Proto: "dns", Name: clipName(name), Rule: d.Rule, Reason: reason, Learned: d.Learned})
+	}
+	if !d.Allow {
+		note(domain.EgressDeny, d.Reason)
+		return refusal(query)
+	}
+	if !passes(q.Qtype) {
+		note(domain.EgressDeny, domain.EgressDNSType)
+		return refusal(query)
+	}
+	note(domain.EgressAllow, "")
+	switch q.Qtype {
+	case dns.TypeAAAA, dns.TypeHTTPS, dns.TypeSVCB:
+		return new(dns.Msg).SetReply(query)
+	}
+	done, ok := f.queries.enter(client)
+	if !ok {
+		return new(dns.Msg).SetRcode(query, dns.RcodeServerFailure)
+	}
+	defer done()
+	answer := f.resolve(context.Background(), query, stream)
+	answer.Answer = f.reachable(answer.Answer)
+	answer.Extra = f.reachable(answer.Extra)
+	return answer
+}
+
+// passes reports whether a kind of question is passed on.
+func passes(t uint16) bool {
+	switch t {
+	case dns.TypeA, dns.TypeAAAA, dns.TypeCNAME, dns.TypeMX, dns.TypeTXT, dns.TypeSRV, dns.TypeNS, dns.TypeSOA, dns.TypePTR,
+		dns.TypeCAA, dns.TypeHTTPS, dns.TypeSVCB, dns.TypeNAPTR, dns.TypeDS, dns.TypeDNSKEY, dns.TypeTLSA, dns.TypeURI:
+		return true
+	}
+	return false
+}
+
+// reachable leaves out addresses that nobody reaches, and what there is no use for.
+func (f *filtered) reachable(records []dns.RR) []dns.RR {
+	kept := records[:0]
+	for _, rr := range records {
+		switch rr := rr.(type) {
+		case *dns.A:
+			if ip, ok := netip.AddrFromSlice(rr.A.To4()); !ok || f.floor.refuses(ip) {
+				continue
+			}
+		case *dns.AAAA, *dns.HTTPS, *dns.SVCB:
+			continue
+		}
+		kept = append(kept, rr)
+	}
+	return kept
+}
+
+// refusal says that a name is not to be asked for.
+func refusal(query *dns.Msg) *dns.Msg {
+	answer := new(dns.Msg).SetRcode(query, dns.RcodeRefused)
+	if opt := query.IsEdns0(); opt != nil {
+		answer.SetEdns0(ednsSize, opt.Do())
+		answer.IsEdns0().Option = append(answer.IsEdns0().Option, &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeFiltered, ExtraText: "refused by the egress policy"})
+	}
+	return answer
+}
+
+// clipName keeps an entry's name within what a name can have.
+func clipName(name string) string { return name[:min(len(name), 255)] }

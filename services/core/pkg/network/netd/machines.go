@@ -1,0 +1,193 @@
+package netd
+
+import (
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/network/egress"
+	"github.com/aetherium/aetherium/services/core/pkg/network/netd/egresslog"
+	"github.com/aetherium/aetherium/services/core/pkg/network/netd/internal/nflog"
+	"github.com/aetherium/aetherium/services/core/pkg/network/netd/proxy"
+)
+
+// machine is one that netd was told of.
+type machine struct {
+	id    string
+	rules atomic.Pointer[egress.Rules]
+	log   *egresslog.Log
+}
+
+// Rules implements proxy.Machine.
+func (m *machine) Rules() *egress.Rules { return m.rules.Load() }
+
+// Note implements proxy.Machine.
+func (m *machine) Note(e domain.EgressEntry) { m.log.Add(e) }
+
+// machines is who netd was told of, by address.
+type machines struct {
+	logs   *egresslog.Dir
+	minter atomic.Pointer[proxy.Minter]
+
+	mu sync.RWMutex
+	by map[netip.Addr]*machine
+}
+
+func (t *machines) find(a netip.Addr) (*machine, bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	m, ok := t.by[a]
+	return m, ok
+}
+
+// proxied is find for the proxy.
+func (t *machines) proxied(a netip.Addr) (proxy.Machine, bool) {
+	m, ok := t.find(a)
+	if !ok {
+		return nil, false
+	}
+	return m, true
+}
+
+// set takes over what a machine may reach.
+func (t *machines) set(told egress.Machine) error {
+	if !told.Address.Is4() {
+		return errors.New(errors.InvalidArgument, "a machine has no IPv4 address").WithField("address")
+	}
+	log, err := t.logs.Log(told.ID)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	m := t.by[told.Address]
+	if m == nil || m.id != told.ID {
+		if m != nil {
+			t.logs.Forget(m.id)
+		}
+		m = &machine{id: told.ID, log: log}
+		t.by[told.Address] = m
+	}
+	m.rules.Store(told.Rules())
+	return nil
+}
+
+// remove forgets a machine; absent is success.
+func (t *machines) remove(a netip.Addr) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if m := t.by[a]; m != nil {
+		delete(t.by, a)
+		t.logs.Forget(m.id)
+	}
+}
+
+// replace takes over everything; what is not in it is forgotten.
+func (t *machines) replace(s egress.State) error {
+	var minter *proxy.Minter
+	if s.CA != nil {
+		var err error
+		if minter, err = proxy.NewMinter(*s.CA); err != nil {
+			return err
+		}
+	}
+	t.minter.Store(minter)
+	keep := map[netip.Addr]bool{}
+	for _, m := range s.Machines {
+		if err := t.set(m); err != nil {
+			return err
+		}
+		keep[m.Address] = true
+	}
+	t.mu.RLock()
+	var gone []netip.Addr
+	for a := range t.by {
+		if !keep[a] {
+			gone = append(gone, a)
+		}
+	}
+	t.mu.RUnlock()
+	for _, a := range gone {
+		t.remove(a)
+	}
+	return nil
+}
+
+// flow notes what the kernel decided about a new flow.
+func (t *machines) flow(f nflog.Flow) {
+	m, ok := t.find(f.From)
+	if !ok {
+		return
+	}
+	verdict, reason, _ := strings.Cut(f.Prefix, " ")
+	e := domain.EgressEntry{Verdict: domain.EgressAllow, Via: "kernel", Proto: protocol(f.Protocol), Addr: f.To.String(), Port: f.Port, Reason: reason}
+	if verdict != domain.EgressAllow {
+		e.Verdict = domain.EgressDeny
+	}
+	// The kernel knows networks, not which entry of the policy they are of.
+	if d := m.Rules().Address(f.To); e.Verdict == domain.EgressAllow || reason == domain.EgressPolicyDenied {
+		e.Rule, e.Learned = d.Rule, d.Learned
+	}
+	m.Note(e)
+}
+
+func protocol(n uint8) string {
+	switch n {
+	case unix.IPPROTO_TCP:
+		return "tcp"
+	case unix.IPPROTO_UDP:
+		return "udp"
+	case unix.IPPROTO_ICMP:
+		return "icmp"
+	}
+	return strconv.Itoa(int(n))
+}
+
+// floor is what the operator lets nobody connect to.
+type floor struct {
+	cfg Config
+	log *slog.Logger
+}
+
+// refuses reports whether an address is out of everybody's reach. The kernel
+// holds netd to the same.
+func (f floor) refuses(ip netip.Addr) bool {
+	ip = ip.Unmap()
+	if !ip.Is4() || f.cfg.Clients.Contains(ip) || ip == f.cfg.Listen || f.local(ip) {
+		return true
+	}
+	for _, p := range f.cfg.Allow {
+		if p.Contains(ip) {
+			return false
+		}
+	}
+	for _, p := range f.cfg.Deny {
+		if p.Contains(ip) {
+			return true
+		}
+	}
+	return false
+}
+
+// local reports whether an address is the host's.
+func (f floor) local(ip netip.Addr) bool {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		f.log.Warn("the host's addresses cannot be read; nothing is connected to", "err", err)
+		return true
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.Equal(ip.AsSlice()) {
+			return true
+		}
+	}
+	return false
+}

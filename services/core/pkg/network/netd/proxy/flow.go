@@ -1,0 +1,184 @@
+package proxy
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/network/egress"
+)
+
+// flow is one connection of a machine.
+type flow struct {
+	p       *Proxy
+	machine Machine
+	from    netip.Addr
+	to      netip.AddrPort // where the machine wanted it to go
+	client  *net.TCPConn
+
+	sni string // of an intercepted one: what its requests must be for
+
+	sent, got atomic.Int64 // to and from the other side
+	ended     sync.Once
+
+	mu     sync.Mutex
+	done   bool
+	others map[net.Conn]struct{} // the other sides
+	last   target                // what was allowed last
+	went   bool                  // anything was
+}
+
+// target is what a decision was about and where it led.
+type target struct {
+	via, name string
+	addr      netip.Addr
+}
+
+// denial is why a connection does not come to be.
+type denial struct {
+	reason, rule string
+	addr         netip.Addr // if it was known by then
+}
+
+func (d *denial) Error() string {
+	if d.rule != "" {
+		return d.reason + " (" + d.rule + ")"
+	}
+	return d.reason
+}
+
+func deny(d egress.Decision) *denial { return &denial{reason: d.Reason, rule: d.Rule} }
+
+// entry is the beginning of a log entry about the flow.
+func (f *flow) entry(verdict string, t target) domain.EgressEntry {
+	e := domain.EgressEntry{Verdict: verdict, Via: t.via, Proto: "tcp", Name: t.name, Port: f.to.Port()}
+	if t.addr.IsValid() {
+		e.Addr = t.addr.String()
+	}
+	return e
+}
+
+// refused notes a denial.
+func (f *flow) refused(via, name string, why *denial) {
+	addr := why.addr
+	if !addr.IsValid() {
+		addr = f.to.Addr()
+	}
+	e := f.entry(domain.EgressDeny, target{via, name, addr})
+	e.Reason, e.Rule = why.reason, why.rule
+	f.machine.Note(e)
+}
+
+// allowedTo notes that something went out.
+func (f *flow) allowedTo(t target, d egress.Decision) {
+	e := f.entry(domain.EgressAllow, t)
+	e.Rule, e.Learned = d.Rule, d.Learned
+	f.machine.Note(e)
+	f.mu.Lock()
+	f.last, f.went = t, true
+	f.mu.Unlock()
+}
+
+// allowed reports whether rules let the flow go on.
+func (f *flow) allowed(r *egress.Rules) bool {
+	f.mu.Lock()
+	t, went := f.last, f.went
+	f.mu.Unlock()
+	if !went {
+		return true // it has not been decided, and will be by the rules of then
+	}
+	d, byName := r.Connection(t.name, f.to.Addr())
+	return d.Allow && (!byName || r.Resolved(d, t.addr).Allow)
+}
+
+// join takes the other side's connection along: when the flow is cut, so is it.
+func (f *flow) join(c net.Conn) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.done {
+		_ = c.Close()
+		return false
+	}
+	if f.others == nil {
+		f.others = map[net.Conn]struct{}{}
+	}
+	f.others[c] = struct{}{}
+	return true
+}
+
+// part forgets a connection of the other side that has been closed.
+func (f *flow) part(c net.Conn) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.others, c)
+}
+
+// cut ends the flow with a reset.
+func (f *flow) cut() {
+	_ = f.client.SetLinger(0)
+	f.end()
+}
+
+// end closes everything and notes the end, once.
+func (f *flow) end() {
+	f.ended.Do(func() {
+		f.mu.Lock()
+		f.done = true
+		others, t, went := f.others, f.last, f.went
+		f.others = nil
+		f.mu.Unlock()
+		_ = f.client.Close()
+		for c := range others {
+			_ = c.Close()
+		}
+		f.p.leave(f)
+		if went {
+			e := f.entry(domain.EgressEnd, t)
+			e.Sent, e.Got = f.sent.Load(), f.got.Load()
+			f.machine.Note(e)
+		}
+	})
+}
+
+// dial connects to what a decision allows: the name's addresses, or the one
+// that the machine chose.
+func (f *flow) dial(ctx context.Context, name string, d egress.Decision, byName bool) (*net.TCPConn, netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialWithin)
+	defer cancel()
+	addrs := []netip.Addr{f.to.Addr()}
+	if byName {
+		var err error
+		if addrs, err = f.p.cfg.Resolve(ctx, name); err != nil || len(addrs) == 0 {
+			return nil, netip.Addr{}, &denial{reason: domain.EgressUnresolved}
+		}
+	}
+	rules := f.machine.Rules()
+	var why *denial
+	for _, ip := range addrs {
+		if f.p.cfg.Refused(ip) {
+			why = &denial{reason: domain.EgressPrivate, addr: ip}
+			continue
+		}
+		if byName {
+			if rd := rules.Resolved(d, ip); !rd.Allow {
+				why = deny(rd)
+				why.addr = ip
+				continue
+			}
+		}
+		dialer := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive / 4, Count: 4}}
+		c, err := dialer.DialContext(ctx, "tcp4", netip.AddrPortFrom(ip, f.to.Port()).String())
+		if err != nil {
+			why = &denial{reason: domain.EgressUnreachable, addr: ip}
+			continue
+		}
+		if !f.join(c) {
+			return nil, ip, net.ErrClosed
+		}
+		return c.(*net.TCPConn), ip, nil
+	}
+	return nil, netip.Addr{}, why
+}
