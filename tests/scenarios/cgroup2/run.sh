@@ -46,6 +46,7 @@ payload() {
     (cd services/core && "$go" test -c -o "$1/test/$(basename "$p").test" "./pkg/$p")
   done
   (cd services/core && "$go" build -o "$1/test/agent" ./pkg/vmm/oci/testdata/agent)
+  (cd services/core && "$go" build -o "$1/test/intruder" ./pkg/vmm/vmmtest/attack/testdata/intruder)
   (cd tests && "$go" test -c -o "$1/test/product.test" ./scenarios/cgroup2)
   make BIN="$1/bin" build-core build-standalone
   touch "$1/go.work" # marks the root of the repository for the tests

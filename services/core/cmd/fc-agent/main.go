@@ -133,10 +133,30 @@ func prepare(log *slog.Logger) {
 	if err := spawn.DefaultSignals(); err != nil {
 		log.Warn("signals that were ignored stay so in commands", "error", err)
 	}
+	if err := lowerLimits(); err != nil {
+		log.Warn("resource limits stay as they were inherited", "error", err)
+	}
 	unix.Umask(0o022)
 	if err := os.Chdir("/"); err != nil {
 		log.Warn("the working directory stays", "error", err)
 	}
+}
+
+// lowerLimits gives the agent, and so every command, as many open files as
+// servers expect, as far as whoever started the machine has them, and no cores:
+// a host may feed those to a program of its own. Neither can be raised again.
+func lowerLimits() error {
+	const files = 1 << 20
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return os.NewSyscallError("getrlimit", err)
+	}
+	l.Max = min(l.Max, files)
+	l.Cur = l.Max
+	return errors.Join(
+		os.NewSyscallError("setrlimit", unix.Setrlimit(unix.RLIMIT_NOFILE, &l)),
+		os.NewSyscallError("setrlimit", unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})),
+	)
 }
 
 // listen opens the listeners for the host and for guests.

@@ -91,6 +91,7 @@ func TestSystemCalls(t *testing.T) {
 		"BPF":                            {unix.SYS_BPF, 0, 0, unix.EPERM},
 		"clone3, for libc to do without": {unix.SYS_CLONE3, 0, 0, unix.ENOSYS},
 		"a call of the future":           {never, 0, 0, unix.ENOSYS},
+		"AIO, whose stock is the host's": {unix.SYS_IO_SETUP, 64, 0, unix.ENOSYS},
 		"a socket to the host":           {unix.SYS_SOCKET, vsock, unix.SOCK_STREAM, unix.EPERM},
 		"a socket":                       {unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM, 0},
 		"a personality":                  {unix.SYS_PERSONALITY, 0xffffffff, 0, 0},

@@ -33,6 +33,9 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == netdName {
+		os.Exit(runNetd())
+	}
 	if dir := os.Getenv(victimEnv); dir != "" {
 		os.Exit(victim(dir))
 	}

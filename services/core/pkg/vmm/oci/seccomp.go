@@ -3,11 +3,13 @@ package oci
 import (
 	"encoding/base64"
 	"runtime"
+	"slices"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/seccompbpf"
 	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // confinement is what a machine's processes may ask of the kernel.
@@ -35,6 +37,7 @@ func confine(r *engine) (confinement, error) {
 	if err != nil {
 		return confinement{}, errors.Wrap(err, errors.Internal, "cannot make the system call filter")
 	}
+	withoutAIO(profile)
 	if len(profile.Architectures) > 1 {
 		profile.Architectures = profile.Architectures[:1] // the native one comes first
 	}
@@ -51,6 +54,18 @@ func confine(r *engine) (confinement, error) {
 	}
 	c.program = base64.StdEncoding.EncodeToString(program)
 	return c, nil
+}
+
+// withoutAIO has io_setup(2) answer like a kernel without it, which programs that
+// use it expect: what it reserves comes from one stock for the whole host
+// (fs.aio-max-nr), and one machine could leave nothing to the others.
+func withoutAIO(profile *specs.LinuxSeccomp) {
+	const setup = "io_setup"
+	for i, rule := range profile.Syscalls {
+		profile.Syscalls[i].Names = slices.DeleteFunc(slices.Clone(rule.Names), func(name string) bool { return name == setup })
+	}
+	missing := uint(unix.ENOSYS)
+	profile.Syscalls = append(profile.Syscalls, specs.LinuxSyscall{Names: []string{setup}, Action: specs.ActErrno, ErrnoRet: &missing})
 }
 
 // apply puts the confinement into a machine's configuration.

@@ -13,12 +13,15 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/network"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 // agentTarget is where the agent's binary is in a machine: in /dev, so that
 // nothing has to be made in the machine's root for it.
 const agentTarget = "/dev/.aetherium/fc-agent"
+
+// maxTerminals bounds a machine's pseudoterminals. The kernel has one stock for
+// all machines of a host (pty(7), kernel.pty.max), 3072 unless it is told otherwise.
+const maxTerminals = 64
 
 // bundleInput is what a machine's OCI configuration is made from.
 type bundleInput struct {
@@ -58,10 +61,8 @@ func (d *Driver) ociSpec(in bundleInput) *specs.Spec {
 				"GOMAXPROCS=1", // the agent's own; its commands get an environment of theirs
 			},
 			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
-			Rlimits: []specs.POSIXRlimit{
-				{Type: "RLIMIT_NOFILE", Soft: fileLimit(), Hard: fileLimit()},
-				{Type: "RLIMIT_CORE", Soft: 0, Hard: 0},
-			},
+			// No resource limits: the agent lowers what it inherits. Runtimes that set
+			// them from outside may lack the right to, in a namespace that is not theirs.
 			OOMScoreAdj: &oom,
 			// sudo in the machine needs new privileges, which end at its user namespace.
 			NoNewPrivileges: false,
@@ -79,7 +80,7 @@ func (d *Driver) ociSpec(in bundleInput) *specs.Spec {
 				"/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list",
 				"/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
 			},
-			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/pressure", "/proc/sys", "/proc/sysrq-trigger"},
 			Sysctl: map[string]string{
 				"net.ipv4.ip_unprivileged_port_start": "0",
 				"net.ipv4.ping_group_range":           fmt.Sprintf("0 %d", in.net.IDCount-1),
@@ -112,7 +113,7 @@ func (d *Driver) mounts(in bundleInput) []specs.Mount {
 	all := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
-		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5", "max=" + strconv.Itoa(maxTerminals)}},
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=" + strconv.FormatInt(shm, 10)}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
@@ -161,17 +162,6 @@ func allowedDevices() []specs.LinuxDeviceCgroup {
 		rules = append(rules, rule)
 	}
 	return rules
-}
-
-// fileLimit is the limit on open files in a machine: what servers expect, as
-// far as this process may give it.
-func fileLimit() uint64 {
-	const want = 1 << 20
-	var own unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
-		return 1024 // what every process has
-	}
-	return min(want, own.Max)
 }
 
 // oomScore is the agent's: no more likely to be killed than the worker. It is

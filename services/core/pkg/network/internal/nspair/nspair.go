@@ -63,7 +63,20 @@ type holder struct {
 	pipe interface{ Close() error }
 }
 
-func startHolder(ctx context.Context, base, count uint32) (*holder, error) {
+// startHolder starts it as the range's first ID: a user namespace's owner is
+// whoever makes it, and what the kernel counts per user and namespace (inotify,
+// message queues; namespaces(7), getrlimit(2)) it counts for the owner, too. With
+// one owner for all pairs, the guests of one could leave nothing to all others
+// and to the host's root.
+func startHolder(ctx context.Context, base, count uint32) (h *holder, err error) {
+	err = asOwner(base, func() error {
+		h, err = startHere(ctx, base, count)
+		return err
+	})
+	return h, err
+}
+
+func startHere(ctx context.Context, base, count uint32) (*holder, error) {
 	path, err := exec.LookPath("cat")
 	if err != nil {
 		path = "/bin/cat" // a service without PATH

@@ -1,0 +1,84 @@
+package attack
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// The programs that the suite runs; where there is no Go they are given.
+const (
+	agentEnv    = "AETHERIUM_TEST_REAL_AGENT"
+	intruderEnv = "AETHERIUM_TEST_INTRUDER"
+	insideEnv   = "AETHERIUM_ATTACK_TEST"
+)
+
+// OnOwnHost reports whether the caller runs on a host of its own already: the
+// test binary in network and mount namespaces that nothing leads out of. If
+// not, it runs the test there, with further variables in its environment, and
+// fails as that did. It skips where there is neither Go nor the programs.
+func OnOwnHost(t *testing.T, env ...string) bool {
+	t.Helper()
+	if os.Getenv(insideEnv) != "" {
+		if err := settleIn(); err != nil {
+			t.Fatal(err)
+		}
+		return true
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("machines need root")
+	}
+	t.Parallel()
+	dir := t.TempDir()
+	for name, source := range map[string]string{agentEnv: "services/core/cmd/fc-agent", intruderEnv: "services/core/pkg/vmm/vmmtest/attack/testdata/intruder"} {
+		program := cmp.Or(os.Getenv(name), filepath.Join(dir, filepath.Base(source)))
+		if _, err := os.Stat(program); err != nil {
+			if _, err := exec.LookPath("go"); err != nil {
+				t.Skip("there is no Go to build the programs with, and none in " + name)
+			}
+			build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "github.com/aetherium/aetherium/"+source)
+			build.Env = append(os.Environ(), "CGO_ENABLED=0")
+			if out, err := build.CombinedOutput(); err != nil {
+				t.Fatalf("building %s: %v\n%s", source, err, out)
+			}
+		}
+		env = append(env, name+"="+program)
+	}
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.v", "-test.run=^"+t.Name()+"$")
+	cmd.Env = append(append(os.Environ(), insideEnv+"=1"), env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNET, Unshareflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL,
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("on its own host: %v", err)
+	}
+	t.Logf("%s", out)
+	return false
+}
+
+// Agent is the ordinary agent's program, which the machines run.
+func Agent() string { return os.Getenv(agentEnv) }
+
+// settleIn gives the new namespaces what a host has: sysfs of this network, and
+// a /run that goes with them.
+func settleIn() error {
+	return errors.Join(
+		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+		fail("run", unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755")),
+	)
+}
+
+func fail(what string, err error) error {
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}

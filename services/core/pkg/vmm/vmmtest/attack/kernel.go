@@ -1,0 +1,68 @@
+package attack
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// kernelAttacks are powers over the kernel that is shared with the host. The
+// numbers say how many attempts each part makes at least.
+var kernelAttacks = map[string]func(*testing.T, *bed, *machine){
+	"system calls": func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 38, "calls") },
+	"namespaces":   func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 40, "namespaces") },
+	"mounts":       func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 40, "mounts") },
+	"limits":       func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 8, "limits") },
+	"capabilities": func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 2, "capabilities") },
+	"devices":      func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 80, "devices") },
+	"descriptors":  func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 8, "descriptors") },
+	"proc and sys": func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 36, "proc", marker(t)) },
+	"processes": func(t *testing.T, _ *bed, m *machine) {
+		// The test's own process and its parent, and what no process has inside.
+		m.intrude(t, 4, "processes", strconv.Itoa(os.Getpid()), strconv.Itoa(os.Getppid()))
+	},
+}
+
+// marker makes a file on the host that no machine may see.
+func marker(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "of-the-host")
+	if err := os.WriteFile(path, []byte(secret), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+const secret = "what only the host knows"
+
+// hostFacts is what an attack could change on the host.
+func hostFacts(t *testing.T) map[string]string {
+	t.Helper()
+	facts := map[string]string{}
+	for _, path := range []string{
+		"/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe", "/proc/sys/kernel/hostname", "/proc/sys/kernel/domainname",
+		"/proc/sys/kernel/sysrq", "/proc/sys/kernel/panic", "/proc/sys/vm/overcommit_memory", "/proc/sys/fs/file-max",
+		"/proc/swaps", "/proc/modules", "/sys/kernel/uevent_helper", "/sys/fs/cgroup/release_agent",
+	} {
+		if text, err := os.ReadFile(path); err == nil {
+			facts[path] = strings.TrimSpace(string(text))
+		}
+	}
+	agent, err := os.ReadFile(Agent())
+	if err != nil {
+		t.Fatal(err)
+	}
+	facts["the agent's program"] = fmt.Sprintf("%x", sha256.Sum256(agent))
+	var null unix.Stat_t
+	if err := unix.Stat("/dev/null", &null); err != nil {
+		t.Fatal(err)
+	}
+	facts["/dev/null"] = fmt.Sprint(null.Uid, null.Gid, null.Mode, null.Rdev)
+	return facts
+}

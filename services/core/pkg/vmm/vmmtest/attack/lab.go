@@ -1,0 +1,286 @@
+package attack
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/miekg/dns"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/aetherium/aetherium/services/core/pkg/network"
+)
+
+// The addresses of the lab. All of them live in namespaces without a route out.
+var (
+	hostIP     = netip.MustParseAddr("198.51.100.2")
+	routerIP   = netip.MustParseAddr("198.51.100.1")
+	publicIP   = netip.MustParseAddr("203.0.113.10")
+	resolverIP = netip.MustParseAddr("203.0.113.53")
+	dockerIP   = netip.MustParseAddr("172.17.0.1") // another bridge of the host
+	// What clouds answer about an instance at, and hosts of private networks.
+	metadataIPs = []netip.Addr{netip.MustParseAddr("169.254.169.254"), netip.MustParseAddr("169.254.170.2"), netip.MustParseAddr("100.100.100.200"), netip.MustParseAddr("192.0.0.192")}
+	privateIPs  = []netip.Addr{netip.MustParseAddr("10.99.0.1"), netip.MustParseAddr("172.16.5.5"), netip.MustParseAddr("192.168.77.1"), netip.MustParseAddr("100.64.9.9"), netip.MustParseAddr("198.18.0.1")}
+	ipv6s       = []netip.Addr{netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("fd00::1"), netip.MustParseAddr("2001:db8::10")}
+)
+
+const webPort, dataPort = 8080, 9000
+
+// abstractName is a socket of the host in the abstract namespace.
+const abstractName = "@aetherium-lab-host"
+
+// Lab is a host with a fake internet behind its only uplink: metadata
+// addresses, private hosts, a public one, and a resolver whose names lead to
+// all of them. Whoever reaches one of its servers is written down.
+type Lab struct {
+	t    testing.TB
+	inet string // the internet's network namespace
+
+	mu   sync.Mutex
+	hits []string      // "where to <- from" of each connection and datagram
+	came chan struct{} // closed and made anew with each
+}
+
+// NewLab makes the lab in the calling process's network namespace.
+func NewLab(t testing.TB) *Lab {
+	t.Helper()
+	l := &Lab{t: t, came: make(chan struct{})}
+	holder := exec.CommandContext(context.WithoutCancel(t.Context()), "cat")
+	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	stdin, err := holder.StdinPipe()
+	l.must(err)
+	l.must(holder.Start())
+	t.Cleanup(func() { _ = stdin.Close(); _ = holder.Wait() })
+	l.inet = fmt.Sprintf("/proc/%d/ns/net", holder.Process.Pid)
+
+	l.must(up("lo"))
+	l.in(func(host int) error {
+		if err := up("lo"); err != nil {
+			return err
+		}
+		err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "down0"}, PeerName: "up0", PeerNamespace: netlink.NsFd(host)})
+		if err != nil {
+			return err
+		}
+		addresses := []string{routerIP.String() + "/24", "2001:db8:1::1/64"}
+		for _, ip := range slices.Concat(metadataIPs, privateIPs, []netip.Addr{publicIP, resolverIP}) {
+			addresses = append(addresses, ip.String()+"/32")
+		}
+		for _, ip := range ipv6s {
+			addresses = append(addresses, ip.String()+"/128")
+		}
+		return up("down0", addresses...)
+	})
+	l.must(up("up0", hostIP.String()+"/24", "2001:db8:1::2/64"))
+	l.must(netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "docker0"}}))
+	l.must(up("docker0", dockerIP.String()+"/16"))
+	l.must(netlink.RouteAdd(&netlink.Route{Gw: routerIP.AsSlice()}))
+	l.must(netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("2001:db8:1::1")}))
+
+	l.in(func(int) error {
+		l.serve("inet")
+		return l.serveDNS()
+	})
+	l.serve("host")
+	for _, network := range []string{"unix", "unixpacket"} {
+		s, err := listen(network, abstractName+strings.TrimPrefix(network, "unix"))
+		l.must(err)
+		l.accept("host", s)
+	}
+	return l
+}
+
+func up(name string, addresses ...string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	for _, a := range addresses {
+		addr, err := netlink.ParseAddr(a)
+		if err != nil {
+			return err
+		}
+		if addr.IP.To4() == nil {
+			addr.Flags = unix.IFA_F_NODAD // at once
+		}
+		if err := netlink.AddrAdd(link, addr); err != nil {
+			return fmt.Errorf("%s: %w", a, err)
+		}
+	}
+	return netlink.LinkSetUp(link)
+}
+
+func (l *Lab) must(err error) {
+	l.t.Helper()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// in runs f in the internet's network namespace, on a thread that is not used again.
+func (l *Lab) in(f func(host int) error) {
+	l.t.Helper()
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			result <- err
+			return
+		}
+		defer home.Close()
+		target, err := os.Open(l.inet)
+		if err != nil {
+			result <- err
+			return
+		}
+		defer target.Close()
+		if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWNET); err != nil {
+			result <- err
+			return
+		}
+		result <- f(int(home.Fd()))
+	}()
+	l.must(<-result)
+}
+
+// serve listens on all addresses of the calling thread's network namespace.
+func (l *Lab) serve(where string) {
+	l.t.Helper()
+	web, err := listen("tcp", fmt.Sprintf(":%d", webPort))
+	l.must(err)
+	l.accept(where, web)
+	data, err := listenPacket("udp", fmt.Sprintf(":%d", dataPort))
+	l.must(err)
+	l.t.Cleanup(func() { _ = data.Close() })
+	go func() {
+		buf := make([]byte, 2048)
+		for {
+			n, from, err := data.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			l.hit("%s udp <- %s: %.64q", where, from, buf[:n])
+			_, _ = data.WriteTo(buf[:n], from)
+		}
+	}()
+}
+
+// listen is at once: it needs no context of anybody's.
+func listen(network, at string) (net.Listener, error) {
+	return new(net.ListenConfig).Listen(context.Background(), network, at)
+}
+
+func listenPacket(network, at string) (net.PacketConn, error) {
+	return new(net.ListenConfig).ListenPacket(context.Background(), network, at)
+}
+
+func (l *Lab) accept(where string, s net.Listener) {
+	l.t.Cleanup(func() { _ = s.Close() })
+	go func() {
+		for {
+			c, err := s.Accept()
+			if err != nil {
+				return
+			}
+			l.hit("%s %s <- %s", where, c.LocalAddr(), c.RemoteAddr())
+			_, _ = io.WriteString(c, "reached")
+			_ = c.Close()
+		}
+	}()
+}
+
+func (l *Lab) hit(format string, args ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hits = append(l.hits, fmt.Sprintf(format, args...))
+	close(l.came)
+	l.came = make(chan struct{})
+}
+
+// await waits until a datagram with a text reached a server.
+func (l *Lab) await(t *testing.T, text string) {
+	t.Helper()
+	for ctx := limited(t); ; {
+		l.mu.Lock()
+		came := l.came
+		found := slices.ContainsFunc(l.hits, func(h string) bool { return strings.Contains(h, text) })
+		l.mu.Unlock()
+		if found {
+			return
+		}
+		select {
+		case <-came:
+		case <-ctx.Done():
+			t.Fatalf("%q never reached a server", text)
+		}
+	}
+}
+
+// Hits gives what reached the lab's servers since the last call.
+func (l *Lab) Hits() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	hits := l.hits
+	l.hits = nil
+	return hits
+}
+
+// names lead where no guest may go.
+func names() map[string]netip.Addr {
+	return map[string]netip.Addr{
+		"public.test": publicIP, "metadata.test": metadataIPs[0], "container-metadata.test": metadataIPs[1], "other-metadata.test": metadataIPs[2],
+		"private.test": privateIPs[0], "host.test": hostIP, "docker.test": dockerIP, "loopback.test": netip.MustParseAddr("127.0.0.1"),
+		"metadata6.test": ipv6s[0], "mapped.test": netip.MustParseAddr("::ffff:169.254.169.254"), "any.test": netip.MustParseAddr("0.0.0.0"),
+	}
+}
+
+func (l *Lab) serveDNS() error {
+	at := netip.AddrPortFrom(resolverIP, 53).String()
+	known := names()
+	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		a := new(dns.Msg).SetReply(q)
+		name := q.Question[0].Name
+		ip, ok := known[strings.TrimSuffix(name, ".")]
+		header := dns.RR_Header{Name: name, Rrtype: q.Question[0].Qtype, Class: dns.ClassINET, Ttl: 0}
+		switch {
+		case !ok:
+			a.Rcode = dns.RcodeNameError
+		case q.Question[0].Qtype == dns.TypeA && ip.Is4():
+			a.Answer = append(a.Answer, &dns.A{Hdr: header, A: ip.AsSlice()})
+		case q.Question[0].Qtype == dns.TypeAAAA && ip.Is6():
+			a.Answer = append(a.Answer, &dns.AAAA{Hdr: header, AAAA: ip.AsSlice()})
+		}
+		_ = w.WriteMsg(a)
+	})
+	packets, err := listenPacket("udp4", at)
+	if err != nil {
+		return err
+	}
+	s := &dns.Server{PacketConn: packets, Handler: handler}
+	go func() { _ = s.ActivateAndServe() }()
+	l.t.Cleanup(func() { _ = s.Shutdown() })
+	return nil
+}
+
+// Resolvers are who the host asks.
+func (l *Lab) Resolvers() []netip.AddrPort {
+	return []netip.AddrPort{netip.AddrPortFrom(resolverIP, 53)}
+}
+
+// DenyCIDRs are the default rules, but that the lab's public network is none
+// of the refused ones.
+func (l *Lab) DenyCIDRs() []netip.Prefix {
+	return slices.DeleteFunc(network.DefaultDeny(), func(p netip.Prefix) bool { return p.Contains(publicIP) })
+}

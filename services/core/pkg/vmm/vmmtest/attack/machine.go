@@ -1,0 +1,194 @@
+package attack
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/guest"
+	"github.com/aetherium/aetherium/services/core/pkg/journal"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// patience bounds every call and command; it only ends a test that hangs.
+const patience = 2 * time.Minute
+
+func limited(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// machine is one that runs, with what a worker holds of it, and the intruder
+// in it as /intruder.
+type machine struct {
+	driver   vmm.Driver
+	id       string
+	client   *guest.Client
+	session  *guest.Session
+	journals *journal.Store
+}
+
+// boot makes a machine; it is deleted with the test.
+func (b *bed) boot(t *testing.T, change ...func(*vmm.Spec)) *machine {
+	t.Helper()
+	s := b.Spec
+	s.MachineID = string(domain.NewID())
+	s.Hostname = "host-" + s.MachineID[:8]
+	for _, c := range change {
+		c(&s)
+	}
+	m := &machine{driver: b.Driver, id: s.MachineID}
+	t.Cleanup(func() {
+		if err := b.Driver.Delete(context.WithoutCancel(t.Context()), m.id); err != nil {
+			t.Errorf("deleting the machine: %v", err)
+		}
+	})
+	if _, err := b.Driver.Create(limited(t), s); err != nil {
+		t.Fatalf("creating a machine: %v", err)
+	}
+	m.start(t)
+	program, err := os.Open(os.Getenv(intruderEnv))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	if _, err := m.client.Write(limited(t), "/intruder", program, vmm.FileOptions{User: "root", Mode: 0o755}); err != nil {
+		t.Fatalf("putting the intruder into the machine: %v", err)
+	}
+	return m
+}
+
+// start starts the machine and attaches to it as a worker does.
+func (m *machine) start(t *testing.T) {
+	t.Helper()
+	if err := m.driver.Start(limited(t), m.id); err != nil {
+		t.Fatalf("starting a machine: %v", err)
+	}
+	m.client = guest.New(func(ctx context.Context) (net.Conn, error) { return m.driver.Dial(ctx, m.id, vmm.AgentPort) }, guest.Options{})
+	if _, err := m.client.Handshake(limited(t)); err != nil {
+		t.Fatalf("shaking hands: %v", err)
+	}
+	var err error
+	if m.journals, err = journal.OpenStore(t.TempDir(), journal.Options{MaxBytes: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	m.session = guest.Open(guest.SessionConfig{Client: m.client, Journals: m.journals, VM: domain.ID(m.id), Epoch: 1})
+	t.Cleanup(m.detach)
+}
+
+func (m *machine) detach() {
+	m.session.Close()
+	m.client.Close()
+	_ = m.journals.Close()
+}
+
+// run is an intruder at work.
+type run struct {
+	t    *testing.T
+	m    *machine
+	id   domain.ID
+	r    *journal.Reader
+	text bytes.Buffer
+}
+
+// begin starts the intruder as root.
+func (m *machine) begin(t *testing.T, part string, args ...string) *run {
+	t.Helper()
+	x := &run{t: t, m: m, id: domain.NewID()}
+	c := domain.Command{Args: append([]string{"/intruder", part}, args...), User: "root", Stdin: true}
+	if _, err := m.session.Start(limited(t), guest.StartRequest{ID: x.id, Command: c}); err != nil {
+		t.Fatalf("starting the intruder: %v", err)
+	}
+	var err error
+	if x.r, err = m.journals.Read(journal.Key{VM: domain.ID(m.id), Epoch: 1, Execution: x.id}, 0, true); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = x.r.Close() })
+	return x
+}
+
+// until reads until the intruder has said something, and gives all that it said.
+func (x *run) until(text string) string {
+	x.t.Helper()
+	for ctx := limited(x.t); !strings.Contains(x.text.String(), text); {
+		e, err := x.r.Next(ctx)
+		if err != nil || e.End != nil {
+			x.t.Fatalf("the intruder ended before it said %q: %+v, %v\n%s", text, e.End, err, x.text.String())
+		}
+		x.text.Write(e.Data)
+	}
+	return x.text.String()
+}
+
+// end closes its input and reads the rest.
+func (x *run) end() (string, domain.ExecutionEnd) {
+	x.t.Helper()
+	_ = x.m.session.CloseStdin(limited(x.t), x.id)
+	for ctx := limited(x.t); ; {
+		e, err := x.r.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			return x.text.String(), domain.ExecutionEnd{}
+		}
+		if err != nil {
+			x.t.Fatalf("reading what the intruder says: %v", err)
+		}
+		if e.End != nil {
+			return x.text.String(), *e.End
+		}
+		x.text.Write(e.Data)
+	}
+}
+
+// intrude runs a part of the intruder to its end. Every attempt that was not
+// refused fails the test; so do fewer attempts than there must be, for a suite
+// that tries nothing proves nothing.
+func (m *machine) intrude(t *testing.T, atLeast int, part string, args ...string) {
+	t.Helper()
+	text, end := m.begin(t, part, args...).end()
+	verdict(t, atLeast, text)
+	if end != (domain.ExecutionEnd{}) || !strings.HasSuffix(text, "done\n") {
+		t.Errorf("the intruder ended with %+v: %s", end, tail(text))
+	}
+}
+
+func verdict(t *testing.T, atLeast int, text string) {
+	t.Helper()
+	held := 0
+	for line := range strings.Lines(text) {
+		switch kind, what, _ := strings.Cut(strings.TrimSpace(line), " "); kind {
+		case "BREACH":
+			t.Error(what)
+		case "held":
+			held++
+			t.Log(strings.TrimSpace(line))
+		case "note":
+			t.Log(what)
+		}
+	}
+	if held < atLeast {
+		t.Errorf("only %d attempts were made and refused, not %d: %s", held, atLeast, tail(text))
+	}
+}
+
+func tail(s string) string { return s[max(0, len(s)-2000):] }
+
+// alive checks that the agent answers, files can be written, and a program runs.
+func (m *machine) alive(t *testing.T, who string) {
+	t.Helper()
+	text := fmt.Sprintf("%s is well", who)
+	if _, err := m.client.Write(limited(t), "/root/well", strings.NewReader(text), vmm.FileOptions{User: "root"}); err != nil {
+		t.Errorf("%s: writing a file: %v", who, err)
+	}
+	if out, end := m.begin(t, "show-capabilities").end(); end != (domain.ExecutionEnd{}) {
+		t.Errorf("%s: running a program: %+v %s", who, end, tail(out))
+	}
+}

@@ -1,0 +1,99 @@
+package attack
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// neighbourAttacks take all there is of something and keep it. A neighbour and
+// the host then still get theirs.
+var neighbourAttacks = map[string]func(*testing.T, *bed, *machine){
+	// What a kernel has one stock of for everybody, with what one may take.
+	"inotify":          stock("inotify", 1024),
+	"terminals":        stock("terminals", 64),
+	"asynchronous I/O": stock("asynchronous I/O", 0),
+	"message queues":   stock("message queues", 1024),
+	"shared memory":    stock("shared memory", 1<<16),
+	"epolls":           stock("epolls", 1<<20),
+	"pipes":            stock("pipes", 1<<20),
+	// What a machine has of its own.
+	"descriptors": greed("descriptors"),
+	"files":       greed("files"),
+}
+
+func greed(what string) func(*testing.T, *bed, *machine) {
+	return func(t *testing.T, b *bed, m *machine) {
+		greedy := m.begin(t, "exhaust", what)
+		greedy.untilFull()
+		b.others(t)
+		greedy.end()
+	}
+}
+
+func stock(what string, atMost int) func(*testing.T, *bed, *machine) {
+	return func(t *testing.T, b *bed, m *machine) {
+		neighbour := b.boot(t)
+		greedy := m.begin(t, "exhaust", what)
+		got := greedy.untilFull()
+		if got > atMost && b.Shared {
+			t.Errorf("one machine took %d of what all share, more than %d", got, atMost)
+		}
+		// While it holds on to them.
+		modest := neighbour.begin(t, "exhaust", what)
+		if theirs := modest.untilFull(); theirs < got/2 {
+			t.Errorf("the neighbour got %d, the greedy one has %d", theirs, got)
+		}
+		b.others(t)
+		greedy.end()
+		modest.end()
+	}
+}
+
+// others checks that the host still gets something of everything, and a new machine.
+func (b *bed) others(t *testing.T) {
+	t.Helper()
+	for what, open := range map[string]func() (int, error){
+		"inotify":      func() (int, error) { return unix.InotifyInit1(unix.IN_CLOEXEC) },
+		"a terminal":   func() (int, error) { return unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0) },
+		"a descriptor": func() (int, error) { return unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0) },
+	} {
+		fd, err := open()
+		if err != nil {
+			t.Errorf("the host gets no %s any more: %v", what, err)
+			continue
+		}
+		_ = unix.Close(fd)
+	}
+	b.boot(t).alive(t, "a machine made meanwhile")
+}
+
+// untilFull waits until the intruder has all it gets, or was killed for it, and
+// tells how much that is.
+func (x *run) untilFull() int {
+	x.t.Helper()
+	for ctx := limited(x.t); ; {
+		if _, rest, ok := strings.Cut(x.text.String(), "full "); ok {
+			if line, _, whole := strings.Cut(rest, "\n"); whole {
+				x.t.Log(line)
+				count, _, _ := strings.Cut(line, ":")
+				n, err := strconv.Atoi(count)
+				if err != nil {
+					x.t.Fatal(err)
+				}
+				return n
+			}
+		}
+		e, err := x.r.Next(ctx)
+		if err != nil {
+			x.t.Fatalf("the greedy one: %v", err)
+		}
+		if e.End != nil {
+			x.t.Logf("it was ended: %+v", *e.End)
+			return 0
+		}
+		x.text.Write(e.Data)
+	}
+}

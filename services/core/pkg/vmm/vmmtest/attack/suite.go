@@ -1,0 +1,64 @@
+package attack
+
+import (
+	"testing"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/network"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// Config is a node with the driver under test.
+type Config struct {
+	Driver vmm.Driver
+	// Spec is a machine of the smallest usual size with a network of mode nat.
+	// Its root filesystem needs nothing but the user "root".
+	Spec vmm.Spec
+	Lab  *Lab
+	// Attachment tells how a machine is on the network.
+	Attachment func(machineID string) network.Attachment
+	// Shared says that machines run on the host's kernel, so that what is
+	// global to a kernel is tried.
+	Shared bool
+}
+
+// bed is what an attack is tried in.
+type bed struct {
+	Config
+	isolation domain.Isolation
+}
+
+// Run tries every attack, one after another: what they must not change is the host's.
+func Run(t *testing.T, c Config) {
+	t.Helper()
+	info := c.Driver.Info(t.Context())
+	if !info.Usable {
+		t.Fatalf("the driver is not usable: %s", info.Reason)
+	}
+	b := &bed{Config: c, isolation: info.Isolation}
+	victim := b.boot(t)
+	for _, group := range []struct {
+		name    string
+		attacks map[string]func(*testing.T, *bed, *machine)
+	}{
+		{"kernel", kernelAttacks},
+		{"network", networkAttacks},
+		{"agent", agentAttacks},
+		{"neighbours", neighbourAttacks},
+	} {
+		t.Run(group.name, func(t *testing.T) {
+			for name, try := range group.attacks {
+				t.Run(name, func(t *testing.T) {
+					before := hostFacts(t)
+					try(t, b, b.boot(t))
+					victim.alive(t, "the neighbour")
+					for what, was := range before {
+						if is := hostFacts(t)[what]; is != was {
+							t.Errorf("%s of the host changed from %q to %q", what, was, is)
+						}
+					}
+				})
+			}
+		})
+	}
+}
