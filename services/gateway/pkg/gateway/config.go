@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,6 +19,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
+	"github.com/aetherium/aetherium/services/gateway/pkg/limit"
 	"github.com/aetherium/aetherium/services/gateway/pkg/proxy"
 )
 
@@ -59,6 +61,10 @@ type Config struct {
 	// upload; 0: api.DefaultMaxFileBytes.
 	MaxFileBytes   int64
 	MaxUploadBytes int64
+	// Limits bound what callers and addresses may ask; zero: nothing does.
+	Limits limit.Config
+	// TrustedProxies are the peers whose X-Forwarded-For tells the client.
+	TrustedProxies []netip.Prefix
 	// Version of the product.
 	Version string
 }
@@ -84,7 +90,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.StopGrace <= 0 {
 		c.StopGrace = DefaultStopGrace
 	}
-	return c, nil
+	return c, c.Limits.Validate("limits")
 }
 
 // Deps is what the gateway is made over. Those not said to be optional are needed.

@@ -13,6 +13,7 @@ import (
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/docs"
+	"github.com/aetherium/aetherium/services/gateway/pkg/limit"
 	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
 	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
 	"github.com/aetherium/aetherium/services/gateway/pkg/proxy"
@@ -28,6 +29,7 @@ type Gateway struct {
 	hosts   auth.Hosts
 	router  http.Handler
 	metrics *middleware.Metrics
+	limits  *limit.Limits
 
 	stopping context.Context
 	stop     context.CancelFunc
@@ -48,7 +50,8 @@ func New(c Config, d Deps) (*Gateway, error) {
 	if d.Ready == nil {
 		d.Ready = func(context.Context) error { return nil }
 	}
-	g := &Gateway{config: c, deps: d, hosts: auth.NewHosts(c.Hosts...)}
+	g := &Gateway{config: c, deps: d, hosts: auth.NewHosts(c.Hosts...), limits: limit.New(c.Limits, nil)}
+	g.deps.Authenticator = g.limits.Authenticator(d.Authenticator)
 	if g.metrics, err = middleware.NewMetrics(d.Collectors...); err != nil {
 		return nil, errors.Wrap(err, errors.Internal, "two parts describe the same metric")
 	}
@@ -61,8 +64,8 @@ func New(c Config, d Deps) (*Gateway, error) {
 		return nil, err
 	}
 	g.handler = middleware.Observe(
-		middleware.Observer{Logger: d.Logger, Metrics: g.metrics, Stall: c.Stall},
-		http.HandlerFunc(g.dispatch),
+		middleware.Observer{Logger: d.Logger, Metrics: g.metrics, Stall: c.Stall, Trusted: c.TrustedProxies},
+		g.limits.Addresses(http.HandlerFunc(g.dispatch)),
 	)
 	return g, nil
 }
@@ -118,12 +121,12 @@ func (g *Gateway) routes() (http.Handler, error) {
 	var fault error
 	r.Route(wire.BasePath, func(r chi.Router) {
 		r.Group(func(r chi.Router) {
-			r.Use(func(next http.Handler) http.Handler { return auth.Require(g.deps.Authenticator, next) }, private)
+			r.Use(func(next http.Handler) http.Handler { return auth.Require(g.deps.Authenticator, next) }, g.limits.Callers, private)
 			a, err := api.New(api.Deps{
 				VMs: g.deps.VMs, Tasks: g.deps.Tasks, Proxy: g.proxy, Idempotency: g.deps.Idempotency, Uploads: g.deps.Uploads,
 				Streams: ws.New(ws.Config{
 					VMs: g.deps.VMs, Stopping: g.stopping, Origins: g.config.Origins, Stall: g.config.Stall,
-					Max: g.config.MaxStreams, Opened: g.metrics.StreamOpened,
+					Max: g.config.MaxStreams, Opened: g.metrics.StreamOpened, Limits: g.limits,
 				}),
 				Logger: g.deps.Logger, Status: g.status, Version: g.config.Version,
 				MaxFileBytes: g.config.MaxFileBytes, MaxUploadBytes: g.config.MaxUploadBytes,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"time"
 
@@ -19,6 +20,8 @@ import (
 type Record struct {
 	Route  string // pattern, never the path: it bounds the metrics' labels
 	Caller string // name of the key
+	// Client is the address that the request came from, as far as it can be told.
+	Client netip.Addr
 }
 
 type recordKey struct{}
@@ -35,6 +38,8 @@ type Observer struct {
 	Metrics *Metrics
 	// Stall is how long a peer may keep a read or a write waiting; 0: for ever.
 	Stall time.Duration
+	// Trusted are the proxies whose word on a request's client counts.
+	Trusted []netip.Prefix
 }
 
 // Observe is the outermost handler. It gives the request an ID, watches the
@@ -50,7 +55,7 @@ func Observe(o Observer, next http.Handler) http.Handler {
 		}
 		id := requestID(r.Header.Get(wire.HeaderRequestID))
 		w.Header().Set(wire.HeaderRequestID, id)
-		rec := &Record{Route: "unmatched"}
+		rec := &Record{Route: "unmatched", Client: clientAddress(r, o.Trusted)}
 		r = r.WithContext(context.WithValue(r.Context(), recordKey{}, rec))
 		if r.Body != nil && r.Body != http.NoBody {
 			w.in = &body{ReadCloser: r.Body, control: control, stall: o.Stall, http2: w.http2}
@@ -96,7 +101,7 @@ func (o Observer) log(r *http.Request, w *recorder, rec *Record, id string, took
 	if !o.Logger.Enabled(r.Context(), level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 12)
+	attrs := make([]slog.Attr, 0, 13)
 	attrs = append(attrs,
 		slog.String("request_id", id),
 		slog.String("method", clip(r.Method, 16)),
@@ -108,6 +113,9 @@ func (o Observer) log(r *http.Request, w *recorder, rec *Record, id string, took
 		slog.Duration("took", took),
 		slog.String("remote", r.RemoteAddr),
 	)
+	if len(o.Trusted) > 0 {
+		attrs = append(attrs, slog.String("client", rec.Client.String()))
+	}
 	if rec.Caller != "" {
 		attrs = append(attrs, slog.String("caller", rec.Caller))
 	}

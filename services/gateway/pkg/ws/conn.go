@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"golang.org/x/time/rate"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
@@ -17,8 +18,25 @@ import (
 type conn struct {
 	ws      *websocket.Conn
 	stall   time.Duration
-	writing atomic.Int32 // writers at work or waiting: then no ping is needed, nor possible
-	wrote   atomic.Int64 // count of finished writes
+	frames  *rate.Limiter // of what the client sends
+	writing atomic.Int32  // writers at work or waiting: then no ping is needed, nor possible
+	wrote   atomic.Int64  // count of finished writes
+}
+
+// What a client sends is read at this pace, pings included, and then its
+// connection makes it wait: taking a frame apart costs more than sending one.
+const (
+	framesPerSecond = 4000
+	framesBurst     = 8000
+)
+
+// read takes the client's next message, in its own time.
+func (c *conn) read(ctx context.Context) (websocket.MessageType, []byte, error) {
+	kind, frame, err := c.ws.Read(ctx)
+	if err == nil {
+		err = c.frames.Wait(ctx)
+	}
+	return kind, frame, err
 }
 
 // Writes take a context of their own: ending one breaks the connection, and

@@ -63,11 +63,11 @@ func (s *Streams) messages(w http.ResponseWriter, r *http.Request, kind string,
 		events.fail(ctx, run(ctx, sseTeller{events}))
 		return nil
 	}
-	ws, err := s.accept(w, r)
+	c, err := s.accept(w, r)
 	if err != nil {
 		return err
 	}
-	c := &conn{ws: ws, stall: s.Stall}
+	ws := c.ws
 	ctx, cancel := context.WithCancelCause(ctx)
 	unhook := context.AfterFunc(r.Context(), func() { _ = ws.CloseNow() })
 	defer unhook()
@@ -75,7 +75,7 @@ func (s *Streams) messages(w http.ResponseWriter, r *http.Request, kind string,
 	go func() { // the client has nothing to say, but its close and pongs are read
 		defer close(done)
 		for {
-			if _, _, err := ws.Read(context.Background()); err != nil {
+			if _, _, err := c.read(context.Background()); err != nil {
 				cancel(err)
 				return
 			}

@@ -15,6 +15,7 @@ import (
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/gateway/pkg/limit"
 )
 
 const (
@@ -67,25 +68,24 @@ func (s *Streams) Start(w http.ResponseWriter, r *http.Request, by vmm.Caller, s
 		return err
 	}
 	defer leave()
-	ws, err := s.accept(w, r)
+	c, err := s.accept(w, r)
 	if err != nil {
 		return err
 	}
-	exec, offset, out, err := s.begin(ctx, ws, by, start)
+	exec, offset, out, err := s.begin(ctx, c, by, start)
 	if err != nil {
-		c := &conn{ws: ws, stall: s.Stall}
 		c.bye(ctx, err)
 		return nil
 	}
 	defer func() { _ = out.Close() }()
-	s.serve(ctx, r.Context(), ws, by, exec, offset, out)
+	s.serve(ctx, r.Context(), c, by, exec, offset, out)
 	return nil
 }
 
-func (s *Streams) begin(ctx context.Context, ws *websocket.Conn, by vmm.Caller, start StartFunc) (*domain.Execution, int64, vmm.OutputReader, error) {
+func (s *Streams) begin(ctx context.Context, c *conn, by vmm.Caller, start StartFunc) (*domain.Execution, int64, vmm.OutputReader, error) {
 	rctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	kind, frame, err := ws.Read(rctx)
+	kind, frame, err := c.read(rctx)
 	if err != nil {
 		return nil, 0, nil, errors.Wrap(err, errors.Canceled, "no start frame arrived")
 	}
@@ -106,8 +106,9 @@ func (s *Streams) begin(ctx context.Context, ws *websocket.Conn, by vmm.Caller, 
 
 // session is one open WebSocket on an execution.
 type session struct {
-	conn
+	*conn
 	vms vmm.Orchestrator
+	lim *limit.Limits
 	by  vmm.Caller
 	id  domain.ID
 	in  *inputQueue
@@ -115,8 +116,9 @@ type session struct {
 
 // serve runs the session to its end. parent ends when the server gives up
 // waiting for streams to end by themselves.
-func (s *Streams) serve(ctx, parent context.Context, ws *websocket.Conn, by vmm.Caller, exec *domain.Execution, offset int64, out vmm.OutputReader) {
-	sn := &session{conn: conn{ws: ws, stall: s.Stall}, vms: s.VMs, by: by, id: exec.ID, in: newInputQueue()}
+func (s *Streams) serve(ctx, parent context.Context, c *conn, by vmm.Caller, exec *domain.Execution, offset int64, out vmm.OutputReader) {
+	ws := c.ws
+	sn := &session{conn: c, vms: s.VMs, lim: s.Limits, by: by, id: exec.ID, in: newInputQueue()}
 	ctx, cancel := context.WithCancelCause(ctx)
 	unhook := context.AfterFunc(parent, func() { _ = ws.CloseNow() })
 	defer unhook()
@@ -188,7 +190,7 @@ func (sn *session) readFrames(ctx context.Context) error {
 	for {
 		// The read has no deadline (keepAlive finds dead peers) and must not end
 		// with ctx: that would break the connection before the goodbye.
-		kind, frame, err := sn.ws.Read(context.Background())
+		kind, frame, err := sn.read(context.Background())
 		if err != nil {
 			return err
 		}
@@ -235,11 +237,17 @@ func (sn *session) control(ctx context.Context, frame []byte) error {
 		if m.Cols == 0 || m.Rows == 0 {
 			return errors.New(errors.InvalidArgument, "a terminal has at least one column and one row").WithField("cols")
 		}
+		if err := sn.lim.Take(sn.by); err != nil {
+			return err
+		}
 		return ignoreEnded(sn.vms.ResizePTY(ctx, sn.by, sn.id, domain.PTYSize{Cols: m.Cols, Rows: m.Rows}))
 	case wire.ControlSignal:
 		n, err := wire.ParseSignal(m.Signal)
 		if err != nil {
 			return errors.New(errors.InvalidArgument, "%s", err.Error()).WithField("signal")
+		}
+		if err := sn.lim.Take(sn.by); err != nil {
+			return err
 		}
 		return ignoreEnded(sn.vms.SignalExecution(ctx, sn.by, sn.id, n))
 	}

@@ -8,6 +8,7 @@ import (
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/gateway/pkg/limit"
 )
 
 // controlled checks what reaches an execution; everything else panics.
@@ -43,7 +44,7 @@ func FuzzFrames(f *testing.F) {
 	f.Add(wire.AppendFrame(nil, wire.FrameStdin, -2, nil))
 	f.Add(wire.AppendFrame(nil, wire.FrameStdout, 0, []byte("not theirs")))
 	f.Fuzz(func(t *testing.T, frame []byte) {
-		sn := &session{vms: controlled{t: t}, in: newInputQueue()}
+		sn := &session{vms: controlled{t: t}, lim: limit.New(limit.Config{}, nil), in: newInputQueue()}
 		for name, take := range map[string]func(context.Context, []byte) error{"binary": sn.takeInput, "text": sn.control} {
 			err := take(t.Context(), frame)
 			if err != nil && !errors.HasCode(err, errors.InvalidArgument) && !errors.HasCode(err, errors.TooLarge) {

@@ -9,10 +9,13 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"golang.org/x/time/rate"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
+	"github.com/aetherium/aetherium/services/gateway/pkg/limit"
 )
 
 // Config is what streams need. Zero durations and counts take the defaults named.
@@ -30,6 +33,8 @@ type Config struct {
 	Stall time.Duration
 	// Max bounds the streams open at a time; default 4096.
 	Max int
+	// Limits bound what each caller has open and sends; nil: nothing does.
+	Limits *limit.Limits
 	// Opened counts streams by kind; may be nil.
 	Opened func(kind string) (closed func())
 }
@@ -57,6 +62,9 @@ func New(c Config) *Streams {
 	if c.Opened == nil {
 		c.Opened = func(string) func() { return func() {} }
 	}
+	if c.Limits == nil {
+		c.Limits = limit.New(limit.Config{}, nil)
+	}
 	return &Streams{Config: c}
 }
 
@@ -65,7 +73,8 @@ var errStopping = errors.New(errors.Unavailable, "the server is stopping").WithR
 	WithHint("connect again and go on at your offset")
 
 // enter counts a stream in and gives it a context that ends with the request
-// or when the server is stopping. Returns Unavailable when there are too many.
+// or when the server is stopping. Returns Unavailable when there are too many,
+// RateLimited when the caller has.
 func (s *Streams) enter(r *http.Request, kind string) (context.Context, func(), error) {
 	if s.Stopping.Err() != nil {
 		return nil, nil, errStopping
@@ -74,6 +83,11 @@ func (s *Streams) enter(r *http.Request, kind string) (context.Context, func(), 
 		s.open.Add(-1)
 		return nil, nil, errors.New(errors.Unavailable, "too many streams are open").WithRetryAfter(5 * time.Second)
 	}
+	release, err := s.Limits.OpenStream(auth.CallerFrom(r.Context()))
+	if err != nil {
+		s.open.Add(-1)
+		return nil, nil, err
+	}
 	closed := s.Opened(kind)
 	ctx, cancel := context.WithCancelCause(r.Context())
 	unhook := context.AfterFunc(s.Stopping, func() { cancel(errStopping) })
@@ -81,6 +95,7 @@ func (s *Streams) enter(r *http.Request, kind string) (context.Context, func(), 
 		unhook()
 		cancel(context.Canceled)
 		closed()
+		release()
 		s.open.Add(-1)
 	}, nil
 }
@@ -91,7 +106,7 @@ func IsUpgrade(r *http.Request) bool {
 }
 
 // accept upgrades the request. On an error nothing has been answered yet.
-func (s *Streams) accept(w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
+func (s *Streams) accept(w http.ResponseWriter, r *http.Request) (*conn, error) {
 	switch {
 	case r.ProtoMajor != 1 || !IsUpgrade(r):
 		w.Header().Set("Upgrade", "websocket")
@@ -102,16 +117,19 @@ func (s *Streams) accept(w http.ResponseWriter, r *http.Request) (*websocket.Con
 	case !s.originAllowed(r):
 		return nil, errors.New(errors.PermissionDenied, "pages of other origins may not open streams")
 	}
-	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+	c := &conn{stall: s.Stall, frames: rate.NewLimiter(framesPerSecond, framesBurst)}
+	var err error
+	c.ws, err = websocket.Accept(w, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{wire.Subprotocol},
 		InsecureSkipVerify: true, // the origin was checked above, with an answer in our error format
 		CompressionMode:    websocket.CompressionDisabled,
+		OnPingReceived:     func(ctx context.Context, _ []byte) bool { return c.frames.Wait(ctx) == nil },
 	})
 	if err != nil {
 		return nil, errors.Wrap(err, errors.InvalidArgument, "the WebSocket handshake failed")
 	}
-	conn.SetReadLimit(wire.MaxControlBytes + wire.FrameHeaderBytes)
-	return conn, nil
+	c.ws.SetReadLimit(wire.MaxControlBytes + wire.FrameHeaderBytes)
+	return c, nil
 }
 
 func (s *Streams) originAllowed(r *http.Request) bool {

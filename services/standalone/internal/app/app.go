@@ -64,10 +64,15 @@ func (n *node) serve(ctx context.Context, ready func() error) (err error) {
 	if err != nil {
 		return errors.Wrap(err, errors.Internal, "the upload directory cannot be made")
 	}
+	proxies, err := n.settings.Listen.Proxies()
+	if err != nil {
+		return err
+	}
 	started := now()
 	var server *gateway.Server
 	g, err := gateway.New(gateway.Config{
 		Address: n.settings.Listen.Address, Hosts: n.settings.Listen.Hosts, PreviewDomain: n.settings.Listen.PreviewDomain, Version: version.Version,
+		Origins: n.settings.Listen.Origins, TrustedProxies: proxies, Limits: n.settings.Limits.Config(),
 	}, gateway.Deps{
 		VMs: n.service, Tasks: n.service, Authenticator: authn, Idempotency: api.NewMemoryIdempotency(nil), Uploads: uploads, Logger: n.log,
 		Ready:  func(ctx context.Context) error { return n.store.Ping(ctx) },

@@ -3,6 +3,7 @@ package settings
 
 import (
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/tools"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/oci"
+	"github.com/aetherium/aetherium/services/gateway/pkg/limit"
 )
 
 // Settings are read from one YAML file and AETHERIUM_* variables.
@@ -35,6 +37,7 @@ type Settings struct {
 	Tools      Tools   `yaml:"tools"`
 	Keep       Keep    `yaml:"keep"`
 	Quotas     Quotas  `yaml:"quotas"`
+	Limits     Limits  `yaml:"limits"`
 }
 
 // Listen says where the API answers.
@@ -42,6 +45,27 @@ type Listen struct {
 	Address       string   `yaml:"address" doc:"Address and port of the API. Anything but loopback lets others in: the key is then all that protects it."`
 	PreviewDomain string   `yaml:"preview_domain" doc:"Previews answer at <port>-<vm>.<domain>."`
 	Hosts         []string `yaml:"hosts" doc:"Further host names that the API answers to."`
+	// TrustedProxies and Origins are nobody by default.
+	TrustedProxies []string `yaml:"trusted_proxies" doc:"Networks or addresses of proxies in front, whose X-Forwarded-For tells who asks; without them a proxy and all behind it are one client."`
+	Origins        []string `yaml:"origins" doc:"Web origins (https://host) whose pages may call the API and open streams."`
+}
+
+// Proxies are the trusted proxies. Returns InvalidArgument.
+func (l Listen) Proxies() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, text := range l.TrustedProxies {
+		if a, err := netip.ParseAddr(text); err == nil {
+			out = append(out, netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen()))
+			continue
+		}
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, errors.Wrap(err, errors.InvalidArgument, "%q is not an address or a network", text).WithField("listen.trusted_proxies").
+				WithHint("such as 10.0.0.7 or 10.0.0.0/24")
+		}
+		out = append(out, p.Masked())
+	}
+	return out, nil
 }
 
 // Log says what is logged how.
@@ -128,6 +152,25 @@ type Quotas struct {
 	Templates        int64        `yaml:"templates" doc:"Templates of a project."`
 }
 
+// Limits are how much callers may ask of the API. A rate of 0 is no limit.
+type Limits struct {
+	KeyRate      float64 `yaml:"key_rate" doc:"Requests in a second of a key, or of a user's keys together."`
+	KeyBurst     int     `yaml:"key_burst" doc:"Requests at once of a key or user."`
+	AddressRate  float64 `yaml:"address_rate" doc:"Requests in a second from an address (IPv6: a network of 64 bits); loopback is not limited."`
+	AddressBurst int     `yaml:"address_burst" doc:"Requests at once from an address."`
+	FailureRate  float64 `yaml:"failure_rate" doc:"Keys or tokens in a second from an address that are not valid; valid ones pass all the time."`
+	FailureBurst int     `yaml:"failure_burst" doc:"Keys or tokens at once from an address that are not valid."`
+	Streams      int     `yaml:"streams" doc:"Streams and WebSockets that a key or user has open at a time; 0: any."`
+}
+
+// Config is the limits as the gateway takes them.
+func (l Limits) Config() limit.Config {
+	return limit.Config{
+		Key: limit.Rate{PerSecond: l.KeyRate, Burst: l.KeyBurst}, Address: limit.Rate{PerSecond: l.AddressRate, Burst: l.AddressBurst},
+		Failures: limit.Rate{PerSecond: l.FailureRate, Burst: l.FailureBurst}, Streams: l.Streams,
+	}
+}
+
 // Quota is the limits as the service takes them.
 func (q Quotas) Quota() domain.Quota {
 	return domain.Quota{
@@ -166,6 +209,11 @@ func Defaults() Settings {
 			Timeout: config.Duration(15 * time.Minute), MaxSize: 4 << 30, MaxCache: 20 << 30, Remember: config.Duration(24 * time.Hour),
 		},
 		Keep: Keep{Tombstones: week, Tasks: week, Events: week, Journal: 64 << 20},
+		// Far above what an agent's loop of commands asks for, and below what would
+		// keep others waiting.
+		Limits: Limits{
+			KeyRate: 500, KeyBurst: 2000, AddressRate: 1000, AddressBurst: 4000, FailureRate: 1, FailureBurst: 30, Streams: 1024,
+		},
 	}
 }
 
@@ -222,6 +270,12 @@ func (s *Settings) check() error {
 		return err
 	}
 	if err := s.Quotas.Quota().Validate("quotas"); err != nil {
+		return err
+	}
+	if err := s.Limits.Config().Validate("limits"); err != nil {
+		return err
+	}
+	if _, err := s.Listen.Proxies(); err != nil {
 		return err
 	}
 	if s.BinDir == "" {

@@ -25,7 +25,8 @@ func TestLoad(t *testing.T) {
 	if d, err := settings.Load("", nil); err != nil || !d.Loopback() {
 		t.Errorf("the default must listen on loopback only: %v, %v", d.Listen.Address, err)
 	}
-	for _, bad := range []string{"AETHERIUM_LISTEN_ADDRESS=7700", "AETHERIUM_LISTEN_PREVIEW_DOMAIN=..", "AETHERIUM_OVERCOMMIT_MEMORY=NaN", "AETHERIUM_VM_MEMORY=lots", "AETHERIUM_POOL_SIZE=-1", "AETHERIUM_POOL_KINDS=1001"} {
+	for _, bad := range []string{"AETHERIUM_LISTEN_ADDRESS=7700", "AETHERIUM_LISTEN_PREVIEW_DOMAIN=..", "AETHERIUM_OVERCOMMIT_MEMORY=NaN", "AETHERIUM_VM_MEMORY=lots", "AETHERIUM_POOL_SIZE=-1", "AETHERIUM_POOL_KINDS=1001",
+		"AETHERIUM_LISTEN_TRUSTED_PROXIES=proxy", "AETHERIUM_LIMITS_KEY_RATE=0", "AETHERIUM_LIMITS_STREAMS=-1", "AETHERIUM_QUOTAS_VMS=-1"} {
 		if _, err := settings.Load("", []string{bad}); !errors.HasCode(err, errors.InvalidArgument) {
 			t.Errorf("%s: %v", bad, err)
 		}
