@@ -43,7 +43,7 @@ func TestRateLimitHeadersOnEveryAnswer(t *testing.T) {
 	}
 	l.problem(429, errors.RateLimited, req{method: "GET", path: "/vms"})
 	resp, _ := l.do(req{method: "POST", path: "/vms", body: "{}"})
-	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" || resp.Header.Get("RateLimit-Remaining") != "0" {
+	if resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") == "" || resp.Header.Get("RateLimit-Remaining") != "0" {
 		t.Errorf("%d %v", resp.StatusCode, resp.Header)
 	}
 	if l.core.Creates() != 0 {
@@ -67,7 +67,7 @@ func TestGuessingLocksNobodyOut(t *testing.T) {
 	l.want(200, req{method: "GET", path: "/vms"})
 	l.want(200, req{method: "GET", path: "/vms", key: l.user}) // for the first time
 	l.problem(401, errors.Unauthenticated, req{method: "GET", path: "/vms", key: "none"})
-	if _, resp, err := l.dial("/events/stream", nil, http.Header{"Authorization": {"Bearer x"}}); err == nil || resp.StatusCode != 429 {
+	if _, resp, err := l.dial("/events/stream", nil, http.Header{"Authorization": {"Bearer x"}}); err == nil || resp.StatusCode != http.StatusTooManyRequests {
 		t.Errorf("over a stream: %v", err)
 	}
 }
@@ -107,7 +107,7 @@ func TestStreamsOfACallerAreBounded(t *testing.T) {
 	vm := l.vm().ID
 	first, second := l.mustDial("/events/stream"), l.mustDial("/vms/"+vm+"/stream")
 	_ = second
-	if _, resp, err := l.dial("/events/stream", nil, nil); err == nil || resp.StatusCode != 429 {
+	if _, resp, err := l.dial("/events/stream", nil, nil); err == nil || resp.StatusCode != http.StatusTooManyRequests {
 		t.Fatalf("a third stream: %v", err)
 	}
 	l.problem(429, errors.RateLimited, req{method: "GET", path: "/events/stream", header: map[string]string{"Accept": "text/event-stream"}})
@@ -122,7 +122,7 @@ func TestStreamsOfACallerAreBounded(t *testing.T) {
 			_ = s.conn.CloseNow()
 			return
 		}
-		if resp == nil || resp.StatusCode != 429 {
+		if resp == nil || resp.StatusCode != http.StatusTooManyRequests {
 			t.Fatal(err)
 		}
 		if t.Context().Err() != nil {
