@@ -11,16 +11,60 @@ import (
 type Keys interface {
 	// Get returns NotFound.
 	Get(ctx context.Context, project, id domain.ID) (*domain.APIKey, error)
-	// ByHash finds a key by the SHA-256 of its secret; whether it may still be
-	// used is for the caller to see ([domain.APIKey.Usable]). Returns NotFound.
+	// ByHash finds a key by the SHA-256 of its secret, or of the one before its
+	// last rotation; whether that may still be used is for the caller to see
+	// ([domain.APIKey.Opens]). Returns NotFound.
 	ByHash(ctx context.Context, hash [32]byte) (*domain.APIKey, error)
 	// Insert returns AlreadyExists, NotFound for the project.
 	Insert(ctx context.Context, k *domain.APIKey) error
+	// Rotate gives a key another secret. The one it had counts until a time;
+	// nil: no longer, and neither does the one before. Returns NotFound.
+	Rotate(ctx context.Context, project, id domain.ID, s KeySecret, oldUntil *time.Time) error
 	// Used notes the last use; an absent key is no error. Times never go back.
 	Used(ctx context.Context, id domain.ID, at time.Time) error
 	// Revoke ends a key for good; revoking again keeps the first time. Returns NotFound.
 	Revoke(ctx context.Context, project, id domain.ID, at time.Time) error
 	List(ctx context.Context, project domain.ID, p Page) (List[*domain.APIKey], error)
+}
+
+// KeySecret is what is stored of a key's new secret.
+type KeySecret struct {
+	Prefix string
+	Hash   [32]byte
+	At     time.Time
+}
+
+// Users is the table of users, who belong to no project by themselves.
+type Users interface {
+	// Get returns NotFound.
+	Get(ctx context.Context, id domain.ID) (*domain.User, error)
+	// ByName returns NotFound.
+	ByName(ctx context.Context, name string) (*domain.User, error)
+	// BySubject finds who a subject of an issuer is. Returns NotFound.
+	BySubject(ctx context.Context, issuer, subject string) (*domain.User, error)
+	// Insert returns AlreadyExists for the ID, the name or the subject.
+	Insert(ctx context.Context, u *domain.User) error
+	// Update writes everything but ID and creation time. Returns AlreadyExists, NotFound.
+	Update(ctx context.Context, u *domain.User) error
+	// Delete removes a user with memberships, and revokes the user's keys.
+	// Returns NotFound.
+	Delete(ctx context.Context, id domain.ID, at time.Time) error
+	List(ctx context.Context, p Page) (List[*domain.User], error)
+}
+
+// Members is the table of users' roles in projects.
+type Members interface {
+	// Get returns NotFound.
+	Get(ctx context.Context, project, user domain.ID) (*domain.Member, error)
+	// Put inserts a membership or replaces its role and source; the first
+	// creation time stays. Returns NotFound for the project or the user.
+	Put(ctx context.Context, m *domain.Member) error
+	// Delete returns NotFound.
+	Delete(ctx context.Context, project, user domain.ID) error
+	// OfProject lists the members of a project, oldest first, at most [MaxPage].
+	OfProject(ctx context.Context, project domain.ID) ([]*domain.Member, error)
+	// OfUser lists the memberships of a user, oldest first, at most [MaxPage].
+	OfUser(ctx context.Context, user domain.ID) ([]*domain.Member, error)
 }
 
 // Idempotent is the memory of a request that carried an idempotency key.
@@ -74,6 +118,7 @@ type Settings interface {
 
 // Setting keys.
 const (
-	SettingInstanceID = "instance_id"            // carried by everything made on a node
-	SettingKeyCheck   = SealedSettings + "check" // opens where the right keys are at hand
+	SettingInstanceID = "instance_id"                 // carried by everything made on a node
+	SettingKeyCheck   = SealedSettings + "check"      // opens where the right keys are at hand
+	SettingTokenKeys  = SealedSettings + "token_keys" // what signs access tokens
 )

@@ -15,6 +15,14 @@ type Projects interface {
 	ByName(ctx context.Context, name string) (*domain.Project, error)
 	// Insert returns AlreadyExists for the ID or the name.
 	Insert(ctx context.Context, p *domain.Project) error
+	// First gives the oldest project, which is the operator's own. Returns NotFound.
+	First(ctx context.Context) (*domain.Project, error)
+	// Rename returns AlreadyExists, NotFound.
+	Rename(ctx context.Context, id domain.ID, name string) error
+	// Delete removes a project and every row of it. What rows stand for on
+	// nodes is for the caller to remove first. Returns Conflict while a VM of it
+	// is not deleted or another project uses one of its builds, NotFound.
+	Delete(ctx context.Context, id domain.ID) error
 	List(ctx context.Context, p Page) (List[*domain.Project], error)
 }
 

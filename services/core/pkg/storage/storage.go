@@ -25,11 +25,14 @@ type Store interface {
 	// has written outbox events. It is a hint for this process only: take the
 	// channel, read the outbox, then wait.
 	Changed() <-chan struct{}
-	// KeysVersion is another number once a transaction that added or revoked an
-	// API key has been committed, before Update returns. What was read of keys
-	// since it was this number is still so. 0: other processes write here, too,
-	// and nothing may be remembered.
+	// KeysVersion is another number once a transaction that changed what anybody
+	// may do (API keys, users, memberships, projects) has been committed, before
+	// Update returns. What was read of them since it was this number is still
+	// so. 0: other processes write here, too, and nothing may be remembered.
 	KeysVersion() uint64
+	// KeysChanged returns a channel that is closed when such a transaction has
+	// been committed after the call. It is a hint for this process only.
+	KeysChanged() <-chan struct{}
 	// Ping reports whether the store answers. Returns Unavailable.
 	Ping(ctx context.Context) error
 	// Close waits for transactions under way and lets go of the store.
@@ -53,6 +56,8 @@ type Tx interface {
 	Outbox() Outbox
 	Usage() UsageRows
 	Keys() Keys
+	Users() Users
+	Members() Members
 	Idempotency() Idempotency
 	Secrets() Secrets
 	Settings() Settings

@@ -182,6 +182,14 @@ func TestPlansUseIndexes(t *testing.T) {
 		call{name: "usage summed", sorts: true, f: func(tx storage.Tx) error {
 			return do(tx.Usage().Sum(ctx, storage.UsageFilter{ProjectID: p, From: now}))
 		}},
+		call{name: "users", f: func(tx storage.Tx) error { return do(tx.Users().List(ctx, desc)) }},
+		call{name: "user by name", f: func(tx storage.Tx) error { _, _ = tx.Users().ByName(ctx, "n"); return nil }},
+		call{name: "user by subject", f: func(tx storage.Tx) error { _, _ = tx.Users().BySubject(ctx, "i", "s"); return nil }},
+		call{name: "delete a user", f: func(tx storage.Tx) error { _ = tx.Users().Delete(ctx, id, now); return nil }},
+		call{name: "member", f: func(tx storage.Tx) error { _, _ = tx.Members().Get(ctx, p, id); return nil }},
+		call{name: "members of a project", f: func(tx storage.Tx) error { return do(tx.Members().OfProject(ctx, p)) }},
+		call{name: "memberships of a user", f: func(tx storage.Tx) error { return do(tx.Members().OfUser(ctx, id)) }},
+		call{name: "first project", f: func(tx storage.Tx) error { _, _ = tx.Projects().First(ctx); return nil }},
 		call{name: "key by hash", f: func(tx storage.Tx) error { _, _ = tx.Keys().ByHash(ctx, [32]byte{}); return nil }},
 		call{name: "idempotency expiry", f: func(tx storage.Tx) error { return do(tx.Idempotency().DeleteExpired(ctx, now, 10)) }},
 		call{name: "secrets", f: func(tx storage.Tx) error { return do(tx.Secrets().List(ctx, p)) }},

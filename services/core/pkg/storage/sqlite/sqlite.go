@@ -43,10 +43,11 @@ type Store struct {
 	shut     sync.Once
 	closeErr error
 
-	keys atomic.Uint64 // commits that changed API keys
+	keys atomic.Uint64 // commits that changed what anybody may do
 
-	mu      sync.Mutex
-	changed chan struct{}
+	mu          sync.Mutex
+	changed     chan struct{}
+	keysChanged chan struct{}
 }
 
 var _ storage.Store = (*Store)(nil)
@@ -87,6 +88,8 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 		closing: make(chan struct{}),
 		closed:  make(chan struct{}),
 		changed: make(chan struct{}),
+
+		keysChanged: make(chan struct{}),
 	}
 	if err := s.connect(ctx, o); err != nil {
 		return nil, errors.Join(err, db.Close())
@@ -177,7 +180,10 @@ func (s *Store) Update(ctx context.Context, f func(storage.Tx) error) error {
 		}
 		s.writer <- c
 		if wrote {
-			s.announce()
+			s.announce(&s.changed)
+		}
+		if wroteKeys {
+			s.announce(&s.keysChanged)
 		}
 	}()
 	err = s.run(ctx, c, "BEGIN IMMEDIATE", func(tx *sqlrepo.Tx) error {
@@ -188,7 +194,7 @@ func (s *Store) Update(ctx context.Context, f func(storage.Tx) error) error {
 		return nil
 	})
 	if err != nil {
-		wrote = false
+		wrote = false // but what became of keys is not certain
 		return err
 	}
 	s.checks.committed()
@@ -257,11 +263,19 @@ func (s *Store) Changed() <-chan struct{} {
 	return s.changed
 }
 
-func (s *Store) announce() {
+// KeysChanged implements [storage.Store].
+func (s *Store) KeysChanged() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	close(s.changed)
-	s.changed = make(chan struct{})
+	return s.keysChanged
+}
+
+// announce wakes who waits on a channel.
+func (s *Store) announce(c *chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(*c)
+	*c = make(chan struct{})
 }
 
 // Ping implements [storage.Store].

@@ -107,6 +107,71 @@ func keys(e *env) {
 	same(e, "list", list.Items, []*domain.APIKey{k})
 }
 
+func rotatedKeys(e *env) {
+	p, q := e.project("p"), e.project("q")
+	hash := func(text string) [32]byte { return sha256.Sum256([]byte(text)) }
+	k := &domain.APIKey{
+		ID: domain.NewID(), ProjectID: p, UserID: domain.NewID(), Name: "ci", Prefix: "aeth_1", Hash: hash("one"), CreatedBy: "alice", CreatedAt: e.now,
+	}
+	e.update(func(tx storage.Tx) error { return tx.Keys().Insert(e.ctx(), k) })
+	opens := func(what, text string, at time.Time, want bool) {
+		e.Helper()
+		var got *domain.APIKey
+		err := e.store.View(e.ctx(), func(tx storage.Tx) (err error) {
+			got, err = tx.Keys().ByHash(e.ctx(), hash(text))
+			return err
+		})
+		if (err == nil && got.Opens(hash(text), at)) != want {
+			e.Errorf("%s: %s opens: %t (%v)", what, text, !want, err)
+		}
+	}
+	rotate := func(text string, until *time.Time) {
+		e.Helper()
+		at, before, changed := e.tick(), e.store.KeysVersion(), e.store.KeysChanged()
+		e.update(func(tx storage.Tx) error {
+			return tx.Keys().Rotate(e.ctx(), p, k.ID, storage.KeySecret{Prefix: "aeth_" + text, Hash: hash(text), At: at}, until)
+		})
+		k.OldHash, k.OldUntil = [32]byte{}, until
+		if until != nil {
+			k.OldHash = k.Hash
+		}
+		k.Prefix, k.Hash, k.RotatedAt = "aeth_"+text, hash(text), &at
+		got := read(e, func(tx storage.Tx) (*domain.APIKey, error) { return tx.Keys().Get(e.ctx(), p, k.ID) })
+		same(e, "rotated", got, k)
+		if before != 0 && e.store.KeysVersion() == before {
+			e.Error("a rotation does not change the keys' version")
+		}
+		select {
+		case <-changed:
+		default:
+			e.Error("a rotation wakes nobody")
+		}
+	}
+	until := e.now.Add(time.Hour)
+	rotate("two", &until)
+	opens("in the overlap", "one", until.Add(-time.Microsecond), true)
+	opens("in the overlap", "two", until.Add(-time.Microsecond), true)
+	opens("after the overlap", "one", until, false)
+	opens("after the overlap", "two", until, true)
+	rotate("three", &until) // of three secrets, the newest two
+	opens("after two rotations", "one", e.now, false)
+	opens("after two rotations", "two", e.now, true)
+	opens("after two rotations", "three", e.now, true)
+	rotate("four", nil)
+	opens("without an overlap", "three", e.now, false)
+	opens("without an overlap", "four", e.now, true)
+	opens("a hash of nothing", "", e.now, false)
+	for name, who := range map[string][2]domain.ID{"another project's": {q, k.ID}, "an absent": {p, domain.NewID()}} {
+		if err := e.store.Update(e.ctx(), func(tx storage.Tx) error {
+			return tx.Keys().Rotate(e.ctx(), who[0], who[1], storage.KeySecret{Hash: hash(name), At: e.now}, nil)
+		}); !errors.HasCode(err, errors.NotFound) {
+			e.Errorf("%s key: %v", name, err)
+		}
+	}
+	e.update(func(tx storage.Tx) error { return tx.Keys().Revoke(e.ctx(), p, k.ID, e.now) })
+	opens("revoked", "four", e.now, false)
+}
+
 func idempotency(e *env) {
 	p, q := e.project("p"), e.project("q")
 	r := &storage.Idempotent{ProjectID: p, Key: "k", RequestDigest: "d1", CreatedAt: e.now, ExpiresAt: e.now.Add(time.Hour)}

@@ -15,17 +15,26 @@ type keys struct {
 }
 
 const (
-	keyColumns = "id, project_id, name, prefix, hash, scopes, created_at, expires_at, last_used_at, revoked_at"
+	keyColumns = "id, project_id, user_id, name, prefix, hash, old_hash, old_until, scopes, created_by, created_at, rotated_at, expires_at, last_used_at, revoked_at"
 	keySelect  = "SELECT " + keyColumns + " FROM api_keys"
 )
 
 func scanKey(r Row) (*domain.APIKey, error) {
 	k := new(domain.APIKey)
-	var hash []byte
-	err := r.Scan(&k.ID, &k.ProjectID, &k.Name, &k.Prefix, &hash, jsonText{&k.Scopes}, scanTime{&k.CreatedAt},
-		scanOptTime{&k.ExpiresAt}, scanOptTime{&k.LastUsedAt}, scanOptTime{&k.RevokedAt})
+	var hash, old []byte
+	err := r.Scan(&k.ID, &k.ProjectID, &k.UserID, &k.Name, &k.Prefix, &hash, &old, scanOptTime{&k.OldUntil}, jsonText{&k.Scopes}, &k.CreatedBy,
+		scanTime{&k.CreatedAt}, scanOptTime{&k.RotatedAt}, scanOptTime{&k.ExpiresAt}, scanOptTime{&k.LastUsedAt}, scanOptTime{&k.RevokedAt})
 	copy(k.Hash[:], hash)
+	copy(k.OldHash[:], old)
 	return k, err
+}
+
+// oldHash keeps the hash of an earlier secret; without one it is NULL.
+func oldHash(h [32]byte) any {
+	if h == ([32]byte{}) {
+		return nil
+	}
+	return h[:]
 }
 
 func (r keys) Get(ctx context.Context, project, id domain.ID) (*domain.APIKey, error) {
@@ -36,19 +45,32 @@ func (r keys) Get(ctx context.Context, project, id domain.ID) (*domain.APIKey, e
 }
 
 func (r keys) ByHash(ctx context.Context, hash [32]byte) (*domain.APIKey, error) {
-	return queryOne(ctx, r.s, scanKey, errors.New(errors.NotFound, "no such API key"), keySelect+" WHERE hash = ?", hash[:])
+	return queryOne(ctx, r.s, scanKey, errors.New(errors.NotFound, "no such API key"), keySelect+" WHERE hash = ? OR old_hash = ?", hash[:], hash[:])
 }
 
 func (r keys) Insert(ctx context.Context, k *domain.APIKey) error {
 	r.tx.wroteKeys = true
 	_, err := r.s.Exec(ctx, "INSERT INTO api_keys ("+keyColumns+") VALUES ("+marks(keyColumns)+")",
-		string(k.ID), string(k.ProjectID), k.Name, k.Prefix, k.Hash[:], jsonText{k.Scopes}, micros(k.CreatedAt),
-		optMicros(k.ExpiresAt), optMicros(k.LastUsedAt), optMicros(k.RevokedAt))
+		string(k.ID), string(k.ProjectID), string(k.UserID), k.Name, k.Prefix, k.Hash[:], oldHash(k.OldHash), optMicros(k.OldUntil), jsonText{k.Scopes},
+		k.CreatedBy, micros(k.CreatedAt), optMicros(k.RotatedAt), optMicros(k.ExpiresAt), optMicros(k.LastUsedAt), optMicros(k.RevokedAt))
 	switch {
 	case violated(err, Unique):
 		return errors.Wrap(err, errors.AlreadyExists, "the API key exists already")
 	case violated(err, Reference):
 		return errors.Wrap(err, errors.NotFound, "project %s does not exist", k.ProjectID)
+	}
+	return err
+}
+
+func (r keys) Rotate(ctx context.Context, project, id domain.ID, secret storage.KeySecret, oldUntil *time.Time) error {
+	r.tx.wroteKeys = true
+	w := where{args: []any{optMicros(oldUntil), optMicros(oldUntil), secret.Prefix, secret.Hash[:], micros(secret.At)}}
+	w.add("id = ?", string(id))
+	w.eq("project_id", project)
+	n, err := r.s.Exec(ctx, "UPDATE api_keys SET old_hash = CASE WHEN ? IS NULL THEN NULL ELSE hash END, old_until = ?, prefix = ?, hash = ?, rotated_at = ?"+
+		w.String(), w.args...)
+	if err == nil && n == 0 {
+		return notFound("API key", id)
 	}
 	return err
 }

@@ -9,7 +9,10 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 )
 
-type projects struct{ s Session }
+type projects struct {
+	s  Session
+	tx *Tx
+}
 
 const projectSelect = "SELECT id, name, created_at FROM projects"
 
@@ -35,6 +38,65 @@ func (r projects) Insert(ctx context.Context, p *domain.Project) error {
 		return errors.Wrap(err, errors.AlreadyExists, "project %s exists already", p.ID)
 	}
 	return err
+}
+
+func (r projects) First(ctx context.Context) (*domain.Project, error) {
+	return queryOne(ctx, r.s, scanProject, errors.New(errors.NotFound, "there is no project"), projectSelect+" ORDER BY created_at, id LIMIT 1")
+}
+
+func (r projects) Rename(ctx context.Context, id domain.ID, name string) error {
+	r.tx.wroteKeys = true
+	n, err := r.s.Exec(ctx, "UPDATE projects SET name = ? WHERE id = ?", name, string(id))
+	switch {
+	case violated(err, Unique, "name"):
+		return errors.Wrap(err, errors.AlreadyExists, "a project named %q exists already", name).WithField("name")
+	case err == nil && n == 0:
+		return notFound("project", id)
+	}
+	return err
+}
+
+// tenantTables are the tables whose rows go with their project, those that
+// refer to others first. Rows that go with these (ON DELETE CASCADE) need no
+// mention. What happened (outbox) and was used (usage) in a project that is
+// gone is nobody's any longer and goes as well.
+var tenantTables = []string{
+	"snapshots", "templates", "names", "tasks", "builds", "vms",
+	"usage", "outbox", "api_keys", "memberships", "idempotency", "secrets",
+}
+
+func (r projects) Delete(ctx context.Context, id domain.ID) error {
+	if _, err := r.Get(ctx, id); err != nil {
+		return err
+	}
+	r.tx.wroteKeys = true
+	n, err := queryInt(ctx, r.s, "SELECT count(*) FROM vms WHERE project_id = ? AND observed <> 'deleted'", string(id))
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		return errors.New(errors.Conflict, "the project has %d VMs", n).WithHint("delete them first")
+	}
+	n, err = queryInt(ctx, r.s, `SELECT count(*) FROM builds b WHERE b.project_id = ? AND (
+		EXISTS (SELECT 1 FROM vms v WHERE v.build_id = b.id AND v.observed <> 'deleted' AND v.build_id <> '')
+		OR EXISTS (SELECT 1 FROM snapshots s WHERE s.build_id = b.id AND s.project_id <> b.project_id)
+		OR EXISTS (SELECT 1 FROM machines m WHERE m.build_id = b.id))`, string(id))
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		return errors.New(errors.Conflict, "VMs or snapshots of other projects are made from templates of this one").
+			WithHint("delete those first")
+	}
+	for _, table := range tenantTables {
+		if _, err := r.s.Exec(ctx, "DELETE FROM "+table+" WHERE project_id = ?", string(id)); err != nil {
+			return fault(err, "deleting a project's "+table)
+		}
+	}
+	if _, err := r.s.Exec(ctx, "DELETE FROM projects WHERE id = ?", string(id)); err != nil {
+		return fault(err, "deleting a project")
+	}
+	return nil
 }
 
 func (r projects) List(ctx context.Context, p storage.Page) (storage.List[*domain.Project], error) {

@@ -16,13 +16,13 @@ func NewTx(s Session) *Tx { return &Tx{s: s} }
 // Wrote reports whether the transaction has appended events.
 func (t *Tx) Wrote() bool { return t.wrote }
 
-// WroteKeys reports whether the transaction has added or revoked an API key.
+// WroteKeys reports whether the transaction has changed what anybody may do.
 func (t *Tx) WroteKeys() bool { return t.wroteKeys }
 
 var _ storage.Tx = (*Tx)(nil)
 
 // Projects implements [storage.Tx].
-func (t *Tx) Projects() storage.Projects { return projects{t.s} }
+func (t *Tx) Projects() storage.Projects { return projects{t.s, t} }
 
 // VMs implements [storage.Tx].
 func (t *Tx) VMs() storage.VMs { return vms{t.s} }
@@ -59,6 +59,12 @@ func (t *Tx) Usage() storage.UsageRows { return usage{t.s} }
 
 // Keys implements [storage.Tx].
 func (t *Tx) Keys() storage.Keys { return keys{t.s, t} }
+
+// Users implements [storage.Tx].
+func (t *Tx) Users() storage.Users { return users{t.s, t} }
+
+// Members implements [storage.Tx].
+func (t *Tx) Members() storage.Members { return members{t.s, t} }
 
 // Idempotency implements [storage.Tx].
 func (t *Tx) Idempotency() storage.Idempotency { return idempotency{t.s} }
