@@ -24,6 +24,7 @@ const (
 const (
 	HeaderAPIKey         = "X-API-Key"
 	HeaderRequestID      = "X-Request-Id"
+	HeaderProject        = "X-Aetherium-Project" // ID or name of the project that is meant, where the credentials are good for several
 	HeaderIdempotencyKey = "Idempotency-Key"
 	HeaderReplayed       = "Idempotency-Replayed" // "true": the answer of an earlier request with the same key
 	HeaderPrefer         = "Prefer"               // "respond-async" (RFC 7240)

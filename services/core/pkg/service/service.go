@@ -64,6 +64,9 @@ type Node interface {
 	// TemplatesChanged tells the node that tags moved or a template went: what
 	// it keeps ready or stored of builds that nobody gets any more can go.
 	TemplatesChanged(ctx context.Context)
+	// ForgetProject removes the executions of a project that has no VMs, with
+	// their output.
+	ForgetProject(ctx context.Context, project domain.ID) error
 }
 
 // GuestFiles is one VM's file system with the calls of vmm.Files.

@@ -25,6 +25,8 @@ type Keys interface {
 	// Revoke ends a key for good; revoking again keeps the first time. Returns NotFound.
 	Revoke(ctx context.Context, project, id domain.ID, at time.Time) error
 	List(ctx context.Context, project domain.ID, p Page) (List[*domain.APIKey], error)
+	// Count counts the keys of a project that are in force at a time.
+	Count(ctx context.Context, project domain.ID, now time.Time) (int, error)
 }
 
 // KeySecret is what is stored of a key's new secret.

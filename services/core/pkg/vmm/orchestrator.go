@@ -17,8 +17,10 @@ type Caller struct {
 	Name      string    // of the key or user, for tombstones and audit
 	KeyID     domain.ID // of the key that was shown; empty: it was no key
 	UserID    domain.ID // whom it stands for; empty: nobody in particular
+	TokenID   string    // of the access token that was shown; empty: it was none
 	Scopes    domain.Scopes
-	Admin     bool // its scopes include admin: may see nodes and host facts
+	Admin     bool      // its scopes include admin: may see nodes and host facts
+	Until     time.Time // when what was shown ends by itself; zero: never
 }
 
 // Orchestrator is everything the product does with VMs, as one value. Its

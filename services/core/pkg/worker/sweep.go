@@ -109,6 +109,22 @@ func (w *Worker) sweepExecutions(ctx context.Context) error {
 	})
 }
 
+// ForgetProject removes the executions of a project, whose VMs are all
+// deleted, with their journals.
+func (w *Worker) ForgetProject(ctx context.Context, project domain.ID) error {
+	for {
+		found := 0
+		err := w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
+			list, err := tx.Executions().List(ctx, storage.ExecutionFilter{ProjectID: project, Page: storage.Page{Limit: sweepBatch}})
+			found = len(list.Items)
+			return list.Items, err
+		})
+		if err != nil || found == 0 {
+			return err
+		}
+	}
+}
+
 // dropExecutions removes rows first and journals after: a journal without a
 // row is removed at the next start, a row without a journal would lie.
 func (w *Worker) dropExecutions(ctx context.Context, find func(storage.Tx) ([]*domain.Execution, error)) error {

@@ -69,7 +69,7 @@ func (w *Worker) toolBase(ctx context.Context, name string, m *toolMachine) (ima
 	err := w.Store.View(ctx, func(tx storage.Tx) error {
 		// The operator's own or a public one: what other projects name so has no
 		// say in what everybody's tools are.
-		p, err := tx.Projects().ByName(ctx, domain.DefaultProjectName)
+		p, err := tx.Projects().First(ctx)
 		if err != nil {
 			return err
 		}

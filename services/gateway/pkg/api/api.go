@@ -50,6 +50,8 @@ type Deps struct {
 	Proxy       *proxy.Proxy
 	Idempotency IdempotencyStore
 	Uploads     UploadStore
+	Access      Access
+	Tokens      Tokens
 	Logger      *slog.Logger
 	// Status tells what the server is; it is asked by administrators only.
 	Status func(ctx context.Context) (wire.Status, error)
@@ -95,6 +97,7 @@ func New(d Deps, r chi.Router) (*API, error) {
 	a.fleetRoutes()
 	a.eventRoutes()
 	a.quotaRoutes()
+	a.accessRoutes()
 	a.healthOperations()
 	a.finishSchemas()
 	return a, a.fault
@@ -105,6 +108,7 @@ type options struct {
 	scope      domain.Scope // what a caller needs; without it the operation is not there
 	body       int64        // bound on the JSON body; 0: jsonBodyBytes
 	recognises bool         // the handler recognises requests repeated with an Idempotency-Key
+	secret     bool         // the answer is told once: it is not kept for a repeated request
 }
 
 // register adds a typed operation. The handler's errors may be anything; they

@@ -73,7 +73,7 @@ func (a *API) around(op huma.Operation, opt options) func(huma.Context, func(hum
 		run := func(w http.ResponseWriter, r *http.Request) {
 			next(&statusContext{humaContext: humachi.NewContext(hc.Operation(), r, w)})
 		}
-		if op.Method != http.MethodPost { // the others are idempotent by themselves
+		if op.Method != http.MethodPost || opt.secret { // the others are idempotent by themselves
 			run(w, &r2)
 			return
 		}

@@ -21,13 +21,15 @@ func (a *API) config() huma.Config {
 				Title: "Aetherium", Version: a.Version,
 				Description: "Machines for AI agents: isolated VMs in milliseconds, commands with live output, files, ports, snapshots and forks.\n\n" +
 					"Errors are `application/problem+json` with a stable `code`. A POST with an `Idempotency-Key` may be repeated. " +
-					"Wherever a path names a VM, its ID or its name will do.",
+					"Wherever a path names a VM, its ID or its name will do.\n\n" +
+					"What credentials give is one of the scopes read, run, manage and admin, each of which includes those before it; `x-required-scope` is what an operation needs. " +
+					"Where credentials are good for several projects, the header `" + wire.HeaderProject + "` says which is meant.",
 			},
 			Servers: []*huma.Server{{URL: wire.BasePath}},
 			Components: &huma.Components{
 				Schemas: registry,
 				SecuritySchemes: map[string]*huma.SecurityScheme{
-					"bearer": {Type: "http", Scheme: "bearer", Description: "A key, as Authorization: Bearer"},
+					"bearer": {Type: "http", Scheme: "bearer", Description: "A key or an access token, as Authorization: Bearer"},
 					"key":    {Type: "apiKey", In: "header", Name: wire.HeaderAPIKey, Description: "A key"},
 				},
 			},
@@ -41,6 +43,11 @@ func (a *API) config() huma.Config {
 				{Name: "Tools", Description: "Programs that VMs can be given beside their template"},
 				{Name: "Secrets", Description: "Values that VMs are given by name, written but never read back"},
 				{Name: "Tasks", Description: "Asynchronous work"},
+				{Name: "Access", Description: "Who asks, and short-lived tokens"},
+				{Name: "Keys", Description: "API keys of a project"},
+				{Name: "Members", Description: "Users' roles in a project"},
+				{Name: "Projects", Description: "Tenants, each with VMs, templates, secrets and keys of its own"},
+				{Name: "Users", Description: "People, across projects"},
 				{Name: "Fleet", Description: "Nodes, drivers and the server itself"},
 				{Name: "Events", Description: "What happened, in order"},
 			},

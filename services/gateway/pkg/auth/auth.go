@@ -11,7 +11,6 @@ import (
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
-	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
 	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
 )
 
@@ -23,28 +22,53 @@ type Authenticator interface {
 	Authenticate(ctx context.Context, token string) (vmm.Caller, error)
 }
 
-type callerKey struct{}
+// sessionKey finds the session in a context.
+type sessionKey struct{}
 
-// CallerFrom gives who asks, as [Require] found it. Handlers pass it on
+func sessionOf(ctx context.Context) *session {
+	s, _ := ctx.Value(sessionKey{}).(*session)
+	return s
+}
+
+// CallerFrom gives who asks, as [Guard.Require] found it. Handlers pass it on
 // explicitly; the context carries it only between middleware and handler.
 func CallerFrom(ctx context.Context) vmm.Caller {
-	c, _ := ctx.Value(callerKey{}).(vmm.Caller)
-	return c
+	if s := sessionOf(ctx); s != nil {
+		return s.caller
+	}
+	return vmm.Caller{}
 }
 
 // WithCaller is for handlers that authenticate in another way, and for tests.
 func WithCaller(ctx context.Context, c vmm.Caller) context.Context {
-	return context.WithValue(ctx, callerKey{}, c)
+	return context.WithValue(ctx, sessionKey{}, &session{caller: c, ended: context.Background()})
 }
 
-// Allow reports whether the caller may do what needs a scope. Returns
-// PermissionDenied.
-func Allow(ctx context.Context, need domain.Scope) error {
-	caller := CallerFrom(ctx)
-	if caller.Scopes.Allows(need) {
-		return nil
+// Ended gives a context that ends when the request's credentials hold no
+// longer, with the reason as its cause, a moment before the request's own
+// context does: a stream can say so. Without credentials it never ends.
+func Ended(ctx context.Context) context.Context {
+	if s := sessionOf(ctx); s != nil {
+		return s.ended
 	}
-	has := string(caller.Scopes.Widest())
+	return context.Background()
+}
+
+// Allow reports whether the caller may do what needs a scope; the request
+// goes on only as long as that is so. Returns PermissionDenied.
+func Allow(ctx context.Context, need domain.Scope) error {
+	s := sessionOf(ctx)
+	if s == nil {
+		return lacks(need, "")
+	}
+	if !s.caller.Scopes.Allows(need) {
+		return lacks(need, s.caller.Scopes.Widest())
+	}
+	s.need.Store(&need)
+	return nil
+}
+
+func lacks(need, has domain.Scope) error {
 	if has == "" {
 		has = "none"
 	}
@@ -52,8 +76,8 @@ func Allow(ctx context.Context, need domain.Scope) error {
 		WithHint("the credentials have the scope %s; use others that have %s", has, need)
 }
 
-// RequireScope lets only callers through that have a scope; [Require] has
-// found out who they are.
+// RequireScope lets only callers through that have a scope; [Guard.Require]
+// has found out who they are.
 func RequireScope(need domain.Scope, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := Allow(r.Context(), need); err != nil {
@@ -61,26 +85,6 @@ func RequireScope(need domain.Scope, next http.Handler) http.Handler {
 			return
 		}
 		next.ServeHTTP(w, r)
-	})
-}
-
-// Require lets only requests with valid credentials through.
-func Require(a Authenticator, next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		token, err := Token(r)
-		if err != nil {
-			refuse(w, err)
-			return
-		}
-		caller, err := a.Authenticate(r.Context(), token)
-		if err != nil {
-			refuse(w, err)
-			return
-		}
-		if rec := middleware.RecordOf(r.Context()); rec != nil {
-			rec.Caller = caller.Name
-		}
-		next.ServeHTTP(w, r.WithContext(WithCaller(r.Context(), caller)))
 	})
 }
 
@@ -126,7 +130,7 @@ func Token(r *http.Request) (string, error) {
 	case !ok:
 		return "", errors.New(errors.InvalidArgument, "the request carries different credentials").WithHint("send one of Authorization and X-API-Key")
 	case found == "":
-		return "", errors.New(errors.Unauthenticated, "the request carries no key").WithHint("send Authorization: Bearer <key> or X-API-Key: <key>")
+		return "", errors.New(errors.Unauthenticated, "the request carries no key").WithHint("send Authorization: Bearer <key or token> or X-API-Key: <key>")
 	}
 	return found, nil
 }

@@ -2,75 +2,45 @@ package auth
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/subtle"
-	"encoding/hex"
 	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/access"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
-// KeyPrefix starts every key, so that scanners for leaked secrets find them.
-const KeyPrefix = "aeth_"
-
 const (
-	keyHexDigits = 40 // 160 random bits: too many to guess, so a fast hash will do
-	touchEvery   = 30 * time.Second
-	maxTouched   = 10_000
+	touchEvery = 30 * time.Second
+	maxTouched = 10_000
 )
 
 // Hash is what is stored of a key: SHA-256 of its text.
-type Hash [sha256.Size]byte
+type Hash = access.Hash
 
-// Key is a stored key. Its text is not stored.
-type Key struct {
-	ID        domain.ID
-	ProjectID domain.ID
-	Name      string // for tombstones, audit and logs
-	Hash      Hash
-	Scopes    domain.Scopes // none: nothing
-	ExpiresAt *time.Time    // nil: never
-	RevokedAt *time.Time    // nil: in force
-}
+// Key is a stored key, whose text is not stored. Its scopes are those that it
+// gives now; none is nothing.
+type Key = domain.APIKey
 
 // KeyStore keeps keys.
 type KeyStore interface {
-	// LookupKey finds a key by its hash. Returns NotFound. It is on the path
-	// of every request.
+	// LookupKey finds a key by the hash of its secret, or of the one before.
+	// Returns NotFound. It is on the path of every request.
 	LookupKey(ctx context.Context, hash Hash) (Key, error)
 	// TouchKeys records when keys were last used.
 	TouchKeys(ctx context.Context, lastUsed map[domain.ID]time.Time) error
 }
 
 // MintKey makes a new key and what to store of it.
-func MintKey() (text string, hash Hash) {
-	var b [keyHexDigits / 2]byte
-	_, _ = rand.Read(b[:]) // never fails: crypto/rand aborts the process instead
-	text = KeyPrefix + hex.EncodeToString(b[:])
-	return text, HashKey(text)
-}
+func MintKey() (text string, hash Hash) { return access.MintKey(access.KeyPrefix) }
 
 // HashKey is what is stored of a key.
-func HashKey(text string) Hash { return sha256.Sum256([]byte(text)) }
+func HashKey(text string) Hash { return access.HashKey(text) }
 
 // LooksLikeKey reports whether a text has the form of a key.
-func LooksLikeKey(text string) bool {
-	if len(text) != len(KeyPrefix)+keyHexDigits || text[:len(KeyPrefix)] != KeyPrefix {
-		return false
-	}
-	for i := len(KeyPrefix); i < len(text); i++ {
-		c := text[i]
-		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return false
-		}
-	}
-	return true
-}
+func LooksLikeKey(text string) bool { return access.LooksLikeKey(text) }
 
 // Keys authenticates by keys in a store.
 type Keys struct {
@@ -90,31 +60,55 @@ func NewKeys(store KeyStore, logger *slog.Logger, now func() time.Time) *Keys {
 	return &Keys{store: store, logger: logger, now: now, touched: map[domain.ID]time.Time{}}
 }
 
+// errRefused is all that anybody learns of credentials that do not count.
+var errRefused = errors.New(errors.Unauthenticated, "the key or token is not valid").WithHint("it may be mistyped, expired or revoked")
+
 // Authenticate implements [Authenticator].
 func (k *Keys) Authenticate(ctx context.Context, token string) (vmm.Caller, error) {
-	refused := errors.New(errors.Unauthenticated, "the key is not valid").WithHint("it may be mistyped, expired or revoked")
 	if !LooksLikeKey(token) {
-		return vmm.Caller{}, refused
+		return vmm.Caller{}, errRefused
 	}
 	hash := HashKey(token)
 	key, err := k.store.LookupKey(ctx, hash)
 	if errors.HasCode(err, errors.NotFound) {
-		return vmm.Caller{}, refused
+		return vmm.Caller{}, errRefused
 	}
 	if err != nil {
-		return vmm.Caller{}, errors.Wrap(err, errors.Unavailable, "keys cannot be checked at the moment").WithRetryAfter(time.Second)
+		return vmm.Caller{}, unchecked(err)
 	}
 	now := k.now()
-	switch {
-	case subtle.ConstantTimeCompare(key.Hash[:], hash[:]) != 1,
-		key.RevokedAt != nil,
-		key.ExpiresAt != nil && !now.Before(*key.ExpiresAt):
-		return vmm.Caller{}, refused
+	if !key.Opens(hash, now) {
+		return vmm.Caller{}, errRefused
 	}
 	k.touch(key.ID, now)
-	return vmm.Caller{
-		ProjectID: key.ProjectID, Name: key.Name, KeyID: key.ID, Scopes: key.Scopes, Admin: key.Scopes.Allows(domain.ScopeAdmin),
-	}, nil
+	return callerOf(&key, hash), nil
+}
+
+// unchecked is for credentials that may be good, while nobody can tell.
+func unchecked(err error) error {
+	return errors.Wrap(err, errors.Unavailable, "credentials cannot be checked at the moment").WithRetryAfter(time.Second)
+}
+
+// callerOf is who shows a key by a secret with a hash.
+func callerOf(key *Key, hash Hash) vmm.Caller {
+	by := vmm.Caller{
+		ProjectID: key.ProjectID, Name: key.Name, KeyID: key.ID, UserID: key.UserID, Scopes: key.Scopes, Admin: key.Scopes.Allows(domain.ScopeAdmin),
+	}
+	if key.ExpiresAt != nil {
+		by.Until = *key.ExpiresAt
+	}
+	if hash != key.Hash && key.OldUntil != nil { // by the secret before
+		by.Until = earlier(by.Until, *key.OldUntil)
+	}
+	return by
+}
+
+// earlier is the first of two times; zero is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 func (k *Keys) touch(id domain.ID, now time.Time) {

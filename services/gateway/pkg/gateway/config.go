@@ -65,6 +65,9 @@ type Config struct {
 	Limits limit.Config
 	// TrustedProxies are the peers whose X-Forwarded-For tells the client.
 	TrustedProxies []netip.Prefix
+	// Recheck is how often the credentials of requests under way are looked at
+	// where nobody tells of changes; 0: 10 s.
+	Recheck time.Duration
 	// Version of the product.
 	Version string
 }
@@ -100,6 +103,8 @@ type Deps struct {
 	Authenticator auth.Authenticator
 	Idempotency   api.IdempotencyStore
 	Uploads       api.UploadStore
+	Access        api.Access
+	Tokens        api.Tokens
 	Logger        *slog.Logger
 	// Status tells what the server is; version and preview domain are filled in.
 	Status func(ctx context.Context) (wire.Status, error)
@@ -107,6 +112,9 @@ type Deps struct {
 	Ready func(ctx context.Context) error
 	// Links keeps one-time links. Optional: in memory.
 	Links proxy.LinkStore
+	// Projects lets callers work in other projects than their key's, and tells
+	// when what credentials give changes. Optional: there are no others.
+	Projects auth.Projects
 	// Collectors are other parts' metrics, served with the gateway's. Optional.
 	Collectors []prometheus.Collector
 	// Root answers on the API's hosts where the gateway itself does not: a
@@ -117,7 +125,7 @@ type Deps struct {
 func (d Deps) check() error {
 	for name, missing := range map[string]bool{
 		"VMs": d.VMs == nil, "Tasks": d.Tasks == nil, "Authenticator": d.Authenticator == nil,
-		"Idempotency": d.Idempotency == nil, "Uploads": d.Uploads == nil, "Logger": d.Logger == nil, "Status": d.Status == nil,
+		"Idempotency": d.Idempotency == nil, "Uploads": d.Uploads == nil, "Access": d.Access == nil, "Tokens": d.Tokens == nil, "Logger": d.Logger == nil, "Status": d.Status == nil,
 	} {
 		if missing {
 			return errors.New(errors.Internal, "the gateway is made without %s", name)

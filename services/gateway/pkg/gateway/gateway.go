@@ -30,6 +30,7 @@ type Gateway struct {
 	router  http.Handler
 	metrics *middleware.Metrics
 	limits  *limit.Limits
+	guard   *auth.Guard
 
 	stopping context.Context
 	stop     context.CancelFunc
@@ -56,6 +57,7 @@ func New(c Config, d Deps) (*Gateway, error) {
 		return nil, errors.Wrap(err, errors.Internal, "two parts describe the same metric")
 	}
 	g.stopping, g.stop = context.WithCancel(context.Background())
+	g.guard = auth.NewGuard(auth.GuardConfig{Authenticator: g.deps.Authenticator, Projects: d.Projects, Stopping: g.stopping, Recheck: c.Recheck})
 	g.proxy = proxy.New(proxy.Config{
 		Ports: d.VMs, Links: d.Links, Domain: proxy.Domain(c.PreviewDomain), PublicURL: c.PreviewURL, Logger: d.Logger,
 		Stopping: g.stopping, Opened: g.metrics.StreamOpened,
@@ -109,7 +111,7 @@ func (g *Gateway) routes() (http.Handler, error) {
 		}
 		healthy(w)
 	})
-	metrics := auth.Require(g.deps.Authenticator, named("/metrics", auth.RequireScope(domain.ScopeAdmin, g.metrics.Handler()).ServeHTTP))
+	metrics := g.guard.Require(named("/metrics", auth.RequireScope(domain.ScopeAdmin, g.metrics.Handler()).ServeHTTP))
 	for _, prefix := range []string{"", wire.BasePath} {
 		r.Method(http.MethodGet, prefix+"/health", health)
 		r.Method(http.MethodGet, prefix+"/ready", ready)
@@ -121,9 +123,10 @@ func (g *Gateway) routes() (http.Handler, error) {
 	var fault error
 	r.Route(wire.BasePath, func(r chi.Router) {
 		r.Group(func(r chi.Router) {
-			r.Use(func(next http.Handler) http.Handler { return auth.Require(g.deps.Authenticator, next) }, g.limits.Callers, private)
+			r.Use(g.guard.Require, g.limits.Callers, private)
 			a, err := api.New(api.Deps{
 				VMs: g.deps.VMs, Tasks: g.deps.Tasks, Proxy: g.proxy, Idempotency: g.deps.Idempotency, Uploads: g.deps.Uploads,
+				Access: g.deps.Access, Tokens: g.deps.Tokens,
 				Streams: ws.New(ws.Config{
 					VMs: g.deps.VMs, Stopping: g.stopping, Origins: g.config.Origins, Stall: g.config.Stall,
 					Max: g.config.MaxStreams, Opened: g.metrics.StreamOpened, Limits: g.limits,

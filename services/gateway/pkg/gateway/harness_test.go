@@ -8,43 +8,114 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/common/pkg/seal"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/access"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
 	"github.com/aetherium/aetherium/services/gateway/internal/fake"
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/gateway"
 )
 
-// keyRing is a KeyStore in memory.
+// keyRing is what callers may do, in a real store.
 type keyRing struct {
-	mu   sync.Mutex
-	keys map[auth.Hash]auth.Key
+	t       testing.TB
+	store   storage.Store
+	lookup  *access.Lookup
+	service *access.Service
+	signing *access.Signing
+	sealer  seal.Sealer
 }
 
-func (k *keyRing) LookupKey(_ context.Context, hash auth.Hash) (auth.Key, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if key, ok := k.keys[hash]; ok {
-		return key, nil
+// emptyDatabase is made once: making its schema takes longer than most tests.
+var emptyDatabase = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "aetherium-gateway-")
+	if err != nil {
+		return nil, err
 	}
-	return auth.Key{}, errors.New(errors.NotFound, "no such key")
+	defer func() { _ = os.RemoveAll(dir) }()
+	path := filepath.Join(dir, "a.db")
+	store, err := sqlite.Open(context.Background(), path, sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
+	if err == nil {
+		err = store.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path)
+})
+
+func newKeyRing(t testing.TB, logger *slog.Logger) *keyRing {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "a.db")
+	empty, err := emptyDatabase()
+	if err == nil {
+		err = os.WriteFile(path, empty, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := sqlite.Open(t.Context(), path, sqlite.Options{Logger: logger, Readers: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	key, err := seal.NewKeys(make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := access.Deps{Store: store, Sealer: seal.New(key), Log: logger}
+	return &keyRing{
+		t: t, store: store, lookup: access.NewLookup(store, nil), service: access.New(d), signing: access.NewSigning(d, 0), sealer: d.Sealer,
+	}
 }
 
-func (k *keyRing) TouchKeys(context.Context, map[domain.ID]time.Time) error { return nil }
+func (k *keyRing) update(f func(ctx context.Context, tx storage.Tx) error) {
+	k.t.Helper()
+	ctx := context.Background()
+	if err := k.store.Update(ctx, func(tx storage.Tx) error { return f(ctx, tx) }); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+func (k *keyRing) project(name string) domain.ID {
+	k.t.Helper()
+	p := &domain.Project{ID: domain.NewID(), Name: name, CreatedAt: time.Now()}
+	k.update(func(ctx context.Context, tx storage.Tx) error { return tx.Projects().Insert(ctx, p) })
+	return p.ID
+}
 
 func (k *keyRing) mint(project domain.ID, name string, scopes ...domain.Scope) string {
+	k.t.Helper()
 	text, hash := auth.MintKey()
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.keys[hash] = auth.Key{ID: domain.NewID(), ProjectID: project, Name: name, Hash: hash, Scopes: scopes}
+	key := &domain.APIKey{ID: domain.NewID(), ProjectID: project, Name: name, Prefix: access.Shown(text), Hash: hash, Scopes: scopes, CreatedAt: time.Now()}
+	k.update(func(ctx context.Context, tx storage.Tx) error { return tx.Keys().Insert(ctx, key) })
 	return text
+}
+
+// tokens is what a server over the ring makes and takes.
+func (k *keyRing) tokens(change ...func(*auth.TokenConfig)) *auth.Tokens {
+	k.t.Helper()
+	c := auth.TokenConfig{Issuer: "https://aetherium.test", Keys: k.signing, Holders: k.lookup}
+	for _, f := range change {
+		f(&c)
+	}
+	tokens, err := auth.NewTokens(c)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return tokens
 }
 
 // lab is a gateway that really listens, over a fake orchestrator.
@@ -103,19 +174,22 @@ func (l *logBuffer) String() string {
 
 func newLab(t testing.TB, change ...func(*gateway.Config, *gateway.Deps)) *lab {
 	t.Helper()
-	l := &lab{t: t, core: fake.New(), log: &logBuffer{wrote: make(chan struct{})}, project: domain.NewID()}
-	ring := &keyRing{keys: map[auth.Hash]auth.Key{}}
-	l.ring = ring
-	l.admin, l.user = ring.mint(l.project, "root", domain.ScopeAdmin), ring.mint(l.project, "alice", domain.ScopeManage)
-	l.other = ring.mint(domain.NewID(), "mallory", domain.ScopeManage)
+	l := &lab{t: t, core: fake.New(), log: &logBuffer{wrote: make(chan struct{})}}
 	logger := slog.New(slog.NewJSONHandler(l.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	ring := newKeyRing(t, logger)
+	l.ring, l.project = ring, ring.project("ours")
+	l.admin, l.user = ring.mint(l.project, "root", domain.ScopeAdmin), ring.mint(l.project, "alice", domain.ScopeManage)
+	l.other = ring.mint(ring.project("theirs"), "mallory", domain.ScopeManage)
+	tokens := ring.tokens()
 	uploads, err := api.NewUploadDir(t.TempDir(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	config := gateway.Config{Address: "127.0.0.1:0", Version: "1.2.3-test", StopGrace: 5 * time.Second}
 	deps := gateway.Deps{
-		VMs: l.core, Tasks: l.core, Authenticator: auth.NewKeys(ring, logger, nil), Idempotency: api.NewMemoryIdempotency(nil),
+		VMs: l.core, Tasks: l.core, Idempotency: api.NewMemoryIdempotency(nil),
+		Authenticator: auth.NewAny(auth.NewKeys(ring.lookup, logger, nil), map[string]auth.Authenticator{tokens.Issuer: tokens}),
+		Projects:      ring.lookup, Access: ring.service, Tokens: tokens,
 		Uploads: uploads, Logger: logger,
 		Status: func(context.Context) (wire.Status, error) { return wire.Status{PID: 42, VMs: map[string]int{}}, nil },
 	}
@@ -273,4 +347,10 @@ func (l *lab) start(vm string, args ...string) wire.Execution {
 	return get[wire.Execution](l, http.StatusCreated, req{
 		method: "POST", path: "/vms/" + vm + "/executions", body: wire.StartExecution{Command: wire.Command{Args: args}, Stdin: true},
 	})
+}
+
+// mintHash makes a key that is nowhere yet.
+func mintHash() (string, [32]byte) {
+	text, hash := auth.MintKey()
+	return text, hash
 }

@@ -27,7 +27,7 @@ func TestEveryRouteNeedsAScope(t *testing.T) {
 			open[prefix+path] = true
 		}
 	}
-	nothing := l.ring.mint(l.project, "nothing")
+	nothing := l.ring.mint(l.project, "nothing", "nothing")
 	routes := 0
 	err := chi.Walk(l.gateway.Routes(), func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
 		if method == http.MethodConnect || method == http.MethodTrace || open[route] {
@@ -57,7 +57,7 @@ func TestEveryRouteNeedsAScope(t *testing.T) {
 func TestOperationsNeedTheScopeTheyDeclare(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	scopes := []domain.Scope{"", domain.ScopeRead, domain.ScopeRun, domain.ScopeManage, domain.ScopeAdmin}
+	scopes := []domain.Scope{"nothing", domain.ScopeRead, domain.ScopeRun, domain.ScopeManage, domain.ScopeAdmin}
 	keys := map[domain.Scope]string{}
 	below := map[domain.Scope]domain.Scope{}
 	for i, scope := range scopes {

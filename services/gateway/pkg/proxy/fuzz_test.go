@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/core/pkg/access"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 )
 
@@ -40,13 +41,13 @@ func FuzzHost(f *testing.F) {
 // and has the rest as it was.
 func FuzzRequest(f *testing.F) {
 	f.Add("Bearer x", "a=b; "+cookieName+"=1.x; c=d", "a=1&"+wire.PreviewLinkParam+"=s&b=2", "chat, "+wire.BearerProtocolPrefix+"k")
-	f.Add("Bearer "+auth.KeyPrefix+"abc", cookieName+" =x;;"+cookieName, wire.PreviewLinkParam, wire.Subprotocol)
+	f.Add("Bearer "+access.KeyPrefix+"abc", cookieName+" =x;;"+cookieName, wire.PreviewLinkParam, wire.Subprotocol)
 	f.Add("", "", "", "")
 	f.Fuzz(func(t *testing.T, authorization, cookies, query, protocols string) {
 		h := http.Header{"Authorization": {authorization}, "Cookie": {cookies}, "Sec-Websocket-Protocol": {protocols}}
 		stripKeys(h)
 		stripCookie(h)
-		if strings.Contains(h.Get("Authorization"), auth.KeyPrefix) {
+		if strings.Contains(h.Get("Authorization"), access.KeyPrefix) {
 			t.Errorf("a key is left in %q", h)
 		}
 		for _, p := range auth.Subprotocols(h) {

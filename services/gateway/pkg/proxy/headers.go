@@ -12,7 +12,7 @@ import (
 
 // Headers of ours, which no guest ever sees.
 var ourHeaders = []string{
-	wire.HeaderPreviewToken, wire.HeaderE2BToken, "Proxy-Authorization", "Proxy-Connection",
+	wire.HeaderPreviewToken, wire.HeaderE2BToken, wire.HeaderProject, "Proxy-Authorization", "Proxy-Connection",
 }
 
 // address addresses the outgoing request: the VM's ID stands as its host, for
@@ -56,14 +56,14 @@ func rewritePath(pr *httputil.ProxyRequest) {
 	h.Set("X-Forwarded-Prefix", d.prefix)
 }
 
-// stripKeys removes API keys that a client sent to a preview by mistake. Other
+// stripKeys removes API keys and access tokens that a client sent to a preview by mistake. Other
 // credentials are between the visitor and the guest's own application.
 func stripKeys(h http.Header) {
 	for _, name := range []string{"Authorization", wire.HeaderAPIKey} {
 		values := h.Values(name)
 		kept := values[:0:0]
 		for _, v := range values {
-			if !strings.Contains(v, auth.KeyPrefix) {
+			if !auth.HoldsOurs(v) {
 				kept = append(kept, v)
 			}
 		}

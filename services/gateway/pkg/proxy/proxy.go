@@ -16,6 +16,7 @@ import (
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
 	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
 )
@@ -146,6 +147,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, u *url.URL, d dest
 		ctx, cancel = context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(p.stopping, cancel)()
+		defer context.AfterFunc(auth.Ended(r.Context()), cancel)()
 	}
 	r = r.WithContext(ctx)
 	r.URL = u

@@ -83,9 +83,7 @@ func (s *Streams) Start(w http.ResponseWriter, r *http.Request, by vmm.Caller, s
 }
 
 func (s *Streams) begin(ctx context.Context, c *conn, by vmm.Caller, start StartFunc) (*domain.Execution, int64, vmm.OutputReader, error) {
-	rctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	kind, frame, err := c.read(rctx)
+	kind, frame, err := firstFrame(ctx, c)
 	if err != nil {
 		return nil, 0, nil, errors.Wrap(err, errors.Canceled, "no start frame arrived")
 	}
@@ -102,6 +100,29 @@ func (s *Streams) begin(ctx context.Context, c *conn, by vmm.Caller, start Start
 		out.Hold()
 	}
 	return exec, offset, out, err
+}
+
+// firstFrame reads without a context of its own, whose end would break the
+// connection before the goodbye.
+func firstFrame(ctx context.Context, c *conn) (websocket.MessageType, []byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	type read struct {
+		kind  websocket.MessageType
+		frame []byte
+		err   error
+	}
+	done := make(chan read, 1)
+	go func() {
+		kind, frame, err := c.read(context.Background()) // until the connection ends, which the caller sees to
+		done <- read{kind, frame, err}
+	}()
+	select {
+	case r := <-done:
+		return r.kind, r.frame, r.err
+	case <-ctx.Done():
+		return 0, nil, context.Cause(ctx)
+	}
 }
 
 // session is one open WebSocket on an execution.

@@ -122,12 +122,17 @@ func (s *sse) eventText(name, id string, text []byte) error {
 
 // fail tells why the stream ends, where there is something to tell.
 func (s *sse) fail(ctx context.Context, err error) {
-	if err == nil || ctx.Err() != nil && !errors.Is(context.Cause(ctx), errStopping) {
+	var told streamError
+	switch cause := context.Cause(ctx); {
+	case err == nil:
 		return
-	}
-	if ctx.Err() != nil {
+	case errors.Is(cause, errStopping):
 		_ = s.raw([]byte(": the server is stopping; connect again\n\n"))
 		return
+	case errors.As(cause, &told):
+		err = told
+	case cause != nil:
+		return // the client is gone
 	}
 	e := errors.Public(err)
 	_ = s.event("error", "", wire.ServerControl{Type: wire.ControlError, Code: string(e.Code), Message: e.Message, Hint: e.Hint, Field: e.Field})

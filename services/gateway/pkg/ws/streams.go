@@ -72,9 +72,9 @@ func New(c Config) *Streams {
 var errStopping = errors.New(errors.Unavailable, "the server is stopping").WithRetryAfter(time.Second).
 	WithHint("connect again and go on at your offset")
 
-// enter counts a stream in and gives it a context that ends with the request
-// or when the server is stopping. Returns Unavailable when there are too many,
-// RateLimited when the caller has.
+// enter counts a stream in and gives it a context that ends with the request,
+// when its credentials hold no longer, or when the server is stopping. Returns
+// Unavailable when there are too many, RateLimited when the caller has.
 func (s *Streams) enter(r *http.Request, kind string) (context.Context, func(), error) {
 	if s.Stopping.Err() != nil {
 		return nil, nil, errStopping
@@ -91,8 +91,11 @@ func (s *Streams) enter(r *http.Request, kind string) (context.Context, func(), 
 	closed := s.Opened(kind)
 	ctx, cancel := context.WithCancelCause(r.Context())
 	unhook := context.AfterFunc(s.Stopping, func() { cancel(errStopping) })
+	ended := auth.Ended(r.Context())
+	unended := context.AfterFunc(ended, func() { cancel(streamError{context.Cause(ended)}) })
 	return ctx, func() {
 		unhook()
+		unended()
 		cancel(context.Canceled)
 		closed()
 		release()

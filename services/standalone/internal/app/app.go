@@ -16,7 +16,6 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
-	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/gateway"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
@@ -59,7 +58,10 @@ func Serve(ctx context.Context, s settings.Settings, log *slog.Logger, ready fun
 
 // serve runs the gateway on the started node.
 func (n *node) serve(ctx context.Context, ready func() error) (err error) {
-	authn := auth.NewKeys(newKeys(n.store), n.log, nil)
+	who, err := n.openAccess(ctx)
+	if err != nil {
+		return err
+	}
 	uploads, err := api.NewUploadDir(filepath.Join(n.settings.DataDir, "uploads"), nil)
 	if err != nil {
 		return errors.Wrap(err, errors.Internal, "the upload directory cannot be made")
@@ -74,7 +76,7 @@ func (n *node) serve(ctx context.Context, ready func() error) (err error) {
 		Address: n.settings.Listen.Address, Hosts: n.settings.Listen.Hosts, PreviewDomain: n.settings.Listen.PreviewDomain, Version: version.Version,
 		Origins: n.settings.Listen.Origins, TrustedProxies: proxies, Limits: n.settings.Limits.Config(),
 	}, gateway.Deps{
-		VMs: n.service, Tasks: n.service, Authenticator: authn, Idempotency: api.NewMemoryIdempotency(nil), Uploads: uploads, Logger: n.log,
+		VMs: n.service, Tasks: n.service, Authenticator: who.authenticator, Projects: who.lookup, Access: who.service, Tokens: who.tokens, Idempotency: api.NewMemoryIdempotency(nil), Uploads: uploads, Logger: n.log,
 		Ready:  func(ctx context.Context) error { return n.store.Ping(ctx) },
 		Status: func(ctx context.Context) (wire.Status, error) { return n.status(ctx, server.URL(), started) },
 	})
@@ -92,7 +94,7 @@ func (n *node) serve(ctx context.Context, ready func() error) (err error) {
 	}()
 	touch, cancel := context.WithCancel(ctx)
 	flushed := make(chan error, 1)
-	go func() { flushed <- authn.Run(touch) }()
+	go func() { flushed <- who.keys.Run(touch) }()
 	defer func() {
 		cancel()
 		err = errors.Join(err, <-flushed)

@@ -10,6 +10,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/libs/types/pkg/events"
+	"github.com/aetherium/aetherium/services/core/pkg/access"
 	"github.com/aetherium/aetherium/services/core/pkg/image"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
@@ -20,8 +21,7 @@ import (
 // firstKeyName is the name of the key that is made at the first start.
 const firstKeyName = "first key"
 
-// bootstrap makes what there must be from the first start: the default
-// project, a key, and the task that makes the base template. It returns the
+// bootstrap makes what there must be from the first start: a project, a key, and the task that makes the base template. It returns the
 // project. Doing it again changes nothing.
 func (n *node) bootstrap(ctx context.Context) (domain.ID, error) {
 	project, err := n.ensureProject(ctx)
@@ -37,7 +37,7 @@ func (n *node) bootstrap(ctx context.Context) (domain.ID, error) {
 func (n *node) ensureProject(ctx context.Context) (domain.ID, error) {
 	var id domain.ID
 	err := n.store.Update(ctx, func(tx storage.Tx) error {
-		p, err := tx.Projects().ByName(ctx, domain.DefaultProjectName)
+		p, err := tx.Projects().First(ctx)
 		if errors.HasCode(err, errors.NotFound) {
 			p = &domain.Project{ID: domain.NewID(), Name: domain.DefaultProjectName, CreatedAt: now()}
 			err = tx.Projects().Insert(ctx, p)
@@ -72,7 +72,7 @@ func (n *node) ensureKey(ctx context.Context, project domain.ID) error {
 			return err
 		}
 		return tx.Keys().Insert(ctx, &domain.APIKey{
-			ID: domain.NewID(), ProjectID: project, Name: firstKeyName, Prefix: text[:len(auth.KeyPrefix)+4],
+			ID: domain.NewID(), ProjectID: project, Name: firstKeyName, Prefix: access.Shown(text),
 			Hash: hash, Scopes: domain.Scopes{domain.ScopeAdmin}, CreatedAt: now(),
 		})
 	})

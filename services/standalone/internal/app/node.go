@@ -43,6 +43,8 @@ type node struct {
 
 	sealer     seal.Sealer
 	egressCert []byte // PEM
+
+	instance   string
 	runtimeDir string
 	closers    []closer // in the order they were opened
 }
@@ -101,6 +103,7 @@ func (n *node) openDriver(ctx context.Context, reserve bool) error {
 		return err
 	}
 	n.opened("disk", n.disk.Close)
+	n.instance = instance
 	n.log.Info("VM data", "backend", n.disk.Backend(), "quotas_enforced", n.disk.Enforced())
 	n.runtimeDir = runtimeDir(s, instance)
 	run := n.runtimeDir

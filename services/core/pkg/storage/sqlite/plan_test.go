@@ -190,6 +190,7 @@ func TestPlansUseIndexes(t *testing.T) {
 		call{name: "members of a project", f: func(tx storage.Tx) error { return do(tx.Members().OfProject(ctx, p)) }},
 		call{name: "memberships of a user", f: func(tx storage.Tx) error { return do(tx.Members().OfUser(ctx, id)) }},
 		call{name: "first project", f: func(tx storage.Tx) error { _, _ = tx.Projects().First(ctx); return nil }},
+		call{name: "keys counted", f: func(tx storage.Tx) error { return do(tx.Keys().Count(ctx, p, now)) }},
 		call{name: "key by hash", f: func(tx storage.Tx) error { _, _ = tx.Keys().ByHash(ctx, [32]byte{}); return nil }},
 		call{name: "idempotency expiry", f: func(tx storage.Tx) error { return do(tx.Idempotency().DeleteExpired(ctx, now, 10)) }},
 		call{name: "secrets", f: func(tx storage.Tx) error { return do(tx.Secrets().List(ctx, p)) }},

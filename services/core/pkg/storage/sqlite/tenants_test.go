@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -46,46 +47,13 @@ func TestEveryTenantTableGoesWithItsProject(t *testing.T) {
 		t.Fatal(tables, err)
 	}
 	// A row of the project in each table, whatever else is in it.
-	var filled []string
 	for _, table := range tables {
-		var columns, values string
-		info, err := raw.QueryContext(t.Context(), "SELECT name, type, \"notnull\", pk FROM pragma_table_info(?)", table)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for info.Next() {
-			var name, kind string
-			var notNull, pk int
-			if err := info.Scan(&name, &kind, &notNull, &pk); err != nil {
-				t.Fatal(err)
-			}
-			if notNull == 0 && pk == 0 {
-				continue
-			}
-			value := map[string]string{"TEXT": "'x'", "INTEGER": "1", "REAL": "1", "BLOB": "x'00'"}[kind]
-			switch {
-			case name == "project_id":
-				value = "'" + string(p.ID) + "'"
-			case name == "kind" && table == "names":
-				value = "'template'"
-			case name == "observed":
-				value = "'deleted'"
-			}
-			if columns != "" {
-				columns, values = columns+", ", values+", "
-			}
-			columns, values = columns+name, values+value
-		}
-		_ = info.Close()
-		if _, err := raw.ExecContext(t.Context(), "INSERT INTO "+table+" ("+columns+") VALUES ("+values+")"); err != nil {
-			t.Fatalf("%s: %v", table, err)
-		}
-		filled = append(filled, table)
+		fill(t, raw, table, p.ID)
 	}
 	if err := s.Update(t.Context(), func(tx storage.Tx) error { return tx.Projects().Delete(t.Context(), p.ID) }); err != nil {
 		t.Fatal(err)
 	}
-	for _, table := range filled {
+	for _, table := range tables {
 		var n int
 		if err := raw.QueryRowContext(t.Context(), "SELECT count(*) FROM "+table).Scan(&n); err != nil {
 			t.Fatal(err)
@@ -93,5 +61,42 @@ func TestEveryTenantTableGoesWithItsProject(t *testing.T) {
 		if stays := slices.Contains(outlive, table); (n > 0) != stays {
 			t.Errorf("%s has %d rows of a project that is gone", table, n)
 		}
+	}
+}
+
+// fill puts a row of a project into a table.
+func fill(t *testing.T, raw *sql.DB, table string, project domain.ID) {
+	t.Helper()
+	info, err := raw.QueryContext(t.Context(), "SELECT name, type, \"notnull\", pk FROM pragma_table_info(?)", table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = info.Close() }()
+	var columns, values []string
+	for info.Next() {
+		var name, kind string
+		var notNull, pk int
+		if err := info.Scan(&name, &kind, &notNull, &pk); err != nil {
+			t.Fatal(err)
+		}
+		if notNull == 0 && pk == 0 {
+			continue
+		}
+		value := map[string]string{"TEXT": "'x'", "INTEGER": "1", "REAL": "1", "BLOB": "x'00'"}[kind]
+		switch {
+		case name == "project_id":
+			value = "'" + string(project) + "'"
+		case name == "kind" && table == "names":
+			value = "'template'"
+		case name == "observed":
+			value = "'deleted'"
+		}
+		columns, values = append(columns, name), append(values, value)
+	}
+	if err := info.Err(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := raw.ExecContext(t.Context(), "INSERT INTO "+table+" ("+strings.Join(columns, ", ")+") VALUES ("+strings.Join(values, ", ")+")"); err != nil {
+		t.Fatalf("%s: %v", table, err)
 	}
 }

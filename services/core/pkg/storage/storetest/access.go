@@ -105,6 +105,14 @@ func keys(e *env) {
 		return tx.Keys().List(e.ctx(), p, storage.Page{})
 	})
 	same(e, "list", list.Items, []*domain.APIKey{k})
+	count := func(project domain.ID, at time.Time) int {
+		return read(e, func(tx storage.Tx) (int, error) { return tx.Keys().Count(e.ctx(), project, at) })
+	}
+	fresh := &domain.APIKey{ID: domain.NewID(), ProjectID: p, Name: "new", Hash: sha256.Sum256([]byte("new")), CreatedAt: e.now, ExpiresAt: ptr(e.now.Add(time.Hour))}
+	e.update(func(tx storage.Tx) error { return tx.Keys().Insert(e.ctx(), fresh) })
+	if in, after, elsewhere := count(p, e.now), count(p, *fresh.ExpiresAt), count(q, e.now); in != 1 || after != 0 || elsewhere != 0 {
+		e.Errorf("keys in force: %d, %d later, %d elsewhere", in, after, elsewhere)
+	}
 }
 
 func rotatedKeys(e *env) {

@@ -75,6 +75,12 @@ func (r keys) Rotate(ctx context.Context, project, id domain.ID, secret storage.
 	return err
 }
 
+func (r keys) Count(ctx context.Context, project domain.ID, now time.Time) (int, error) {
+	n, err := queryInt(ctx, r.s, "SELECT count(*) FROM api_keys WHERE project_id = ? AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?)",
+		string(project), micros(now))
+	return int(n), err
+}
+
 func (r keys) Used(ctx context.Context, id domain.ID, at time.Time) error {
 	_, err := r.s.Exec(ctx, "UPDATE api_keys SET last_used_at = ? WHERE id = ? AND (last_used_at IS NULL OR last_used_at < ?)", micros(at), string(id), micros(at))
 	return err

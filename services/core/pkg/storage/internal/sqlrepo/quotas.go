@@ -29,7 +29,7 @@ func (r quotas) Override(ctx context.Context, project domain.ID) (domain.QuotaOv
 
 func (r quotas) PutOverride(ctx context.Context, project domain.ID, o domain.QuotaOverride) error {
 	if o == (domain.QuotaOverride{}) {
-		if _, err := projects(r).Get(ctx, project); err != nil {
+		if _, err := (projects{s: r.s}).Get(ctx, project); err != nil {
 			return err
 		}
 		_, err := r.s.Exec(ctx, "DELETE FROM quotas WHERE project_id = ?", string(project))
