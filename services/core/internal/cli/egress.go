@@ -228,7 +228,7 @@ private and special addresses, the host and other VMs, which no policy reaches.`
 const maxPolicyBytes = 256 << 10
 
 func (a *app) readPolicy(cmd *cobra.Command, file string) (*api.EgressPolicy, error) {
-	r := io.Reader(a.Stdin)
+	r := a.Stdin
 	if file != "-" {
 		f, err := os.Open(file)
 		if err != nil {

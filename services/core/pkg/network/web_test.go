@@ -104,16 +104,20 @@ func (w *web) tell(rw http.ResponseWriter, r *http.Request, at netip.Addr) {
 
 // guest is a client inside a machine, whose names are resolved as a guest's are.
 func (w *web) guest(a network.Attachment, roots *x509.CertPool) *http.Client {
-	dial := func(_ context.Context, _, address string) (c net.Conn, err error) {
-		w.in(a.NetNS, func(int) error {
-			host, port, _ := net.SplitHostPort(address)
-			if _, perr := netip.ParseAddr(host); perr != nil {
-				var ip netip.Addr
-				if ip, err = w.lookup(a, host); err != nil {
-					return nil
-				}
-				host = ip.String()
+	dial := func(_ context.Context, _, address string) (net.Conn, error) {
+		host, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		if _, perr := netip.ParseAddr(host); perr != nil {
+			ip, err := w.lookup(a, host)
+			if err != nil {
+				return nil, err
 			}
+			host = ip.String()
+		}
+		var c net.Conn
+		w.in(a.NetNS, func(int) error {
 			c, err = net.DialTimeout("tcp4", net.JoinHostPort(host, port), 10*time.Second)
 			return nil
 		})

@@ -175,6 +175,30 @@ func TestEgressOfRequests(t *testing.T) {
 	}
 }
 
+// A VM outlives the secrets that it was given.
+func TestSecretsThatAreGone(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	_, err := b.PutSecret(b.ctx, b.by, "token", "value")
+	must(t, err)
+	vm := b.running(vmm.CreateVM{Network: domain.NetworkNAT, Secrets: []domain.SecretUse{{Name: "token", Env: "TOKEN"}}})
+	must(t, b.DeleteSecret(b.ctx, b.by, "token"))
+	b.crash()
+	b.up()
+	if out, _ := b.sh(vm.ID, "echo x$TOKEN"); out != "x\n" {
+		t.Errorf("after a restart: %q", out)
+	}
+	_, err = b.StopVM(b.ctx, b.by, vm.ID)
+	must(t, err)
+	_, err = b.WaitVM(b.ctx, b.by, vm.ID)
+	must(t, err)
+	_, err = b.StartVM(b.ctx, b.by, vm.ID)
+	must(t, err)
+	if vm, err = b.WaitVM(b.ctx, b.by, vm.ID); err != nil || vm.Observed != domain.Running {
+		t.Errorf("started again: %s, %v", vm.Observed, err)
+	}
+}
+
 // The log stays as long as the VM's tombstone.
 func TestEgressLogOutlivesTheVM(t *testing.T) {
 	t.Parallel()

@@ -24,6 +24,11 @@ func (w *Worker) secretEnv(ctx context.Context, vm *domain.VM, client *guest.Cli
 			continue
 		}
 		value, err := service.SecretValue(ctx, w.Store, w.Sealer, vm.ProjectID, use.Name)
+		if errors.HasCode(err, errors.NotFound) {
+			// It was there when the VM was made. Without it the VM can still be used.
+			w.Log.Warn("a secret is gone; the VM goes without it", "vm", vm.ID, "secret", use.Name)
+			continue
+		}
 		if err != nil {
 			return errors.Wrap(err, errors.CodeOf(err), "the secret %q cannot be given to the VM", use.Name)
 		}

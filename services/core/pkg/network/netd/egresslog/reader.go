@@ -114,8 +114,7 @@ func Wait(ctx context.Context, dir, id string, after int64, limit int, d time.Du
 					return nil, nil
 				}
 				again = filepath.Base(ev.Name) == current(id)
-			case <-changes.Errors: // more changes than are kept
-				again = true
+			case _, again = <-changes.Errors: // more changes than are kept
 			case <-ctx.Done():
 				return nil, nil
 			}

@@ -110,9 +110,7 @@ func (f *flow) firstByte(br *bufio.Reader, e *early) (spoke bool, err error) {
 		return false, err
 	}
 	if e.none {
-		why := &denial{reason: domain.EgressNoName}
-		f.refused("tcp", "", why)
-		return false, why
+		return false, f.failed("tcp", "", &denial{reason: domain.EgressNoName})
 	}
 	return false, nil
 }
@@ -126,12 +124,7 @@ func isTimeout(err error) bool {
 func (f *flow) byAddress(br *bufio.Reader, e *early) error {
 	d, _ := f.machine.Rules().Connection("", f.to.Addr())
 	if !d.Allow {
-		why := deny(d)
-		if d.Rule == domain.AnyDestination {
-			why.reason = domain.EgressNoName
-		}
-		f.refused("tcp", "", why)
-		return why
+		return f.failed("tcp", "", f.deny("", d))
 	}
 	up, said, err := e.take()
 	if e.none {
@@ -176,11 +169,7 @@ func (f *flow) tls(br *bufio.Reader, e *early) error {
 	}
 	d, byName := rules.Connection(name, f.to.Addr())
 	if !d.Allow {
-		why := deny(d)
-		if name == "" && d.Rule == domain.AnyDestination {
-			why.reason = domain.EgressNoName
-		}
-		return f.failed("tls", name, why)
+		return f.failed("tls", name, f.deny(name, d))
 	}
 	_ = f.client.SetReadDeadline(time.Time{})
 	if minter := f.p.cfg.CA(); name != "" && minter != nil && len(rules.SecretsFor(name)) > 0 {
@@ -221,7 +210,7 @@ func readHello(r io.Reader) (hello tls.ClientHelloInfo, raw []byte, err error) {
 		hello.ServerName, hello.Extensions = h.ServerName, slices.Clone(h.Extensions)
 		seen = true
 		return nil, errStop
-	}}).Handshake()
+	}}).HandshakeContext(context.Background())
 	if !seen {
 		return hello, nil, errors.Plain("no ClientHello")
 	}

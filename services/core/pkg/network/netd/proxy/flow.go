@@ -52,6 +52,18 @@ func (d *denial) Error() string {
 
 func deny(d egress.Decision) *denial { return &denial{reason: d.Reason, rule: d.Rule} }
 
+// deny says why a connection that tells a name, or none, is denied by d.
+func (f *flow) deny(name string, d egress.Decision) *denial {
+	switch {
+	case name != "":
+	case f.p.cfg.Refused(f.to.Addr()):
+		return &denial{reason: domain.EgressPrivate}
+	case d.Rule == domain.AnyDestination:
+		return &denial{reason: domain.EgressNoName, rule: d.Rule}
+	}
+	return deny(d)
+}
+
 // entry is the beginning of a log entry about the flow.
 func (f *flow) entry(verdict string, t target) domain.EgressEntry {
 	e := domain.EgressEntry{Verdict: verdict, Via: t.via, Proto: "tcp", Name: t.name, Port: f.to.Port()}

@@ -72,11 +72,7 @@ func (p *Proxy) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	d, _ := s.machine.Rules().Connection(name, s.to.Addr())
 	if !d.Allow {
-		why := deny(d)
-		if name == "" && d.Rule == domain.AnyDestination {
-			why.reason = domain.EgressNoName
-		}
-		s.refuse(w, http.StatusForbidden, name, why)
+		s.refuse(w, http.StatusForbidden, name, s.deny(name, d))
 		return
 	}
 	s.forward.ServeHTTP(w, r)
@@ -96,7 +92,10 @@ func (s *served) refuse(w http.ResponseWriter, status int, name string, why *den
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Aetherium-Egress", why.reason)
 	w.WriteHeader(status)
-	_, _ = fmt.Fprintf(w, "egress of this machine to %q is refused: %s\n", name, why)
+	if name == "" {
+		name = s.to.Addr().String()
+	}
+	_, _ = fmt.Fprintf(w, "egress of this machine to %s is refused: %s\n", name, why)
 }
 
 // cannot answers a request that did not get through.
