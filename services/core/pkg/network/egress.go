@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"reflect"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -44,6 +45,14 @@ func (m *Manager) SetEgress(ctx context.Context, machineID string, e domain.Egre
 	return m.enforce(ctx, p, func() domain.Egress { return e })
 }
 
+// unrestricted reports whether nobody said what a claimed pair's machine may reach.
+func (m *Manager) unrestricted(p *pair, machineID string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, wanted := m.wanted[machineID]
+	return !wanted && p.egress.IsZero() && !p.rec.Proxied
+}
+
 // enforceWanted puts in force what SetEgress said before Acquire.
 func (m *Manager) enforceWanted(ctx context.Context, p *pair, machineID string) error {
 	return m.enforce(ctx, p, func() domain.Egress {
@@ -62,13 +71,13 @@ func (m *Manager) enforce(ctx context.Context, p *pair, want func() domain.Egres
 	p.op.Lock()
 	defer p.op.Unlock()
 	m.mu.Lock()
-	rec, was := p.rec, p.egress
+	rec, was, told := p.rec, p.egress, p.told
 	if rec.State != stateClaimed {
 		m.mu.Unlock()
 		return errors.New(errors.Conflict, "the machine's network is being released")
 	}
 	p.egress = want()
-	e, told := p.egress, p.told
+	e := p.egress
 	m.mu.Unlock()
 	if rec.Mode != domain.NetworkNAT {
 		return nil // nothing reaches anything
@@ -78,9 +87,10 @@ func (m *Manager) enforce(ctx context.Context, p *pair, want func() domain.Egres
 		return err
 	}
 	rules := egress.New(e.Policy, e.Secrets)
-	if told && was.IsZero() && e.IsZero() {
+	if told && !p.unsettled && reflect.DeepEqual(was, e) {
 		return nil
 	}
+	p.unsettled = true
 	// Written first: after a crash the kernel's rules are made from it.
 	rec.Policy, rec.Proxied = e.Policy, rules.Proxied()
 	if err := m.save(rec); err != nil {
@@ -88,7 +98,7 @@ func (m *Manager) enforce(ctx context.Context, p *pair, want func() domain.Egres
 	}
 	m.mu.Lock()
 	p.rec.Policy, p.rec.Proxied = rec.Policy, rec.Proxied
-	inForce := p.inForce
+	inForce := p.inForce // making the network may have changed it
 	m.mu.Unlock()
 	if err := m.netd.SetMachine(ctx, machineOf(rec, e)); err != nil {
 		if ctx.Err() != nil || !e.IsZero() || rec.Proxied {
@@ -107,9 +117,19 @@ func (m *Manager) enforce(ctx context.Context, p *pair, want func() domain.Egres
 	m.mu.Lock()
 	p.inForce, p.told = now, told
 	m.mu.Unlock()
-	if was.IsZero() && e.IsZero() {
-		return nil
+	// Without a policy before and after there is nothing to cut.
+	if !was.IsZero() || !e.IsZero() || inForce.IP.IsValid() {
+		if err := m.cut(rec, rules, nat); err != nil {
+			return err
+		}
 	}
+	p.unsettled = false
+	return nil
+}
+
+// cut ends the connections through the kernel that a machine's rules refuse, or
+// that are the proxy's now.
+func (m *Manager) cut(rec record, rules *egress.Rules, nat *natNetwork) error {
 	return flows.Cut(rec.Address.Addr(), func(f flows.Flow) bool {
 		if f.To == nat.bridge.Gateway.Addr() || f.Proxied(nat.bridge.Gateway.Addr()) {
 			return true // netd's, which looked at them itself

@@ -83,7 +83,8 @@ type pair struct {
 	inForce firewall.Egress // in the kernel
 	told    bool            // netd knows the machine
 
-	op sync.Mutex
+	op        sync.Mutex
+	unsettled bool // what was asked for last may be in force in part only; guarded by op
 }
 
 // The form of machine IDs and hostnames that are taken; both come from the worker.
@@ -120,7 +121,16 @@ func (m *Manager) Acquire(ctx context.Context, machineID string, mode domain.Net
 	if err != nil {
 		return Attachment{}, err
 	}
-	if err := m.enforceWanted(ctx, p, machineID); err != nil {
+	if m.unrestricted(p, machineID) {
+		// Only its log waits for netd to know it; its first packet is far away.
+		m.tasks.Add(1)
+		go func() {
+			defer m.tasks.Done()
+			if err := m.enforceWanted(m.ctx, p, machineID); err != nil && m.ctx.Err() == nil {
+				m.cfg.Log.Warn("netd is not told of a machine", "machine", machineID, "err", err)
+			}
+		}()
+	} else if err := m.enforceWanted(ctx, p, machineID); err != nil {
 		return Attachment{}, err
 	}
 	m.mu.Lock()
