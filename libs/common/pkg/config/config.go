@@ -152,6 +152,9 @@ func set(v reflect.Value, s string) error {
 		}
 		v.SetFloat(n)
 	case reflect.Slice:
+		if !reflect.TypeFor[string]().ConvertibleTo(v.Type().Elem()) {
+			return fmt.Errorf("cannot be set by a variable")
+		}
 		list := reflect.MakeSlice(v.Type(), 0, 4)
 		for part := range strings.SplitSeq(s, ",") {
 			if part = strings.TrimSpace(part); part != "" {
@@ -165,11 +168,16 @@ func set(v reflect.Value, s string) error {
 	return nil
 }
 
-// Reference describes every setting as Markdown: key, variable, default and meaning.
+// Reference describes every setting as Markdown: key, variable, default and
+// meaning. What is in a list of structs stands below it, and has no variable.
 func Reference(defaults any, prefix string) string {
 	var b strings.Builder
 	b.WriteString("| key | variable | default | meaning |\n| --- | --- | --- | --- |\n")
 	for _, f := range walk(reflect.ValueOf(defaults).Elem(), nil) {
+		if f.value.Kind() == reflect.Slice && f.value.Type().Elem().Kind() == reflect.Struct {
+			listed(&b, f)
+			continue
+		}
 		def := fmt.Sprint(f.value.Interface())
 		if def != "" && def != "[]" {
 			def = "`" + def + "`"
@@ -179,4 +187,18 @@ func Reference(defaults any, prefix string) string {
 		fmt.Fprintf(&b, "| `%s` | `%s` | %s | %s |\n", strings.Join(f.path, "."), f.env(prefix), def, f.doc)
 	}
 	return b.String()
+}
+
+// listed describes a list of structs and what is in one.
+func listed(b *strings.Builder, f field) {
+	path := strings.Join(f.path, ".")
+	fmt.Fprintf(b, "| `%s` | | | %s |\n", path, f.doc)
+	for _, in := range walk(reflect.New(f.value.Type().Elem()).Elem(), []string{path + "[]"}) {
+		if in.value.Kind() == reflect.Slice && in.value.Type().Elem().Kind() == reflect.Struct {
+			in.path = []string{strings.Join(in.path, ".")}
+			listed(b, in)
+			continue
+		}
+		fmt.Fprintf(b, "| `%s` | | | %s |\n", strings.Join(in.path, "."), in.doc)
+	}
 }

@@ -63,6 +63,10 @@ func NewKeys(store KeyStore, logger *slog.Logger, now func() time.Time) *Keys {
 // errRefused is all that anybody learns of credentials that do not count.
 var errRefused = errors.New(errors.Unauthenticated, "the key or token is not valid").WithHint("it may be mistyped, expired or revoked")
 
+// Refused is what every authenticator answers for credentials that do not
+// count, whatever the reason.
+func Refused() error { return errRefused }
+
 // Authenticate implements [Authenticator].
 func (k *Keys) Authenticate(ctx context.Context, token string) (vmm.Caller, error) {
 	if !LooksLikeKey(token) {
