@@ -1,11 +1,11 @@
 package app
 
 import (
-	"context"
 	"time"
 
 	"github.com/aetherium/aetherium/services/core/pkg/access"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
+	"github.com/aetherium/aetherium/services/gateway/pkg/auth/oidc"
 )
 
 // credentials is who may do what: the use cases, and what every request asks.
@@ -18,17 +18,37 @@ type credentials struct {
 }
 
 // openAccess puts it on the open store.
-func (n *node) openAccess(_ context.Context) (*credentials, error) {
+func (n *node) openAccess() (*credentials, error) {
 	d := access.Deps{Store: n.store, Sealer: n.sealer, Log: n.log, Emptier: n.service}
 	c := &credentials{service: access.New(d), lookup: access.NewLookup(n.store, nil)}
 	c.keys = auth.NewKeys(c.lookup, n.log, nil)
-	var err error
+	s := n.settings.Auth
+	secrets, err := s.Tokens.Secrets()
+	if err != nil {
+		return nil, err
+	}
 	c.tokens, err = auth.NewTokens(auth.TokenConfig{
-		Issuer: "aetherium:" + n.instance, Keys: access.NewSigning(d, 30*24*time.Hour), Holders: c.lookup,
+		Issuer: "aetherium:" + n.instance, Keys: access.NewSigning(d, time.Duration(s.Tokens.Rotate)), Secrets: secrets,
+		Holders: c.lookup, TTL: time.Duration(s.Tokens.TTL),
 	})
 	if err != nil {
 		return nil, err
 	}
-	c.authenticator = auth.NewAny(c.keys, map[string]auth.Authenticator{c.tokens.Issuer: c.tokens})
+	issuers := map[string]auth.Authenticator{c.tokens.Issuer: c.tokens}
+	for _, p := range s.OIDC {
+		roles := make([]oidc.Role, len(p.Roles))
+		for i, r := range p.Roles {
+			roles[i] = oidc.Role(r)
+		}
+		provider, err := oidc.New(oidc.Config{
+			Issuer: p.Issuer, Audiences: p.Audiences, Domains: p.Domains, Create: p.Create, NameClaim: p.NameClaim,
+			RoleClaim: p.RoleClaim, Roles: roles, Algorithms: p.Algorithms,
+		}, c.lookup)
+		if err != nil {
+			return nil, err
+		}
+		issuers[p.Issuer] = provider
+	}
+	c.authenticator = auth.NewAny(c.keys, issuers)
 	return c, nil
 }

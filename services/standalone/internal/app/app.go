@@ -34,6 +34,10 @@ func Serve(ctx context.Context, s settings.Settings, log *slog.Logger, ready fun
 	if err != nil {
 		return err
 	}
+	who, err := n.openAccess()
+	if err != nil {
+		return err
+	}
 	if err := n.worker.Start(ctx); err != nil {
 		return err
 	}
@@ -53,15 +57,11 @@ func Serve(ctx context.Context, s settings.Settings, log *slog.Logger, ready fun
 		n.foresee(foreseen, project, base)
 	}()
 	defer func() { cancel(); <-done }()
-	return n.serve(ctx, ready)
+	return n.serve(ctx, who, ready)
 }
 
 // serve runs the gateway on the started node.
-func (n *node) serve(ctx context.Context, ready func() error) (err error) {
-	who, err := n.openAccess(ctx)
-	if err != nil {
-		return err
-	}
+func (n *node) serve(ctx context.Context, who *credentials, ready func() error) (err error) {
 	uploads, err := api.NewUploadDir(filepath.Join(n.settings.DataDir, "uploads"), nil)
 	if err != nil {
 		return errors.Wrap(err, errors.Internal, "the upload directory cannot be made")

@@ -38,6 +38,7 @@ type Settings struct {
 	Keep       Keep    `yaml:"keep"`
 	Quotas     Quotas  `yaml:"quotas"`
 	Limits     Limits  `yaml:"limits"`
+	Auth       Auth    `yaml:"auth"`
 }
 
 // Listen says where the API answers.
@@ -209,6 +210,7 @@ func Defaults() Settings {
 			Timeout: config.Duration(15 * time.Minute), MaxSize: 4 << 30, MaxCache: 20 << 30, Remember: config.Duration(24 * time.Hour),
 		},
 		Keep: Keep{Tombstones: week, Tasks: week, Events: week, Journal: 64 << 20},
+		Auth: defaultAuth(),
 		// Far above what an agent's loop of commands asks for, and below what would
 		// keep others waiting.
 		Limits: Limits{
@@ -276,6 +278,9 @@ func (s *Settings) check() error {
 		return err
 	}
 	if _, err := s.Listen.Proxies(); err != nil {
+		return err
+	}
+	if err := s.Auth.check(); err != nil {
 		return err
 	}
 	if s.BinDir == "" {
