@@ -23,14 +23,9 @@ func (s *Service) StartExecution(ctx context.Context, by vmm.Caller, vmID domain
 		if _, err := domain.ParseID(string(req.ID)); err != nil {
 			return nil, err
 		}
-		if known, err := s.GetExecution(ctx, by, req.ID); err == nil {
-			// The same ID never runs twice.
-			if known.VMID != vmID {
-				return nil, errors.New(errors.AlreadyExists, "an execution of another VM has this ID").WithField("id")
-			}
-			return known, nil
-		} else if !errors.HasCode(err, errors.NotFound) {
-			return nil, err
+		known, err := s.started(ctx, by, vmID, req.ID)
+		if known != nil || err != nil {
+			return known, err
 		}
 	}
 	vm, node, err := s.running(ctx, by, vmID)
@@ -38,6 +33,32 @@ func (s *Service) StartExecution(ctx context.Context, by vmm.Caller, vmID domain
 		return nil, err
 	}
 	return node.StartExecution(ctx, vm, req)
+}
+
+// started finds the execution that a caller's ID has been used for in the VM:
+// the same ID never runs twice. nil: it has not been used. Returns AlreadyExists
+// where it was in another VM, whosever that is: an ID is one execution's.
+func (s *Service) started(ctx context.Context, by vmm.Caller, vmID, id domain.ID) (*domain.Execution, error) {
+	var x *domain.Execution
+	if node, err := s.nodes.Any(); err == nil {
+		x, _ = node.Execution(id)
+	}
+	if x == nil {
+		err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+			x, err = tx.Executions().Get(ctx, storage.System, id)
+			return err
+		})
+		if errors.HasCode(err, errors.NotFound) {
+			return nil, nil //nolint:nilerr // that is the answer
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if x.ProjectID != by.ProjectID || x.VMID != vmID {
+		return nil, errors.New(errors.AlreadyExists, "another execution has this ID").WithField("id")
+	}
+	return s.GetExecution(ctx, by, id)
 }
 
 // GetExecution implements vmm.Executions.
@@ -71,7 +92,7 @@ func (s *Service) execution(ctx context.Context, by vmm.Caller, id domain.ID) (*
 	if err != nil {
 		return nil, nil, err
 	}
-	if fresher, ok := node.Execution(id); ok {
+	if fresher, ok := node.Execution(id); ok && fresher.VMID == x.VMID {
 		x = fresher
 	}
 	return x, node, nil
@@ -99,7 +120,7 @@ func (s *Service) ListExecutions(ctx context.Context, by vmm.Caller, vmID domain
 		return list, err
 	}
 	for i, x := range list.Items {
-		if fresher, ok := node.Execution(x.ID); ok {
+		if fresher, ok := node.Execution(x.ID); ok && fresher.VMID == x.VMID {
 			list.Items[i] = fresher
 			continue
 		}

@@ -84,6 +84,10 @@ func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 	mine := w.execs.add(r)
 	if !mine {
 		r.release()
+		// Two that came at once: an ID is one execution's.
+		if _, other, ok := w.execs.get(req.ID); ok && other.VMID != vm.ID {
+			return nil, errors.New(errors.AlreadyExists, "another execution has this ID").WithField("id")
+		}
 	}
 	started, err := l.session.Start(ctx, guest.StartRequest{ID: req.ID, Command: req.Command, Tag: req.Tag})
 	if err != nil {

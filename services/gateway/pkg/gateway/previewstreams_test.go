@@ -26,7 +26,9 @@ func TestPreviewFailuresAre502(t *testing.T) {
 	closed := strings.Replace(g.host, "8080-", "9090-", 1)
 	token := map[string]string{wire.HeaderPreviewToken: g.token}
 	l.problem(502, errors.Unavailable, req{method: "GET", path: "http://" + closed + "/", key: "none", header: token})
-	l.problem(502, errors.NotFound, req{method: "GET", path: "http://8080-" + domain.NewID().String() + ".aeth.localhost/", key: "none", header: token})
+	// A VM that is not there is like one that the visitor holds nothing of.
+	l.problem(403, errors.PermissionDenied, req{method: "GET", path: "http://8080-" + domain.NewID().String() + ".aeth.localhost/", key: "none", header: token})
+	l.problem(401, errors.Unauthenticated, req{method: "GET", path: "http://8080-" + domain.NewID().String() + ".aeth.localhost/", key: "none"})
 	l.problem(502, errors.Unavailable, req{method: "GET", path: "/vms/" + g.id + "/ports/9090/"})
 	get[wire.VM](l, 200, req{method: "POST", path: "/vms/" + g.id + "/pause"})
 	l.problem(502, errors.Conflict, req{method: "GET", path: "http://" + g.host + "/", key: "none", header: token})
@@ -36,7 +38,7 @@ func TestPreviewFailuresAre502(t *testing.T) {
 	get[wire.VM](l, 200, req{method: "PATCH", path: "/vms/" + g.id, body: `{"auto_resume":true}`})
 	l.want(200, req{method: "GET", path: "http://" + g.host + "/", key: "none", header: token})
 	get[wire.VM](l, 200, req{method: "DELETE", path: "/vms/" + g.id})
-	l.problem(502, errors.NotFound, req{method: "GET", path: "http://" + g.host + "/", key: "none", header: token})
+	l.problem(403, errors.PermissionDenied, req{method: "GET", path: "http://" + g.host + "/", key: "none", header: token})
 	l.problem(410, errors.Gone, req{method: "GET", path: "/vms/" + g.id + "/ports/8080"})
 	l.problem(410, errors.Gone, req{method: "POST", path: "/vms/" + g.id + "/ports/8080/links"})
 

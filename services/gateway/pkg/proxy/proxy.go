@@ -195,8 +195,8 @@ func (p *Proxy) CloseIdle() { p.transport.CloseIdleConnections() }
 
 // fail answers for a target that cannot be reached. Seen from the visitor,
 // this server is the gateway and the VM the upstream: always 502, with the
-// code telling why (closed port: unavailable; paused or stopped: conflict; no
-// such VM: not_found).
+// code telling why (closed port: unavailable; paused or stopped: conflict;
+// deleted: gone).
 func fail(w http.ResponseWriter, err error) {
 	var coded *errors.Error
 	switch {
