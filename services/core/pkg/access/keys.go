@@ -130,13 +130,14 @@ func ownedBy(ctx context.Context, tx storage.Tx, by vmm.Caller, user string, k *
 	k.UserID = by.UserID
 	if user != "" {
 		u, err := findUser(ctx, tx, user)
+		if err != nil || u.ID != by.UserID {
+			// Before anything is told of who is there.
+			if denied := adminsOnly(by); denied != nil {
+				return denied
+			}
+		}
 		if err != nil {
 			return err
-		}
-		if u.ID != by.UserID {
-			if err := adminsOnly(by); err != nil {
-				return err
-			}
 		}
 		k.UserID = u.ID
 	}

@@ -80,10 +80,16 @@ func (s *Service) PutMember(ctx context.Context, by vmm.Caller, user string, rol
 func (s *Service) RemoveMember(ctx context.Context, by vmm.Caller, user string) error {
 	return s.Store.Update(ctx, func(tx storage.Tx) error {
 		u, err := findUser(ctx, tx, user)
+		if errors.HasCode(err, errors.NotFound) {
+			u, err = &domain.User{}, nil // answered like a user who is elsewhere
+		}
 		if err != nil {
 			return err
 		}
 		m, err := tx.Members().Get(ctx, by.ProjectID, u.ID)
+		if errors.HasCode(err, errors.NotFound) {
+			return errors.New(errors.NotFound, "no member is called %q", clip(user))
+		}
 		if err != nil {
 			return err
 		}

@@ -57,6 +57,9 @@ func probes() map[string][]probe {
 		"get-template": of("template"), "delete-template": of("template"), "get-build-log": of("build"), "get-installation-log": of("installation"),
 		"delete-secret":     of("secret"),
 		"get-project-quota": of("project"), "set-project-quota": {{kind: "project", body: `{"vms":1}`}},
+		"get-project": of("project"), "patch-project": {{kind: "project", body: `{"name":"taken"}`}}, "delete-project": of("project"),
+		"get-user": of("user"), "patch-user": {{kind: "user", body: `{"disabled":true}`}}, "delete-user": of("user"), "remove-member": of("user"),
+		"get-key": of("key"), "revoke-key": of("key"), "rotate-key": of("key"), "create-key": {{kind: "user", body: `{"name":"k","user":"%s"}`}},
 		"create-vm": {
 			{kind: "source", body: `{"template":"%s"}`}, {kind: "secret", body: `{"secrets":[{"name":"%s","env":"X"}]}`},
 			{kind: "secret", body: `{"secrets":[{"name":"%s","env":"X","hosts":["example.com"]}],"network":"nat"}`},
@@ -72,6 +75,9 @@ var others = map[string]string{
 	"health": "no tenant's", "ready": "no tenant's", "openapi-json": "the document", "openapi-yaml": "the document",
 	"metrics": "administrators'", "get-status": "administrators'", "list-workers": "administrators'", "delete-tool": "administrators'",
 	"list-drivers": "the host's", "list-tools": "the host's", "install-tools": "names nothing that anybody has", "upload": "names nothing that anybody has",
+	"rotate-token-key": "administrators'", "list-projects": "administrators'", "create-project": "administrators'", "list-users": "administrators'", "create-user": "administrators'",
+	"get-me": "the asker's own", "create-token": "the asker's own", "set-member": "users are the installation's: who manages a project takes in whom it likes",
+	"list-keys": "a list", "list-members": "a list",
 	"get-quota": "the asker's own", "set-secret": "the asker's own: TestSameNamesAreDifferentThings",
 	// TestListsShowOwnThings
 	"list-vms": "a list", "list-snapshots": "a list", "list-tasks": "a list", "list-templates": "a list", "list-secrets": "a list", "list-events": "a list", "stream-events": "a list",
@@ -189,13 +195,23 @@ func TestAnothersThingsAreNotThere(t *testing.T) {
 			}
 		}
 	}
+	// Nor does naming the project help.
+	for i, project := range things["project"].mine {
+		named := func(project string) ask {
+			return ask{method: "GET", path: "/vms", header: map[string]string{wire.HeaderProject: project}}
+		}
+		got, want := b.do(named(project)).alike(project), b.do(named(things["project"].nobodys[i])).alike(things["project"].nobodys[i])
+		if got != want || !strings.HasPrefix(got, "404 ") {
+			t.Errorf("in another's project %s:\n%s\nin nobody's:\n%s", project, got, want)
+		}
+	}
 	if after := a.everything(things); after != before {
 		t.Errorf("the owner's things changed from\n%s\nto\n%s", before, after)
 	}
 	// The probes are good ones: they lead the owner to its things.
 	for _, op := range a.operations() {
 		for _, p := range cases[op.id] {
-			if op.method != http.MethodGet || p.socket || p.header != nil || op.id == "forward-port" || op.id == "get-installation-log" {
+			if op.method != http.MethodGet || p.socket || p.header != nil || op.id == "forward-port" || slices.Contains([]string{"get-installation-log", "get-project", "get-user"}, op.id) {
 				continue
 			}
 			if got := a.do(p.with(op, things[p.kind].mine[0])); got.status >= 300 && got.status != http.StatusConflict && !strings.Contains(got.body, "unsupported") {
@@ -246,7 +262,7 @@ func TestListsShowOwnThings(t *testing.T) {
 		ok[wire.VM](b, ask{method: "POST", path: "/vms", body: wire.CreateVM{}})
 		ok[wire.VM](a, ask{method: "POST", path: "/vms", body: wire.CreateVM{Template: "a-template"}})
 	}
-	lists := []string{"/vms", "/vms?include_deleted=true", "/snapshots", "/tasks", "/templates", "/secrets", "/events", "/quota", "/tools", "/drivers", "/vms?name=a-machine", "/vms?metadata=whose:a", "/vms?template=a-template"}
+	lists := []string{"/vms", "/vms?include_deleted=true", "/snapshots", "/tasks", "/templates", "/secrets", "/events", "/quota", "/tools", "/drivers", "/keys", "/members", "/me", "/vms?name=a-machine", "/vms?metadata=whose:a", "/vms?template=a-template"}
 	for _, path := range lists {
 		if got := b.do(ask{method: "GET", path: path}); got.status != http.StatusOK {
 			t.Errorf("%s: %d %s", path, got.status, got.body)

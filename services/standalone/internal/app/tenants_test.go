@@ -21,6 +21,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/seal"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/access"
 	"github.com/aetherium/aetherium/services/core/pkg/image"
 	"github.com/aetherium/aetherium/services/core/pkg/journal"
 	"github.com/aetherium/aetherium/services/core/pkg/queue/memory"
@@ -72,14 +73,14 @@ func newHouse(t *testing.T) *house {
 	journals, err := journal.OpenStore(filepath.Join(dir, "journals"), journal.Options{})
 	h.must(err)
 	t.Cleanup(func() { h.must(journals.Close()) })
-	node := fake.NewNode(t.TempDir())
-	t.Cleanup(func() { h.must(node.Close()) })
+	machines := fake.NewNode(t.TempDir())
+	t.Cleanup(func() { h.must(machines.Close()) })
 	changes, sealer := new(watch.Hub[domain.ID]), seal.New(ring)
 	w := worker.New(worker.Config{
 		Name: "node", Platform: "linux/amd64", DataDir: dir, ReadyTimeout: 10 * time.Second, StopGrace: 2 * time.Second,
 		Capacity: domain.Resources{MilliCPU: 32000, MemoryBytes: 32 << 30, DiskBytes: 256 << 30, PIDs: 1 << 20},
 	}, worker.Deps{
-		Store: store, Drivers: map[string]vmm.Driver{"fake": fake.New(node)}, Images: &directories{built: map[string]image.Result{}},
+		Store: store, Drivers: map[string]vmm.Driver{"fake": fake.New(machines)}, Images: &directories{built: map[string]image.Result{}},
 		Journals: journals, Sealer: sealer, Queue: memory.New(16, logger), Changes: changes, Log: logger,
 	})
 	h.must(w.Start(ctx))
@@ -91,8 +92,10 @@ func newHouse(t *testing.T) *house {
 	}, service.Deps{Store: h.asked, Nodes: oneNode{w}, Sealer: sealer, Changes: changes, Log: logger})
 	h.uploads, err = api.NewUploadDir(filepath.Join(dir, "uploads"), nil)
 	h.must(err)
+	who, err := (&node{store: h.asked, sealer: sealer, log: logger, service: s, instance: "house"}).openAccess(ctx)
+	h.must(err)
 	g, err := gateway.New(gateway.Config{Address: "127.0.0.1:0", Version: "1.2.3-test", StopGrace: 5 * time.Second}, gateway.Deps{
-		VMs: s, Tasks: s, Authenticator: auth.NewKeys(newKeys(store), logger, nil), Idempotency: api.NewMemoryIdempotency(nil),
+		VMs: s, Tasks: s, Authenticator: who.authenticator, Projects: who.lookup, Access: who.service, Tokens: who.tokens, Idempotency: api.NewMemoryIdempotency(nil),
 		Uploads: h.uploads, Logger: logger, Status: func(context.Context) (wire.Status, error) { return wire.Status{VMs: map[string]int{}}, nil },
 	})
 	h.must(err)
@@ -131,7 +134,7 @@ func (c *tenant) with(name string, scope domain.Scope) *tenant {
 	text, hash := auth.MintKey()
 	c.must(c.store.Update(c.ctx, func(tx storage.Tx) error {
 		return tx.Keys().Insert(c.ctx, &domain.APIKey{
-			ID: domain.NewID(), ProjectID: c.project, Name: name, Prefix: text[:len(auth.KeyPrefix)+4], Hash: hash, Scopes: domain.Scopes{scope}, CreatedAt: now(),
+			ID: domain.NewID(), ProjectID: c.project, Name: name, Prefix: access.Shown(text), Hash: hash, Scopes: domain.Scopes{scope}, CreatedAt: now(),
 		})
 	}))
 	return &tenant{house: c.house, project: c.project, key: text}
@@ -324,6 +327,8 @@ func (n noted) Tasks() storage.Tasks           { n.books.note("Tasks"); return n
 func (n noted) Secrets() storage.Secrets       { n.books.note("Secrets"); return n.Tx.Secrets() }
 func (n noted) Keys() storage.Keys             { n.books.note("Keys"); return n.Tx.Keys() }
 func (n noted) Outbox() storage.Outbox         { n.books.note("Outbox"); return n.Tx.Outbox() }
+func (n noted) Users() storage.Users           { n.books.note("Users"); return n.Tx.Users() }
+func (n noted) Members() storage.Members       { n.books.note("Members"); return n.Tx.Members() }
 func (n noted) Projects() storage.Projects     { n.books.note("Projects"); return n.Tx.Projects() }
 
 // directories is a store of root filesystems that are directories and nothing
@@ -408,6 +413,11 @@ func (c *tenant) settle(root *tenant) belongings {
 		MaxAttempts: 1, CreatedAt: ended, UpdatedAt: ended, RunAt: ended, EndedAt: &ended,
 	}
 	c.must(c.store.Update(c.ctx, func(tx storage.Tx) error { return tx.Tasks().Insert(c.ctx, tools) }))
+	user := ok[wire.User](root, ask{method: "POST", path: "/users", body: wire.CreateUser{Name: "carol"}})
+	ok[wire.Member](c, ask{method: "PUT", path: "/members/carol", body: wire.SetMember{Role: "viewer"}})
+	key := ok[wire.NewKey](c, ask{method: "POST", path: "/keys", body: wire.CreateKey{Name: "a-key"}})
+	thing("user", user.ID, "carol")
+	thing("key", key.ID)
 	thing("vm", vm.ID, "a-machine")
 	thing("execution", runs.ID, ran.Execution.ID)
 	thing("template", template.ID, "a-template")
@@ -463,7 +473,7 @@ func (c *tenant) everything(b belongings) string {
 	vm := b["vm"].mine[0]
 	for _, path := range []string{
 		"/vms?include_deleted=true", "/vms/" + vm, "/vms/" + vm + "/executions", "/executions/" + b["execution"].mine[0], "/executions/" + b["execution"].mine[1],
-		"/vms/" + vm + "/egress", "/vms/" + vm + "/files?path=kept", "/templates", "/templates/a-template", "/snapshots", "/tasks", "/secrets", "/quota", "/events?limit=1000",
+		"/vms/" + vm + "/egress", "/vms/" + vm + "/files?path=kept", "/templates", "/templates/a-template", "/snapshots", "/tasks", "/secrets", "/quota", "/members", "/keys/" + b["key"].mine[0], "/events?limit=1000",
 		"/executions/" + b["execution"].mine[1] + "/output", "/templates/builds/" + b["build"].mine[0] + "/log",
 	} {
 		a := c.do(ask{method: "GET", path: path})
