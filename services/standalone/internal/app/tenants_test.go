@@ -92,7 +92,7 @@ func newHouse(t *testing.T) *house {
 	}, service.Deps{Store: h.asked, Nodes: oneNode{w}, Sealer: sealer, Changes: changes, Log: logger})
 	h.uploads, err = api.NewUploadDir(filepath.Join(dir, "uploads"), nil)
 	h.must(err)
-	who, err := (&node{store: h.asked, sealer: sealer, log: logger, service: s, instance: "house"}).openAccess(ctx)
+	who, err := (&node{store: h.asked, sealer: sealer, log: logger, service: s, instance: "house"}).openAccess()
 	h.must(err)
 	g, err := gateway.New(gateway.Config{Address: "127.0.0.1:0", Version: "1.2.3-test", StopGrace: 5 * time.Second}, gateway.Deps{
 		VMs: s, Tasks: s, Authenticator: who.authenticator, Projects: who.lookup, Access: who.service, Tokens: who.tokens, Idempotency: api.NewMemoryIdempotency(nil),
