@@ -25,6 +25,12 @@ scripts/install-deps.sh --test
 make build
 
 failed=()
+if [ -n "$unit" ] && [ -n "$integration" ] && [ -z "${AETHERIUM_TEST_OFFLINE:-}" ]; then
+  say "known vulnerabilities"
+  scripts/vulncheck.sh || failed+=(vulncheck)
+  say "what the binaries are made of"
+  scripts/sbom.sh || failed+=(sbom)
+fi
 if [ -n "$unit" ]; then
   for m in libs/common libs/types services/core services/gateway services/k8s-manager services/standalone; do
     say "go test $m"
@@ -41,12 +47,6 @@ fi
 if [ -n "$integration" ]; then
   say "go test tests"
   (cd tests && CGO_ENABLED=1 "${GO:-go}" test -race -count=1 -timeout 20m ./...) || failed+=(tests) # they test bin/, which the cache of results does not see
-fi
-if [ -n "$unit" ] && [ -n "$integration" ] && [ -z "${AETHERIUM_TEST_OFFLINE:-}" ]; then
-  say "known vulnerabilities"
-  scripts/vulncheck.sh || failed+=(vulncheck)
-  say "what the binaries are made of"
-  scripts/sbom.sh || failed+=(sbom)
 fi
 if [ ${#failed[@]} -gt 0 ]; then
   echo "FAILED: ${failed[*]}" >&2
