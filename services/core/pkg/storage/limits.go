@@ -27,3 +27,24 @@ type Quotas interface {
 	// Kept counts a project's snapshots, but for those of forks, and its templates.
 	Kept(ctx context.Context, project domain.ID) (snapshots, templates int64, err error)
 }
+
+// AuditFilter narrows a list of records. Zero fields do not filter.
+type AuditFilter struct {
+	ProjectID    domain.ID
+	Actor        string // name, or ID of a key or user
+	Operation    string
+	Subject      string // ID or name, or the ID of a VM
+	Result       domain.AuditResult
+	Since, Until time.Time // records in [Since, Until)
+	Page
+}
+
+// Audit is the table of who changed what.
+type Audit interface {
+	// Insert writes records; one whose ID is there already is left as it is.
+	Insert(ctx context.Context, rs ...*domain.AuditRecord) error
+	// List orders by time.
+	List(ctx context.Context, f AuditFilter) (List[*domain.AuditRecord], error)
+	// DeleteBefore removes at most limit records that are older than a time.
+	DeleteBefore(ctx context.Context, before time.Time, limit int) (int, error)
+}

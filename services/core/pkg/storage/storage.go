@@ -63,6 +63,7 @@ type Tx interface {
 	Settings() Settings
 	Sealed() Sealed
 	Quotas() Quotas
+	Audit() Audit
 }
 
 // MaxPage bounds every limit: a greater one is brought down to it.

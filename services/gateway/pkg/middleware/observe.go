@@ -18,6 +18,7 @@ import (
 // Record is what a request's log line and metrics say of it beside the
 // answer; inner handlers fill it in.
 type Record struct {
+	ID     string // of the request
 	Route  string // pattern, never the path: it bounds the metrics' labels
 	Caller string // name of the key
 	// Client is the address that the request came from, as far as it can be told.
@@ -55,7 +56,7 @@ func Observe(o Observer, next http.Handler) http.Handler {
 		}
 		id := requestID(r.Header.Get(wire.HeaderRequestID))
 		w.Header().Set(wire.HeaderRequestID, id)
-		rec := &Record{Route: "unmatched", Client: clientAddress(r, o.Trusted)}
+		rec := &Record{ID: id, Route: "unmatched", Client: clientAddress(r, o.Trusted)}
 		r = r.WithContext(context.WithValue(r.Context(), recordKey{}, rec))
 		if r.Body != nil && r.Body != http.NoBody {
 			w.in = &body{ReadCloser: r.Body, control: control, stall: o.Stall, http2: w.http2}

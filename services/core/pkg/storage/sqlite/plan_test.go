@@ -148,6 +148,19 @@ func TestPlansUseIndexes(t *testing.T) {
 		call{name: "nth created by a project", f: func(tx storage.Tx) error { _, _, err := tx.Quotas().NthCreated(ctx, p, 5, now); return err }},
 		call{name: "quota of a project", f: func(tx storage.Tx) error { return do(tx.Quotas().Override(ctx, p)) }},
 		call{name: "kept by a project", f: func(tx storage.Tx) error { _, _, err := tx.Quotas().Kept(ctx, p); return err }},
+		call{name: "records", index: "audit_created", f: func(tx storage.Tx) error {
+			return do(tx.Audit().List(ctx, storage.AuditFilter{Since: now, Page: desc}))
+		}},
+		call{name: "records of a project", index: "audit_project", f: func(tx storage.Tx) error {
+			return do(tx.Audit().List(ctx, storage.AuditFilter{ProjectID: p, Operation: "o", Actor: "a", Page: desc}))
+		}},
+		call{name: "records of a project, oldest first", index: "audit_project", f: func(tx storage.Tx) error {
+			return do(tx.Audit().List(ctx, storage.AuditFilter{ProjectID: p, Since: now, Until: now, Page: asc}))
+		}},
+		call{name: "records of a subject", sorts: true, f: func(tx storage.Tx) error {
+			return do(tx.Audit().List(ctx, storage.AuditFilter{ProjectID: p, Subject: string(id), Page: desc}))
+		}},
+		call{name: "delete records", f: func(tx storage.Tx) error { return do(tx.Audit().DeleteBefore(ctx, now, 10)) }},
 		call{name: "machines on worker", f: func(tx storage.Tx) error { return do(tx.Machines().OnWorker(ctx, id)) }},
 		call{name: "machine of VM", f: func(tx storage.Tx) error { _, _ = tx.Machines().ByVM(ctx, id); return nil }},
 		call{name: "unclaimed", f: func(tx storage.Tx) error { return do(tx.Machines().Unclaimed(ctx, pool, 10)) }},

@@ -62,6 +62,7 @@ func Run(t *testing.T, open Open) {
 		"users":                         users,
 		"members":                       members,
 		"projects go with all":          projectsGo,
+		"the audit log":                 audit,
 		"idempotency keys":              idempotency,
 		"secrets":                       secrets,
 		"sealed values":                 sealedValues,

@@ -80,3 +80,6 @@ func (t *Tx) Sealed() storage.Sealed { return sealed{t.s} }
 
 // Quotas implements [storage.Tx].
 func (t *Tx) Quotas() storage.Quotas { return quotas{t.s} }
+
+// Audit implements [storage.Tx].
+func (t *Tx) Audit() storage.Audit { return audit{t.s} }

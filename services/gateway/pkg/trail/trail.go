@@ -1,0 +1,231 @@
+package trail
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
+	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
+	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
+)
+
+// Log is where records go.
+type Log interface {
+	// Reserve makes sure that a change can be recorded, before it is made;
+	// commit records it, once, and nil gives the room back. Returns NoSpace or
+	// Unavailable for a change that must not be made.
+	Reserve() (commit func(*domain.AuditRecord) error, err error)
+	// Append records what was not done.
+	Append(r *domain.AuditRecord) error
+}
+
+// Trail records what requests do.
+type Trail struct {
+	log        Log
+	logger     *slog.Logger
+	operations map[string]string // by method and path below the API's
+	refusals   *refusals
+}
+
+// New makes a trail. Without a log nothing is recorded.
+func New(log Log, logger *slog.Logger) *Trail {
+	return &Trail{log: log, logger: logger, operations: map[string]string{}, refusals: newRefusals()}
+}
+
+// Operation names the requests of a route.
+func (t *Trail) Operation(method, path, id string) { t.operations[method+" "+path] = id }
+
+// entry is a request on its way to being recorded.
+type entry struct {
+	record domain.AuditRecord
+	commit func(*domain.AuditRecord) error
+	known  bool // who asks
+	done   bool
+	err    error // why it failed
+}
+
+type entryKey struct{}
+
+func entryOf(ctx context.Context) *entry {
+	e, _ := ctx.Value(entryKey{}).(*entry)
+	return e
+}
+
+// Subject says what a request is done to, where its path does not.
+func Subject(ctx context.Context, kind, id string) {
+	if e := entryOf(ctx); e != nil {
+		e.record.SubjectKind, e.record.SubjectID = kind, id
+	}
+}
+
+// VM says which VM a request is done to, or in.
+func VM(ctx context.Context, id domain.ID) {
+	if e := entryOf(ctx); e != nil {
+		if e.record.VMID = id; e.record.SubjectKind == "vm" {
+			e.record.SubjectID = string(id)
+		}
+	}
+}
+
+// reading are the methods of requests that change nothing.
+func reading(method string) bool {
+	return method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions
+}
+
+// Requests records the requests of a route. It stands in front of
+// authentication, and behind the routing.
+func (t *Trail) Requests(next http.Handler) http.Handler {
+	if t.log == nil {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		route := chi.RouteContext(r.Context())
+		operation, known := "", false
+		if !reading(r.Method) {
+			operation, known = t.operations[r.Method+" "+strings.TrimPrefix(route.RoutePattern(), wire.BasePath)]
+		}
+		if !known { // such as what is forwarded to a server in a VM: its traffic is the VM's own
+			next.ServeHTTP(w, r)
+			return
+		}
+		e := &entry{record: t.begin(r, operation)}
+		fromPath(&e.record, route)
+		out := &answer{ResponseWriter: w, trail: t, entry: e, request: r}
+		defer func() {
+			if p := recover(); p != nil {
+				if !e.done {
+					e.err = errors.New(errors.Internal, "it broke off")
+					_ = t.finish(out, http.StatusInternalServerError)
+				}
+				panic(p)
+			}
+			if !e.done {
+				out.WriteHeader(http.StatusOK)
+			}
+		}()
+		next.ServeHTTP(out, r.WithContext(context.WithValue(r.Context(), entryKey{}, e)))
+	})
+}
+
+func (t *Trail) begin(r *http.Request, operation string) domain.AuditRecord {
+	rec := domain.AuditRecord{Operation: operation, Agent: r.UserAgent()}
+	if client := middleware.ClientOf(r.Context()); client.IsValid() {
+		rec.Client = client.String()
+	}
+	return rec
+}
+
+// Callers notes who asks. It stands behind authentication.
+func (t *Trail) Callers(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if e := entryOf(r.Context()); e != nil {
+			e.known = true
+			who(&e.record, r, auth.CallerFrom(r.Context()))
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func who(rec *domain.AuditRecord, r *http.Request, by vmm.Caller) {
+	rec.ProjectID, rec.Actor, rec.KeyID, rec.UserID, rec.Admin = by.ProjectID, by.Name, by.KeyID, by.UserID, by.Admin
+	rec.Entered = r.Header.Get(headerProject) != ""
+}
+
+// headerProject names the project that is meant, where credentials are good for several.
+const headerProject = "X-Aetherium-Project"
+
+// Room refuses changes that could not be recorded. It stands behind the rate limits.
+func (t *Trail) Room(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if e := entryOf(r.Context()); e != nil {
+			commit, err := t.log.Reserve()
+			if err != nil {
+				problem.Write(w, err)
+				return
+			}
+			e.commit = commit
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// finish records a request that is about to be answered.
+func (t *Trail) finish(out *answer, status int) error {
+	e := out.entry
+	e.done = true
+	rec := &e.record
+	rec.Status, rec.RequestID = status, out.Header().Get(wire.HeaderRequestID)
+	if status >= http.StatusBadRequest {
+		rec.Code = string(errors.CodeForHTTPStatus(status))
+		if e.err != nil {
+			rec.Code = string(errors.CodeOf(e.err))
+		}
+	} else if rec.SubjectKind == "" || rec.SubjectID == "" {
+		fromLocation(rec, out.Header().Get("Location"))
+	}
+	if e.commit != nil {
+		return e.commit(rec)
+	}
+	// Nothing was done. That it cannot be recorded must not keep the client
+	// from hearing so.
+	if t.refusals.record(rec, e.known) {
+		if err := t.log.Append(rec); err != nil {
+			t.logger.WarnContext(out.request.Context(), "a refused request was not recorded", "operation", rec.Operation, "error", err)
+		}
+	}
+	return nil
+}
+
+// Act is something that is done over a stream.
+type Act struct {
+	Operation string
+	Kind, ID  string // of its subject
+	VM        domain.ID
+}
+
+// Do does something over a request's stream, and records it before its effect
+// is told. do may name the subject that it made. Returns what do does, NoSpace
+// and Unavailable.
+func (t *Trail) Do(r *http.Request, by vmm.Caller, act Act, do func() (made string, err error)) error {
+	if t == nil || t.log == nil {
+		_, err := do()
+		return err
+	}
+	commit, err := t.log.Reserve()
+	if err != nil {
+		return err
+	}
+	rec := t.begin(r, act.Operation)
+	who(&rec, r, by)
+	rec.SubjectKind, rec.SubjectID, rec.VMID = act.Kind, act.ID, act.VM
+	if rr := middleware.RecordOf(r.Context()); rr != nil {
+		rec.RequestID = rr.ID
+	}
+	made, err := do()
+	if made != "" {
+		rec.SubjectID = made
+	}
+	rec.Status = http.StatusOK
+	if err != nil {
+		code := errors.CodeOf(err)
+		rec.Code, rec.Status = string(code), errors.HTTPStatus(code)
+	}
+	if cerr := commit(&rec); cerr != nil && err == nil {
+		return unrecorded(cerr)
+	}
+	return err
+}
+
+// unrecorded is for what was done and could not be recorded for all that.
+func unrecorded(err error) error {
+	return errors.Wrap(err, errors.Unavailable, "the request was carried out, and could not be recorded in the audit log").
+		WithHint("look at what it changed before it is repeated")
+}
