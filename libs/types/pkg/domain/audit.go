@@ -38,3 +38,14 @@ const (
 	AuditRefused AuditResult = "refused" // for who asked, or how often
 	AuditFailed  AuditResult = "failed"
 )
+
+// Result is how it went.
+func (r *AuditRecord) Result() AuditResult {
+	switch {
+	case r.Status < 400:
+		return AuditDone
+	case r.Status == 401 || r.Status == 403 || r.Status == 429:
+		return AuditRefused
+	}
+	return AuditFailed
+}

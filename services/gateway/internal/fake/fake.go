@@ -94,7 +94,7 @@ func (o *Orchestrator) Release() {
 // FailNext makes the next VM fail.
 func (o *Orchestrator) FailNext(reason string) { o.locked(func() { o.fail = reason }) }
 
-// PanicOn makes a call panic: "usage".
+// PanicOn makes a call panic: "usage" or "delete".
 func (o *Orchestrator) PanicOn(call, text string) {
 	o.locked(func() { o.panics = map[string]string{call: text} })
 }

@@ -226,6 +226,12 @@ func (o *Orchestrator) ResumeVM(_ context.Context, by vmm.Caller, id domain.ID) 
 
 // DeleteVM implements vmm.VMs.
 func (o *Orchestrator) DeleteVM(_ context.Context, by vmm.Caller, id domain.ID) (*domain.VM, error) {
+	o.mu.Lock()
+	text, panics := o.panics["delete"]
+	o.mu.Unlock()
+	if panics {
+		panic(text)
+	}
 	return o.want(by, id, domain.WantDeleted)
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/access"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
+	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
 )
 
 // Access is who may do what, as one value. Its errors are what
@@ -174,6 +175,7 @@ func (a *API) createKey(ctx context.Context, in *createKeyInput) (*newKeyOutput,
 	if err != nil {
 		return nil, err
 	}
+	trail.Subject(ctx, "key", k.Key.ID.String())
 	return &newKeyOutput{wire.NewKey{Key: a.key(k.Key), Secret: k.Text}}, nil
 }
 
@@ -199,7 +201,11 @@ func (a *API) projectRoutes() {
 	create := operation("create-project", http.MethodPost, "/projects", tag, "Make a project", "An administrator works in it by the header "+wire.HeaderProject+", and makes its first key so.")
 	create.DefaultStatus = http.StatusCreated
 	register(a, create, options{scope: domain.ScopeAdmin}, func(ctx context.Context, in *createProjectInput) (*projectOutput, error) {
-		return projectOr(a.Access.CreateProject(ctx, auth.CallerFrom(ctx), in.Body.Name))
+		p, err := a.Access.CreateProject(ctx, auth.CallerFrom(ctx), in.Body.Name)
+		if err == nil {
+			trail.Subject(ctx, "project", p.ID.String())
+		}
+		return projectOr(p, err)
 	})
 	register(a, operation("list-projects", http.MethodGet, "/projects", tag, "List projects", ""), options{scope: domain.ScopeAdmin},
 		func(ctx context.Context, in *PageQuery) (*projectsOutput, error) {

@@ -19,6 +19,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/proxy"
+	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
 	"github.com/aetherium/aetherium/services/gateway/pkg/ws"
 )
 
@@ -53,6 +54,10 @@ type Deps struct {
 	Access      Access
 	Tokens      Tokens
 	Logger      *slog.Logger
+	// Trail records what requests do; it has been told of no operation yet.
+	Trail *trail.Trail
+	// Audit reads what was recorded; nil: nothing is.
+	Audit AuditLog
 	// Status tells what the server is; it is asked by administrators only.
 	Status func(ctx context.Context) (wire.Status, error)
 	// Version of the product, for the OpenAPI document.
@@ -97,6 +102,7 @@ func New(d Deps, r chi.Router) (*API, error) {
 	a.fleetRoutes()
 	a.eventRoutes()
 	a.quotaRoutes()
+	a.auditRoutes()
 	a.accessRoutes()
 	a.healthOperations()
 	a.finishSchemas()
@@ -135,6 +141,7 @@ func register[I, O any](a *API, op huma.Operation, opt options, handler func(ctx
 	op.Responses["default"] = a.problemResponse()
 	op.Security = []map[string][]string{{"bearer": {}}, {"key": {}}}
 	op.Middlewares = append(op.Middlewares, a.around(op, opt))
+	a.Trail.Operation(op.Method, op.Path, op.OperationID)
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := handler(ctx, in)
 		if err != nil {

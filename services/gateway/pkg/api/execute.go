@@ -12,6 +12,7 @@ import (
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
 )
 
 const (
@@ -48,6 +49,7 @@ func (a *API) execute(ctx context.Context, in *executeInput) (*executeOutput, er
 	if err != nil {
 		return nil, err
 	}
+	trail.Subject(ctx, "execution", exec.ID.String())
 	out, err := a.VMs.Output(ctx, by, exec.ID, 0, true)
 	if err != nil {
 		return nil, err

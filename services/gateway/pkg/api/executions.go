@@ -17,6 +17,7 @@ import (
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
 	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
+	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
 	"github.com/aetherium/aetherium/services/gateway/pkg/ws"
 )
 
@@ -165,6 +166,7 @@ func (a *API) startExecution(ctx context.Context, in *startExecutionInput) (*hum
 	if err != nil {
 		return nil, err
 	}
+	trail.Subject(ctx, "execution", exec.ID.String())
 	return streaming(func(w http.ResponseWriter, r *http.Request) error {
 		if ws.WantsSSE(r) {
 			started := Execution(exec)
@@ -253,7 +255,13 @@ func (a *API) runStream(ctx context.Context, in *VMPath) (*huma.StreamResponse, 
 			if err != nil {
 				return nil, 0, err
 			}
-			exec, err := a.VMs.StartExecution(ctx, by, vm, req)
+			var exec *domain.Execution
+			err = a.Trail.Do(r, by, trail.Act{Operation: "run-stream", Kind: "execution", ID: start.ID, VM: vm}, func() (string, error) {
+				if exec, err = a.VMs.StartExecution(ctx, by, vm, req); err != nil {
+					return "", err
+				}
+				return exec.ID.String(), nil
+			})
 			return exec, start.Offset, err
 		})
 	}), nil

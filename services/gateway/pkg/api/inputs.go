@@ -14,6 +14,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
+	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
 )
 
 // The types that operations' inputs are put together from are exported because
@@ -101,6 +102,7 @@ func (a *API) resolve(ctx context.Context, p VMPath) (vmm.Caller, domain.ID, err
 	if err != nil {
 		return by, "", err
 	}
+	trail.VM(ctx, vm.ID)
 	return by, vm.ID, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
+	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
 )
 
 type (
@@ -77,5 +78,6 @@ func (a *API) createSnapshot(ctx context.Context, in *createSnapshotInput) (*cre
 	if err != nil {
 		return nil, err
 	}
+	trail.Subject(ctx, "snapshot", s.ID.String())
 	return &createdSnapshotOutput{Location: location("snapshots", s.ID.String()), Body: snapshot(s)}, nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
+	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
 )
 
 type (
@@ -91,6 +92,7 @@ func (a *API) buildTemplate(ctx context.Context, in *buildTemplateInput) (*accep
 	if err != nil {
 		return nil, err
 	}
+	trail.Subject(ctx, "template", in.Body.Name)
 	return &acceptedTaskOutput{Location: location("tasks", t.ID.String()), Body: wire.Accepted{Task: task(t)}}, nil
 }
 

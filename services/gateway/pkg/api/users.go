@@ -9,6 +9,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/access"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
+	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
 )
 
 func exclude(field, what string) error {
@@ -20,9 +21,13 @@ func (a *API) userRoutes() {
 	create := operation("create-user", http.MethodPost, "/users", tag, "Make a user", "Who belongs to no project yet.")
 	create.DefaultStatus = http.StatusCreated
 	register(a, create, options{scope: domain.ScopeAdmin}, func(ctx context.Context, in *createUserInput) (*userOutput, error) {
-		return userOr(a.Access.CreateUser(ctx, auth.CallerFrom(ctx), access.CreateUser{
+		u, err := a.Access.CreateUser(ctx, auth.CallerFrom(ctx), access.CreateUser{
 			Name: in.Body.Name, Issuer: in.Body.Issuer, Subject: in.Body.Subject, Admin: in.Body.Admin,
-		}))
+		})
+		if err == nil {
+			trail.Subject(ctx, "user", u.ID.String())
+		}
+		return userOr(u, err)
 	})
 	register(a, operation("list-users", http.MethodGet, "/users", tag, "List users", ""), options{scope: domain.ScopeAdmin},
 		func(ctx context.Context, in *PageQuery) (*usersOutput, error) {
@@ -133,5 +138,6 @@ func (a *API) createToken(ctx context.Context, in *createTokenInput) (*tokenOutp
 	if err := auth.Confirm(ctx); err != nil {
 		return nil, err
 	}
+	trail.Subject(ctx, "token", t.ID)
 	return &tokenOutput{wire.Token{Token: t.Text, ID: t.ID, ProjectID: t.ProjectID.String(), Scopes: scopes(t.Scopes), ExpiresAt: t.ExpiresAt}}, nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
+	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
 )
 
 type (
@@ -171,6 +172,8 @@ func (a *API) createVM(ctx context.Context, in *createVMInput) (*answered, error
 	if err != nil {
 		return nil, err
 	}
+	trail.Subject(ctx, "vm", vm.ID.String())
+	trail.VM(ctx, vm.ID)
 	where := location("vms", vm.ID.String())
 	vm, settled, err := a.settle(ctx, by, vm, in.WaitQuery)
 	if err != nil {

@@ -40,6 +40,9 @@ type GuardConfig struct {
 	Authenticator Authenticator
 	// Projects may be nil: then there are no others, and changes are found by looking.
 	Projects Projects
+	// Refused says what to answer to who shows credentials that are refused with
+	// an error; nil: the error.
+	Refused func(ctx context.Context, err error) error
 	// Stopping ends the guard's own work; nil: never.
 	Stopping context.Context
 	// Recheck is how often credentials of requests under way are looked at; 0: 10 s.
@@ -117,6 +120,9 @@ func (g *Guard) admit(r *http.Request) (*session, <-chan struct{}, error) {
 	}
 	changed := g.changed()
 	s.caller, err = g.identify(r.Context(), s)
+	if err != nil && g.Refused != nil {
+		err = g.Refused(r.Context(), err)
+	}
 	return s, changed, err
 }
 

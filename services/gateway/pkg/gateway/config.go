@@ -110,6 +110,8 @@ type Deps struct {
 	Status func(ctx context.Context) (wire.Status, error)
 	// Ready says why the server cannot work now. Optional.
 	Ready func(ctx context.Context) error
+	// Audit records changes, and who asked for them. Optional: nothing does.
+	Audit api.AuditLog
 	// Links keeps one-time links. Optional: in memory.
 	Links proxy.LinkStore
 	// Projects lets callers work in other projects than their key's, and tells

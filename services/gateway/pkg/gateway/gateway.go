@@ -17,6 +17,7 @@ import (
 	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
 	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
 	"github.com/aetherium/aetherium/services/gateway/pkg/proxy"
+	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
 	"github.com/aetherium/aetherium/services/gateway/pkg/ws"
 )
 
@@ -30,6 +31,7 @@ type Gateway struct {
 	router  http.Handler
 	metrics *middleware.Metrics
 	limits  *limit.Limits
+	trail   *trail.Trail
 	guard   *auth.Guard
 
 	stopping context.Context
@@ -51,13 +53,12 @@ func New(c Config, d Deps) (*Gateway, error) {
 	if d.Ready == nil {
 		d.Ready = func(context.Context) error { return nil }
 	}
-	g := &Gateway{config: c, deps: d, hosts: auth.NewHosts(c.Hosts...), limits: limit.New(c.Limits, nil)}
-	g.deps.Authenticator = g.limits.Authenticator(d.Authenticator)
+	g := &Gateway{config: c, deps: d, hosts: auth.NewHosts(c.Hosts...), limits: limit.New(c.Limits, nil), trail: trail.New(d.Audit, d.Logger)}
 	if g.metrics, err = middleware.NewMetrics(d.Collectors...); err != nil {
 		return nil, errors.Wrap(err, errors.Internal, "two parts describe the same metric")
 	}
 	g.stopping, g.stop = context.WithCancel(context.Background())
-	g.guard = auth.NewGuard(auth.GuardConfig{Authenticator: g.deps.Authenticator, Projects: d.Projects, Stopping: g.stopping, Recheck: c.Recheck})
+	g.guard = auth.NewGuard(auth.GuardConfig{Authenticator: g.deps.Authenticator, Projects: d.Projects, Stopping: g.stopping, Recheck: c.Recheck, Refused: g.limits.Refused})
 	g.proxy = proxy.New(proxy.Config{
 		Ports: d.VMs, Links: d.Links, Domain: proxy.Domain(c.PreviewDomain), PublicURL: c.PreviewURL, Logger: d.Logger,
 		Stopping: g.stopping, Opened: g.metrics.StreamOpened,
@@ -123,13 +124,13 @@ func (g *Gateway) routes() (http.Handler, error) {
 	var fault error
 	r.Route(wire.BasePath, func(r chi.Router) {
 		r.Group(func(r chi.Router) {
-			r.Use(g.guard.Require, g.limits.Callers, private)
+			r.Use(g.trail.Requests, g.guard.Require, g.trail.Callers, g.limits.Callers, g.trail.Room, private)
 			a, err := api.New(api.Deps{
 				VMs: g.deps.VMs, Tasks: g.deps.Tasks, Proxy: g.proxy, Idempotency: g.deps.Idempotency, Uploads: g.deps.Uploads,
-				Access: g.deps.Access, Tokens: g.deps.Tokens,
+				Access: g.deps.Access, Tokens: g.deps.Tokens, Trail: g.trail, Audit: g.deps.Audit,
 				Streams: ws.New(ws.Config{
 					VMs: g.deps.VMs, Stopping: g.stopping, Origins: g.config.Origins, Stall: g.config.Stall,
-					Max: g.config.MaxStreams, Opened: g.metrics.StreamOpened, Limits: g.limits,
+					Max: g.config.MaxStreams, Opened: g.metrics.StreamOpened, Limits: g.limits, Trail: g.trail,
 				}),
 				Logger: g.deps.Logger, Status: g.status, Version: g.config.Version,
 				MaxFileBytes: g.config.MaxFileBytes, MaxUploadBytes: g.config.MaxUploadBytes,

@@ -144,30 +144,17 @@ func network(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// Authenticator limits the credentials of an address that are not valid.
-func (l *Limits) Authenticator(a auth.Authenticator) auth.Authenticator {
-	if !l.config.Failures.limits() {
-		return a
-	}
-	return failing{a, l}
-}
-
-type failing struct {
-	auth.Authenticator
-	limits *Limits
-}
-
-// Authenticate implements auth.Authenticator. Returns RateLimited in the place
-// of Unauthenticated for an address that has failed too often.
-func (f failing) Authenticate(ctx context.Context, token string) (vmm.Caller, error) {
-	by, err := f.Authenticator.Authenticate(ctx, token)
+// Refused says what to answer to credentials that were refused with an error:
+// RateLimited in the place of Unauthenticated to an address that has shown too
+// many that are not valid.
+func (l *Limits) Refused(ctx context.Context, err error) error {
 	client := middleware.ClientOf(ctx)
-	if !errors.HasCode(err, errors.Unauthenticated) || !client.IsValid() {
-		return by, err
+	if !l.config.Failures.limits() || !errors.HasCode(err, errors.Unauthenticated) || !client.IsValid() {
+		return err
 	}
-	if s := f.limits.failures.take(network(client), f.limits.now()); !s.ok {
-		return by, errors.New(errors.RateLimited, "too many keys or tokens from this address are not valid").
+	if s := l.failures.take(network(client), l.now()); !s.ok {
+		return errors.New(errors.RateLimited, "too many keys or tokens from this address are not valid").
 			WithRetryAfter(s.wait()).WithHint("this one is not, either; valid ones are let through all the time")
 	}
-	return by, err
+	return err
 }

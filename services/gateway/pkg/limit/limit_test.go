@@ -176,11 +176,10 @@ func TestFailures(t *testing.T) {
 	t.Parallel()
 	c := &clock{}
 	l := limit.New(limit.Config{Failures: limit.Rate{PerSecond: 1, Burst: 3}}, c.now)
-	a := l.Authenticator(door{})
 	try := func(addr, token string) (code errors.Code) {
 		h := observed(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			_, err := a.Authenticate(r.Context(), token)
-			code = errors.CodeOf(err)
+			_, err := door{}.Authenticate(r.Context(), token)
+			code = errors.CodeOf(l.Refused(r.Context(), err))
 		}))
 		from(t, h, addr, vmm.Caller{})
 		return code

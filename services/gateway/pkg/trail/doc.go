@@ -3,7 +3,7 @@
 // before its answer goes out, whether it was done, failed or was refused.
 // Streams record what is done over them: the start of an execution, each
 // signal, and once for each stream that it sent input, ended it or resized the
-// terminal.
+// terminal; all but the start before they are done, with the status 202.
 //
 // A change is refused while it could not be recorded. Refusals of credentials
 // and of rate limits are bounded: those of a client that come in a flood are

@@ -136,11 +136,8 @@ func (t *Trail) Callers(next http.Handler) http.Handler {
 
 func who(rec *domain.AuditRecord, r *http.Request, by vmm.Caller) {
 	rec.ProjectID, rec.Actor, rec.KeyID, rec.UserID, rec.Admin = by.ProjectID, by.Name, by.KeyID, by.UserID, by.Admin
-	rec.Entered = r.Header.Get(headerProject) != ""
+	rec.Entered = r.Header.Get(wire.HeaderProject) != ""
 }
-
-// headerProject names the project that is meant, where credentials are good for several.
-const headerProject = "X-Aetherium-Project"
 
 // Room refuses changes that could not be recorded. It stands behind the rate limits.
 func (t *Trail) Room(next http.Handler) http.Handler {
@@ -203,12 +200,7 @@ func (t *Trail) Do(r *http.Request, by vmm.Caller, act Act, do func() (made stri
 	if err != nil {
 		return err
 	}
-	rec := t.begin(r, act.Operation)
-	who(&rec, r, by)
-	rec.SubjectKind, rec.SubjectID, rec.VMID = act.Kind, act.ID, act.VM
-	if rr := middleware.RecordOf(r.Context()); rr != nil {
-		rec.RequestID = rr.ID
-	}
+	rec := t.ofStream(r, by, act)
 	made, err := do()
 	if made != "" {
 		rec.SubjectID = made
@@ -222,6 +214,31 @@ func (t *Trail) Do(r *http.Request, by vmm.Caller, act Act, do func() (made stri
 		return unrecorded(cerr)
 	}
 	return err
+}
+
+// Note records something that a stream's client asks for without an answer of
+// its own, before it is done: with the status 202. Returns NoSpace, Unavailable.
+func (t *Trail) Note(r *http.Request, by vmm.Caller, act Act) error {
+	if t == nil || t.log == nil {
+		return nil
+	}
+	commit, err := t.log.Reserve()
+	if err != nil {
+		return err
+	}
+	rec := t.ofStream(r, by, act)
+	rec.Status = http.StatusAccepted
+	return commit(&rec)
+}
+
+func (t *Trail) ofStream(r *http.Request, by vmm.Caller, act Act) domain.AuditRecord {
+	rec := t.begin(r, act.Operation)
+	who(&rec, r, by)
+	rec.SubjectKind, rec.SubjectID, rec.VMID = act.Kind, act.ID, act.VM
+	if of := middleware.RecordOf(r.Context()); of != nil {
+		rec.RequestID = of.ID
+	}
+	return rec
 }
 
 // unrecorded is for what was done and could not be recorded for all that.

@@ -16,6 +16,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/limit"
+	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
 )
 
 const (
@@ -56,7 +57,7 @@ func (s *Streams) Execution(w http.ResponseWriter, r *http.Request, by vmm.Calle
 	if err != nil {
 		return err
 	}
-	s.serve(ctx, r.Context(), c, by, exec, offset, out)
+	s.serve(ctx, r, c, by, exec, offset, out)
 	return nil
 }
 
@@ -78,7 +79,7 @@ func (s *Streams) Start(w http.ResponseWriter, r *http.Request, by vmm.Caller, s
 		return nil
 	}
 	defer func() { _ = out.Close() }()
-	s.serve(ctx, r.Context(), c, by, exec, offset, out)
+	s.serve(ctx, r, c, by, exec, offset, out)
 	return nil
 }
 
@@ -130,18 +131,39 @@ type session struct {
 	*conn
 	vms vmm.Orchestrator
 	lim *limit.Limits
-	by  vmm.Caller
-	id  domain.ID
-	in  *inputQueue
+
+	trail   *trail.Trail
+	request *http.Request
+	vm      domain.ID
+	by      vmm.Caller
+	id      domain.ID
+	in      *inputQueue
+
+	// What is recorded once for each stream; each is of one goroutine.
+	resized, fed bool
 }
 
-// serve runs the session to its end. parent ends when the server gives up
+// note records something that is about to be done.
+func (sn *session) note(operation string) error {
+	return sn.trail.Note(sn.request, sn.by, trail.Act{Operation: operation, Kind: "execution", ID: sn.id.String(), VM: sn.vm})
+}
+
+// once is note for what is recorded the first time only.
+func (sn *session) once(done *bool, operation string) error {
+	if *done {
+		return nil
+	}
+	*done = true
+	return sn.note(operation)
+}
+
+// serve runs the session to its end. The request ends when the server gives up
 // waiting for streams to end by themselves.
-func (s *Streams) serve(ctx, parent context.Context, c *conn, by vmm.Caller, exec *domain.Execution, offset int64, out vmm.OutputReader) {
+func (s *Streams) serve(ctx context.Context, r *http.Request, c *conn, by vmm.Caller, exec *domain.Execution, offset int64, out vmm.OutputReader) {
 	ws := c.ws
-	sn := &session{conn: c, vms: s.VMs, lim: s.Limits, by: by, id: exec.ID, in: newInputQueue()}
+	sn := &session{conn: c, vms: s.VMs, lim: s.Limits, trail: s.Trail, request: r, vm: exec.VMID, by: by, id: exec.ID, in: newInputQueue()}
 	ctx, cancel := context.WithCancelCause(ctx)
-	unhook := context.AfterFunc(parent, func() { _ = ws.CloseNow() })
+	unhook := context.AfterFunc(r.Context(), func() { _ = ws.CloseNow() })
 	defer unhook()
 
 	var helpers sync.WaitGroup
@@ -261,6 +283,9 @@ func (sn *session) control(ctx context.Context, frame []byte) error {
 		if err := sn.lim.Take(sn.by); err != nil {
 			return err
 		}
+		if err := sn.once(&sn.resized, "resize-execution"); err != nil {
+			return err
+		}
 		return ignoreEnded(sn.vms.ResizePTY(ctx, sn.by, sn.id, domain.PTYSize{Cols: m.Cols, Rows: m.Rows}))
 	case wire.ControlSignal:
 		n, err := wire.ParseSignal(m.Signal)
@@ -268,6 +293,9 @@ func (sn *session) control(ctx context.Context, frame []byte) error {
 			return errors.New(errors.InvalidArgument, "%s", err.Error()).WithField("signal")
 		}
 		if err := sn.lim.Take(sn.by); err != nil {
+			return err
+		}
+		if err := sn.note("signal-execution"); err != nil {
 			return err
 		}
 		return ignoreEnded(sn.vms.SignalExecution(ctx, sn.by, sn.id, n))
@@ -286,10 +314,8 @@ func (sn *session) feed(ctx context.Context, end context.CancelCauseFunc) {
 		if !ok {
 			return
 		}
-		var err error
-		if in.close {
-			err = sn.vms.CloseStdin(ctx, sn.by, sn.id)
-		} else if err = sn.vms.WriteStdin(ctx, sn.by, sn.id, in.offset, in.data); err == nil {
+		err := sn.pass(ctx, in)
+		if err == nil && !in.close {
 			if in.offset >= 0 {
 				taken = in.offset
 			}
@@ -315,6 +341,20 @@ func (sn *session) feed(ctx context.Context, end context.CancelCauseFunc) {
 			return
 		}
 	}
+}
+
+// pass gives a piece of input to the command, or its end.
+func (sn *session) pass(ctx context.Context, in input) error {
+	if in.close {
+		if err := sn.note("close-stdin"); err != nil {
+			return err
+		}
+		return sn.vms.CloseStdin(ctx, sn.by, sn.id)
+	}
+	if err := sn.once(&sn.fed, "write-stdin"); err != nil {
+		return err
+	}
+	return sn.vms.WriteStdin(ctx, sn.by, sn.id, in.offset, in.data)
 }
 
 // ignoreEnded drops the error of talking to a command that has just ended: the

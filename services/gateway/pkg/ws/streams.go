@@ -16,6 +16,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/limit"
+	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
 )
 
 // Config is what streams need. Zero durations and counts take the defaults named.
@@ -35,6 +36,8 @@ type Config struct {
 	Max int
 	// Limits bound what each caller has open and sends; nil: nothing does.
 	Limits *limit.Limits
+	// Trail records what is done over streams; nil: nothing does.
+	Trail *trail.Trail
 	// Opened counts streams by kind; may be nil.
 	Opened func(kind string) (closed func())
 }

@@ -70,13 +70,18 @@ func (n *node) serve(ctx context.Context, who *credentials, ready func() error) 
 	if err != nil {
 		return err
 	}
+	audit, shut, err := n.openAudit(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, shut()) }()
 	started := now()
 	var server *gateway.Server
 	g, err := gateway.New(gateway.Config{
 		Address: n.settings.Listen.Address, Hosts: n.settings.Listen.Hosts, PreviewDomain: n.settings.Listen.PreviewDomain, Version: version.Version,
 		Origins: n.settings.Listen.Origins, TrustedProxies: proxies, Limits: n.settings.Limits.Config(),
 	}, gateway.Deps{
-		VMs: n.service, Tasks: n.service, Authenticator: who.authenticator, Projects: who.lookup, Access: who.service, Tokens: who.tokens, Idempotency: api.NewMemoryIdempotency(nil), Uploads: uploads, Logger: n.log,
+		VMs: n.service, Tasks: n.service, Authenticator: who.authenticator, Projects: who.lookup, Access: who.service, Tokens: who.tokens, Idempotency: api.NewMemoryIdempotency(nil), Uploads: uploads, Audit: audit, Logger: n.log,
 		Ready:  func(ctx context.Context) error { return n.store.Ping(ctx) },
 		Status: func(ctx context.Context) (wire.Status, error) { return n.status(ctx, server.URL(), started) },
 	})

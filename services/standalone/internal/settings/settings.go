@@ -39,6 +39,7 @@ type Settings struct {
 	Quotas     Quotas  `yaml:"quotas"`
 	Limits     Limits  `yaml:"limits"`
 	Auth       Auth    `yaml:"auth"`
+	Audit      Audit   `yaml:"audit"`
 }
 
 // Listen says where the API answers.
@@ -153,6 +154,11 @@ type Quotas struct {
 	Templates        int64        `yaml:"templates" doc:"Templates of a project."`
 }
 
+// Audit is the log of who changed what.
+type Audit struct {
+	Lenient bool `yaml:"lenient" doc:"Let changes go on that cannot be recorded, such as on a full disk. Otherwise they are refused."`
+}
+
 // Limits are how much callers may ask of the API. A rate of 0 is no limit.
 type Limits struct {
 	KeyRate      float64 `yaml:"key_rate" doc:"Requests in a second of a key, or of a user's keys together."`
@@ -185,6 +191,7 @@ type Keep struct {
 	Tombstones config.Duration `yaml:"tombstones" doc:"Ended VMs, executions and their output."`
 	Tasks      config.Duration `yaml:"tasks" doc:"Ended tasks."`
 	Events     config.Duration `yaml:"events" doc:"Events."`
+	Audit      config.Duration `yaml:"audit" doc:"Records of who changed what; 0: for ever."`
 	Journal    config.Bytes    `yaml:"journal" doc:"Output kept of each execution; the oldest goes first."`
 }
 
@@ -209,8 +216,8 @@ func Defaults() Settings {
 			Mise: tools.DefaultMise, Registry: tools.DefaultRegistry, Template: "base",
 			Timeout: config.Duration(15 * time.Minute), MaxSize: 4 << 30, MaxCache: 20 << 30, Remember: config.Duration(24 * time.Hour),
 		},
-		Keep: Keep{Tombstones: week, Tasks: week, Events: week, Journal: 64 << 20},
 		Auth: defaultAuth(),
+		Keep: Keep{Tombstones: week, Tasks: week, Events: week, Audit: config.Duration(90 * 24 * time.Hour), Journal: 64 << 20},
 		// Far above what an agent's loop of commands asks for, and below what would
 		// keep others waiting.
 		Limits: Limits{
@@ -270,6 +277,9 @@ func (s *Settings) check() error {
 	}
 	if err := s.Tools.check(); err != nil {
 		return err
+	}
+	if s.Keep.Audit < 0 {
+		return errors.New(errors.InvalidArgument, "records cannot be kept for %s", time.Duration(s.Keep.Audit)).WithField("keep.audit")
 	}
 	if err := s.Quotas.Quota().Validate("quotas"); err != nil {
 		return err

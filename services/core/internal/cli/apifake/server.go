@@ -207,6 +207,7 @@ func (s *Server) routes() http.Handler {
 	s.egressRoutes(handle)
 	s.otherRoutes(handle)
 	s.quotaRoutes(handle)
+	s.auditRoutes(handle)
 	return mux
 }
 
