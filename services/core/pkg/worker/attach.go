@@ -136,6 +136,9 @@ func (w *Worker) greet(ctx context.Context, vm *domain.VM, driver vmm.Driver, cl
 // configure tells an agent what its machine's VM asks for.
 func (w *Worker) configure(ctx context.Context, vm *domain.VM, client *guest.Client) error {
 	env, err := service.OpenEnv(ctx, w.Sealer, vm)
+	if errors.HasCode(err, errors.Unavailable) {
+		return &keysAway{err}
+	}
 	if err != nil {
 		return err
 	}
@@ -154,6 +157,17 @@ func (w *Worker) configure(ctx context.Context, vm *domain.VM, client *guest.Cli
 	maps.Copy(cfg.Env, env)
 	cfg.Env = w.toolEnv(vm, cfg.Env)
 	return client.Configure(ctx, cfg)
+}
+
+// keysAway is why a VM cannot be told its environment for now: what holds the
+// keys does not answer. Neither machine nor agent are to blame.
+type keysAway struct{ error }
+
+func (k *keysAway) Unwrap() error { return k.error }
+
+func isKeysAway(err error) bool {
+	var away *keysAway
+	return errors.As(err, &away)
 }
 
 // imageConfig is what an image sets, and all that a plain VM's agent is told.
@@ -191,12 +205,13 @@ func (w *Worker) rename(ctx context.Context, vm *domain.VM, driver vmm.Driver) <
 
 // attachFailed decides what becomes of a machine that runs but cannot be
 // talked to. One that has ended meanwhile is stepped again by its exit; one
-// that was never ready is given up; one that was keeps running for another try.
+// that was never ready is given up; one that was keeps running for another try,
+// as does one that only lacks an environment that cannot be opened for now.
 func (w *Worker) attachFailed(ctx context.Context, vm *domain.VM, driver vmm.Driver, why error) error {
 	if ctx.Err() != nil || w.machines.lastExit(vm.MachineID) != nil && vm.Epoch > 0 {
 		return why
 	}
-	if vm.Epoch > 0 && vm.Observed == domain.Running {
+	if vm.Epoch > 0 && vm.Observed == domain.Running || isKeysAway(why) {
 		return why
 	}
 	if err := driver.Stop(context.WithoutCancel(ctx), string(vm.MachineID), 0); err != nil {

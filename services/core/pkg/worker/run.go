@@ -84,7 +84,7 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 		if err == nil {
 			err = w.occupy(ctx, vm, driver, trace)
 		}
-		if err == nil || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil || isKeysAway(err) {
 			return err
 		}
 		w.Log.Warn("a machine from the pool is of no use, making one", "vm", vm.ID, "machine", vm.MachineID, "error", err)

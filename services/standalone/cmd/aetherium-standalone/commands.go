@@ -46,7 +46,7 @@ func newRoot(environ []string, stdout, stderr io.Writer) *cobra.Command {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.PersistentFlags().StringVar(&p.configFile, "config", "", "YAML configuration file")
-	root.AddCommand(p.serve(), p.start(), p.stop(), p.down(), p.doctor(), p.reference())
+	root.AddCommand(p.serve(), p.start(), p.stop(), p.down(), p.doctor(), p.keys(), p.reference())
 	return root
 }
 
@@ -63,6 +63,10 @@ func (p *program) serve() *cobra.Command {
 			s, err := p.load()
 			if err != nil {
 				return err
+			}
+			// What this process starts has no business with the keys.
+			if err := os.Unsetenv(settings.SealKeysVariable); err != nil {
+				return errors.Wrap(err, errors.Internal, "the environment cannot be changed")
 			}
 			log, err := p.logger(s)
 			if err != nil {

@@ -56,9 +56,10 @@ type closer struct {
 
 func (n *node) opened(name string, do func() error) { n.closers = append(n.closers, closer{name, do}) }
 
-// open opens everything; on an error what was opened is closed again. reserve
-// says whether the room of VMs' disks is taken where that was asked for.
-func open(ctx context.Context, s settings.Settings, log *slog.Logger, reserve bool) (n *node, err error) {
+// open opens everything; on an error what was opened is closed again. One that
+// does not serve takes no room for VMs' disks, and does without keys: whoever
+// has lost them can still end what runs.
+func open(ctx context.Context, s settings.Settings, log *slog.Logger, serves bool) (n *node, err error) {
 	n = &node{settings: s, log: log, changes: new(watch.Hub[domain.ID])}
 	defer func() {
 		if err != nil {
@@ -68,15 +69,13 @@ func open(ctx context.Context, s settings.Settings, log *slog.Logger, reserve bo
 	if err := os.MkdirAll(s.DataDir, 0o711); err != nil { //nolint:gosec // the mapped roots of VMs walk through it
 		return n, errors.Wrap(err, errors.Internal, "the data directory %s cannot be made", s.DataDir)
 	}
-	if n.store, err = sqlite.Open(ctx, filepath.Join(s.DataDir, "aetherium.db"), sqlite.Options{Logger: log}); err != nil {
+	if n.store, err = sqlite.Open(ctx, databaseFile(s), sqlite.Options{Logger: log}); err != nil {
 		return n, err
 	}
 	n.opened("store", n.store.Close)
-	ring, err := keyring(s)
-	if err != nil {
+	if err := n.openKeys(ctx, serves); err != nil {
 		return n, err
 	}
-	n.sealer = seal.New(ring)
 	if n.journals, err = journal.OpenStore(filepath.Join(s.DataDir, "journals"), journal.Options{MaxBytes: int64(s.Keep.Journal)}); err != nil {
 		return n, err
 	}
@@ -85,21 +84,21 @@ func open(ctx context.Context, s settings.Settings, log *slog.Logger, reserve bo
 		return n, err
 	}
 	n.opened("images", n.images.Close)
-	if err := n.openDriver(ctx, reserve); err != nil {
+	if err := n.openDriver(ctx, serves); err != nil {
 		return n, err
 	}
 	return n, n.assemble(ctx)
 }
 
 // openDriver opens disk, network and the oci driver on them.
-func (n *node) openDriver(ctx context.Context, reserve bool) error {
+func (n *node) openDriver(ctx context.Context, serves bool) error {
 	s := n.settings
 	instance, err := instanceID(ctx, n.store)
 	if err != nil {
 		return err
 	}
 	// First, for it is what most often cannot be had, and nothing runs yet.
-	if n.disk, err = disk.Open(ctx, disk.Config{Dir: s.DataDir, Size: int64(s.Disk.Size), Reserve: reserve && s.Disk.Size > 0, Logger: n.log}); err != nil {
+	if n.disk, err = disk.Open(ctx, disk.Config{Dir: s.DataDir, Size: int64(s.Disk.Size), Reserve: serves && s.Disk.Size > 0, Logger: n.log}); err != nil {
 		return err
 	}
 	n.opened("disk", n.disk.Close)
@@ -117,10 +116,13 @@ func (n *node) openDriver(ctx context.Context, reserve bool) error {
 	if err := n.networkSettings(&cfg); err != nil {
 		return err
 	}
-	if cfg.EgressCA, err = n.egressCA(ctx, instance); err != nil {
+	cfg.EgressCA, err = n.egressCA(ctx, instance)
+	switch {
+	case err == nil:
+		n.egressCert = cfg.EgressCA.Certificate
+	case serves:
 		return err
 	}
-	n.egressCert = cfg.EgressCA.Certificate
 	if n.network, err = network.Open(ctx, cfg); err != nil {
 		return err
 	}
@@ -199,16 +201,6 @@ func (n *node) assemble(ctx context.Context) error {
 		Quota:          s.Quotas.Quota(),
 	}, service.Deps{Store: n.store, Nodes: oneNode{n.worker}, Sealer: n.sealer, Changes: n.changes, Log: n.log})
 	return nil
-}
-
-// keyVariable holds the key-encryption keys where they shall not be in a file.
-const keyVariable = "AETHERIUM_SEAL_KEYS"
-
-func keyring(s settings.Settings) (seal.Keyring, error) {
-	if text := os.Getenv(keyVariable); text != "" {
-		return seal.Parse(text)
-	}
-	return seal.LoadFile(filepath.Join(s.DataDir, "seal.key"))
 }
 
 // close closes what open opened, last first.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/config"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/common/pkg/logging"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/tools"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/oci"
@@ -40,6 +41,7 @@ type Settings struct {
 	Limits     Limits  `yaml:"limits"`
 	Auth       Auth    `yaml:"auth"`
 	Audit      Audit   `yaml:"audit"`
+	Seal       Seal    `yaml:"seal"`
 }
 
 // Listen says where the API answers.
@@ -195,6 +197,22 @@ type Keep struct {
 	Journal    config.Bytes    `yaml:"journal" doc:"Output kept of each execution; the oldest goes first."`
 }
 
+// Seal says where the keys are that data at rest is under (docs/ENCRYPTION.md).
+type Seal struct {
+	KeyFile string         `yaml:"key_file" doc:"File of keys, 64 hexadecimal digits each, the newest first; default: seal.key in the data directory, made at the first start unless keys or kms are given."`
+	Keys    logging.Secret `yaml:"keys" doc:"The keys themselves, as a file has them; they belong into the variable rather than into a configuration file."`
+	KMS     KMS            `yaml:"kms"`
+}
+
+// KMS is a key management service that holds the keys.
+type KMS struct {
+	URL       string          `yaml:"url" doc:"Key management service: unix:///path/of/socket, https://host/path, or http:// with a loopback address."`
+	Command   []string        `yaml:"command" doc:"Program and arguments that speak for a key management service, in the place of a URL."`
+	TokenFile string          `yaml:"token_file" doc:"File of the token that the service is sent; not readable by others."`
+	CAFile    string          `yaml:"ca_file" doc:"Certificates (PEM) that the service's must be signed by; default: the host's."`
+	Timeout   config.Duration `yaml:"timeout" doc:"How long the service has for an answer; there are three attempts."`
+}
+
 // Prefix of the environment variables.
 const Prefix = "AETHERIUM"
 
@@ -223,6 +241,7 @@ func Defaults() Settings {
 		Limits: Limits{
 			KeyRate: 500, KeyBurst: 2000, AddressRate: 1000, AddressBurst: 4000, FailureRate: 1, FailureBurst: 30, Streams: 1024,
 		},
+		Seal: Seal{KMS: KMS{Timeout: config.Duration(5 * time.Second)}},
 	}
 }
 
@@ -348,6 +367,17 @@ func (s Settings) Loopback() bool {
 }
 
 // The files of an installation.
+
+// SealKeyFile holds the keys that data at rest is under, unless they are elsewhere.
+func (s Settings) SealKeyFile() string {
+	if s.Seal.KeyFile != "" {
+		return s.Seal.KeyFile
+	}
+	return filepath.Join(s.DataDir, "seal.key")
+}
+
+// SealKeysVariable is the environment variable of Seal.Keys.
+const SealKeysVariable = Prefix + "_SEAL_KEYS"
 
 // LogFile is where a server in the background logs.
 func (s Settings) LogFile() string { return filepath.Join(s.DataDir, "server.log") }
