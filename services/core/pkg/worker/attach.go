@@ -136,9 +136,6 @@ func (w *Worker) greet(ctx context.Context, vm *domain.VM, driver vmm.Driver, cl
 // configure tells an agent what its machine's VM asks for.
 func (w *Worker) configure(ctx context.Context, vm *domain.VM, client *guest.Client) error {
 	env, err := service.OpenEnv(ctx, w.Sealer, vm)
-	if errors.HasCode(err, errors.Unavailable) {
-		return &keysAway{err}
-	}
 	if err != nil {
 		return err
 	}
@@ -157,17 +154,6 @@ func (w *Worker) configure(ctx context.Context, vm *domain.VM, client *guest.Cli
 	maps.Copy(cfg.Env, env)
 	cfg.Env = w.toolEnv(vm, cfg.Env)
 	return client.Configure(ctx, cfg)
-}
-
-// keysAway is why a VM cannot be told its environment for now: what holds the
-// keys does not answer. Neither machine nor agent are to blame.
-type keysAway struct{ error }
-
-func (k *keysAway) Unwrap() error { return k.error }
-
-func isKeysAway(err error) bool {
-	var away *keysAway
-	return errors.As(err, &away)
 }
 
 // imageConfig is what an image sets, and all that a plain VM's agent is told.

@@ -82,9 +82,12 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 		w.machines.set(vm.MachineID, vm.Spec.Driver, lifecycle.MachineRunning)
 		err := w.enforceEgress(ctx, vm)
 		if err == nil {
-			err = w.occupy(ctx, vm, driver, trace)
+			// From here on the machine may wait for keys: its policy is in force.
+			if err = w.occupy(ctx, vm, driver, trace); isKeysAway(err) {
+				return err
+			}
 		}
-		if err == nil || ctx.Err() != nil || isKeysAway(err) {
+		if err == nil || ctx.Err() != nil {
 			return err
 		}
 		w.Log.Warn("a machine from the pool is of no use, making one", "vm", vm.ID, "machine", vm.MachineID, "error", err)
@@ -96,7 +99,10 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 		trace.phase("intent")
 	}
 	spec.MachineID = string(vm.MachineID)
-	if err := w.enforceEgress(ctx, vm); err != nil {
+	if err := w.enforceEgress(ctx, vm); isKeysAway(err) {
+		w.machines.forget(vm.MachineID) // there is none yet: the next try makes it
+		return err
+	} else if err != nil {
 		return w.createFailed(ctx, vm, driver, err)
 	}
 	w.machines.set(vm.MachineID, vm.Spec.Driver, lifecycle.MachineBroken)

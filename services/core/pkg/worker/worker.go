@@ -113,6 +113,7 @@ func New(config Config, d Deps) *Worker {
 	if d.Now == nil {
 		d.Now = time.Now
 	}
+	d.Sealer = sealer{d.Sealer}
 	w := &Worker{config: config.withDefaults(), Deps: d}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	w.clock = newClock(d.Now, w.due)
