@@ -57,6 +57,7 @@ type globalFlags struct {
 	url      string
 	key      string
 	keyFile  string
+	project  string
 	output   string
 	quiet    bool
 	patience time.Duration
@@ -81,13 +82,21 @@ func (a *app) client() (*client.Client, error) {
 		return nil, err
 	}
 	c, err := client.New(client.Options{
-		URL: server.URL, Key: server.Key, Patience: a.flags.patience,
+		URL: server.URL, Key: server.Key, Project: a.project(), Patience: a.flags.patience,
 		UserAgent: "aetherium-cli/" + version.Version,
 	})
 	if err == nil {
 		a.client_ = c
 	}
 	return c, err
+}
+
+// project is the one to work in; empty: the key's own.
+func (a *app) project() string {
+	if a.flags.project != "" {
+		return a.flags.project
+	}
+	return a.env("AETHERIUM_PROJECT")
 }
 
 // server is where the flags, the environment or a data directory point. A key

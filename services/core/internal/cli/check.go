@@ -48,6 +48,24 @@ var argumentForms = map[string]func(string) *errors.Error{
 		}
 		return wrongArgument("%q is not the ID of an execution", s).WithHint("aetherium logs --all VM lists a VM's")
 	},
+	"PROJECT": func(s string) *errors.Error {
+		if isRef(s) {
+			return nil
+		}
+		return wrongArgument("%q is not the name or ID of a project", s).WithHint("`aetherium project ls` lists projects")
+	},
+	"KEY": func(s string) *errors.Error {
+		if isRef(s) {
+			return nil
+		}
+		return wrongArgument("%q is not the ID or name of a key", s).WithHint("`aetherium key ls` lists keys")
+	},
+	"USER": func(s string) *errors.Error {
+		if domain.IsID(s) || domain.ValidateUserName("", strings.ToLower(s)) == nil {
+			return nil
+		}
+		return wrongArgument("%q is not the name or ID of a user", s).WithHint("a name or an email address")
+	},
 	"TASK": func(s string) *errors.Error {
 		if domain.IsID(s) {
 			return nil

@@ -138,6 +138,40 @@ func (a *app) completeSecrets(cmd *cobra.Command, args []string, _ string) ([]st
 	})
 }
 
+func (a *app) completeKeys(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.offer(cmd, args, func(ctx context.Context, c *client.Client) ([]string, error) {
+		list, err := client.Collect(c.Keys(ctx, client.Page{Limit: maxOffers}))
+		var out []string
+		for _, k := range list {
+			if k.State == keyActive {
+				out = append(out, k.ID+"\t"+k.Name+", "+k.Prefix+"…")
+			}
+		}
+		return out, err
+	})
+}
+
+func (a *app) completeProjects(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.offer(cmd, args, func(ctx context.Context, c *client.Client) ([]string, error) {
+		list, err := client.Collect(c.Projects(ctx, client.Page{Limit: maxOffers}))
+		return describeEach(list, func(p api.Project) string { return p.Name + "\tproject" }), err
+	})
+}
+
+func (a *app) completeUsers(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.offer(cmd, args, func(ctx context.Context, c *client.Client) ([]string, error) {
+		list, err := client.Collect(c.Users(ctx, client.Page{Limit: maxOffers}))
+		return describeEach(list, func(u api.User) string { return u.Name + "\tuser" }), err
+	})
+}
+
+func (a *app) completeMembers(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.offer(cmd, args, func(ctx context.Context, c *client.Client) ([]string, error) {
+		list, err := c.Members(ctx)
+		return describeEach(list, func(m api.Member) string { return m.Name + "\t" + m.Role }), err
+	})
+}
+
 // completeExecutions offers the executions that run in the running VMs.
 func (a *app) completeExecutions(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return a.offer(cmd, args, func(ctx context.Context, c *client.Client) ([]string, error) {

@@ -96,6 +96,10 @@ var listed = []struct{ words, hint string }{
 	{"no snapshot ", "`aetherium snapshot ls` lists snapshots"},
 	{"no task ", "`aetherium task ls` lists tasks"},
 	{"no secret ", "`aetherium secret ls` lists secrets"},
+	{"no project ", "`aetherium project ls` lists projects, for administrators"},
+	{"no user ", "`aetherium user ls` lists users, for administrators"},
+	{"no member ", "`aetherium member ls` lists members"},
+	{"API key ", "`aetherium key ls --all` lists keys"},
 	{"no execution ", "aetherium logs --all VM lists a VM's"},
 }
 

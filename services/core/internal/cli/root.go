@@ -73,12 +73,13 @@ a table has no titles, its values are whole and a tab stands between them.`,
 	f.StringVar(&a.flags.url, "url", "", "the server's URL (AETHERIUM_URL; default: the one running on this host)")
 	f.StringVar(&a.flags.key, "key", "", "API key (AETHERIUM_API_KEY; others on this host can see a key given here: prefer the variable or --key-file)")
 	f.StringVar(&a.flags.keyFile, "key-file", "", "file that holds the API key")
+	f.StringVar(&a.flags.project, "project", "", "name or ID of the project to work in, where the key is good for several (AETHERIUM_PROJECT; default: the key's own)")
 	f.StringVarP(&a.flags.output, "output", "o", "table", "how to show results: table, json or name")
 	f.BoolVarP(&a.flags.quiet, "quiet", "q", false, "show names or IDs only")
 	a.flags.patience = time.Minute
 	f.Var((*durationFlag)(&a.flags.patience), "patience", "how long to wait for a server that was there and went away")
 	root.AddGroup(&cobra.Group{ID: "run", Title: "Run commands:"}, &cobra.Group{ID: "vm", Title: "Machines:"},
-		&cobra.Group{ID: "see", Title: "See what happens:"})
+		&cobra.Group{ID: "see", Title: "See what happens:"}, &cobra.Group{ID: "access", Title: "Who may do what:"})
 	add := func(group string, cmds ...*cobra.Command) {
 		for _, c := range cmds {
 			c.GroupID = group
@@ -88,9 +89,11 @@ a table has no titles, its values are whole and a tab stands between them.`,
 	add("run", a.runCommand(), a.execCommand(), a.shellCommand(), a.attachCommand(), a.logsCommand())
 	add("vm", a.vmCommand(), a.snapshotCommand(), a.templateCommand(), a.toolCommand(), a.secretCommand(), a.cpCommand(), a.portCommand(), a.egressCommand())
 	add("see", a.topCommand(), a.eventsCommand(), a.taskCommand(), a.quotaCommand(), a.auditCommand(), a.statusCommand(), a.doctorCommand())
+	add("access", a.keyCommand(), a.projectCommand(), a.memberCommand(), a.userCommand(), a.tokenCommand(), a.whoamiCommand())
 	root.AddCommand(a.versionCommand(), a.completionCommand())
 	root.SetHelpCommand(helpCommand(root))
 	must(root.RegisterFlagCompletionFunc("output", fixed("table", "json", "name")))
+	must(root.RegisterFlagCompletionFunc("project", a.flagValues(a.completeProjects)))
 	tidyUsage(root)
 	return root
 }

@@ -18,6 +18,9 @@ type Options struct {
 	URL string
 	// Key is the API key; it is sent in a header only, and never across a redirect.
 	Key string
+	// Project is the ID or name of the project to work in, where the key is
+	// good for several; empty: the key's own.
+	Project string
 	// UserAgent names the program; default "aetherium-client".
 	UserAgent string
 	// Patience is how long a server that answered before may be away before a
@@ -32,6 +35,7 @@ type Client struct {
 	base     *url.URL // with the API's path, without a slash at the end
 	origin   string
 	key      string
+	project  string
 	agent    string
 	patience time.Duration
 	http     *http.Client
@@ -55,9 +59,12 @@ func New(o Options) (*Client, error) {
 	if strings.ContainsFunc(o.Key, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return nil, errors.New(errors.InvalidArgument, "the API key holds characters that no key has").WithField("key")
 	}
+	if strings.ContainsFunc(o.Project, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return nil, errors.New(errors.InvalidArgument, "%q is not the name or ID of a project", o.Project).WithField("project")
+	}
 	origin := u.Scheme + "://" + u.Host
 	u.Path = strings.TrimSuffix(strings.TrimSuffix(u.Path, "/"), api.BasePath) + api.BasePath
-	c := &Client{base: u, origin: origin, key: o.Key, agent: o.UserAgent, patience: o.Patience}
+	c := &Client{base: u, origin: origin, key: o.Key, project: o.Project, agent: o.UserAgent, patience: o.Patience}
 	if c.agent == "" {
 		c.agent = "aetherium-client"
 	}

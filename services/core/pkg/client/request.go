@@ -143,6 +143,9 @@ func (c *Client) once(ctx context.Context, cl call, payload []byte) (*http.Respo
 
 func (c *Client) identify(h http.Header) {
 	h.Set("User-Agent", c.agent)
+	if c.project != "" {
+		h.Set(api.HeaderProject, c.project)
+	}
 	if c.key != "" {
 		h.Set("Authorization", "Bearer "+c.key)
 	}

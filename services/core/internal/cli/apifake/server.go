@@ -58,6 +58,7 @@ type Server struct {
 	snapshots  []api.Snapshot
 	tasks      []api.Task
 	secrets    map[string]secret
+	access     access
 	events     []api.Event
 	changed    chan struct{}     // closed when there is another event
 	claims     map[string]*claim // by idempotency key
@@ -82,7 +83,7 @@ func New(tb testing.TB, set ...func(*Server)) *Server {
 	tb.Helper()
 	s := &Server{
 		tb: tb, dir: tb.TempDir(), changed: make(chan struct{}), claims: map[string]*claim{},
-		failures: map[string]api.Problem{}, secrets: map[string]secret{}, TellStdin: true,
+		failures: map[string]api.Problem{}, secrets: map[string]secret{}, access: seedAccess(), TellStdin: true,
 		// An address of its own, so that nobody takes the port while it is down.
 		address: fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250)),
 	}
@@ -208,6 +209,7 @@ func (s *Server) routes() http.Handler {
 	s.otherRoutes(handle)
 	s.quotaRoutes(handle)
 	s.auditRoutes(handle)
+	s.accessRoutes(handle)
 	return mux
 }
 
