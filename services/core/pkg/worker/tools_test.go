@@ -20,11 +20,14 @@ import (
 type bench struct {
 	asked  chan struct{} // told when an installation has begun
 	answer chan bool     // how it ends
+	closed chan struct{} // told when one has let go of its machine
 	boots  atomic.Int64
 	open   atomic.Int64
 }
 
-func newBench() *bench { return &bench{asked: make(chan struct{}, 16), answer: make(chan bool, 16)} }
+func newBench() *bench {
+	return &bench{asked: make(chan struct{}, 16), answer: make(chan bool, 16), closed: make(chan struct{}, 16)}
+}
 
 func (b *bench) config(c *worker.Config) {
 	c.Tools.MaxCache = 1
@@ -72,7 +75,10 @@ func (benchMachine) Tar(context.Context, string) (io.ReadCloser, error) {
 	return io.NopCloser(&b), nil
 }
 
-func (m benchMachine) Close() { m.b.open.Add(-1) }
+func (m benchMachine) Close() {
+	m.b.open.Add(-1)
+	m.b.closed <- struct{}{}
+}
 
 const prettierBin = "/opt/aetherium/tools/prettier/1.2.3/bin"
 
@@ -174,6 +180,7 @@ func TestToolsOfVMsThatEndAndOfWorkersThatDie(t *testing.T) {
 	if got, err := b.WaitVM(b.ctx, b.by, vm.ID); err != nil || got.Observed != domain.Deleted {
 		t.Errorf("%+v, %v", got, err)
 	}
+	<-shop.closed // else the next VM may still share what nobody wanted any more
 	vm, err = b.CreateVM(b.ctx, b.by, vmm.CreateVM{Tools: []string{"prettier"}})
 	must(t, err)
 	<-shop.asked
