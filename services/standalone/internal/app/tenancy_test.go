@@ -16,8 +16,8 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 )
 
-// probe is how an operation is asked for another's thing. %s in path, body or
-// first message is the thing.
+// probe is how an operation is asked for another's thing; %s in query and body
+// is the thing.
 type probe struct {
 	kind   string // of belongings
 	query  string
@@ -57,6 +57,7 @@ func probes() map[string][]probe {
 		"get-template": of("template"), "delete-template": of("template"), "get-build-log": of("build"), "get-installation-log": of("installation"),
 		"delete-secret":     of("secret"),
 		"get-project-quota": of("project"), "set-project-quota": {{kind: "project", body: `{"vms":1}`}},
+		"list-audit":  {{kind: "project", query: "project=%s"}, {kind: "vm", query: "subject=%s"}, {kind: "user", query: "actor=%s"}},
 		"get-project": of("project"), "patch-project": {{kind: "project", body: `{"name":"taken"}`}}, "delete-project": of("project"),
 		"get-user": of("user"), "patch-user": {{kind: "user", body: `{"disabled":true}`}}, "delete-user": of("user"), "remove-member": of("user"),
 		"get-key": of("key"), "revoke-key": of("key"), "rotate-key": of("key"), "create-key": {{kind: "user", body: `{"name":"k","user":"%s"}`}},
@@ -122,7 +123,7 @@ func (p probe) with(op described, thing string) ask {
 		return thing
 	})
 	if p.query != "" {
-		path += "?" + p.query
+		path += "?" + strings.ReplaceAll(p.query, "%s", url.QueryEscape(thing))
 	}
 	q := ask{method: op.method, path: path, body: p.body, header: p.header, socket: p.socket, first: p.first}
 	if text, ok := p.body.(string); ok {
@@ -262,7 +263,7 @@ func TestListsShowOwnThings(t *testing.T) {
 		ok[wire.VM](b, ask{method: "POST", path: "/vms", body: wire.CreateVM{}})
 		ok[wire.VM](a, ask{method: "POST", path: "/vms", body: wire.CreateVM{Template: "a-template"}})
 	}
-	lists := []string{"/vms", "/vms?include_deleted=true", "/snapshots", "/tasks", "/templates", "/secrets", "/events", "/quota", "/tools", "/drivers", "/keys", "/members", "/me", "/vms?name=a-machine", "/vms?metadata=whose:a", "/vms?template=a-template"}
+	lists := []string{"/vms", "/vms?include_deleted=true", "/snapshots", "/tasks", "/templates", "/secrets", "/events", "/quota", "/tools", "/drivers", "/keys", "/members", "/me", "/audit", "/vms?name=a-machine", "/vms?metadata=whose:a", "/vms?template=a-template"}
 	for _, path := range lists {
 		if got := b.do(ask{method: "GET", path: path}); got.status != http.StatusOK {
 			t.Errorf("%s: %d %s", path, got.status, got.body)
@@ -289,6 +290,8 @@ func TestListsShowOwnThings(t *testing.T) {
 			b.tellsNothing(path+" from "+cursor, got.body, things)
 		}
 	}
+	vm := ok[wire.VM](b, ask{method: "POST", path: "/vms", body: wire.CreateVM{}})
+	b.tellsNothing("the stream of events", b.streamed("/events/stream?after=0", vm.ID), things)
 	for _, path := range []string{"/metrics", "/workers", "/status"} {
 		if got := b.do(ask{method: "GET", path: path}); got.status != http.StatusForbidden {
 			t.Errorf("%s: %d", path, got.status)

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -35,6 +36,7 @@ import (
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/gateway"
+	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
 
 // house is an installation with several tenants: everything is real but the
@@ -94,9 +96,12 @@ func newHouse(t *testing.T) *house {
 	h.must(err)
 	who, err := (&node{store: h.asked, sealer: sealer, log: logger, service: s, instance: "house"}).openAccess()
 	h.must(err)
+	log, shut, err := (&node{store: store, log: logger, settings: settings.Settings{DataDir: dir}}).openAudit(ctx)
+	h.must(err)
+	t.Cleanup(func() { h.must(shut()) })
 	g, err := gateway.New(gateway.Config{Address: "127.0.0.1:0", Version: "1.2.3-test", StopGrace: 5 * time.Second}, gateway.Deps{
 		VMs: s, Tasks: s, Authenticator: who.authenticator, Projects: who.lookup, Access: who.service, Tokens: who.tokens, Idempotency: api.NewMemoryIdempotency(nil),
-		Uploads: h.uploads, Logger: logger, Status: func(context.Context) (wire.Status, error) { return wire.Status{VMs: map[string]int{}}, nil },
+		Uploads: h.uploads, Audit: log, Logger: logger, Status: func(context.Context) (wire.Status, error) { return wire.Status{VMs: map[string]int{}}, nil },
 	})
 	h.must(err)
 	server := gateway.NewServer(g)
@@ -216,6 +221,28 @@ func (c *tenant) do(q ask) answer {
 func textFrame(text string) []byte {
 	f := binary.BigEndian.AppendUint16([]byte{0x81, 0xfe}, uint16(len(text)))
 	return append(append(f, 0, 0, 0, 0), text...)
+}
+
+// streamed reads server-sent events until one has a text.
+func (c *tenant) streamed(path, until string) string {
+	c.t.Helper()
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.addr+wire.BasePath+path, nil)
+	c.must(err)
+	r.Header.Set(wire.HeaderAPIKey, c.key)
+	r.Header.Set("Accept", "text/event-stream")
+	resp, err := c.client.Do(r)
+	c.must(err)
+	defer func() { _ = resp.Body.Close() }()
+	var all strings.Builder
+	for lines := bufio.NewScanner(resp.Body); !strings.Contains(all.String(), until); {
+		if !lines.Scan() {
+			c.t.Fatalf("%s ended: %v %s", path, lines.Err(), all.String())
+		}
+		all.WriteString(lines.Text() + "\n")
+	}
+	return all.String()
 }
 
 // readMessages reads what a server says on a WebSocket, until it closes it.

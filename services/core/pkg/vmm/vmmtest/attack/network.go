@@ -3,6 +3,7 @@ package attack
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -19,6 +20,13 @@ var networkAttacks = map[string]func(*testing.T, *bed, *machine){
 	"ports of the host": attackPorts,
 	"forged frames":     attackFrames,
 	"sockets": func(t *testing.T, b *bed, m *machine) {
+		c, err := new(net.Dialer).DialContext(limited(t), "unix", abstractName) // the host gets there
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.ReadAll(c)
+		_ = c.Close()
+		b.Lab.Hits()
 		m.intrude(t, 6, "sockets", abstractName, abstractName+"packet")
 		b.untouched(t)
 	},
