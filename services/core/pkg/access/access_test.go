@@ -228,6 +228,8 @@ func TestProjects(t *testing.T) {
 	}
 	tmpl.Public = false
 	b.update(func(tx storage.Tx) error { return tx.Templates().Update(ctx, tmpl) })
+	_, inside := b.key(b.in(b.other), access.CreateKey{Name: "inside", Scopes: domain.Scopes{domain.ScopeAdmin}})
+	b.refused("the project of the key in use", s.DeleteProject(ctx, inside, "another"), errors.Conflict)
 	if err := s.DeleteProject(ctx, b.admin, "another"); err != nil || len(gone) != 1 || gone[0] != b.other {
 		t.Errorf("emptied %v, %v", gone, err)
 	}

@@ -69,7 +69,7 @@ func (s *Service) RenameProject(ctx context.Context, by vmm.Caller, nameOrID, na
 
 // DeleteProject removes a project with everything of it, for administrators.
 // Returns NotFound, and Conflict while it has VMs, tasks under way or
-// templates that others use, or is the last.
+// templates that others use, is the last, or is that of the key in use.
 func (s *Service) DeleteProject(ctx context.Context, by vmm.Caller, nameOrID string) error {
 	if err := adminsOnly(by); err != nil {
 		return err
@@ -78,6 +78,14 @@ func (s *Service) DeleteProject(ctx context.Context, by vmm.Caller, nameOrID str
 	err := s.Store.View(ctx, func(tx storage.Tx) (err error) {
 		if p, err = findProject(ctx, tx, nameOrID); err != nil {
 			return err
+		}
+		if by.KeyID != "" {
+			if _, err := tx.Keys().Get(ctx, p.ID, by.KeyID); err == nil {
+				return errors.New(errors.Conflict, "the key in use is one of the project %s", p.Name).
+					WithHint("use an administrator's key of another project, so that one is left")
+			} else if !errors.HasCode(err, errors.NotFound) {
+				return err
+			}
 		}
 		return canGo(ctx, tx, p)
 	})

@@ -51,8 +51,9 @@ func (n *node) ensureProject(ctx context.Context) (domain.ID, error) {
 	return id, err
 }
 
-// ensureKey mints the first key into its file, and stores the hash of whatever
-// key the file holds: a lost row comes back, a lost file becomes a new key.
+// ensureKey mints the first key into its file and stores its hash; a file that
+// was removed becomes a new key. What an older file holds counts only where no
+// key was ever stored: a secret that was rotated away must not come back.
 func (n *node) ensureKey(ctx context.Context, project domain.ID) error {
 	file := n.settings.KeyFile()
 	text, minted, err := auth.EnsureKeyFile(file)
@@ -70,6 +71,14 @@ func (n *node) ensureKey(ctx context.Context, project domain.ID) error {
 		_, err := tx.Keys().ByHash(ctx, hash)
 		if !errors.HasCode(err, errors.NotFound) {
 			return err
+		}
+		stored, err := tx.Keys().List(ctx, storage.System, storage.Page{Limit: 1})
+		if err != nil {
+			return err
+		}
+		if !minted && len(stored.Items) > 0 {
+			n.log.Warn("the key file holds a key that is not valid; remove it to have a new one made at the next start", "file", file)
+			return nil
 		}
 		return tx.Keys().Insert(ctx, &domain.APIKey{
 			ID: domain.NewID(), ProjectID: project, Name: firstKeyName, Prefix: access.Shown(text),
