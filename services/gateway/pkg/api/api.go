@@ -60,6 +60,9 @@ type Deps struct {
 	Audit AuditLog
 	// Status tells what the server is; it is asked by administrators only.
 	Status func(ctx context.Context) (wire.Status, error)
+	// BodyTimeout is how long a body may take that is read before anything is
+	// done; 0: as long as it comes.
+	BodyTimeout time.Duration
 	// Version of the product, for the OpenAPI document.
 	Version string
 	// MaxFileBytes bounds a file or tar sent into a VM; 0: DefaultMaxFileBytes.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humachi"
@@ -62,6 +63,9 @@ func (a *API) around(op huma.Operation, opt options) func(huma.Context, func(hum
 		if !wantsJSON {
 			next(&statusContext{humaContext: hc})
 			return
+		}
+		if a.BodyTimeout > 0 {
+			middleware.FinishBody(r.Context(), time.Now().Add(a.BodyTimeout))
 		}
 		body, err := readBody(w, r, opt.body)
 		if err != nil {

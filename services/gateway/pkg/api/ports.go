@@ -137,6 +137,6 @@ func (a *API) forward(w http.ResponseWriter, r *http.Request) {
 		at += 1 + next
 	}
 	w.Header().Del("Cache-Control") // the proxy sets them; twice would be a mess
-	w.Header().Del("X-Content-Type-Options")
+	middleware.Insecure(w.Header())
 	a.Proxy.ServePath(w, r, t, path[:at], path[at:])
 }

@@ -29,6 +29,11 @@ const (
 	DefaultPreviewDomain = "aeth.localhost"
 	DefaultStall         = 2 * time.Minute
 	DefaultStopGrace     = 10 * time.Second
+	DefaultHeaderTimeout = 10 * time.Second
+	DefaultBodyTimeout   = time.Minute
+
+	DefaultMaxConns           = 16384
+	DefaultMaxConnsPerAddress = 1024
 )
 
 // Config is what an operator may set. The zero value is a server for this
@@ -48,11 +53,20 @@ type Config struct {
 	// in it: where a proxy in front terminates TLS or changes the port. Its
 	// hosts must still end in PreviewDomain.
 	PreviewURL string
-	// Origins are web origins ("https://host") whose pages may open streams;
-	// usually none.
+	// Origins are web origins ("https://host") whose pages may call the API and
+	// open streams; usually none.
 	Origins []string
 	// Stall is how long a peer may keep a read or write waiting.
 	Stall time.Duration
+	// HeaderTimeout is how long a client may take to send a request's header.
+	HeaderTimeout time.Duration
+	// BodyTimeout is how long a client may take to send a whole body that is read
+	// before anything is done, such as JSON.
+	BodyTimeout time.Duration
+	// MaxConns bounds the connections open at a time, and MaxConnsPerAddress
+	// those of one address, but for loopback addresses and trusted proxies.
+	MaxConns           int
+	MaxConnsPerAddress int
 	// StopGrace is how long Stop lets requests finish.
 	StopGrace time.Duration
 	// MaxStreams bounds the streams open at a time; 0: 4096.
@@ -89,6 +103,18 @@ func (c Config) withDefaults() (Config, error) {
 	c.PreviewDomain = auth.HostName(c.PreviewDomain)
 	if c.Stall <= 0 {
 		c.Stall = DefaultStall
+	}
+	if c.HeaderTimeout <= 0 {
+		c.HeaderTimeout = DefaultHeaderTimeout
+	}
+	if c.BodyTimeout <= 0 {
+		c.BodyTimeout = DefaultBodyTimeout
+	}
+	if c.MaxConns <= 0 {
+		c.MaxConns = DefaultMaxConns
+	}
+	if c.MaxConnsPerAddress <= 0 {
+		c.MaxConnsPerAddress = DefaultMaxConnsPerAddress
 	}
 	if c.StopGrace <= 0 {
 		c.StopGrace = DefaultStopGrace

@@ -3,6 +3,8 @@ package gateway
 import (
 	"context"
 	"net/http"
+	"net/netip"
+	"slices"
 
 	"github.com/go-chi/chi/v5"
 	chimiddleware "github.com/go-chi/chi/v5/middleware"
@@ -29,6 +31,7 @@ type Gateway struct {
 	proxy   *proxy.Proxy
 	hosts   auth.Hosts
 	router  http.Handler
+	api     http.Handler // the router behind what every answer of the API's hosts passes
 	metrics *middleware.Metrics
 	limits  *limit.Limits
 	trail   *trail.Trail
@@ -66,6 +69,11 @@ func New(c Config, d Deps) (*Gateway, error) {
 	if g.router, err = g.routes(); err != nil {
 		return nil, err
 	}
+	cors, err := middleware.NewCORS("origins", c.Origins)
+	if err != nil {
+		return nil, err
+	}
+	g.api = middleware.Secure(cors.Handler(g.router))
 	g.handler = middleware.Observe(
 		middleware.Observer{Logger: d.Logger, Metrics: g.metrics, Stall: c.Stall, Trusted: c.TrustedProxies},
 		g.limits.Addresses(http.HandlerFunc(g.dispatch)),
@@ -80,6 +88,11 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.handler.
 // back; new ones are refused.
 func (g *Gateway) EndStreams() { g.stop() }
 
+// standsForMany reports whether many clients come from an address.
+func (g *Gateway) standsForMany(a netip.Addr) bool {
+	return a.IsLoopback() || slices.ContainsFunc(g.config.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
 // dispatch tells previews from the API by the host that is asked for. A name
 // below the preview domain is never the API's, and any other name that is not
 // ours is nobody's: a page elsewhere may have made it resolve to this server.
@@ -89,7 +102,7 @@ func (g *Gateway) dispatch(w http.ResponseWriter, r *http.Request) {
 	case ok:
 		g.proxy.ServePreview(w, r, t)
 	case g.hosts.Allowed(r.Host):
-		g.router.ServeHTTP(w, r)
+		g.api.ServeHTTP(w, r)
 	case below:
 		problem.Write(w, errors.New(errors.NotFound, "this is not the name of a preview").WithHint("<port>-<vm id>.%s", g.config.PreviewDomain))
 	default:
@@ -133,7 +146,7 @@ func (g *Gateway) routes() (http.Handler, error) {
 					Max: g.config.MaxStreams, Opened: g.metrics.StreamOpened, Limits: g.limits, Trail: g.trail,
 				}),
 				Logger: g.deps.Logger, Status: g.status, Version: g.config.Version,
-				MaxFileBytes: g.config.MaxFileBytes, MaxUploadBytes: g.config.MaxUploadBytes,
+				BodyTimeout: g.config.BodyTimeout, MaxFileBytes: g.config.MaxFileBytes, MaxUploadBytes: g.config.MaxUploadBytes,
 			}, r)
 			fault = err
 			asJSON, asYAML := a.Document()

@@ -12,7 +12,6 @@ import (
 )
 
 const (
-	headerTimeout  = 10 * time.Second
 	idleTimeout    = 2 * time.Minute
 	maxHeaderBytes = 64 << 10
 	maxH2Streams   = 250
@@ -52,7 +51,7 @@ func NewServer(g *Gateway) *Server {
 		TLSConfig:         g.config.TLS,
 		Protocols:         &protocols,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxH2Streams, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
-		ReadHeaderTimeout: headerTimeout,
+		ReadHeaderTimeout: g.config.HeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(g.deps.Logger.Handler(), slog.LevelDebug),
@@ -108,11 +107,12 @@ func (s *Server) Start(ctx context.Context) error {
 		return errors.Wrap(err, errors.Unavailable, "cannot listen on %s", s.gateway.config.Address).WithHint("is another server running there?")
 	}
 	s.listener = l
+	limited := limitListener(l, s.gateway.config.MaxConnsPerAddress, s.gateway.config.MaxConns, s.gateway.standsForMany)
 	go func() {
 		defer close(s.done)
-		serve := func() error { return s.http.Serve(l) }
+		serve := func() error { return s.http.Serve(limited) }
 		if s.gateway.config.TLS != nil {
-			serve = func() error { return s.http.ServeTLS(l, "", "") }
+			serve = func() error { return s.http.ServeTLS(limited, "", "") }
 		}
 		err := serve()
 		if !errors.Is(err, http.ErrServerClosed) {

@@ -1,6 +1,7 @@
 package middleware
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -26,11 +27,26 @@ type body struct {
 	stall   time.Duration
 	http2   bool
 	over    atomic.Bool // read to its end, or broken
+	until   time.Time   // when it must have come; zero: whenever
+}
+
+// FinishBody has a request's body come by a time, at whatever pace. It is
+// called before the body is read.
+func FinishBody(ctx context.Context, until time.Time) {
+	if rec := RecordOf(ctx); rec != nil && rec.body != nil {
+		rec.body.until = until
+	}
 }
 
 func (b *body) Read(p []byte) (int, error) {
+	deadline := b.until
 	if b.stall > 0 {
-		_ = b.control.SetReadDeadline(time.Now().Add(b.stall))
+		if at := time.Now().Add(b.stall); deadline.IsZero() || at.Before(deadline) {
+			deadline = at
+		}
+	}
+	if !deadline.IsZero() {
+		_ = b.control.SetReadDeadline(deadline)
 	}
 	n, err := b.ReadCloser.Read(p)
 	switch {
@@ -38,7 +54,7 @@ func (b *body) Read(p []byte) (int, error) {
 		b.over.Store(true)
 		fallthrough
 	case err == nil:
-		if b.stall > 0 {
+		if !deadline.IsZero() {
 			_ = b.control.SetReadDeadline(time.Time{})
 		}
 		return n, err
@@ -65,7 +81,7 @@ func readError(err error) error {
 	case errors.As(err, &tooLarge):
 		return ae.Wrap(err, ae.TooLarge, "the request body exceeds %d bytes", tooLarge.Limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return ae.Wrap(err, ae.DeadlineExceeded, "the request body stalled")
+		return ae.Wrap(err, ae.DeadlineExceeded, "the request body stalled, or came too slowly")
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return ae.Wrap(err, ae.Canceled, "the request body ended early")
 	}

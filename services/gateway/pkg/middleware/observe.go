@@ -23,6 +23,8 @@ type Record struct {
 	Caller string // name of the key
 	// Client is the address that the request came from, as far as it can be told.
 	Client netip.Addr
+
+	body *body // the request's; nil where there is none
 }
 
 type recordKey struct{}
@@ -60,7 +62,7 @@ func Observe(o Observer, next http.Handler) http.Handler {
 		r = r.WithContext(context.WithValue(r.Context(), recordKey{}, rec))
 		if r.Body != nil && r.Body != http.NoBody {
 			w.in = &body{ReadCloser: r.Body, control: control, stall: o.Stall, http2: w.http2}
-			r.Body = w.in
+			r.Body, rec.body = w.in, w.in
 			defer w.in.drain()
 		}
 		o.Metrics.begin()
