@@ -97,8 +97,8 @@ func clean(out []byte, key string) string {
 }
 
 // schemathesis returns the program, which it installs below .tools the first
-// time: into a Python environment of its own, in the versions that
-// requirements.txt names.
+// time: into a Python environment of its own, in the versions and with the
+// hashes that requirements.txt names.
 func schemathesis(t *testing.T) string {
 	t.Helper()
 	root, err := server.Root()
@@ -122,7 +122,7 @@ func schemathesis(t *testing.T) string {
 	}
 	install(t, python(t), "-m", "venv", dir)
 	install(t, filepath.Join(dir, "bin", "python"), "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check",
-		"--prefer-binary", "--requirement", filepath.Join(propertyFiles, "requirements.txt"))
+		"--prefer-binary", "--require-hashes", "--requirement", filepath.Join(propertyFiles, "requirements.txt"))
 	if err := os.WriteFile(complete, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -144,9 +144,12 @@ func TestToolsArePinned(t *testing.T) {
 			t.Errorf("%s runs what it downloads: %s", name, m)
 		}
 	}
-	for i, line := range strings.Split(strings.TrimSpace(read(t, "tests/e2e/testdata/schemathesis/requirements.txt")), "\n") {
-		if line != "" && !strings.HasPrefix(line, "#") && !regexp.MustCompile(`^[\w.-]+==\d[\w.]*$`).MatchString(line) {
-			t.Errorf("requirements.txt, line %d: %q is no exact version", i+1, line)
+	// A requirement of pip's is a version and the hashes of its files.
+	requirement := regexp.MustCompile(`^[\w.-]+==\d[\w.]*(?: ; [^\\]*)?(?: --hash=sha256:[0-9a-f]{64})+$`)
+	lines := regexp.MustCompile(`\s*\\\n\s*`).ReplaceAllString(read(t, "tests/e2e/testdata/schemathesis/requirements.txt"), " ")
+	for line := range strings.SplitSeq(strings.TrimSpace(lines), "\n") {
+		if !strings.HasPrefix(line, "#") && !requirement.MatchString(line) {
+			t.Errorf("requirements.txt: %.80q is not a version with its hashes", line)
 		}
 	}
 	if m := regexp.MustCompile(`DefaultMise = "([^"]*)"`).FindStringSubmatch(read(t, "services/core/pkg/tools/mise.go")); m == nil || !exact.MatchString(m[1]) {
