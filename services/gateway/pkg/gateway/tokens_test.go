@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
@@ -15,6 +16,9 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/gateway"
 )
@@ -284,4 +288,69 @@ func TestTokensBySecret(t *testing.T) {
 	if _, err := auth.NewTokens(auth.TokenConfig{Secrets: [][]byte{secret[:31]}}); !errors.HasCode(err, errors.InvalidArgument) {
 		t.Errorf("a short secret: %v", err)
 	}
+}
+
+// userToken lets a user in by a word, in the place of an identity provider.
+type userToken struct {
+	auth.Authenticator
+	lookup auth.Holders
+	user   domain.ID
+}
+
+func (u userToken) Authenticate(ctx context.Context, token string) (vmm.Caller, error) {
+	if token == "user" {
+		return u.lookup.LookupUser(ctx, u.user, "")
+	}
+	return u.Authenticator.Authenticate(ctx, token)
+}
+
+// Who is let in as a user works in all projects of theirs, and what they made
+// ends with them.
+func TestUsersWithoutAKey(t *testing.T) {
+	t.Parallel()
+	user := &domain.User{ID: domain.NewID(), Name: "carol", CreatedAt: time.Now(), UpdatedAt: time.Now()}
+	l := newLab(t, func(_ *gateway.Config, d *gateway.Deps) {
+		lookup, ok := d.Projects.(auth.Holders)
+		if !ok {
+			t.Fatal("no lookup")
+		}
+		d.Authenticator = userToken{d.Authenticator, lookup, user.ID}
+	})
+	l.ring.update(func(ctx context.Context, tx storage.Tx) error { return tx.Users().Insert(ctx, user) })
+	in := func(project string) map[string]string { return map[string]string{wire.HeaderProject: project} }
+	if p := l.problem(403, errors.PermissionDenied, req{method: "GET", path: "/me", key: "user"}); !strings.Contains(p.Detail, "member of no project") {
+		t.Errorf("%+v", p)
+	}
+	l.want(200, req{method: "PUT", path: "/members/carol", body: wire.SetMember{Role: "viewer"}})
+	l.want(200, req{method: "PUT", path: "/members/carol", header: in("theirs"), body: wire.SetMember{Role: "maintainer"}})
+	for project, scope := range map[string]string{"ours": "read", "theirs": "manage"} {
+		if me := get[wire.Me](l, 200, req{method: "GET", path: "/me", key: "user", header: in(project)}); me.Project != project || strings.Join(me.Scopes, " ") != scope || me.UserID != user.ID.String() {
+			t.Errorf("%+v", me)
+		}
+	}
+	if me := get[wire.Me](l, 200, req{method: "GET", path: "/me", key: "user"}); me.Project != "ours" {
+		t.Errorf("at home: %+v", me)
+	}
+	there := get[wire.Token](l, 201, req{method: "POST", path: "/auth/token", key: "user", header: in("theirs")})
+	k := get[wire.NewKey](l, 201, req{method: "POST", path: "/keys", key: there.Token, body: wire.CreateKey{Name: "mine", Scopes: []string{"manage"}}})
+	if me := get[wire.Me](l, 200, req{method: "GET", path: "/me", key: k.Secret}); me.Project != "theirs" || me.UserID != user.ID.String() {
+		t.Errorf("%+v", me)
+	}
+	l.problem(404, errors.NotFound, req{method: "GET", path: "/me", key: there.Token, header: in("ours")})
+	s, _, err := l.dial("/events/stream", nil, http.Header{"Authorization": {"Bearer " + there.Token}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.want(204, req{method: "DELETE", path: "/members/carol", header: in("theirs")})
+	if code := s.closeCode(); code != wire.CloseRefused {
+		t.Errorf("a former member's stream ends with %d", code)
+	}
+	for _, secret := range []string{there.Token, k.Secret} {
+		l.problem(401, errors.Unauthenticated, req{method: "GET", path: "/me", key: secret})
+	}
+	l.problem(404, errors.NotFound, req{method: "GET", path: "/me", key: "user", header: in("theirs")})
+	home := l.token("user", wire.CreateToken{})
+	l.want(200, req{method: "GET", path: "/vms", key: home.Token})
+	l.want(204, req{method: "DELETE", path: "/users/carol"})
+	l.problem(401, errors.Unauthenticated, req{method: "GET", path: "/vms", key: home.Token})
 }
