@@ -38,7 +38,7 @@ func AddToFile(path string) (*Keys, error) {
 	if _, err := Parse(text); err != nil {
 		return nil, err
 	}
-	if err := writeFile(path, NewKey()+"\n"+text, os.Rename); err != nil {
+	if err := rewriteFile(path, NewKey()+"\n"+text); err != nil {
 		return nil, err
 	}
 	return LoadFile(path)
@@ -68,9 +68,13 @@ func RemoveFromFile(path, keyID string) error {
 	case !found:
 		return errors.New(errors.NotFound, "there is no key %q in %s", keyID, path)
 	case len(left) == 0:
-		return errors.Join(os.Remove(path), syncDir(path))
+		target, err := filepath.EvalSymlinks(path)
+		if err != nil {
+			return errors.Wrap(err, errors.Internal, "the key file %s cannot be removed", path)
+		}
+		return errors.Join(os.Remove(target), syncDir(target))
 	}
-	return writeFile(path, strings.Join(left, "\n")+"\n", os.Rename)
+	return rewriteFile(path, strings.Join(left, "\n")+"\n")
 }
 
 func readFile(path string) (string, error) {
@@ -90,6 +94,15 @@ func readFile(path string) (string, error) {
 		return "", errors.Wrap(err, errors.Internal, "the key file %s cannot be read", path)
 	}
 	return string(text), nil
+}
+
+// rewriteFile changes a key file; where its name is a link, what that leads to.
+func rewriteFile(path, text string) error {
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return errors.Wrap(err, errors.Internal, "the key file %s cannot be written", path)
+	}
+	return writeFile(target, text, os.Rename)
 }
 
 // writeFile gives a key file its content. It is whole or as it was, also after

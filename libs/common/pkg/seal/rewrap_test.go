@@ -93,6 +93,20 @@ func TestKeyFileChanges(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info.Mode(), err)
 	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	linked, err := seal.AddToFile(link)
+	if err != nil || len(linked.IDs()) != 3 {
+		t.Fatalf("by a link: %v, %v", linked, err)
+	}
+	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
+		t.Errorf("the link is gone: %v", err)
+	}
+	if err := seal.RemoveFromFile(link, linked.IDs()[0]); err != nil {
+		t.Fatal(err)
+	}
 	if err := seal.RemoveFromFile(path, "0123456789abcdef"); !errors.HasCode(err, errors.NotFound) {
 		t.Errorf("a key that is not there: %v", err)
 	}
