@@ -43,7 +43,11 @@ type UploadDir struct {
 	root string
 	now  func() time.Time
 	free func() (int64, error) // bytes on its disk
+	each int64                 // bytes of a project; 0: without bound
 }
+
+// Bound has each project keep no more than so many bytes; 0 is without bound.
+func (d *UploadDir) Bound(each int64) { d.each = each }
 
 // NewUploadDir makes an UploadDir, with the directory. now is the clock; nil is time.Now.
 func NewUploadDir(root string, now func() time.Time) (*UploadDir, error) {
@@ -55,7 +59,7 @@ func NewUploadDir(root string, now func() time.Time) (*UploadDir, error) {
 		err := syscall.Statfs(root, &fs)
 		return int64(fs.Bavail) * fs.Bsize, err
 	}
-	return &UploadDir{root, now, free}, os.MkdirAll(root, 0o700)
+	return &UploadDir{root: root, now: now, free: free}, os.MkdirAll(root, 0o700)
 }
 
 // Save implements UploadStore. A file is complete or not there at all.
@@ -78,7 +82,7 @@ func (d *UploadDir) Save(ctx context.Context, by vmm.Caller, r io.Reader) (u wir
 		}
 	}()
 	digest := sha256.New()
-	n, err := bulk.Copy(io.MultiWriter(tmp, digest), &roomReader{r: r, room: d.room})
+	n, err := bulk.Copy(io.MultiWriter(tmp, digest), &roomReader{r: r, room: func() error { return d.roomFor(dir) }})
 	if err != nil {
 		return u, uploadError(err)
 	}
@@ -104,6 +108,29 @@ func (d *UploadDir) room() error {
 		return errors.New(errors.NoSpace, "the server has no room for the upload").WithHint("uploads leave %d bytes of its disk free", int64(UploadReserve))
 	}
 	return err
+}
+
+// roomFor is room for a project with a directory; what is on its way counts.
+// Returns QuotaExceeded.
+func (d *UploadDir) roomFor(dir string) error {
+	if err := d.room(); err != nil || d.each == 0 {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var used int64
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			used += info.Size()
+		}
+	}
+	if used >= d.each {
+		return errors.New(errors.QuotaExceeded, "the project's quota of upload bytes is used up: %d of %d are taken", used, d.each).
+			WithField("quota.uploads").WithHint("uploads are kept for a day; build from them, and wait")
+	}
+	return nil
 }
 
 // roomReader asks for room before it reads on.

@@ -108,3 +108,29 @@ func TestUploadsLeaveRoom(t *testing.T) {
 		t.Errorf("%v is left, %v", left, err)
 	}
 }
+
+// A project's uploads are bounded together, those under way included; another
+// project has its own share.
+func TestUploadsOfAProject(t *testing.T) {
+	t.Parallel()
+	d, err := api.NewUploadDir(t.TempDir(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.SetFree(func() (int64, error) { return 1 << 40, nil })
+	d.Bound(40 << 20)
+	by, other := vmm.Caller{ProjectID: domain.NewID()}, vmm.Caller{ProjectID: domain.NewID()}
+	var e *errors.Error
+	if _, err := d.Save(t.Context(), by, endless{}); !errors.As(err, &e) || e.Code != errors.QuotaExceeded || e.Field != "quota.uploads" {
+		t.Errorf("an endless one: %v", err)
+	}
+	if _, err := d.Save(t.Context(), by, io.LimitReader(endless{}, 40<<20)); err != nil {
+		t.Errorf("what fits: %v", err)
+	}
+	if _, err := d.Save(t.Context(), by, strings.NewReader("abc")); !errors.HasCode(err, errors.QuotaExceeded) {
+		t.Errorf("one more: %v", err)
+	}
+	if _, err := d.Save(t.Context(), other, strings.NewReader("abc")); err != nil {
+		t.Errorf("another project's: %v", err)
+	}
+}

@@ -66,6 +66,7 @@ func (n *node) serve(ctx context.Context, who *credentials, ready func() error) 
 	if err != nil {
 		return errors.Wrap(err, errors.Internal, "the upload directory cannot be made")
 	}
+	uploads.Bound(int64(n.settings.Quotas.Uploads))
 	proxies, err := n.settings.Listen.Proxies()
 	if err != nil {
 		return err

@@ -154,6 +154,7 @@ type Quotas struct {
 	CreatesPerMinute int64        `yaml:"creates_per_minute" doc:"VMs that a project may make in a minute, forks included."`
 	Snapshots        int64        `yaml:"snapshots" doc:"Snapshots of a project."`
 	Templates        int64        `yaml:"templates" doc:"Templates of a project."`
+	Uploads          config.Bytes `yaml:"uploads" doc:"Uploads of a project, in all; no project has one of its own."`
 }
 
 // Audit is the log of who changed what.
