@@ -201,4 +201,13 @@ func TestNamespacesBelongTogether(t *testing.T) {
 	if owner.Ino != user.Ino {
 		t.Errorf("the network namespace belongs to user namespace %d, not %d", owner.Ino, user.Ino)
 	}
+	// What the kernel counts for an owner it counts for each pair alone.
+	pin, err := unix.Open(a.UserNS, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(pin) }()
+	if uid, err := unix.IoctlGetUint32(pin, unix.NS_GET_OWNER_UID); err != nil || uid != a.IDBase {
+		t.Errorf("the user namespace's owner is %d, not %d, %v", uid, a.IDBase, err)
+	}
 }

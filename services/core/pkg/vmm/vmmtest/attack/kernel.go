@@ -10,19 +10,22 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
 // kernelAttacks are powers over the kernel that is shared with the host. The
 // numbers say how many attempts each part makes at least.
 var kernelAttacks = map[string]func(*testing.T, *bed, *machine){
-	"system calls": func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 36, "calls") },
-	"namespaces":   func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 40, "namespaces") },
-	"mounts":       func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 40, "mounts") },
-	"limits":       func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 8, "limits") },
-	"capabilities": func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 2, "capabilities") },
-	"devices":      func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 80, "devices") },
-	"descriptors":  func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 8, "descriptors") },
-	"proc and sys": func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 36, "proc", marker(t)) },
+	"system calls":       func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 36, "calls") },
+	"namespaces":         func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 40, "namespaces") },
+	"mounts":             func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 40, "mounts") },
+	"limits":             func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 8, "limits") },
+	"capabilities":       func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 2, "capabilities") },
+	"devices":            func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 80, "devices") },
+	"descriptors":        func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 8, "descriptors") },
+	"proc and sys":       func(t *testing.T, _ *bed, m *machine) { m.intrude(t, 36, "proc", marker(t)) },
+	"a shared directory": attackShared,
 	"processes": func(t *testing.T, _ *bed, m *machine) {
 		// The test's own process and its parent, and what no process has inside.
 		m.intrude(t, 4, "processes", strconv.Itoa(os.Getpid()), strconv.Itoa(os.Getppid()))
@@ -40,6 +43,40 @@ func marker(t *testing.T) string {
 }
 
 const secret = "what only the host knows"
+
+// attackShared tries to change a directory of the host that machines are given
+// to read, as tools are: what one writes there, all others would run.
+func attackShared(t *testing.T, b *bed, _ *machine) {
+	dir := t.TempDir()
+	for _, d := range []string{dir, filepath.Dir(dir)} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(dir, "file")
+	if err := os.WriteFile(path, []byte(secret), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	m := b.boot(t, func(s *vmm.Spec) {
+		s.Mounts = append(s.Mounts, vmm.HostMount{Source: dir, Target: "/shared", ReadOnly: true})
+	})
+	_, body, err := m.client.Read(limited(t), "/shared/file", vmm.FileOptions{User: "root"})
+	if err != nil {
+		t.Fatalf("the directory is not there: %v", err)
+	}
+	_ = body.Close()
+	m.intrude(t, 19, "shared", "/shared")
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 {
+		t.Errorf("the directory has %v, %v", entries, err)
+	}
+	if text, err := os.ReadFile(path); err != nil || string(text) != secret {
+		t.Errorf("the file is %q, %v", text, err)
+	}
+}
 
 // hostFacts is what an attack could change on the host.
 func hostFacts(t *testing.T) map[string]string {

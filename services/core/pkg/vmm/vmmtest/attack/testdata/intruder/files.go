@@ -228,6 +228,61 @@ func maze(args []string) {
 	}
 }
 
+// shared is a directory that others have, too, and nobody may change.
+func shared(args []string) {
+	dir := args[0]
+	file, own := dir+"/file", "/tmp/own"
+	_ = os.WriteFile(own, []byte("mine"), 0o644)
+	open := func(path string, flags int) func() error {
+		return func() error {
+			f, err := os.OpenFile(path, flags, 0o644)
+			if err == nil {
+				_ = f.Close()
+			}
+			return err
+		}
+	}
+	for what, try := range map[string]func() error{
+		"write":            open(file, os.O_WRONLY),
+		"append":           open(file, os.O_WRONLY|os.O_APPEND),
+		"cut short":        func() error { return os.Truncate(file, 0) },
+		"make a file":      open(dir+"/new", os.O_CREATE|os.O_WRONLY),
+		"make a directory": func() error { return os.Mkdir(dir+"/sub", 0o755) },
+		"remove":           func() error { return os.Remove(file) },
+		"rename":           func() error { return os.Rename(file, dir+"/other") },
+		"replace":          func() error { return os.Rename(own, file) },
+		"link":             func() error { return os.Symlink("/etc/passwd", dir+"/link") },
+		"hard link in":     func() error { return os.Link(own, dir+"/hard") },
+		"hard link out":    func() error { return os.Link(file, "/tmp/hard") },
+		"change the mode":  func() error { return os.Chmod(file, 0o4777) },
+		"change the owner": func() error { return os.Chown(file, 1000, 1000) },
+		"change the time":  func() error { return os.Chtimes(file, time.Unix(1, 0), time.Unix(1, 0)) },
+		"set an attribute": func() error { return unix.Setxattr(file, "user.mark", []byte("x"), 0) },
+		"make a device":    func() error { return unix.Mknod(dir+"/null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))) },
+		"make it writable": func() error { return unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND, "") },
+		"write by a descriptor for reading": func() error {
+			f, err := os.Open(file)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			return open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDWR)()
+		},
+		"write to a mapping": func() error {
+			f, err := os.Open(file)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			_, err = unix.Mmap(int(f.Fd()), 0, 16, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+			return err
+		},
+	} {
+		attempt(what, try)
+	}
+	inside(dir)
+}
+
 // flood writes output without an end that anybody waits for.
 func flood([]string) {
 	junk := []byte(strings.Repeat("\x1b]0;junk\a\xff\x00", 4096))

@@ -18,7 +18,7 @@ func parts() map[string]func(args []string) {
 		"proc": procAndSys, "devices": devices, "descriptors": descriptors, "processes": processes,
 		"capabilities": capabilities, "show-capabilities": showCapabilities,
 		"sockets": sockets, "connect": connect, "scan": scan, "frames": frames, "sniff": sniff,
-		"exhaust": exhaust, "maze": maze, "agent": agent, "flood": flood,
+		"exhaust": exhaust, "maze": maze, "shared": shared, "agent": agent, "flood": flood,
 	}
 }
 
