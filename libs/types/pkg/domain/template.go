@@ -76,6 +76,9 @@ type TemplateSource struct {
 	Suite    string   `json:"suite,omitempty"`    // Debian release for Packages; default "bookworm"
 	Steps    string   `json:"steps,omitempty"`    // the text of a file of steps, a Dockerfile's subset
 	Context  string   `json:"context,omitempty"`  // what Steps copy from: an uploaded tar, by upload ID or server path
+	// Untrusted marks what no administrator asked for: images come without this
+	// host's credentials, and from public addresses alone.
+	Untrusted bool `json:"untrusted,omitempty"`
 }
 
 // MaxStepsBytes bounds the text of TemplateSource.Steps.

@@ -115,7 +115,8 @@ func (a *app) templateBuildCommand() *cobra.Command {
 			if r != (api.Resources{}) {
 				req.Resources = &r
 			}
-			src := domain.TemplateSource(req.Source)
+			of := req.Source
+			src := domain.TemplateSource{Image: of.Image, Tar: of.Tar, Dir: of.Dir, Packages: of.Packages, Suite: of.Suite, Steps: of.Steps, Context: of.Context}
 			src.Tar = tar
 			if err := src.Validate("source"); err != nil {
 				return sourceError(cmd, errors.Public(err).WithHint("give one of --image, --packages, --tar, --dir and --file"))

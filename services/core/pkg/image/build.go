@@ -69,7 +69,7 @@ func sourceOf(src domain.TemplateSource) (source, error) {
 	var from source
 	if src.Image != "" {
 		set++
-		from = func(ctx context.Context, b *build) error { return b.fromImage(ctx, src.Image) }
+		from = func(ctx context.Context, b *build) error { return b.fromImage(ctx, src.Image, src.Untrusted) }
 	}
 	if src.Tar != "" {
 		set++

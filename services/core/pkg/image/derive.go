@@ -70,13 +70,14 @@ const (
 )
 
 // Pull makes the build of an OCI image unless it is here: once for each digest
-// that the reference turns out to mean. Its errors are those of Build.
-func (s *Store) Pull(ctx context.Context, reference string, progress Progress) (Result, error) {
+// that the reference turns out to mean. For untrusted see [domain.TemplateSource].
+// Its errors are those of Build.
+func (s *Store) Pull(ctx context.Context, reference string, untrusted bool, progress Progress) (Result, error) {
 	ref, err := parseReference(reference)
 	if err != nil {
 		return Result{}, err
 	}
-	opts, err := s.registryOptions()
+	opts, err := s.registryOptions(ref, untrusted)
 	if err != nil {
 		return Result{}, err
 	}
@@ -95,7 +96,7 @@ func (s *Store) Pull(ctx context.Context, reference string, progress Progress) (
 		return Result{}, errors.New(errors.Unavailable, "%s gave no usable digest", ref.Context().RegistryStr())
 	}
 	pinned := ref.Context().Name() + "@" + digest.String()
-	return s.Build(ctx, pulledPrefix+hex.EncodeToString(sum[:16]), domain.TemplateSource{Image: pinned}, progress)
+	return s.Build(ctx, pulledPrefix+hex.EncodeToString(sum[:16]), domain.TemplateSource{Image: pinned, Untrusted: untrusted}, progress)
 }
 
 // Scratch makes the build without any program: mount points and accounts only.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -35,7 +36,7 @@ const (
 )
 
 // fromImage pulls an OCI image for this node's platform and applies its layers.
-func (b *build) fromImage(ctx context.Context, reference string) error {
+func (b *build) fromImage(ctx context.Context, reference string, untrusted bool) error {
 	ref, err := parseReference(reference)
 	if err != nil {
 		return err
@@ -45,7 +46,7 @@ func (b *build) fromImage(ctx context.Context, reference string) error {
 		return err
 	}
 	b.say("pull", "asking %s for %s", ref.Context().RegistryStr(), ref.Name())
-	opts, err := b.registryOptions()
+	opts, err := b.registryOptions(ref, untrusted)
 	if err != nil {
 		return err
 	}
@@ -79,16 +80,17 @@ func (b *build) fromImage(ctx context.Context, reference string) error {
 	return nil
 }
 
-// registryOptions is how this node asks registries.
-func (s *Store) registryOptions() ([]remote.Option, error) {
+// registryOptions is how this node asks the registry of an image.
+func (s *Store) registryOptions(ref name.Reference, untrusted bool) ([]remote.Option, error) {
 	want, err := v1.ParsePlatform(platform())
 	if err != nil {
 		return nil, err
 	}
-	opts := []remote.Option{
-		remote.WithPlatform(*want), remote.WithAuthFromKeychain(authn.DefaultKeychain),
-		remote.WithUserAgent("aetherium"),
+	opts := []remote.Option{remote.WithPlatform(*want), remote.WithUserAgent("aetherium")}
+	if untrusted && !slices.Contains(s.cfg.Registries, ref.Context().RegistryStr()) {
+		return append(opts, remote.WithAuth(authn.Anonymous), remote.WithTransport(newPublicOnly())), nil
 	}
+	opts = append(opts, remote.WithAuthFromKeychain(authn.DefaultKeychain))
 	if s.cfg.Transport != nil {
 		opts = append(opts, remote.WithTransport(s.cfg.Transport))
 	}

@@ -4,7 +4,9 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -233,6 +235,43 @@ func TestPullRefused(t *testing.T) {
 }
 
 // A pull that is canceled while a layer is on its way ends at once.
+// Who builds templates must not make the host ask its own network, nor have
+// what the host's credentials give.
+func TestUntrustedImages(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	var asked atomic.Int64
+	host := serve(t, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked.Add(1)
+			next.ServeHTTP(w, r)
+		})
+	})
+	push(t, host+"/a:v1", imageOf(t, runtime.GOARCH, v1.Config{}, layer(t, entry{kind: tar.TypeReg, name: "f", content: "x"})))
+	asked.Store(0)
+	_, port, _ := net.SplitHostPort(host)
+	s := open(t, image.Config{})
+	for i, registry := range []string{host, "localhost:" + port} {
+		id := fmt.Sprintf("no%d", i)
+		if _, err := s.Build(t.Context(), id, domain.TemplateSource{Image: registry + "/a:v1", Untrusted: true}, nil); !errors.HasCode(err, errors.PermissionDenied) {
+			t.Errorf("build from %s: %v", registry, err)
+		}
+		if _, err := s.Pull(t.Context(), registry+"/a:v1", true, nil); !errors.HasCode(err, errors.PermissionDenied) {
+			t.Errorf("pull from %s: %v", registry, err)
+		}
+	}
+	if n := asked.Load(); n != 0 {
+		t.Errorf("the host's network was asked %d times", n)
+	}
+	if _, err := s.Build(t.Context(), "trusted", domain.TemplateSource{Image: host + "/a:v1"}, nil); err != nil {
+		t.Error(err)
+	}
+	opened := open(t, image.Config{Registries: []string{host}})
+	if _, err := opened.Build(t.Context(), "opened", domain.TemplateSource{Image: host + "/a:v1", Untrusted: true}, nil); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestPullCanceled(t *testing.T) {
 	t.Parallel()
 	needRoot(t)

@@ -38,6 +38,9 @@ type Config struct {
 	Limits Limits
 	// Transport reaches registries; nil: the default, with the environment's proxy.
 	Transport http.RoundTripper
+	// Registries (host or host:port) are open to every source: at private
+	// addresses too, and with this host's credentials.
+	Registries []string
 	// DebianMirror is where Debian packages come from; empty: mmdebstrap's
 	// choice for the suite (deb.debian.org and security.debian.org).
 	DebianMirror string

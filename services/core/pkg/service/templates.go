@@ -35,6 +35,7 @@ func (s *Service) BuildTemplate(ctx context.Context, by vmm.Caller, req vmm.Buil
 	if err := s.checkBuild(&req); err != nil {
 		return nil, err
 	}
+	req.Source.Untrusted = !by.Admin
 	args := BuildArgs{Tags: req.Tags}
 	if req.Source.Steps != "" {
 		args.Driver, args.Network, args.NoCache = s.config.DefaultDriver, s.config.DefaultNetwork, req.NoCache

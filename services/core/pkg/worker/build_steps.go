@@ -33,7 +33,7 @@ const (
 type stepImages interface {
 	Images
 	Derive(ctx context.Context, id string, src domain.TemplateSource, d image.Derived, progress image.Progress) (image.Result, error)
-	Pull(ctx context.Context, reference string, progress image.Progress) (image.Result, error)
+	Pull(ctx context.Context, reference string, untrusted bool, progress image.Progress) (image.Result, error)
 	Scratch(ctx context.Context, progress image.Progress) (image.Result, error)
 	Pulled(ctx context.Context) ([]image.Result, error)
 }
@@ -183,7 +183,7 @@ func (n *stepNode) Base(ctx context.Context, from string, say stepbuild.Say) (st
 	case !image.IsReference(from):
 		return stepbuild.Base{}, errors.New(errors.NotFound, "there is no template %q, and it is no image's reference (%s)", from, stepfile.CodeNoTemplate)
 	}
-	r, err := n.images.Pull(ctx, from, progress)
+	r, err := n.images.Pull(ctx, from, n.build.Source.Untrusted, progress)
 	if err != nil && !strings.ContainsAny(from, "/.") {
 		public := errors.Public(err)
 		return stepbuild.Base{}, errors.Wrap(err, public.Code, "there is no template %q, and as an image: %s (%s)", from, public.Message, stepfile.CodeNoTemplate).

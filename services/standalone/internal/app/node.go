@@ -80,7 +80,7 @@ func open(ctx context.Context, s settings.Settings, log *slog.Logger, serves boo
 		return n, err
 	}
 	n.opened("journals", n.journals.Close)
-	if n.images, err = image.Open(image.Config{Dir: filepath.Join(s.DataDir, "images"), Logger: log, BaseImage: s.Base.Image}); err != nil {
+	if n.images, err = image.Open(image.Config{Dir: filepath.Join(s.DataDir, "images"), Logger: log, BaseImage: s.Base.Image, Registries: s.Images.Registries}); err != nil {
 		return n, err
 	}
 	n.opened("images", n.images.Close)

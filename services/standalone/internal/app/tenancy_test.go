@@ -394,6 +394,26 @@ func TestPublicTemplates(t *testing.T) {
 	}
 }
 
+// What a tenant builds from is not asked for in the name of the host.
+func TestTenantsImagesAreUntrusted(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	b := h.tenant("bob", domain.ScopeManage)
+	root := b.with("root", domain.ScopeAdmin)
+	for name, who := range map[string]*tenant{"theirs": b, "operators": root} {
+		task := ok[wire.Accepted](who, ask{method: "POST", path: "/templates", body: wire.BuildTemplate{Name: name, Source: wire.TemplateSource{Image: "registry.test/image"}}}).Task
+		who.ended(task.ID)
+		var build *domain.Build
+		h.must(h.store.View(h.ctx, func(tx storage.Tx) (err error) {
+			build, err = tx.Builds().Get(h.ctx, b.project, domain.ID(task.Subject))
+			return err
+		}))
+		if build.Source.Untrusted != (who == b) {
+			t.Errorf("%s: %+v", name, build.Source)
+		}
+	}
+}
+
 // Previews open to whoever has the VM's token or its one-time link, and tell
 // nobody else whether there is a VM.
 func TestPreviewsAreTheirOwners(t *testing.T) {

@@ -35,6 +35,7 @@ type Settings struct {
 	Network    Network `yaml:"network"`
 	Disk       Disk    `yaml:"disk"`
 	Base       Base    `yaml:"base"`
+	Images     Images  `yaml:"images"`
 	Tools      Tools   `yaml:"tools"`
 	Keep       Keep    `yaml:"keep"`
 	Quotas     Quotas  `yaml:"quotas"`
@@ -121,6 +122,11 @@ type Network struct {
 // Disk is where VMs' writable layers live.
 type Disk struct {
 	Size config.Bytes `yaml:"size" doc:"Size of the file for VM data where the data directory's file system cannot enforce quotas. It is reserved whole, so that VMs do not suffer when the disk fills up otherwise; 0: most of what is free, in a sparse file; while the disk is full, VMs are then refused more, and no new ones are made."`
+}
+
+// Images says where templates' images come from.
+type Images struct {
+	Registries []string `yaml:"registries" doc:"Registries (host or host:port) that every project may have images from with this host's credentials (docker login), and at private addresses. Others are asked by builds of administrators alone in that way, and by all else without credentials and at public addresses only."`
 }
 
 // Base says what the base template is made from.
