@@ -64,8 +64,8 @@ type Node interface {
 	// TemplatesChanged tells the node that tags moved or a template went: what
 	// it keeps ready or stored of builds that nobody gets any more can go.
 	TemplatesChanged(ctx context.Context)
-	// ForgetProject removes the executions of a project that has no VMs, with
-	// their output.
+	// ForgetProject removes what is left of a project's VMs that are deleted:
+	// tombstones, executions with their output, logs.
 	ForgetProject(ctx context.Context, project domain.ID) error
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/access"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/fake"
 )
 
 // A project that goes leaves nothing on the node: no snapshot, no template, no
@@ -25,7 +26,8 @@ func TestAProjectGoesFromTheNode(t *testing.T) {
 
 	b.by = vmm.Caller{ProjectID: p.ID, Name: "tenant"}
 	b.template("theirs", "/")
-	vm := b.running(vmm.CreateVM{Template: "theirs"})
+	vm := b.running(vmm.CreateVM{Template: "theirs", Network: domain.NetworkNAT})
+	b.node.LogEgress(string(vm.MachineID), domain.EgressEntry{Verdict: domain.EgressAllow, Via: "dns", Proto: "dns", Name: "asked.com"})
 	b.sh(vm.ID, "echo gone")
 	snap, err := b.CreateSnapshot(b.ctx, b.by, vm.ID, "frozen")
 	must(t, err)
@@ -61,4 +63,12 @@ func TestAProjectGoesFromTheNode(t *testing.T) {
 		t.Errorf("the other project's VM says %q", out)
 	}
 	b.running(vmm.CreateVM{})
+	b.down() // another driver on the node takes its machines over
+	logs, ok := vmm.Driver(fake.New(b.node)).(vmm.EgressController)
+	if !ok {
+		t.Fatal("no log")
+	}
+	if left, err := logs.EgressLog(b.ctx, string(vm.MachineID), vmm.EgressLogQuery{}); err == nil && len(left) > 0 {
+		t.Errorf("the log of a VM that is gone: %+v", left)
+	}
 }

@@ -73,13 +73,39 @@ func (w *Worker) sweepRows(ctx context.Context) error {
 
 // sweepTombstones removes VMs that ended long ago, with their executions and journals.
 func (w *Worker) sweepTombstones(ctx context.Context) error {
+	_, err := w.dropTombstones(ctx, func(tx storage.Tx) ([]*domain.VM, error) {
+		return tx.VMs().Tombstones(ctx, w.time().Add(-w.config.KeepTombstones), sweepBatch)
+	})
+	return err
+}
+
+// ForgetProject removes the tombstones of a project's VMs, with their
+// executions, journals and logs. Other VMs of it stay.
+func (w *Worker) ForgetProject(ctx context.Context, project domain.ID) error {
+	for {
+		found, err := w.dropTombstones(ctx, func(tx storage.Tx) ([]*domain.VM, error) {
+			list, err := tx.VMs().List(ctx, storage.VMFilter{
+				ProjectID: project, States: []domain.ObservedState{domain.Deleted}, IncludeDeleted: true, Page: storage.Page{Limit: sweepBatch},
+			})
+			return list.Items, err
+		})
+		if err != nil || found == 0 {
+			return err
+		}
+	}
+}
+
+// dropTombstones removes VMs that have ended with what is left of them, and
+// tells how many were found.
+func (w *Worker) dropTombstones(ctx context.Context, find func(storage.Tx) ([]*domain.VM, error)) (found int, err error) {
 	var ended []*domain.VM
-	err := w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
+	err = w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
 		ended = nil
-		vms, err := tx.VMs().Tombstones(ctx, w.time().Add(-w.config.KeepTombstones), sweepBatch)
+		vms, err := find(tx)
 		if err != nil {
 			return nil, err
 		}
+		found = len(vms)
 		var gone []*domain.Execution
 		for _, vm := range vms {
 			list, err := tx.Executions().List(ctx, storage.ExecutionFilter{VMID: vm.ID, Page: storage.Page{Limit: storage.MaxPage}})
@@ -99,7 +125,7 @@ func (w *Worker) sweepTombstones(ctx context.Context) error {
 	if err == nil {
 		w.forgetEgressLogs(ctx, ended)
 	}
-	return err
+	return found, err
 }
 
 // sweepExecutions removes executions that ended long ago in VMs that live on.
@@ -107,22 +133,6 @@ func (w *Worker) sweepExecutions(ctx context.Context) error {
 	return w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
 		return tx.Executions().Expired(ctx, w.time().Add(-w.config.KeepTombstones), sweepBatch)
 	})
-}
-
-// ForgetProject removes the executions of a project, whose VMs are all
-// deleted, with their journals.
-func (w *Worker) ForgetProject(ctx context.Context, project domain.ID) error {
-	for {
-		found := 0
-		err := w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
-			list, err := tx.Executions().List(ctx, storage.ExecutionFilter{ProjectID: project, Page: storage.Page{Limit: sweepBatch}})
-			found = len(list.Items)
-			return list.Items, err
-		})
-		if err != nil || found == 0 {
-			return err
-		}
-	}
 }
 
 // dropExecutions removes rows first and journals after: a journal without a

@@ -19,6 +19,7 @@ const (
 	// where nobody tells of changes.
 	recheckEvery   = 10 * time.Second
 	recheckTimeout = 5 * time.Second
+	recheckRest    = 20 * time.Millisecond
 	// goodbye is what streams have to say why they end.
 	goodbye = 2 * time.Second
 	// maxProjectName bounds what a request calls a project.
@@ -190,6 +191,11 @@ func (g *Guard) watch() {
 		changed := g.changed() // taken before looking, so that no change slips in between
 		for _, s := range g.all() {
 			g.recheck(s)
+		}
+		select {
+		case <-time.After(recheckRest): // whoever keeps changing things keeps us no busier than that
+		case <-g.Stopping.Done():
+			return
 		}
 		select {
 		case <-changed:
