@@ -19,7 +19,7 @@ import (
 )
 
 // patience bounds every call and command; it only ends a test that hangs.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 func limited(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -13,6 +13,7 @@ import (
 // holds it until its input ends.
 func exhaust(args []string) {
 	const most = 1 << 20
+	small := make([]byte, 1500) // what file systems keep beside a file's name
 	takers := map[string]func(i int) error{
 		"inotify": func(int) error { _, err := unix.InotifyInit1(0); return err },
 		"terminals": func(int) error {
@@ -22,11 +23,7 @@ func exhaust(args []string) {
 		"descriptors": func(int) error { _, err := unix.Open("/dev/null", unix.O_RDONLY, 0); return err },
 		"files": func(i int) error {
 			name := fmt.Sprintf("/full/%s%d", strings.Repeat("n", 200), i)
-			f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o644)
-			if err == nil {
-				_ = f.Close()
-			}
-			return err
+			return os.WriteFile(name, small, 0o644)
 		},
 		"asynchronous I/O": func(int) error { return call(unix.SYS_IO_SETUP, 1024, buffer(""))() },
 		"message queues": func(i int) error {
