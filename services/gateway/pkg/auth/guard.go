@@ -42,8 +42,9 @@ type GuardConfig struct {
 	// Projects may be nil: then there are no others, and changes are found by looking.
 	Projects Projects
 	// Refused says what to answer to who shows credentials that are refused with
-	// an error; nil: the error.
-	Refused func(ctx context.Context, err error) error
+	// an error; nil: the error. The caller is known where the credentials are
+	// valid and do not give what was asked for, such as another project.
+	Refused func(ctx context.Context, by vmm.Caller, err error) error
 	// Stopping ends the guard's own work; nil: never.
 	Stopping context.Context
 	// Recheck is how often credentials of requests under way are looked at; 0: 10 s.
@@ -122,7 +123,7 @@ func (g *Guard) admit(r *http.Request) (*session, <-chan struct{}, error) {
 	changed := g.changed()
 	s.caller, err = g.identify(r.Context(), s)
 	if err != nil && g.Refused != nil {
-		err = g.Refused(r.Context(), err)
+		err = g.Refused(r.Context(), s.caller, err)
 	}
 	return s, changed, err
 }
@@ -142,7 +143,11 @@ func (g *Guard) identify(ctx context.Context, s *session) (vmm.Caller, error) {
 	if g.Projects == nil {
 		return caller, errors.New(errors.NotFound, "there is no project %q", s.project).WithField("header." + wire.HeaderProject)
 	}
-	return g.Projects.EnterProject(ctx, caller, s.project)
+	there, err := g.Projects.EnterProject(ctx, caller, s.project)
+	if err != nil {
+		return caller, err
+	}
+	return there, nil
 }
 
 // Confirm asks once more whether the request's credentials hold, for what

@@ -320,3 +320,30 @@ func TestClientsThatGoAwayAreRecorded(t *testing.T) {
 		t.Errorf("%+v", rs)
 	}
 }
+
+// Who asks for a project that is not theirs is recorded by name, in the project
+// that is, and the request counts for their rate.
+func TestReachingForAnotherProjectIsRecorded(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, recorded(t), limited(limit.Config{Key: limit.Rate{PerSecond: never, Burst: 3}}))
+	reach := req{method: "DELETE", path: "/vms/web", key: l.user, header: map[string]string{wire.HeaderProject: "theirs"}}
+	for range 3 {
+		l.problem(404, errors.NotFound, reach)
+	}
+	l.problem(429, errors.RateLimited, reach)
+	rs := l.records("actor=alice")
+	if len(rs) != 4 {
+		t.Fatalf("%d records", len(rs))
+	}
+	for i, r := range rs {
+		if r.ProjectID != l.project.String() || !r.Entered || r.Code != []string{"not_found", "not_found", "not_found", "rate_limited"}[i] {
+			t.Errorf("%+v", r)
+		}
+	}
+	// An administrator acts there, and the record is there.
+	l.do(req{method: "DELETE", path: "/vms/web", header: map[string]string{wire.HeaderProject: "theirs"}})
+	theirs := get[wire.List[wire.AuditRecord]](l, 200, req{method: "GET", path: "/audit", key: l.other})
+	if len(theirs.Items) != 1 || theirs.Items[0].Actor != "root" || !theirs.Items[0].Admin || !theirs.Items[0].Entered {
+		t.Errorf("%+v", theirs.Items)
+	}
+}

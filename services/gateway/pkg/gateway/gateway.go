@@ -12,6 +12,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/docs"
@@ -61,7 +62,7 @@ func New(c Config, d Deps) (*Gateway, error) {
 		return nil, errors.Wrap(err, errors.Internal, "two parts describe the same metric")
 	}
 	g.stopping, g.stop = context.WithCancel(context.Background())
-	g.guard = auth.NewGuard(auth.GuardConfig{Authenticator: g.deps.Authenticator, Projects: d.Projects, Stopping: g.stopping, Recheck: c.Recheck, Refused: g.limits.Refused})
+	g.guard = auth.NewGuard(auth.GuardConfig{Authenticator: g.deps.Authenticator, Projects: d.Projects, Stopping: g.stopping, Recheck: c.Recheck, Refused: g.refused})
 	g.proxy = proxy.New(proxy.Config{
 		Ports: d.VMs, Links: d.Links, Domain: proxy.Domain(c.PreviewDomain), PublicURL: c.PreviewURL, Logger: d.Logger,
 		Stopping: g.stopping, Opened: g.metrics.StreamOpened,
@@ -87,6 +88,12 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.handler.
 // EndStreams makes every stream end in a way that tells its client to come
 // back; new ones are refused.
 func (g *Gateway) EndStreams() { g.stop() }
+
+// refused says what to answer to credentials that were refused.
+func (g *Gateway) refused(ctx context.Context, by vmm.Caller, err error) error {
+	g.trail.Refused(ctx, by)
+	return g.limits.Refused(ctx, by, err)
+}
 
 // standsForMany reports whether many clients come from an address.
 func (g *Gateway) standsForMany(a netip.Addr) bool {

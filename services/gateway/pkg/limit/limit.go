@@ -1,6 +1,7 @@
 package limit
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"net/netip"
@@ -146,8 +147,11 @@ func network(a netip.Addr) netip.Prefix {
 
 // Refused says what to answer to credentials that were refused with an error:
 // RateLimited in the place of Unauthenticated to an address that has shown too
-// many that are not valid.
-func (l *Limits) Refused(ctx context.Context, err error) error {
+// many that are not valid, and to a caller who is known and asks too much.
+func (l *Limits) Refused(ctx context.Context, by vmm.Caller, err error) error {
+	if whoIs(by).id != "" {
+		return cmp.Or(l.Take(by), err)
+	}
 	client := middleware.ClientOf(ctx)
 	if !l.config.Failures.limits() || !errors.HasCode(err, errors.Unauthenticated) || !client.IsValid() {
 		return err

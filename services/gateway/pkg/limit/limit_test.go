@@ -179,7 +179,7 @@ func TestFailures(t *testing.T) {
 	try := func(addr, token string) (code errors.Code) {
 		h := observed(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			_, err := door{}.Authenticate(r.Context(), token)
-			code = errors.CodeOf(l.Refused(r.Context(), err))
+			code = errors.CodeOf(l.Refused(r.Context(), vmm.Caller{}, err))
 		}))
 		from(t, h, addr, vmm.Caller{})
 		return code

@@ -134,8 +134,21 @@ func (t *Trail) Callers(next http.Handler) http.Handler {
 	})
 }
 
-func who(rec *domain.AuditRecord, r *http.Request, by vmm.Caller) {
+// Refused notes who asks where that is known and the request is refused for it.
+func (t *Trail) Refused(r context.Context, by vmm.Caller) {
+	if e := entryOf(r); e != nil && by.ProjectID != "" {
+		e.known = true
+		identify(&e.record, by)
+		e.record.Entered = true
+	}
+}
+
+func identify(rec *domain.AuditRecord, by vmm.Caller) {
 	rec.ProjectID, rec.Actor, rec.KeyID, rec.UserID, rec.Admin = by.ProjectID, by.Name, by.KeyID, by.UserID, by.Admin
+}
+
+func who(rec *domain.AuditRecord, r *http.Request, by vmm.Caller) {
+	identify(rec, by)
 	rec.Entered = r.Header.Get(wire.HeaderProject) != ""
 }
 

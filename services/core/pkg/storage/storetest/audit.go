@@ -2,11 +2,13 @@ package storetest
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
 func audit(e *env) {
@@ -76,4 +78,55 @@ func audit(e *env) {
 		return err
 	})
 	same(e, "all gone", list(storage.AuditFilter{}), nil)
+}
+
+// A filter that fits few among many records finds them all, whatever many are
+// looked through at a time.
+func auditRare(e *env) {
+	const many = 5_500
+	p, vm := domain.NewID(), domain.NewID()
+	at := e.tick()
+	var want []domain.ID
+	e.update(func(tx storage.Tx) error {
+		for i := range many {
+			a := &domain.AuditRecord{ID: domain.NewID(), ProjectID: p, At: at.Add(time.Duration(i) * time.Microsecond), Operation: "common", Status: 200}
+			switch i {
+			case 0, 1, many / 2, many - 1:
+				a.Operation, a.SubjectID = "rare", string(vm)
+				want = append(want, a.ID)
+			case 2, many - 2:
+				a.Operation, a.VMID, a.SubjectID = "rare", vm, "x"
+				want = append(want, a.ID)
+			}
+			if err := tx.Audit().Insert(e.ctx(), a); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for name, f := range map[string]storage.AuditFilter{
+		"operation": {ProjectID: p, Operation: "rare"}, "subject": {Subject: string(vm)}, "both": {ProjectID: p, Subject: string(vm), Operation: "rare"},
+		"all projects": {Operation: "rare"},
+	} {
+		for _, order := range []vmm.Order{vmm.OldestFirst, vmm.NewestFirst} {
+			for _, limit := range []int{1, 4, 100} {
+				var got []domain.ID
+				f.Page = storage.Page{Order: order, Limit: limit}
+				for pages := 0; ; pages++ {
+					list := read(e, func(tx storage.Tx) (storage.List[*domain.AuditRecord], error) { return tx.Audit().List(e.ctx(), f) })
+					got = append(got, ids(list.Items, func(a *domain.AuditRecord) domain.ID { return a.ID })...)
+					if f.Cursor = list.Next; f.Cursor == "" {
+						break
+					}
+					if pages > 10 || len(list.Items) > limit {
+						e.Fatalf("%s %s by %d: %d pages", name, order, limit, pages)
+					}
+				}
+				if order == vmm.NewestFirst {
+					slices.Reverse(got)
+				}
+				same(e, fmt.Sprintf("%s %s by %d", name, order, limit), got, want)
+			}
+		}
+	}
 }

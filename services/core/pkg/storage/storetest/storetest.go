@@ -63,6 +63,7 @@ func Run(t *testing.T, open Open) {
 		"members":                       members,
 		"projects go with all":          projectsGo,
 		"the audit log":                 audit,
+		"rare records among many":       auditRare,
 		"idempotency keys":              idempotency,
 		"secrets":                       secrets,
 		"sealed values":                 sealedValues,
