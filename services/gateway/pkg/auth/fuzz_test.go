@@ -1,11 +1,14 @@
 package auth_test
 
 import (
+	"encoding/base64"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"strings"
 	"testing"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 )
 
@@ -41,6 +44,31 @@ func FuzzToken(f *testing.F) {
 		}
 		if err == nil && !strings.Contains(authorization+"\n"+key+"\n"+protocols, token) {
 			t.Errorf("%q was never sent", token)
+		}
+	})
+}
+
+// Nothing that is shown is a token of ours or of a provider's but by their
+// signatures, whatever it says of itself.
+func FuzzAny(f *testing.F) {
+	tokens, err := auth.NewTokens(auth.TokenConfig{Issuer: "us", Secrets: [][]byte{[]byte(strings.Repeat("s", 32))}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	a := auth.NewAny(auth.NewKeys(&store{}, slog.New(slog.DiscardHandler), nil), map[string]auth.Authenticator{"us": tokens})
+	part := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
+	f.Add("aeth_" + strings.Repeat("0", 40))
+	f.Add(part(`{"alg":"none","typ":"`+auth.TokenType+`"}`) + "." + part(`{"iss":"us"}`) + ".")
+	f.Add(part(`{"alg":"HS256","kid":"x"}`) + "." + part(`{"iss":"us","iss":"them"}`) + "." + part("x"))
+	f.Add("a.b.c.d")
+	f.Fuzz(func(t *testing.T, token string) {
+		by, err := a.Authenticate(t.Context(), token)
+		if !errors.HasCode(err, errors.Unauthenticated) || by.ProjectID != "" {
+			t.Errorf("%q: %+v, %v", token, by, err)
+		}
+		// What might be one of ours does not go on to a guest.
+		if auth.LooksLikeKey(token) && !auth.HoldsOurs("Bearer "+token) {
+			t.Errorf("%q goes on", token)
 		}
 	})
 }
