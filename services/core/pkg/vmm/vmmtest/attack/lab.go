@@ -86,7 +86,9 @@ func NewLab(t testing.TB) *Lab {
 	l.must(netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "docker0"}}))
 	l.must(up("docker0", dockerIP.String()+"/16"))
 	l.must(netlink.RouteAdd(&netlink.Route{Gw: routerIP.AsSlice()}))
-	l.must(netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("2001:db8:1::1")}))
+	if hasIPv6() {
+		l.must(netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("2001:db8:1::1")}))
+	}
 
 	l.in(func(int) error {
 		l.serve("inet")
@@ -112,6 +114,9 @@ func up(name string, addresses ...string) error {
 			return err
 		}
 		if addr.IP.To4() == nil {
+			if !hasIPv6() {
+				continue
+			}
 			addr.Flags = unix.IFA_F_NODAD // at once
 		}
 		if err := netlink.AddrAdd(link, addr); err != nil {
@@ -119,6 +124,12 @@ func up(name string, addresses ...string) error {
 		}
 	}
 	return netlink.LinkSetUp(link)
+}
+
+// hasIPv6 reports whether the kernel speaks it (ipv6.disable=1: it does not).
+func hasIPv6() bool {
+	_, err := os.Stat("/proc/net/if_inet6")
+	return err == nil
 }
 
 func (l *Lab) must(err error) {
