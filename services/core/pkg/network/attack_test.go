@@ -167,6 +167,13 @@ func TestHiddenNamesAreRefused(t *testing.T) {
 	if e := w.log(m, "a", "ech", func(e domain.EgressEntry) bool { return e.Reason == domain.EgressECH }); e.Name != "allowed.test" {
 		t.Errorf("%+v", e)
 	}
+	// Where no name decides, nothing is hidden: a browser's decoy is let through.
+	setEgress(t, m, "b", domain.EgressPolicy{}, bound(secretValue))
+	a = acquire(t, m, "b", domain.NetworkNAT)
+	if err := send(withExtension(hello, 0xfe0d, make([]byte, 64))); err != nil {
+		t.Errorf("an encrypted hello of a machine without names in its policy: %v", err)
+	}
+	a = acquire(t, m, "a", domain.NetworkNAT)
 	// QUIC would hide the name as well.
 	var err error
 	w.in(a.NetNS, func(int) error {

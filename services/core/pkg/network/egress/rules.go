@@ -112,6 +112,9 @@ func (r *Rules) Proxied() bool {
 	return r.learn || len(r.secrets) > 0 || r.allow.named() || r.deny.named()
 }
 
+// Named reports whether names are allowed or denied, so that who hides one gains by it.
+func (r *Rules) Named() bool { return r.allow.named() || r.deny.named() }
+
 // Addresses gives the networks that the policy allows and denies, for the
 // kernel. Denied to all is 0.0.0.0/0.
 func (r *Rules) Addresses() (allow, deny []netip.Prefix) {

@@ -67,6 +67,7 @@ func control(t *machines, p *proxy.Proxy, log *slog.Logger) *http.Server {
 		for _, a := range p.Addresses() {
 			p.Recheck(a)
 		}
+		t.settle()
 		log.Info("told of everything", "machines", len(s.Machines))
 		return err
 	})
@@ -80,6 +81,7 @@ func control(t *machines, p *proxy.Proxy, log *slog.Logger) *http.Server {
 		}
 		err := t.set(m)
 		p.Recheck(m.Address)
+		t.settle()
 		return err
 	})
 	handle("DELETE /machines/{address}", func(_ http.ResponseWriter, r *http.Request) error {
@@ -89,6 +91,7 @@ func control(t *machines, p *proxy.Proxy, log *slog.Logger) *http.Server {
 		}
 		t.remove(a)
 		p.Recheck(a)
+		t.settle()
 		return nil
 	})
 	return &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}

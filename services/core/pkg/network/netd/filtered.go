@@ -43,7 +43,7 @@ func (f *filtered) answer(client netip.Addr, query *dns.Msg, stream bool) *dns.M
 	}
 	q := query.Question[0]
 	name := strings.TrimSuffix(strings.ToLower(q.Name), ".")
-	d := m.Rules().Name(name)
+	d := m.Rules().Name(labels(name))
 	note := func(verdict, reason string) {
 		m.Note(domain.EgressEntry{Verdict: verdict, Via: "dns", Proto: "dns", Name: clipName(name), Rule: d.Rule, Reason: reason, Learned: d.Learned})
 	}
@@ -106,6 +106,28 @@ func refusal(query *dns.Msg) *dns.Msg {
 		answer.IsEdns0().Option = append(answer.IsEdns0().Option, &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeFiltered, ExtraText: "refused by the egress policy"})
 	}
 	return answer
+}
+
+// labels gives a name as rules compare it: a byte that is escaped in a name's
+// text, which could be a dot inside a label, is no dot there.
+func labels(name string) string {
+	if !strings.Contains(name, `\`) {
+		return name
+	}
+	var out strings.Builder
+	for i := 0; i < len(name); i++ {
+		if name[i] != '\\' {
+			out.WriteByte(name[i])
+			continue
+		}
+		out.WriteByte('?')
+		if rest := name[i+1:]; len(rest) >= 3 && strings.Trim(rest[:3], "0123456789") == "" {
+			i += 3
+		} else {
+			i++
+		}
+	}
+	return out.String()
 }
 
 // clipName keeps an entry's name within what a name can have.

@@ -62,17 +62,14 @@ func (t *machines) set(told egress.Machine) error {
 	if !told.Address.Is4() {
 		return errors.New(errors.InvalidArgument, "a machine has no IPv4 address").WithField("address")
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	log, err := t.logs.Log(told.ID)
 	if err != nil {
 		return err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	m := t.by[told.Address]
 	if m == nil || m.id != told.ID {
-		if m != nil {
-			t.logs.Forget(m.id)
-		}
 		m = &machine{id: told.ID, log: log}
 		t.by[told.Address] = m
 	}
@@ -80,14 +77,32 @@ func (t *machines) set(told egress.Machine) error {
 	return nil
 }
 
+// settle lets go of the logs of machines that are no more. It is called when
+// their connections have been cut, whose ends are noted.
+func (t *machines) settle() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ids := make(map[string]bool, len(t.by))
+	for _, m := range t.by {
+		ids[m.id] = true
+	}
+	t.logs.Keep(func(id string) bool { return ids[id] })
+}
+
+// lost notes in every log that flows were not told: whose they were is not known.
+func (t *machines) lost() {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, m := range t.by {
+		m.Note(domain.EgressEntry{Verdict: domain.EgressGap, Via: "kernel"})
+	}
+}
+
 // remove forgets a machine; absent is success.
 func (t *machines) remove(a netip.Addr) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if m := t.by[a]; m != nil {
-		delete(t.by, a)
-		t.logs.Forget(m.id)
-	}
+	delete(t.by, a)
 }
 
 // replace takes over everything; what is not in it is forgotten.
@@ -161,7 +176,8 @@ type floor struct {
 // holds netd to the same.
 func (f floor) refuses(ip netip.Addr) bool {
 	ip = ip.Unmap()
-	if !ip.Is4() || f.cfg.Clients.Contains(ip) || ip == f.cfg.Listen || f.local(ip) {
+	// An address that begins with 0 is the host's, too, when it is connected to.
+	if !ip.Is4() || ip.As4()[0] == 0 || ip.IsLoopback() || ip.IsMulticast() || f.cfg.Clients.Contains(ip) || ip == f.cfg.Listen || f.local(ip) {
 		return true
 	}
 	for _, p := range f.cfg.Allow {

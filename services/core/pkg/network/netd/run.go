@@ -75,7 +75,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, ready func()) error 
 	serve(func() error { return said.Serve(o.control) })
 	if o.flows != nil {
 		serve(func() error {
-			o.flows.Read(m.flow, func() { log.Warn("more flows than could be noted") })
+			o.flows.Read(m.flow, m.lost)
 			return nil
 		})
 	}

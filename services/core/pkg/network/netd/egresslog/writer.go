@@ -112,13 +112,18 @@ func (d *Dir) Log(id string) (*Log, error) {
 	return l, nil
 }
 
-// Forget closes a machine's log; the files stay.
-func (d *Dir) Forget(id string) {
+// Keep closes all logs but those that are wanted; the files stay.
+func (d *Dir) Keep(wanted func(id string) bool) {
 	d.mu.Lock()
-	l := d.logs[id]
-	delete(d.logs, id)
+	var gone []*Log
+	for id, l := range d.logs {
+		if !wanted(id) {
+			gone = append(gone, l)
+			delete(d.logs, id)
+		}
+	}
 	d.mu.Unlock()
-	if l != nil {
+	for _, l := range gone {
 		_ = l.close()
 	}
 }

@@ -90,7 +90,7 @@ func (e *early) connected() bool {
 }
 
 // discard gives the connection up, unless it was taken.
-func (e *early) discard() {
+func (e *early) discard(f *flow) {
 	e.once.Do(func() {
 		e.cancel()
 		if e.none {
@@ -99,6 +99,7 @@ func (e *early) discard() {
 		go func() {
 			<-e.made
 			if e.err == nil {
+				f.part(e.conn)
 				_ = e.conn.Close()
 			}
 		}()

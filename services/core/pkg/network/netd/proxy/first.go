@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -58,7 +59,7 @@ func (p *Proxy) handle(c *net.TCPConn) {
 func (f *flow) serve() error {
 	br := bufio.NewReaderSize(f.client, 4096)
 	early := f.early()
-	defer early.discard()
+	defer early.discard(f)
 	spoke, err := f.firstByte(br, early)
 	if err != nil {
 		if early.connected() { // it asked for no more than that
@@ -77,7 +78,8 @@ func (f *flow) serve() error {
 	case first[0] == recordHandshake:
 		return f.tls(br, early)
 	case isHTTP(br):
-		early.discard()
+		early.discard(f)
+		f.carriesRequests()
 		f.p.feed.put(&conn{Conn: f.client, r: br, f: f})
 		return nil
 	}
@@ -164,7 +166,8 @@ func (f *flow) tls(br *bufio.Reader, e *early) error {
 	name := hostName(hello.ServerName)
 	// An encrypted hello hides the name that counts behind one that does not.
 	// Browsers send a decoy that looks the same (GREASE), which is refused too.
-	if slices.Contains(hello.Extensions, extensionECH) && !rules.Learns() {
+	// Where no name is allowed or denied, nothing hangs on it.
+	if slices.Contains(hello.Extensions, extensionECH) && rules.Named() && !rules.Learns() {
 		return f.failed("tls", name, &denial{reason: domain.EgressECH})
 	}
 	d, byName := rules.Connection(name, f.to.Addr())
@@ -173,8 +176,9 @@ func (f *flow) tls(br *bufio.Reader, e *early) error {
 	}
 	_ = f.client.SetReadDeadline(time.Time{})
 	if minter := f.p.cfg.CA(); name != "" && minter != nil && len(rules.SecretsFor(name)) > 0 {
-		e.discard()
+		e.discard(f)
 		f.sni = name
+		f.carriesRequests()
 		f.p.feed.put(tls.Server(&conn{Conn: f.client, r: io.MultiReader(bytes.NewReader(raw), br), f: f}, minter.config(name)))
 		return nil
 	}
@@ -182,10 +186,12 @@ func (f *flow) tls(br *bufio.Reader, e *early) error {
 	var said []byte
 	addr := f.to.Addr()
 	if byName || e.none {
-		e.discard()
+		e.discard(f)
 		up, addr, err = f.dial(context.Background(), name, d, byName)
 	} else {
-		up, said, err = e.take()
+		if up, said, err = e.take(); err == nil {
+			err = f.join(up, target{name: name, addr: addr}) // it was made without the name
+		}
 	}
 	if err != nil {
 		return f.failed("tls", name, err)
@@ -255,11 +261,21 @@ func isHTTP(br *bufio.Reader) bool {
 	}
 }
 
-// hostName gives a name in the form that rules have; empty for what is none.
+// hostForm is what names of hosts are made of. It has ASCII alone: there are
+// other letters whose lower case is ASCII.
+var hostForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?$`)
+
+// hostName gives a name in the form that rules have; empty for what is none,
+// an address or what no host is called.
 func hostName(host string) string {
-	host = strings.TrimSuffix(strings.ToLower(host), ".")
-	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil || len(host) > 253 {
+	name := strings.TrimSuffix(host, ".")
+	if isAddress(name) || len(name) > 253 || !hostForm.MatchString(host) {
 		return ""
 	}
-	return host
+	return strings.ToLower(name)
+}
+
+func isAddress(host string) bool {
+	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil
 }

@@ -24,11 +24,12 @@ type flow struct {
 	sent, got atomic.Int64 // to and from the other side
 	ended     sync.Once
 
-	mu     sync.Mutex
-	done   bool
-	others map[net.Conn]struct{} // the other sides
-	last   target                // what was allowed last
-	went   bool                  // anything was
+	mu       sync.Mutex
+	done     bool
+	requests bool                // HTTP is served on it
+	others   map[net.Conn]target // the other sides, and what let each be
+	last     target              // what was allowed last
+	went     bool                // anything was
 }
 
 // target is what a decision was about and where it led.
@@ -94,31 +95,68 @@ func (f *flow) allowedTo(t target, d egress.Decision) {
 	f.mu.Unlock()
 }
 
-// allowed reports whether rules let the flow go on.
-func (f *flow) allowed(r *egress.Rules) bool {
-	f.mu.Lock()
-	t, went := f.last, f.went
-	f.mu.Unlock()
-	if !went {
-		return true // it has not been decided, and will be by the rules of then
-	}
+// allows reports whether rules let the flow go to a target.
+func (f *flow) allows(r *egress.Rules, t target) bool {
 	d, byName := r.Connection(t.name, f.to.Addr())
-	return d.Allow && (!byName || r.Resolved(d, t.addr).Allow)
+	if byName {
+		return d.Allow && r.Resolved(d, t.addr).Allow
+	}
+	return d.Allow && t.addr == f.to.Addr()
 }
 
-// join takes the other side's connection along: when the flow is cut, so is it.
-func (f *flow) join(c net.Conn) bool {
+// recheck ends what rules refuse: the whole flow, or, of one that carries
+// requests, the connections that some of them went out on; the next request is
+// decided by itself.
+func (f *flow) recheck(r *egress.Rules) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.done {
+	var refused []net.Conn
+	for c, t := range f.others {
+		if !f.allows(r, t) {
+			refused = append(refused, c)
+		}
+	}
+	whole := len(refused) > 0 && !f.requests
+	f.mu.Unlock()
+	if whole {
+		f.cut()
+		return
+	}
+	for _, c := range refused {
 		_ = c.Close()
-		return false
+		f.part(c)
+	}
+}
+
+// join takes the other side's connection along: when the flow is cut, or the
+// target refused, so is it. It may be refused already: rules can have changed
+// since the decision. Whoever changes them looks at what has joined
+// afterwards, and here they are looked at after joining, so that one of both
+// sees the other. Returns the denial with the connection closed.
+func (f *flow) join(c net.Conn, t target) error {
+	f.mu.Lock()
+	if f.done {
+		f.mu.Unlock()
+		_ = c.Close()
+		return net.ErrClosed
 	}
 	if f.others == nil {
-		f.others = map[net.Conn]struct{}{}
+		f.others = map[net.Conn]target{}
 	}
-	f.others[c] = struct{}{}
-	return true
+	f.others[c] = t
+	f.mu.Unlock()
+	if m, ok := f.p.cfg.Machine(f.from); !ok || m != f.machine || !f.allows(m.Rules(), t) {
+		f.part(c)
+		_ = c.Close()
+		return &denial{reason: domain.EgressPolicyDenied, addr: t.addr}
+	}
+	return nil
+}
+
+// carriesRequests says that HTTP is served, each of whose requests is decided.
+func (f *flow) carriesRequests() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.requests = true
 }
 
 // part forgets a connection of the other side that has been closed.
@@ -187,8 +225,8 @@ func (f *flow) dial(ctx context.Context, name string, d egress.Decision, byName 
 			why = &denial{reason: domain.EgressUnreachable, addr: ip}
 			continue
 		}
-		if !f.join(c) {
-			return nil, ip, net.ErrClosed
+		if err := f.join(c, target{name: name, addr: ip}); err != nil {
+			return nil, ip, err
 		}
 		return c.(*net.TCPConn), ip, nil
 	}

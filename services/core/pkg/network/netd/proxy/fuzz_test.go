@@ -73,7 +73,9 @@ func TestWhatIsHTTP(t *testing.T) {
 		}
 	}
 	for host, want := range map[string]string{
-		"A.Test.": "a.test", "10.0.0.1": "", "[::1]": "", "::1": "", "": "", strings.Repeat("a", 254): "",
+		"A.Test.": "a.test", "10.0.0.1": "", "10.0.0.1.": "", "[::1]": "", "::1": "", "": "", strings.Repeat("a", 254): "",
+		// What looks like another name to whoever resolves it, or to a terminal, is none.
+		"a.test..": "", ".a.test": "", "a..test": "", `a\.test`: "", "\u212a.test": "", "a.test:80:80": "", "a\x1b[2J.test": "", "_x-y.test": "_x-y.test", strings.Repeat("a", 64) + ".test": "",
 	} {
 		if got := hostName(host); got != want {
 			t.Errorf("%q: %q", host, got)

@@ -70,6 +70,10 @@ func (p *Proxy) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, http.StatusMisdirectedRequest, name, &denial{reason: domain.EgressMismatch})
 		return
 	}
+	if host := withoutPort(r.Host); name == "" && host != "" && !isAddress(host) {
+		s.refuse(w, http.StatusBadRequest, "", &denial{reason: domain.EgressNoName}) // neither a name nor an address
+		return
+	}
 	d, _ := s.machine.Rules().Connection(name, s.to.Addr())
 	if !d.Allow {
 		s.refuse(w, http.StatusForbidden, name, s.deny(name, d))
@@ -134,6 +138,12 @@ func (s *served) rewrite(r *httputil.ProxyRequest) {
 	}
 	r.Out.Host = r.In.Host
 	r.Out.URL.RawQuery = r.In.URL.RawQuery
+	if strings.EqualFold(r.Out.Header.Get("Upgrade"), "h2c") {
+		// Its requests would not be looked at. A server that is not asked goes on in HTTP/1.
+		r.Out.Header.Del("Upgrade")
+		r.Out.Header.Del("Connection")
+		r.Out.Header.Del("Http2-Settings")
+	}
 	for _, h := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
 		if v := r.In.Header[h]; v != nil {
 			r.Out.Header[h] = v // the machine's own
@@ -152,11 +162,16 @@ func (s *served) rewrite(r *httputil.ProxyRequest) {
 	}
 }
 
-// connectedTo gives where the last connection for a name led.
+// connectedTo gives where a connection for a name leads that is there already.
 func (s *served) connectedTo(name string) (netip.Addr, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.last.addr, s.went && s.last.name == name
+	for _, t := range s.others {
+		if t.name == name {
+			return t.addr, true
+		}
+	}
+	return netip.Addr{}, false
 }
 
 // dialFor connects for the transport, whose connections are kept by address:

@@ -132,8 +132,10 @@ func (p *Proxy) Recheck(of netip.Addr) {
 	p.mu.Unlock()
 	for _, f := range all {
 		m, ok := p.cfg.Machine(of)
-		if !ok || m != f.machine || !f.allowed(m.Rules()) {
+		if !ok || m != f.machine {
 			f.cut()
+		} else {
+			f.recheck(m.Rules())
 		}
 	}
 }
