@@ -21,7 +21,7 @@ import (
 type filtered struct {
 	*forwarder
 	machines *machines
-	floor    floor
+	floor    *floor
 }
 
 // ServeDNS implements [dns.Handler].

@@ -1,8 +1,6 @@
 package netd
 
 import (
-	"log/slog"
-	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -164,46 +162,4 @@ func protocol(n uint8) string {
 		return "icmp"
 	}
 	return strconv.Itoa(int(n))
-}
-
-// floor is what the operator lets nobody connect to.
-type floor struct {
-	cfg Config
-	log *slog.Logger
-}
-
-// refuses reports whether an address is out of everybody's reach. The kernel
-// holds netd to the same.
-func (f floor) refuses(ip netip.Addr) bool {
-	ip = ip.Unmap()
-	// An address that begins with 0 is the host's, too, when it is connected to.
-	if !ip.Is4() || ip.As4()[0] == 0 || ip.IsLoopback() || ip.IsMulticast() || f.cfg.Clients.Contains(ip) || ip == f.cfg.Listen || f.local(ip) {
-		return true
-	}
-	for _, p := range f.cfg.Allow {
-		if p.Contains(ip) {
-			return false
-		}
-	}
-	for _, p := range f.cfg.Deny {
-		if p.Contains(ip) {
-			return true
-		}
-	}
-	return false
-}
-
-// local reports whether an address is the host's.
-func (f floor) local(ip netip.Addr) bool {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		f.log.Warn("the host's addresses cannot be read; nothing is connected to", "err", err)
-		return true
-	}
-	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok && n.IP.Equal(ip.AsSlice()) {
-			return true
-		}
-	}
-	return false
 }

@@ -57,7 +57,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, ready func()) error 
 
 	f := newForwarder(cfg, newUpstreams(cfg.Resolvers, cfg.Clients, hostFiles()))
 	m := &machines{logs: o.logs, by: map[netip.Addr]*machine{}}
-	low := floor{cfg, log}
+	low := newFloor(cfg, log)
 	p := proxy.New(proxy.Config{
 		Machine: func(a netip.Addr) (proxy.Machine, bool) { return m.proxied(a) }, Resolve: newResolver(f).resolve, Refused: low.refuses,
 		Original: originalDestination, CA: m.minter.Load, Roots: roots, Log: log,

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -225,4 +226,27 @@ func TestHostsThatAreNone(t *testing.T) {
 			t.Errorf("%s: %d %q", host, status, text)
 		}
 	}
+}
+
+// Who begins and does not go on is sent away, at whatever point that is.
+func TestSlowClientsAreSentAway(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a request arrived") }))
+	defer server.Close()
+	r := newRig(t, server)
+	r.may(t, only("a.test"))
+	var all sync.WaitGroup
+	for _, said := range []string{"", "GE", "GET / HT", "GET / HTTP/1.1\r\nHost: a.te", "\x16", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"} {
+		c := r.dial()
+		all.Go(func() {
+			if _, err := io.WriteString(c, said); err != nil {
+				t.Error(err)
+			}
+			_, err := io.Copy(io.Discard, c)
+			if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+				t.Errorf("%q is waited for still", said)
+			}
+		})
+	}
+	all.Wait()
 }
