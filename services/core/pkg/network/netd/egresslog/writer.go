@@ -223,6 +223,7 @@ func (l *Log) ready() error {
 		return nil
 	}
 	root := l.dir.root
+	torn := false // the file ends inside a line, which a crash or a full disk cut short
 	if l.file != nil {
 		_ = l.file.Close()
 		l.file = nil
@@ -231,7 +232,9 @@ func (l *Log) ready() error {
 		}
 	} else {
 		for _, name := range []string{older(l.id), current(l.id)} {
-			if last, err := lastSeq(root, name); err == nil {
+			var last int64
+			var err error
+			if last, torn, err = lastSeq(root, name); err == nil {
 				l.seq = max(l.seq, last)
 			}
 		}
@@ -246,32 +249,36 @@ func (l *Log) ready() error {
 		return err
 	}
 	l.file, l.size = f, st.Size()
+	if torn { // the next entry gets a line of its own; readers skip what is no entry
+		n, _ := f.Write([]byte{'\n'})
+		l.size += int64(n)
+	}
 	return nil
 }
 
-// lastSeq finds the number of the last entry in a file.
-func lastSeq(root *os.Root, name string) (int64, error) {
+// lastSeq finds the number of the last entry in a file, and whether the file
+// ends inside a line.
+func lastSeq(root *os.Root, name string) (last int64, torn bool, err error) {
 	f, err := root.Open(name)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	defer func() { _ = f.Close() }()
 	st, err := f.Stat()
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	if _, err := f.Seek(max(0, st.Size()-tail), io.SeekStart); err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	raw, err := io.ReadAll(io.LimitReader(f, tail))
-	last := int64(0)
 	for line := range bytes.Lines(raw) {
 		var e domain.EgressEntry
 		if json.Unmarshal(line, &e) == nil {
 			last = max(last, e.Seq)
 		}
 	}
-	return last, err
+	return last, len(raw) > 0 && raw[len(raw)-1] != '\n', err
 }
 
 func (l *Log) close() error {

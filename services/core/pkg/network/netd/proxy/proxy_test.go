@@ -64,11 +64,11 @@ type rig struct {
 	resolve func(name string) // is called before a name is resolved
 }
 
-func newRig(t *testing.T, server *httptest.Server) *rig {
+func newRig(t *testing.T, server *httptest.Server, change ...func(*proxy.Config)) *rig {
 	t.Helper()
 	r := &rig{guest: &guest{notes: make(chan domain.EgressEntry, 1024)}, t: t, resolve: func(string) {}}
 	to := netip.MustParseAddrPort(server.Listener.Addr().String())
-	r.proxy = proxy.New(proxy.Config{
+	cfg := proxy.Config{
 		Machine: func(a netip.Addr) (proxy.Machine, bool) { return r.guest, a == loopback },
 		Resolve: func(_ context.Context, name string) ([]netip.Addr, error) {
 			r.resolve(name)
@@ -76,7 +76,11 @@ func newRig(t *testing.T, server *httptest.Server) *rig {
 		},
 		Refused:  func(netip.Addr) bool { return false },
 		Original: func(*net.TCPConn) (netip.AddrPort, error) { return netip.AddrPortFrom(chosen, to.Port()), nil },
-	})
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	r.proxy = proxy.New(cfg)
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
