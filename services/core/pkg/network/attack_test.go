@@ -332,3 +332,40 @@ func TestTheKernelHoldsNetd(t *testing.T) {
 		refused(t, "netd to "+ip.String(), dial(netip.AddrPortFrom(ip, webPort)))
 	}
 }
+
+// Who floods the log burns neither netd's time nor the others' entries.
+func TestAFloodOfRefusedPacketsIsRationed(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	w := newWeb(t)
+	m := open(t, w.named(t))
+	a, b := acquire(t, m, "a", domain.NetworkNAT), acquire(t, m, "b", domain.NetworkNAT)
+	const n = 50_000
+	w.in(a.NetNS, func(int) error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = unix.Close(fd) }()
+		for i := range n {
+			_ = unix.Sendto(fd, nil, 0, &unix.SockaddrInet4{Port: 1 + i%60000, Addr: metadataIP.As4()})
+		}
+		return nil
+	})
+	if _, err := w.dialFrom(b.NetNS, at(publicIP)); err != nil {
+		t.Fatal(err)
+	}
+	w.log(m, "b", "a neighbour's", func(e domain.EgressEntry) bool { return e.Addr == publicIP.String() && e.Port == webPort })
+	entries, err := m.EgressLog(context.Background(), "a", 0, 1_000_000, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := 0
+	for _, e := range entries {
+		told += max(e.Count, 1)
+	}
+	if told == 0 || told > n/2 {
+		t.Errorf("%d of %d refused packets are told", told, n)
+	}
+}

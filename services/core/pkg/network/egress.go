@@ -225,7 +225,7 @@ func (m *Manager) EgressLog(ctx context.Context, machineID string, after int64, 
 	if !machineForm.MatchString(machineID) {
 		return nil, errors.New(errors.InvalidArgument, "this is not a machine ID").WithField("machine_id")
 	}
-	return egresslog.Wait(ctx, m.cfg.EgressLogDir, machineID, after, limit, wait)
+	return m.logs.Wait(ctx, machineID, after, limit, wait)
 }
 
 // ForgetEgressLog removes a machine's log; absent is success.

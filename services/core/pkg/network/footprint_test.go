@@ -23,12 +23,8 @@ import (
 func footprint(t testing.TB) string {
 	t.Helper()
 	var out strings.Builder
-	links, err := netlink.LinkList()
-	if err != nil {
-		t.Fatal(err)
-	}
 	var names []string
-	for _, l := range links {
+	for _, l := range links(t) {
 		names = append(names, l.Attrs().Name)
 	}
 	sort.Strings(names)

@@ -2,6 +2,7 @@ package network_test
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -192,14 +193,25 @@ func TestForgedFramesGoNowhere(t *testing.T) {
 	}
 }
 
+// links lists the host's links. A list that changed while it was read, as when a
+// pool fills, is read again.
+func links(t testing.TB) []netlink.Link {
+	t.Helper()
+	for {
+		all, err := netlink.LinkList()
+		if err == nil {
+			return all
+		}
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			t.Fatal(err)
+		}
+	}
+}
+
 // bridgeOf finds the only bridge.
 func bridgeOf(t testing.TB) string {
 	t.Helper()
-	links, err := netlink.LinkList()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, l := range links {
+	for _, l := range links(t) {
 		if l.Type() == "bridge" {
 			return l.Attrs().Name
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/hostlease"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/nspair"
 	"github.com/aetherium/aetherium/services/core/pkg/network/netd"
+	"github.com/aetherium/aetherium/services/core/pkg/network/netd/egresslog"
 )
 
 // IDCount is how many user and group IDs each machine has.
@@ -64,6 +65,7 @@ type Manager struct {
 	natMu sync.Mutex
 	nat   *natNetwork // nil until it stands
 	netd  *netd.Client
+	logs  *egresslog.Follower
 
 	mu       sync.Mutex // order: natMu, mu, leaseMu
 	closed   bool
@@ -126,7 +128,8 @@ func (m *Manager) Acquire(ctx context.Context, machineID string, mode domain.Net
 		m.tasks.Add(1)
 		go func() {
 			defer m.tasks.Done()
-			if err := m.enforceWanted(m.ctx, p, machineID); err != nil && m.ctx.Err() == nil {
+			err := m.enforceWanted(m.ctx, p, machineID)
+			if err != nil && m.ctx.Err() == nil && !errors.HasCode(err, errors.Conflict) { // released already
 				m.cfg.Log.Warn("netd is not told of a machine", "machine", machineID, "err", err)
 			}
 		}()
@@ -296,7 +299,7 @@ func (m *Manager) Close() error {
 		return nil
 	}
 	m.netd.Close()
-	return m.lock.Close()
+	return errors.Join(m.logs.Close(), m.lock.Close())
 }
 
 // begin counts a call as under way, unless the manager is closed.

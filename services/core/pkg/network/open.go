@@ -17,6 +17,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/nspair"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/statefile"
 	"github.com/aetherium/aetherium/services/core/pkg/network/netd"
+	"github.com/aetherium/aetherium/services/core/pkg/network/netd/egresslog"
 )
 
 // instanceFile is instance.json: a copy of the lease, so that an instance
@@ -43,7 +44,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 		cfg: cfg, wake: make(chan struct{}, 1),
 		pairs: map[string]*pair{}, machines: map[string]*pair{}, coming: map[string]chan struct{}{}, wanted: map[string]domain.Egress{},
 	}
-	m.netd = netd.NewClient(m.path("netd.sock"))
+	m.netd, m.logs = netd.NewClient(m.path("netd.sock")), egresslog.NewFollower(cfg.EgressLogDir)
 	if m.reg, err = hostlease.Open(cfg.HostDir); err != nil {
 		return nil, err
 	}
@@ -268,7 +269,7 @@ func (m *Manager) Teardown(ctx context.Context) error {
 	m.cancel()
 	m.tasks.Wait()
 	defer m.netd.Close()
-	return errors.Join(m.tearDown(ctx), m.lock.Close())
+	return errors.Join(m.tearDown(ctx), m.logs.Close(), m.lock.Close())
 }
 
 func (m *Manager) tearDown(ctx context.Context) error {

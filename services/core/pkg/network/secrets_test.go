@@ -3,6 +3,7 @@ package network_test
 import (
 	"crypto/x509"
 	"encoding/base64"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -61,6 +62,12 @@ func TestSecretsAreRevealedToTheirHostsOnly(t *testing.T) {
 	// A request for another host on such a connection goes nowhere.
 	if status, text, err := fetch(c, "https://api.test/", "Host", "other.test"); err != nil || status != 421 {
 		t.Errorf("another host's request: %d %q %v", status, text, err)
+	}
+	// Nor does the host tell what it got, where it would.
+	if req, err := http.NewRequest(http.MethodTrace, "https://api.test/", nil); err != nil {
+		t.Error(err)
+	} else if resp, err := c.Do(req); err != nil || resp.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("TRACE: %v %v", resp, err)
 	}
 	// A new value is used by the next request.
 	setEgress(t, m, "a", domain.EgressPolicy{}, bound("rotated"))

@@ -46,6 +46,7 @@ type Egress struct {
 
 // The sets.
 const (
+	setLogged      = "logged"
 	setProxied     = "proxied"
 	setVMAllow     = "vm_allow"
 	setVMDeny      = "vm_deny"

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -17,6 +18,12 @@ import (
 // logBytes of a packet show its addresses and ports: an IPv4 header with all
 // its options (60) and the ports behind it.
 const logBytes = 64
+
+// New flows of one machine that are told.
+const (
+	logPerSecond = 500
+	logBurst     = 2000
+)
 
 // inet writes the table that decides where machines' packets may go:
 //
@@ -47,6 +54,10 @@ func (r Rules) inet(c *nftables.Conn, egresses []Egress) error {
 	if err := c.AddSet(connections, nil); err != nil {
 		return err
 	}
+	logged := &nftables.Set{Table: t, Name: setLogged, KeyType: nftables.TypeIPAddr, Dynamic: true, HasTimeout: true, Timeout: time.Minute, Size: 65535}
+	if err := c.AddSet(logged, nil); err != nil {
+		return err
+	}
 	proxied, vmAllow, vmDeny := r.proxied(), r.pairs(setVMAllow), r.pairs(setVMDeny)
 	for _, s := range []*nftables.Set{proxied, vmAllow, vmDeny} {
 		s.Table = t
@@ -73,9 +84,13 @@ func (r Rules) inet(c *nftables.Conn, egresses []Egress) error {
 	// A refusal with its reason, which netd writes into the machine's log.
 	refusal := func(reason string) *nftables.Chain {
 		ch := plain("refuse_" + reason)
-		rule(ch, r.log("deny "+reason), jump(refuse))
+		rule(ch, r.log(logged, "deny "+reason))
+		rule(ch, jump(refuse))
 		return ch
 	}
+	allowed := plain("allowed")
+	rule(allowed, r.log(logged, "allow"))
+	rule(allowed, counter(), accept())
 	private, denied, quic, busy := refusal(domain.EgressPrivate), refusal(domain.EgressPolicyDenied), refusal(domain.EgressQUIC), refusal(domain.EgressBusy)
 	pre := base("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
 	forward := base("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
@@ -113,10 +128,10 @@ func (r Rules) inet(c *nftables.Conn, egresses []Egress) error {
 
 	// Source and destination lie side by side in the header.
 	addresses := one(&expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 8, DestRegister: 1})
-	rule(policy, addresses, lookup(vmAllow, 1), r.log("allow"), accept())
+	rule(policy, addresses, lookup(vmAllow, 1), jump(allowed))
 	rule(policy, addresses, lookup(vmDeny, 1), jump(denied))
 	rule(policy, isProxied, l4proto(unix.IPPROTO_UDP), port(443), jump(quic))
-	rule(policy, counter(), r.log("allow"), accept())
+	rule(policy, jump(allowed))
 
 	rule(ingress, ct(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())
 	rule(ingress, counter(), drop())
@@ -157,12 +172,20 @@ func (r Rules) inet(c *nftables.Conn, egresses []Egress) error {
 	return nil
 }
 
-// log sends the beginning of the packet to netd.
-func (r Rules) log(prefix string) []expr.Any {
-	return one(&expr.Log{
-		Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_SNAPLEN,
-		Group: r.LogGroup, Snaplen: logBytes, Data: []byte(prefix),
-	})
+// log sends the beginning of the packet to netd, unless the machine sends too
+// many: who floods burns neither netd's time nor the others' place in the
+// queue. A rule with it does not go on when there are too many, so that it
+// decides nothing else.
+func (r Rules) log(logged *nftables.Set, prefix string) []expr.Any {
+	return append(address(true, 1),
+		&expr.Dynset{
+			SrcRegKey: 1, SetName: logged.Name, SetID: logged.ID, Operation: uint32(unix.NFT_DYNSET_OP_UPDATE),
+			Exprs: one(&expr.Limit{Type: expr.LimitTypePkts, Rate: logPerSecond, Unit: expr.LimitTimeSecond, Burst: logBurst}),
+		},
+		&expr.Log{
+			Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_SNAPLEN,
+			Group: r.LogGroup, Snaplen: logBytes, Data: []byte(prefix),
+		})
 }
 
 // addressSet makes an interval set of IPv4 networks.

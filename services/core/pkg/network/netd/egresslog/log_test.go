@@ -152,25 +152,35 @@ func TestWait(t *testing.T) {
 	dir := t.TempDir()
 	d := open(t, dir, 0)
 	defer func() { _ = d.Close() }()
-	got := make(chan []domain.EgressEntry, 1)
-	go func() {
-		out, err := egresslog.Wait(context.Background(), dir, "m", 0, 10, time.Minute)
-		if err != nil {
-			t.Error(err)
-		}
-		got <- out
-	}()
+	f := egresslog.NewFollower(dir)
+	// Many can wait at a time.
+	const n = 300
+	got := make(chan []domain.EgressEntry, n)
+	for range n {
+		go func() {
+			out, err := f.Wait(context.Background(), "m", 0, 10, time.Minute)
+			if err != nil {
+				t.Error(err)
+			}
+			got <- out
+		}()
+	}
 	log(t, d, "other").Add(entry(1))
 	log(t, d, "m").Add(entry(2))
-	if out := <-got; len(out) != 1 || out[0].Name != "n2.test" {
-		t.Errorf("%+v", out)
+	for range n {
+		if out := <-got; len(out) != 1 || out[0].Name != "n2.test" {
+			t.Errorf("%+v", out)
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if out, err := egresslog.Wait(ctx, dir, "m", 1, 10, time.Hour); err != nil || len(out) != 0 {
+	if out, err := f.Wait(ctx, "m", 1, 10, time.Hour); err != nil || len(out) != 0 {
 		t.Errorf("%+v %v", out, err)
 	}
-	if out, err := egresslog.Wait(context.Background(), filepath.Join(dir, "absent"), "m", 0, 10, time.Hour); err != nil || len(out) != 0 {
+	if err := errors.Join(f.Close(), f.Close()); err != nil {
+		t.Error(err)
+	}
+	if out, err := egresslog.NewFollower(filepath.Join(dir, "absent")).Wait(context.Background(), "m", 0, 10, time.Hour); err != nil || len(out) != 0 {
 		t.Errorf("no directory: %+v %v", out, err)
 	}
 }

@@ -2,14 +2,10 @@ package egresslog
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"io"
 	"os"
-	"path/filepath"
-	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -80,44 +76,6 @@ func readFile(root *os.Root, name string, after int64, limit int, out []domain.E
 		var e domain.EgressEntry
 		if json.Unmarshal(line, &e) == nil && e.Seq > after && len(out) < limit {
 			out = append(out, e)
-		}
-	}
-}
-
-// Wait is Read that waits for an entry so long when there is none.
-func Wait(ctx context.Context, dir, id string, after int64, limit int, d time.Duration) ([]domain.EgressEntry, error) {
-	if d <= 0 {
-		return Read(dir, id, after, limit)
-	}
-	ctx, cancel := context.WithTimeout(ctx, d)
-	defer cancel()
-	changes, err := fsnotify.NewWatcher()
-	if err == nil {
-		defer func() { _ = changes.Close() }()
-		err = changes.Add(dir)
-	}
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil // no machine ever had a network here
-	}
-	if err != nil {
-		return nil, errors.Wrap(err, errors.Unavailable, "cannot watch the directory of egress logs")
-	}
-	for {
-		out, err := Read(dir, id, after, limit)
-		if len(out) > 0 || err != nil {
-			return out, err
-		}
-		for again := false; !again; {
-			select {
-			case ev, ok := <-changes.Events:
-				if !ok {
-					return nil, nil
-				}
-				again = filepath.Base(ev.Name) == current(id)
-			case _, again = <-changes.Errors: // more changes than are kept
-			case <-ctx.Done():
-				return nil, nil
-			}
 		}
 	}
 }

@@ -62,7 +62,14 @@ func withFlow(ctx context.Context, c net.Conn) context.Context {
 func (p *Proxy) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	s := r.Context().Value(flowKey{}).(*served)
 	name := hostName(withoutPort(r.Host))
-	if r.Method == http.MethodConnect {
+	done, ok := p.begin(s.from)
+	if !ok {
+		s.refuse(w, http.StatusTooManyRequests, name, &denial{reason: domain.EgressBusy})
+		return
+	}
+	defer done()
+	// TRACE would have the host send a secret back that was put into the request.
+	if r.Method == http.MethodConnect || s.sni != "" && r.Method == http.MethodTrace {
 		s.refuse(w, http.StatusMethodNotAllowed, name, &denial{reason: domain.EgressMismatch})
 		return
 	}

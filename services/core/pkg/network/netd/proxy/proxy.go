@@ -19,6 +19,10 @@ import (
 const (
 	MaxFlows        = 16384 // connections, of all machines
 	MaxMachineFlows = 1024  // of one
+	// MaxMachineRequests bounds one machine's HTTP requests under way: many come
+	// on one connection of HTTP/2.
+	MaxMachineRequests = 512
+	maxStreams         = 64 // of one such connection
 
 	speakWithin    = 10 * time.Second // the first bytes, a ClientHello, a request's header
 	dialWithin     = 10 * time.Second
@@ -60,6 +64,7 @@ type Proxy struct {
 	mu    sync.Mutex
 	flows map[netip.Addr]map[*flow]struct{}
 	total int
+	asked map[netip.Addr]int // HTTP requests under way
 }
 
 // New makes a proxy. Close it after use.
@@ -70,13 +75,14 @@ func New(cfg Config) *Proxy {
 	if cfg.CA == nil {
 		cfg.CA = func() *Minter { return nil }
 	}
-	p := &Proxy{cfg: cfg, feed: newFeed(), flows: map[netip.Addr]map[*flow]struct{}{}}
+	p := &Proxy{cfg: cfg, feed: newFeed(), flows: map[netip.Addr]map[*flow]struct{}{}, asked: map[netip.Addr]int{}}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	p.http = &http.Server{
 		Handler: http.HandlerFunc(p.serveHTTP), ConnContext: withFlow, Protocols: &protocols,
 		ReadHeaderTimeout: speakWithin, IdleTimeout: idleHTTP, MaxHeaderBytes: maxHeaderBytes,
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), DisableGeneralOptionsHandler: true,
 	}
 	go func() { _ = p.http.Serve(p.feed) }()
@@ -164,6 +170,23 @@ func (p *Proxy) enter(f *flow) bool {
 	p.flows[f.from][f] = struct{}{}
 	p.total++
 	return true
+}
+
+// begin counts a request, unless there are too many of the machine's.
+func (p *Proxy) begin(of netip.Addr) (done func(), ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.asked[of] >= MaxMachineRequests {
+		return nil, false
+	}
+	p.asked[of]++
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.asked[of]--; p.asked[of] == 0 {
+			delete(p.asked, of)
+		}
+	}, true
 }
 
 func (p *Proxy) leave(f *flow) {
