@@ -93,7 +93,7 @@ func emptyQuery(params []*huma.Param, r *http.Request) error {
 	}
 	query := r.URL.Query()
 	for _, p := range params {
-		free := p.Schema.Type == huma.TypeString && len(p.Schema.Enum) == 0 && p.Schema.Pattern == ""
+		free := p.Schema.Type == huma.TypeString && len(p.Schema.Enum) == 0 && p.Schema.Pattern == "" && p.Schema.Format == ""
 		if p.In == "query" && !free && slices.Contains(query[p.Name], "") {
 			return ae.New(ae.InvalidArgument, "the parameter %s has no value", p.Name).WithField("query." + p.Name).
 				WithHint("leave it out, or give it a value")

@@ -171,6 +171,7 @@ func TestWhatIsRecorded(t *testing.T) {
 		t.Errorf("a maintainer sees %d records", len(ours.Items))
 	}
 	l.problem(400, errors.InvalidArgument, req{method: "GET", path: "/audit?since=yesterday"})
+	l.problem(400, errors.InvalidArgument, req{method: "GET", path: "/audit?since="})
 	l.problem(404, errors.NotFound, req{method: "GET", path: "/audit?project=absent"})
 	first := get[wire.List[wire.AuditRecord]](l, 200, req{method: "GET", path: "/audit?limit=4"})
 	rest := get[wire.List[wire.AuditRecord]](l, 200, req{method: "GET", path: "/audit?limit=4&cursor=" + first.NextCursor})

@@ -19,6 +19,9 @@ STEADY_VM = os.environ["AETHERIUM_TEST_VM"]
 STEADY_EXECUTIONS = os.environ["AETHERIUM_TEST_EXECUTIONS"].split(",")
 ENDING = ("delete-vm", "stop-vm", "pause-vm", "patch-vm")  # left to other VMs
 
+# The key that all requests are made with has to stay what it is.
+OWN_KEY = requests.get(f"{API}/me", headers=KEY, timeout=30).json().get("key_id")
+
 # VMs and snapshots that the requests may leave standing at a time; the oldest
 # goes when there are more.
 KEPT = 6
@@ -48,8 +51,8 @@ def holds_null(value):
 
 @schemathesis.check
 def refuses_invalid_data(ctx, response, case):
-    """negative_data_rejection, but null is as good as absent."""
-    if not holds_null(case.body):
+    """negative_data_rejection, but null is as good as absent, and 414 refuses as well."""
+    if not holds_null(case.body) and response.status_code != 414:
         return negative_data_rejection(ctx, response, case)
 
 
@@ -88,6 +91,11 @@ def before_call(context, case, kwargs):
     body = case.body
     name = operation(case)
     aim(case, name)
+    # What waits for something to happen waits for less time than requests have.
+    if name == "get-vm-egress-log" and isinstance((case.query or {}).get("wait_ms"), int):
+        case.query["wait_ms"] = min(case.query["wait_ms"], 100)
+    if name in ("rotate-key", "revoke-key") and case.path_parameters.get("id") == OWN_KEY:
+        case.path_parameters["id"] = "a" * 20
     # The template that VMs are made from has to stay.
     if name == "delete-template" and str(case.path_parameters.get("name")).startswith("base"):
         case.path_parameters["name"] = "other"
