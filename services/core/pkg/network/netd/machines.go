@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -35,8 +36,10 @@ type machines struct {
 	logs   *egresslog.Dir
 	minter atomic.Pointer[proxy.Minter]
 
-	mu sync.RWMutex
-	by map[netip.Addr]*machine
+	mu       sync.RWMutex
+	by       map[netip.Addr]*machine
+	lossTold time.Time
+	lossDue  bool // one more is to be told
 }
 
 func (t *machines) find(a netip.Addr) (*machine, bool) {
@@ -87,10 +90,34 @@ func (t *machines) settle() {
 	t.logs.Keep(func(id string) bool { return ids[id] })
 }
 
-// lost notes in every log that flows were not told: whose they were is not known.
+// lossEvery is how often a loss is told: one machine's flood must not fill the
+// logs of the others.
+const lossEvery = time.Minute
+
+// lost notes in every log that flows were not told: whose they were is not
+// known. What is lost soon after is noted once, later.
 func (t *machines) lost() {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.lossDue {
+		return
+	}
+	if wait := lossEvery - time.Since(t.lossTold); !t.lossTold.IsZero() && wait > 0 {
+		t.lossDue = true
+		time.AfterFunc(wait, func() {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			t.lossDue = false
+			t.tellLoss()
+		})
+		return
+	}
+	t.tellLoss()
+}
+
+// tellLoss is called with mu held.
+func (t *machines) tellLoss() {
+	t.lossTold = time.Now()
 	for _, m := range t.by {
 		m.Note(domain.EgressEntry{Verdict: domain.EgressGap, Via: "kernel"})
 	}
