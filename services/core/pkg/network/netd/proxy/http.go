@@ -48,7 +48,7 @@ func withFlow(ctx context.Context, c net.Conn) context.Context {
 	}
 	s.flow = c.(*conn).f
 	transport := &http.Transport{
-		DialContext: s.dialFor, DisableCompression: true, MaxIdleConnsPerHost: 4, MaxConnsPerHost: 64, IdleConnTimeout: idleHTTP,
+		DialContext: s.dialFor, DisableCompression: true, MaxIdleConns: maxKept, MaxIdleConnsPerHost: maxKept, MaxConnsPerHost: 64, IdleConnTimeout: idleHTTP,
 		TLSHandshakeTimeout: dialWithin, ExpectContinueTimeout: time.Second, MaxResponseHeaderBytes: maxHeaderBytes, ForceAttemptHTTP2: true,
 		TLSClientConfig: &tls.Config{RootCAs: s.p.cfg.Roots, MinVersion: tls.VersionTLS12},
 	}
@@ -84,6 +84,10 @@ func (p *Proxy) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	d, _ := s.machine.Rules().Connection(name, s.to.Addr())
 	if !d.Allow {
 		s.refuse(w, http.StatusForbidden, name, s.deny(name, d))
+		return
+	}
+	if s.sni != "" && !reveal(r.Header, s.machine.Rules().SecretsFor(name)) {
+		s.refuse(w, http.StatusRequestHeaderFieldsTooLarge, name, &denial{reason: domain.EgressBusy})
 		return
 	}
 	s.forward.ServeHTTP(w, r)
@@ -156,9 +160,6 @@ func (s *served) rewrite(r *httputil.ProxyRequest) {
 			r.Out.Header[h] = v // the machine's own
 		}
 	}
-	if s.sni != "" {
-		reveal(r.Out.Header, s.machine.Rules().SecretsFor(name))
-	}
 	// One entry for each request that comes on a kept connection, too.
 	d, byName := s.machine.Rules().Connection(name, s.to.Addr())
 	if addr, ok := s.connectedTo(name); ok && d.Allow {
@@ -221,11 +222,14 @@ func (c *counted) Write(p []byte) (int, error) {
 }
 
 // reveal puts secrets in the place of their placeholders, in Basic credentials
-// (RFC 7617) as well.
-func reveal(h http.Header, secrets []domain.BoundSecret) {
+// (RFC 7617) as well. It reports whether they fit: a header grows no further
+// than by maxHeaderBytes, however often it repeats a placeholder. One in which
+// they do not fit must not go out.
+func reveal(h http.Header, secrets []domain.BoundSecret) bool {
+	r := newRevealer(secrets)
 	for _, values := range h {
 		for i, v := range values {
-			values[i] = revealed(v, secrets)
+			values[i] = r.text(v)
 		}
 	}
 	for i, v := range h["Authorization"] {
@@ -237,17 +241,40 @@ func reveal(h http.Header, secrets []domain.BoundSecret) {
 		if err != nil {
 			continue
 		}
-		if with := revealed(string(plain), secrets); with != string(plain) {
+		if with := r.text(string(plain)); with != string(plain) {
 			h["Authorization"][i] = scheme + " " + base64.StdEncoding.EncodeToString([]byte(with))
 		}
 	}
+	return r.room >= 0
 }
 
-func revealed(text string, secrets []domain.BoundSecret) string {
+// revealer puts secrets into texts as long as there is room.
+type revealer struct {
+	secrets []domain.BoundSecret
+	all     *strings.Replacer
+	room    int
+}
+
+func newRevealer(secrets []domain.BoundSecret) *revealer {
+	r := &revealer{room: maxHeaderBytes}
+	var pairs []string
 	for _, s := range secrets {
 		if s.Placeholder != "" {
-			text = strings.ReplaceAll(text, s.Placeholder, s.Value)
+			r.secrets = append(r.secrets, s)
+			pairs = append(pairs, s.Placeholder, s.Value)
 		}
 	}
-	return text
+	// All at once: what stands in a value is text, whatever it looks like.
+	r.all = strings.NewReplacer(pairs...)
+	return r
+}
+
+func (r *revealer) text(t string) string {
+	for _, s := range r.secrets {
+		r.room -= strings.Count(t, s.Placeholder) * max(0, len(s.Value)-len(s.Placeholder))
+	}
+	if r.room < 0 {
+		return t
+	}
+	return r.all.Replace(t)
 }

@@ -23,6 +23,9 @@ const (
 	// on one connection of HTTP/2.
 	MaxMachineRequests = 512
 	maxStreams         = 64 // of one such connection
+	// maxKept bounds the connections that one of a machine's leaves open to hosts,
+	// to be used again: it can name as many hosts as it likes.
+	maxKept = 4
 
 	speakWithin    = 10 * time.Second // the first bytes, a ClientHello, a request's header
 	dialWithin     = 10 * time.Second
