@@ -2,9 +2,11 @@ package egresslog
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"io"
 	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -63,7 +65,7 @@ func readFile(root *os.Root, name string, after int64, limit int, out []domain.E
 		return nil, out, err
 	}
 	r := bufio.NewReaderSize(io.LimitReader(f, st.Size()), maxLine)
-	for {
+	for len(out) < limit {
 		line, err := r.ReadSlice('\n')
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
@@ -73,11 +75,30 @@ func readFile(root *os.Root, name string, after int64, limit int, out []domain.E
 		case err != nil:
 			return st, out, err
 		}
+		if seq, ok := seqOf(line); ok && seq <= after {
+			continue
+		}
 		var e domain.EgressEntry
-		if json.Unmarshal(line, &e) == nil && e.Seq > after && len(out) < limit {
+		if json.Unmarshal(line, &e) == nil && e.Seq > after {
 			out = append(out, e)
 		}
 	}
+	return st, out, nil
+}
+
+// seqOf gives the number of an entry as the writer puts it, without the cost
+// of reading the rest: who follows a log looks at each change for what is new.
+func seqOf(line []byte) (seq int64, ok bool) {
+	rest, ok := bytes.CutPrefix(line, []byte(`{"seq":`))
+	if !ok {
+		return 0, false
+	}
+	digits, _, ok := bytes.Cut(rest, []byte{','})
+	if !ok {
+		return 0, false
+	}
+	seq, err := strconv.ParseInt(string(digits), 10, 64)
+	return seq, err == nil
 }
 
 // Remove removes a machine's log; absent is success. Who writes it must have
