@@ -32,8 +32,8 @@ import (
 // apartEnv holds the root filesystem for base, in a test that has a host of its own.
 const apartEnv = "AETHERIUM_E2E_APART"
 
-// apart reports whether the caller runs on a host of its own already: network
-// and mounts that are nobody else's, without a route to anywhere. If not, it
+// apart reports whether the caller runs on a host of its own already: network,
+// mounts and processes that are nobody else's, without a route to anywhere. If not, it
 // runs the test there and reports how it went.
 func apart(t *testing.T) bool {
 	t.Helper()
@@ -46,7 +46,7 @@ func apart(t *testing.T) bool {
 	}
 	cmd := exec.Command("/proc/self/exe", "-test.v", "-test.run=^"+t.Name()+"$") //nolint:noctx // it has the test's own limit
 	cmd.Env = append(os.Environ(), apartEnv+"="+filepath.Join(suite.DataDir, "images", base.Tags["latest"], "rootfs"))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Unshareflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGTERM}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWPID, Unshareflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Errorf("on its own host: %v", err)
@@ -71,7 +71,9 @@ const (
 
 func newInternet(t *testing.T) *internet {
 	t.Helper()
+	// Leases of user IDs are in /run, and are held against the processes there are.
 	check(t, unix.Mount("tmpfs", "/run", "tmpfs", 0, ""))
+	check(t, unix.Mount("proc", "/proc", "proc", 0, ""))
 	holder := exec.Command("cat") //nolint:noctx // ends with the test
 	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	stdin, err := holder.StdinPipe()
