@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/network/egress"
@@ -178,7 +180,7 @@ func kernelEgress(r record) firewall.Egress {
 		return firewall.Egress{}
 	}
 	rules := egress.New(r.Policy, nil)
-	e := firewall.Egress{IP: r.Address.Addr(), Proxied: r.Proxied}
+	e := firewall.Egress{IP: r.Address.Addr(), Proxied: r.Proxied, Filtered: r.Proxied || rules.AsksFewer()}
 	e.Allow, e.Deny = rules.Addresses()
 	if rules.Learns() {
 		e.Deny = nil
@@ -251,7 +253,13 @@ func (m *Manager) prepareLogs(user uint32) error {
 		return failed(err)
 	}
 	for _, e := range entries {
-		if err := os.Lchown(filepath.Join(dir, e.Name()), int(user), int(user)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		// A netd that was taken over may have put a link to another's file here.
+		path := filepath.Join(dir, e.Name())
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 {
+			continue
+		}
+		if err := os.Lchown(path, int(user), int(user)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return failed(err)
 		}
 	}

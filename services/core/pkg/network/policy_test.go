@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -58,6 +59,21 @@ func TestAPolicyOfAddressesIsTheKernels(t *testing.T) {
 	a, b := acquire(t, m, "a", domain.NetworkNAT), acquire(t, m, "b", domain.NetworkNAT)
 	l.reaches(a, "allowed one only", true, false)
 	l.reaches(b, "the neighbour without a policy", true, true)
+
+	// Nothing leaves in questions either, where nothing is allowed by name.
+	for _, transport := range []string{"udp", "tcp"} {
+		if answer, err := l.ask(a.NetNS, a.DNS[0], transport, "c2VjcmV0.tunnel.test.", dns.TypeTXT); err != nil || answer.Rcode != dns.RcodeRefused {
+			t.Errorf("a question by %s: %v %v", transport, answer, err)
+		}
+	}
+	l.mu.Lock()
+	if len(l.asked) > 0 {
+		t.Error("got out:", l.asked)
+	}
+	l.mu.Unlock()
+	if answer, err := l.ask(b.NetNS, b.DNS[0], "udp", "example.test.", dns.TypeA); err != nil || len(answer.Answer) != 1 {
+		t.Errorf("the neighbour's question: %v %v", answer, err)
+	}
 
 	setEgress(t, m, "a", domain.EgressPolicy{Deny: []string{publicIP.String() + "/32"}})
 	l.reaches(a, "denied one", false, true)

@@ -183,6 +183,10 @@ func (s *Service) VMEgressLearned(ctx context.Context, by vmm.Caller, id domain.
 			return p, err
 		}
 		p = egress.Learned(p, entries)
+		if len(p.Allow) > domain.MaxEgressEntries {
+			return p, errors.New(errors.Conflict, "the VM connected to more than the %d destinations that a policy can name", domain.MaxEgressEntries).
+				WithHint("`aetherium egress` shows them; *.domain entries name many at once")
+		}
 		if len(entries) < q.Limit {
 			return p, nil
 		}

@@ -77,6 +77,9 @@ func (w *Worker) trustEgressCA(ctx context.Context, client *guest.Client, env ma
 		if err = errors.Join(err, r.Close()); err != nil {
 			return err
 		}
+		if len(have) == maxBundle {
+			continue // whatever it is, it is no bundle
+		}
 		trusted = path
 		if bytes.Contains(have, bytes.TrimSpace(ca)) {
 			break

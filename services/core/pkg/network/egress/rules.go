@@ -115,6 +115,11 @@ func (r *Rules) Proxied() bool {
 // Named reports whether names are allowed or denied, so that who hides one gains by it.
 func (r *Rules) Named() bool { return r.allow.named() || r.deny.named() }
 
+// AsksFewer reports whether the machine's questions for names must be looked
+// at: where names decide, and where everything is denied that is not allowed,
+// so that nothing leaves in questions.
+func (r *Rules) AsksFewer() bool { return r.Proxied() || r.deny.any && !r.allow.any }
+
 // Addresses gives the networks that the policy allows and denies, for the
 // kernel. Denied to all is 0.0.0.0/0.
 func (r *Rules) Addresses() (allow, deny []netip.Prefix) {

@@ -41,13 +41,15 @@ type Member struct {
 type Egress struct {
 	IP          netip.Addr
 	Allow, Deny []netip.Prefix // Allow beats Deny; the rest is allowed
-	Proxied     bool           // TCP and DNS go through netd
+	Proxied     bool           // TCP, and DNS wherever it is sent, go through netd
+	Filtered    bool           // questions to the gateway are answered as for Proxied
 }
 
 // The sets.
 const (
 	setLogged      = "logged"
 	setProxied     = "proxied"
+	setFiltered    = "filtered"
 	setVMAllow     = "vm_allow"
 	setVMDeny      = "vm_deny"
 	setMembers     = "members"

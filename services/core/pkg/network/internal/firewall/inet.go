@@ -58,8 +58,8 @@ func (r Rules) inet(c *nftables.Conn, egresses []Egress) error {
 	if err := c.AddSet(logged, nil); err != nil {
 		return err
 	}
-	proxied, vmAllow, vmDeny := r.proxied(), r.pairs(setVMAllow), r.pairs(setVMDeny)
-	for _, s := range []*nftables.Set{proxied, vmAllow, vmDeny} {
+	proxied, filtered, vmAllow, vmDeny := r.machines(setProxied), r.machines(setFiltered), r.pairs(setVMAllow), r.pairs(setVMDeny)
+	for _, s := range []*nftables.Set{proxied, filtered, vmAllow, vmDeny} {
 		s.Table = t
 		if err := c.AddSet(s, nil); err != nil {
 			return err
@@ -105,8 +105,10 @@ func (r Rules) inet(c *nftables.Conn, egresses []Egress) error {
 
 	// Whom names are asked of does not matter: netd answers for everybody.
 	isProxied := slices.Concat(address(true, 1), lookup(proxied, 1))
+	isFiltered := slices.Concat(address(true, 1), lookup(filtered, 1))
 	for _, proto := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
 		rule(pre, iif(r.Bridge), ipv4(), isProxied, l4proto(proto), port(53), redirect(r.DNSPort))
+		rule(pre, iif(r.Bridge), ipv4(), isFiltered, destination(gateway), l4proto(proto), port(53), redirect(r.DNSPort))
 	}
 	rule(pre, iif(r.Bridge), ipv4(), isProxied, l4proto(unix.IPPROTO_TCP), redirect(r.ProxyPort))
 
@@ -144,7 +146,7 @@ func (r Rules) inet(c *nftables.Conn, egresses []Egress) error {
 	rule(host, notIPv4(), drop())
 	for _, proto := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
 		rule(host, destination(gateway), l4proto(proto), port(53), accept())
-		rule(host, isProxied, destination(gateway), l4proto(proto), port(r.DNSPort), accept())
+		rule(host, isFiltered, destination(gateway), l4proto(proto), port(r.DNSPort), accept())
 	}
 	rule(host, isProxied, destination(gateway), l4proto(unix.IPPROTO_TCP), port(r.ProxyPort), accept())
 	rule(host, destination(gateway), l4proto(unix.IPPROTO_ICMP), transport(0, 1, []byte{8}), accept()) // echo request

@@ -34,7 +34,8 @@ func (r Rules) change(c *nftables.Conn, from, to Egress) error {
 		set      *nftables.Set
 		old, new []nftables.SetElement
 	}{
-		{r.proxied(), from.proxied(), to.proxied()},
+		{r.machines(setProxied), from.machine(from.Proxied), to.machine(to.Proxied)},
+		{r.machines(setFiltered), from.machine(from.Filtered), to.machine(to.Filtered)},
 		{r.pairs(setVMAllow), from.pairs(true), to.pairs(true)},
 		{r.pairs(setVMDeny), from.pairs(false), to.pairs(false)},
 	} {
@@ -60,10 +61,10 @@ func (r Rules) change(c *nftables.Conn, from, to Egress) error {
 	return nil
 }
 
-// proxied describes the set of machines whose TCP goes through netd.
-func (r Rules) proxied() *nftables.Set {
+// machines describes a set of machines.
+func (r Rules) machines(name string) *nftables.Set {
 	return &nftables.Set{
-		Table: &nftables.Table{Family: nftables.TableFamilyINet, Name: r.Table}, Name: setProxied, KeyType: nftables.TypeIPAddr,
+		Table: &nftables.Table{Family: nftables.TableFamilyINet, Name: r.Table}, Name: name, KeyType: nftables.TypeIPAddr,
 	}
 }
 
@@ -75,8 +76,8 @@ func (r Rules) pairs(name string) *nftables.Set {
 	}
 }
 
-func (e Egress) proxied() []nftables.SetElement {
-	if !e.Proxied {
+func (e Egress) machine(is bool) []nftables.SetElement {
+	if !is {
 		return nil
 	}
 	return []nftables.SetElement{{Key: e.IP.AsSlice()}}
