@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"time"
+
 	"github.com/spf13/cobra"
 
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
@@ -17,36 +19,15 @@ func (a *app) projectCommand() *cobra.Command {
 func projectName(p api.Project) string { return p.Name }
 
 func (a *app) projectListCommand() *cobra.Command {
-	var page client.Page
-	cmd := &cobra.Command{
-		Use:     "ls",
-		Aliases: []string{"list"},
-		Short:   "List projects",
-		Args:    exactly(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkLimit(cmd, page.Limit); err != nil {
-				return err
-			}
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
-			items, err := client.Collect(c.Projects(cmd.Context(), page))
-			if err != nil {
-				return err
-			}
-			now := a.Now()
-			return showAll(a, items, listing[api.Project]{
-				titles: []string{"NAME", "ID", "AGE"},
-				name:   projectName,
-				row: func(p api.Project) []render.Cell {
-					return []render.Cell{render.Text(p.Name), render.Text(p.ID), render.Since(p.CreatedAt, now)}
-				},
-			})
-		},
-	}
-	cmd.Flags().IntVar(&page.Limit, "limit", 0, "so many at most")
-	return cmd
+	return listCommand(a, "List projects", (*client.Client).Projects, func(now time.Time) listing[api.Project] {
+		return listing[api.Project]{
+			titles: []string{"NAME", "ID", "AGE"},
+			name:   projectName,
+			row: func(p api.Project) []render.Cell {
+				return []render.Cell{render.Text(p.Name), render.Text(p.ID), render.Since(p.CreatedAt, now)}
+			},
+		}
+	})
 }
 
 func (a *app) projectCreateCommand() *cobra.Command {

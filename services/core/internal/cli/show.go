@@ -1,9 +1,16 @@
 package cli
 
 import (
+	"context"
+	"iter"
+	"time"
+
+	"github.com/spf13/cobra"
+
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/services/core/internal/cli/render"
 	"github.com/aetherium/aetherium/services/core/internal/cli/units"
+	"github.com/aetherium/aetherium/services/core/pkg/client"
 )
 
 // listing is how a kind of thing is shown.
@@ -30,6 +37,33 @@ func showAll[T any](a *app, items []T, l listing[T]) error {
 		rows[i] = l.row(item)
 	}
 	return render.Table(a.Stdout, a.human, l.titles, rows)
+}
+
+// listCommand is `ls` of what the API gives in pages.
+func listCommand[T any](a *app, short string, pages func(*client.Client, context.Context, client.Page) iter.Seq2[T, error], shown func(now time.Time) listing[T]) *cobra.Command {
+	var page client.Page
+	cmd := &cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   short,
+		Args:    exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkLimit(cmd, page.Limit); err != nil {
+				return err
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			items, err := client.Collect(pages(c, cmd.Context(), page))
+			if err != nil {
+				return err
+			}
+			return showAll(a, items, shown(a.Now()))
+		},
+	}
+	cmd.Flags().IntVar(&page.Limit, "limit", 0, "so many at most")
+	return cmd
 }
 
 func items2names[T any](items []T, name func(T) string) []string {

@@ -3,6 +3,7 @@ package cli
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -37,42 +38,21 @@ func userState(u api.User) string {
 }
 
 func (a *app) userListCommand() *cobra.Command {
-	var page client.Page
-	cmd := &cobra.Command{
-		Use:     "ls",
-		Aliases: []string{"list"},
-		Short:   "List users",
-		Args:    exactly(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkLimit(cmd, page.Limit); err != nil {
-				return err
-			}
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
-			items, err := client.Collect(c.Users(cmd.Context(), page))
-			if err != nil {
-				return err
-			}
-			now := a.Now()
-			return showAll(a, items, listing[api.User]{
-				titles: []string{"NAME", "ID", "STATE", "ADMIN", "ISSUER", "AGE"},
-				name:   userName,
-				row: func(u api.User) []render.Cell {
-					admin := ""
-					if u.Admin {
-						admin = "yes"
-					}
-					return []render.Cell{
-						render.Text(u.Name), render.Text(u.ID), render.Text(userState(u)), render.Text(admin), render.Text(u.Issuer), render.Since(u.CreatedAt, now),
-					}
-				},
-			})
-		},
-	}
-	cmd.Flags().IntVar(&page.Limit, "limit", 0, "so many at most")
-	return cmd
+	return listCommand(a, "List users", (*client.Client).Users, func(now time.Time) listing[api.User] {
+		return listing[api.User]{
+			titles: []string{"NAME", "ID", "STATE", "ADMIN", "ISSUER", "AGE"},
+			name:   userName,
+			row: func(u api.User) []render.Cell {
+				admin := ""
+				if u.Admin {
+					admin = "yes"
+				}
+				return []render.Cell{
+					render.Text(u.Name), render.Text(u.ID), render.Text(userState(u)), render.Text(admin), render.Text(u.Issuer), render.Since(u.CreatedAt, now),
+				}
+			},
+		}
+	})
 }
 
 func (a *app) userCreateCommand() *cobra.Command {

@@ -225,6 +225,19 @@ func (s *Server) findUser(name string) (*api.User, error) {
 	return nil, errors.New(errors.NotFound, "no user is named %q", name)
 }
 
+// withUser runs f with the user of the path and the lock held.
+func (s *Server) withUser(f func(http.ResponseWriter, *http.Request, *api.User) error) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		u, err := s.findUser(r.PathValue("user"))
+		if err != nil {
+			return err
+		}
+		return f(w, r, u)
+	}
+}
+
 func (s *Server) userRoutes(handle register) {
 	handle("GET /users", func(w http.ResponseWriter, _ *http.Request) error {
 		s.mu.Lock()
@@ -244,25 +257,13 @@ func (s *Server) userRoutes(handle register) {
 		writeJSON(w, http.StatusCreated, u)
 		return nil
 	})
-	handle("GET /users/{user}", func(w http.ResponseWriter, r *http.Request) error {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		u, err := s.findUser(r.PathValue("user"))
-		if err != nil {
-			return err
-		}
+	handle("GET /users/{user}", s.withUser(func(w http.ResponseWriter, _ *http.Request, u *api.User) error {
 		writeJSON(w, http.StatusOK, u)
 		return nil
-	})
-	handle("PATCH /users/{user}", func(w http.ResponseWriter, r *http.Request) error {
+	}))
+	handle("PATCH /users/{user}", s.withUser(func(w http.ResponseWriter, r *http.Request, u *api.User) error {
 		var req api.PatchUser
 		if err := readJSON(r, &req); err != nil {
-			return err
-		}
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		u, err := s.findUser(r.PathValue("user"))
-		if err != nil {
 			return err
 		}
 		if req.Name != nil {
@@ -282,19 +283,13 @@ func (s *Server) userRoutes(handle register) {
 		}
 		writeJSON(w, http.StatusOK, u)
 		return nil
-	})
-	handle("DELETE /users/{user}", func(w http.ResponseWriter, r *http.Request) error {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		u, err := s.findUser(r.PathValue("user"))
-		if err != nil {
-			return err
-		}
+	}))
+	handle("DELETE /users/{user}", s.withUser(func(w http.ResponseWriter, _ *http.Request, u *api.User) error {
 		id := u.ID
 		s.access.users = slices.DeleteFunc(s.access.users, func(u api.User) bool { return u.ID == id })
 		w.WriteHeader(http.StatusNoContent)
 		return nil
-	})
+	}))
 }
 
 func (s *Server) memberRoutes(handle register) {
@@ -304,22 +299,16 @@ func (s *Server) memberRoutes(handle register) {
 		writeJSON(w, http.StatusOK, api.List[api.Member]{Items: append([]api.Member{}, s.access.members...)})
 		return nil
 	})
-	handle("PUT /members/{user}", func(w http.ResponseWriter, r *http.Request) error {
+	handle("PUT /members/{user}", s.withUser(func(w http.ResponseWriter, r *http.Request, u *api.User) error {
 		var req api.SetMember
 		if err := readJSON(r, &req); err != nil {
-			return err
-		}
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		u, err := s.findUser(r.PathValue("user"))
-		if err != nil {
 			return err
 		}
 		m := api.Member{UserID: u.ID, Name: u.Name, Role: req.Role, CreatedAt: time.Now()}
 		s.access.members = append(slices.DeleteFunc(s.access.members, func(m api.Member) bool { return m.UserID == u.ID }), m)
 		writeJSON(w, http.StatusOK, m)
 		return nil
-	})
+	}))
 	handle("DELETE /members/{user}", func(w http.ResponseWriter, r *http.Request) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -1,6 +1,7 @@
 package netd
 
 import (
+	"maps"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -147,17 +148,9 @@ func (t *machines) replace(s egress.State) error {
 		}
 		keep[m.Address] = true
 	}
-	t.mu.RLock()
-	var gone []netip.Addr
-	for a := range t.by {
-		if !keep[a] {
-			gone = append(gone, a)
-		}
-	}
-	t.mu.RUnlock()
-	for _, a := range gone {
-		t.remove(a)
-	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	maps.DeleteFunc(t.by, func(a netip.Addr, _ *machine) bool { return !keep[a] })
 	return nil
 }
 

@@ -48,7 +48,7 @@ func (p *Proxy) handle(c *net.TCPConn) {
 		reset()
 		return
 	}
-	_ = c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive / 4, Count: 4})
+	_ = c.SetKeepAliveConfig(probed())
 	if why := f.serve(); why != nil {
 		f.cut()
 	}

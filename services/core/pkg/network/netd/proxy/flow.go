@@ -32,6 +32,11 @@ type flow struct {
 	went     bool                // anything was
 }
 
+// probed finds out that a peer of either side is gone.
+func probed() net.KeepAliveConfig {
+	return net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive / 4, Count: 4}
+}
+
 // target is what a decision was about and where it led.
 type target struct {
 	via, name string
@@ -219,7 +224,7 @@ func (f *flow) dial(ctx context.Context, name string, d egress.Decision, byName 
 				continue
 			}
 		}
-		dialer := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive / 4, Count: 4}}
+		dialer := net.Dialer{KeepAliveConfig: probed()}
 		c, err := dialer.DialContext(ctx, "tcp4", netip.AddrPortFrom(ip, f.to.Port()).String())
 		if err != nil {
 			why = &denial{reason: domain.EgressUnreachable, addr: ip}
