@@ -283,7 +283,7 @@ func (o OnTimeout) Validate(field string) error {
 // Validate checks an isolation level; empty asks for none.
 func (i Isolation) Validate(field string) error {
 	switch i {
-	case "", IsolationContainer, IsolationGVisor, IsolationMicroVM:
+	case "", IsolationContainerRoot, IsolationContainer, IsolationGVisor, IsolationMicroVM:
 		return nil
 	}
 	return invalid(field, "%q is not an isolation level", clip(string(i), 64)).WithHint("container, gvisor or microvm")

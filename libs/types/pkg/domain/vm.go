@@ -62,14 +62,15 @@ type Isolation string
 
 // The isolation levels.
 const (
-	IsolationContainer Isolation = "container" // shared kernel: user namespace, seccomp, capabilities
-	IsolationGVisor    Isolation = "gvisor"    // a user-space kernel in between
-	IsolationMicroVM   Isolation = "microvm"   // own kernel behind hardware or emulated virtualization
+	IsolationContainerRoot Isolation = "container-root" // shared kernel, and root in the VM is the host's root with less capabilities
+	IsolationContainer     Isolation = "container"      // shared kernel: user namespace, seccomp, capabilities
+	IsolationGVisor        Isolation = "gvisor"         // a user-space kernel in between
+	IsolationMicroVM       Isolation = "microvm"        // own kernel behind hardware or emulated virtualization
 )
 
 // AtLeast reports whether i isolates no less than minimum. An empty minimum asks nothing.
 func (i Isolation) AtLeast(minimum Isolation) bool {
-	rank := map[Isolation]int{"": 0, IsolationContainer: 1, IsolationGVisor: 2, IsolationMicroVM: 3}
+	rank := map[Isolation]int{"": 0, IsolationContainerRoot: 1, IsolationContainer: 2, IsolationGVisor: 3, IsolationMicroVM: 4}
 	return rank[i] >= rank[minimum]
 }
 

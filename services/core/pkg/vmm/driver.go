@@ -60,7 +60,12 @@ type Spec struct {
 	// BuildID names RootFS's content; the same build always has the same content.
 	BuildID string
 	// DiskFrom is the ID of a disk snapshot to start from (see Snapshotter); empty: a fresh disk.
-	DiskFrom  string
+	DiskFrom string
+	// Memory makes the machine's first start go on from the memory of DiskFrom,
+	// which is a snapshot of kind memory, taken of a machine with the same
+	// Resources, RootFS and Mounts: its processes run as they did. Later starts
+	// are cold ones, from the machine's own disk.
+	Memory    bool
 	Resources domain.Resources
 	Network   domain.NetworkMode
 	Hostname  string
@@ -118,6 +123,10 @@ type (
 	}
 	// Snapshotter keeps a machine's state under a snapshot ID ("snapshot:<kind>").
 	// The machine is frozen for the moment of the copy and goes on as it was.
+	// One of kind memory holds the disk too, and can be used as a snapshot of it;
+	// the capability "fork:memory" says that machines can go on from it
+	// (Spec.Memory). Returns Unsupported for other kinds, Conflict for the memory
+	// of a machine that does not run.
 	Snapshotter interface {
 		Snapshot(ctx context.Context, id, snapshotID string, kind domain.SnapshotKind) (SnapshotInfo, error)
 		DeleteSnapshot(ctx context.Context, snapshotID string) error

@@ -14,6 +14,7 @@ import (
 
 // Executions serves ExecutionService.
 type Executions struct {
+	guestv1connect.UnimplementedExecutionServiceHandler
 	Registry *execution.Registry
 }
 

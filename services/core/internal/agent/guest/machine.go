@@ -35,6 +35,7 @@ const (
 
 // Machine serves MachineService.
 type Machine struct {
+	guestv1connect.UnimplementedMachineServiceHandler
 	Settings *settings.Store
 	Clock    *machine.Clock
 	BootID   string // random per agent process

@@ -904,6 +904,86 @@ func (*ForgetResponse) Descriptor() ([]byte, []int) {
 	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{11}
 }
 
+type RenameRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ExecutionIds  map[string]string      `protobuf:"bytes,1,rep,name=execution_ids,json=executionIds,proto3" json:"execution_ids,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenameRequest) Reset() {
+	*x = RenameRequest{}
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenameRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenameRequest) ProtoMessage() {}
+
+func (x *RenameRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenameRequest.ProtoReflect.Descriptor instead.
+func (*RenameRequest) Descriptor() ([]byte, []int) {
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RenameRequest) GetExecutionIds() map[string]string {
+	if x != nil {
+		return x.ExecutionIds
+	}
+	return nil
+}
+
+type RenameResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenameResponse) Reset() {
+	*x = RenameResponse{}
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenameResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenameResponse) ProtoMessage() {}
+
+func (x *RenameResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenameResponse.ProtoReflect.Descriptor instead.
+func (*RenameResponse) Descriptor() ([]byte, []int) {
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{13}
+}
+
 type HandshakeRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Protocol       uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"` // newest the host speaks; 1
@@ -916,7 +996,7 @@ type HandshakeRequest struct {
 
 func (x *HandshakeRequest) Reset() {
 	*x = HandshakeRequest{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[12]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1008,7 @@ func (x *HandshakeRequest) String() string {
 func (*HandshakeRequest) ProtoMessage() {}
 
 func (x *HandshakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[12]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1021,7 @@ func (x *HandshakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandshakeRequest.ProtoReflect.Descriptor instead.
 func (*HandshakeRequest) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{12}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *HandshakeRequest) GetProtocol() uint32 {
@@ -984,7 +1064,7 @@ type HandshakeResponse struct {
 
 func (x *HandshakeResponse) Reset() {
 	*x = HandshakeResponse{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[13]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -996,7 +1076,7 @@ func (x *HandshakeResponse) String() string {
 func (*HandshakeResponse) ProtoMessage() {}
 
 func (x *HandshakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[13]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1009,7 +1089,7 @@ func (x *HandshakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandshakeResponse.ProtoReflect.Descriptor instead.
 func (*HandshakeResponse) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{13}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HandshakeResponse) GetProtocol() uint32 {
@@ -1052,7 +1132,7 @@ type ConfigureRequest struct {
 
 func (x *ConfigureRequest) Reset() {
 	*x = ConfigureRequest{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[14]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1064,7 +1144,7 @@ func (x *ConfigureRequest) String() string {
 func (*ConfigureRequest) ProtoMessage() {}
 
 func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[14]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1077,7 +1157,7 @@ func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureRequest.ProtoReflect.Descriptor instead.
 func (*ConfigureRequest) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{14}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ConfigureRequest) GetEnv() map[string]string {
@@ -1116,7 +1196,7 @@ type ConfigureResponse struct {
 
 func (x *ConfigureResponse) Reset() {
 	*x = ConfigureResponse{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[15]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1128,7 +1208,7 @@ func (x *ConfigureResponse) String() string {
 func (*ConfigureResponse) ProtoMessage() {}
 
 func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[15]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1141,7 +1221,7 @@ func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureResponse.ProtoReflect.Descriptor instead.
 func (*ConfigureResponse) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{15}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{17}
 }
 
 type QuiesceRequest struct {
@@ -1152,7 +1232,7 @@ type QuiesceRequest struct {
 
 func (x *QuiesceRequest) Reset() {
 	*x = QuiesceRequest{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[16]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1164,7 +1244,7 @@ func (x *QuiesceRequest) String() string {
 func (*QuiesceRequest) ProtoMessage() {}
 
 func (x *QuiesceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[16]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1177,7 +1257,7 @@ func (x *QuiesceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuiesceRequest.ProtoReflect.Descriptor instead.
 func (*QuiesceRequest) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{16}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{18}
 }
 
 type QuiesceResponse struct {
@@ -1188,7 +1268,7 @@ type QuiesceResponse struct {
 
 func (x *QuiesceResponse) Reset() {
 	*x = QuiesceResponse{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[17]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1200,7 +1280,7 @@ func (x *QuiesceResponse) String() string {
 func (*QuiesceResponse) ProtoMessage() {}
 
 func (x *QuiesceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[17]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1213,7 +1293,7 @@ func (x *QuiesceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuiesceResponse.ProtoReflect.Descriptor instead.
 func (*QuiesceResponse) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{17}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{19}
 }
 
 type ThawRequest struct {
@@ -1226,7 +1306,7 @@ type ThawRequest struct {
 
 func (x *ThawRequest) Reset() {
 	*x = ThawRequest{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[18]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +1318,7 @@ func (x *ThawRequest) String() string {
 func (*ThawRequest) ProtoMessage() {}
 
 func (x *ThawRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[18]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +1331,7 @@ func (x *ThawRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawRequest.ProtoReflect.Descriptor instead.
 func (*ThawRequest) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{18}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ThawRequest) GetHostTimeUnixNs() int64 {
@@ -1276,7 +1356,7 @@ type ThawResponse struct {
 
 func (x *ThawResponse) Reset() {
 	*x = ThawResponse{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[19]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +1368,7 @@ func (x *ThawResponse) String() string {
 func (*ThawResponse) ProtoMessage() {}
 
 func (x *ThawResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[19]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +1381,278 @@ func (x *ThawResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawResponse.ProtoReflect.Descriptor instead.
 func (*ThawResponse) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{19}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{21}
+}
+
+type AssumeRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Hostname       string                 `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Interface      *Interface             `protobuf:"bytes,2,opt,name=interface,proto3" json:"interface,omitempty"` // unset: the loopback interface only
+	Limits         *Limits                `protobuf:"bytes,3,opt,name=limits,proto3" json:"limits,omitempty"`
+	HostTimeUnixNs int64                  `protobuf:"varint,4,opt,name=host_time_unix_ns,json=hostTimeUnixNs,proto3" json:"host_time_unix_ns,omitempty"`
+	Entropy        []byte                 `protobuf:"bytes,5,opt,name=entropy,proto3" json:"entropy,omitempty"`
+	// The machine goes on from the memory of another one: nothing that must be
+	// unique may be as it was there (machine-id, SSH host keys), what that one
+	// was told is forgotten (environment, tokens), its TCP connections are closed.
+	Fork          bool   `protobuf:"varint,6,opt,name=fork,proto3" json:"fork,omitempty"`
+	MachineId     string `protobuf:"bytes,7,opt,name=machine_id,json=machineId,proto3" json:"machine_id,omitempty"` // 32 hex digits, machine-id(5); empty: the agent draws one where there is none, or in a fork
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AssumeRequest) Reset() {
+	*x = AssumeRequest{}
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AssumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AssumeRequest) ProtoMessage() {}
+
+func (x *AssumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AssumeRequest.ProtoReflect.Descriptor instead.
+func (*AssumeRequest) Descriptor() ([]byte, []int) {
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *AssumeRequest) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *AssumeRequest) GetInterface() *Interface {
+	if x != nil {
+		return x.Interface
+	}
+	return nil
+}
+
+func (x *AssumeRequest) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *AssumeRequest) GetHostTimeUnixNs() int64 {
+	if x != nil {
+		return x.HostTimeUnixNs
+	}
+	return 0
+}
+
+func (x *AssumeRequest) GetEntropy() []byte {
+	if x != nil {
+		return x.Entropy
+	}
+	return nil
+}
+
+func (x *AssumeRequest) GetFork() bool {
+	if x != nil {
+		return x.Fork
+	}
+	return false
+}
+
+func (x *AssumeRequest) GetMachineId() string {
+	if x != nil {
+		return x.MachineId
+	}
+	return ""
+}
+
+// Interface is the machine's one network interface. Its address stands alone,
+// as /32 (or /128): everything goes through the gateway.
+type Interface struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mac           string                 `protobuf:"bytes,1,opt,name=mac,proto3" json:"mac,omitempty"`         // also of the device that it is
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"` // without a prefix length
+	Gateway       string                 `protobuf:"bytes,3,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	GatewayMac    string                 `protobuf:"bytes,4,opt,name=gateway_mac,json=gatewayMac,proto3" json:"gateway_mac,omitempty"` // so that nobody need ask; may be empty
+	Dns           []string               `protobuf:"bytes,5,rep,name=dns,proto3" json:"dns,omitempty"`
+	Mtu           uint32                 `protobuf:"varint,6,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Interface) Reset() {
+	*x = Interface{}
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Interface) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Interface) ProtoMessage() {}
+
+func (x *Interface) ProtoReflect() protoreflect.Message {
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Interface.ProtoReflect.Descriptor instead.
+func (*Interface) Descriptor() ([]byte, []int) {
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Interface) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+func (x *Interface) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Interface) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *Interface) GetGatewayMac() string {
+	if x != nil {
+		return x.GatewayMac
+	}
+	return ""
+}
+
+func (x *Interface) GetDns() []string {
+	if x != nil {
+		return x.Dns
+	}
+	return nil
+}
+
+func (x *Interface) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+// Limits are those that the guest's kernel keeps, so that a machine at its
+// limits stays answerable; the host has its own.
+type Limits struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pids          int64                  `protobuf:"varint,1,opt,name=pids,proto3" json:"pids,omitempty"`                         // processes and threads beside the agent; 0: no limit
+	MilliCpu      int64                  `protobuf:"varint,2,opt,name=milli_cpu,json=milliCpu,proto3" json:"milli_cpu,omitempty"` // thousandths of a core; 0: no limit
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limits) Reset() {
+	*x = Limits{}
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limits) ProtoMessage() {}
+
+func (x *Limits) ProtoReflect() protoreflect.Message {
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limits.ProtoReflect.Descriptor instead.
+func (*Limits) Descriptor() ([]byte, []int) {
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Limits) GetPids() int64 {
+	if x != nil {
+		return x.Pids
+	}
+	return 0
+}
+
+func (x *Limits) GetMilliCpu() int64 {
+	if x != nil {
+		return x.MilliCpu
+	}
+	return 0
+}
+
+type AssumeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AssumeResponse) Reset() {
+	*x = AssumeResponse{}
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AssumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AssumeResponse) ProtoMessage() {}
+
+func (x *AssumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AssumeResponse.ProtoReflect.Descriptor instead.
+func (*AssumeResponse) Descriptor() ([]byte, []int) {
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{25}
 }
 
 // Start runs the command unless an execution of this ID is known; then it is
@@ -1316,7 +1667,7 @@ type AttachRequest_Start struct {
 
 func (x *AttachRequest_Start) Reset() {
 	*x = AttachRequest_Start{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[21]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1679,7 @@ func (x *AttachRequest_Start) String() string {
 func (*AttachRequest_Start) ProtoMessage() {}
 
 func (x *AttachRequest_Start) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[21]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1370,7 +1721,7 @@ type AttachRequest_Resume struct {
 
 func (x *AttachRequest_Resume) Reset() {
 	*x = AttachRequest_Resume{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[22]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +1733,7 @@ func (x *AttachRequest_Resume) String() string {
 func (*AttachRequest_Resume) ProtoMessage() {}
 
 func (x *AttachRequest_Resume) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[22]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +1773,7 @@ type AttachRequest_Ack struct {
 
 func (x *AttachRequest_Ack) Reset() {
 	*x = AttachRequest_Ack{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[23]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1785,7 @@ func (x *AttachRequest_Ack) String() string {
 func (*AttachRequest_Ack) ProtoMessage() {}
 
 func (x *AttachRequest_Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[23]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1470,7 +1821,7 @@ type AttachRequest_Stdin struct {
 
 func (x *AttachRequest_Stdin) Reset() {
 	*x = AttachRequest_Stdin{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[24]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1482,7 +1833,7 @@ func (x *AttachRequest_Stdin) String() string {
 func (*AttachRequest_Stdin) ProtoMessage() {}
 
 func (x *AttachRequest_Stdin) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[24]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1521,7 +1872,7 @@ type AttachRequest_CloseStdin struct {
 
 func (x *AttachRequest_CloseStdin) Reset() {
 	*x = AttachRequest_CloseStdin{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[25]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1533,7 +1884,7 @@ func (x *AttachRequest_CloseStdin) String() string {
 func (*AttachRequest_CloseStdin) ProtoMessage() {}
 
 func (x *AttachRequest_CloseStdin) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[25]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +1916,7 @@ type AttachRequest_SignalGroup struct {
 
 func (x *AttachRequest_SignalGroup) Reset() {
 	*x = AttachRequest_SignalGroup{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[26]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1577,7 +1928,7 @@ func (x *AttachRequest_SignalGroup) String() string {
 func (*AttachRequest_SignalGroup) ProtoMessage() {}
 
 func (x *AttachRequest_SignalGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[26]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1611,7 +1962,7 @@ type AttachResponse_Started struct {
 
 func (x *AttachResponse_Started) Reset() {
 	*x = AttachResponse_Started{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[27]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +1974,7 @@ func (x *AttachResponse_Started) String() string {
 func (*AttachResponse_Started) ProtoMessage() {}
 
 func (x *AttachResponse_Started) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[27]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1671,7 +2022,7 @@ type AttachResponse_Output struct {
 
 func (x *AttachResponse_Output) Reset() {
 	*x = AttachResponse_Output{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[28]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +2034,7 @@ func (x *AttachResponse_Output) String() string {
 func (*AttachResponse_Output) ProtoMessage() {}
 
 func (x *AttachResponse_Output) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[28]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1729,7 +2080,7 @@ type AttachResponse_StdinAck struct {
 
 func (x *AttachResponse_StdinAck) Reset() {
 	*x = AttachResponse_StdinAck{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[29]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +2092,7 @@ func (x *AttachResponse_StdinAck) String() string {
 func (*AttachResponse_StdinAck) ProtoMessage() {}
 
 func (x *AttachResponse_StdinAck) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[29]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +2202,13 @@ const file_aetherium_guest_v1_guest_proto_rawDesc = "" +
 	"\texecution\x18\x01 \x01(\v2!.aetherium.guest.v1.ExecutionInfoR\texecution\"4\n" +
 	"\rForgetRequest\x12#\n" +
 	"\rexecution_ids\x18\x01 \x03(\tR\fexecutionIds\"\x10\n" +
-	"\x0eForgetResponse\"\x98\x01\n" +
+	"\x0eForgetResponse\"\xaa\x01\n" +
+	"\rRenameRequest\x12X\n" +
+	"\rexecution_ids\x18\x01 \x03(\v23.aetherium.guest.v1.RenameRequest.ExecutionIdsEntryR\fexecutionIds\x1a?\n" +
+	"\x11ExecutionIdsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x10\n" +
+	"\x0eRenameResponse\"\x98\x01\n" +
 	"\x10HandshakeRequest\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x1a\n" +
 	"\bfeatures\x18\x02 \x03(\tR\bfeatures\x12!\n" +
@@ -1876,23 +2233,46 @@ const file_aetherium_guest_v1_guest_proto_rawDesc = "" +
 	"\vThawRequest\x12)\n" +
 	"\x11host_time_unix_ns\x18\x01 \x01(\x03R\x0ehostTimeUnixNs\x12\x18\n" +
 	"\aentropy\x18\x02 \x01(\fR\aentropy\"\x0e\n" +
-	"\fThawResponse*V\n" +
+	"\fThawResponse\"\x94\x02\n" +
+	"\rAssumeRequest\x12\x1a\n" +
+	"\bhostname\x18\x01 \x01(\tR\bhostname\x12;\n" +
+	"\tinterface\x18\x02 \x01(\v2\x1d.aetherium.guest.v1.InterfaceR\tinterface\x122\n" +
+	"\x06limits\x18\x03 \x01(\v2\x1a.aetherium.guest.v1.LimitsR\x06limits\x12)\n" +
+	"\x11host_time_unix_ns\x18\x04 \x01(\x03R\x0ehostTimeUnixNs\x12\x18\n" +
+	"\aentropy\x18\x05 \x01(\fR\aentropy\x12\x12\n" +
+	"\x04fork\x18\x06 \x01(\bR\x04fork\x12\x1d\n" +
+	"\n" +
+	"machine_id\x18\a \x01(\tR\tmachineId\"\x96\x01\n" +
+	"\tInterface\x12\x10\n" +
+	"\x03mac\x18\x01 \x01(\tR\x03mac\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
+	"\agateway\x18\x03 \x01(\tR\agateway\x12\x1f\n" +
+	"\vgateway_mac\x18\x04 \x01(\tR\n" +
+	"gatewayMac\x12\x10\n" +
+	"\x03dns\x18\x05 \x03(\tR\x03dns\x12\x10\n" +
+	"\x03mtu\x18\x06 \x01(\rR\x03mtu\"9\n" +
+	"\x06Limits\x12\x12\n" +
+	"\x04pids\x18\x01 \x01(\x03R\x04pids\x12\x1b\n" +
+	"\tmilli_cpu\x18\x02 \x01(\x03R\bmilliCpu\"\x10\n" +
+	"\x0eAssumeResponse*V\n" +
 	"\x06Stream\x12\x16\n" +
 	"\x12STREAM_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSTREAM_STDOUT\x10\x01\x12\x11\n" +
 	"\rSTREAM_STDERR\x10\x02\x12\x0e\n" +
 	"\n" +
-	"STREAM_PTY\x10\x032\xd3\x02\n" +
+	"STREAM_PTY\x10\x032\xa4\x03\n" +
 	"\x10ExecutionService\x12S\n" +
 	"\x06Attach\x12!.aetherium.guest.v1.AttachRequest\x1a\".aetherium.guest.v1.AttachResponse(\x010\x01\x12I\n" +
 	"\x04List\x12\x1f.aetherium.guest.v1.ListRequest\x1a .aetherium.guest.v1.ListResponse\x12N\n" +
 	"\x05Watch\x12 .aetherium.guest.v1.WatchRequest\x1a!.aetherium.guest.v1.WatchResponse0\x01\x12O\n" +
-	"\x06Forget\x12!.aetherium.guest.v1.ForgetRequest\x1a\".aetherium.guest.v1.ForgetResponse2\xe3\x02\n" +
+	"\x06Forget\x12!.aetherium.guest.v1.ForgetRequest\x1a\".aetherium.guest.v1.ForgetResponse\x12O\n" +
+	"\x06Rename\x12!.aetherium.guest.v1.RenameRequest\x1a\".aetherium.guest.v1.RenameResponse2\xb4\x03\n" +
 	"\x0eMachineService\x12X\n" +
 	"\tHandshake\x12$.aetherium.guest.v1.HandshakeRequest\x1a%.aetherium.guest.v1.HandshakeResponse\x12X\n" +
 	"\tConfigure\x12$.aetherium.guest.v1.ConfigureRequest\x1a%.aetherium.guest.v1.ConfigureResponse\x12R\n" +
 	"\aQuiesce\x12\".aetherium.guest.v1.QuiesceRequest\x1a#.aetherium.guest.v1.QuiesceResponse\x12I\n" +
-	"\x04Thaw\x12\x1f.aetherium.guest.v1.ThawRequest\x1a .aetherium.guest.v1.ThawResponseB[ZYgithub.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1;guestv1b\x06proto3"
+	"\x04Thaw\x12\x1f.aetherium.guest.v1.ThawRequest\x1a .aetherium.guest.v1.ThawResponse\x12O\n" +
+	"\x06Assume\x12!.aetherium.guest.v1.AssumeRequest\x1a\".aetherium.guest.v1.AssumeResponseB[ZYgithub.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1;guestv1b\x06proto3"
 
 var (
 	file_aetherium_guest_v1_guest_proto_rawDescOnce sync.Once
@@ -1907,7 +2287,7 @@ func file_aetherium_guest_v1_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_aetherium_guest_v1_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_aetherium_guest_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_aetherium_guest_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_aetherium_guest_v1_guest_proto_goTypes = []any{
 	(Stream)(0),                       // 0: aetherium.guest.v1.Stream
 	(*TerminalSize)(nil),              // 1: aetherium.guest.v1.TerminalSize
@@ -1922,68 +2302,82 @@ var file_aetherium_guest_v1_guest_proto_goTypes = []any{
 	(*WatchResponse)(nil),             // 10: aetherium.guest.v1.WatchResponse
 	(*ForgetRequest)(nil),             // 11: aetherium.guest.v1.ForgetRequest
 	(*ForgetResponse)(nil),            // 12: aetherium.guest.v1.ForgetResponse
-	(*HandshakeRequest)(nil),          // 13: aetherium.guest.v1.HandshakeRequest
-	(*HandshakeResponse)(nil),         // 14: aetherium.guest.v1.HandshakeResponse
-	(*ConfigureRequest)(nil),          // 15: aetherium.guest.v1.ConfigureRequest
-	(*ConfigureResponse)(nil),         // 16: aetherium.guest.v1.ConfigureResponse
-	(*QuiesceRequest)(nil),            // 17: aetherium.guest.v1.QuiesceRequest
-	(*QuiesceResponse)(nil),           // 18: aetherium.guest.v1.QuiesceResponse
-	(*ThawRequest)(nil),               // 19: aetherium.guest.v1.ThawRequest
-	(*ThawResponse)(nil),              // 20: aetherium.guest.v1.ThawResponse
-	nil,                               // 21: aetherium.guest.v1.Command.EnvEntry
-	(*AttachRequest_Start)(nil),       // 22: aetherium.guest.v1.AttachRequest.Start
-	(*AttachRequest_Resume)(nil),      // 23: aetherium.guest.v1.AttachRequest.Resume
-	(*AttachRequest_Ack)(nil),         // 24: aetherium.guest.v1.AttachRequest.Ack
-	(*AttachRequest_Stdin)(nil),       // 25: aetherium.guest.v1.AttachRequest.Stdin
-	(*AttachRequest_CloseStdin)(nil),  // 26: aetherium.guest.v1.AttachRequest.CloseStdin
-	(*AttachRequest_SignalGroup)(nil), // 27: aetherium.guest.v1.AttachRequest.SignalGroup
-	(*AttachResponse_Started)(nil),    // 28: aetherium.guest.v1.AttachResponse.Started
-	(*AttachResponse_Output)(nil),     // 29: aetherium.guest.v1.AttachResponse.Output
-	(*AttachResponse_StdinAck)(nil),   // 30: aetherium.guest.v1.AttachResponse.StdinAck
-	nil,                               // 31: aetherium.guest.v1.ConfigureRequest.EnvEntry
+	(*RenameRequest)(nil),             // 13: aetherium.guest.v1.RenameRequest
+	(*RenameResponse)(nil),            // 14: aetherium.guest.v1.RenameResponse
+	(*HandshakeRequest)(nil),          // 15: aetherium.guest.v1.HandshakeRequest
+	(*HandshakeResponse)(nil),         // 16: aetherium.guest.v1.HandshakeResponse
+	(*ConfigureRequest)(nil),          // 17: aetherium.guest.v1.ConfigureRequest
+	(*ConfigureResponse)(nil),         // 18: aetherium.guest.v1.ConfigureResponse
+	(*QuiesceRequest)(nil),            // 19: aetherium.guest.v1.QuiesceRequest
+	(*QuiesceResponse)(nil),           // 20: aetherium.guest.v1.QuiesceResponse
+	(*ThawRequest)(nil),               // 21: aetherium.guest.v1.ThawRequest
+	(*ThawResponse)(nil),              // 22: aetherium.guest.v1.ThawResponse
+	(*AssumeRequest)(nil),             // 23: aetherium.guest.v1.AssumeRequest
+	(*Interface)(nil),                 // 24: aetherium.guest.v1.Interface
+	(*Limits)(nil),                    // 25: aetherium.guest.v1.Limits
+	(*AssumeResponse)(nil),            // 26: aetherium.guest.v1.AssumeResponse
+	nil,                               // 27: aetherium.guest.v1.Command.EnvEntry
+	(*AttachRequest_Start)(nil),       // 28: aetherium.guest.v1.AttachRequest.Start
+	(*AttachRequest_Resume)(nil),      // 29: aetherium.guest.v1.AttachRequest.Resume
+	(*AttachRequest_Ack)(nil),         // 30: aetherium.guest.v1.AttachRequest.Ack
+	(*AttachRequest_Stdin)(nil),       // 31: aetherium.guest.v1.AttachRequest.Stdin
+	(*AttachRequest_CloseStdin)(nil),  // 32: aetherium.guest.v1.AttachRequest.CloseStdin
+	(*AttachRequest_SignalGroup)(nil), // 33: aetherium.guest.v1.AttachRequest.SignalGroup
+	(*AttachResponse_Started)(nil),    // 34: aetherium.guest.v1.AttachResponse.Started
+	(*AttachResponse_Output)(nil),     // 35: aetherium.guest.v1.AttachResponse.Output
+	(*AttachResponse_StdinAck)(nil),   // 36: aetherium.guest.v1.AttachResponse.StdinAck
+	nil,                               // 37: aetherium.guest.v1.RenameRequest.ExecutionIdsEntry
+	nil,                               // 38: aetherium.guest.v1.ConfigureRequest.EnvEntry
 }
 var file_aetherium_guest_v1_guest_proto_depIdxs = []int32{
-	21, // 0: aetherium.guest.v1.Command.env:type_name -> aetherium.guest.v1.Command.EnvEntry
+	27, // 0: aetherium.guest.v1.Command.env:type_name -> aetherium.guest.v1.Command.EnvEntry
 	1,  // 1: aetherium.guest.v1.Command.pty:type_name -> aetherium.guest.v1.TerminalSize
-	22, // 2: aetherium.guest.v1.AttachRequest.start:type_name -> aetherium.guest.v1.AttachRequest.Start
-	23, // 3: aetherium.guest.v1.AttachRequest.resume:type_name -> aetherium.guest.v1.AttachRequest.Resume
-	24, // 4: aetherium.guest.v1.AttachRequest.ack:type_name -> aetherium.guest.v1.AttachRequest.Ack
-	25, // 5: aetherium.guest.v1.AttachRequest.stdin:type_name -> aetherium.guest.v1.AttachRequest.Stdin
-	26, // 6: aetherium.guest.v1.AttachRequest.close_stdin:type_name -> aetherium.guest.v1.AttachRequest.CloseStdin
+	28, // 2: aetherium.guest.v1.AttachRequest.start:type_name -> aetherium.guest.v1.AttachRequest.Start
+	29, // 3: aetherium.guest.v1.AttachRequest.resume:type_name -> aetherium.guest.v1.AttachRequest.Resume
+	30, // 4: aetherium.guest.v1.AttachRequest.ack:type_name -> aetherium.guest.v1.AttachRequest.Ack
+	31, // 5: aetherium.guest.v1.AttachRequest.stdin:type_name -> aetherium.guest.v1.AttachRequest.Stdin
+	32, // 6: aetherium.guest.v1.AttachRequest.close_stdin:type_name -> aetherium.guest.v1.AttachRequest.CloseStdin
 	1,  // 7: aetherium.guest.v1.AttachRequest.resize:type_name -> aetherium.guest.v1.TerminalSize
-	27, // 8: aetherium.guest.v1.AttachRequest.signal:type_name -> aetherium.guest.v1.AttachRequest.SignalGroup
-	28, // 9: aetherium.guest.v1.AttachResponse.started:type_name -> aetherium.guest.v1.AttachResponse.Started
-	29, // 10: aetherium.guest.v1.AttachResponse.output:type_name -> aetherium.guest.v1.AttachResponse.Output
-	30, // 11: aetherium.guest.v1.AttachResponse.stdin_ack:type_name -> aetherium.guest.v1.AttachResponse.StdinAck
+	33, // 8: aetherium.guest.v1.AttachRequest.signal:type_name -> aetherium.guest.v1.AttachRequest.SignalGroup
+	34, // 9: aetherium.guest.v1.AttachResponse.started:type_name -> aetherium.guest.v1.AttachResponse.Started
+	35, // 10: aetherium.guest.v1.AttachResponse.output:type_name -> aetherium.guest.v1.AttachResponse.Output
+	36, // 11: aetherium.guest.v1.AttachResponse.stdin_ack:type_name -> aetherium.guest.v1.AttachResponse.StdinAck
 	5,  // 12: aetherium.guest.v1.AttachResponse.end:type_name -> aetherium.guest.v1.End
 	2,  // 13: aetherium.guest.v1.ExecutionInfo.command:type_name -> aetherium.guest.v1.Command
 	5,  // 14: aetherium.guest.v1.ExecutionInfo.end:type_name -> aetherium.guest.v1.End
 	6,  // 15: aetherium.guest.v1.ListResponse.executions:type_name -> aetherium.guest.v1.ExecutionInfo
 	6,  // 16: aetherium.guest.v1.WatchResponse.execution:type_name -> aetherium.guest.v1.ExecutionInfo
-	31, // 17: aetherium.guest.v1.ConfigureRequest.env:type_name -> aetherium.guest.v1.ConfigureRequest.EnvEntry
-	2,  // 18: aetherium.guest.v1.AttachRequest.Start.command:type_name -> aetherium.guest.v1.Command
-	0,  // 19: aetherium.guest.v1.AttachResponse.Output.stream:type_name -> aetherium.guest.v1.Stream
-	3,  // 20: aetherium.guest.v1.ExecutionService.Attach:input_type -> aetherium.guest.v1.AttachRequest
-	7,  // 21: aetherium.guest.v1.ExecutionService.List:input_type -> aetherium.guest.v1.ListRequest
-	9,  // 22: aetherium.guest.v1.ExecutionService.Watch:input_type -> aetherium.guest.v1.WatchRequest
-	11, // 23: aetherium.guest.v1.ExecutionService.Forget:input_type -> aetherium.guest.v1.ForgetRequest
-	13, // 24: aetherium.guest.v1.MachineService.Handshake:input_type -> aetherium.guest.v1.HandshakeRequest
-	15, // 25: aetherium.guest.v1.MachineService.Configure:input_type -> aetherium.guest.v1.ConfigureRequest
-	17, // 26: aetherium.guest.v1.MachineService.Quiesce:input_type -> aetherium.guest.v1.QuiesceRequest
-	19, // 27: aetherium.guest.v1.MachineService.Thaw:input_type -> aetherium.guest.v1.ThawRequest
-	4,  // 28: aetherium.guest.v1.ExecutionService.Attach:output_type -> aetherium.guest.v1.AttachResponse
-	8,  // 29: aetherium.guest.v1.ExecutionService.List:output_type -> aetherium.guest.v1.ListResponse
-	10, // 30: aetherium.guest.v1.ExecutionService.Watch:output_type -> aetherium.guest.v1.WatchResponse
-	12, // 31: aetherium.guest.v1.ExecutionService.Forget:output_type -> aetherium.guest.v1.ForgetResponse
-	14, // 32: aetherium.guest.v1.MachineService.Handshake:output_type -> aetherium.guest.v1.HandshakeResponse
-	16, // 33: aetherium.guest.v1.MachineService.Configure:output_type -> aetherium.guest.v1.ConfigureResponse
-	18, // 34: aetherium.guest.v1.MachineService.Quiesce:output_type -> aetherium.guest.v1.QuiesceResponse
-	20, // 35: aetherium.guest.v1.MachineService.Thaw:output_type -> aetherium.guest.v1.ThawResponse
-	28, // [28:36] is the sub-list for method output_type
-	20, // [20:28] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	37, // 17: aetherium.guest.v1.RenameRequest.execution_ids:type_name -> aetherium.guest.v1.RenameRequest.ExecutionIdsEntry
+	38, // 18: aetherium.guest.v1.ConfigureRequest.env:type_name -> aetherium.guest.v1.ConfigureRequest.EnvEntry
+	24, // 19: aetherium.guest.v1.AssumeRequest.interface:type_name -> aetherium.guest.v1.Interface
+	25, // 20: aetherium.guest.v1.AssumeRequest.limits:type_name -> aetherium.guest.v1.Limits
+	2,  // 21: aetherium.guest.v1.AttachRequest.Start.command:type_name -> aetherium.guest.v1.Command
+	0,  // 22: aetherium.guest.v1.AttachResponse.Output.stream:type_name -> aetherium.guest.v1.Stream
+	3,  // 23: aetherium.guest.v1.ExecutionService.Attach:input_type -> aetherium.guest.v1.AttachRequest
+	7,  // 24: aetherium.guest.v1.ExecutionService.List:input_type -> aetherium.guest.v1.ListRequest
+	9,  // 25: aetherium.guest.v1.ExecutionService.Watch:input_type -> aetherium.guest.v1.WatchRequest
+	11, // 26: aetherium.guest.v1.ExecutionService.Forget:input_type -> aetherium.guest.v1.ForgetRequest
+	13, // 27: aetherium.guest.v1.ExecutionService.Rename:input_type -> aetherium.guest.v1.RenameRequest
+	15, // 28: aetherium.guest.v1.MachineService.Handshake:input_type -> aetherium.guest.v1.HandshakeRequest
+	17, // 29: aetherium.guest.v1.MachineService.Configure:input_type -> aetherium.guest.v1.ConfigureRequest
+	19, // 30: aetherium.guest.v1.MachineService.Quiesce:input_type -> aetherium.guest.v1.QuiesceRequest
+	21, // 31: aetherium.guest.v1.MachineService.Thaw:input_type -> aetherium.guest.v1.ThawRequest
+	23, // 32: aetherium.guest.v1.MachineService.Assume:input_type -> aetherium.guest.v1.AssumeRequest
+	4,  // 33: aetherium.guest.v1.ExecutionService.Attach:output_type -> aetherium.guest.v1.AttachResponse
+	8,  // 34: aetherium.guest.v1.ExecutionService.List:output_type -> aetherium.guest.v1.ListResponse
+	10, // 35: aetherium.guest.v1.ExecutionService.Watch:output_type -> aetherium.guest.v1.WatchResponse
+	12, // 36: aetherium.guest.v1.ExecutionService.Forget:output_type -> aetherium.guest.v1.ForgetResponse
+	14, // 37: aetherium.guest.v1.ExecutionService.Rename:output_type -> aetherium.guest.v1.RenameResponse
+	16, // 38: aetherium.guest.v1.MachineService.Handshake:output_type -> aetherium.guest.v1.HandshakeResponse
+	18, // 39: aetherium.guest.v1.MachineService.Configure:output_type -> aetherium.guest.v1.ConfigureResponse
+	20, // 40: aetherium.guest.v1.MachineService.Quiesce:output_type -> aetherium.guest.v1.QuiesceResponse
+	22, // 41: aetherium.guest.v1.MachineService.Thaw:output_type -> aetherium.guest.v1.ThawResponse
+	26, // 42: aetherium.guest.v1.MachineService.Assume:output_type -> aetherium.guest.v1.AssumeResponse
+	33, // [33:43] is the sub-list for method output_type
+	23, // [23:33] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_aetherium_guest_v1_guest_proto_init() }
@@ -2012,7 +2406,7 @@ func file_aetherium_guest_v1_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aetherium_guest_v1_guest_proto_rawDesc), len(file_aetherium_guest_v1_guest_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   31,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

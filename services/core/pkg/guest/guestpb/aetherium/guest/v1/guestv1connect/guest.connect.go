@@ -46,6 +46,8 @@ const (
 	ExecutionServiceWatchProcedure = "/aetherium.guest.v1.ExecutionService/Watch"
 	// ExecutionServiceForgetProcedure is the fully-qualified name of the ExecutionService's Forget RPC.
 	ExecutionServiceForgetProcedure = "/aetherium.guest.v1.ExecutionService/Forget"
+	// ExecutionServiceRenameProcedure is the fully-qualified name of the ExecutionService's Rename RPC.
+	ExecutionServiceRenameProcedure = "/aetherium.guest.v1.ExecutionService/Rename"
 	// MachineServiceHandshakeProcedure is the fully-qualified name of the MachineService's Handshake
 	// RPC.
 	MachineServiceHandshakeProcedure = "/aetherium.guest.v1.MachineService/Handshake"
@@ -56,6 +58,8 @@ const (
 	MachineServiceQuiesceProcedure = "/aetherium.guest.v1.MachineService/Quiesce"
 	// MachineServiceThawProcedure is the fully-qualified name of the MachineService's Thaw RPC.
 	MachineServiceThawProcedure = "/aetherium.guest.v1.MachineService/Thaw"
+	// MachineServiceAssumeProcedure is the fully-qualified name of the MachineService's Assume RPC.
+	MachineServiceAssumeProcedure = "/aetherium.guest.v1.MachineService/Assume"
 )
 
 // ExecutionServiceClient is a client for the aetherium.guest.v1.ExecutionService service.
@@ -74,6 +78,10 @@ type ExecutionServiceClient interface {
 	Watch(context.Context, *connect.Request[v1.WatchRequest]) (*connect.ServerStreamForClient[v1.WatchResponse], error)
 	// Forget drops ended executions whose end the host has stored.
 	Forget(context.Context, *connect.Request[v1.ForgetRequest]) (*connect.Response[v1.ForgetResponse], error)
+	// Rename gives executions new IDs: what runs in a fork of a machine's memory
+	// is not what runs in its origin. Who holds one by its old ID loses it with
+	// ABORTED. All IDs or none; renaming what has its new ID already is success.
+	Rename(context.Context, *connect.Request[v1.RenameRequest]) (*connect.Response[v1.RenameResponse], error)
 }
 
 // NewExecutionServiceClient constructs a client for the aetherium.guest.v1.ExecutionService
@@ -111,6 +119,12 @@ func NewExecutionServiceClient(httpClient connect.HTTPClient, baseURL string, op
 			connect.WithSchema(executionServiceMethods.ByName("Forget")),
 			connect.WithClientOptions(opts...),
 		),
+		rename: connect.NewClient[v1.RenameRequest, v1.RenameResponse](
+			httpClient,
+			baseURL+ExecutionServiceRenameProcedure,
+			connect.WithSchema(executionServiceMethods.ByName("Rename")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -120,6 +134,7 @@ type executionServiceClient struct {
 	list   *connect.Client[v1.ListRequest, v1.ListResponse]
 	watch  *connect.Client[v1.WatchRequest, v1.WatchResponse]
 	forget *connect.Client[v1.ForgetRequest, v1.ForgetResponse]
+	rename *connect.Client[v1.RenameRequest, v1.RenameResponse]
 }
 
 // Attach calls aetherium.guest.v1.ExecutionService.Attach.
@@ -142,6 +157,11 @@ func (c *executionServiceClient) Forget(ctx context.Context, req *connect.Reques
 	return c.forget.CallUnary(ctx, req)
 }
 
+// Rename calls aetherium.guest.v1.ExecutionService.Rename.
+func (c *executionServiceClient) Rename(ctx context.Context, req *connect.Request[v1.RenameRequest]) (*connect.Response[v1.RenameResponse], error) {
+	return c.rename.CallUnary(ctx, req)
+}
+
 // ExecutionServiceHandler is an implementation of the aetherium.guest.v1.ExecutionService service.
 type ExecutionServiceHandler interface {
 	// Attach starts an execution or takes one up again. The first request is
@@ -158,6 +178,10 @@ type ExecutionServiceHandler interface {
 	Watch(context.Context, *connect.Request[v1.WatchRequest], *connect.ServerStream[v1.WatchResponse]) error
 	// Forget drops ended executions whose end the host has stored.
 	Forget(context.Context, *connect.Request[v1.ForgetRequest]) (*connect.Response[v1.ForgetResponse], error)
+	// Rename gives executions new IDs: what runs in a fork of a machine's memory
+	// is not what runs in its origin. Who holds one by its old ID loses it with
+	// ABORTED. All IDs or none; renaming what has its new ID already is success.
+	Rename(context.Context, *connect.Request[v1.RenameRequest]) (*connect.Response[v1.RenameResponse], error)
 }
 
 // NewExecutionServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -191,6 +215,12 @@ func NewExecutionServiceHandler(svc ExecutionServiceHandler, opts ...connect.Han
 		connect.WithSchema(executionServiceMethods.ByName("Forget")),
 		connect.WithHandlerOptions(opts...),
 	)
+	executionServiceRenameHandler := connect.NewUnaryHandler(
+		ExecutionServiceRenameProcedure,
+		svc.Rename,
+		connect.WithSchema(executionServiceMethods.ByName("Rename")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/aetherium.guest.v1.ExecutionService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ExecutionServiceAttachProcedure:
@@ -201,6 +231,8 @@ func NewExecutionServiceHandler(svc ExecutionServiceHandler, opts ...connect.Han
 			executionServiceWatchHandler.ServeHTTP(w, r)
 		case ExecutionServiceForgetProcedure:
 			executionServiceForgetHandler.ServeHTTP(w, r)
+		case ExecutionServiceRenameProcedure:
+			executionServiceRenameHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -226,16 +258,24 @@ func (UnimplementedExecutionServiceHandler) Forget(context.Context, *connect.Req
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aetherium.guest.v1.ExecutionService.Forget is not implemented"))
 }
 
+func (UnimplementedExecutionServiceHandler) Rename(context.Context, *connect.Request[v1.RenameRequest]) (*connect.Response[v1.RenameResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aetherium.guest.v1.ExecutionService.Rename is not implemented"))
+}
+
 // MachineServiceClient is a client for the aetherium.guest.v1.MachineService service.
 type MachineServiceClient interface {
 	// Handshake negotiates: a machine is ready when it answered.
 	Handshake(context.Context, *connect.Request[v1.HandshakeRequest]) (*connect.Response[v1.HandshakeResponse], error)
 	// Configure sets what a claimed machine is told: environment, default user, tokens.
 	Configure(context.Context, *connect.Request[v1.ConfigureRequest]) (*connect.Response[v1.ConfigureResponse], error)
-	// Quiesce flushes file systems before a snapshot; Thaw undoes it afterwards
-	// and sets clock and entropy in restored machines.
+	// Quiesce flushes file systems before a snapshot, after the template's hooks
+	// in /etc/aetherium/quiesce.d; Thaw undoes it afterwards, sets clock and
+	// entropy, and runs the hooks in /etc/aetherium/resume.d.
 	Quiesce(context.Context, *connect.Request[v1.QuiesceRequest]) (*connect.Response[v1.QuiesceResponse], error)
 	Thaw(context.Context, *connect.Request[v1.ThawRequest]) (*connect.Response[v1.ThawResponse], error)
+	// Assume tells a machine with a kernel of its own who it is, before anything
+	// is run in it: after its boot, and after it was restored from memory.
+	Assume(context.Context, *connect.Request[v1.AssumeRequest]) (*connect.Response[v1.AssumeResponse], error)
 }
 
 // NewMachineServiceClient constructs a client for the aetherium.guest.v1.MachineService service. By
@@ -273,6 +313,12 @@ func NewMachineServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(machineServiceMethods.ByName("Thaw")),
 			connect.WithClientOptions(opts...),
 		),
+		assume: connect.NewClient[v1.AssumeRequest, v1.AssumeResponse](
+			httpClient,
+			baseURL+MachineServiceAssumeProcedure,
+			connect.WithSchema(machineServiceMethods.ByName("Assume")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -282,6 +328,7 @@ type machineServiceClient struct {
 	configure *connect.Client[v1.ConfigureRequest, v1.ConfigureResponse]
 	quiesce   *connect.Client[v1.QuiesceRequest, v1.QuiesceResponse]
 	thaw      *connect.Client[v1.ThawRequest, v1.ThawResponse]
+	assume    *connect.Client[v1.AssumeRequest, v1.AssumeResponse]
 }
 
 // Handshake calls aetherium.guest.v1.MachineService.Handshake.
@@ -304,16 +351,25 @@ func (c *machineServiceClient) Thaw(ctx context.Context, req *connect.Request[v1
 	return c.thaw.CallUnary(ctx, req)
 }
 
+// Assume calls aetherium.guest.v1.MachineService.Assume.
+func (c *machineServiceClient) Assume(ctx context.Context, req *connect.Request[v1.AssumeRequest]) (*connect.Response[v1.AssumeResponse], error) {
+	return c.assume.CallUnary(ctx, req)
+}
+
 // MachineServiceHandler is an implementation of the aetherium.guest.v1.MachineService service.
 type MachineServiceHandler interface {
 	// Handshake negotiates: a machine is ready when it answered.
 	Handshake(context.Context, *connect.Request[v1.HandshakeRequest]) (*connect.Response[v1.HandshakeResponse], error)
 	// Configure sets what a claimed machine is told: environment, default user, tokens.
 	Configure(context.Context, *connect.Request[v1.ConfigureRequest]) (*connect.Response[v1.ConfigureResponse], error)
-	// Quiesce flushes file systems before a snapshot; Thaw undoes it afterwards
-	// and sets clock and entropy in restored machines.
+	// Quiesce flushes file systems before a snapshot, after the template's hooks
+	// in /etc/aetherium/quiesce.d; Thaw undoes it afterwards, sets clock and
+	// entropy, and runs the hooks in /etc/aetherium/resume.d.
 	Quiesce(context.Context, *connect.Request[v1.QuiesceRequest]) (*connect.Response[v1.QuiesceResponse], error)
 	Thaw(context.Context, *connect.Request[v1.ThawRequest]) (*connect.Response[v1.ThawResponse], error)
+	// Assume tells a machine with a kernel of its own who it is, before anything
+	// is run in it: after its boot, and after it was restored from memory.
+	Assume(context.Context, *connect.Request[v1.AssumeRequest]) (*connect.Response[v1.AssumeResponse], error)
 }
 
 // NewMachineServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -347,6 +403,12 @@ func NewMachineServiceHandler(svc MachineServiceHandler, opts ...connect.Handler
 		connect.WithSchema(machineServiceMethods.ByName("Thaw")),
 		connect.WithHandlerOptions(opts...),
 	)
+	machineServiceAssumeHandler := connect.NewUnaryHandler(
+		MachineServiceAssumeProcedure,
+		svc.Assume,
+		connect.WithSchema(machineServiceMethods.ByName("Assume")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/aetherium.guest.v1.MachineService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case MachineServiceHandshakeProcedure:
@@ -357,6 +419,8 @@ func NewMachineServiceHandler(svc MachineServiceHandler, opts ...connect.Handler
 			machineServiceQuiesceHandler.ServeHTTP(w, r)
 		case MachineServiceThawProcedure:
 			machineServiceThawHandler.ServeHTTP(w, r)
+		case MachineServiceAssumeProcedure:
+			machineServiceAssumeHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -380,4 +444,8 @@ func (UnimplementedMachineServiceHandler) Quiesce(context.Context, *connect.Requ
 
 func (UnimplementedMachineServiceHandler) Thaw(context.Context, *connect.Request[v1.ThawRequest]) (*connect.Response[v1.ThawResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aetherium.guest.v1.MachineService.Thaw is not implemented"))
+}
+
+func (UnimplementedMachineServiceHandler) Assume(context.Context, *connect.Request[v1.AssumeRequest]) (*connect.Response[v1.AssumeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aetherium.guest.v1.MachineService.Assume is not implemented"))
 }

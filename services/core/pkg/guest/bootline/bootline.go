@@ -1,0 +1,93 @@
+// Package bootline is what a guest's kernel command line says to the agent
+// that is its first process: which disk is what, and where the host is heard.
+// It holds nothing secret, for every process of the guest can read it, and
+// nothing that differs between a machine and its forks: see Assume of the
+// guest protocol for that.
+package bootline
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"path"
+	"strings"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+)
+
+// Param is the kernel parameter.
+const Param = "aetherium.boot"
+
+// The roles of drives.
+const (
+	RoleRoot  = "root"   // the template's root filesystem, read only
+	RoleDisk  = "disk"   // the machine's own disk, ext4, which goes on top of it
+	RoleMount = "mount:" // and a path: a tree to mount there, read only
+)
+
+// ChannelVsock is the channel of a host that is heard on the agent's port of a
+// vsock (vsock(7)). Any other is the name of a virtio serial port.
+const ChannelVsock = "vsock"
+
+// Line is what the parameter says.
+type Line struct {
+	Drives  []Drive `json:"drives"`
+	Channel string  `json:"channel"`
+}
+
+// Drive is a block device with its role.
+type Drive struct {
+	Device string `json:"device"` // below /dev
+	Role   string `json:"role"`
+}
+
+// String gives the parameter as it stands on the command line.
+func (l Line) String() string {
+	raw, err := json.Marshal(l)
+	if err != nil {
+		return "" // strings always encode
+	}
+	return Param + "=" + base64.RawURLEncoding.EncodeToString(raw)
+}
+
+// Parse finds the parameter in a command line. Returns NotFound, InvalidArgument.
+func Parse(cmdline string) (Line, error) {
+	for word := range strings.FieldsSeq(cmdline) {
+		text, ok := strings.CutPrefix(word, Param+"=")
+		if !ok {
+			continue
+		}
+		var l Line
+		raw, err := base64.RawURLEncoding.DecodeString(text)
+		if err == nil {
+			err = json.Unmarshal(raw, &l)
+		}
+		if err != nil {
+			return Line{}, errors.Wrap(err, errors.InvalidArgument, "the kernel parameter %s cannot be read", Param)
+		}
+		return l, l.check()
+	}
+	return Line{}, errors.New(errors.NotFound, "the kernel was given no parameter %s", Param)
+}
+
+func (l Line) check() error {
+	roles := map[string]int{}
+	for _, d := range l.Drives {
+		target, mount := strings.CutPrefix(d.Role, RoleMount)
+		switch {
+		case d.Device == "" || strings.Contains(d.Device, "/"):
+			return errors.New(errors.InvalidArgument, "%q is not a block device's name", d.Device)
+		case mount && (!path.IsAbs(target) || path.Clean(target) != target || target == "/"):
+			return errors.New(errors.InvalidArgument, "nothing can be mounted at %q", target)
+		case !mount && d.Role != RoleRoot && d.Role != RoleDisk:
+			return errors.New(errors.InvalidArgument, "%q is not a drive's role", d.Role)
+		}
+		roles[d.Role]++
+	}
+	if roles[RoleRoot] != 1 || roles[RoleDisk] != 1 {
+		return errors.New(errors.InvalidArgument, "a machine has one root and one disk")
+	}
+	if l.Channel == "" {
+		return errors.New(errors.InvalidArgument, "there is no channel to the host")
+	}
+	return nil
+}
