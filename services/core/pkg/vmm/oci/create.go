@@ -18,7 +18,7 @@ func (d *Driver) Create(ctx context.Context, spec vmm.Spec) (vmm.Handle, error) 
 	if err := checkSpec(spec); err != nil {
 		return nil, err
 	}
-	ctx, done, err := d.begin(ctx, spec.MachineID, false)
+	ctx, done, err := d.turns.Begin(ctx, spec.MachineID, false)
 	if err != nil {
 		return nil, err
 	}
@@ -26,7 +26,7 @@ func (d *Driver) Create(ctx context.Context, spec vmm.Spec) (vmm.Handle, error) 
 	r, err := d.load(spec.MachineID)
 	switch {
 	case errors.HasCode(err, errors.NotFound):
-		r = &record{facts: facts{
+		r = &machineRecord{facts: facts{
 			Version: recordVersion, MachineID: spec.MachineID,
 			Spec: spec, Runtime: d.runtime.kind, CreatedAt: time.Now().UTC(),
 		}}

@@ -11,7 +11,9 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/cgroup"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
-	"golang.org/x/sys/unix"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/fault"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/process"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/turns"
 )
 
 // Name is the driver's name.
@@ -30,10 +32,8 @@ type Driver struct {
 	moves       io.Closer // has the kernel move processes between groups fast; nil: it cannot
 	boot        string
 
-	mu       sync.Mutex
-	machines map[string]*machine
-	closed   bool
-	flushes  sync.WaitGroup // records on their way to disk
+	turns   *turns.Table
+	flushes sync.WaitGroup // records on their way to disk
 
 	info  infoCache
 	agent agentCache
@@ -61,14 +61,15 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	if cfg.Runtime == RuntimeAuto {
 		return choose(ctx, cfg)
 	}
-	d := &Driver{cfg: cfg, log: cfg.Logger, machines: map[string]*machine{}}
+	d := &Driver{cfg: cfg, log: cfg.Logger}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
 	var err error
-	if d.boot, err = bootID(); err != nil {
+	if d.boot, err = process.BootID(); err != nil {
 		return nil, errors.Wrap(err, errors.Unsupported, "cannot read the boot ID")
 	}
+	d.turns = turns.New(d.boot)
 	if d.cgroups, err = cgroup.Detect(); err != nil {
 		return nil, err
 	}
@@ -150,18 +151,7 @@ func (d *Driver) group(id string) cgroup.Group { return d.cgroups.Group(d.cfg.pa
 
 // Close lets go of what is held in this process. Machines go on.
 func (d *Driver) Close() error {
-	d.mu.Lock()
-	d.closed = true
-	watches := make([]*watch, 0, len(d.machines))
-	for _, m := range d.machines {
-		if m.watch != nil {
-			watches = append(watches, m.watch)
-		}
-	}
-	d.mu.Unlock()
-	for _, w := range watches {
-		w.abandon()
-	}
+	d.turns.Close()
 	d.flushes.Wait()
 	return errors.Join(d.stage.close(), d.runtime.close(), d.slowMoves())
 }
@@ -203,15 +193,4 @@ func (d *Driver) Teardown(ctx context.Context) error {
 }
 
 // fail gives an operating system error its code; coded errors pass.
-func fail(err error, message string) error {
-	var coded *errors.Error
-	switch {
-	case err == nil || errors.As(err, &coded):
-		return err
-	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return errors.Wrap(err, errors.NoSpace, "%s: no space is left", message)
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return err
-	}
-	return errors.Wrap(err, errors.Internal, "%s", message)
-}
+func fail(err error, message string) error { return fault.Of(err, message) }

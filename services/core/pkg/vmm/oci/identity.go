@@ -10,6 +10,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/record"
 	"golang.org/x/sys/unix"
 )
 
@@ -54,9 +55,9 @@ func (d *Driver) identityPath(id string) string {
 }
 
 // hostname is what the machine is called: by its last SetHostname, else by its spec.
-func (d *Driver) hostname(r *record) string {
+func (d *Driver) hostname(r *machineRecord) string {
 	var last identity
-	if err := readJSON(d.identityPath(r.MachineID), &last); err == nil && last.MachineID == r.MachineID {
+	if err := record.Read(d.identityPath(r.MachineID), &last); err == nil && last.MachineID == r.MachineID {
 		return last.Hostname
 	}
 	return r.Spec.Hostname
@@ -66,10 +67,10 @@ func (d *Driver) hostname(r *record) string {
 // not run, if what they say has changed since; so a guest's own changes to them
 // stay. A volume that is full, or an /etc that the guest made unusable, is the
 // guest's trouble and keeps no machine from starting.
-func (d *Driver) writeIdentity(r *record, hostname string, att network.Attachment) {
+func (d *Driver) writeIdentity(r *machineRecord, hostname string, att network.Attachment) {
 	now := identity{MachineID: r.MachineID, Hostname: hostname, Address: att.Address, DNS: att.DNS}
 	var last identity
-	if err := readJSON(d.identityPath(r.MachineID), &last); err == nil && last.equal(now) {
+	if err := record.Read(d.identityPath(r.MachineID), &last); err == nil && last.equal(now) {
 		return
 	}
 	upper := filepath.Join(d.cfg.Volumes.Path(d.cfg.paths(r.MachineID).volume), upperDir)
@@ -80,7 +81,7 @@ func (d *Driver) writeIdentity(r *record, hostname string, att network.Attachmen
 		err = writeEtc(etc, etcFiles(hostname, att), func(f *os.File) error { return f.Chown(owner, owner) })
 	}
 	if err == nil {
-		err = writeJSON(d.identityPath(r.MachineID), now)
+		err = record.Write(d.identityPath(r.MachineID), now)
 	}
 	if err != nil {
 		d.log.Warn("cannot write the machine's /etc", "machine", r.MachineID, "error", err)

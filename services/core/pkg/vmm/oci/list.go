@@ -41,7 +41,7 @@ func (d *Driver) state(id string) vmm.State {
 		s.Status = vmm.StatusCreated
 	case phaseRunning:
 		s.Status = vmm.StatusCreated
-		if d.alive(r.run.Process) {
+		if r.run.Process.Alive(d.boot) {
 			s.Status, s.PID = vmm.StatusRunning, r.run.Process.PID
 			if r.run.Paused && d.group(id).Frozen() {
 				s.Status = vmm.StatusPaused
@@ -107,12 +107,12 @@ func (d *Driver) traces(ctx context.Context) ([]string, error) {
 }
 
 // running loads a machine that runs, paused or not. Returns NotFound, Conflict.
-func (d *Driver) running(id string) (*record, error) {
+func (d *Driver) running(id string) (*machineRecord, error) {
 	r, err := d.load(id)
 	if err != nil {
 		return nil, err
 	}
-	if r.run.Phase != phaseRunning || !d.alive(r.run.Process) {
+	if r.run.Phase != phaseRunning || !r.run.Process.Alive(d.boot) {
 		return nil, errors.New(errors.Conflict, "the machine does not run")
 	}
 	return r, nil

@@ -17,7 +17,7 @@ func (d *Driver) Pause(ctx context.Context, id string, mode domain.PauseMode) er
 	if mode != domain.PauseFreeze {
 		return errors.New(errors.Unsupported, "the %s driver pauses by freezing only", Name)
 	}
-	ctx, done, err := d.begin(ctx, id, false)
+	ctx, done, err := d.turns.Begin(ctx, id, false)
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (d *Driver) Pause(ctx context.Context, id string, mode domain.PauseMode) er
 
 // Resume lets a frozen machine go on. See [vmm.Pauser].
 func (d *Driver) Resume(ctx context.Context, id string) error {
-	_, done, err := d.begin(ctx, id, false)
+	_, done, err := d.turns.Begin(ctx, id, false)
 	if err != nil {
 		return err
 	}

@@ -2,23 +2,23 @@ package oci
 
 import (
 	"encoding/json"
-	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/process"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/record"
 )
 
 // recordVersion is the form of records and handles. A driver reads its own and
 // older ones; a newer one makes a machine broken rather than misread.
 const recordVersion = 1
 
-// record is all that is known of a machine. What must outlive a reboot is in
+// machineRecord is all that is known of a machine. What must outlive a reboot is in
 // the state directory; what a reboot ends is in the runtime directory.
-type record struct {
+type machineRecord struct {
 	facts
 	run runState
 }
@@ -49,26 +49,26 @@ type runState struct {
 	BootID  string `json:"boot_id"`
 	Phase   phase  `json:"phase"`
 	// Process is the first process, in phase running.
-	Process *process `json:"process,omitempty"`
+	Process *process.Process `json:"process,omitempty"`
 	// Paused is the wish; whether it stands still is the cgroup's to say.
 	Paused bool `json:"paused,omitempty"`
 }
 
 // ended is how a machine's process ended.
 type ended struct {
-	Process process  `json:"process"`
-	Exit    vmm.Exit `json:"exit"`
+	Process process.Process `json:"process"`
+	Exit    vmm.Exit        `json:"exit"`
 }
 
 // load reads a machine's record. Returns NotFound, and Internal for one that
 // cannot be read: it is broken then.
-func (d *Driver) load(id string) (*record, error) {
+func (d *Driver) load(id string) (*machineRecord, error) {
 	if !idForm.MatchString(id) {
 		return nil, errors.New(errors.NotFound, "there is no such machine")
 	}
-	var r record
+	var r machineRecord
 	p := d.cfg.paths(id)
-	switch err := readJSON(p.facts, &r.facts); {
+	switch err := record.Read(p.facts, &r.facts); {
 	case os.IsNotExist(err):
 		return nil, errors.New(errors.NotFound, "there is no such machine")
 	case err != nil:
@@ -76,7 +76,7 @@ func (d *Driver) load(id string) (*record, error) {
 	case r.Version > recordVersion || r.MachineID != id:
 		return nil, errors.New(errors.Internal, "the machine's record is of another version")
 	}
-	switch err := readJSON(p.run, &r.run); {
+	switch err := record.Read(p.run, &r.run); {
 	case os.IsNotExist(err):
 	case err != nil:
 		return nil, errors.Wrap(err, errors.Internal, "the machine's record cannot be read")
@@ -91,9 +91,9 @@ func (d *Driver) load(id string) (*record, error) {
 // saveFacts writes what must outlive a reboot. The disk has it soon after:
 // [Driver.Close] waits for that, and a machine whose record a loss of power
 // took in its first moments shows as broken.
-func (d *Driver) saveFacts(r *record) error {
+func (d *Driver) saveFacts(r *machineRecord) error {
 	path := d.cfg.paths(r.MachineID).facts
-	if err := writeJSON(path, r.facts); err != nil {
+	if err := record.Write(path, r.facts); err != nil {
 		return err
 	}
 	d.flushes.Go(func() {
@@ -110,13 +110,13 @@ func (d *Driver) saveFacts(r *record) error {
 }
 
 // saveRun writes what goes on, to where a reboot takes it away.
-func (d *Driver) saveRun(r *record) error {
+func (d *Driver) saveRun(r *machineRecord) error {
 	r.run.Version, r.run.BootID = recordVersion, d.boot
-	return writeJSON(d.cfg.paths(r.MachineID).run, r.run)
+	return record.Write(d.cfg.paths(r.MachineID).run, r.run)
 }
 
 // handle is the part of a record that does not change.
-func (r *record) handle() vmm.Handle {
+func (r *machineRecord) handle() vmm.Handle {
 	h, err := json.Marshal(struct {
 		Version   int       `json:"version"`
 		Driver    string    `json:"driver"`
@@ -144,33 +144,4 @@ func (d *Driver) recorded() ([]string, error) {
 		}
 	}
 	return ids, nil
-}
-
-func readJSON(path string, into any) error {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(raw, into); err != nil {
-		return fmt.Errorf("%s: %w", filepath.Base(path), err)
-	}
-	return nil
-}
-
-// writeJSON replaces a file by way of a new one. Names of new ones begin with
-// a dot, which no machine ID does.
-func writeJSON(path string, value any) error {
-	raw, err := json.Marshal(value)
-	if err != nil {
-		return errors.Wrap(err, errors.Internal, "cannot encode the machine's record")
-	}
-	tmp := temporary(path)
-	if err = os.WriteFile(tmp, raw, 0o600); err == nil {
-		err = os.Rename(tmp, path)
-	}
-	return fail(err, "cannot write the machine's record")
-}
-
-func temporary(path string) string {
-	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
 }

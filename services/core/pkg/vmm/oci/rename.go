@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/process"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/record"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,7 +17,7 @@ func (d *Driver) SetHostname(ctx context.Context, id, hostname string) error {
 	if !hostnameForm.MatchString(hostname) {
 		return errors.New(errors.InvalidArgument, "this is not a hostname").WithField("hostname")
 	}
-	ctx, done, err := d.begin(ctx, id, false)
+	ctx, done, err := d.turns.Begin(ctx, id, false)
 	if err != nil {
 		return err
 	}
@@ -46,7 +48,7 @@ func (d *Driver) SetHostname(ctx context.Context, id, hostname string) error {
 			return err
 		}
 		defer root.Close()
-		if !d.alive(r.run.Process) { // the ID is another process's by now
+		if !r.run.Process.Alive(d.boot) { // the ID is another process's by now
 			return errors.New(errors.Conflict, "the machine does not run")
 		}
 		etc, err := openBelow(root, "etc")
@@ -59,17 +61,17 @@ func (d *Driver) SetHostname(ctx context.Context, id, hostname string) error {
 	if err != nil {
 		d.log.Warn("cannot write the machine's /etc", "machine", id, "error", err)
 	}
-	return writeJSON(d.identityPath(id), identity{MachineID: id, Hostname: hostname, Address: att.Address, DNS: att.DNS})
+	return record.Write(d.identityPath(id), identity{MachineID: id, Hostname: hostname, Address: att.Address, DNS: att.DNS})
 }
 
 // renameKernel sets the name in the machine's UTS namespace (uts_namespaces(7)).
-func (d *Driver) renameKernel(p *process, hostname string) error {
+func (d *Driver) renameKernel(p *process.Process, hostname string) error {
 	uts, err := os.Open(fmt.Sprintf("/proc/%d/ns/uts", p.PID))
 	if err != nil {
 		return errors.Wrap(err, errors.Conflict, "the machine does not run")
 	}
 	defer uts.Close()
-	if !d.alive(p) { // the ID is another process's by now
+	if !p.Alive(d.boot) { // the ID is another process's by now
 		return errors.New(errors.Conflict, "the machine does not run")
 	}
 	err = onOwnThread(func() error {

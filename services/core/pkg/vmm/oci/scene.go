@@ -22,7 +22,7 @@ type scene struct {
 }
 
 // setScene opens everything; close lets go of it once the machine runs.
-func (d *Driver) setScene(ctx context.Context, r *record, p paths, att network.Attachment) (_ *scene, err error) {
+func (d *Driver) setScene(ctx context.Context, r *machineRecord, p paths, att network.Attachment) (_ *scene, err error) {
 	s := new(scene)
 	defer func() {
 		if err != nil {

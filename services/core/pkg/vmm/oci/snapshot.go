@@ -20,7 +20,7 @@ func (d *Driver) Snapshot(ctx context.Context, id, snapshotID string, kind domai
 	if !idForm.MatchString(snapshotID) {
 		return info, errors.New(errors.InvalidArgument, "this is not a snapshot ID")
 	}
-	ctx, done, err := d.begin(ctx, id, false)
+	ctx, done, err := d.turns.Begin(ctx, id, false)
 	if err != nil {
 		return info, err
 	}
@@ -33,7 +33,7 @@ func (d *Driver) Snapshot(ctx context.Context, id, snapshotID string, kind domai
 		return info, errors.New(errors.Conflict, "the machine is not whole")
 	}
 	volume, snapshot := d.cfg.paths(id).volume, snapshotVolume+snapshotID
-	if d.alive(r.run.Process) && !r.run.Paused {
+	if r.run.Process.Alive(d.boot) && !r.run.Paused {
 		// What is cached is written while the machine still runs, so that little
 		// is left for the time it stands still.
 		if err := d.cfg.Volumes.Sync(); err != nil {

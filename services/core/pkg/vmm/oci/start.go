@@ -9,12 +9,13 @@ import (
 	"strconv"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/process"
 	"golang.org/x/sys/unix"
 )
 
 // Start runs a machine. See [vmm.Driver].
 func (d *Driver) Start(ctx context.Context, id string) error {
-	ctx, done, err := d.begin(ctx, id, false)
+	ctx, done, err := d.turns.Begin(ctx, id, false)
 	if err != nil {
 		return err
 	}
@@ -28,7 +29,7 @@ func (d *Driver) Start(ctx context.Context, id string) error {
 		return errors.New(errors.Conflict, "the machine was never made wholly")
 	case r.run.Phase == phaseDeleting:
 		return errors.New(errors.Conflict, "the machine is being deleted")
-	case r.run.Phase == phaseRunning && d.alive(r.run.Process):
+	case r.run.Phase == phaseRunning && r.run.Process.Alive(d.boot):
 		return nil
 	case r.run.Phase != phaseIdle:
 		// It ran and ended by itself, or a start was cut short.
@@ -52,7 +53,7 @@ func (d *Driver) Start(ctx context.Context, id string) error {
 }
 
 // launch takes a machine that has nothing but its volume and network to one that runs.
-func (d *Driver) launch(ctx context.Context, r *record) error {
+func (d *Driver) launch(ctx context.Context, r *machineRecord) error {
 	if d.moves == nil {
 		go d.cgroups.ExpectMoves() // the runtime's, some 10 ms from now
 	}
@@ -100,7 +101,7 @@ func (d *Driver) launch(ctx context.Context, r *record) error {
 }
 
 // settle finds the process that the runtime started, and books it.
-func (d *Driver) settle(r *record, p paths) error {
+func (d *Driver) settle(r *machineRecord, p paths) error {
 	raw, err := os.ReadFile(p.pidFile)
 	if err != nil {
 		return fail(err, "the OCI runtime did not say what it started")
@@ -109,7 +110,7 @@ func (d *Driver) settle(r *record, p paths) error {
 	if err != nil {
 		return fail(err, "the OCI runtime did not say what it started")
 	}
-	proc, err := d.identify(pid)
+	proc, err := process.Identify(pid, d.boot)
 	if err != nil {
 		return errors.Wrap(err, errors.GuestFault, "the guest agent ended as soon as it was started")
 	}
@@ -164,15 +165,16 @@ func listen(path string) (*os.File, error) {
 // mounts, socket, bundle. Volume and network stay. Nothing there is success.
 func (d *Driver) clear(ctx context.Context, id string) error {
 	p := d.cfg.paths(id)
-	if w := d.watched(id); w != nil {
-		w.killed.Store(true)
+	w := d.turns.Watched(id)
+	if w != nil {
+		w.Ordered()
 	}
 	if err := d.group(id).Kill(ctx); err != nil {
 		return err
 	}
-	if w := d.watched(id); w != nil {
+	if w != nil {
 		select { // its end is written before the record changes
-		case <-w.done:
+		case <-w.Done():
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -199,15 +201,6 @@ func (d *Driver) clear(ctx context.Context, id string) error {
 		return fail(err, "cannot remove the agent's socket")
 	}
 	return fail(os.RemoveAll(p.bundle), "cannot remove the machine's bundle")
-}
-
-func (d *Driver) watched(id string) *watch {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if m := d.machines[id]; m != nil {
-		return m.watch
-	}
-	return nil
 }
 
 // detachMounts removes the mount points of extra mounts, and what drivers of

@@ -6,12 +6,13 @@ import (
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/record"
 	"golang.org/x/sys/unix"
 )
 
 // Stop ends a machine and keeps its disk. See [vmm.Driver].
 func (d *Driver) Stop(ctx context.Context, id string, grace time.Duration) error {
-	ctx, done, err := d.begin(ctx, id, false)
+	ctx, done, err := d.turns.Begin(ctx, id, false)
 	if err != nil {
 		return err
 	}
@@ -38,13 +39,13 @@ func (d *Driver) Stop(ctx context.Context, id string, grace time.Duration) error
 }
 
 // ask sends the machine's first process a termination signal and gives it time.
-func (d *Driver) ask(ctx context.Context, r *record, grace time.Duration) error {
+func (d *Driver) ask(ctx context.Context, r *machineRecord, grace time.Duration) error {
 	w, err := d.follow(r.MachineID, r.run.Process)
 	if err != nil || w == nil {
 		return err
 	}
-	w.killed.Store(true)
-	if err := w.fd.signal(unix.SIGTERM); err != nil && !errors.Is(err, os.ErrClosed) {
+	w.Ordered()
+	if err := w.Signal(unix.SIGTERM); err != nil && !errors.Is(err, os.ErrClosed) {
 		return errors.Wrap(err, errors.Internal, "cannot signal the machine")
 	}
 	if err := d.group(r.MachineID).Thaw(); err != nil { // a frozen process takes no signal
@@ -53,7 +54,7 @@ func (d *Driver) ask(ctx context.Context, r *record, grace time.Duration) error 
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
 	select {
-	case <-w.done:
+	case <-w.Done():
 	case <-timer.C:
 	case <-ctx.Done():
 		return ctx.Err()
@@ -67,7 +68,7 @@ func (d *Driver) Delete(ctx context.Context, id string) error {
 	if !idForm.MatchString(id) {
 		return nil // never ours
 	}
-	ctx, done, err := d.begin(ctx, id, true)
+	ctx, done, err := d.turns.Begin(ctx, id, true)
 	if err != nil {
 		return err
 	}
@@ -75,7 +76,7 @@ func (d *Driver) Delete(ctx context.Context, id string) error {
 	p := d.cfg.paths(id)
 	if _, err := os.Lstat(p.facts); err == nil {
 		// A record that cannot be read is no hindrance: what is there goes by its names.
-		r := &record{facts: facts{MachineID: id}, run: runState{Phase: phaseDeleting}}
+		r := &machineRecord{facts: facts{MachineID: id}, run: runState{Phase: phaseDeleting}}
 		if err := d.saveRun(r); err != nil {
 			return err
 		}
@@ -93,10 +94,8 @@ func (d *Driver) Delete(ctx context.Context, id string) error {
 		return err
 	}
 	for _, file := range []string{p.exit, p.facts, p.run} {
-		for _, f := range []string{temporary(file), file} {
-			if err := os.Remove(f); err != nil && !os.IsNotExist(err) {
-				return fail(err, "cannot remove the machine's record")
-			}
+		if err := record.Remove(file); err != nil {
+			return err
 		}
 	}
 	return nil

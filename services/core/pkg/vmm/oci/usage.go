@@ -36,7 +36,7 @@ func (d *Driver) Usage(ctx context.Context, id string) (vmm.Usage, error) {
 // Resize changes a machine's limits; zero fields stay as they are. See
 // [vmm.Resizer]. Returns Conflict when it uses more memory than that.
 func (d *Driver) Resize(ctx context.Context, id string, want domain.Resources) error {
-	ctx, done, err := d.begin(ctx, id, false)
+	ctx, done, err := d.turns.Begin(ctx, id, false)
 	if err != nil {
 		return err
 	}

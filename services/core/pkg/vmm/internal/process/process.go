@@ -1,4 +1,6 @@
-package oci
+// Package process names processes of the host so that none is ever taken for
+// another, and follows them to their end without being their parent.
+package process
 
 import (
 	"os"
@@ -9,55 +11,55 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process names a process so that no other is ever taken for it: its ID may be
+// Process names a process so that no other is ever taken for it: its ID may be
 // used again after it ended, and everything after a reboot.
-type process struct {
+type Process struct {
 	PID        int    `json:"pid"`
 	StartTicks uint64 `json:"start_ticks"` // field 22 of proc_pid_stat(5)
 	BootID     string `json:"boot_id"`
 }
 
-// bootID tells apart the host's boots (random(4)).
-func bootID() (string, error) {
+// BootID tells apart the host's boots (random(4)).
+func BootID() (string, error) {
 	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(raw)), err
 }
 
-// procStat is what is read of /proc/PID/stat.
-type procStat struct {
+// stat is what is read of /proc/PID/stat.
+type stat struct {
 	state  byte
 	parent int
 	ticks  uint64
 	exit   unix.WaitStatus // of one that has ended, field 52; needs the right to trace it
 }
 
-func readStat(pid int) (procStat, error) {
+func readStat(pid int) (stat, error) {
 	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
-		return procStat{}, err
+		return stat{}, err
 	}
 	// The command name in parentheses may hold anything; fields count from its end.
 	text := string(raw)
 	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
 	if len(fields) < 50 {
-		return procStat{}, errors.Plain("short stat line")
+		return stat{}, errors.Plain("short stat line")
 	}
 	parent, err := strconv.Atoi(fields[1])
 	if err != nil {
-		return procStat{}, err
+		return stat{}, err
 	}
 	ticks, err := strconv.ParseUint(fields[19], 10, 64)
 	if err != nil {
-		return procStat{}, err
+		return stat{}, err
 	}
 	exit, err := strconv.ParseUint(fields[49], 10, 32)
-	return procStat{state: fields[0][0], parent: parent, ticks: ticks, exit: unix.WaitStatus(exit)}, err
+	return stat{state: fields[0][0], parent: parent, ticks: ticks, exit: unix.WaitStatus(exit)}, err
 }
 
-func (s procStat) ended() bool { return s.state == 'Z' || s.state == 'X' || s.state == 'x' }
+func (s stat) ended() bool { return s.state == 'Z' || s.state == 'X' || s.state == 'x' }
 
-// identify names the living process with an ID.
-func (d *Driver) identify(pid int) (*process, error) {
+// Identify names the living process with an ID. Returns unix.ESRCH when it has ended.
+func Identify(pid int, bootID string) (*Process, error) {
 	st, err := readStat(pid)
 	if err != nil {
 		return nil, err
@@ -65,28 +67,28 @@ func (d *Driver) identify(pid int) (*process, error) {
 	if st.ended() {
 		return nil, unix.ESRCH
 	}
-	return &process{PID: pid, StartTicks: st.ticks, BootID: d.boot}, nil
+	return &Process{PID: pid, StartTicks: st.ticks, BootID: bootID}, nil
 }
 
-// alive reports whether the process still runs.
-func (d *Driver) alive(p *process) bool {
-	if p == nil || p.BootID != d.boot {
+// Alive reports whether the process still runs; nil does not.
+func (p *Process) Alive(bootID string) bool {
+	if p == nil || p.BootID != bootID {
 		return false
 	}
 	st, err := readStat(p.PID)
 	return err == nil && st.ticks == p.StartTicks && !st.ended()
 }
 
-// pidfd is a descriptor of a process that becomes readable when it ends.
-type pidfd struct {
+// FD is a descriptor of a process that becomes readable when it ends.
+type FD struct {
 	file  *os.File
 	pid   int
 	ticks uint64
 }
 
-// openProcess opens a living process. Returns unix.ESRCH when it has ended.
-func (d *Driver) openProcess(p *process) (*pidfd, error) {
-	if p == nil || p.BootID != d.boot {
+// Open opens a living process. Returns unix.ESRCH when it has ended.
+func (p *Process) Open(bootID string) (*FD, error) {
+	if p == nil || p.BootID != bootID {
 		return nil, unix.ESRCH
 	}
 	const nonblock = unix.O_NONBLOCK // PIDFD_NONBLOCK, so that the runtime's poller takes it
@@ -99,18 +101,20 @@ func (d *Driver) openProcess(p *process) (*pidfd, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &pidfd{file: os.NewFile(uintptr(fd), "pidfd"), pid: p.PID, ticks: p.StartTicks}
+	f := &FD{file: os.NewFile(uintptr(fd), "pidfd"), pid: p.PID, ticks: p.StartTicks}
 	// Only now: the descriptor holds the ID, so what is read is of the same process.
 	if st, err := readStat(p.PID); err != nil || st.ticks != p.StartTicks {
-		f.close()
+		f.Close()
 		return nil, unix.ESRCH
 	}
 	return f, nil
 }
 
-func (f *pidfd) close() { f.file.Close() }
+// Close lets go of the process and ends Wait.
+func (f *FD) Close() { f.file.Close() }
 
-func (f *pidfd) signal(sig unix.Signal) error {
+// Signal sends a signal; a process that has ended is success.
+func (f *FD) Signal(sig unix.Signal) error {
 	var result error
 	if err := f.control(func(fd int) { result = unix.PidfdSendSignal(fd, sig, nil, 0) }); err != nil {
 		return err
@@ -121,7 +125,7 @@ func (f *pidfd) signal(sig unix.Signal) error {
 	return result
 }
 
-func (f *pidfd) control(use func(fd int)) error {
+func (f *FD) control(use func(fd int)) error {
 	c, err := f.file.SyscallConn()
 	if err != nil {
 		return err
@@ -129,9 +133,9 @@ func (f *pidfd) control(use func(fd int)) error {
 	return c.Control(func(fd uintptr) { use(int(fd)) })
 }
 
-// wait blocks without holding a thread until the process has ended. It ends
+// Wait blocks without holding a thread until the process has ended. It ends
 // early with an error when the descriptor is closed.
-func (f *pidfd) wait() error {
+func (f *FD) Wait() error {
 	c, err := f.file.SyscallConn()
 	if err != nil {
 		return err
@@ -143,11 +147,11 @@ func (f *pidfd) wait() error {
 	})
 }
 
-// status learns how an ended process ended: as its parent when that is us (the
+// Status learns how an ended process ended: as its parent when that is us (the
 // first process of a host, or of a container, inherits machines, and reaps
 // them here); from its remains while the parent has not taken them; else from
 // the kernel's memory of it (PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15).
-func (f *pidfd) status() (ws unix.WaitStatus, known bool) {
+func (f *FD) Status() (ws unix.WaitStatus, known bool) {
 	st, err := readStat(f.pid)
 	remains := err == nil && st.ticks == f.ticks && st.ended()
 	if remains && st.parent == os.Getpid() {
