@@ -1,7 +1,7 @@
 // Package cgroup reads and steers control groups by path, in version 2
 // (Documentation/admin-guide/cgroup-v2.rst) and in version 1 or hybrid
-// (Documentation/admin-guide/cgroup-v1). It makes no groups: an OCI runtime
-// makes them, and whoever made a group's path can find it again.
+// (Documentation/admin-guide/cgroup-v1). An OCI runtime makes
+// groups of its own; whoever made a group's path can find it again.
 package cgroup
 
 import (

@@ -42,27 +42,10 @@ func newGroup(t *testing.T) (h *cgroup.Host, g cgroup.Group, dirs []string) {
 			t.Error("the group is still there")
 		}
 	})
-	const root = "/sys/fs/cgroup"
-	if h.Unified() {
-		for _, dir := range []string{root, root + parent} {
-			must(t, os.MkdirAll(dir, 0o755))
-			must(t, os.WriteFile(dir+"/cgroup.subtree_control", []byte("+cpu +memory +pids"), 0))
-		}
-		dirs = []string{root}
-	} else {
-		for _, controller := range []string{"cpu", "cpuacct", "memory", "pids", "freezer"} {
-			real, err := filepath.EvalSymlinks(filepath.Join(root, controller))
-			must(t, err)
-			if !slices.Contains(dirs, real) {
-				dirs = append(dirs, real)
-			}
-		}
+	for range 2 {
+		must(t, g.Make())
 	}
-	for i := range dirs {
-		dirs[i] += parent + "/one"
-		must(t, os.MkdirAll(dirs[i], 0o755))
-	}
-	return h, g, dirs
+	return h, g, g.Dirs()
 }
 
 // start runs a shell script in the group.

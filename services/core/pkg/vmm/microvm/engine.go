@@ -19,7 +19,9 @@ type Engine interface {
 	// Boot starts a guest from its disks. It returns the monitor's process ID when
 	// the guest's kernel is on its way; Dial waits for the agent.
 	Boot(ctx context.Context, g Guest) (pid int, err error)
-	// Restore starts a guest that goes on from saved memory. What the guest's
+	// Restore makes a guest that stands still, with the saved memory: Thaw lets it
+	// go on from there. So its driver can write down that the saved memory is used
+	// up before the guest does anything. What the guest's
 	// network device and disks are is as the Guest says; the files are the same
 	// in number, order and size. Memory is copied on write: nothing writes to the
 	// snapshot's files, which many guests may have mapped at once.
@@ -48,6 +50,8 @@ type Engine interface {
 }
 
 // Guest is what a monitor needs to know of a machine. All paths are absolute.
+// UID can reach the files of drives, and read and write them as far as the
+// guest may; those of the kernel are for all to read.
 type Guest struct {
 	ID  string
 	Dir string // of this run: sockets and logs; exists, owned by UID, empty before Boot and Restore
