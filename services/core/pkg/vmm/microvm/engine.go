@@ -59,6 +59,9 @@ type Guest struct {
 	// Cgroup holds the monitor: its processes are started in there. On cgroup v1
 	// there is one directory per controller.
 	Cgroup []string
+	// NetNS is a file of the network namespace that the monitor runs in; nothing
+	// else is in there but the tap and what it hangs on.
+	NetNS string
 	// Kernel and what it boots with.
 	Kernel Kernel
 	// Drives in the order of their devices: the template's root filesystem (read
@@ -88,10 +91,9 @@ type Drive struct {
 
 // Link is a guest's network device.
 type Link struct {
-	NetNS string           // file of the network namespace that the tap is in
-	Tap   string           // the tap's name in there; owned by the guest's UID
-	MAC   net.HardwareAddr // the guest's
-	MTU   int
+	Tap string           // the tap's name in the guest's NetNS; owned by its UID
+	MAC net.HardwareAddr // the guest's
+	MTU int
 }
 
 // Memory is a saved memory: files in a directory that are the engine's own.
