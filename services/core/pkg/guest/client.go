@@ -63,6 +63,7 @@ type Client struct {
 	bulk *http.Client // HTTP/1.1: one connection per transfer, so that none holds up another
 
 	executions guestv1connect.ExecutionServiceClient
+	listing    guestv1connect.ExecutionServiceClient // with room for long answers
 	machine    guestv1connect.MachineServiceClient
 	files      filesystempbconnect.FilesystemClient
 
@@ -84,7 +85,9 @@ func New(dial Dial, o Options) *Client {
 	plain := connect.WithAcceptCompression("gzip", nil, nil)
 	c.machine = guestv1connect.NewMachineServiceClient(c.rpc, base, small, plain)
 	c.executions = guestv1connect.NewExecutionServiceClient(c.rpc, base, small, plain)
-	c.files = filesystempbconnect.NewFilesystemClient(c.rpc, base, connect.WithReadMaxBytes(maxListing), plain)
+	long := connect.WithReadMaxBytes(maxListing)
+	c.listing = guestv1connect.NewExecutionServiceClient(c.rpc, base, long, plain)
+	c.files = filesystempbconnect.NewFilesystemClient(c.rpc, base, long, plain)
 	return c
 }
 

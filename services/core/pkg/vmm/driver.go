@@ -116,7 +116,11 @@ type Exit struct {
 type (
 	// Pauser freezes a machine in a mode it supports ("pause:<mode>").
 	// Pausing a paused machine and resuming a running one are success.
-	// Returns Unsupported for other modes.
+	// In mode memory the machine has no process afterwards and uses no memory:
+	// connections to it break, its PID is 0, Dial and Usage return Conflict. It
+	// has not ended: Wait goes on. It is still paused after the host was
+	// rebooted. Stop forgets its memory. When Resume returns, Dial can connect.
+	// Returns Unsupported for other modes, Conflict for a machine that does not run.
 	Pauser interface {
 		Pause(ctx context.Context, id string, mode domain.PauseMode) error
 		Resume(ctx context.Context, id string) error

@@ -32,7 +32,6 @@ type End struct {
 
 // Execution is one command that runs or ran.
 type Execution struct {
-	ID      string
 	PID     int
 	Command Command
 	User    string
@@ -47,6 +46,7 @@ type Execution struct {
 	endAt time.Time
 
 	mu       sync.Mutex
+	id       string
 	exited   bool // the main process has, its output may not be read yet
 	timedOut bool
 	release  context.CancelCauseFunc // of the current Hold

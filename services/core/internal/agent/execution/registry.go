@@ -160,7 +160,7 @@ func (r *Registry) launch(id string, c Command, foreign bool) (*Execution, *Read
 		in = proc.Terminal
 	}
 	ex := &Execution{
-		ID: id, PID: proc.PID, Command: c, User: u.Name, Foreign: foreign,
+		id: id, PID: proc.PID, Command: c, User: u.Name, Foreign: foreign,
 		proc:  proc,
 		out:   &window{stall: stallLimit, foreign: foreign, readers: map[*Reader]struct{}{}},
 		in:    newInput(in, proc.Terminal != nil),
@@ -254,7 +254,7 @@ func (r *Registry) dropLocked(drop map[*Execution]bool) {
 	}
 	r.order = slices.DeleteFunc(r.order, func(e *Execution) bool {
 		if drop[e] {
-			delete(r.byID, e.ID)
+			delete(r.byID, e.ID())
 			if e.Foreign {
 				r.foreign--
 			}

@@ -52,7 +52,7 @@ func start(t *testing.T, r *execution.Registry, n int, args ...string) *executio
 func known(r *execution.Registry) (ids []string) {
 	list, _, _ := r.After(0)
 	for _, ex := range list {
-		ids = append(ids, ex.ID)
+		ids = append(ids, ex.ID())
 	}
 	return ids
 }

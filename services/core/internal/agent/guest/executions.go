@@ -70,7 +70,7 @@ func (s *Executions) Forget(_ context.Context, req *connect.Request[guestv1.Forg
 func infoOf(ex *execution.Execution) *guestv1.ExecutionInfo {
 	c := &ex.Command
 	info := &guestv1.ExecutionInfo{
-		ExecutionId: ex.ID, Pid: int32(ex.PID), Foreign: ex.Foreign,
+		ExecutionId: ex.ID(), Pid: int32(ex.PID), Foreign: ex.Foreign,
 		Command: &guestv1.Command{
 			Args: c.Args, Env: c.Env, Cwd: c.Cwd, User: ex.User, Stdin: c.Stdin,
 			TimeoutMs: c.Timeout.Milliseconds(), Tag: c.Tag,
@@ -84,4 +84,12 @@ func infoOf(ex *execution.Execution) *guestv1.ExecutionInfo {
 		info.End = endOf(end)
 	}
 	return info
+}
+
+// Rename gives executions new IDs.
+func (s *Executions) Rename(_ context.Context, req *connect.Request[guestv1.RenameRequest]) (*connect.Response[guestv1.RenameResponse], error) {
+	if len(req.Msg.GetExecutionIds()) > maxForget {
+		return nil, wire.Connect(errors.New(errors.TooLarge, "more than %d IDs", maxForget))
+	}
+	return connect.NewResponse(&guestv1.RenameResponse{}), wire.Connect(s.Registry.Rename(req.Msg.GetExecutionIds()))
 }

@@ -59,12 +59,13 @@ func New(n *Node) *Driver {
 
 // Info says what the driver can do.
 func (d *Driver) Info(context.Context) domain.DriverInfo {
-	return domain.DriverInfo{
-		Name: Name, Version: "1", Isolation: domain.IsolationContainer, Usable: true,
-		Capabilities: []string{
-			"pause:" + string(domain.PauseFreeze), "snapshot:" + string(domain.SnapshotDisk), "fork", "meter", "rename", "egress",
-		},
+	can := []string{"pause:" + string(domain.PauseFreeze), "snapshot:" + string(domain.SnapshotDisk), "fork", "meter", "rename", "egress"}
+	d.node.mu.Lock()
+	defer d.node.mu.Unlock()
+	if d.node.memory {
+		can = append(can, "pause:"+string(domain.PauseMemory), "snapshot:"+string(domain.SnapshotMemory), "fork:memory")
 	}
+	return domain.DriverInfo{Name: Name, Version: d.node.version, Isolation: domain.IsolationContainer, Usable: true, Capabilities: can}
 }
 
 var idForm = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
@@ -73,6 +74,11 @@ var idForm = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
 func (d *Driver) Create(ctx context.Context, spec vmm.Spec) (vmm.Handle, error) {
 	if !idForm.MatchString(spec.MachineID) || spec.DiskFrom != "" && !idForm.MatchString(spec.DiskFrom) {
 		return nil, errors.New(errors.InvalidArgument, "the machine's ID is malformed")
+	}
+	if spec.Memory {
+		if _, err := d.node.recall(spec.DiskFrom); err != nil {
+			return nil, err
+		}
 	}
 	d.node.mu.Lock()
 	m := d.node.machines[spec.MachineID]
@@ -109,7 +115,8 @@ func (d *Driver) machine(id string) (*machine, error) {
 	return nil, errors.New(errors.NotFound, "no such machine")
 }
 
-// Start runs the machine's agent.
+// Start runs the machine's agent, and what ran at the memory snapshot that the
+// machine is made from.
 func (d *Driver) Start(ctx context.Context, id string) error {
 	m, err := d.machine(id)
 	if err != nil {
@@ -118,18 +125,38 @@ func (d *Driver) Start(ctx context.Context, id string) error {
 	if err := d.node.stumble(ctx, OpStart, m.deleted); err != nil {
 		return err
 	}
+	var mem memory
+	if m.forked() {
+		if mem, err = d.node.recall(m.spec.DiskFrom); err != nil {
+			return err
+		}
+	}
+	r, err := d.boot(m)
+	if err != nil || len(mem) == 0 {
+		return err
+	}
+	if err := d.goOn(ctx, m, r, mem); err != nil {
+		m.end(r, 0, vmm.Exit{Known: true})
+		d.drop(m)
+		return err
+	}
+	return nil
+}
+
+// boot runs the machine's agent unless it runs.
+func (d *Driver) boot(m *machine) (*run, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	select {
 	case <-m.deleted:
-		return errors.New(errors.NotFound, "no such machine")
+		return nil, errors.New(errors.NotFound, "no such machine")
 	default:
 	}
 	if m.run == nil {
-		d.node.startEgress(id)
+		d.node.startEgress(m.spec.MachineID)
 		m.boot(d.node.nextHandler())
 	}
-	return nil
+	return m.run, nil
 }
 
 // Stop ends the machine's processes and its agent.
@@ -204,7 +231,7 @@ func (d *Driver) Dial(ctx context.Context, id string, port uint32) (net.Conn, er
 		return nil, err
 	}
 	r, _ := m.current()
-	if r == nil {
+	if r == nil || m.asleep() {
 		return nil, errors.New(errors.Conflict, "the machine does not run")
 	}
 	host, err := d.mux(m, r)

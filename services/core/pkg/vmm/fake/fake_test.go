@@ -21,8 +21,9 @@ func newNode(t *testing.T) *fake.Node {
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	vmmtest.Run(t, vmmtest.Config{New: func(t *testing.T) vmmtest.Harness {
+	vmmtest.Run(t, vmmtest.Config{Replays: true, New: func(t *testing.T) vmmtest.Harness {
 		n := newNode(t)
+		n.KeepMemory()
 		d := fake.New(n)
 		t.Cleanup(func() { _ = d.Close() })
 		return vmmtest.Harness{

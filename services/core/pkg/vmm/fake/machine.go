@@ -33,6 +33,8 @@ type machine struct {
 	status vmm.Status
 	run    *run
 	exit   vmm.Exit // of the last run
+	began  bool     // it has been started: its memory is its own
+	slept  *memory  // what ran when it was paused in mode memory; nil: it is not
 }
 
 // run is a machine from one Start to its end.
@@ -89,7 +91,7 @@ func (m *machine) boot(handler http.Handler) {
 		serve = func() error { return r.agent.Serve(ctx, l) }
 	}
 	go func() { defer close(r.served); _ = serve() }()
-	m.run, m.status, m.exit = r, vmm.StatusRunning, vmm.Exit{}
+	m.run, m.status, m.exit, m.began, m.slept = r, vmm.StatusRunning, vmm.Exit{}, true, nil
 }
 
 func serveHandler(ctx context.Context, l net.Listener, h http.Handler) error {
@@ -116,7 +118,7 @@ func (m *machine) end(r *run, grace time.Duration, exit vmm.Exit) {
 		_ = r.mux.Close()
 		exit.At = time.Now().UTC()
 		m.mu.Lock()
-		m.run, m.status, m.exit = nil, vmm.StatusCreated, exit
+		m.run, m.status, m.exit, m.slept = nil, vmm.StatusCreated, exit, nil
 		m.mu.Unlock()
 		close(r.ended)
 	})
@@ -134,7 +136,7 @@ func (m *machine) state() vmm.State {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := vmm.State{MachineID: m.spec.MachineID, Status: m.status, Handle: handleOf(m.spec.MachineID), CreatedAt: m.made}
-	if m.run != nil {
+	if m.run != nil && m.slept == nil {
 		s.PID = os.Getpid()
 	}
 	return s
@@ -165,7 +167,21 @@ func (m *machine) pause(paused bool) error {
 	} else {
 		m.signal(syscall.SIGCONT)
 		m.stream.freeze(false)
-		m.status = vmm.StatusRunning
+		m.status, m.slept = vmm.StatusRunning, nil
 	}
 	return nil
+}
+
+// asleep reports whether the machine is paused in mode memory.
+func (m *machine) asleep() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.slept != nil
+}
+
+// forked reports whether the machine's next start is one from memory.
+func (m *machine) forked() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.spec.Memory && !m.began
 }

@@ -21,6 +21,8 @@ type Node struct {
 	faults   map[Op][]fault
 	handlers []http.Handler
 	egress   map[string]*egress // by machine
+	memory   bool               // can be kept
+	version  string             // of the driver
 }
 
 // Op names a call of the driver to make an error in.
@@ -33,6 +35,8 @@ const (
 	OpStop     Op = "stop"
 	OpDelete   Op = "delete"
 	OpDial     Op = "dial"
+	OpPause    Op = "pause" // in mode memory
+	OpResume   Op = "resume"
 	OpSnapshot Op = "snapshot"
 	OpRename   Op = "rename"
 	OpEgress   Op = "egress"
@@ -45,7 +49,7 @@ type fault struct {
 
 // NewNode makes a node that keeps its machines in dir.
 func NewNode(dir string) *Node {
-	return &Node{dir: dir, machines: make(map[string]*machine), faults: make(map[Op][]fault), egress: make(map[string]*egress)}
+	return &Node{dir: dir, machines: make(map[string]*machine), faults: make(map[Op][]fault), egress: make(map[string]*egress), version: "1"}
 }
 
 // FailNext makes the next call of op fail with err.
@@ -151,8 +155,10 @@ func (n *Node) Close() error {
 			first = err
 		}
 	}
-	if err := os.RemoveAll(n.snapshots()); err != nil && first == nil {
-		first = err
+	for _, dir := range []string{n.snapshots(), n.memories()} {
+		if err := os.RemoveAll(dir); err != nil && first == nil {
+			first = err
+		}
 	}
 	return first
 }

@@ -28,40 +28,53 @@ func (d *Driver) SetHostname(ctx context.Context, id, hostname string) error {
 }
 
 // Pause stops the machine's processes and its stream.
-func (d *Driver) Pause(_ context.Context, id string, mode domain.PauseMode) error {
+func (d *Driver) Pause(ctx context.Context, id string, mode domain.PauseMode) error {
 	m, err := d.machine(id)
 	if err != nil {
 		return err
 	}
-	if mode != domain.PauseFreeze {
-		return errors.New(errors.Unsupported, "the fake driver can only freeze")
+	switch {
+	case mode == domain.PauseFreeze:
+		return m.pause(true)
+	case mode == domain.PauseMemory && d.node.keepsMemory():
+		return d.sleep(ctx, m)
 	}
-	return m.pause(true)
+	return errors.New(errors.Unsupported, "the fake driver cannot pause by %s", mode)
 }
 
 // Resume lets them go on.
-func (d *Driver) Resume(_ context.Context, id string) error {
+func (d *Driver) Resume(ctx context.Context, id string) error {
 	m, err := d.machine(id)
 	if err != nil {
+		return err
+	}
+	if err := d.node.stumble(ctx, OpResume, m.deleted); err != nil {
 		return err
 	}
 	return m.pause(false)
 }
 
-// Snapshot copies the machine's files while it stands still.
+// Snapshot copies the machine's files while it stands still, and notes what
+// runs in it for kind memory.
 func (d *Driver) Snapshot(ctx context.Context, id, snapshotID string, kind domain.SnapshotKind) (vmm.SnapshotInfo, error) {
 	m, err := d.machine(id)
 	if err != nil {
 		return vmm.SnapshotInfo{}, err
 	}
-	if kind != domain.SnapshotDisk {
-		return vmm.SnapshotInfo{}, errors.New(errors.Unsupported, "the fake driver keeps only disks")
+	if kind != domain.SnapshotDisk && (kind != domain.SnapshotMemory || !d.node.keepsMemory()) {
+		return vmm.SnapshotInfo{}, errors.New(errors.Unsupported, "the fake driver makes no snapshots of kind %s", kind)
 	}
 	if !idForm.MatchString(snapshotID) {
 		return vmm.SnapshotInfo{}, errors.New(errors.InvalidArgument, "the snapshot's ID is malformed")
 	}
 	if err := d.node.stumble(ctx, OpSnapshot, m.deleted); err != nil {
 		return vmm.SnapshotInfo{}, err
+	}
+	var mem memory
+	if kind == domain.SnapshotMemory {
+		if mem, err = d.snapshotMemory(ctx, m); err != nil {
+			return vmm.SnapshotInfo{}, err
+		}
 	}
 	began := time.Now()
 	if _, status := m.current(); status == vmm.StatusRunning {
@@ -78,7 +91,11 @@ func (d *Driver) Snapshot(ctx context.Context, id, snapshotID string, kind domai
 		_ = os.RemoveAll(to)
 		return vmm.SnapshotInfo{}, errors.Wrap(err, errors.Internal, "the snapshot cannot be made")
 	}
-	return vmm.SnapshotInfo{Bytes: size(to), Frozen: time.Since(began)}, nil
+	info := vmm.SnapshotInfo{Bytes: size(to), Frozen: time.Since(began)}
+	if kind == domain.SnapshotMemory {
+		err = d.node.keep(snapshotID, mem)
+	}
+	return info, err
 }
 
 // DeleteSnapshot removes a snapshot; absent is success.
@@ -86,7 +103,7 @@ func (d *Driver) DeleteSnapshot(_ context.Context, snapshotID string) error {
 	if !idForm.MatchString(snapshotID) {
 		return errors.New(errors.InvalidArgument, "the snapshot's ID is malformed")
 	}
-	return os.RemoveAll(filepath.Join(d.node.snapshots(), snapshotID))
+	return errors.Join(os.RemoveAll(filepath.Join(d.node.snapshots(), snapshotID)), os.RemoveAll(d.node.memoryFile(snapshotID)))
 }
 
 // ListSnapshots tells the snapshots on the node.
@@ -109,7 +126,7 @@ func (d *Driver) Usage(_ context.Context, id string) (vmm.Usage, error) {
 	if err != nil {
 		return vmm.Usage{}, err
 	}
-	if r, _ := m.current(); r == nil {
+	if r, _ := m.current(); r == nil || m.asleep() {
 		return vmm.Usage{}, errors.New(errors.Conflict, "the machine does not run")
 	}
 	u := vmm.Usage{

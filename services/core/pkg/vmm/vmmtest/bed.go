@@ -67,6 +67,14 @@ func (b *bed) start(t *testing.T, id string) {
 // attach does what a worker does with a machine that runs.
 func (b *bed) attach(t *testing.T, id, dir string, known ...domain.ID) *box {
 	t.Helper()
+	x := b.greet(t, id, dir)
+	x.open(t, known...)
+	return x
+}
+
+// greet shakes hands with a machine that runs.
+func (b *bed) greet(t *testing.T, id, dir string) *box {
+	t.Helper()
 	driver := b.Driver
 	x := &box{id: id, vm: domain.ID(id), dir: dir}
 	x.client = guest.New(func(ctx context.Context) (net.Conn, error) { return driver.Dial(ctx, id, vmm.AgentPort) }, guest.Options{})
@@ -78,9 +86,13 @@ func (b *bed) attach(t *testing.T, id, dir string, known ...domain.ID) *box {
 	if x.journals, err = journal.OpenStore(dir, journal.Options{MaxBytes: 256 << 20}); err != nil {
 		t.Fatal(err)
 	}
+	return x
+}
+
+// open begins to supervise what runs in a machine.
+func (x *box) open(t *testing.T, known ...domain.ID) {
 	x.session = guest.Open(guest.SessionConfig{Client: x.client, Journals: x.journals, VM: x.vm, Epoch: 1}, known...)
 	t.Cleanup(x.detach)
-	return x
 }
 
 // detach lets go of the machine as a worker that ends does. Twice is fine.
@@ -128,6 +140,7 @@ type follower struct {
 	r      *journal.Reader
 	ctx    context.Context
 	offset int64
+	midway bool         // what came first was told to another reader
 	text   bytes.Buffer // what until has read
 }
 
@@ -141,6 +154,10 @@ func (f *follower) next() (domain.OutputEvent, bool) {
 	if err != nil {
 		f.t.Fatalf("reading output: %v", err)
 	}
+	if f.midway && e.Gap != nil && e.Gap.From == 0 && f.offset == 0 {
+		f.offset = e.Gap.To
+		return f.next()
+	}
 	if e.Offset != f.offset || e.Gap != nil {
 		f.t.Fatalf("output at offset %d (gap %v), want %d", e.Offset, e.Gap, f.offset)
 	}
@@ -152,12 +169,18 @@ func (f *follower) next() (domain.OutputEvent, bool) {
 func (f *follower) until(text string) {
 	f.t.Helper()
 	for !strings.Contains(f.text.String(), text) {
-		e, ok := f.next()
-		if !ok || e.End != nil {
-			f.t.Fatalf("the command ended before it said %q; it said %q", text, f.text.String())
-		}
-		f.text.Write(e.Data)
+		f.more(text)
 	}
+}
+
+// more reads on to where awaited may be.
+func (f *follower) more(awaited string) {
+	f.t.Helper()
+	e, ok := f.next()
+	if !ok || e.End != nil {
+		f.t.Fatalf("the command ended before it said %q; it said %q", awaited, f.text.String())
+	}
+	f.text.Write(e.Data)
 }
 
 // rest reads to the end.

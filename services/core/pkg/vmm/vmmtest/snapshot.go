@@ -27,6 +27,11 @@ func (b *bed) snapshotter(t *testing.T) vmm.Snapshotter {
 
 func (b *bed) snapshot(t *testing.T, machine string) string {
 	t.Helper()
+	return b.snapshotOf(t, machine, domain.SnapshotDisk)
+}
+
+func (b *bed) snapshotOf(t *testing.T, machine string, kind domain.SnapshotKind) string {
+	t.Helper()
 	s, id := b.snapshotter(t), string(domain.NewID())
 	t.Cleanup(func() {
 		for range 2 { // absent is success
@@ -35,7 +40,7 @@ func (b *bed) snapshot(t *testing.T, machine string) string {
 			}
 		}
 	})
-	if _, err := s.Snapshot(timeout(t), machine, id, domain.SnapshotDisk); err != nil {
+	if _, err := s.Snapshot(timeout(t), machine, id, kind); err != nil {
 		t.Fatal(err)
 	}
 	return id

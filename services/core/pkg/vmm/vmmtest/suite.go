@@ -21,7 +21,7 @@ import (
 type Harness struct {
 	Driver vmm.Driver
 	// Spec is a machine of the smallest usual size. The suite sets MachineID,
-	// Hostname and DiskFrom, and lowers limits.
+	// Hostname, DiskFrom, Memory and, with Config.Outside, Network, and lowers limits.
 	Spec vmm.Spec
 	// Reopen lets go of the driver as a worker that ends does, and gives a
 	// fresh one over the same node.
@@ -42,6 +42,12 @@ type Config struct {
 	Limits bool
 	// Sudo: "user" becomes root by sudo without a password.
 	Sudo bool
+	// Replays: what ran at a memory snapshot begins anew in the machines that are
+	// made from it, and does not go on: a stand-in for memory.
+	Replays bool
+	// Outside gives the address and port of a TCP server that sends back what it
+	// reads, and that machines reach whose network is nat. nil: there are none.
+	Outside func(t *testing.T) string
 }
 
 // callTimeout bounds each call and each command of the suite. It is only there
@@ -79,6 +85,9 @@ func Run(t *testing.T, c Config) {
 		{"ports", portTests},
 		{"pause", pauseTests},
 		{"snapshot", snapshotTests},
+		{"memory", memoryTests},
+		{"forks", forkTests},
+		{"forks share nothing", apartTests},
 		{"recover", recoverTests},
 		{"limits", limitTests},
 		{"isolation", isolationTests},

@@ -1,0 +1,107 @@
+package guest
+
+import (
+	"context"
+
+	"connectrpc.com/connect"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
+	"github.com/aetherium/aetherium/services/core/pkg/journal"
+)
+
+// maxRemembered bounds the executions that an agent may tell of at once.
+const maxRemembered = 8192
+
+// Remembered is an execution that a machine's agent knows: of its own, or from
+// the machine whose memory it goes on from.
+type Remembered struct {
+	ID      domain.ID
+	PID     int32
+	Command domain.Command
+	// Acked is the offset of the first byte of output that the agent still has.
+	Acked   int64
+	Ended   bool
+	Foreign bool // started through the envd service
+}
+
+// Remembered lists what the machine's agent knows, in the order of its start.
+// Returns Unavailable, GuestFault.
+func (c *Client) Remembered(ctx context.Context) ([]Remembered, error) {
+	resp, err := bounded(ctx, c.o.CallTimeout, "listing executions", func(ctx context.Context) (*connect.Response[guestv1.ListResponse], error) {
+		return c.listing.List(ctx, connect.NewRequest(&guestv1.ListRequest{}))
+	})
+	if err != nil {
+		return nil, err
+	}
+	infos := resp.Msg.GetExecutions()
+	if len(infos) > maxRemembered {
+		return nil, errors.New(errors.GuestFault, "the guest agent tells of %d executions", len(infos))
+	}
+	out := make([]Remembered, 0, len(infos))
+	for _, info := range infos {
+		if !domain.IsID(info.GetExecutionId()) || info.GetPid() < 1 || info.GetAckedOffset() < 0 || info.GetAckedOffset() > info.GetOutputBytes() {
+			return nil, errors.New(errors.GuestFault, "the guest agent told of an execution out of bounds")
+		}
+		out = append(out, Remembered{
+			ID: domain.ID(info.GetExecutionId()), PID: info.GetPid(), Command: domainCommand(info.GetCommand()),
+			Acked: info.GetAckedOffset(), Ended: info.GetEnd() != nil, Foreign: info.GetForeign(),
+		})
+	}
+	return out, nil
+}
+
+// Rename gives executions new IDs in the agent, by their old ones: all of them
+// or none. One that has its new ID already is fine.
+// Returns NotFound for an unknown one, AlreadyExists, Unavailable, GuestFault.
+func (c *Client) Rename(ctx context.Context, ids map[domain.ID]domain.ID) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	m := make(map[string]string, len(ids))
+	for from, to := range ids {
+		m[string(from)] = string(to)
+	}
+	_, err := bounded(ctx, c.o.CallTimeout, "renaming executions", func(ctx context.Context) (*connect.Response[guestv1.RenameResponse], error) {
+		return c.executions.Rename(ctx, connect.NewRequest(&guestv1.RenameRequest{ExecutionIds: m}))
+	})
+	return err
+}
+
+// Forget has the agent drop executions that have ended; others are left alone.
+func (c *Client) Forget(ctx context.Context, ids ...domain.ID) error {
+	for len(ids) > 0 {
+		n := min(len(ids), maxForget)
+		batch := make([]string, n)
+		for i, id := range ids[:n] {
+			batch[i] = string(id)
+		}
+		ids = ids[n:]
+		_, err := bounded(ctx, c.o.CallTimeout, "forgetting executions", func(ctx context.Context) (*connect.Response[guestv1.ForgetResponse], error) {
+			return c.executions.Forget(ctx, connect.NewRequest(&guestv1.ForgetRequest{ExecutionIds: batch}))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// BeginInherited begins the journal of an execution that was not started in
+// this machine, but goes on in it, under a key of its own: what was
+// acknowledged before is told as a gap. A session that is opened with the
+// execution as a known one takes it up there. A journal that has begun is left
+// as it is.
+func BeginInherited(journals *journal.Store, key journal.Key, r Remembered) error {
+	j, err := journals.Open(key)
+	if err != nil {
+		return err
+	}
+	defer j.Close()
+	began, err := j.Begin(note{Stdin: r.Command.Stdin, PTY: r.Command.PTY != nil}.bytes())
+	if err != nil || !began || r.Acked == 0 {
+		return err
+	}
+	return j.Skip(r.Acked)
+}

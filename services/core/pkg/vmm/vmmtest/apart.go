@@ -1,0 +1,202 @@
+package vmmtest
+
+import (
+	"net"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/guest"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+var apartTests = []behaviour{
+	{"what a machine is told and draws", goesOn, testApart},
+	{"network", func(c Config, has []string) bool { return goesOn(c, has) && c.Outside != nil }, testApartOutside},
+}
+
+// age is how old a snapshot is when machines go on from it: their clocks have
+// something to catch up with.
+const age = 3 * time.Second
+
+// clockWithin is how far a machine's clock may be from the host's.
+const clockWithin = 2 * time.Second
+
+// testApart forks twice and compares what must not be the same.
+func testApart(t *testing.T, b *bed) {
+	origin := b.machine(t)
+	if err := origin.client.Configure(timeout(t), guest.Config{Env: map[string]string{"ORIGINS_SECRET": "s3cret"}, AccessToken: "token"}); err != nil {
+		t.Fatal(err)
+	}
+	// As a template with an SSH server has them.
+	origin.run(t, asRoot(shell("mkdir -p /etc/ssh; test -e /etc/ssh/ssh_host_ed25519_key || echo old | tee /etc/ssh/ssh_host_ed25519_key > /etc/ssh/ssh_host_ed25519_key.pub")))
+	h := origin.hold(t)
+	timer := origin.start(t, shell("sleep 2; echo over"))
+	snap := b.snapshotOf(t, origin.id, domain.SnapshotMemory)
+	time.Sleep(age)
+	type fork struct {
+		*holder
+		hostname, firstClock    string
+		clockBefore, clockAfter time.Time
+		timer                   domain.ID
+	}
+	forks := make([]fork, 2)
+	for i := range forks {
+		f := &forks[i]
+		x, ids := b.fork(t, snap, func(s *vmm.Spec) { f.hostname = s.Hostname })
+		f.holder, f.timer = h.in(t, x, ids[h.id]), ids[timer]
+		f.clockBefore = time.Now()
+		f.firstClock = x.sh(t, "date +%s.%N")
+		f.clockAfter = time.Now()
+	}
+	all := []*holder{h, forks[0].holder, forks[1].holder}
+
+	t.Run("hostname", func(t *testing.T) {
+		for _, f := range forks {
+			if got := f.x.sh(t, "cat /proc/sys/kernel/hostname"); got != f.hostname {
+				t.Errorf("%q, want %q", got, f.hostname)
+			}
+		}
+	})
+	t.Run("clock", func(t *testing.T) {
+		for _, f := range forks {
+			checkClock(t, f.firstClock, f.clockBefore, f.clockAfter)
+			before := time.Now()
+			checkClock(t, f.ask(t, "clock"), before, time.Now())
+			if got := f.ask(t, "steady"); got != "on" {
+				t.Errorf("the monotonic clock went %s", got)
+			}
+		}
+	})
+	t.Run("random numbers", func(t *testing.T) {
+		var drawn []string
+		for _, h := range all {
+			drawn = append(drawn, h.ask(t, "draw"))
+		}
+		for i := range strings.Fields(drawn[0]) {
+			checkDistinct(t, []string{strings.Fields(drawn[0])[i], strings.Fields(drawn[1])[i], strings.Fields(drawn[2])[i]})
+		}
+		drawn = nil
+		for _, h := range all {
+			drawn = append(drawn, h.x.sh(t, "head -c 16 /dev/urandom | od -An -tx1"))
+		}
+		checkDistinct(t, drawn)
+	})
+	t.Run("machine-id", func(t *testing.T) {
+		var ids []string
+		for _, h := range all {
+			id := h.x.sh(t, "cat /etc/machine-id 2>/dev/null || true")
+			if h != all[0] && !regexp.MustCompile(`^[0-9a-f]{32}$`).MatchString(id) {
+				t.Errorf("%q is no machine ID", id)
+			}
+			ids = append(ids, id)
+		}
+		checkDistinct(t, ids)
+	})
+	t.Run("SSH host keys", func(t *testing.T) {
+		read := asRoot(shell("cat /etc/ssh/ssh_host_*_key 2>/dev/null"))
+		keys := []string{h.x.run(t, read).stdout}
+		for _, f := range forks {
+			if got := f.x.run(t, read).stdout; got != "" { // none is as good as a new one
+				keys = append(keys, got)
+			}
+		}
+		checkDistinct(t, keys)
+	})
+	t.Run("environment", func(t *testing.T) {
+		for _, f := range forks {
+			if got := f.x.sh(t, "env"); strings.Contains(got, "ORIGINS_SECRET") {
+				t.Errorf("the origin's environment is in the fork: %q", got)
+			}
+		}
+		if got := h.x.sh(t, "echo $ORIGINS_SECRET"); got != "s3cret" {
+			t.Errorf("the origin has %q", got)
+		}
+	})
+	t.Run("timers", func(t *testing.T) {
+		for _, f := range forks {
+			w := f.x.follow(t, f.timer)
+			w.midway = true
+			if got := w.rest(); got.end != (domain.ExecutionEnd{}) || got.stdout != "over\n" {
+				t.Errorf("%+v", got)
+			}
+			f.x.sh(t, "sleep 0.1")
+		}
+	})
+	t.Run("the origin is as it was", func(t *testing.T) {
+		if got := h.ask(t, "files"); got != "still here, on a tmpfs" {
+			t.Errorf("%q", got)
+		}
+		if got := h.ask(t, "steady"); got != "on" {
+			t.Errorf("the monotonic clock went %s", got)
+		}
+	})
+}
+
+func checkDistinct(t *testing.T, values []string) {
+	t.Helper()
+	seen := map[string]bool{}
+	for _, v := range values {
+		if seen[v] {
+			t.Errorf("%q comes twice in %q", v, values)
+		}
+		seen[v] = true
+	}
+}
+
+// checkClock compares what a machine's clock said between two moments of the host's.
+func checkClock(t *testing.T, said string, before, after time.Time) {
+	t.Helper()
+	seconds, err := strconv.ParseFloat(said, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.UnixMicro(int64(seconds * 1e6))
+	if at.Before(before.Add(-clockWithin)) || at.After(after.Add(clockWithin)) {
+		t.Errorf("the clock said %s between %s and %s", at.UTC(), before.UTC(), after.UTC())
+	}
+}
+
+// testApartOutside forks a machine that is connected to somebody outside.
+func testApartOutside(t *testing.T, b *bed) {
+	nat := func(s *vmm.Spec) { s.Network = domain.NetworkNAT }
+	host, port, err := net.SplitHostPort(b.config.Outside(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	origin := b.machine(t, nat)
+	h := origin.hold(t)
+	h.ask(t, "connect "+host+" "+port)
+	if got := h.ask(t, "talk"); got != "alive" {
+		t.Fatalf("the origin's connection is %s", got)
+	}
+	snap := b.snapshotOf(t, origin.id, domain.SnapshotMemory)
+	one, two := b.forkOf(t, snap, h, nat), b.forkOf(t, snap, h, nat)
+	t.Run("connections", func(t *testing.T) {
+		for _, h := range []*holder{one, two} {
+			if got := h.ask(t, "talk"); got != "closed" {
+				t.Errorf("the fork's connection is %s", got)
+			}
+			h.ask(t, "connect "+host+" "+port)
+			if got := h.ask(t, "talk"); got != "alive" {
+				t.Errorf("the fork's new connection is %s", got)
+			}
+		}
+		if got := h.ask(t, "talk"); got != "alive" {
+			t.Errorf("the origin's connection is %s", got)
+		}
+	})
+	t.Run("addresses", func(t *testing.T) {
+		const address = `import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(("192.0.2.1", 9)); print(s.getsockname()[0])`
+		var macs, addresses []string
+		for _, h := range []*holder{h, one, two} {
+			macs = append(macs, h.x.sh(t, "cat $(ls -d /sys/class/net/* | grep -v /lo$ | head -n 1)/address"))
+			addresses = append(addresses, h.x.run(t, python(address)).stdout)
+		}
+		checkDistinct(t, macs)
+		checkDistinct(t, addresses)
+	})
+}
