@@ -21,6 +21,15 @@
 // no route of the host and no other instance overlaps, a bridge, two nftables
 // tables and netd. From then on a machine is a veth pair and one element of a set.
 //
+// A machine with a kernel of its own has a tap in that namespace instead of
+// the address ([Manager.Tap]), and one whose namespaces something else makes has
+// its end of the veth in there ([Manager.Move]):
+//
+//	guest kernel ── tap0 ══ eth0 ── veth ── …      the container's eth0 ── veth ── …
+//	                  redirection in the namespace
+//
+// From the host's end on, all three are one.
+//
 // What holds machines apart and in, from the wire up:
 //
 //   - Ports of the bridge are isolated: frames go to the bridge itself or

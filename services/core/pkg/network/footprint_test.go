@@ -112,6 +112,9 @@ func worker(what string) {
 	for i := 0; what == "churn" || i == 0; i++ {
 		for _, mode := range []domain.NetworkMode{domain.NetworkNAT, domain.NetworkNone} {
 			a, err := m.Acquire(ctx, fmt.Sprintf("%s-%d", mode, i%7), mode, "")
+			if err == nil && what == "churn" && mode == domain.NetworkNAT {
+				_, err = m.Tap(ctx, fmt.Sprintf("%s-%d", mode, i%7), uint32(i%3))
+			}
 			if err == nil && what == "churn" && i%3 == 0 {
 				err = m.Release(ctx, fmt.Sprintf("%s-%d", mode, i%7))
 			}

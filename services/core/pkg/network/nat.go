@@ -54,10 +54,14 @@ func addTo(ip netip.Addr, n uint32) netip.Addr {
 }
 
 func (m *Manager) port(n *natNetwork, r record) link.Port {
-	return link.Port{
+	p := link.Port{
 		Bridge: n.bridge, Interface: r.Interface, Guest: GuestInterface, NetNS: filepath.Join(m.pairDir(r.ID), nspair.NetFile),
 		Address: r.Address, MTU: r.MTU,
 	}
+	if r.Elsewhere {
+		p.NetNS = "" // known to whoever calls Move
+	}
+	return p
 }
 
 func (n *natNetwork) member(r record) firewall.Member {
@@ -134,6 +138,9 @@ func (m *Manager) ensureNAT() (*natNetwork, error) {
 		m.mu.Lock()
 		p.inForce = kernelEgress(r)
 		m.mu.Unlock()
+		if r.Elsewhere && !link.Exists(r.Interface) {
+			continue // gone with the namespace that it was in; Move makes it anew
+		}
 		if err := link.Plug(m.port(nat, r)); err != nil {
 			// Its namespaces live; the machine goes on without a network.
 			m.cfg.Log.Warn("a machine's link cannot be repaired", "machine", r.Machine, "err", err)

@@ -40,6 +40,7 @@ type record struct {
 	MAC       string             `json:"mac,omitempty"`
 	Interface string             `json:"interface,omitempty"` // the host's end
 	MTU       int                `json:"mtu,omitempty"`
+	Elsewhere bool               `json:"elsewhere,omitempty"` // the machine's end is in a namespace that another made
 	Machine   string             `json:"machine,omitempty"`
 	Hostname  string             `json:"hostname,omitempty"`
 	CreatedAt time.Time          `json:"created_at"`
