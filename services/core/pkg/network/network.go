@@ -104,6 +104,10 @@ var (
 // up; Unsupported when this host cannot do the mode (the message says why);
 // Unavailable after Close.
 func (m *Manager) Acquire(ctx context.Context, machineID string, mode domain.NetworkMode, hostname string) (Attachment, error) {
+	return m.acquire(ctx, machineID, mode, hostname, "")
+}
+
+func (m *Manager) acquire(ctx context.Context, machineID string, mode domain.NetworkMode, hostname, owner string) (Attachment, error) {
 	if !machineForm.MatchString(machineID) {
 		return Attachment{}, errors.New(errors.InvalidArgument, "this is not a machine ID").WithField("machine_id")
 	}
@@ -119,7 +123,7 @@ func (m *Manager) Acquire(ctx context.Context, machineID string, mode domain.Net
 	defer m.tasks.Done()
 	defer m.poke()
 
-	p, err := m.claim(ctx, machineID, mode, hostname)
+	p, err := m.claim(ctx, machineID, mode, hostname, owner)
 	if err != nil {
 		return Attachment{}, err
 	}
@@ -142,7 +146,7 @@ func (m *Manager) Acquire(ctx context.Context, machineID string, mode domain.Net
 }
 
 // claim gives a machine the pair that it has, or one of the pool, or a new one.
-func (m *Manager) claim(ctx context.Context, machineID string, mode domain.NetworkMode, hostname string) (*pair, error) {
+func (m *Manager) claim(ctx context.Context, machineID string, mode domain.NetworkMode, hostname, owner string) (*pair, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for {
@@ -181,7 +185,7 @@ func (m *Manager) claim(ctx context.Context, machineID string, mode domain.Netwo
 		}
 	}
 	claimed := p.rec
-	claimed.State, claimed.Machine, claimed.Hostname, claimed.ClaimedAt = stateClaimed, machineID, hostname, time.Now().UTC()
+	claimed.State, claimed.Machine, claimed.Owner, claimed.Hostname, claimed.ClaimedAt = stateClaimed, machineID, owner, hostname, time.Now().UTC()
 	if err := m.save(claimed); err != nil {
 		return nil, err
 	}
@@ -246,14 +250,20 @@ func (m *Manager) Lookup(_ context.Context, machineID string) (Attachment, bool,
 // List gives the machines that hold something here, sorted; those whose
 // release has not succeeded yet too.
 func (m *Manager) List(context.Context) ([]string, error) {
+	return m.list(func(string) bool { return true }), nil
+}
+
+func (m *Manager) list(whose func(owner string) bool) []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	out := make([]string, 0, len(m.machines))
-	for id := range m.machines {
-		out = append(out, id)
+	for id, p := range m.machines {
+		if whose(p.rec.Owner) {
+			out = append(out, id)
+		}
 	}
 	slices.Sort(out)
-	return out, nil
+	return out
 }
 
 // Release takes a machine's pair apart: its packets are cut off, its links

@@ -42,6 +42,7 @@ type record struct {
 	MTU       int                `json:"mtu,omitempty"`
 	Elsewhere bool               `json:"elsewhere,omitempty"` // the machine's end is in a namespace that another made
 	Machine   string             `json:"machine,omitempty"`
+	Owner     string             `json:"owner,omitempty"` // see Share
 	Hostname  string             `json:"hostname,omitempty"`
 	CreatedAt time.Time          `json:"created_at"`
 	ClaimedAt time.Time          `json:"claimed_at,omitzero"`

@@ -389,3 +389,33 @@ func TestALinkMovesToANamespaceThatAnotherMade(t *testing.T) {
 	}
 	sameFootprint(t, before)
 }
+
+func TestADriverSeesItsOwnMachines(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	newLab(t)
+	ctx := context.Background()
+	cfg := config(t, "one")
+	m := open(t, cfg)
+	acquire(t, m, "of-old", domain.NetworkNone)
+	for _, driver := range []string{"oci", "qemu"} {
+		if _, err := m.For(driver).Acquire(ctx, "of-"+driver, domain.NetworkNone, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		for driver, want := range map[string]string{"oci": "[of-oci of-old]", "qemu": "[of-qemu]", "docker": "[]"} {
+			if got, err := m.For(driver).List(ctx); err != nil || fmt.Sprint(got) != want {
+				t.Errorf("%s has %v, %v", driver, got, err)
+			}
+		}
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+		m = open(t, cfg)
+	}
+	if err := m.Teardown(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
