@@ -43,11 +43,12 @@ func main() {
 
 // options are the command line.
 type options struct {
-	listenFD   int
-	listenUnix string
-	listenTCP  string
-	grace      time.Duration
-	version    bool
+	listenFD    int
+	listenUnix  string
+	listenStdio bool
+	listenTCP   string
+	grace       time.Duration
+	version     bool
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {
@@ -56,6 +57,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.SetOutput(stderr)
 	flags.IntVar(&o.listenFD, "listen-fd", -1, "serve the host on this inherited listening `descriptor`")
 	flags.StringVar(&o.listenUnix, "listen-unix", "", "serve the host on a unix socket at this `path`")
+	flags.BoolVar(&o.listenStdio, "listen-stdio", false, "serve the host on connections multiplexed over standard input and output")
 	flags.StringVar(&o.listenTCP, "listen-tcp", "", "serve SDK clients, with what they may do, on this `address` (host:port)")
 	flags.DurationVar(&o.grace, "grace", 5*time.Second, "how long processes have to end after SIGTERM")
 	flags.BoolVar(&o.version, "version", false, "print the version and exit")
@@ -65,8 +67,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	switch {
 	case flags.NArg() > 0:
 		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
-	case !o.version && o.listenFD < 0 && o.listenUnix == "" && o.listenTCP == "":
-		return o, errors.Plain("one of --listen-fd, --listen-unix and --listen-tcp is needed")
+	case !o.version && o.listenFD < 0 && o.listenUnix == "" && !o.listenStdio && o.listenTCP == "":
+		return o, errors.Plain("one of --listen-fd, --listen-unix, --listen-stdio and --listen-tcp is needed")
 	case o.grace < 0:
 		return o, errors.Plain("--grace must not be negative")
 	}
@@ -105,6 +107,14 @@ func serve(o options, log *slog.Logger) error {
 	host, guests, err := listen(ctx, o)
 	if err != nil {
 		return err
+	}
+	if o.listenStdio {
+		channel, err := listenStdio(log)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = channel.Close() }()
+		host = append(host, channel.Listener())
 	}
 	a := agent.New(agent.Options{PID1: pid1, Path: os.Getenv("PATH"), OOM: spawn.NewOOMGuard(), Log: log})
 	failed := make(chan error, len(host)+len(guests))
