@@ -3,11 +3,11 @@ package oci
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/inside"
 	"golang.org/x/sys/unix"
 )
 
@@ -146,21 +146,7 @@ func complaints(fs int) string {
 
 // onOwnThread runs f on a thread whose credentials and namespaces it may
 // change: the thread ends with it.
-func onOwnThread(f func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread is not used again
-		if unix.Gettid() == unix.Getpid() {
-			// The process's first thread does not end, and what it is the process
-			// is taken for. While this goroutine holds it, the next gets another.
-			defer runtime.UnlockOSThread()
-			result <- onOwnThread(f)
-			return
-		}
-		result <- f()
-	}()
-	return <-result
-}
+func onOwnThread(f func() error) error { return inside.OwnThread(f) }
 
 // actAs makes the calling thread's files belong to an ID of a machine's range
 // while it keeps its capabilities, which setfsuid(2) would take away.

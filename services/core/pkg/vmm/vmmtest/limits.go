@@ -12,7 +12,7 @@ import (
 var limitTests = []behaviour{
 	{"memory", limits, testMemoryLimit},
 	{"processes", limits, testPIDLimit},
-	{"disk", limits, testDiskLimit},
+	{"disk", diskLimit, testDiskLimit},
 	{"CPU", limits, testCPULimit},
 }
 

@@ -114,7 +114,11 @@ func testUsage(t *testing.T, b *bed) {
 	if err != nil || before.PIDs < 1 || before.MemoryBytes < 16<<20 || before.At.IsZero() {
 		t.Errorf("%+v, %v", before, err)
 	}
-	if want := b.Spec.Resources; before.MemoryLimit != want.MemoryBytes || before.DiskLimit != want.DiskBytes {
+	want := b.Spec.Resources
+	if b.config.DiskUnlimited {
+		want.DiskBytes = 0
+	}
+	if before.MemoryLimit != want.MemoryBytes || before.DiskLimit != want.DiskBytes {
 		t.Errorf("limits %d and %d, want %+v", before.MemoryLimit, before.DiskLimit, want)
 	}
 	x.sh(t, "head -c 4194304 /dev/urandom > file; sync")

@@ -40,6 +40,8 @@ type Config struct {
 	Isolated bool
 	// Limits: memory, processes, CPU and disk are enforced.
 	Limits bool
+	// DiskUnlimited: the driver says that what it stands on cannot limit disks.
+	DiskUnlimited bool
 	// Sudo: "user" becomes root by sudo without a password.
 	Sudo bool
 	// Replays: what ran at a memory snapshot begins anew in the machines that are
@@ -65,9 +67,10 @@ func can(capability string) func(Config, []string) bool {
 	return func(_ Config, has []string) bool { return slices.Contains(has, capability) }
 }
 
-func isolated(c Config, _ []string) bool { return c.Isolated }
-func limits(c Config, _ []string) bool   { return c.Limits }
-func sudo(c Config, _ []string) bool     { return c.Sudo }
+func isolated(c Config, _ []string) bool  { return c.Isolated }
+func limits(c Config, _ []string) bool    { return c.Limits }
+func diskLimit(c Config, _ []string) bool { return c.Limits && !c.DiskUnlimited }
+func sudo(c Config, _ []string) bool      { return c.Sudo }
 
 // Run tests a driver.
 func Run(t *testing.T, c Config) {

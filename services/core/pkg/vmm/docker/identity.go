@@ -1,0 +1,80 @@
+package docker
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/network"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/fault"
+)
+
+// etcNames are the files in a machine's /etc that say who it is. They are
+// mounted from the host: Docker would mount its own, which know nothing of the
+// machine's link and grow without bound.
+var etcNames = []string{"hostname", "hosts", "resolv.conf"}
+
+// furnish gives a machine its network and its files; what an earlier call left is found.
+func (d *Driver) furnish(ctx context.Context, id string, mode domain.NetworkMode, hostname string) (network.Attachment, error) {
+	var att network.Attachment
+	if mode == domain.NetworkNAT {
+		var err error
+		if att, err = d.cfg.Network.Acquire(ctx, id, mode, hostname); err != nil {
+			return att, err
+		}
+	}
+	return att, d.writeEtc(id, hostname, att.Address, att.DNS)
+}
+
+// writeEtc writes the files in place: they may be mounted.
+func (d *Driver) writeEtc(id, hostname string, own netip.Prefix, servers []netip.Addr) error {
+	address := "127.0.1.1" // Debian's for hosts without an address of their own
+	if own.IsValid() {
+		address = own.Addr().String()
+	}
+	var resolv strings.Builder
+	for _, server := range servers {
+		fmt.Fprintf(&resolv, "nameserver %s\n", server)
+	}
+	dir := d.cfg.paths(id).dir
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return fault.Of(err, "cannot make the machine's files")
+	}
+	for name, content := range map[string]string{
+		"hostname": hostname + "\n",
+		"hosts": "127.0.0.1\tlocalhost\n" +
+			"::1\tlocalhost ip6-localhost ip6-loopback\n" +
+			"ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n" +
+			address + "\t" + hostname + "\n",
+		"resolv.conf": resolv.String(),
+	} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			return fault.Of(err, "cannot make the machine's files")
+		}
+		if err := os.Chmod(path, 0o644); err != nil { // whatever the umask
+			return fault.Of(err, "cannot make the machine's files")
+		}
+	}
+	return nil
+}
+
+// hostname is what a machine is called: by its last SetHostname, else as it was made.
+func (d *Driver) hostname(id, made string) (string, error) {
+	raw, err := os.ReadFile(filepath.Join(d.cfg.paths(id).dir, "hostname"))
+	if errors.Is(err, os.ErrNotExist) {
+		return made, nil // a reboot took it
+	}
+	if err != nil {
+		return "", fault.Of(err, "cannot read the machine's files")
+	}
+	if name := strings.TrimSpace(string(raw)); hostnameForm.MatchString(name) {
+		return name, nil
+	}
+	return made, nil
+}
