@@ -98,7 +98,7 @@ func (e *Engine) mountBtrfs(at string) {
 		e.t.Fatal(err)
 	}
 	for _, args := range [][]string{{"mkfs.btrfs", "-q", disk}, {"mount", "-o", "loop", disk, at}} {
-		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(e.t.Context(), args[0], args[1:]...).CombinedOutput(); err != nil {
 			e.t.Fatalf("%v: %v: %s", args, err, out)
 		}
 	}
@@ -112,7 +112,7 @@ func (e *Engine) Run() {
 		e.t.Fatal(err)
 	}
 	defer func() { _ = log.Close() }()
-	e.cmd = exec.Command("dockerd", e.args...)
+	e.cmd = exec.CommandContext(context.WithoutCancel(e.t.Context()), "dockerd", e.args...) // ended by Stop
 	e.cmd.Stdout, e.cmd.Stderr = log, log
 	e.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := e.cmd.Start(); err != nil {
