@@ -6,6 +6,7 @@ import "time"
 type Execution struct {
 	ID          string     `json:"id"`
 	VMID        string     `json:"vm_id"`
+	OriginID    string     `json:"origin_id,omitempty" doc:"The execution that it goes on from, in a VM that was made from the memory of another, or of its template"`
 	State       string     `json:"state" enum:"starting,running,exited,lost"`
 	Args        []string   `json:"args" nullable:"false" doc:"Program and arguments"`
 	Cwd         string     `json:"cwd,omitempty"`

@@ -22,10 +22,22 @@ type Build struct {
 	Source      TemplateSource `json:"source"`
 	Resources   Resources      `json:"resources" doc:"Defaults of VMs made from it"`
 	DefaultUser string         `json:"default_user,omitempty"`
+	Start       string         `json:"start,omitempty" doc:"A line of shell that runs in the background in each VM made from it"`
+	Memory      *BuildMemory   `json:"memory,omitempty" doc:"What VMs of the same shape go on from"`
 	SizeBytes   int64          `json:"size_bytes"`
 	Reason      string         `json:"reason,omitempty" doc:"Why it failed"`
 	CreatedAt   time.Time      `json:"created_at"`
 	ReadyAt     *time.Time     `json:"ready_at,omitempty"`
+}
+
+// BuildMemory is a saved memory of a template's machine, in which its start
+// command runs.
+type BuildMemory struct {
+	Driver        string `json:"driver"`
+	DriverVersion string `json:"driver_version" doc:"It is of use to this version only"`
+	Network       string `json:"network" enum:"none,nat"`
+	Ready         string `json:"ready,omitempty" doc:"The line of shell that succeeded before it was saved"`
+	SizeBytes     int64  `json:"size_bytes"`
 }
 
 // TemplateSource is what a root filesystem is made from. Exactly one of Image,
@@ -48,6 +60,11 @@ type BuildTemplate struct {
 	Resources *Resources        `json:"resources,omitempty"`
 	User      string            `json:"user,omitempty" maxLength:"33" pattern:"^(?:[a-z_][a-z0-9_-]*[$]?|[0-9]{1,10})$" doc:"Default OS user"`
 	Env       map[string]string `json:"env,omitempty" maxProperties:"256"`
+	Start     string            `json:"start,omitempty" maxLength:"8192" doc:"A line of shell that runs in the background in each VM; in one that goes on from the template's memory it runs already"`
+	Memory    bool              `json:"memory,omitempty" doc:"Boot a machine, run start until ready succeeds, and keep its memory: VMs of the same shape go on from there"`
+	Ready     string            `json:"ready,omitempty" maxLength:"8192" doc:"With memory: a line of shell that is tried until it exits with 0; absent: the memory is kept at once"`
+	Driver    string            `json:"driver,omitempty" maxLength:"32" pattern:"^[a-z0-9-]+$" doc:"With memory: the driver that it is of; absent: the server's default, or the first that can"`
+	Network   string            `json:"network,omitempty" enum:"none,nat" doc:"With memory: the network of the VMs that it is for; absent: the server's default"`
 	NoCache   bool              `json:"no_cache,omitempty" doc:"Carry out every step anew, also those whose results are kept from earlier builds"`
 }
 

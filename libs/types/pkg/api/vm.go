@@ -12,6 +12,7 @@ type VM struct {
 	TemplateID    string            `json:"template_id,omitempty"`
 	BuildID       string            `json:"build_id,omitempty" doc:"The immutable template build it runs"`
 	SnapshotID    string            `json:"snapshot_id,omitempty" doc:"Made from this snapshot"`
+	Memory        bool              `json:"memory,omitempty" doc:"Its first start went on from the memory of its snapshot, its origin or its template"`
 	Driver        string            `json:"driver"`
 	Isolation     string            `json:"isolation" enum:"container,gvisor,microvm" doc:"What really separates it from its host"`
 	Platform      string            `json:"platform" example:"linux/amd64"`
@@ -69,6 +70,7 @@ type CreateVM struct {
 	Name          string            `json:"name,omitempty" maxLength:"63" pattern:"^[A-Za-z0-9][A-Za-z0-9._-]*$" patternDescription:"letters, digits, dots, dashes and underscores" doc:"Unique among the project's VMs; does not have the form of an ID"`
 	Template      string            `json:"template,omitempty" maxLength:"191" pattern:"^[a-z0-9][a-z0-9._/-]*(?::[A-Za-z0-9_][A-Za-z0-9._-]*)?$" doc:"Name, name:tag, or the ID of a template, build or snapshot; absent: base"`
 	Driver        string            `json:"driver,omitempty" maxLength:"32" pattern:"^[a-z0-9-]+$" doc:"A driver's name or auto; absent: the server's default"`
+	Memory        *bool             `json:"memory,omitempty" doc:"Whether it goes on from the memory of what it is made from; false: it is made from the disk alone, and started anew; absent: it goes on where there is a memory that fits"`
 	MinIsolation  string            `json:"min_isolation,omitempty" enum:"container,gvisor,microvm" doc:"Refuse weaker isolation"`
 	Resources     *Resources        `json:"resources,omitempty"`
 	Network       string            `json:"network,omitempty" enum:"none,nat"`
@@ -135,7 +137,8 @@ type Snapshot struct {
 	Name      string    `json:"name,omitempty"`
 	BuildID   string    `json:"build_id,omitempty"`
 	Driver    string    `json:"driver"`
-	Kind      string    `json:"kind" enum:"disk,memory"`
+	Version   string    `json:"driver_version,omitempty" doc:"Of the driver: a memory goes on by the same version only"`
+	Kind      string    `json:"kind" enum:"disk,memory" doc:"A memory has the disk beside it"`
 	State     string    `json:"state" enum:"waiting,building,ready,error"`
 	SizeBytes int64     `json:"size_bytes"`
 	CreatedAt time.Time `json:"created_at"`
@@ -143,5 +146,6 @@ type Snapshot struct {
 
 // CreateSnapshot asks for a snapshot. The body may be left out.
 type CreateSnapshot struct {
-	Name string `json:"name,omitempty" maxLength:"63" pattern:"^[a-z0-9][a-z0-9._-]*$" patternDescription:"lower case letters, digits, dots, dashes and underscores" doc:"Unique among templates and snapshots"`
+	Name   string `json:"name,omitempty" maxLength:"63" pattern:"^[a-z0-9][a-z0-9._-]*$" patternDescription:"lower case letters, digits, dots, dashes and underscores" doc:"Unique among templates and snapshots"`
+	Memory bool   `json:"memory,omitempty" doc:"Keep its memory, too, so that VMs made from it go on from there"`
 }

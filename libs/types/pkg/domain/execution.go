@@ -41,6 +41,9 @@ type Execution struct {
 	ProjectID ID
 	VMID      ID
 	Epoch     int64 // of the VM when it was started
+	// OriginID is the execution that it goes on from, in a VM that was made from
+	// the memory of another one or of its template; else empty.
+	OriginID ID
 	// CommandSealed is the envelope-encrypted Command: arguments and environment carry secrets.
 	CommandSealed []byte
 	Command       Command // in clear in memory only

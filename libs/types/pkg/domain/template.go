@@ -53,6 +53,7 @@ type Build struct {
 	DefaultUser   string
 	Env           map[string]string
 	WorkDir       string
+	Warm          WarmUp
 	Reason        string // why BuildError
 	CreatedAt     time.Time
 	ReadyAt       *time.Time
@@ -61,10 +62,43 @@ type Build struct {
 
 // Artifact is a file or tree that a build produced.
 type Artifact struct {
-	Kind   string `json:"kind"`   // "rootfs"
-	Path   string `json:"path"`   // relative to the data directory
-	Digest string `json:"digest"` // "sha256:…" of its manifest
+	Kind   string `json:"kind"`             // "rootfs", "memory"
+	Path   string `json:"path,omitempty"`   // relative to the data directory
+	Digest string `json:"digest,omitempty"` // "sha256:…" of its manifest
 	Bytes  int64  `json:"bytes"`
+	// Of a memory: what it can be restored by, and for which machines.
+	Driver        string `json:"driver,omitempty"`
+	DriverVersion string `json:"driver_version,omitempty"`
+	Shape         *Shape `json:"shape,omitempty"`
+}
+
+// The kinds of artifacts.
+const (
+	ArtifactRootFS = "rootfs"
+	ArtifactMemory = "memory"
+)
+
+// WarmUp is what a template's machines do before they are somebody's.
+type WarmUp struct {
+	// Start is run by sh in the background, in each VM of the template that does
+	// not go on from a memory in which it runs already; empty: nothing.
+	Start string `json:"start,omitempty"`
+	// Memory has the build end with a memory snapshot, of a machine of driver
+	// Driver and network Network, after Ready has succeeded there.
+	Memory  bool        `json:"memory,omitempty"`
+	Ready   string      `json:"ready,omitempty"` // run by sh until it exits with 0; empty: at once
+	Driver  string      `json:"driver,omitempty"`
+	Network NetworkMode `json:"network,omitempty"`
+}
+
+// Memory gives the build's memory; nil when it has none.
+func (b *Build) Memory() *Artifact {
+	for i := range b.Artifacts {
+		if b.Artifacts[i].Kind == ArtifactMemory {
+			return &b.Artifacts[i]
+		}
+	}
+	return nil
 }
 
 // TemplateSource is what a template's root filesystem is made from. Exactly one is set.

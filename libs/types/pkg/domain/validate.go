@@ -262,6 +262,15 @@ func (m PauseMode) Validate(field string) error {
 	return invalid(field, "%q is not a pause mode", clip(string(m), 64)).WithHint("freeze, memory or disk")
 }
 
+// Validate checks a kind of snapshot; empty is disk.
+func (k SnapshotKind) Validate(field string) error {
+	switch k {
+	case "", SnapshotDisk, SnapshotMemory:
+		return nil
+	}
+	return invalid(field, "%q is not a kind of snapshot", clip(string(k), 64)).WithHint("disk or memory")
+}
+
 // Validate checks a network mode; empty is the default.
 func (m NetworkMode) Validate(field string) error {
 	switch m {

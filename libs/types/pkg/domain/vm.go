@@ -107,6 +107,7 @@ type VMSpec struct {
 	TemplateID   ID           `json:"template_id,omitempty"` // resolved; empty when made from a snapshot
 	BuildID      ID           `json:"build_id,omitempty"`    // the immutable build it runs
 	SnapshotID   ID           `json:"snapshot_id,omitempty"` // made from this snapshot
+	Memory       bool         `json:"memory,omitempty"`      // its first start goes on from the snapshot's memory, or its build's
 	Driver       string       `json:"driver"`                // "oci", …
 	MinIsolation Isolation    `json:"min_isolation,omitempty"`
 	Platform     string       `json:"platform"` // "linux/amd64", "linux/arm64"
@@ -205,7 +206,8 @@ type Machine struct {
 	Handle    []byte // the driver's own versioned state, to find the machine again
 	BuildID   ID
 	Shape     Shape
-	VMID      ID // empty: unclaimed
+	Memory    bool // it was made from a memory, in which its build's start command runs
+	VMID      ID   // empty: unclaimed
 	Epoch     int64
 	CreatedAt time.Time
 }

@@ -152,13 +152,17 @@ func checkLimit(cmd *cobra.Command, limit int) error {
 
 // checkResources refuses what no VM can have; zeros are the server's defaults.
 func checkResources(cmd *cobra.Command, r api.Resources) error {
+	memory := "memory"
+	if cmd.Flags().Lookup("vm-memory") != nil {
+		memory = "vm-memory" // where --memory means another thing
+	}
 	number := func(n int64) string { return strconv.FormatInt(n, 10) }
 	for _, c := range []struct {
 		flag           string
 		have, min, max int64
 		show           func(int64) string
 	}{
-		{"memory", r.MemoryBytes, domain.MinMemoryBytes, domain.MaxMemoryBytes, units.Bytes},
+		{memory, r.MemoryBytes, domain.MinMemoryBytes, domain.MaxMemoryBytes, units.Bytes},
 		{"disk", r.DiskBytes, domain.MinDiskBytes, domain.MaxDiskBytes, units.Bytes},
 		{"pids", r.PIDs, domain.MinPIDs, domain.MaxPIDs, number},
 	} {

@@ -17,9 +17,10 @@ func snapshotName(s api.Snapshot) string { return s.ID }
 // vmSnapshotCommand is `vm snapshot VM`.
 func (a *app) vmSnapshotCommand() *cobra.Command {
 	var name string
+	var memory bool
 	cmd := &cobra.Command{
 		Use:   "snapshot VM",
-		Short: "Keep a VM's disk as it is now; VMs can be made from it",
+		Short: "Keep a VM's disk, or its memory too, as it is now; VMs can be made from it",
 		Args:  exactly("VM"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := domain.ValidateName("name", name); err != nil {
@@ -29,7 +30,7 @@ func (a *app) vmSnapshotCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s, err := c.CreateSnapshot(cmd.Context(), args[0], api.CreateSnapshot{Name: name})
+			s, err := c.CreateSnapshot(cmd.Context(), args[0], api.CreateSnapshot{Name: name, Memory: memory})
 			if err != nil {
 				return err
 			}
@@ -38,6 +39,7 @@ func (a *app) vmSnapshotCommand() *cobra.Command {
 		ValidArgsFunction: a.firstArg(a.completeVMs("running", "paused", "stopped")),
 	}
 	cmd.Flags().StringVar(&name, "name", "", "name for the snapshot")
+	cmd.Flags().BoolVar(&memory, "memory", false, "keep its memory, too: VMs made from it go on from there")
 	return cmd
 }
 

@@ -89,7 +89,8 @@ func (a *app) templateBuildCommand() *cobra.Command {
 		Example: `  aetherium template build py --image python:3.13-slim
   aetherium template build tools --packages git,curl,jq
   aetherium template build mine --tar rootfs.tar
-  aetherium template build app -f Aetherfile .`,
+  aetherium template build app -f Aetherfile .
+  aetherium template build app -f Aetherfile . --memory --start ./serve --ready 'curl -fs localhost:8080'`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return exactly("NAME", "CONTEXT")(cmd, args)
@@ -98,7 +99,7 @@ func (a *app) templateBuildCommand() *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			req.Name = args[0]
-			if err := checkFirst(checkTemplateName(cmd, req.Name), checkResources(cmd, r)); err != nil {
+			if err := checkFirst(checkTemplateName(cmd, req.Name), checkResources(cmd, r), checkWarmUp(cmd, req, args)); err != nil {
 				return err
 			}
 			if len(args) == 2 {
@@ -135,11 +136,33 @@ func (a *app) templateBuildCommand() *cobra.Command {
 	f.StringSliceVar(&req.Tags, "tag", nil, "tags for the build (default: latest)")
 	f.StringVar(&req.User, "user", "", "default OS user")
 	f.Var((*cpusFlag)(&r.MilliCPU), "cpus", "default cores of its VMs")
-	f.Var((*bytesFlag)(&r.MemoryBytes), "memory", "default memory of its VMs")
+	f.Var((*bytesFlag)(&r.MemoryBytes), "vm-memory", "default memory of its VMs")
 	f.Var((*bytesFlag)(&r.DiskBytes), "disk", "default disk of its VMs")
+	f.StringVar(&req.Start, "start", "", "a line of shell that runs in the background in each of its VMs")
+	f.BoolVar(&req.Memory, "memory", false, "boot a machine, run --start in it, and keep its memory: VMs begin with it running")
+	f.StringVar(&req.Ready, "ready", "", "with --memory: keep it once this line of shell exits with 0 (default: at once)")
+	f.StringVar(&req.Driver, "driver", "", "with --memory: driver that it is of (default: the server's, or the first that can)")
+	f.StringVar(&req.Network, "network", "", "with --memory: network of the VMs that it is for (default: the server's)")
+	must(cmd.RegisterFlagCompletionFunc("network", fixed("none", "nat")))
 	f.BoolVarP(&detach, "detach", "d", false, "do not wait: print the task's ID")
 	env.register(cmd)
 	return cmd
+}
+
+// checkWarmUp checks what goes with a template's memory.
+func checkWarmUp(cmd *cobra.Command, req api.BuildTemplate, args []string) error {
+	if req.Memory {
+		if _, err := units.ParseBytes(args[len(args)-1]); len(args) > 1 && err == nil {
+			return usagef(cmd, "--memory keeps a running machine's memory; the size of its VMs' is --vm-memory %s", args[len(args)-1])
+		}
+		return flagged(cmd, "network", domain.NetworkMode(req.Network).Validate("network"))
+	}
+	for _, name := range []string{"ready", "driver", "network"} {
+		if cmd.Flags().Changed(name) {
+			return usagef(cmd, "--%s goes with --memory", name)
+		}
+	}
+	return nil
 }
 
 func (a *app) buildTemplate(cmd *cobra.Command, req api.BuildTemplate, tar string, from stepSource, detach bool) error {

@@ -46,7 +46,7 @@ func (a *app) vmCreateCommand() *cobra.Command {
 		Aliases: []string{"new"},
 		Short:   "Create a VM and wait until it is ready",
 		Example: `  aetherium vm create --name web --memory 1GiB --timeout 2h
-  aetherium vm create --template my-snapshot --secret TOKEN`,
+  aetherium vm create --from my-snapshot --secret TOKEN`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			req, err := vm.request(cmd)
@@ -261,7 +261,7 @@ func (a *app) vmDo(use, short string, do func(*client.Client, context.Context, s
 
 func (a *app) vmPauseCommand() *cobra.Command {
 	var mode string
-	cmd := a.vmDo("pause", "Pause VMs", func(c *client.Client, ctx context.Context, name string) (api.VM, error) {
+	cmd := a.vmDo("pause", "Pause VMs; where the driver can, their memory is saved and freed", func(c *client.Client, ctx context.Context, name string) (api.VM, error) {
 		return c.PauseVM(ctx, name, mode)
 	}, "running")
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
@@ -322,8 +322,10 @@ func (a *app) vmForkCommand() *cobra.Command {
 	var count int
 	cmd := &cobra.Command{
 		Use:   "fork VM",
-		Short: "Make VMs that continue from a VM's disk",
-		Args:  exactly("VM"),
+		Short: "Make VMs that continue from a VM's memory and disk",
+		Example: `  aetherium vm fork web -n 8
+  aetherium vm fork web --cold --memory 2GiB`,
+		Args: exactly("VM"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req, err := vm.request(cmd)
 			if err != nil {
@@ -353,6 +355,7 @@ func (a *app) vmForkCommand() *cobra.Command {
 	vm.register(a, cmd)
 	life.register(cmd)
 	must(cmd.Flags().MarkHidden("template"))
+	must(cmd.Flags().MarkHidden("from"))
 	cmd.Flags().IntVarP(&count, "count", "n", 1, "how many")
 	return cmd
 }

@@ -24,6 +24,7 @@ type vmFlags struct {
 	metadata  []string
 	tools     []string
 	secrets   []string
+	cold      bool
 	egress    policyFlags
 }
 
@@ -31,6 +32,8 @@ func (f *vmFlags) register(a *app, cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.name, "name", "", "name for the VM")
 	fl.StringVar(&f.template, "template", "", "template (NAME or NAME:TAG), build or snapshot to make it from (default: base)")
+	fl.StringVar(&f.template, "from", "", "the same as --template")
+	fl.BoolVar(&f.cold, "cold", false, "make it from the disk alone, and start it anew, also where there is a memory to go on from")
 	fl.StringVar(&f.driver, "driver", "", "driver to make it with (default: the server's)")
 	fl.StringVar(&f.isolation, "min-isolation", "", "refuse weaker isolation: container, gvisor or microvm")
 	fl.Var((*cpusFlag)(&f.cpus), "cpus", "cores, as 2 or 0.5")
@@ -43,7 +46,9 @@ func (f *vmFlags) register(a *app, cmd *cobra.Command) {
 	fl.StringArrayVar(&f.tools, "tool", nil, "program it is given beside its template's, as node@22 or npm:prettier (repeatable)")
 	fl.StringArrayVar(&f.secrets, "use-secret", nil, "stored secret it is given, as ENV=NAME; as ENV=NAME@HOST,… it sees a placeholder, and requests to these hosts leave with the value (repeatable)")
 	f.egress.register(cmd)
+	cmd.MarkFlagsMutuallyExclusive("template", "from")
 	must(cmd.RegisterFlagCompletionFunc("template", a.flagValues(a.completeTemplates)))
+	must(cmd.RegisterFlagCompletionFunc("from", a.flagValues(a.completeTemplates)))
 	must(cmd.RegisterFlagCompletionFunc("network", fixed("none", "nat")))
 	must(cmd.RegisterFlagCompletionFunc("min-isolation", fixed("container", "gvisor", "microvm")))
 }
@@ -82,6 +87,9 @@ func (f *vmFlags) request(cmd *cobra.Command) (api.CreateVM, error) {
 	}
 	if r != (api.Resources{}) {
 		req.Resources = &r
+	}
+	if f.cold {
+		req.Memory = new(bool)
 	}
 	return req, nil
 }

@@ -131,7 +131,8 @@ func (c *Client) PauseVM(ctx context.Context, vm, mode string) (api.VM, error) {
 	return fetch[api.VM](ctx, c, post(api.PauseVM{Mode: mode}, "vms", vm, "pause").repeatable())
 }
 
-// ForkVM makes copies of a VM that continue from its disk, side by side.
+// ForkVM makes copies of a VM that continue from its memory and disk, or from
+// its disk alone, side by side.
 func (c *Client) ForkVM(ctx context.Context, vm string, req api.ForkVM) ([]api.VM, error) {
 	return c.ForkVMOnce(ctx, domain.NewID().String(), vm, req)
 }
@@ -148,7 +149,8 @@ func (c *Client) VMUsage(ctx context.Context, vm string) (api.Usage, error) {
 	return fetch[api.Usage](ctx, c, get("vms", vm, "usage"))
 }
 
-// CreateSnapshot keeps a VM's disk as it is now.
+// CreateSnapshot keeps a VM's disk, and if asked its memory, as it is now.
+// Returns Unsupported, Conflict for the memory of one that does not run.
 func (c *Client) CreateSnapshot(ctx context.Context, vm string, req api.CreateSnapshot) (api.Snapshot, error) {
 	return fetch[api.Snapshot](ctx, c, create(req, "vms", vm, "snapshots"))
 }

@@ -99,9 +99,27 @@ func BeginInherited(journals *journal.Store, key journal.Key, r Remembered) erro
 		return err
 	}
 	defer j.Close()
-	began, err := j.Begin(note{Stdin: r.Command.Stdin, PTY: r.Command.PTY != nil}.bytes())
+	began, err := j.Begin(note{Origin: string(r.ID), Stdin: r.Command.Stdin, PTY: r.Command.PTY != nil}.bytes())
 	if err != nil || !began || r.Acked == 0 {
 		return err
 	}
 	return j.Skip(r.Acked)
+}
+
+// OriginOf is the execution that one goes on from whose journal BeginInherited
+// began. ok is false where there is no journal of that key.
+func OriginOf(journals *journal.Store, key journal.Key) (origin domain.ID, ok bool) {
+	j, err := journals.Lookup(key)
+	if err != nil {
+		return "", false
+	}
+	defer j.Close()
+	return domain.ID(readNote(j.Note()).Origin), true
+}
+
+// InheritedID is the ID that an execution gets in a VM which goes on from the
+// memory where it ran. It is the same each time, so that whoever was killed
+// while giving it can do so again.
+func InheritedID(vm domain.ID, epoch int64, origin domain.ID) domain.ID {
+	return derivedID("aetherium inherited execution", vm, epoch, string(origin))
 }

@@ -12,8 +12,11 @@ import (
 type note struct {
 	// AgentID is what the agent calls it where that is not its ID here.
 	AgentID string `json:"agent_id,omitempty"`
-	Stdin   bool   `json:"stdin,omitempty"`
-	PTY     bool   `json:"pty,omitempty"`
+	// Origin is the execution that it goes on from, in a machine that goes on
+	// from the memory of another.
+	Origin string `json:"origin,omitempty"`
+	Stdin  bool   `json:"stdin,omitempty"`
+	PTY    bool   `json:"pty,omitempty"`
 }
 
 func (n note) bytes() []byte {
@@ -33,6 +36,9 @@ func readNote(b []byte) note {
 	}
 	if n.AgentID != "" && !domain.IsID(n.AgentID) {
 		n.AgentID = ""
+	}
+	if n.Origin != "" && !domain.IsID(n.Origin) {
+		n.Origin = ""
 	}
 	return n
 }

@@ -118,10 +118,15 @@ func metIn(info *guestv1.ExecutionInfo, id domain.ID) Started {
 // chose. It is a function of both, so that it is the same after a restart, and
 // no agent can choose one that is another's.
 func (s *Session) foreignID(agentID string) domain.ID {
+	return derivedID("aetherium foreign execution", s.cfg.VM, s.cfg.Epoch, agentID)
+}
+
+// derivedID makes an ID from what makes it unique.
+func derivedID(purpose string, vm domain.ID, epoch int64, from string) domain.ID {
 	const alphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
 	h := sha256.New()
-	h.Write([]byte("aetherium foreign execution\x00" + string(s.cfg.VM) + "\x00" + agentID + "\x00"))
-	_ = binary.Write(h, binary.BigEndian, s.cfg.Epoch)
+	h.Write([]byte(purpose + "\x00" + string(vm) + "\x00" + from + "\x00"))
+	_ = binary.Write(h, binary.BigEndian, epoch)
 	out := make([]byte, 0, 20)
 	for _, b := range h.Sum(nil)[:20] {
 		out = append(out, alphabet[int(b)%len(alphabet)])

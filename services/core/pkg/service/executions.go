@@ -210,7 +210,24 @@ func (s *Service) live(ctx context.Context, by vmm.Caller, id domain.ID, f func(
 	if x.State.Ended() {
 		return errors.New(errors.Conflict, "the execution has ended")
 	}
+	if err := s.awake(ctx, by, node, x.VMID); err != nil {
+		return err
+	}
 	return f(node)
+}
+
+// awake resumes the VM of an execution if its memory is saved and it resumes by
+// itself. Returns Conflict when it does not.
+func (s *Service) awake(ctx context.Context, by vmm.Caller, node Node, id domain.ID) error {
+	if _, ok := node.Live(id); ok {
+		return nil
+	}
+	vm, err := s.GetVM(ctx, by, id)
+	if err != nil || vm.Desired != domain.WantPaused || vm.PauseMode == domain.PauseFreeze {
+		return err // one that is frozen takes what it is told when it goes on
+	}
+	_, _, err = s.running(ctx, by, id)
+	return err
 }
 
 // StdinOffset tells how much input an execution was given so far: where the

@@ -159,9 +159,9 @@ func TestQuotaOfForks(t *testing.T) {
 	must(t, err)
 	_, err = b.CreateVM(b.ctx, b.by, vmm.CreateVM{})
 	refusal(t, err, "quota.vms")
-	_, err = b.CreateSnapshot(b.ctx, b.by, origin.ID, "one")
+	_, err = b.CreateSnapshot(b.ctx, b.by, origin.ID, vmm.CreateSnapshot{Name: "one"})
 	must(t, err)
-	_, err = b.CreateSnapshot(b.ctx, b.by, origin.ID, "two")
+	_, err = b.CreateSnapshot(b.ctx, b.by, origin.ID, vmm.CreateSnapshot{Name: "two"})
 	refusal(t, err, "quota.snapshots")
 }
 

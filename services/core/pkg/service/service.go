@@ -48,7 +48,7 @@ type Node interface {
 	EgressLog(ctx context.Context, vm *domain.VM, q vmm.EgressLogQuery) ([]domain.EgressEntry, error)
 	Trace(vm domain.ID) []vmm.Phase
 
-	Snapshot(ctx context.Context, vm *domain.VM, snapshot domain.ID) (vmm.SnapshotInfo, error)
+	Snapshot(ctx context.Context, vm *domain.VM, snapshot domain.ID, kind domain.SnapshotKind) (vmm.SnapshotInfo, error)
 	DeleteSnapshot(ctx context.Context, driver string, snapshot domain.ID) error
 	Drivers(ctx context.Context) []domain.DriverInfo
 
@@ -198,6 +198,8 @@ func notRunning(vm *domain.VM) error {
 		return e
 	case vm.Observed == domain.Failed:
 		return errors.New(errors.Conflict, "the VM has failed: %s", vm.Reason).WithHint("delete it and create a new one")
+	case vm.Observed == domain.Paused && vm.Reason != "":
+		return errors.New(errors.Conflict, "the VM is paused: %s", vm.Reason)
 	case vm.Observed == domain.Paused:
 		return errors.New(errors.Conflict, "the VM is paused").WithHint("resume it, or create VMs with auto_resume")
 	case vm.Observed == domain.Stopped:

@@ -26,7 +26,7 @@ func (node) Wake(domain.ID)                    {}
 func (node) Live(domain.ID) (*domain.VM, bool) { return nil, false }
 
 // Snapshot says that there was nothing to copy.
-func (node) Snapshot(context.Context, *domain.VM, domain.ID) (vmm.SnapshotInfo, error) {
+func (node) Snapshot(context.Context, *domain.VM, domain.ID, domain.SnapshotKind) (vmm.SnapshotInfo, error) {
 	return vmm.SnapshotInfo{}, nil
 }
 

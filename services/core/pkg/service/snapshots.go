@@ -16,11 +16,17 @@ import (
 )
 
 // CreateSnapshot implements vmm.Snapshots.
-func (s *Service) CreateSnapshot(ctx context.Context, by vmm.Caller, vmID domain.ID, name string) (*domain.Snapshot, error) {
-	if err := domain.ValidateTemplateName("name", name); err != nil {
+func (s *Service) CreateSnapshot(ctx context.Context, by vmm.Caller, vmID domain.ID, req vmm.CreateSnapshot) (*domain.Snapshot, error) {
+	if err := domain.ValidateTemplateName("name", req.Name); err != nil {
 		return nil, err
 	}
-	snap, err := s.takeSnapshot(ctx, by, vmID, name, false)
+	if err := req.Kind.Validate("kind"); err != nil {
+		return nil, err
+	}
+	if req.Kind == "" {
+		req.Kind = domain.SnapshotDisk
+	}
+	snap, err := s.takeSnapshot(ctx, by, vmID, req, false)
 	if err != nil {
 		return nil, err
 	}
@@ -29,7 +35,7 @@ func (s *Service) CreateSnapshot(ctx context.Context, by vmm.Caller, vmID domain
 
 // takeSnapshot writes the intent, lets the node copy, and writes the result.
 // A crash in between leaves a waiting row, which the worker removes with its data.
-func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.ID, name string, ephemeral bool) (*domain.Snapshot, error) {
+func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.ID, req vmm.CreateSnapshot, ephemeral bool) (*domain.Snapshot, error) {
 	var vm *domain.VM
 	var snap *domain.Snapshot
 	err := s.store.Update(ctx, func(tx storage.Tx) (err error) {
@@ -41,9 +47,17 @@ func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.I
 		default:
 			return notRunning(vm)
 		}
-		if snap, err = s.newSnapshot(ctx, vm, name); err != nil {
+		info, err := driverOf(ctx, tx, vm)
+		if err != nil {
 			return err
 		}
+		if err := maySnapshot(info, vm, req.Kind); err != nil {
+			return err
+		}
+		if snap, err = s.newSnapshot(ctx, vm, req); err != nil {
+			return err
+		}
+		snap.DriverVersion = info.Version
 		snap.Ephemeral = ephemeral
 		if !ephemeral {
 			if err := s.withinQuota(ctx, tx, by.ProjectID, domain.Quota{Snapshots: 1}, ""); err != nil {
@@ -62,7 +76,7 @@ func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.I
 	// Once begun it is carried through: a caller that goes away must not leave half a snapshot.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Minute)
 	defer cancel()
-	info, err := node.Snapshot(ctx, vm, snap.ID)
+	info, err := node.Snapshot(ctx, vm, snap.ID, snap.Kind)
 	if err != nil {
 		return nil, errors.Join(err, s.store.Update(ctx, func(tx storage.Tx) error {
 			return tx.Snapshots().Delete(ctx, by.ProjectID, snap.ID)
@@ -78,10 +92,10 @@ func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.I
 	return snap, err
 }
 
-func (s *Service) newSnapshot(ctx context.Context, vm *domain.VM, name string) (*domain.Snapshot, error) {
+func (s *Service) newSnapshot(ctx context.Context, vm *domain.VM, req vmm.CreateSnapshot) (*domain.Snapshot, error) {
 	snap := &domain.Snapshot{
-		ID: domain.NewID(), ProjectID: vm.ProjectID, VMID: vm.ID, Name: name,
-		BuildID: vm.Spec.BuildID, Driver: vm.Spec.Driver, Kind: domain.SnapshotDisk, Spec: vm.Spec,
+		ID: domain.NewID(), ProjectID: vm.ProjectID, VMID: vm.ID, Name: req.Name,
+		BuildID: vm.Spec.BuildID, Driver: vm.Spec.Driver, Kind: req.Kind, Spec: vm.Spec,
 		WorkerID: vm.WorkerID, State: domain.BuildWaiting, CreatedAt: s.time(),
 	}
 	if len(vm.EnvSealed) == 0 {
@@ -141,7 +155,8 @@ func (s *Service) DeleteSnapshot(ctx context.Context, by vmm.Caller, id domain.I
 // maxForks bounds one fork call.
 const maxForks = 100
 
-// ForkVM implements vmm.VMs: one frozen copy of the disk, count VMs from it.
+// ForkVM implements vmm.VMs: one frozen copy of the disk, and of the memory
+// where that can be had, count VMs from it.
 // The copy is the forks' own: it is removed with the last of them.
 func (s *Service) ForkVM(ctx context.Context, by vmm.Caller, id domain.ID, count int, req vmm.CreateVM) ([]*domain.VM, error) {
 	if count < 1 || count > maxForks {
@@ -170,6 +185,10 @@ func (s *Service) ForkVM(ctx context.Context, by vmm.Caller, id domain.ID, count
 	if req.Metadata == nil {
 		req.Metadata = origin.Metadata
 	}
+	kind, err := s.forkKind(ctx, origin, req)
+	if err != nil {
+		return nil, err
+	}
 	req.RequestDigest = fmt.Sprintf("%s %d %s", origin.ID, count, req.RequestDigest)
 	if made, err := s.knownForks(ctx, by, count, req); err != nil || made != nil {
 		return made, err
@@ -177,7 +196,7 @@ func (s *Service) ForkVM(ctx context.Context, by vmm.Caller, id domain.ID, count
 	if err := s.mayFork(ctx, by, count, req, origin); err != nil {
 		return nil, err
 	}
-	snap, err := s.takeSnapshot(ctx, by, id, "", true)
+	snap, err := s.takeSnapshot(ctx, by, id, vmm.CreateSnapshot{Kind: kind}, true)
 	if err != nil {
 		return nil, err
 	}
@@ -239,7 +258,7 @@ func (s *Service) insertForks(ctx context.Context, by vmm.Caller, count int, req
 			}
 		}
 		for _, vm := range vms {
-			if err := s.fromSnapshot(ctx, tx, req, vm, snap); err != nil {
+			if err := s.fromSnapshot(ctx, tx, req, vm, snap, req.Network); err != nil {
 				return err
 			}
 		}
@@ -247,7 +266,7 @@ func (s *Service) insertForks(ctx context.Context, by vmm.Caller, count int, req
 			return err
 		}
 		for _, vm := range vms {
-			if err := s.insertVM(ctx, tx, vm); err != nil {
+			if err := s.insertVM(ctx, tx, req, vm); err != nil {
 				return err
 			}
 		}

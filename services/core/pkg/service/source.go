@@ -13,6 +13,7 @@ import (
 // Foresee says what VM a request would make, and makes none: what it would be
 // made from, with which resources, on which worker. Returns what CreateVM does.
 func (s *Service) Foresee(ctx context.Context, by vmm.Caller, req vmm.CreateVM) (*domain.VM, error) {
+	asked := req.Network
 	if err := s.checkCreate(&req); err != nil {
 		return nil, err
 	}
@@ -21,17 +22,21 @@ func (s *Service) Foresee(ctx context.Context, by vmm.Caller, req vmm.CreateVM) 
 		return nil, err
 	}
 	err = s.store.View(ctx, func(tx storage.Tx) error {
-		if err := s.resolveSource(ctx, tx, by, req, vm); err != nil {
+		if err := s.resolveSource(ctx, tx, by, req, vm, asked); err != nil {
 			return err
 		}
-		return s.place(ctx, tx, vm)
+		if err := s.place(ctx, tx, vm); err != nil {
+			return err
+		}
+		return s.warm(ctx, tx, req, vm)
 	})
 	return vm, err
 }
 
 // resolveSource finds what vm is made from (a template's build, a build, or a
-// snapshot, by name or ID) and fills in what follows from it.
-func (s *Service) resolveSource(ctx context.Context, tx storage.Tx, by vmm.Caller, req vmm.CreateVM, vm *domain.VM) error {
+// snapshot, by name or ID) and fills in what follows from it. network is the one
+// that the caller named, if any.
+func (s *Service) resolveSource(ctx context.Context, tx storage.Tx, by vmm.Caller, req vmm.CreateVM, vm *domain.VM, network domain.NetworkMode) error {
 	name, tag, tagged := strings.Cut(req.Template, ":")
 	named, err := s.findSource(ctx, tx, by, name)
 	if err != nil {
@@ -45,7 +50,7 @@ func (s *Service) resolveSource(ctx context.Context, tx storage.Tx, by vmm.Calle
 		if err != nil {
 			return err
 		}
-		return s.fromSnapshot(ctx, tx, req, vm, snap)
+		return s.fromSnapshot(ctx, tx, req, vm, snap, network)
 	}
 	build, err := s.findBuild(ctx, tx, by, named, tag, tagged)
 	if err != nil {
@@ -121,14 +126,22 @@ func (s *Service) fromBuild(vm *domain.VM, build *domain.Build) error {
 }
 
 // fromSnapshot makes vm continue a frozen disk: same build below, same user,
-// same resources unless asked otherwise. The disk never shrinks.
-func (s *Service) fromSnapshot(ctx context.Context, tx storage.Tx, req vmm.CreateVM, vm *domain.VM, snap *domain.Snapshot) error {
+// same resources unless asked otherwise. The disk never shrinks. With its memory
+// it continues as it was, and nothing of its shape can be otherwise.
+func (s *Service) fromSnapshot(ctx context.Context, tx storage.Tx, req vmm.CreateVM, vm *domain.VM, snap *domain.Snapshot, network domain.NetworkMode) error {
 	if snap.State != domain.BuildReady {
 		return errors.New(errors.Conflict, "the snapshot is %s", snap.State).WithField("template")
 	}
 	origin := snap.Spec
 	vm.Spec.TemplateID, vm.Spec.BuildID, vm.Spec.SnapshotID = origin.TemplateID, snap.BuildID, snap.ID
 	vm.Spec.Driver, vm.Spec.Platform = snap.Driver, origin.Platform
+	var err error
+	if vm.Spec.Memory, err = fromMemory(ctx, tx, req, snap, network); err != nil {
+		return err
+	}
+	if vm.Spec.Memory {
+		vm.Spec.Network = origin.Network
+	}
 	vm.Spec.Resources = vm.Spec.Resources.Or(origin.Resources)
 	if vm.Spec.Resources.DiskBytes < origin.Resources.DiskBytes {
 		return errors.New(errors.InvalidArgument, "the disk would be smaller than the snapshot's").
@@ -137,7 +150,6 @@ func (s *Service) fromSnapshot(ctx context.Context, tx storage.Tx, req vmm.Creat
 	if vm.Spec.DefaultUser == "" {
 		vm.Spec.DefaultUser = origin.DefaultUser
 	}
-	var err error
 	if vm.Spec.Tools, err = domain.MergeTools("tools", origin.Tools, req.Tools); err != nil {
 		return err
 	}
@@ -155,4 +167,29 @@ func (s *Service) fromSnapshot(ctx context.Context, tx storage.Tx, req vmm.Creat
 		}
 	}
 	return vm.Spec.Resources.Validate("resources")
+}
+
+// warm has a VM that was placed go on from its build's memory where that fits.
+// Returns Unsupported where it is asked for and does not.
+func (s *Service) warm(ctx context.Context, tx storage.Tx, req vmm.CreateVM, vm *domain.VM) error {
+	if vm.Spec.SnapshotID != "" || req.Memory != nil && !*req.Memory {
+		return nil
+	}
+	build, err := tx.Builds().Get(ctx, vm.ProjectID, vm.Spec.BuildID)
+	if err != nil || req.Memory == nil && build.Memory() == nil {
+		return err
+	}
+	w, err := tx.Workers().Get(ctx, vm.WorkerID)
+	if err != nil {
+		return err
+	}
+	why := FitsMemory(build, infoOf(w, vm.Spec.Driver), domain.Shape{Resources: vm.Spec.Resources, Network: vm.Spec.Network})
+	if why == nil && len(vm.Spec.Tools) > 0 {
+		why = noMemory("the template's memory is one of a VM without tools")
+	}
+	vm.Spec.Memory = why == nil
+	if req.Memory == nil {
+		return nil
+	}
+	return why
 }

@@ -54,9 +54,12 @@ func (s *Service) BuildTemplate(ctx context.Context, by vmm.Caller, req vmm.Buil
 		if task.Args, err = json.Marshal(args); err != nil {
 			return errors.Wrap(err, errors.Internal, "the build could not be stored")
 		}
+		if err := s.placeWarmUp(ctx, tx, &req); err != nil {
+			return err
+		}
 		build := &domain.Build{
 			ID: task.Subject, ProjectID: by.ProjectID, TemplateID: tmpl.ID, State: domain.BuildWaiting, Platform: s.config.Platform,
-			Source: req.Source, Shape: req.Shape, DefaultUser: req.User, Env: req.Env, CreatedAt: now,
+			Source: req.Source, Warm: req.Warm, Shape: req.Shape, DefaultUser: req.User, Env: req.Env, CreatedAt: now,
 		}
 		if err := tx.Builds().Insert(ctx, build); err != nil {
 			return err
@@ -105,6 +108,7 @@ func (s *Service) checkBuild(req *vmm.BuildTemplate) error {
 		req.Shape.Validate("resources"),
 		domain.ValidateUser("user", req.User),
 		domain.ValidateEnv("env", req.Env),
+		checkWarmUp(req.Warm),
 	} {
 		if err != nil {
 			return err

@@ -23,6 +23,7 @@ const (
 
 // CreateVM implements vmm.VMs.
 func (s *Service) CreateVM(ctx context.Context, by vmm.Caller, req vmm.CreateVM) (*domain.VM, error) {
+	asked := req.Network
 	if err := s.checkCreate(&req); err != nil {
 		return nil, err
 	}
@@ -42,13 +43,13 @@ func (s *Service) CreateVM(ctx context.Context, by vmm.Caller, req vmm.CreateVM)
 				return nil
 			}
 		}
-		if err := s.resolveSource(ctx, tx, by, req, vm); err != nil {
+		if err := s.resolveSource(ctx, tx, by, req, vm, asked); err != nil {
 			return err
 		}
 		if err := s.withinQuota(ctx, tx, by.ProjectID, quotaOf(vm), ""); err != nil {
 			return err
 		}
-		return s.insertVM(ctx, tx, vm)
+		return s.insertVM(ctx, tx, req, vm)
 	})
 	if err != nil {
 		return nil, err
@@ -211,8 +212,11 @@ func errKeyUsed() error {
 }
 
 // insertVM finds room for vm and stores it.
-func (s *Service) insertVM(ctx context.Context, tx storage.Tx, vm *domain.VM) error {
+func (s *Service) insertVM(ctx context.Context, tx storage.Tx, req vmm.CreateVM, vm *domain.VM) error {
 	if err := s.place(ctx, tx, vm); err != nil {
+		return err
+	}
+	if err := s.warm(ctx, tx, req, vm); err != nil {
 		return err
 	}
 	if err := tx.VMs().Insert(ctx, vm); err != nil {

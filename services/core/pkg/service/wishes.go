@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -36,18 +37,16 @@ func (s *Service) PauseVM(ctx context.Context, by vmm.Caller, id domain.ID, mode
 	})
 }
 
-// pauseMode checks a mode against the driver's capabilities, or picks its first.
+// PauseModes are the modes of a pause, those first that keep most and hold least.
+var PauseModes = []domain.PauseMode{domain.PauseMemory, domain.PauseFreeze, domain.PauseDisk}
+
+// pauseMode checks a mode against the driver's capabilities, or picks the best
+// that it has.
 func pauseMode(w *domain.Worker, driver string, mode domain.PauseMode) (domain.PauseMode, error) {
-	for _, d := range w.Drivers {
-		if d.Name != driver {
-			continue
-		}
-		for _, c := range d.Capabilities {
-			for _, m := range []domain.PauseMode{domain.PauseMemory, domain.PauseFreeze, domain.PauseDisk} {
-				if c == "pause:"+string(m) && (mode == "" || mode == m) {
-					return m, nil
-				}
-			}
+	d := infoOf(w, driver)
+	for _, m := range PauseModes {
+		if can(d, "pause:"+string(m)) && (mode == "" || mode == m) {
+			return m, nil
 		}
 	}
 	if mode == "" {
@@ -89,12 +88,10 @@ func (s *Service) wish(ctx context.Context, by vmm.Caller, id domain.ID, want do
 				return err
 			}
 		}
-		if want == domain.WantRunning && vm.Desired == domain.WantStopped {
+		if want == domain.WantRunning && (vm.Desired == domain.WantStopped || vm.Desired == domain.WantPaused && vm.PauseMode != domain.PauseFreeze) {
 			if err := s.readmit(ctx, tx, vm); err != nil {
 				return err
 			}
-		}
-		if want == domain.WantRunning && (vm.Desired == domain.WantStopped || vm.Desired == domain.WantPaused && vm.PauseMode != domain.PauseFreeze) {
 			need := domain.Quota{MilliCPU: vm.Spec.Resources.MilliCPU, MemoryBytes: vm.Spec.Resources.MemoryBytes}
 			if err := s.withinQuota(ctx, tx, vm.ProjectID, need, vm.ID); err != nil {
 				return err
@@ -128,7 +125,8 @@ func (s *Service) wish(ctx context.Context, by vmm.Caller, id domain.ID, want do
 	return vm, nil
 }
 
-// readmit checks that a stopped VM's worker has room for it again.
+// readmit checks that the worker of a VM whose memory was given up has room for
+// it again.
 func (s *Service) readmit(ctx context.Context, tx storage.Tx, vm *domain.VM) error {
 	w, err := tx.Workers().Get(ctx, vm.WorkerID)
 	if err != nil {
@@ -136,11 +134,18 @@ func (s *Service) readmit(ctx context.Context, tx storage.Tx, vm *domain.VM) err
 	}
 	need := vm.Spec.Resources
 	need.DiskBytes = 0 // its disk is counted all along
-	if _, fits := s.room(w, need); !fits {
-		return errors.New(errors.CapacityExhausted, "the VM's worker has no room for it now").
-			WithHint("its disk is kept; delete or stop other VMs and start it again")
+	if vm.Observed != domain.Stopped && vm.Observed != domain.Paused {
+		return nil // it is on its way there: its room is still its own
 	}
-	return nil
+	if _, fits := s.room(w, need); fits {
+		return nil
+	}
+	if vm.Desired == domain.WantPaused {
+		return errors.New(errors.CapacityExhausted, "the VM's worker has no room for its memory now").
+			WithHint("what it had in it is kept; delete, stop or pause other VMs and resume it again").WithRetryAfter(5 * time.Second)
+	}
+	return errors.New(errors.CapacityExhausted, "the VM's worker has no room for it now").
+		WithHint("its disk is kept; delete or stop other VMs and start it again")
 }
 
 // WaitVM implements vmm.VMs.

@@ -68,6 +68,7 @@ type PoolKey struct {
 	Driver   string
 	BuildID  domain.ID
 	Shape    domain.Shape
+	Memory   bool // those made from their build's memory, or those that are not
 }
 
 // Machines is the table of what runs on nodes. A row without a VM is a ready

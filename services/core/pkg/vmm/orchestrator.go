@@ -58,9 +58,13 @@ type VMOrchestrator = Orchestrator
 // CreateVM is what a new VM shall be. Zero values mean the template's or the
 // server's defaults.
 type CreateVM struct {
-	Name         string
-	Template     string // name, name:tag, or the ID of a template, build or snapshot
-	Driver       string // "" or "auto": the server's default
+	Name     string
+	Template string // name, name:tag, or the ID of a template, build or snapshot
+	Driver   string // "" or "auto": the server's default
+	// Memory: whether it goes on from the memory of what it is made from. nil: it
+	// does where there is one that fits; of a snapshot's or an origin's it has the
+	// resources, the network and the tools then. true is refused where there is none.
+	Memory       *bool
 	MinIsolation domain.Isolation
 	Resources    domain.Resources
 	Network      domain.NetworkMode
@@ -146,7 +150,8 @@ type VMs interface {
 	ResumeVM(ctx context.Context, by Caller, id domain.ID) (*domain.VM, error)
 	// DeleteVM is idempotent while the tombstone is kept.
 	DeleteVM(ctx context.Context, by Caller, id domain.ID) (*domain.VM, error)
-	// ForkVM snapshots the VM's disk and creates count VMs from it, side by side. 1 ≤ count ≤ 100.
+	// ForkVM creates count VMs that go on from the VM, side by side: from its
+	// memory where its driver can and it runs, else from its disk. 1 ≤ count ≤ 100.
 	// The same idempotency key yields the same forks.
 	ForkVM(ctx context.Context, by Caller, id domain.ID, count int, req CreateVM) ([]*domain.VM, error)
 	// WaitVM blocks until the VM's observed state fits its desired state or is
@@ -293,10 +298,18 @@ type Egress interface {
 	VMEgressLearned(ctx context.Context, by Caller, vm domain.ID) (domain.EgressPolicy, error)
 }
 
+// CreateSnapshot asks for a snapshot.
+type CreateSnapshot struct {
+	Name string              // empty: none
+	Kind domain.SnapshotKind // empty: disk
+}
+
 // Snapshots keeps and lists frozen states.
 type Snapshots interface {
-	// CreateSnapshot returns when the snapshot is complete.
-	CreateSnapshot(ctx context.Context, by Caller, vm domain.ID, name string) (*domain.Snapshot, error)
+	// CreateSnapshot returns when the snapshot is complete. Returns Unsupported
+	// for a kind that the driver cannot make, Conflict for the memory of a VM
+	// that does not run.
+	CreateSnapshot(ctx context.Context, by Caller, vm domain.ID, req CreateSnapshot) (*domain.Snapshot, error)
 	GetSnapshot(ctx context.Context, by Caller, id domain.ID) (*domain.Snapshot, error)
 	ListSnapshots(ctx context.Context, by Caller, vm domain.ID, p Page) (List[*domain.Snapshot], error)
 	DeleteSnapshot(ctx context.Context, by Caller, id domain.ID) error
@@ -310,6 +323,9 @@ type BuildTemplate struct {
 	Shape  domain.Resources
 	User   string // default OS user
 	Env    map[string]string
+	// Warm is what its machines do before they are somebody's. A memory's driver
+	// and network: empty means the server's defaults, or the first driver that can.
+	Warm domain.WarmUp
 	// NoCache: every step of the source is carried out anew.
 	NoCache bool
 }

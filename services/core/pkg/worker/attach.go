@@ -25,23 +25,36 @@ func (w *Worker) attach(ctx context.Context, vm *domain.VM, driver vmm.Driver, t
 		client.Close()
 		return w.attachFailed(ctx, vm, driver, err)
 	}
-	return w.takeOver(ctx, vm, client, trace)
+	inherited, err := w.inherit(ctx, vm, client, trace)
+	if err != nil {
+		client.Close()
+		return w.attachFailed(ctx, vm, driver, err)
+	}
+	return w.takeOver(ctx, vm, client, inherited, trace)
 }
 
 // occupy is attach for a machine from the pool. An error means that the
 // machine is of no use; the VM can have another one.
 func (w *Worker) occupy(ctx context.Context, vm *domain.VM, driver vmm.Driver, trace *trace) error {
-	client, told := w.pool.take(vm.MachineID)
+	client, m := w.pool.take(vm.MachineID)
 	trace.greeted = client != nil
-	trace.configured = told && plain(vm)
+	trace.configured = m != nil && m.told && plain(vm)
 	if client == nil {
 		client = w.client(driver, vm.MachineID)
 	}
-	if err := w.greet(ctx, vm, driver, client, trace); err != nil {
+	err := w.greet(ctx, vm, driver, client, trace)
+	var inherited []*domain.Execution
+	switch {
+	case err == nil && m != nil && m.told:
+		inherited, err = w.begin(ctx, vm, m.runs)
+	case err == nil:
+		inherited, err = w.inherit(ctx, vm, client, trace)
+	}
+	if err != nil {
 		client.Close()
 		return err
 	}
-	return w.takeOver(ctx, vm, client, trace)
+	return w.takeOver(ctx, vm, client, inherited, trace)
 }
 
 // client makes a client of a machine's agent.
@@ -56,15 +69,19 @@ func fresh(vm *domain.VM) bool {
 	return vm.Observed == domain.Pending || vm.Observed == domain.Creating || vm.Observed == domain.Starting
 }
 
-// takeOver opens the session with an agent that knows its configuration, and
-// writes that the VM runs.
-func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Client, trace *trace) error {
-	fresh := fresh(vm)
-	epoch := vm.Epoch
-	if fresh {
-		epoch++
+// epochOf is the epoch that vm's machine is in, or begins.
+func epochOf(vm *domain.VM) int64 {
+	if fresh(vm) {
+		return vm.Epoch + 1
 	}
-	var known []*domain.Execution
+	return vm.Epoch
+}
+
+// takeOver opens the session with an agent that knows its configuration, and
+// writes that the VM runs, and the inherited executions with it.
+func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Client, inherited []*domain.Execution, trace *trace) error {
+	fresh, epoch := fresh(vm), epochOf(vm)
+	known := inherited
 	if vm.Epoch > 0 { // in its first one nothing has run
 		var err error
 		if known, err = w.openExecutions(ctx, vm.ID); err != nil {
@@ -88,6 +105,14 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 		old.client.Close()
 	}
 	trace.phase("session")
+	if fresh {
+		if err := w.startUp(ctx, l, trace); err != nil {
+			w.vms.forget(vm.ID)
+			l.session.Close()
+			client.Close()
+			return err
+		}
+	}
 	l.phases = trace.phases
 	row, err := w.commit(ctx, vm.ID, events.VMRunning, func(tx storage.Tx, row *domain.VM) error {
 		if fresh {
@@ -96,6 +121,9 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 		}
 		row.Observed, row.Reason = domain.Running, ""
 		row.DeadlineAck = row.DeadlineGen // its alarm is set below
+		if err := w.recordInherited(ctx, tx, inherited); err != nil {
+			return err
+		}
 		return w.bindMachine(ctx, tx, row, trace.handle)
 	})
 	if err != nil {
@@ -197,7 +225,7 @@ func (w *Worker) attachFailed(ctx context.Context, vm *domain.VM, driver vmm.Dri
 	if ctx.Err() != nil || w.machines.lastExit(vm.MachineID) != nil && vm.Epoch > 0 {
 		return why
 	}
-	if vm.Epoch > 0 && vm.Observed == domain.Running || isKeysAway(why) {
+	if vm.Epoch > 0 && !fresh(vm) || isKeysAway(why) {
 		return why
 	}
 	if err := driver.Stop(context.WithoutCancel(ctx), string(vm.MachineID), 0); err != nil {
@@ -241,10 +269,7 @@ func (w *Worker) takeUp(ctx context.Context, l *liveVM, open []*domain.Execution
 		if cmd, err := service.OpenCommand(ctx, w.Sealer, x.ID, x.CommandSealed); err == nil {
 			x.Command = cmd
 		}
-		r := &running{live: l, release: w.use(l), row: *x}
-		if !w.execs.add(r) {
-			r.release()
-		}
+		w.execs.take(&running{live: l, release: w.use(l), row: *x})
 	}
 	return ids
 }
@@ -265,6 +290,13 @@ func (w *Worker) loseOpen(ctx context.Context, tx storage.Tx, vm *domain.VM, rea
 		}
 	}
 	return nil
+}
+
+// tellLost lets go those who wait for an execution's end that loseOpen wrote.
+func (w *Worker) tellLost(vm domain.ID) {
+	for _, id := range w.execs.dropOpen(vm) {
+		w.endings.Notify(id)
+	}
 }
 
 // endJournal gives a journal its end, so that its readers have theirs.

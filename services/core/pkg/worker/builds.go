@@ -221,6 +221,9 @@ func (w *Worker) deleteBuild(ctx context.Context, id domain.ID) error {
 	if err := w.dropBuild(ctx, b); err != nil {
 		return err
 	}
+	if err := w.dropMemory(ctx, b); err != nil {
+		w.Log.Warn("a build's memory not removed; the next start does", "build", id, "error", err)
+	}
 	if err := os.Remove(w.buildLogFile(id)); err != nil && !os.IsNotExist(err) {
 		w.Log.Warn("build log not removed", "build", id, "error", err)
 	}

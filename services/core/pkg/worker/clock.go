@@ -18,7 +18,8 @@ type clock struct {
 	mu    sync.Mutex
 	queue alarms
 	byID  map[domain.ID]*alarm
-	wake  chan struct{} // one slot: the earliest alarm has changed
+	held  map[domain.ID]time.Time // alarms that are not to ring before
+	wake  chan struct{}           // one slot: the earliest alarm has changed
 }
 
 type alarm struct {
@@ -28,13 +29,21 @@ type alarm struct {
 }
 
 func newClock(now func() time.Time, due func(context.Context, domain.ID)) *clock {
-	return &clock{now: now, due: due, byID: make(map[domain.ID]*alarm), wake: make(chan struct{}, 1)}
+	return &clock{now: now, due: due, byID: make(map[domain.ID]*alarm), held: make(map[domain.ID]time.Time), wake: make(chan struct{}, 1)}
 }
 
 // set moves a VM's alarm; there is one a VM.
 func (c *clock) set(id domain.ID, at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if until, ok := c.held[id]; ok {
+		if at.Before(until) {
+			at = until
+		}
+		if c.now().After(until) {
+			delete(c.held, id)
+		}
+	}
 	if a := c.byID[id]; a != nil {
 		a.at = at
 		heap.Fix(&c.queue, a.index)
@@ -48,10 +57,19 @@ func (c *clock) set(id domain.ID, at time.Time) {
 	}
 }
 
+// hold keeps a VM's alarm from ringing before a time: what it rang for could
+// not be done.
+func (c *clock) hold(id domain.ID, until time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.held[id] = until
+}
+
 // clear removes a VM's alarm.
 func (c *clock) clear(id domain.ID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	delete(c.held, id)
 	if a := c.byID[id]; a != nil {
 		heap.Remove(&c.queue, a.index)
 		delete(c.byID, id)

@@ -123,7 +123,7 @@ func TestEgressIsInherited(t *testing.T) {
 	if out, _ := b.sh(vm.ID, "echo $TOKEN"); out != "value\n" {
 		t.Errorf("the secret is %q", out)
 	}
-	snap, err := b.CreateSnapshot(b.ctx, b.by, vm.ID, "s")
+	snap, err := b.CreateSnapshot(b.ctx, b.by, vm.ID, vmm.CreateSnapshot{Name: "s"})
 	must(t, err)
 	forks, err := b.ForkVM(b.ctx, b.by, vm.ID, 1, vmm.CreateVM{})
 	must(t, err)

@@ -53,6 +53,42 @@ func (e *executions) add(r *running) bool {
 	return true
 }
 
+// take registers an execution with the session that supervises it now: one that
+// is known keeps what is known of it.
+func (e *executions) take(r *running) {
+	e.mu.Lock()
+	if e.byID == nil {
+		e.byID = make(map[domain.ID]*running)
+	}
+	release := r.release
+	if old := e.byID[r.row.ID]; old != nil {
+		if old.live == r.live || old.row.VMID != r.row.VMID {
+			e.mu.Unlock()
+			release()
+			return
+		}
+		r.row, release = old.row, old.release
+	} else {
+		release = func() {}
+	}
+	e.byID[r.row.ID] = r
+	e.mu.Unlock()
+	release()
+}
+
+// dropOpen forgets what has no end of a VM whose machine is gone, and says what.
+func (e *executions) dropOpen(vm domain.ID) (ids []domain.ID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for id, r := range e.byID {
+		if r.row.VMID == vm && !r.row.State.Ended() {
+			delete(e.byID, id)
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 func (e *executions) change(id domain.ID, f func(*domain.Execution)) (row domain.Execution, release func(), ok bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

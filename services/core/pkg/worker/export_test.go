@@ -13,8 +13,10 @@ func (w *Worker) TrimTools(ctx context.Context) error { return w.trimTools(ctx, 
 // the node and in the store stays as it is.
 func (w *Worker) Crash(ctx context.Context) {
 	w.steps.cancelAll()
-	_ = w.Queue.Stop(ctx)
 	w.cancel()
+	ctx, cancel := context.WithCancel(ctx)
+	cancel() // what is under way ends, and is not waited for to be done
+	_ = w.Queue.Stop(ctx)
 	<-w.pool.filled
 	w.pool.gone.Wait()
 	w.vms.closeAll()

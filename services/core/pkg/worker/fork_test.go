@@ -37,11 +37,11 @@ func TestSnapshotsAreNamedLikeTemplates(t *testing.T) {
 	b := newBed(t)
 	vm := b.running(vmm.CreateVM{})
 	for _, name := range []string{"Snap", "a:b", "-a"} {
-		if _, err := b.CreateSnapshot(b.ctx, b.by, vm.ID, name); !errors.HasCode(err, errors.InvalidArgument) {
+		if _, err := b.CreateSnapshot(b.ctx, b.by, vm.ID, vmm.CreateSnapshot{Name: name}); !errors.HasCode(err, errors.InvalidArgument) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
-	_, err := b.CreateSnapshot(b.ctx, b.by, vm.ID, "snap-1")
+	_, err := b.CreateSnapshot(b.ctx, b.by, vm.ID, vmm.CreateSnapshot{Name: "snap-1"})
 	must(t, err)
 	b.running(vmm.CreateVM{Template: "snap-1"})
 }

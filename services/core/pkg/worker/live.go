@@ -146,6 +146,18 @@ func (v *live) close(ctx context.Context, id domain.ID, reason string) {
 	}
 }
 
+// rest lets go of a VM's session; its executions go on when it does.
+func (v *live) rest(id domain.ID) {
+	v.mu.Lock()
+	l := v.byID[id]
+	delete(v.byID, id)
+	v.mu.Unlock()
+	if l != nil {
+		l.session.Close()
+		l.client.Close()
+	}
+}
+
 func (v *live) forget(id domain.ID) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
@@ -16,6 +17,15 @@ func (w *Worker) loadBuild(ctx context.Context, id domain.ID) (*domain.Build, er
 		return err
 	})
 	return b, err
+}
+
+func (w *Worker) loadMachine(ctx context.Context, id domain.ID) (*domain.Machine, error) {
+	var m *domain.Machine
+	err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
+		m, err = tx.Machines().Get(ctx, id)
+		return err
+	})
+	return m, err
 }
 
 // dropBuild removes a build's row; Conflict while something uses it.
@@ -32,11 +42,29 @@ func (w *Worker) spec(ctx context.Context, vm *domain.VM) (vmm.Spec, error) {
 		}
 		return vmm.Spec{}, err
 	}
-	return vmm.Spec{
+	spec := vmm.Spec{
 		RootFS: r.RootFS, BuildID: string(vm.Spec.BuildID), DiskFrom: string(vm.Spec.SnapshotID),
 		Resources: vm.Spec.Resources, Network: vm.Spec.Network, Hostname: vm.Spec.Hostname, Platform: vm.Spec.Platform,
 		Mounts: w.toolMounts(vm),
-	}, nil
+	}
+	if vm.Spec.Memory && vm.Spec.SnapshotID != "" {
+		snap, err := w.loadSnapshot(ctx, vm)
+		if err != nil {
+			return spec, err
+		}
+		// The service has looked; the driver may be another one since.
+		if now := w.info(vm.Spec.Driver).Version; now != snap.DriverVersion {
+			return spec, service.OtherVersion(snap.Driver, snap.DriverVersion, now)
+		}
+		spec.Memory = true
+	}
+	if vm.Spec.Memory && vm.Spec.SnapshotID == "" {
+		if err := w.fromBuildMemory(ctx, vm.Spec.Driver, domain.Shape{Resources: vm.Spec.Resources, Network: vm.Spec.Network}, &spec); err != nil {
+			// It has been said that it would; but what is the same to its owner in the end helps more.
+			w.Log.Warn("a VM is started anew that was to go on from its template's memory", "vm", vm.ID, "why", err)
+		}
+	}
+	return spec, nil
 }
 
 // dropForkSnapshot removes the frozen disk that forks were made from once all

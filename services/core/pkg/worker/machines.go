@@ -19,7 +19,9 @@ type machine struct {
 	driver  string
 	status  lifecycle.MachineStatus
 	exit    *vmm.Exit // of the last run, once it ended by itself
-	watched bool      // an exit watcher runs
+	run     int       // counts its starts
+	watched int       // the run that an exit watcher waits for the end of
+	asleep  bool      // it has no process that could end: its memory is saved, or being saved
 }
 
 func (m *machines) status(id domain.ID) lifecycle.MachineStatus {
@@ -42,10 +44,29 @@ func (m *machines) set(id domain.ID, driver string, s lifecycle.MachineStatus) {
 		e = &machine{driver: driver}
 		m.byID[id] = e
 	}
+	if s == lifecycle.MachineRunning && e.status != lifecycle.MachineRunning && e.status != lifecycle.MachinePaused || e.run == 0 {
+		e.run++
+	}
 	e.status = s
 	if s == lifecycle.MachineRunning {
-		e.exit = nil
+		e.exit, e.asleep = nil, false
 	}
+}
+
+// sleeps notes that a machine's process is gone, or about to go, without its end.
+func (m *machines) sleeps(id domain.ID, asleep bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.byID[id]; e != nil {
+		e.asleep = asleep
+	}
+}
+
+func (m *machines) isAsleep(id domain.ID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.byID[id]
+	return e != nil && e.asleep
 }
 
 func (m *machines) forget(id domain.ID) {
@@ -54,16 +75,16 @@ func (m *machines) forget(id domain.ID) {
 	delete(m.byID, id)
 }
 
-// ended notes that a machine ended, and reports whether that is news.
-func (m *machines) ended(id domain.ID, exit vmm.Exit) bool {
+// ended notes that a machine's run ended, and reports whether that is news.
+func (m *machines) ended(id domain.ID, run int, exit vmm.Exit) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := m.byID[id]
-	if e == nil {
-		return false
+	if e == nil || e.run != run {
+		return false // it was started again meanwhile
 	}
-	e.watched = false
-	if e.status != lifecycle.MachineRunning && e.status != lifecycle.MachinePaused {
+	e.watched = 0
+	if e.asleep || e.status != lifecycle.MachineRunning && e.status != lifecycle.MachinePaused {
 		return false
 	}
 	e.status, e.exit = lifecycle.MachineCreated, &exit
@@ -80,16 +101,16 @@ func (m *machines) lastExit(id domain.ID) *vmm.Exit {
 	return nil
 }
 
-// watch reports whether the caller is to start an exit watcher.
-func (m *machines) watch(id domain.ID) bool {
+// watch reports whether the caller is to start an exit watcher, and for which run.
+func (m *machines) watch(id domain.ID) (run int, start bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := m.byID[id]
-	if e == nil || e.watched {
-		return false
+	if e == nil || e.watched == e.run {
+		return 0, false
 	}
-	e.watched = true
-	return true
+	e.watched = e.run
+	return e.run, true
 }
 
 // statusOf translates what a driver says.

@@ -55,7 +55,8 @@ type warm struct {
 	id     domain.ID
 	key    storage.PoolKey
 	client *guest.Client
-	told   bool // its agent has the configuration of a plain VM
+	told   bool          // its agent has the configuration of a plain VM
+	runs   []inheritance // what it was made with, under IDs of its own
 }
 
 func newPool(w *Worker, c PoolConfig) *pool {
@@ -75,7 +76,7 @@ func (p *pool) keyOf(vm *domain.VM) (key storage.PoolKey, ok bool) {
 	_, renames := driver.(vmm.Renamer)
 	return storage.PoolKey{
 		WorkerID: p.w.id, Driver: vm.Spec.Driver, BuildID: vm.Spec.BuildID,
-		Shape: domain.Shape{Resources: vm.Spec.Resources, Network: vm.Spec.Network},
+		Shape: domain.Shape{Resources: vm.Spec.Resources, Network: vm.Spec.Network}, Memory: vm.Spec.Memory,
 	}, renames
 }
 
@@ -112,15 +113,14 @@ func (p *pool) poke() {
 	}
 }
 
-// take hands over the client of a machine that was claimed, and whether its
-// agent was told what a plain VM asks for. The client is nil when it is not at
-// hand, and the caller dials for itself.
-func (p *pool) take(id domain.ID) (client *guest.Client, told bool) {
+// take hands over the client of a machine that was claimed, and what is known of
+// it. Both are nil when they are not at hand, and the caller dials for itself.
+func (p *pool) take(id domain.ID) (*guest.Client, *warm) {
 	m := p.remove(id)
 	if m == nil {
-		return nil, false
+		return nil, nil
 	}
-	return m.client, m.told
+	return m.client, m
 }
 
 // remove takes a machine off its shelf, or keeps it from getting there.

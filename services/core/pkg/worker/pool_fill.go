@@ -100,7 +100,16 @@ func (p *pool) add(ctx context.Context, key storage.PoolKey) (err error) {
 		return err
 	}
 	m := &domain.Machine{
-		ID: domain.NewID(), WorkerID: key.WorkerID, Driver: key.Driver, BuildID: key.BuildID, Shape: key.Shape, CreatedAt: p.w.time(),
+		ID: domain.NewID(), WorkerID: key.WorkerID, Driver: key.Driver, BuildID: key.BuildID, Shape: key.Shape, Memory: key.Memory, CreatedAt: p.w.time(),
+	}
+	spec := vmm.Spec{
+		MachineID: string(m.ID), RootFS: files.RootFS, BuildID: string(key.BuildID), Hostname: pooledHostname,
+		Resources: key.Shape.Resources, Network: key.Shape.Network, Platform: p.w.config.Platform,
+	}
+	if key.Memory {
+		if err := p.w.fromBuildMemory(ctx, key.Driver, key.Shape, &spec); err != nil {
+			return err
+		}
 	}
 	defer func() {
 		if err != nil {
@@ -108,10 +117,7 @@ func (p *pool) add(ctx context.Context, key storage.PoolKey) (err error) {
 			err = errors.Join(err, driver.Delete(context.WithoutCancel(ctx), string(m.ID)))
 		}
 	}()
-	m.Handle, err = driver.Create(ctx, vmm.Spec{
-		MachineID: string(m.ID), RootFS: files.RootFS, BuildID: string(key.BuildID), Hostname: pooledHostname,
-		Resources: key.Shape.Resources, Network: key.Shape.Network, Platform: p.w.config.Platform,
-	})
+	m.Handle, err = driver.Create(ctx, spec)
 	if err != nil {
 		return err
 	}
@@ -126,8 +132,14 @@ func (p *pool) add(ctx context.Context, key storage.PoolKey) (err error) {
 		client.Close()
 		return err
 	}
-	p.w.machines.set(m.ID, key.Driver, lifecycle.MachineRunning)
 	made := &warm{id: m.ID, key: key, client: client, told: true}
+	if key.Memory {
+		if made.runs, err = adopt(ctx, client, m.ID); err != nil {
+			client.Close()
+			return err
+		}
+	}
+	p.w.machines.set(m.ID, key.Driver, lifecycle.MachineRunning)
 	p.expect(made)
 	err = p.w.Store.Update(ctx, func(tx storage.Tx) error {
 		// A build that is gone, or going, gets no more machines.

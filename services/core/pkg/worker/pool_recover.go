@@ -15,7 +15,7 @@ import (
 // no use any more, is removed.
 func (p *pool) recover(left map[domain.ID]*domain.Machine) {
 	for _, m := range left {
-		key := storage.PoolKey{WorkerID: m.WorkerID, Driver: m.Driver, BuildID: m.BuildID, Shape: m.Shape}
+		key := storage.PoolKey{WorkerID: m.WorkerID, Driver: m.Driver, BuildID: m.BuildID, Shape: m.Shape, Memory: m.Memory}
 		p.expect(&warm{id: m.ID, key: key})
 		done := p.work()
 		p.gone.Go(func() {

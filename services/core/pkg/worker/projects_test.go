@@ -29,7 +29,7 @@ func TestAProjectGoesFromTheNode(t *testing.T) {
 	vm := b.running(vmm.CreateVM{Template: "theirs", Network: domain.NetworkNAT})
 	b.node.LogEgress(string(vm.MachineID), domain.EgressEntry{Verdict: domain.EgressAllow, Via: "dns", Proto: "dns", Name: "asked.com"})
 	b.sh(vm.ID, "echo gone")
-	snap, err := b.CreateSnapshot(b.ctx, b.by, vm.ID, "frozen")
+	snap, err := b.CreateSnapshot(b.ctx, b.by, vm.ID, vmm.CreateSnapshot{Name: "frozen"})
 	must(t, err)
 	if err := who.DeleteProject(b.ctx, admin, "doomed"); !errors.HasCode(err, errors.Conflict) {
 		t.Fatalf("with a VM: %v", err)

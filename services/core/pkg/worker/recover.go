@@ -112,6 +112,10 @@ func (w *Worker) recoverMachines(
 			continue
 		}
 		w.machines.set(id, name, statusOf(s.Status))
+		if s.Status == vmm.StatusPaused && owned[id].PauseMode != domain.PauseFreeze {
+			w.machines.sleeps(id, true) // nothing of it runs that could end
+			continue
+		}
 		if s.Status == vmm.StatusRunning || s.Status == vmm.StatusPaused {
 			w.watchExit(owned[id].ID, id, d)
 		}
@@ -135,6 +139,19 @@ func (w *Worker) recoverSnapshots(ctx context.Context, name string, d vmm.Driver
 	}
 	for _, id := range ids {
 		if strings.HasPrefix(id, layerPrefix) {
+			continue
+		}
+		if strings.HasPrefix(id, memoryPrefix) {
+			kept, err := w.keepsMemory(ctx, name, id)
+			if err != nil {
+				return err
+			}
+			if !kept {
+				w.Log.Info("removing a build's memory", "snapshot", id)
+				if err := sn.DeleteSnapshot(ctx, id); err != nil {
+					w.Log.Error("snapshot not removed", "snapshot", id, "error", err)
+				}
+			}
 			continue
 		}
 		var row *domain.Snapshot
@@ -198,7 +215,8 @@ func (w *Worker) waitConverged(ctx context.Context, vm *domain.VM) {
 
 // watchExit waits for a machine's end, once at a time, and has the VM stepped then.
 func (w *Worker) watchExit(vm, id domain.ID, d vmm.Driver) {
-	if !w.machines.watch(id) {
+	run, start := w.machines.watch(id)
+	if !start {
 		return
 	}
 	w.wg.Go(func() {
@@ -210,7 +228,7 @@ func (w *Worker) watchExit(vm, id domain.ID, d vmm.Driver) {
 			w.Log.Debug("machine not watched", "machine", id, "error", err)
 			exit = vmm.Exit{At: w.time()}
 		}
-		if w.machines.ended(id, exit) {
+		if w.machines.ended(id, run, exit) {
 			w.Log.Info("machine ended", "vm", vm, "machine", id, "oom", exit.OOM, "code", exit.Code, "known", exit.Known)
 			w.Wake(vm)
 		}

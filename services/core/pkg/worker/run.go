@@ -30,6 +30,9 @@ func (w *Worker) run(ctx context.Context, vm *domain.VM, next lifecycle.Step) er
 			return err
 		}
 		w.machines.forget(vm.MachineID)
+		if err := w.dropInherited(vm); err != nil {
+			return err
+		}
 		return w.create(ctx, vm, driver)
 	case lifecycle.Start:
 		return w.start(ctx, vm, driver)
@@ -72,7 +75,7 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 		defer w.pool.work()()  // who waits for the pool sees that more is to come
 		defer w.pool.want(key) // not before: this VM goes first
 	}
-	vm, claimed, err := w.intend(ctx, vm, tools, poolable, key)
+	vm, claimed, err := w.intend(ctx, vm, tools, poolable, key, spec.Memory)
 	equipped()
 	if err != nil {
 		return err
@@ -118,7 +121,7 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 // intend binds a machine to vm before anything is done: one from the pool,
 // which runs already, or the ID of one to be made. A machine that the store
 // does not know is an orphan.
-func (w *Worker) intend(ctx context.Context, vm *domain.VM, tools []string, poolable bool, key storage.PoolKey) (_ *domain.VM, claimed bool, err error) {
+func (w *Worker) intend(ctx context.Context, vm *domain.VM, tools []string, poolable bool, key storage.PoolKey, memory bool) (_ *domain.VM, claimed bool, err error) {
 	vm, err = w.commit(ctx, vm.ID, "", func(tx storage.Tx, row *domain.VM) error {
 		claimed = false
 		row.Observed, row.Spec.Tools, row.Reason = domain.Creating, tools, ""
@@ -138,7 +141,7 @@ func (w *Worker) intend(ctx context.Context, vm *domain.VM, tools []string, pool
 		row.MachineID = domain.NewID()
 		return tx.Machines().Insert(ctx, &domain.Machine{
 			ID: row.MachineID, WorkerID: w.id, Driver: row.Spec.Driver, BuildID: row.Spec.BuildID, VMID: row.ID,
-			Shape: domain.Shape{Resources: row.Spec.Resources, Network: row.Spec.Network}, CreatedAt: w.time(),
+			Shape: domain.Shape{Resources: row.Spec.Resources, Network: row.Spec.Network}, Memory: memory, CreatedAt: w.time(),
 		})
 	})
 	return vm, claimed, err
@@ -194,6 +197,9 @@ func (w *Worker) failed(ctx context.Context, vm *domain.VM, cause domain.Cause, 
 		row.Tombstone = &domain.Tombstone{Cause: cause, By: "worker", Detail: public.Message, At: now}
 		return w.loseOpen(ctx, tx, row, "the VM failed")
 	})
+	if err == nil {
+		w.tellLost(vm.ID)
+	}
 	return err
 }
 
@@ -204,6 +210,9 @@ func (w *Worker) pause(ctx context.Context, vm *domain.VM, driver vmm.Driver) er
 	}
 	if err := w.underway(ctx, vm, domain.Pausing); err != nil {
 		return err
+	}
+	if vm.PauseMode != domain.PauseFreeze {
+		return w.sleep(ctx, vm, driver, p)
 	}
 	w.vms.suspend(vm.ID)
 	if err := p.Pause(ctx, string(vm.MachineID), vm.PauseMode); err != nil {
@@ -231,12 +240,14 @@ func (w *Worker) resume(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 	if err := w.underway(ctx, vm, domain.Resuming); err != nil {
 		return err
 	}
+	trace := newTrace()
 	if err := driver.(vmm.Pauser).Resume(ctx, string(vm.MachineID)); err != nil {
-		return err
+		return w.notResumed(ctx, vm, err)
 	}
+	trace.phase("resume")
 	w.machines.set(vm.MachineID, vm.Spec.Driver, lifecycle.MachineRunning)
 	if !w.vms.attached(vm.ID, vm.MachineID) {
-		return w.attach(ctx, vm, driver, newTrace())
+		return w.attach(ctx, vm, driver, trace)
 	}
 	return w.settle(ctx, vm)
 }
@@ -248,7 +259,7 @@ func (w *Worker) settle(ctx context.Context, vm *domain.VM) error {
 		domain.Running: events.VMRunning, domain.Paused: events.VMPaused, domain.Stopped: events.VMStopped,
 	}[observed]
 	row, err := w.commit(ctx, vm.ID, kind, func(_ storage.Tx, row *domain.VM) error {
-		row.Observed = observed
+		row.Observed, row.Reason = observed, ""
 		return nil
 	})
 	if err == nil && observed == domain.Running {
@@ -261,8 +272,9 @@ func (w *Worker) stop(ctx context.Context, vm *domain.VM, driver vmm.Driver) err
 	if err := w.underway(ctx, vm, domain.Stopping); err != nil {
 		return err
 	}
-	// A frozen machine cannot end orderly.
-	if p, ok := driver.(vmm.Pauser); ok && w.machines.status(vm.MachineID) == lifecycle.MachinePaused {
+	// A frozen machine cannot end orderly. One whose memory is saved has written
+	// its files, and is not brought back for its end.
+	if p, ok := driver.(vmm.Pauser); ok && w.machines.status(vm.MachineID) == lifecycle.MachinePaused && !w.machines.isAsleep(vm.MachineID) {
 		if err := p.Resume(ctx, string(vm.MachineID)); err != nil {
 			return err
 		}
@@ -289,6 +301,9 @@ func (w *Worker) stopped(ctx context.Context, vm *domain.VM, why *domain.Tombsto
 		}
 		return w.loseOpen(ctx, tx, row, "the VM was stopped")
 	})
+	if err == nil {
+		w.tellLost(vm.ID)
+	}
 	return err
 }
 
@@ -349,6 +364,7 @@ func (w *Worker) deleted(ctx context.Context, vm *domain.VM) error {
 		return err
 	}
 	w.clock.clear(vm.ID)
+	w.tellLost(vm.ID)
 	w.vms.forget(vm.ID)
 	w.dropForkSnapshot(ctx, row.ProjectID, row.Spec.SnapshotID)
 	return nil
@@ -377,7 +393,7 @@ func (w *Worker) due(ctx context.Context, id domain.ID) {
 		row.Generation++
 		row.Tombstone = &domain.Tombstone{Cause: cause, By: "worker", At: w.time()}
 		if row.Desired == domain.WantPaused {
-			row.PauseMode = domain.PauseFreeze
+			row.PauseMode = w.pauseMode(row.Spec.Driver)
 			row.Tombstone = nil
 		}
 		return nil

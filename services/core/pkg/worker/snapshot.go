@@ -12,7 +12,7 @@ import (
 
 // Snapshot implements service.Node. A running guest flushes its file systems
 // first; one that does not answer is snapshotted as after a power cut.
-func (w *Worker) Snapshot(ctx context.Context, vm *domain.VM, id domain.ID) (vmm.SnapshotInfo, error) {
+func (w *Worker) Snapshot(ctx context.Context, vm *domain.VM, id domain.ID, kind domain.SnapshotKind) (vmm.SnapshotInfo, error) {
 	d, err := w.driver(vm.Spec.Driver)
 	if err != nil {
 		return vmm.SnapshotInfo{}, err
@@ -23,9 +23,7 @@ func (w *Worker) Snapshot(ctx context.Context, vm *domain.VM, id domain.ID) (vmm
 	}
 	if l := w.vms.find(vm.ID); l != nil && !l.suspended.Load() {
 		defer w.use(l)()
-		if err := l.client.Quiesce(ctx); err != nil {
-			w.Log.Warn("guest not quiesced before a snapshot", "vm", vm.ID, "error", err)
-		} else {
+		if w.quiesce(ctx, vm) {
 			defer func() {
 				if err := l.client.Thaw(context.WithoutCancel(ctx)); err != nil {
 					w.Log.Warn("guest not thawed after a snapshot", "vm", vm.ID, "error", err)
@@ -33,7 +31,7 @@ func (w *Worker) Snapshot(ctx context.Context, vm *domain.VM, id domain.ID) (vmm
 			}()
 		}
 	}
-	return sn.Snapshot(ctx, string(vm.MachineID), string(id), domain.SnapshotDisk)
+	return sn.Snapshot(ctx, string(vm.MachineID), string(id), kind)
 }
 
 // Files implements service.Node.

@@ -3,11 +3,13 @@ package worker
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/libs/types/pkg/events"
+	"github.com/aetherium/aetherium/services/core/pkg/image"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 )
@@ -136,24 +138,20 @@ func (w *Worker) buildTemplate(ctx context.Context, task *domain.Task) (json.Raw
 	if err != nil {
 		return nil, errors.Join(err, w.buildFailed(ctx, build.ID, err))
 	}
+	build.Artifacts = []domain.Artifact{{Kind: domain.ArtifactRootFS, Path: string(build.ID), Digest: made.Digest, Bytes: made.Bytes}}
+	finish(build, made)
+	if build.Warm.Memory {
+		memory, err := w.warmUp(ctx, build, made)
+		if err != nil {
+			w.builds.say(build.ID, "error: "+errors.Public(err).Message)
+			return nil, errors.Join(err, w.buildFailed(ctx, build.ID, err))
+		}
+		build.Artifacts = append(build.Artifacts, *memory)
+	}
 	_, err = w.changeBuild(ctx, build.ID, events.BuildReady, func(tx storage.Tx, b *domain.Build) error {
 		now := w.time()
-		b.State, b.ReadyAt = domain.BuildReady, &now
-		b.Artifacts = []domain.Artifact{{Kind: "rootfs", Path: string(b.ID), Digest: made.Digest, Bytes: made.Bytes}}
-		if b.DefaultUser == "" {
-			b.DefaultUser = made.User
-		}
-		if b.WorkDir == "" {
-			b.WorkDir = made.WorkDir
-		}
-		env := made.Env
-		if env == nil {
-			env = map[string]string{}
-		}
-		for k, v := range b.Env {
-			env[k] = v
-		}
-		b.Env = env
+		b.State, b.ReadyAt, b.Artifacts = domain.BuildReady, &now, build.Artifacts
+		finish(b, made)
 		return w.tag(ctx, tx, b, args.Tags)
 	})
 	if err != nil {
@@ -161,6 +159,22 @@ func (w *Worker) buildTemplate(ctx context.Context, task *domain.Task) (json.Raw
 	}
 	w.TemplatesChanged(ctx)
 	return w.buildResult(ctx, build.ID)
+}
+
+// finish completes what a build's owner left open by what the image says.
+func finish(b *domain.Build, made image.Result) {
+	if b.DefaultUser == "" {
+		b.DefaultUser = made.User
+	}
+	if b.WorkDir == "" {
+		b.WorkDir = made.WorkDir
+	}
+	env := maps.Clone(made.Env)
+	if env == nil {
+		env = map[string]string{}
+	}
+	maps.Copy(env, b.Env)
+	b.Env = env
 }
 
 // TemplatesChanged implements service.Node. It returns when what was kept of

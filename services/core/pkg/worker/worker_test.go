@@ -324,9 +324,9 @@ func TestSnapshotsOutliveTheirVM(t *testing.T) {
 	b := newBed(t)
 	vm := b.running(vmm.CreateVM{})
 	b.sh(vm.ID, "echo kept > f")
-	snap, err := b.CreateSnapshot(b.ctx, b.by, vm.ID, "keep")
+	snap, err := b.CreateSnapshot(b.ctx, b.by, vm.ID, vmm.CreateSnapshot{Name: "keep"})
 	must(t, err)
-	if _, err := b.CreateSnapshot(b.ctx, b.by, vm.ID, "keep"); !errors.HasCode(err, errors.AlreadyExists) {
+	if _, err := b.CreateSnapshot(b.ctx, b.by, vm.ID, vmm.CreateSnapshot{Name: "keep"}); !errors.HasCode(err, errors.AlreadyExists) {
 		t.Errorf("the same name again: %v", err)
 	}
 	_, err = b.DeleteVM(b.ctx, b.by, vm.ID)

@@ -53,13 +53,13 @@ func (o *Orchestrator) PreviewToken(_ context.Context, id domain.ID) (string, er
 }
 
 // CreateSnapshot implements vmm.Snapshots.
-func (o *Orchestrator) CreateSnapshot(_ context.Context, by vmm.Caller, id domain.ID, name string) (*domain.Snapshot, error) {
+func (o *Orchestrator) CreateSnapshot(_ context.Context, by vmm.Caller, id domain.ID, req vmm.CreateSnapshot) (*domain.Snapshot, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if _, err := o.running(by, id); err != nil {
 		return nil, err
 	}
-	s := &domain.Snapshot{ID: domain.NewID(), ProjectID: by.ProjectID, VMID: id, Name: name, Driver: "fake", Kind: domain.SnapshotDisk, State: domain.BuildReady, Bytes: 4096, CreatedAt: time.Now().UTC()}
+	s := &domain.Snapshot{ID: domain.NewID(), ProjectID: by.ProjectID, VMID: id, Name: req.Name, Driver: "fake", Kind: req.Kind, State: domain.BuildReady, Bytes: 4096, CreatedAt: time.Now().UTC()}
 	o.snaps[s.ID] = s
 	return s, nil
 }

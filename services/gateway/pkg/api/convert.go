@@ -33,7 +33,7 @@ func VM(v *domain.VM) wire.VM {
 	out := wire.VM{
 		ID: v.ID.String(), Name: v.Name, State: string(v.Observed), DesiredState: string(v.Desired),
 		Template: v.Spec.Template, TemplateID: v.Spec.TemplateID.String(), BuildID: v.Spec.BuildID.String(),
-		SnapshotID: v.Spec.SnapshotID.String(), Driver: v.Spec.Driver, Isolation: string(v.Isolation),
+		SnapshotID: v.Spec.SnapshotID.String(), Memory: v.Spec.Memory, Driver: v.Spec.Driver, Isolation: string(v.Isolation),
 		Platform: v.Spec.Platform, Resources: resources(v.Spec.Resources), Network: string(v.Spec.Network),
 		Hostname: v.Spec.Hostname, DefaultUser: v.Spec.DefaultUser, Tools: v.Spec.Tools, Metadata: v.Metadata, PauseMode: string(v.PauseMode),
 		Deadline: v.Deadline, OnTimeout: string(v.OnTimeout), IdleTimeoutMS: ms(v.IdleTimeout), AutoResume: v.AutoResume,
@@ -74,7 +74,7 @@ func toCreate(c wire.CreateVM) vmm.CreateVM {
 		Name: c.Name, Template: c.Template, Driver: c.Driver, MinIsolation: domain.Isolation(c.MinIsolation),
 		Resources: toResources(c.Resources), Network: domain.NetworkMode(c.Network), Env: c.Env, Metadata: c.Metadata,
 		IdleTimeout: fromMS(c.IdleTimeoutMS), OnTimeout: domain.OnTimeout(c.OnTimeout), AutoResume: c.AutoResume,
-		Hostname: c.Hostname, DefaultUser: c.DefaultUser, Tools: c.Tools,
+		Hostname: c.Hostname, DefaultUser: c.DefaultUser, Tools: c.Tools, Memory: c.Memory,
 	}
 	if c.Egress != nil {
 		p := toEgress(*c.Egress)
@@ -116,7 +116,7 @@ func toPatch(p wire.PatchVM) vmm.PatchVM {
 // Execution is an execution as it goes over the wire. Its environment does not.
 func Execution(x *domain.Execution) wire.Execution {
 	out := wire.Execution{
-		ID: x.ID.String(), VMID: x.VMID.String(), State: string(x.State), Args: x.Command.Args, Cwd: x.Command.Cwd,
+		ID: x.ID.String(), VMID: x.VMID.String(), OriginID: x.OriginID.String(), State: string(x.State), Args: x.Command.Args, Cwd: x.Command.Cwd,
 		User: x.Command.User, Stdin: x.Command.Stdin, TimeoutMS: ms(x.Command.Timeout), Epoch: x.Epoch, PID: x.PID,
 		ExitCode: x.ExitCode, Signal: x.Signal, TimedOut: x.TimedOut, LostReason: x.LostReason, OutputBytes: x.OutputBytes,
 		CreatedAt: x.CreatedAt, StartedAt: x.StartedAt, EndedAt: x.EndedAt,
@@ -133,7 +133,7 @@ func Execution(x *domain.Execution) wire.Execution {
 func snapshot(s *domain.Snapshot) wire.Snapshot {
 	return wire.Snapshot{
 		ID: s.ID.String(), VMID: s.VMID.String(), Name: s.Name, BuildID: s.BuildID.String(), Driver: s.Driver,
-		Kind: string(s.Kind), State: string(s.State), SizeBytes: s.Bytes, CreatedAt: s.CreatedAt,
+		Kind: string(s.Kind), State: string(s.State), SizeBytes: s.Bytes, CreatedAt: s.CreatedAt, Version: s.DriverVersion,
 	}
 }
 
@@ -196,6 +196,12 @@ func build(b *domain.Build) wire.Build {
 		ID: b.ID.String(), TemplateID: b.TemplateID.String(), State: string(b.State), Platform: b.Platform,
 		Source:    wire.TemplateSource{Image: b.Source.Image, Packages: b.Source.Packages, Suite: b.Source.Suite, Steps: b.Source.Steps},
 		Resources: resources(b.Shape), DefaultUser: b.DefaultUser, Reason: b.Reason, CreatedAt: b.CreatedAt, ReadyAt: b.ReadyAt,
+		Start: b.Warm.Start,
+	}
+	if m := b.Memory(); m != nil {
+		out.Memory = &wire.BuildMemory{
+			Driver: m.Driver, DriverVersion: m.DriverVersion, Network: string(b.Warm.Network), Ready: b.Warm.Ready, SizeBytes: m.Bytes,
+		}
 	}
 	// Where something lies on the server is the server's business.
 	if b.Source.Tar != "" {

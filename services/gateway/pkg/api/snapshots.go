@@ -6,6 +6,7 @@ import (
 
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
 )
@@ -74,7 +75,12 @@ func (a *API) createSnapshot(ctx context.Context, in *createSnapshotInput) (*cre
 	if err != nil {
 		return nil, err
 	}
-	s, err := a.VMs.CreateSnapshot(ctx, by, vm, given(in.Body).Name)
+	body := given(in.Body)
+	req := vmm.CreateSnapshot{Name: body.Name, Kind: domain.SnapshotDisk}
+	if body.Memory {
+		req.Kind = domain.SnapshotMemory
+	}
+	s, err := a.VMs.CreateSnapshot(ctx, by, vm, req)
 	if err != nil {
 		return nil, err
 	}

@@ -88,6 +88,10 @@ func (a *API) buildTemplate(ctx context.Context, in *buildTemplateInput) (*accep
 	t, err := a.VMs.BuildTemplate(ctx, by, vmm.BuildTemplate{
 		Name: in.Body.Name, Tags: in.Body.Tags, Source: source, Shape: toResources(in.Body.Resources), User: in.Body.User, Env: in.Body.Env,
 		NoCache: in.Body.NoCache,
+		Warm: domain.WarmUp{
+			Start: in.Body.Start, Memory: in.Body.Memory, Ready: in.Body.Ready, Driver: in.Body.Driver,
+			Network: domain.NetworkMode(in.Body.Network),
+		},
 	})
 	if err != nil {
 		return nil, err

@@ -220,7 +220,11 @@ func (s *Server) otherRoutes(handle register) {
 		if err := readJSON(r, &req); err != nil {
 			return err
 		}
-		writeJSON(w, 201, api.Snapshot{ID: newID(), VMID: v.ID, Name: req.Name, Kind: "disk", State: "ready"})
+		kind := "disk"
+		if req.Memory {
+			kind = "memory"
+		}
+		writeJSON(w, 201, api.Snapshot{ID: newID(), VMID: v.ID, Name: req.Name, Kind: kind, State: "ready"})
 		return nil
 	}))
 	handle("DELETE /snapshots/{id}", reply(func(r *http.Request) (int, any, error) {

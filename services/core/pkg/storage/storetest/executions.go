@@ -41,6 +41,7 @@ func executionFields(e *env) {
 	vm, foreign := e.vm(p, nil), e.vm(q, nil)
 	x := e.execution(vm, func(x *domain.Execution) {
 		x.CommandSealed, x.State, x.PID, x.ExitCode, x.Signal, x.OutputBytes = []byte{1, 0, 2}, domain.ExecutionExited, 42, ptr(137), 9, 1<<40
+		x.OriginID = domain.NewID()
 		x.LostReason, x.TimedOut, x.StartedAt, x.EndedAt = "", true, ptr(e.now), ptr(e.now.Add(time.Second))
 	})
 	same(e, "stored", e.getExecution(p, x.ID), x)

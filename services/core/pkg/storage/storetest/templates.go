@@ -138,6 +138,7 @@ func builds(e *env) {
 	tpl := e.template(p, "base")
 	b := e.build(tpl, func(b *domain.Build) {
 		b.Platform, b.Source, b.Shape = "linux/amd64", domain.TemplateSource{Packages: []string{"git"}, Suite: "bookworm"}, domain.Resources{MilliCPU: 1, MemoryBytes: 2, DiskBytes: 3, PIDs: 4}
+		b.Warm = domain.WarmUp{Start: "serve", Memory: true, Ready: "probe", Driver: "qemu", Network: domain.NetworkNAT}
 	})
 	get := func() *domain.Build {
 		return read(e, func(tx storage.Tx) (*domain.Build, error) { return tx.Builds().Get(e.ctx(), p, b.ID) })
@@ -145,7 +146,9 @@ func builds(e *env) {
 	same(e, "stored", get(), b)
 	stale := *b
 	b.State, b.Kernel, b.DriverVersion, b.ReadyAt = domain.BuildReady, "6.1", "v1", ptr(e.tick())
-	b.Artifacts, b.DefaultUser, b.Env, b.WorkDir = []domain.Artifact{{Kind: "rootfs", Path: "p", Digest: "sha256:0", Bytes: 5}}, "user", map[string]string{"A": "B"}, "/w"
+	b.Artifacts, b.DefaultUser, b.Env, b.WorkDir = []domain.Artifact{{Kind: "rootfs", Path: "p", Digest: "sha256:0", Bytes: 5}, {
+		Kind: domain.ArtifactMemory, Bytes: 6, Driver: "qemu", DriverVersion: "7", Shape: &domain.Shape{Resources: b.Shape, Network: domain.NetworkNAT},
+	}}, "user", map[string]string{"A": "B"}, "/w"
 	e.update(func(tx storage.Tx) error { return tx.Builds().Update(e.ctx(), b) })
 	same(e, "ready", get(), b)
 	e.refused(errors.Conflict, func(tx storage.Tx) error { return tx.Builds().Update(e.ctx(), &stale) })

@@ -125,6 +125,8 @@ func (d *Driver) Start(ctx context.Context, id string) error {
 	if err := d.node.stumble(ctx, OpStart, m.deleted); err != nil {
 		return err
 	}
+	m.starting.Lock()
+	defer m.starting.Unlock()
 	var mem memory
 	if m.forked() {
 		if mem, err = d.node.recall(m.spec.DiskFrom); err != nil {
@@ -132,7 +134,7 @@ func (d *Driver) Start(ctx context.Context, id string) error {
 		}
 	}
 	r, err := d.boot(m)
-	if err != nil || len(mem) == 0 {
+	if err != nil {
 		return err
 	}
 	if err := d.goOn(ctx, m, r, mem); err != nil {
@@ -140,6 +142,7 @@ func (d *Driver) Start(ctx context.Context, id string) error {
 		d.drop(m)
 		return err
 	}
+	m.runs(r)
 	return nil
 }
 

@@ -27,7 +27,8 @@ type machine struct {
 	stream  *stream
 	deleted chan struct{} // closed by Delete
 
-	files sync.Mutex // held while the directory is made or removed
+	files    sync.Mutex // held while the directory is made or removed
+	starting sync.Mutex // held while it starts
 
 	mu     sync.Mutex
 	status vmm.Status
@@ -91,7 +92,19 @@ func (m *machine) boot(handler http.Handler) {
 		serve = func() error { return r.agent.Serve(ctx, l) }
 	}
 	go func() { defer close(r.served); _ = serve() }()
-	m.run, m.status, m.exit, m.began, m.slept = r, vmm.StatusRunning, vmm.Exit{}, true, nil
+	m.run, m.exit, m.slept = r, vmm.Exit{}, nil
+}
+
+// runs notes that a run has begun: what was to go on in it does.
+func (m *machine) runs(r *run) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.run == r {
+		m.began = true
+		if m.status == vmm.StatusCreated {
+			m.status = vmm.StatusRunning
+		}
+	}
 }
 
 func serveHandler(ctx context.Context, l net.Listener, h http.Handler) error {
@@ -136,7 +149,7 @@ func (m *machine) state() vmm.State {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := vmm.State{MachineID: m.spec.MachineID, Status: m.status, Handle: handleOf(m.spec.MachineID), CreatedAt: m.made}
-	if m.run != nil && m.slept == nil {
+	if m.run != nil && m.slept == nil && m.status != vmm.StatusCreated {
 		s.PID = os.Getpid()
 	}
 	return s

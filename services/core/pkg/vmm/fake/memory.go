@@ -79,6 +79,9 @@ func (n *Node) recall(snapshot string) (mem memory, err error) {
 // goOn begins what ran at a snapshot, each up to where its output had been
 // acknowledged.
 func (d *Driver) goOn(ctx context.Context, m *machine, r *run, mem memory) error {
+	if len(mem) == 0 {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, memoryTimeout)
 	defer cancel()
 	host, err := d.mux(m, r)

@@ -45,6 +45,7 @@ const (
 type fault struct {
 	err     error
 	release <-chan struct{} // wait for it first; nil: do not wait
+	reached chan struct{}   // closed when the call waits
 }
 
 // NewNode makes a node that keeps its machines in dir.
@@ -58,9 +59,15 @@ func (n *Node) FailNext(op Op, err error) { n.add(op, fault{err: err}) }
 // HangNext makes the next call of op wait until release is called, the call's
 // context ends, or the machine is deleted. It goes on then.
 func (n *Node) HangNext(op Op) (release func()) {
-	ch := make(chan struct{})
-	n.add(op, fault{release: ch})
-	return sync.OnceFunc(func() { close(ch) })
+	_, release = n.StopNext(op)
+	return release
+}
+
+// StopNext is HangNext that tells when the call waits.
+func (n *Node) StopNext(op Op) (reached <-chan struct{}, release func()) {
+	let, there := make(chan struct{}), make(chan struct{})
+	n.add(op, fault{release: let, reached: there})
+	return there, sync.OnceFunc(func() { close(let) })
 }
 
 func (n *Node) add(op Op, f fault) {
@@ -78,6 +85,7 @@ func (n *Node) stumble(ctx context.Context, op Op, deleted <-chan struct{}) erro
 	}
 	n.mu.Unlock()
 	if f.release != nil {
+		close(f.reached)
 		select {
 		case <-f.release:
 		case <-deleted:

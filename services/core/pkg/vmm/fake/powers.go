@@ -107,8 +107,11 @@ func (d *Driver) DeleteSnapshot(_ context.Context, snapshotID string) error {
 }
 
 // ListSnapshots tells the snapshots on the node.
-func (d *Driver) ListSnapshots(context.Context) ([]string, error) {
-	entries, err := os.ReadDir(d.node.snapshots())
+func (d *Driver) ListSnapshots(context.Context) ([]string, error) { return d.node.Snapshots() }
+
+// Snapshots tells the snapshots on the node.
+func (n *Node) Snapshots() ([]string, error) {
+	entries, err := os.ReadDir(n.snapshots())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, errors.Wrap(err, errors.Internal, "the snapshots cannot be listed")
 	}

@@ -12,7 +12,7 @@ import (
 type executions struct{ s Session }
 
 const (
-	executionColumns = "id, project_id, vm_id, epoch, command_sealed, state, pid, exit_code, signal, lost_reason, output_bytes, timed_out, created_at, started_at, ended_at"
+	executionColumns = "id, project_id, vm_id, epoch, origin_id, command_sealed, state, pid, exit_code, signal, lost_reason, output_bytes, timed_out, created_at, started_at, ended_at"
 	executionSelect  = "SELECT " + executionColumns + " FROM executions"
 	executionOpen    = "state IN ('starting', 'running')"
 )
@@ -35,14 +35,14 @@ func executionArgs(e *domain.Execution) []any {
 		code = int64(*e.ExitCode)
 	}
 	return []any{
-		string(e.ID), string(e.ProjectID), string(e.VMID), e.Epoch, blob(e.CommandSealed), string(e.State), int64(e.PID), code, int64(e.Signal),
+		string(e.ID), string(e.ProjectID), string(e.VMID), e.Epoch, string(e.OriginID), blob(e.CommandSealed), string(e.State), int64(e.PID), code, int64(e.Signal),
 		e.LostReason, e.OutputBytes, flag(e.TimedOut), micros(e.CreatedAt), optMicros(e.StartedAt), optMicros(e.EndedAt),
 	}
 }
 
 func scanExecution(r Row) (*domain.Execution, error) {
 	e := new(domain.Execution)
-	return e, r.Scan(&e.ID, &e.ProjectID, &e.VMID, &e.Epoch, &e.CommandSealed, &e.State, &e.PID, &e.ExitCode, &e.Signal,
+	return e, r.Scan(&e.ID, &e.ProjectID, &e.VMID, &e.Epoch, &e.OriginID, &e.CommandSealed, &e.State, &e.PID, &e.ExitCode, &e.Signal,
 		&e.LostReason, &e.OutputBytes, scanFlag{&e.TimedOut}, scanTime{&e.CreatedAt}, scanOptTime{&e.StartedAt}, scanOptTime{&e.EndedAt})
 }
 

@@ -11,14 +11,14 @@ import (
 type machines struct{ s Session }
 
 const (
-	machineColumns = "id, worker_id, driver, handle, build_id, milli_cpu, memory_bytes, disk_bytes, pids, network, vm_id, epoch, created_at"
+	machineColumns = "id, worker_id, driver, handle, build_id, milli_cpu, memory_bytes, disk_bytes, pids, network, memory, vm_id, epoch, created_at"
 	machineSelect  = "SELECT " + machineColumns + " FROM machines"
-	inPool         = "worker_id = ? AND driver = ? AND build_id = ? AND milli_cpu = ? AND memory_bytes = ? AND disk_bytes = ? AND pids = ? AND network = ? AND vm_id IS NULL"
+	inPool         = "worker_id = ? AND driver = ? AND build_id = ? AND milli_cpu = ? AND memory_bytes = ? AND disk_bytes = ? AND pids = ? AND network = ? AND memory = ? AND vm_id IS NULL"
 )
 
 func poolArgs(k storage.PoolKey) []any {
 	r := k.Shape.Resources
-	return []any{string(k.WorkerID), k.Driver, string(k.BuildID), r.MilliCPU, r.MemoryBytes, r.DiskBytes, r.PIDs, string(k.Shape.Network)}
+	return []any{string(k.WorkerID), k.Driver, string(k.BuildID), r.MilliCPU, r.MemoryBytes, r.DiskBytes, r.PIDs, string(k.Shape.Network), flag(k.Memory)}
 }
 
 func optID(id domain.ID) any {
@@ -33,7 +33,7 @@ func scanMachine(r Row) (*domain.Machine, error) {
 	res := &m.Shape.Resources
 	var vm *domain.ID
 	err := r.Scan(&m.ID, &m.WorkerID, &m.Driver, &m.Handle, &m.BuildID, &res.MilliCPU, &res.MemoryBytes, &res.DiskBytes, &res.PIDs,
-		&m.Shape.Network, &vm, &m.Epoch, scanTime{&m.CreatedAt})
+		&m.Shape.Network, scanFlag{&m.Memory}, &vm, &m.Epoch, scanTime{&m.CreatedAt})
 	if vm != nil {
 		m.VMID = *vm
 	}
@@ -53,7 +53,7 @@ func (r machines) Insert(ctx context.Context, m *domain.Machine) error {
 	res := m.Shape.Resources
 	_, err := r.s.Exec(ctx, "INSERT INTO machines ("+machineColumns+") VALUES ("+marks(machineColumns)+")",
 		string(m.ID), string(m.WorkerID), m.Driver, blob(m.Handle), string(m.BuildID), res.MilliCPU, res.MemoryBytes, res.DiskBytes, res.PIDs,
-		string(m.Shape.Network), optID(m.VMID), m.Epoch, micros(m.CreatedAt))
+		string(m.Shape.Network), flag(m.Memory), optID(m.VMID), m.Epoch, micros(m.CreatedAt))
 	return machineFault(err, m)
 }
 
