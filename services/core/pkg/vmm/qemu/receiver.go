@@ -1,0 +1,129 @@
+package qemu
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/fault"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/qemu/internal/qmp"
+	"golang.org/x/sys/unix"
+)
+
+// receiver is a monitor that is sent a guest and never lets it run. Its memory is
+// a file, so that the guest's is there when all has come. It ends with this
+// process, and is in this process's control group: what it takes is the saving's,
+// not the guest's.
+type receiver struct {
+	process *monitor
+	qmp     *qmp.Client
+}
+
+// newReceiver starts one, with a machine like the guest's: its drives are empty
+// ones of the same size, its network device leads nowhere.
+func (e *Engine) newReceiver(ctx context.Context, h *host, g microvm.Guest, drives []drive, to microvm.Memory) (*receiver, error) {
+	ram, err := os.OpenFile(filepath.Join(to.Dir, ramFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644) // other users' monitors read it
+	if err != nil {
+		return nil, fault.Of(err, "cannot write a machine's memory")
+	}
+	defer ram.Close()
+	if err := ram.Truncate(g.Memory); err != nil {
+		return nil, fault.Of(err, "cannot write a machine's memory")
+	}
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, fault.Of(err, "cannot speak with a monitor")
+	}
+	defer ours.Close()
+	defer theirs.Close()
+
+	m := machine{host: h, cpus: g.CPUs, memory: g.Memory, file: memoryFile{present: true, shared: true}, control: first, alone: true}
+	for _, d := range drives {
+		m.drives = append(m.drives, drive{readOnly: d.readOnly, size: d.size})
+	}
+	l := &launch{
+		dir: to.Dir, uid: g.UID, groups: h.groups, files: []*os.File{theirs}, limit: g.Memory, tied: true,
+		shown:  append(m.shown(), shown{name: memoryName, path: ram.Name()}),
+		opened: map[string]*os.File{memoryName: ram},
+	}
+	if g.Link != nil {
+		m.net = &netDevice{tap: first + 1, mac: g.Link.MAC.String(), mtu: g.Link.MTU}
+		l.tap = new(string)
+	}
+	l.args = m.args()
+	p, err := l.start(h.binary)
+	if err != nil {
+		return nil, err
+	}
+	theirs.Close()
+	c, err := speak(ctx, ours)
+	if err != nil {
+		return nil, p.failed(err)
+	}
+	p.stop()
+	return &receiver{process: p, qmp: c}, nil
+}
+
+// speak begins to speak with the monitor at the other end of a socket.
+func speak(ctx context.Context, socket *os.File) (*qmp.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	conn, err := net.FileConn(socket)
+	if err != nil {
+		return nil, fault.Of(err, "cannot speak with a monitor")
+	}
+	unixConn, ok := conn.(*net.UnixConn)
+	if !ok {
+		return nil, errors.New(errors.Internal, "cannot speak with a monitor")
+	}
+	return qmp.Open(ctx, unixConn)
+}
+
+// take has it take the guest that comes in on a socket.
+func (r *receiver) take(ctx context.Context, from *os.File) error {
+	if err := capabilities(ctx, r.qmp, false); err != nil {
+		return err
+	}
+	return receive(ctx, r.qmp, from)
+}
+
+// took waits until it has all of it.
+func (r *receiver) took(ctx context.Context) error { return moved(ctx, r.qmp) }
+
+// devices gives what the guest is beside its memory.
+func (r *receiver) devices(ctx context.Context) ([]byte, error) {
+	if err := capabilities(ctx, r.qmp, true); err != nil {
+		return nil, err
+	}
+	w, all, err := catch(maxState)
+	if err != nil {
+		return nil, fault.Of(err, "cannot write a machine's memory")
+	}
+	err = send(ctx, r.qmp, w)
+	w.Close()
+	if err == nil {
+		err = moved(ctx, r.qmp)
+	}
+	r.kill() // with it ends all that it holds
+	raw, rerr := all()
+	return raw, errors.Join(err, rerr)
+}
+
+func (r *receiver) kill() { _ = unix.Kill(r.process.pid, unix.SIGKILL) }
+
+// end ends it and waits for that.
+func (r *receiver) end() {
+	r.qmp.Close()
+	r.process.kill()
+}
+
+func socketPair() (a, b *os.File, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	return os.NewFile(uintptr(pair[0]), "socket"), os.NewFile(uintptr(pair[1]), "socket"), nil
+}

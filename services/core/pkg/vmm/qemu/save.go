@@ -1,0 +1,175 @@
+package qemu
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/fault"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/qemu/internal/qmp"
+)
+
+// Save writes a guest's memory and devices, see [microvm.Engine]. A second
+// monitor, whose memory is the new file, is sent the guest; it never lets it run,
+// and writes what it has beside its memory. Returns Conflict when the guest does
+// not run, NoSpace.
+func (e *Engine) Save(ctx context.Context, g microvm.Guest, to microvm.Memory, last bool,
+	disk func(context.Context) error,
+) (time.Duration, error) {
+	h, err := e.host(ctx)
+	if err != nil {
+		return 0, err
+	}
+	drives, _, err := drivesOf(g)
+	if err != nil {
+		return 0, fault.Of(err, "a machine's disk is not there")
+	}
+	var stood time.Duration
+	var state []byte
+	err = e.with(ctx, g, func(source *qmp.Client) error {
+		runs, err := running(ctx, source)
+		if err != nil {
+			return err
+		}
+		r, err := e.newReceiver(ctx, h, g, drives, to)
+		if err != nil {
+			return err
+		}
+		defer r.end()
+		s := saving{source: source, receiver: r, runs: runs, last: last, disk: disk}
+		if err := s.run(ctx); err != nil {
+			return err
+		}
+		stood = s.stood
+		state, err = r.devices(ctx)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	if err := os.WriteFile(filepath.Join(to.Dir, stateFile), state, 0o644); err != nil { // other users' monitors read it
+		return 0, fault.Of(err, "cannot write a machine's memory")
+	}
+	f := formOf(h, g, drives)
+	sum := sha256.Sum256(state)
+	f.State, f.StateSum = int64(len(state)), hex.EncodeToString(sum[:])
+	return stood, f.keep(to)
+}
+
+// saving is a guest on its way to a receiver.
+type saving struct {
+	source   *qmp.Client
+	receiver *receiver
+	runs     bool // the guest did, and is to again
+	last     bool
+	disk     func(context.Context) error
+	stood    time.Duration
+}
+
+// run moves the guest; unless it is the last time, it goes on afterwards, and
+// after an error in any case.
+func (s *saving) run(ctx context.Context) error {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return fault.Of(err, "cannot move a machine's memory")
+	}
+	defer ours.Close()
+	defer theirs.Close()
+	if err := s.receiver.take(ctx, theirs); err != nil {
+		return err
+	}
+	if err := s.configure(ctx); err != nil {
+		return err
+	}
+	began, err := s.move(ctx, ours, theirs)
+	if err == nil {
+		err = s.disk(ctx)
+	}
+	if err != nil {
+		return errors.Join(err, s.resume(context.WithoutCancel(ctx), true))
+	}
+	if s.runs && !s.last {
+		if err := s.resume(ctx, false); err != nil {
+			return err
+		}
+	}
+	s.stood = time.Since(began)
+	return s.receiver.took(ctx)
+}
+
+// roundsPatience is how long a guest is sent while it runs. One that writes
+// faster than it is sent stands still for the rest.
+const roundsPatience = 5 * time.Second
+
+// move sends the guest, which stands still in the end. It says since when.
+func (s *saving) move(ctx context.Context, ours, theirs *os.File) (began time.Time, err error) {
+	ahead := s.runs && !s.last // most of it is sent while it runs
+	if !ahead {
+		if err := s.source.Do(ctx, "stop", nil, nil); err != nil {
+			return began, err
+		}
+		began = time.Now()
+	}
+	if err := send(ctx, s.source, ours); err != nil {
+		return began, err
+	}
+	// Both ends are the monitors' alone now: when one dies the other is told.
+	ours.Close()
+	theirs.Close()
+	if ahead {
+		if began, err = s.stopped(ctx); err != nil {
+			return began, err
+		}
+	}
+	return began, moved(ctx, s.source)
+}
+
+// stopped waits for the moment that a guest that is being sent stands still.
+func (s *saving) stopped(ctx context.Context) (time.Time, error) {
+	rounds, cancel := context.WithTimeout(ctx, roundsPatience)
+	defer cancel()
+	for {
+		e, err := s.source.Next(rounds, "STOP", "MIGRATION")
+		switch {
+		case err == nil && e.Name == "STOP":
+			return time.Now(), nil
+		case err == nil:
+			if _, err := statusOf(e); err != nil {
+				return time.Time{}, err
+			}
+		case ctx.Err() == nil && (rounds.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded)):
+			return time.Now(), s.source.Do(ctx, "stop", nil, nil)
+		default:
+			return time.Time{}, err
+		}
+	}
+}
+
+// configure makes the migration as fast as it goes.
+func (s *saving) configure(ctx context.Context) error {
+	if err := capabilities(ctx, s.source, false); err != nil {
+		return err
+	}
+	const unlimited = int64(1) << 40 // bytes in a second
+	return s.source.Do(ctx, "migrate-set-parameters", map[string]any{"max-bandwidth": unlimited, "downtime-limit": 20}, nil)
+}
+
+// resume has the guest be as it was.
+func (s *saving) resume(ctx context.Context, failed bool) error {
+	if failed {
+		// It is refused when there is none.
+		var refused *qmp.Refusal
+		if err := s.source.Do(ctx, "migrate_cancel", nil, nil); err != nil && !errors.As(err, &refused) {
+			return err
+		}
+	}
+	if !s.runs {
+		return nil
+	}
+	return s.source.Do(ctx, "cont", nil, nil)
+}
