@@ -147,6 +147,12 @@ type (
 	Meter interface {
 		Usage(ctx context.Context, id string) (Usage, error)
 	}
+	// Tracer tells where the time of a machine's last start, or of its resumption,
+	// went, in order: at most 32 phases, each with a fixed name of lower case
+	// letters, digits and dashes. It answers from memory. None is no error.
+	Tracer interface {
+		Trace(ctx context.Context, id string) ([]Phase, error)
+	}
 	// Resizer changes limits of a running machine ("resize").
 	Resizer interface {
 		Resize(ctx context.Context, id string, r domain.Resources) error

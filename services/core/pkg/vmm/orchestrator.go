@@ -165,7 +165,8 @@ type VMs interface {
 	VMPreviewToken(ctx context.Context, by Caller, id domain.ID) (string, error)
 }
 
-// Phase is one timed step.
+// Phase is one timed step. One whose name has a dot in it is a part of the step
+// that is named before the dot, as its driver saw it.
 type Phase struct {
 	Name string        `json:"name"`
 	Took time.Duration `json:"took_ns"`

@@ -113,7 +113,10 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 			return err
 		}
 	}
-	l.phases = trace.phases
+	if driver, err := w.driver(vm.Spec.Driver); err == nil {
+		w.driverPhases(ctx, driver, vm.MachineID, trace)
+	}
+	l.phases.Store(&trace.phases)
 	row, err := w.commit(ctx, vm.ID, events.VMRunning, func(tx storage.Tx, row *domain.VM) error {
 		if fresh {
 			now := w.time()
@@ -134,6 +137,7 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 	}
 	w.setAlarm(row)
 	w.Changes.Notify(vm.ID) // it can be talked to from now on
+	w.metrics.started(vm.Spec.Driver, trace)
 	if fresh {
 		w.dropForkSnapshot(context.WithoutCancel(ctx), row.ProjectID, row.Spec.SnapshotID)
 	}

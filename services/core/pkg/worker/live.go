@@ -23,12 +23,12 @@ type liveVM struct {
 	machine domain.ID
 	client  *guest.Client
 	session *guest.Session
-	phases  []vmm.Phase
 
 	vm        atomic.Pointer[domain.VM] // as last written; never changed in place
-	suspended atomic.Bool               // paused, or about to be
-	lastUsed  atomic.Int64              // unix nanoseconds
-	inUse     atomic.Int64              // calls, connections and executions under way
+	phases    atomic.Pointer[[]vmm.Phase]
+	suspended atomic.Bool  // paused, or about to be
+	lastUsed  atomic.Int64 // unix nanoseconds
+	inUse     atomic.Int64 // calls, connections and executions under way
 
 	meterMu sync.Mutex
 	meter   vmm.Usage

@@ -121,7 +121,9 @@ func (w *Worker) Live(id domain.ID) (*domain.VM, bool) {
 // Trace implements service.Node.
 func (w *Worker) Trace(id domain.ID) []vmm.Phase {
 	if l := w.vms.find(id); l != nil {
-		return l.phases
+		if p := l.phases.Load(); p != nil {
+			return *p
+		}
 	}
 	return nil
 }

@@ -5,6 +5,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
@@ -718,5 +721,40 @@ func TestWarmUpThatACrashInterrupts(t *testing.T) {
 	}
 	if vm := b.running(vmm.CreateVM{Template: "warm"}); !vm.Spec.Memory || len(b.executions(vm.ID)) != 1 {
 		t.Errorf("%+v", vm.Spec)
+	}
+}
+
+// The trace of a start tells where its time went, with what the driver saw of
+// it, and so do the metrics.
+func TestTraceOfAStart(t *testing.T) {
+	t.Parallel()
+	b := newMemoryBed(t)
+	vm := b.running(vmm.CreateVM{})
+	b.talk(vm.ID)
+	forks, err := b.ForkVM(b.ctx, b.by, vm.ID, 1, vmm.CreateVM{})
+	must(t, err)
+	_, err = b.WaitVM(b.ctx, b.by, forks[0].ID)
+	must(t, err)
+	b.stepped(forks[0].ID)
+	for id, want := range map[domain.ID][]string{
+		vm.ID:       {"intent", "create", "start", "start.boot", "handshake", "configure", "session"},
+		forks[0].ID: {"intent", "create", "start", "start.boot", "start.restore", "handshake", "configure", "inherit", "session"},
+	} {
+		phases, err := b.VMTrace(b.ctx, b.by, id)
+		must(t, err)
+		var names []string
+		for _, p := range phases {
+			names = append(names, p.Name)
+		}
+		if !slices.Equal(names, want) {
+			t.Errorf("%v, want %v", names, want)
+		}
+	}
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(b.worker.Collectors()...)
+	for name, want := range map[string]int{"aetherium_vm_start_duration_seconds": 2, "aetherium_vm_start_phase_duration_seconds": 16} {
+		if n, err := testutil.GatherAndCount(registry, name); err != nil || n != want {
+			t.Errorf("%s has %d series, want %d: %v", name, n, want, err)
+		}
 	}
 }

@@ -37,7 +37,7 @@ func (w *Worker) run(ctx context.Context, vm *domain.VM, next lifecycle.Step) er
 	case lifecycle.Start:
 		return w.start(ctx, vm, driver)
 	case lifecycle.Attach:
-		return w.attach(ctx, vm, driver, newTrace())
+		return w.attach(ctx, vm, driver, newTrace(startTaken))
 	case lifecycle.Pause:
 		return w.pause(ctx, vm, driver)
 	case lifecycle.Resume:
@@ -58,10 +58,13 @@ func (w *Worker) run(ctx context.Context, vm *domain.VM, next lifecycle.Step) er
 
 // create makes a machine for vm, starts it and attaches.
 func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) error {
-	trace := newTrace()
+	trace := newTrace(startCold)
 	spec, err := w.spec(ctx, vm)
 	if err != nil {
 		return w.failed(ctx, vm, domain.CauseCreateFault, err)
+	}
+	if spec.Memory {
+		trace.kind = startMemory
 	}
 	tools, equipped, err := w.equip(ctx, vm)
 	if errors.Is(err, errWaits) || err != nil && ctx.Err() != nil {
@@ -81,6 +84,8 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 		return err
 	}
 	if claimed {
+		kind := trace.kind
+		trace.kind = startPool
 		trace.phase("claim")
 		w.machines.set(vm.MachineID, vm.Spec.Driver, lifecycle.MachineRunning)
 		err := w.enforceEgress(ctx, vm)
@@ -97,7 +102,7 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 		if err := driver.Delete(ctx, string(vm.MachineID)); err != nil {
 			return err
 		}
-		trace = newTrace()
+		trace = newTrace(kind)
 	} else {
 		trace.phase("intent")
 	}
@@ -155,7 +160,7 @@ func (w *Worker) start(ctx context.Context, vm *domain.VM, driver vmm.Driver) er
 	if err := w.enforceEgress(ctx, vm); err != nil {
 		return err
 	}
-	return w.launch(ctx, vm, driver, nil, newTrace())
+	return w.launch(ctx, vm, driver, nil, newTrace(startCold))
 }
 
 func (w *Worker) launch(ctx context.Context, vm *domain.VM, driver vmm.Driver, handle vmm.Handle, trace *trace) error {
@@ -240,7 +245,7 @@ func (w *Worker) resume(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 	if err := w.underway(ctx, vm, domain.Resuming); err != nil {
 		return err
 	}
-	trace := newTrace()
+	trace := newTrace(startResume)
 	if err := driver.(vmm.Pauser).Resume(ctx, string(vm.MachineID)); err != nil {
 		return w.notResumed(ctx, vm, err)
 	}

@@ -1,15 +1,21 @@
 package worker
 
 import (
+	"context"
+	"regexp"
+	"slices"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
 // trace times the phases of one start.
 type trace struct {
+	began  time.Time
 	last   time.Time
 	phases []vmm.Phase
+	kind   startKind
 	handle vmm.Handle // of a machine that was just made, to be stored with the state
 	// greeted: the agent has shaken hands before, with the client that is at hand.
 	greeted bool
@@ -17,11 +23,55 @@ type trace struct {
 	configured bool
 }
 
-func newTrace() *trace { return &trace{last: time.Now()} }
+// startKind is how a VM came to run.
+type startKind string
+
+const (
+	startCold   startKind = "cold"   // from its disk
+	startMemory startKind = "memory" // from another's memory
+	startPool   startKind = "pool"   // in a machine that ran already
+	startResume startKind = "resume" // from its own memory
+	startTaken  startKind = "taken"  // it ran, and its worker came back
+)
+
+func newTrace(kind startKind) *trace {
+	now := time.Now()
+	return &trace{began: now, last: now, kind: kind}
+}
 
 // phase ends the present phase.
 func (t *trace) phase(name string) {
 	now := time.Now()
 	t.phases = append(t.phases, vmm.Phase{Name: name, Took: now.Sub(t.last)})
 	t.last = now
+}
+
+// Of what a driver tells; part of it comes from guests.
+const maxDriverPhases = 32
+
+var phaseForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,39}$`)
+
+// driverPhases puts what a driver saw of a start behind the phase in which it
+// did that.
+func (w *Worker) driverPhases(ctx context.Context, driver vmm.Driver, machine domain.ID, t *trace) {
+	tracer, ok := driver.(vmm.Tracer)
+	if !ok {
+		return
+	}
+	at := slices.IndexFunc(t.phases, func(p vmm.Phase) bool { return p.Name == "start" || p.Name == "resume" })
+	if at < 0 {
+		return
+	}
+	parts, err := tracer.Trace(ctx, string(machine))
+	if err != nil {
+		w.Log.Debug("driver's trace not read", "machine", machine, "error", err)
+		return
+	}
+	var fit []vmm.Phase
+	for _, p := range parts {
+		if phaseForm.MatchString(p.Name) && p.Took >= 0 && len(fit) < maxDriverPhases {
+			fit = append(fit, vmm.Phase{Name: t.phases[at].Name + "." + p.Name, Took: p.Took})
+		}
+	}
+	t.phases = slices.Insert(t.phases, at+1, fit...)
 }

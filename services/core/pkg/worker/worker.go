@@ -103,6 +103,7 @@ type Worker struct {
 	pool     *pool
 	tools    toolshed
 	execs    executions
+	metrics  *metrics
 	endings  watch.Hub[domain.ID] // woken when an execution has ended
 
 	stepSlots slots // of builds by steps
@@ -118,6 +119,7 @@ func New(config Config, d Deps) *Worker {
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	w.clock = newClock(d.Now, w.due)
 	w.rows = newRows(d.Store, d.Log)
+	w.metrics = newMetrics()
 	w.pool = newPool(w, w.config.Pool)
 	w.layers.dir = filepath.Join(w.config.DataDir, "layers")
 	w.stepSlots = make(slots, maxStepBuilds)

@@ -83,8 +83,9 @@ func (n *node) serve(ctx context.Context, who *credentials, ready func() error) 
 		Origins: n.settings.Listen.Origins, TrustedProxies: proxies, Limits: n.settings.Limits.Config(),
 	}, gateway.Deps{
 		VMs: n.service, Tasks: n.service, Authenticator: who.authenticator, Projects: who.lookup, Access: who.service, Tokens: who.tokens, Idempotency: api.NewMemoryIdempotency(nil), Uploads: uploads, Audit: audit, Logger: n.log,
-		Ready:  func(ctx context.Context) error { return n.store.Ping(ctx) },
-		Status: func(ctx context.Context) (wire.Status, error) { return n.status(ctx, server.URL(), started) },
+		Collectors: n.worker.Collectors(),
+		Ready:      func(ctx context.Context) error { return n.store.Ping(ctx) },
+		Status:     func(ctx context.Context) (wire.Status, error) { return n.status(ctx, server.URL(), started) },
 	})
 	if err != nil {
 		return err

@@ -40,6 +40,7 @@ var (
 	_ vmm.Snapshotter      = (*Driver)(nil)
 	_ vmm.Meter            = (*Driver)(nil)
 	_ vmm.Renamer          = (*Driver)(nil)
+	_ vmm.Tracer           = (*Driver)(nil)
 	_ vmm.EgressController = (*Driver)(nil)
 	_ vmm.Closer           = (*Driver)(nil)
 )
@@ -133,16 +134,21 @@ func (d *Driver) Start(ctx context.Context, id string) error {
 			return err
 		}
 	}
+	began := time.Now()
 	r, err := d.boot(m)
 	if err != nil {
 		return err
 	}
+	phases := []vmm.Phase{{Name: "boot", Took: time.Since(began)}}
 	if err := d.goOn(ctx, m, r, mem); err != nil {
 		m.end(r, 0, vmm.Exit{Known: true})
 		d.drop(m)
 		return err
 	}
-	m.runs(r)
+	if len(mem) > 0 {
+		phases = append(phases, vmm.Phase{Name: "restore", Took: time.Since(began) - phases[0].Took})
+	}
+	m.runs(r, phases)
 	return nil
 }
 

@@ -33,9 +33,10 @@ type machine struct {
 	mu     sync.Mutex
 	status vmm.Status
 	run    *run
-	exit   vmm.Exit // of the last run
-	began  bool     // it has been started: its memory is its own
-	slept  *memory  // what ran when it was paused in mode memory; nil: it is not
+	exit   vmm.Exit    // of the last run
+	began  bool        // it has been started: its memory is its own
+	phases []vmm.Phase // of the last start
+	slept  *memory     // what ran when it was paused in mode memory; nil: it is not
 }
 
 // run is a machine from one Start to its end.
@@ -96,10 +97,13 @@ func (m *machine) boot(handler http.Handler) {
 }
 
 // runs notes that a run has begun: what was to go on in it does.
-func (m *machine) runs(r *run) {
+func (m *machine) runs(r *run, phases []vmm.Phase) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.run == r {
+		if m.status == vmm.StatusCreated {
+			m.phases = phases
+		}
 		m.began = true
 		if m.status == vmm.StatusCreated {
 			m.status = vmm.StatusRunning

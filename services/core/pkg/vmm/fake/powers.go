@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -120,6 +121,17 @@ func (n *Node) Snapshots() ([]string, error) {
 		ids = append(ids, e.Name())
 	}
 	return ids, nil
+}
+
+// Trace tells where the time of the last start went.
+func (d *Driver) Trace(_ context.Context, id string) ([]vmm.Phase, error) {
+	m, err := d.machine(id)
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.phases), nil
 }
 
 // Usage adds up what the machine's processes and files use now. Times of

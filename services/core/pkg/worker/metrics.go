@@ -1,0 +1,63 @@
+package worker
+
+import (
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// maxPhaseNames bounds the names of phases that are told apart: some come from
+// drivers, and what is not known in advance must not grow the metrics for ever.
+const maxPhaseNames = 128
+
+// metrics are what a worker counts.
+type metrics struct {
+	starts *prometheus.HistogramVec
+	phases *prometheus.HistogramVec
+
+	mu    sync.Mutex
+	names map[string]bool
+}
+
+var startBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
+
+func newMetrics() *metrics {
+	return &metrics{
+		names: make(map[string]bool),
+		starts: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "aetherium_vm_start_duration_seconds", Buckets: startBuckets,
+			Help: "From the first step of a VM's start or resumption until it runs, by driver and kind (cold, memory, pool, resume, taken).",
+		}, []string{"driver", "kind"}),
+		phases: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "aetherium_vm_start_phase_duration_seconds", Buckets: startBuckets,
+			Help: "Phases of starts; one with a dot in its name is a part of the phase named before the dot.",
+		}, []string{"driver", "kind", "phase"}),
+	}
+}
+
+// Collectors are the worker's metrics for Prometheus.
+func (w *Worker) Collectors() []prometheus.Collector {
+	return []prometheus.Collector{w.metrics.starts, w.metrics.phases}
+}
+
+// started counts a start that came to its end.
+func (m *metrics) started(driver string, t *trace) {
+	m.starts.WithLabelValues(driver, string(t.kind)).Observe(time.Since(t.began).Seconds())
+	for _, p := range t.phases {
+		m.phases.WithLabelValues(driver, string(t.kind), m.name(p.Name)).Observe(p.Took.Seconds())
+	}
+}
+
+// name is a phase's label.
+func (m *metrics) name(phase string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.names[phase] {
+		if len(m.names) >= maxPhaseNames {
+			return "other"
+		}
+		m.names[phase] = true
+	}
+	return phase
+}
