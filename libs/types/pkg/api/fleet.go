@@ -46,7 +46,7 @@ type Worker struct {
 type Driver struct {
 	Name         string   `json:"name"`
 	Version      string   `json:"version"`
-	Isolation    string   `json:"isolation" enum:"container,gvisor,microvm"`
+	Isolation    string   `json:"isolation" enum:"container-root,container,gvisor,microvm"`
 	Usable       bool     `json:"usable"`
 	Reason       string   `json:"reason,omitempty" doc:"Why not usable"`
 	Capabilities []string `json:"capabilities" nullable:"false" example:"pause:freeze,snapshot:disk"`

@@ -14,7 +14,7 @@ type VM struct {
 	SnapshotID    string            `json:"snapshot_id,omitempty" doc:"Made from this snapshot"`
 	Memory        bool              `json:"memory,omitempty" doc:"Its first start went on from the memory of its snapshot, its origin or its template"`
 	Driver        string            `json:"driver"`
-	Isolation     string            `json:"isolation" enum:"container,gvisor,microvm" doc:"What really separates it from its host"`
+	Isolation     string            `json:"isolation" enum:"container-root,container,gvisor,microvm" doc:"What really separates it from its host"`
 	Platform      string            `json:"platform" example:"linux/amd64"`
 	Resources     Resources         `json:"resources"`
 	Network       string            `json:"network" enum:"none,nat"`
@@ -71,7 +71,7 @@ type CreateVM struct {
 	Template      string            `json:"template,omitempty" maxLength:"191" pattern:"^[a-z0-9][a-z0-9._/-]*(?::[A-Za-z0-9_][A-Za-z0-9._-]*)?$" doc:"Name, name:tag, or the ID of a template, build or snapshot; absent: base"`
 	Driver        string            `json:"driver,omitempty" maxLength:"32" pattern:"^[a-z0-9-]+$" doc:"A driver's name or auto; absent: the server's default"`
 	Memory        *bool             `json:"memory,omitempty" doc:"Whether it goes on from the memory of what it is made from; false: it is made from the disk alone, and started anew; absent: it goes on where there is a memory that fits"`
-	MinIsolation  string            `json:"min_isolation,omitempty" enum:"container,gvisor,microvm" doc:"Refuse weaker isolation"`
+	MinIsolation  string            `json:"min_isolation,omitempty" enum:"container-root,container,gvisor,microvm" doc:"Refuse weaker isolation; without a driver, or with auto, one is chosen that isolates so"`
 	Resources     *Resources        `json:"resources,omitempty"`
 	Network       string            `json:"network,omitempty" enum:"none,nat"`
 	Egress        *EgressPolicy     `json:"egress,omitempty" doc:"What it may reach; absent: everything but private and special addresses, or what the VM that it is made from could"`

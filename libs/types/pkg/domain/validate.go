@@ -295,7 +295,7 @@ func (i Isolation) Validate(field string) error {
 	case "", IsolationContainerRoot, IsolationContainer, IsolationGVisor, IsolationMicroVM:
 		return nil
 	}
-	return invalid(field, "%q is not an isolation level", clip(string(i), 64)).WithHint("container, gvisor or microvm")
+	return invalid(field, "%q is not an isolation level", clip(string(i), 64)).WithHint("container-root, container, gvisor or microvm")
 }
 
 // Validate checks a template source: exactly one kind, and bounded.

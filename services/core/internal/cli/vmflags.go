@@ -34,8 +34,10 @@ func (f *vmFlags) register(a *app, cmd *cobra.Command) {
 	fl.StringVar(&f.template, "template", "", "template (NAME or NAME:TAG), build or snapshot to make it from (default: base)")
 	fl.StringVar(&f.template, "from", "", "the same as --template")
 	fl.BoolVar(&f.cold, "cold", false, "make it from the disk alone, and start it anew, also where there is a memory to go on from")
-	fl.StringVar(&f.driver, "driver", "", "driver to make it with (default: the server's)")
-	fl.StringVar(&f.isolation, "min-isolation", "", "refuse weaker isolation: container, gvisor or microvm")
+	fl.StringVar(&f.driver, "driver", "", "driver to make it with: oci, firecracker, qemu, docker, or auto for one that can be used (default: the server's)")
+	fl.StringVar(&f.isolation, "isolation", "", "isolate it at least so: container-root, container, gvisor or microvm; without --driver one is chosen that does")
+	fl.StringVar(&f.isolation, "min-isolation", "", "")
+	must(fl.MarkHidden("min-isolation")) // its name once
 	fl.Var((*cpusFlag)(&f.cpus), "cpus", "cores, as 2 or 0.5")
 	fl.Var((*bytesFlag)(&f.memory), "memory", "memory, as 512MiB")
 	fl.Var((*bytesFlag)(&f.disk), "disk", "disk space, as 10GiB")
@@ -50,7 +52,8 @@ func (f *vmFlags) register(a *app, cmd *cobra.Command) {
 	must(cmd.RegisterFlagCompletionFunc("template", a.flagValues(a.completeTemplates)))
 	must(cmd.RegisterFlagCompletionFunc("from", a.flagValues(a.completeTemplates)))
 	must(cmd.RegisterFlagCompletionFunc("network", fixed("none", "nat")))
-	must(cmd.RegisterFlagCompletionFunc("min-isolation", fixed("container", "gvisor", "microvm")))
+	must(cmd.RegisterFlagCompletionFunc("driver", fixed(append([]string{domain.DriverAuto}, domain.Drivers()...)...)))
+	must(cmd.RegisterFlagCompletionFunc("isolation", fixed("container-root", "container", "gvisor", "microvm")))
 }
 
 // request checks what can be checked without a server, so that a mistake is
@@ -74,7 +77,7 @@ func (f *vmFlags) request(cmd *cobra.Command) (api.CreateVM, error) {
 		flagged(cmd, "template", f.checkTemplate()),
 		flagged(cmd, "hostname", domain.ValidateHostname("hostname", f.hostname)),
 		flagged(cmd, "network", domain.NetworkMode(f.network).Validate("network")),
-		flagged(cmd, "min-isolation", domain.Isolation(f.isolation).Validate("min-isolation")),
+		flagged(cmd, "isolation", domain.Isolation(f.isolation).Validate("isolation")),
 		flagged(cmd, "metadata", domain.ValidateMetadata("metadata", metadata)),
 		flagged(cmd, "tool", domain.ValidateTools("tool", f.tools)),
 		checkResources(cmd, r),

@@ -21,6 +21,7 @@ func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM) error
 	}
 	var best, largest *domain.Worker
 	var bestFree float64
+	var chosen domain.DriverInfo
 	var unsupported error
 	possible := false
 	for _, w := range workers {
@@ -33,19 +34,18 @@ func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM) error
 		if w.State != domain.WorkerReady || vm.WorkerID != "" && vm.WorkerID != w.ID {
 			continue
 		}
-		isolation, err := supports(w, vm.Spec)
+		driver, err := s.choose(w, vm.Spec)
 		if err != nil {
 			unsupported = err
 			continue
 		}
 		if free, fits := s.room(w, vm.Spec.Resources); fits && (best == nil || free > bestFree) {
-			best, bestFree = w, free
-			vm.Isolation = isolation
+			best, bestFree, chosen = w, free, driver
 		}
 	}
 	switch {
 	case best != nil:
-		vm.WorkerID = best.ID
+		vm.WorkerID, vm.Spec.Driver, vm.Isolation = best.ID, chosen.Name, chosen.Isolation
 		return nil
 	case unsupported != nil:
 		return unsupported
@@ -56,26 +56,6 @@ func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM) error
 	}
 	return errors.New(errors.CapacityExhausted, "no worker has room for this VM").
 		WithRetryAfter(5 * time.Second).WithHint("ask for less, delete VMs, or raise the overcommit in the configuration")
-}
-
-// supports checks that a worker has what the spec asks for.
-func supports(w *domain.Worker, spec domain.VMSpec) (domain.Isolation, error) {
-	for _, d := range w.Drivers {
-		if d.Name != spec.Driver {
-			continue
-		}
-		if !d.Usable {
-			return "", errors.New(errors.Unsupported, "the driver %s cannot be used here: %s", d.Name, d.Reason).WithField("driver").
-				WithHint("`aetherium doctor` shows what this host offers")
-		}
-		if !d.Isolation.AtLeast(spec.MinIsolation) {
-			return "", errors.New(errors.Unsupported, "the driver %s isolates by %s, not by %s", d.Name, d.Isolation, spec.MinIsolation).
-				WithField("min_isolation").WithHint("`aetherium doctor` shows what each driver gives")
-		}
-		return d.Isolation, nil
-	}
-	return "", errors.New(errors.Unsupported, "there is no driver %q", spec.Driver).WithField("driver").
-		WithHint("`aetherium doctor` lists the drivers")
 }
 
 // room reports whether r fits a worker, and how much of its memory is free.

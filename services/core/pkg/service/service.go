@@ -94,7 +94,8 @@ type Nodes interface {
 // Config is what an installation gives its VMs.
 type Config struct {
 	DefaultTemplate string
-	DefaultDriver   string
+	DefaultDriver   string // may be domain.DriverAuto
+	BuildDriver     string // of machines that templates are built in; default: DefaultDriver
 	Defaults        domain.Resources
 	DefaultNetwork  domain.NetworkMode
 	DefaultTools    []string // of VMs that are not made from a snapshot
@@ -143,6 +144,9 @@ type Deps struct {
 func New(config Config, d Deps) *Service {
 	if d.Now == nil {
 		d.Now = time.Now
+	}
+	if config.BuildDriver == "" {
+		config.BuildDriver = config.DefaultDriver
 	}
 	return &Service{store: d.Store, nodes: d.Nodes, sealer: d.Sealer, changes: d.Changes, config: config, log: d.Log, now: d.Now}
 }

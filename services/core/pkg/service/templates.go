@@ -38,7 +38,7 @@ func (s *Service) BuildTemplate(ctx context.Context, by vmm.Caller, req vmm.Buil
 	req.Source.Untrusted = !by.Admin
 	args := BuildArgs{Tags: req.Tags}
 	if req.Source.Steps != "" {
-		args.Driver, args.Network, args.NoCache = s.config.DefaultDriver, s.config.DefaultNetwork, req.NoCache
+		args.Driver, args.Network, args.NoCache = s.config.BuildDriver, s.config.DefaultNetwork, req.NoCache
 	}
 	now := s.time()
 	task := &domain.Task{

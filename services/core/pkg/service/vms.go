@@ -66,8 +66,11 @@ func (s *Service) checkCreate(req *vmm.CreateVM) error {
 	if req.Template == "" {
 		req.Template = s.config.DefaultTemplate
 	}
-	if req.Driver == "" || req.Driver == "auto" {
+	if req.Driver == "" {
 		req.Driver = s.config.DefaultDriver
+		if req.MinIsolation != "" {
+			req.Driver = domain.DriverAuto // the default one if it isolates so
+		}
 	}
 	if req.Network == "" {
 		req.Network = s.config.DefaultNetwork

@@ -27,6 +27,10 @@ func (w *Worker) Drain(ctx context.Context, by string) error {
 		if vm.Desired == domain.WantStopped && vm.Observed == domain.Stopped || vm.Observed == domain.Failed {
 			continue
 		}
+		if _, derr := w.driver(vm.Spec.Driver); errors.HasCode(derr, errors.Unavailable) {
+			err = errors.Join(err, derr) // it would be waited for in vain
+			continue
+		}
 		wg.Go(func() {
 			if serr := w.drainOne(ctx, vm.ID, by); serr != nil {
 				mu.Lock()

@@ -78,6 +78,7 @@ type bed struct {
 	worker   *worker.Worker
 	by       vmm.Caller
 	config   worker.Config
+	deps     func(*worker.Deps) // changes what the worker works with; nil: nothing
 }
 
 func newBed(t *testing.T, options ...func(*worker.Config)) *bed {
@@ -130,10 +131,14 @@ func (b *bed) up() {
 	must(b.t, err)
 	b.changes = new(watch.Hub[domain.ID])
 	log := slog.New(slog.DiscardHandler)
-	b.worker = worker.New(b.config, worker.Deps{
+	deps := worker.Deps{
 		Store: b.store, Drivers: map[string]vmm.Driver{"fake": fake.New(b.node)}, Images: b.images, Journals: b.journals,
 		Sealer: b.sealer, Queue: memory.New(16, log), Changes: b.changes, Log: log,
-	})
+	}
+	if b.deps != nil {
+		b.deps(&deps)
+	}
+	b.worker = worker.New(b.config, deps)
 	b.Service = service.New(service.Config{
 		DefaultTemplate: "base", DefaultDriver: "fake", DefaultNetwork: domain.NetworkNone, Platform: "linux/amd64",
 		Defaults:   domain.Resources{MilliCPU: 1000, MemoryBytes: 256 << 20, DiskBytes: 256 << 20, PIDs: 256},

@@ -106,7 +106,7 @@ func (w *Worker) DeleteSnapshot(ctx context.Context, driver string, id domain.ID
 }
 
 // Drivers implements service.Node.
-func (w *Worker) Drivers(context.Context) []domain.DriverInfo { return w.drivers }
+func (w *Worker) Drivers(context.Context) []domain.DriverInfo { return w.offers.all() }
 
 // Live implements service.Node.
 func (w *Worker) Live(id domain.ID) (*domain.VM, bool) {

@@ -50,6 +50,10 @@ func (w *Worker) recover(ctx context.Context) error {
 		if lifecycle.Next(w.view(vm)) == lifecycle.None {
 			continue
 		}
+		if _, err := w.driver(vm.Spec.Driver); errors.HasCode(err, errors.Unavailable) {
+			w.Log.Warn("a VM is left alone", "vm", vm.ID, "error", err)
+			continue
+		}
 		if vm.Observed == domain.Running && vm.Desired == domain.WantRunning {
 			// Its clients are waiting: the start is over when it can be talked to.
 			wg.Go(func() { w.waitConverged(ctx, vm) })

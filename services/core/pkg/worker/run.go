@@ -17,6 +17,9 @@ import (
 func (w *Worker) run(ctx context.Context, vm *domain.VM, next lifecycle.Step) error {
 	driver, err := w.driver(vm.Spec.Driver)
 	if err != nil {
+		if errors.HasCode(err, errors.Unavailable) {
+			return err // it is where it was
+		}
 		if next == lifecycle.Delete {
 			return w.deleted(ctx, vm) // nothing of it can be here
 		}

@@ -39,6 +39,11 @@ type Config struct {
 	// EgressCA is the certificate (PEM) that VMs with bound secrets trust; empty: no secret can be bound.
 	EgressCA []byte
 	Tools    ToolsConfig
+	// Late are the drivers whose trial takes long: the worker serves before it
+	// knows what they can do.
+	Late []string
+	// NoTrials: nothing will be made, so no driver is tried out.
+	NoTrials bool
 }
 
 func (c Config) withDefaults() Config {
@@ -72,6 +77,7 @@ type Images interface {
 type Deps struct {
 	Store    storage.Store
 	Drivers  map[string]vmm.Driver // by name
+	Absent   []domain.DriverInfo   // drivers that this node should have and that could not be opened, with the reason
 	Images   Images
 	Journals *journal.Store
 	Sealer   seal.Sealer
@@ -91,7 +97,7 @@ type Worker struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	drivers  []domain.DriverInfo
+	offers   offers
 	machines machines
 	vms      live
 	egress   keyed[domain.ID] // one change of a VM's egress at a time
@@ -149,6 +155,7 @@ func (w *Worker) Start(ctx context.Context) error {
 		return err
 	}
 	w.pool.start(w.ctx)
+	w.tryLate()
 	w.wg.Go(func() { w.clock.run(w.ctx) })
 	w.wg.Go(func() { w.every(w.config.SweepEvery, w.sweep) })
 	w.wg.Go(func() { w.every(w.config.UsageEvery, w.sampleUsage) })
@@ -204,10 +211,19 @@ func (w *Worker) every(d time.Duration, f func(context.Context)) {
 
 // register finds or makes the worker's row and refreshes what it says.
 func (w *Worker) register(ctx context.Context) error {
-	w.drivers = nil
-	for _, d := range w.Deps.Drivers {
-		w.drivers = append(w.drivers, d.Info(ctx))
+	var before []domain.DriverInfo
+	if err := w.Store.View(ctx, func(tx storage.Tx) error {
+		row, err := tx.Workers().ByName(ctx, w.config.Name)
+		if err == nil {
+			before = row.Drivers
+		} else if errors.HasCode(err, errors.NotFound) {
+			err = nil
+		}
+		return err
+	}); err != nil {
+		return err
 	}
+	w.learn(ctx, before)
 	now := w.time()
 	return w.Store.Update(ctx, func(tx storage.Tx) error {
 		row, err := tx.Workers().ByName(ctx, w.config.Name)
@@ -219,7 +235,7 @@ func (w *Worker) register(ctx context.Context) error {
 			row = &domain.Worker{ID: domain.NewID(), Name: w.config.Name, State: domain.WorkerReady, JoinedAt: now}
 		}
 		w.id = row.ID
-		row.Version, row.Platform, row.Drivers, row.Capacity, row.SeenAt = w.config.Version, w.config.Platform, w.drivers, w.config.Capacity, now
+		row.Version, row.Platform, row.Drivers, row.Capacity, row.SeenAt = w.config.Version, w.config.Platform, w.offers.all(), w.config.Capacity, now
 		if row.State == domain.WorkerAway {
 			row.State = domain.WorkerReady
 		}
@@ -228,13 +244,4 @@ func (w *Worker) register(ctx context.Context) error {
 		}
 		return tx.Workers().Update(ctx, row)
 	})
-}
-
-// driver returns a VM's driver.
-func (w *Worker) driver(name string) (vmm.Driver, error) {
-	d, ok := w.Deps.Drivers[name]
-	if !ok {
-		return nil, errors.New(errors.Unsupported, "this worker has no driver %q", name)
-	}
-	return d, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 )
 
 // vm is a directory.
@@ -153,6 +154,10 @@ func (s *Server) withVM(f func(http.ResponseWriter, *http.Request, *vm) error) f
 }
 
 func (s *Server) make(req api.CreateVM) (*vm, error) {
+	if !domain.IsolationContainer.AtLeast(domain.Isolation(req.MinIsolation)) {
+		return nil, errors.New(errors.Unsupported, "no driver here isolates by %s", req.MinIsolation).WithField("min_isolation").
+			WithHint("firecracker cannot be used: there is no /dev/kvm")
+	}
 	v := &vm{env: req.Env, VM: api.VM{
 		ID: newID(), Name: req.Name, State: "running", DesiredState: "running", Template: req.Template, Driver: "oci", Isolation: "container",
 		Platform: "linux/amd64", Network: req.Network, Metadata: req.Metadata, Tools: req.Tools, Egress: req.Egress, Secrets: req.Secrets, OnTimeout: "kill", CreatedAt: time.Now(), UpdatedAt: time.Now(),
