@@ -103,7 +103,8 @@ func (a *app) diagnose(ctx context.Context) (diagnosis, error) {
 }
 
 // addHost adds what this host offers. Drivers that the server has spoken of
-// are left out; which they are their versions tell, as a host's are by runtime.
+// are left out; which they are their names tell, or their versions, as a host's
+// are by runtime.
 func (d *diagnosis) addHost(host diagnosis, err error) {
 	if err != nil {
 		e := errors.Public(err)
@@ -113,10 +114,10 @@ func (d *diagnosis) addHost(host diagnosis, err error) {
 	d.Findings = append(d.Findings, host.Findings...)
 	known := map[string]bool{}
 	for _, dr := range d.Drivers {
-		known[dr.Version] = true
+		known[dr.Name], known[dr.Version] = true, true
 	}
 	for _, dr := range host.Drivers {
-		if !known[dr.Version] {
+		if !known[dr.Name] && (dr.Version == "" || !known[dr.Version]) {
 			d.Drivers = append(d.Drivers, dr)
 		}
 	}

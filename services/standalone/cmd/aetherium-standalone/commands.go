@@ -307,13 +307,16 @@ func printDoctor(out io.Writer, d app.Doctor) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", i.Name, yes(i.Usable), i.Isolation, i.Version, what)
 	}
-	fmt.Fprintln(w, "\t\t\t\t\nWHAT\tOK\tDETAIL\t\t")
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "\nWHAT\tOK\tDETAIL")
 	for _, f := range d.Findings {
 		detail := f.Detail
 		if !f.OK && f.Hint != "" {
 			detail += " (" + f.Hint + ")"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t\t\n", f.What, yes(f.OK), detail)
+		fmt.Fprintf(w, "%s\t%s\t%s\n", f.What, yes(f.OK), detail)
 	}
 	return w.Flush()
 }

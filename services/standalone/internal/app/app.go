@@ -179,8 +179,10 @@ func Down(ctx context.Context, s settings.Settings, log *slog.Logger) (err error
 // is that in which one thing stands on another.
 func (n *node) teardown(ctx context.Context) error {
 	var err error
-	if t, ok := n.driver.(vmm.Teardowner); ok {
-		err = t.Teardown(ctx)
+	for _, d := range n.drivers.drivers {
+		if t, ok := d.(vmm.Teardowner); ok {
+			err = errors.Join(err, t.Teardown(ctx))
+		}
 	}
 	if err := errors.Join(err, n.worker.Stop(ctx)); err != nil {
 		return err

@@ -5,12 +5,16 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/version"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/disk"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/oci"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
@@ -31,7 +35,7 @@ type Finding struct {
 }
 
 // Examine looks at the host without a server, in a scratch directory that it
-// removes: a disk pool, namespaces, and a container that really runs.
+// removes: a disk pool, namespaces, and machines of every driver that really run.
 func Examine(ctx context.Context, s settings.Settings, log *slog.Logger) (Doctor, error) {
 	d := Doctor{Version: version.Version, Drivers: []domain.DriverInfo{}, Findings: []Finding{}}
 	add := func(what string, err error, detail string) {
@@ -82,21 +86,79 @@ func Examine(ctx context.Context, s settings.Settings, log *slog.Logger) (Doctor
 		return d, nil //nolint:nilerr // it is among the findings
 	}
 	defer func() { _ = m.Teardown(context.WithoutCancel(ctx)) }()
-	for _, runtime := range []string{"runc", "crun", "runsc"} {
-		driver, err := oci.New(ctx, oci.Config{
-			Instance: instance, StateDir: filepath.Join(scratch, "state-"+runtime), RuntimeDir: filepath.Join(scratch, runtime), Runtime: runtime,
-			AgentPath: filepath.Join(s.BinDir, "fc-agent"), Network: m, Volumes: pool, Logger: log,
-		})
-		if err != nil {
-			add("runtime "+runtime, err, "")
-			continue
+	g := ground{settings: s, instance: instance, state: filepath.Join(scratch, "state"), run: scratch, network: m, disk: pool, log: log}
+	infos, problems := examineDrivers(ctx, g)
+	d.Drivers = append(d.Drivers, infos...)
+	d.Findings = append(d.Findings, problems...)
+	return d, nil
+}
+
+// examineWithin bounds the trials of all drivers together.
+const examineWithin = 90 * time.Second
+
+// examineDrivers tries out every driver, and oci with every runtime, all at once.
+func examineDrivers(ctx context.Context, g ground) ([]domain.DriverInfo, []Finding) {
+	ctx, cancel := context.WithTimeout(ctx, examineWithin)
+	defer cancel()
+	// What must be tried one after the other: the runtimes are one driver's.
+	type trial struct {
+		title  string
+		ground ground
+		info   domain.DriverInfo
+		left   error
+	}
+	var rows [][]*trial
+	var all sync.WaitGroup
+	for _, op := range openers() {
+		row := []*trial{{title: op.name, ground: g}}
+		if op.name == oci.Name {
+			row = nil
+			for _, runtime := range []string{"runc", "crun", "runsc"} {
+				own := g
+				own.settings.OCI.Runtime = runtime
+				own.state, own.run = filepath.Join(g.state, runtime), filepath.Join(g.run, runtime)
+				row = append(row, &trial{title: op.name + " (" + runtime + ")", ground: own})
+			}
 		}
-		info := driver.Info(ctx)
-		info.Name = "oci (" + runtime + ")"
-		d.Drivers = append(d.Drivers, info)
-		if err := errors.Join(driver.Teardown(context.WithoutCancel(ctx)), driver.Close()); err != nil {
-			add("runtime "+runtime+", cleaning up", err, "")
+		rows = append(rows, row)
+		all.Go(func() {
+			for _, t := range row {
+				t.info, t.left = op.try(ctx, t.ground)
+				t.info.Name = t.title
+			}
+		})
+	}
+	all.Wait()
+	var infos []domain.DriverInfo
+	var found []Finding
+	for _, t := range slices.Concat(rows...) {
+		infos = append(infos, t.info)
+		if t.left != nil {
+			found = append(found, Finding{What: "driver " + t.title + ", cleaning up", Detail: t.left.Error()})
 		}
 	}
-	return d, nil
+	return infos, found
+}
+
+// try opens a driver, has it prove itself, and removes what it made. The error
+// is about the removal.
+func (op opener) try(ctx context.Context, g ground) (domain.DriverInfo, error) {
+	for _, dir := range []string{g.state, g.run} {
+		if err := os.MkdirAll(dir, 0o711); err != nil { //nolint:gosec // the mapped root of the trial walks through it
+			return op.without(err), nil
+		}
+	}
+	d, err := op.open(ctx, g)
+	if err != nil {
+		return op.without(err), nil
+	}
+	info := d.Info(ctx)
+	after := context.WithoutCancel(ctx)
+	if t, ok := d.(vmm.Teardowner); ok {
+		err = t.Teardown(after)
+	}
+	if c, ok := d.(vmm.Closer); ok {
+		err = errors.Join(err, c.Close())
+	}
+	return info, err
 }

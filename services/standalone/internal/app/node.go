@@ -20,8 +20,6 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
-	"github.com/aetherium/aetherium/services/core/pkg/vmm"
-	"github.com/aetherium/aetherium/services/core/pkg/vmm/oci"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
 	"github.com/aetherium/aetherium/services/core/pkg/worker"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
@@ -36,7 +34,7 @@ type node struct {
 	journals *journal.Store
 	network  *network.Manager
 	disk     *disk.Pool
-	driver   vmm.Driver
+	drivers  opened
 	worker   *worker.Worker
 	service  *service.Service
 	changes  *watch.Hub[domain.ID]
@@ -84,14 +82,14 @@ func open(ctx context.Context, s settings.Settings, log *slog.Logger, serves boo
 		return n, err
 	}
 	n.opened("images", n.images.Close)
-	if err := n.openDriver(ctx, serves); err != nil {
+	if err := n.openDrivers(ctx, serves); err != nil {
 		return n, err
 	}
-	return n, n.assemble(ctx)
+	return n, n.assemble(ctx, serves)
 }
 
-// openDriver opens disk, network and the oci driver on them.
-func (n *node) openDriver(ctx context.Context, serves bool) error {
+// openDrivers opens disk, network and the drivers on them.
+func (n *node) openDrivers(ctx context.Context, serves bool) error {
 	s := n.settings
 	instance, err := instanceID(ctx, n.store)
 	if err != nil {
@@ -127,15 +125,10 @@ func (n *node) openDriver(ctx context.Context, serves bool) error {
 		return err
 	}
 	n.opened("network", n.network.Close)
-	driver, err := oci.New(ctx, oci.Config{
-		Instance: instance, StateDir: filepath.Join(s.DataDir, "oci"), RuntimeDir: filepath.Join(run, "oci"), Runtime: s.OCI.Runtime,
-		AgentPath: filepath.Join(s.BinDir, "fc-agent"), Network: n.network, Volumes: n.disk, Logger: n.log,
+	n.drivers, err = openAll(ctx, ground{
+		settings: s, instance: instance, state: s.DataDir, run: run, network: n.network, disk: n.disk, log: n.log,
 	})
-	if err != nil {
-		return err
-	}
-	n.driver = driver
-	return nil
+	return err
 }
 
 func (n *node) networkSettings(cfg *network.Config) error {
@@ -171,13 +164,14 @@ func (n *node) networkSettings(cfg *network.Config) error {
 }
 
 // assemble puts worker and service on what is open.
-func (n *node) assemble(ctx context.Context) error {
+func (n *node) assemble(ctx context.Context, serves bool) error {
 	s := n.settings
 	room, err := capacity(s)
 	if err != nil {
 		return err
 	}
-	shed, err := toolsConfig(s)
+	builder := n.drivers.builder(s.VM.Driver)
+	shed, err := toolsConfig(s, builder)
 	if err != nil {
 		return err
 	}
@@ -185,12 +179,13 @@ func (n *node) assemble(ctx context.Context) error {
 		Name: hostname(), Version: version.Version, Platform: platform(), Capacity: room, DataDir: s.DataDir,
 		KeepTombstones: time.Duration(s.Keep.Tombstones), KeepTasks: time.Duration(s.Keep.Tasks), KeepEvents: time.Duration(s.Keep.Events),
 		Pool: worker.PoolConfig{Size: s.Pool.Size, Kinds: s.Pool.Kinds}, Tools: shed, EgressCA: n.egressCert,
+		Late: n.drivers.late, NoTrials: !serves,
 	}, worker.Deps{
-		Store: n.store, Drivers: map[string]vmm.Driver{"oci": n.driver}, Images: n.images, Journals: n.journals,
+		Store: n.store, Drivers: n.drivers.drivers, Absent: n.drivers.absent, Images: n.images, Journals: n.journals,
 		Sealer: n.sealer, Queue: memory.New(64, n.log), Changes: n.changes, Log: n.log,
 	})
 	n.service = service.New(service.Config{
-		DefaultTemplate: s.VM.Template, DefaultDriver: s.VM.Driver, DefaultNetwork: domain.NetworkMode(s.VM.Network),
+		DefaultTemplate: s.VM.Template, DefaultDriver: s.VM.Driver, BuildDriver: builder, DefaultNetwork: domain.NetworkMode(s.VM.Network),
 		DefaultTools: s.Tools.Default,
 		Defaults: domain.Resources{
 			MilliCPU: s.VM.MilliCPU, MemoryBytes: int64(s.VM.Memory), DiskBytes: int64(s.VM.Disk), PIDs: s.VM.PIDs,

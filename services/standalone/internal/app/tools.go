@@ -12,7 +12,7 @@ import (
 )
 
 // toolsConfig is how the worker has tools installed.
-func toolsConfig(s settings.Settings) (worker.ToolsConfig, error) {
+func toolsConfig(s settings.Settings, driver string) (worker.ToolsConfig, error) {
 	env, err := s.Tools.Environment()
 	if err != nil {
 		return worker.ToolsConfig{}, err
@@ -23,7 +23,7 @@ func toolsConfig(s settings.Settings) (worker.ToolsConfig, error) {
 			Mise: s.Tools.Mise, Registry: s.Tools.Registry, CAFile: trusted(s.Tools.CAFile), Env: env,
 			Timeout: time.Duration(s.Tools.Timeout), Remember: time.Duration(s.Tools.Remember), Limits: untar.Limits{Bytes: size},
 		},
-		Driver: s.VM.Driver, Template: s.Tools.Template, MaxCache: int64(s.Tools.MaxCache),
+		Driver: driver, Template: s.Tools.Template, MaxCache: int64(s.Tools.MaxCache),
 		Machine: domain.Resources{
 			MilliCPU: s.VM.MilliCPU, MemoryBytes: 2 << 30, PIDs: 4096,
 			DiskBytes: 3*size + 1<<30, // the download, what is in it, and what the installation leaves around

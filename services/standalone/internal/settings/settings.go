@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,26 +24,29 @@ import (
 
 // Settings are read from one YAML file and AETHERIUM_* variables.
 type Settings struct {
-	DataDir    string  `yaml:"data_dir" doc:"Where everything durable is kept: database, templates, disks, journals, keys."`
-	RuntimeDir string  `yaml:"runtime_dir" doc:"Where sockets and namespaces are kept; emptied by a reboot. Default: /run/aetherium-<instance>."`
-	BinDir     string  `yaml:"bin_dir" doc:"Where fc-agent and aetherium-netd are. Default: beside this program."`
-	Listen     Listen  `yaml:"listen"`
-	Log        Log     `yaml:"log"`
-	VM         VM      `yaml:"vm"`
-	Pool       Pool    `yaml:"pool"`
-	Overcommit Over    `yaml:"overcommit"`
-	OCI        OCI     `yaml:"oci"`
-	Network    Network `yaml:"network"`
-	Disk       Disk    `yaml:"disk"`
-	Base       Base    `yaml:"base"`
-	Images     Images  `yaml:"images"`
-	Tools      Tools   `yaml:"tools"`
-	Keep       Keep    `yaml:"keep"`
-	Quotas     Quotas  `yaml:"quotas"`
-	Limits     Limits  `yaml:"limits"`
-	Auth       Auth    `yaml:"auth"`
-	Audit      Audit   `yaml:"audit"`
-	Seal       Seal    `yaml:"seal"`
+	DataDir    string   `yaml:"data_dir" doc:"Where everything durable is kept: database, templates, disks, journals, keys."`
+	RuntimeDir string   `yaml:"runtime_dir" doc:"Where sockets and namespaces are kept; emptied by a reboot. Default: /run/aetherium-<instance>."`
+	BinDir     string   `yaml:"bin_dir" doc:"Where fc-agent and aetherium-netd are. Default: beside this program."`
+	Listen     Listen   `yaml:"listen"`
+	Log        Log      `yaml:"log"`
+	VM         VM       `yaml:"vm"`
+	Pool       Pool     `yaml:"pool"`
+	Overcommit Over     `yaml:"overcommit"`
+	Drivers    []string `yaml:"drivers" doc:"Drivers that VMs can be made with: oci, firecracker, qemu, docker; auto: all that can be opened on this host. VMs of one that is left out are given up."`
+	OCI        OCI      `yaml:"oci"`
+	Docker     Docker   `yaml:"docker"`
+	MicroVM    MicroVM  `yaml:"microvm"`
+	Network    Network  `yaml:"network"`
+	Disk       Disk     `yaml:"disk"`
+	Base       Base     `yaml:"base"`
+	Images     Images   `yaml:"images"`
+	Tools      Tools    `yaml:"tools"`
+	Keep       Keep     `yaml:"keep"`
+	Quotas     Quotas   `yaml:"quotas"`
+	Limits     Limits   `yaml:"limits"`
+	Auth       Auth     `yaml:"auth"`
+	Audit      Audit    `yaml:"audit"`
+	Seal       Seal     `yaml:"seal"`
 }
 
 // Listen says where the API answers.
@@ -81,7 +85,7 @@ type Log struct {
 
 // VM is what a VM gets unless it asks otherwise.
 type VM struct {
-	Driver     string          `yaml:"driver" doc:"Driver of VMs that name none."`
+	Driver     string          `yaml:"driver" doc:"Driver of VMs that name none; auto: the first that can be used of oci, firecracker and qemu."`
 	Template   string          `yaml:"template" doc:"Template of VMs that name none."`
 	Network    string          `yaml:"network" doc:"nat or none."`
 	MilliCPU   int64           `yaml:"milli_cpu" doc:"Thousandths of a core; default: all cores, at most 2000."`
@@ -108,6 +112,16 @@ type Over struct {
 // OCI is the container driver's configuration.
 type OCI struct {
 	Runtime string `yaml:"runtime" doc:"OCI runtime: runc, crun, runsc or the path of one; auto: crun where it works, else runc."`
+}
+
+// Docker is where the docker driver finds its engine.
+type Docker struct {
+	Socket string `yaml:"socket" doc:"Unix socket of the Docker engine, which runs on this host."`
+}
+
+// MicroVM is what the drivers firecracker and qemu have in common.
+type MicroVM struct {
+	Kernel string `yaml:"kernel" doc:"Directory of the guests' kernel, as kernel install makes it. Default: kernel in the data directory."`
 }
 
 // Network is what VMs with network nat get.
@@ -236,7 +250,9 @@ func Defaults() Settings {
 		},
 		Pool:       Pool{Size: 3, Kinds: 2},
 		Overcommit: Over{CPU: 0, Memory: 4, Disk: 16},
+		Drivers:    []string{domain.DriverAuto},
 		OCI:        OCI{Runtime: oci.RuntimeAuto},
+		Docker:     Docker{Socket: "/var/run/docker.sock"},
 		Tools: Tools{
 			Mise: tools.DefaultMise, Registry: tools.DefaultRegistry, Template: "base",
 			Timeout: config.Duration(15 * time.Minute), MaxSize: 4 << 30, MaxCache: 20 << 30, Remember: config.Duration(24 * time.Hour),
@@ -290,6 +306,9 @@ func (s *Settings) check() error {
 	if !domainForm.MatchString(s.Listen.PreviewDomain) || len(s.Listen.PreviewDomain) > 200 {
 		return errors.New(errors.InvalidArgument, "%q is not a domain", s.Listen.PreviewDomain).WithField("listen.preview_domain")
 	}
+	if err := s.checkDrivers(); err != nil {
+		return err
+	}
 	for name, v := range map[string]int{"size": s.Pool.Size, "kinds": s.Pool.Kinds} {
 		if v < 0 || v > maxPool {
 			return errors.New(errors.InvalidArgument, "a pool %s of %d is out of range", name, v).
@@ -327,6 +346,33 @@ func (s *Settings) check() error {
 		s.BinDir = filepath.Dir(exe)
 	}
 	return nil
+}
+
+func (s *Settings) checkDrivers() error {
+	known := append([]string{domain.DriverAuto}, domain.Drivers()...)
+	hint := "one of " + strings.Join(known, ", ")
+	for _, name := range s.Drivers {
+		if !slices.Contains(known, name) {
+			return errors.New(errors.InvalidArgument, "there is no driver %q", name).WithField("drivers").WithHint("%s", hint)
+		}
+	}
+	switch {
+	case len(s.Drivers) == 0:
+		return errors.New(errors.InvalidArgument, "there must be a driver").WithField("drivers").WithHint("%s", hint)
+	case !slices.Contains(known, s.VM.Driver):
+		return errors.New(errors.InvalidArgument, "there is no driver %q", s.VM.Driver).WithField("vm.driver").WithHint("%s", hint)
+	case !s.Wants(s.VM.Driver) && s.VM.Driver != domain.DriverAuto:
+		return errors.New(errors.InvalidArgument, "the driver %s is not among the drivers", s.VM.Driver).WithField("vm.driver").
+			WithHint("add it to drivers")
+	case !filepath.IsAbs(s.Docker.Socket):
+		return errors.New(errors.InvalidArgument, "the Docker engine's socket must be an absolute path").WithField("docker.socket")
+	}
+	return nil
+}
+
+// Wants reports whether VMs may be made with a driver.
+func (s Settings) Wants(driver string) bool {
+	return slices.Contains(s.Drivers, driver) || slices.Contains(s.Drivers, domain.DriverAuto)
 }
 
 func (t Tools) check() error {

@@ -84,6 +84,9 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 			return nil, fault.Of(err, "cannot make the driver's directories")
 		}
 	}
+	if _, err := os.Stat(cfg.Socket); err != nil {
+		return nil, errors.Wrap(err, errors.Unsupported, "there is no Docker engine at %s", cfg.Socket).WithHint("install and start Docker")
+	}
 	if d.engine, err = client.New(client.WithHost("unix://" + cfg.Socket)); err != nil {
 		return nil, errors.Wrap(err, errors.InvalidArgument, "the Docker engine's socket cannot be used")
 	}

@@ -93,7 +93,7 @@ func remapped(options []string) bool {
 // trial does what every machine needs, once.
 func (d *Driver) trial(ctx context.Context) (err error) {
 	// Named after the process: one that dies here is found as a machine that nobody knows.
-	id := fmt.Sprintf("trial-%d", os.Getpid())
+	id := fmt.Sprintf("trial-docker-%d", os.Getpid())
 	root := filepath.Join(d.cfg.RuntimeDir, "t-"+id)
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return fault.Of(err, "cannot make a root filesystem for the trial")
