@@ -24,9 +24,9 @@ func (w *Worker) pauseMode(driver string) domain.PauseMode {
 	return domain.PauseFreeze // pause takes the wish back
 }
 
-// info is what a driver said of itself when the worker started.
+// info is what a driver said of itself last.
 func (w *Worker) info(driver string) domain.DriverInfo {
-	for _, d := range w.drivers {
+	for _, d := range w.offers.all() {
 		if d.Name == driver {
 			return d
 		}
