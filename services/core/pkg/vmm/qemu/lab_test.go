@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/cgroup"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/bootline"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
@@ -37,6 +38,9 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
+	if raw := os.Getenv(victimEnv); raw != "" {
+		os.Exit(victim(raw))
+	}
 	os.Exit(run(m))
 }
 
@@ -151,18 +155,24 @@ func newLab(t testing.TB) *lab {
 	if shared.skip != "" {
 		t.Skip(shared.skip)
 	}
-	e, err := qemu.New(qemu.Config{Accelerator: qemu.TCG})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = e.Close() })
 	dir := t.TempDir()
 	for d := dir; d != "/" && d != os.TempDir(); d = filepath.Dir(d) {
 		if err := os.Chmod(d, 0o755); err != nil { // monitors pass through
 			t.Fatal(err)
 		}
 	}
-	return &lab{t: t, engine: e, dir: dir}
+	l := &lab{t: t, dir: dir}
+	l.fresh()
+	return l
+}
+
+// fresh makes a new engine, as a new process has one.
+func (l *lab) fresh() {
+	l.t.Helper()
+	e, err := qemu.New(qemu.Config{Accelerator: qemu.TCG})
+	must(l.t, err)
+	l.t.Cleanup(func() { _ = e.Close() })
+	l.engine = e
 }
 
 func (l *lab) ctx() context.Context {
@@ -222,13 +232,10 @@ func (l *lab) group(path string) cgroup.Group {
 	group := host.Group("/" + path)
 	must(l.t, group.Make())
 	l.t.Cleanup(func() {
-		if err := group.Kill(context.Background()); err != nil {
+		if err := errors.Join(group.Kill(context.Background()), group.Remove(context.Background())); err != nil {
 			l.t.Error(err)
 		}
 		reap()
-		for _, d := range group.Dirs() {
-			_ = os.Remove(d)
-		}
 	})
 	return group
 }

@@ -35,7 +35,6 @@ type form struct {
 	Memory   int64       `json:"memory"`
 	Drives   []driveForm `json:"drives"`
 	MTU      int         `json:"mtu"` // of the network device; 0: there is none
-	State    int64       `json:"state"`
 	StateSum string      `json:"state_sha256"`
 }
 

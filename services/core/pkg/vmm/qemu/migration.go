@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"io"
 	"os"
+	"slices"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/qemu/internal/qmp"
@@ -106,4 +108,47 @@ func catch(most int64) (*os.File, func() ([]byte, error), error) {
 		done <- result{raw, err}
 	}()
 	return w, func() ([]byte, error) { got := <-done; return got.raw, got.err }, nil
+}
+
+// settled waits until a monitor itself knows that it has moved its guest. It
+// tells of that a moment before, and not when.
+func settled(ctx context.Context, c *qmp.Client) error {
+	return until(ctx, c, "query-status", func(status string) bool { return status != "finish-migrate" })
+}
+
+// idle has a monitor end what an earlier process began to move: the other end of
+// it is gone.
+func idle(ctx context.Context, c *qmp.Client) error {
+	if err := cancelMigration(ctx, c); err != nil {
+		return err
+	}
+	return until(ctx, c, "query-migrate", func(status string) bool {
+		return slices.Contains([]string{"", "none", "completed", "failed", "cancelled"}, status)
+	})
+}
+
+// cancelMigration ends one under way. None is success.
+func cancelMigration(ctx context.Context, c *qmp.Client) error {
+	var refused *qmp.Refusal
+	if err := c.Do(ctx, "migrate_cancel", nil, nil); err != nil && !errors.As(err, &refused) {
+		return err
+	}
+	return nil
+}
+
+// until asks for a status until it is as it should be, which it is in a moment.
+func until(ctx context.Context, c *qmp.Client, query string, good func(status string) bool) error {
+	for wait := 50 * time.Microsecond; ; wait = min(2*wait, 10*time.Millisecond) {
+		var now struct {
+			Status string `json:"status"`
+		}
+		if err := c.Do(ctx, query, nil, &now); err != nil || good(now.Status) {
+			return err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }

@@ -16,7 +16,12 @@ func (e *Engine) Freeze(ctx context.Context, g microvm.Guest) error {
 // Thaw lets them go on, also those of a guest that a saving of this or an
 // earlier process left standing. Returns Conflict when the guest has ended.
 func (e *Engine) Thaw(ctx context.Context, g microvm.Guest) error {
-	return e.with(ctx, g, func(c *qmp.Client) error { return c.Do(ctx, "cont", nil, nil) })
+	return e.with(ctx, g, func(c *qmp.Client) error {
+		if err := settled(ctx, c); err != nil {
+			return err
+		}
+		return c.Do(ctx, "cont", nil, nil)
+	})
 }
 
 // Console gives the last that the guest's kernel said: why it does not come up,

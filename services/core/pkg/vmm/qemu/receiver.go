@@ -2,6 +2,8 @@ package qemu
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"net"
 	"os"
 	"path/filepath"
@@ -92,6 +94,20 @@ func (r *receiver) take(ctx context.Context, from *os.File) error {
 
 // took waits until it has all of it.
 func (r *receiver) took(ctx context.Context) error { return moved(ctx, r.qmp) }
+
+// keep writes down what it has of the guest, of which its memory is there already.
+func (r *receiver) keep(ctx context.Context, f form, to microvm.Memory) error {
+	state, err := r.devices(ctx)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(to.Dir, stateFile), state, 0o600); err != nil {
+		return fault.Of(err, "cannot write a machine's memory")
+	}
+	sum := sha256.Sum256(state)
+	f.StateSum = hex.EncodeToString(sum[:])
+	return f.keep(to)
+}
 
 // devices gives what the guest is beside its memory.
 func (r *receiver) devices(ctx context.Context) ([]byte, error) {

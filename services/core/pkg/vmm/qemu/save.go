@@ -2,10 +2,7 @@ package qemu
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -30,7 +27,6 @@ func (e *Engine) Save(ctx context.Context, g microvm.Guest, to microvm.Memory, l
 		return 0, fault.Of(err, "a machine's disk is not there")
 	}
 	var stood time.Duration
-	var state []byte
 	err = e.with(ctx, g, func(source *qmp.Client) error {
 		runs, err := running(ctx, source)
 		if err != nil {
@@ -42,23 +38,17 @@ func (e *Engine) Save(ctx context.Context, g microvm.Guest, to microvm.Memory, l
 		}
 		defer r.end()
 		s := saving{source: source, receiver: r, runs: runs, last: last, disk: disk}
-		if err := s.run(ctx); err != nil {
-			return err
+		err = s.run(ctx)
+		if err == nil {
+			stood = s.stood
+			err = r.keep(ctx, formOf(h, g, drives), to)
 		}
-		stood = s.stood
-		state, err = r.devices(ctx)
-		return err
+		if err != nil {
+			return errors.Join(err, s.undo(context.WithoutCancel(ctx)))
+		}
+		return nil
 	})
-	if err != nil {
-		return 0, err
-	}
-	if err := os.WriteFile(filepath.Join(to.Dir, stateFile), state, 0o644); err != nil { // other users' monitors read it
-		return 0, fault.Of(err, "cannot write a machine's memory")
-	}
-	f := formOf(h, g, drives)
-	sum := sha256.Sum256(state)
-	f.State, f.StateSum = int64(len(state)), hex.EncodeToString(sum[:])
-	return stood, f.keep(to)
+	return stood, err
 }
 
 // saving is a guest on its way to a receiver.
@@ -71,8 +61,7 @@ type saving struct {
 	stood    time.Duration
 }
 
-// run moves the guest; unless it is the last time, it goes on afterwards, and
-// after an error in any case.
+// run moves the guest, which goes on afterwards unless it is the last time.
 func (s *saving) run(ctx context.Context) error {
 	ours, theirs, err := socketPair()
 	if err != nil {
@@ -87,19 +76,30 @@ func (s *saving) run(ctx context.Context) error {
 		return err
 	}
 	began, err := s.move(ctx, ours, theirs)
-	if err == nil {
-		err = s.disk(ctx)
-	}
 	if err != nil {
-		return errors.Join(err, s.resume(context.WithoutCancel(ctx), true))
+		return err
+	}
+	if err := s.disk(ctx); err != nil {
+		return err
 	}
 	if s.runs && !s.last {
-		if err := s.resume(ctx, false); err != nil {
+		if err := s.source.Do(ctx, "cont", nil, nil); err != nil {
 			return err
 		}
 	}
 	s.stood = time.Since(began)
 	return s.receiver.took(ctx)
+}
+
+// undo has the guest be as it was.
+func (s *saving) undo(ctx context.Context) error {
+	if err := idle(ctx, s.source); err != nil {
+		return err
+	}
+	if err := settled(ctx, s.source); err != nil || !s.runs {
+		return err
+	}
+	return s.source.Do(ctx, "cont", nil, nil)
 }
 
 // roundsPatience is how long a guest is sent while it runs. One that writes
@@ -126,7 +126,10 @@ func (s *saving) move(ctx context.Context, ours, theirs *os.File) (began time.Ti
 			return began, err
 		}
 	}
-	return began, moved(ctx, s.source)
+	if err := moved(ctx, s.source); err != nil {
+		return began, err
+	}
+	return began, settled(ctx, s.source)
 }
 
 // stopped waits for the moment that a guest that is being sent stands still.
@@ -152,24 +155,12 @@ func (s *saving) stopped(ctx context.Context) (time.Time, error) {
 
 // configure makes the migration as fast as it goes.
 func (s *saving) configure(ctx context.Context) error {
+	if err := idle(ctx, s.source); err != nil {
+		return err
+	}
 	if err := capabilities(ctx, s.source, false); err != nil {
 		return err
 	}
 	const unlimited = int64(1) << 40 // bytes in a second
 	return s.source.Do(ctx, "migrate-set-parameters", map[string]any{"max-bandwidth": unlimited, "downtime-limit": 20}, nil)
-}
-
-// resume has the guest be as it was.
-func (s *saving) resume(ctx context.Context, failed bool) error {
-	if failed {
-		// It is refused when there is none.
-		var refused *qmp.Refusal
-		if err := s.source.Do(ctx, "migrate_cancel", nil, nil); err != nil && !errors.As(err, &refused) {
-			return err
-		}
-	}
-	if !s.runs {
-		return nil
-	}
-	return s.source.Do(ctx, "cont", nil, nil)
 }

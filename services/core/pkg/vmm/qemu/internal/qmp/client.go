@@ -189,8 +189,16 @@ func (c *Client) limit(ctx context.Context, patient bool) (release func()) {
 		deadline = most
 	}
 	_ = c.conn.SetDeadline(deadline) // the zero time is none
-	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(time.Unix(1, 0)) })
-	return func() { stop() }
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		_ = c.conn.SetDeadline(time.Unix(1, 0))
+	})
+	return func() {
+		if !stop() {
+			<-done // or it would cut short what comes next
+		}
+	}
 }
 
 func (c *Client) read(ctx context.Context) (message, error) {
