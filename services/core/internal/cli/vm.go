@@ -182,6 +182,9 @@ func (a *app) describeVM(vm api.VM) [][2]string {
 		{"Platform", vm.Platform}, {"Resources", resources(vm.Resources)}, {"Network", vm.Network},
 		{"Hostname", vm.Hostname}, {"User", vm.DefaultUser}, {"Tools", strings.Join(vm.Tools, " ")}, {"Created", ago(&vm.CreatedAt)}, {"Started", ago(vm.StartedAt)},
 	}
+	if vm.State == "paused" {
+		p = append(p, [2]string{"Paused by", vm.PauseMode})
+	}
 	if vm.DesiredState != vm.State && vm.EndedAt == nil {
 		p = append(p, [2]string{"Wanted", vm.DesiredState})
 	}

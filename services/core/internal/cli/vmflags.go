@@ -48,7 +48,6 @@ func (f *vmFlags) register(a *app, cmd *cobra.Command) {
 	fl.StringArrayVar(&f.tools, "tool", nil, "program it is given beside its template's, as node@22 or npm:prettier (repeatable)")
 	fl.StringArrayVar(&f.secrets, "use-secret", nil, "stored secret it is given, as ENV=NAME; as ENV=NAME@HOST,… it sees a placeholder, and requests to these hosts leave with the value (repeatable)")
 	f.egress.register(cmd)
-	cmd.MarkFlagsMutuallyExclusive("template", "from")
 	must(cmd.RegisterFlagCompletionFunc("template", a.flagValues(a.completeTemplates)))
 	must(cmd.RegisterFlagCompletionFunc("from", a.flagValues(a.completeTemplates)))
 	must(cmd.RegisterFlagCompletionFunc("network", fixed("none", "nat")))
@@ -70,6 +69,9 @@ func (f *vmFlags) request(cmd *cobra.Command) (api.CreateVM, error) {
 	secrets, err := storedSecrets(cmd, f.secrets)
 	if err != nil {
 		return api.CreateVM{}, err
+	}
+	if cmd.Flags().Changed("template") && cmd.Flags().Changed("from") {
+		return api.CreateVM{}, usagef(cmd, "--from is another word for --template")
 	}
 	r := api.Resources{MilliCPU: f.cpus, MemoryBytes: f.memory, DiskBytes: f.disk, PIDs: f.pids}
 	if err := checkFirst(

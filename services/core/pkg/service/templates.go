@@ -96,8 +96,15 @@ func (s *Service) checkBuild(req *vmm.BuildTemplate) error {
 		}
 	}
 	if req.Source.Steps != "" {
-		if _, err := steps.Parse(req.Source.Steps); err != nil {
+		file, err := steps.Parse(req.Source.Steps)
+		if err != nil {
 			return errors.Public(err)
+		}
+		if req.Warm.Start == "" {
+			req.Warm.Start = file.Start
+		}
+		if req.Warm.Memory && req.Warm.Ready == "" {
+			req.Warm.Ready = file.Ready // without a memory nobody waits for it
 		}
 	}
 	req.Shape = req.Shape.Or(s.config.Defaults)

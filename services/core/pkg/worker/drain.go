@@ -12,7 +12,8 @@ import (
 )
 
 // Drain empties the pool and stops every VM that runs or is on its way there,
-// and waits until none does. Their disks are kept. by goes into their tombstones.
+// and waits until none does. Their disks are kept, and VMs that are paused with
+// their memory saved stay so. by goes into their tombstones.
 func (w *Worker) Drain(ctx context.Context, by string) error {
 	if err := w.pool.close(ctx); err != nil {
 		return err
@@ -24,7 +25,7 @@ func (w *Worker) Drain(ctx context.Context, by string) error {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	for _, vm := range vms {
-		if vm.Desired == domain.WantStopped && vm.Observed == domain.Stopped || vm.Observed == domain.Failed {
+		if vm.Desired == domain.WantStopped && vm.Observed == domain.Stopped || vm.Observed == domain.Failed || saved(vm) {
 			continue
 		}
 		if _, derr := w.driver(vm.Spec.Driver); errors.HasCode(derr, errors.Unavailable) {
@@ -41,6 +42,11 @@ func (w *Worker) Drain(ctx context.Context, by string) error {
 	}
 	wg.Wait()
 	return err
+}
+
+// saved reports whether vm rests with its memory saved, which survives what is to come.
+func saved(vm *domain.VM) bool {
+	return vm.Desired == domain.WantPaused && vm.Observed == domain.Paused && vm.PauseMode != domain.PauseFreeze
 }
 
 func (w *Worker) drainOne(ctx context.Context, id domain.ID, by string) error {

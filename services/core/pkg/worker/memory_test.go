@@ -758,3 +758,22 @@ func TestTraceOfAStart(t *testing.T) {
 		}
 	}
 }
+
+// What ends the worker's VMs for a shutdown of the host leaves alone what it
+// survives.
+func TestDrainLeavesWhatIsSaved(t *testing.T) {
+	t.Parallel()
+	b := newMemoryBed(t)
+	vm, other := b.running(vmm.CreateVM{}), b.running(vmm.CreateVM{})
+	x := b.talk(vm.ID)
+	b.pause(vm.ID, domain.PauseMemory)
+	b.pause(other.ID, domain.PauseFreeze)
+	must(t, b.worker.Drain(b.ctx, "shutdown"))
+	if now, err := b.GetVM(b.ctx, b.by, other.ID); err != nil || now.Observed != domain.Stopped {
+		t.Errorf("the frozen one: %+v, %v", now, err)
+	}
+	b.down()
+	b.up()
+	b.resume(vm.ID)
+	b.endTalk(x, "on", greeting+"on")
+}

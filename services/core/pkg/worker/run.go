@@ -248,6 +248,13 @@ func (w *Worker) resume(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 	if err := w.underway(ctx, vm, domain.Resuming); err != nil {
 		return err
 	}
+	if vm.PauseMode != domain.PauseFreeze { // its machine is started, and not only let go on
+		if err := w.enforceEgress(ctx, vm); isKeysAway(err) {
+			return err
+		} else if err != nil {
+			return w.notResumed(ctx, vm, err)
+		}
+	}
 	trace := newTrace(startResume)
 	if err := driver.(vmm.Pauser).Resume(ctx, string(vm.MachineID)); err != nil {
 		return w.notResumed(ctx, vm, err)

@@ -18,16 +18,18 @@ const (
 	Env     Kind = "ENV"
 	WorkDir Kind = "WORKDIR"
 	User    Kind = "USER"
+	Start   Kind = "START" // ours: what runs in each machine
+	Ready   Kind = "READY" // ours: when it may be used
 )
 
 // others are instructions of a Dockerfile that this is not.
 var others = map[string]string{
 	"ADD":         "use COPY; RUN curl and tar fetch and unpack",
 	"ARG":         "use ENV",
-	"CMD":         "a VM runs what it is told; there is no default command",
-	"ENTRYPOINT":  "a VM runs what it is told; there is no default command",
+	"CMD":         "a VM runs what it is told; START names what runs in the background in each",
+	"ENTRYPOINT":  "a VM runs what it is told; START names what runs in the background in each",
 	"EXPOSE":      "every port of a VM can be reached by `aetherium port`",
-	"HEALTHCHECK": "", "LABEL": "", "MAINTAINER": "", "ONBUILD": "", "STOPSIGNAL": "",
+	"HEALTHCHECK": "READY names a command that succeeds once what START names may be used", "LABEL": "", "MAINTAINER": "", "ONBUILD": "", "STOPSIGNAL": "",
 	"SHELL":  `use the exec form: RUN ["bash", "-c", "…"]`,
 	"VOLUME": "",
 }
@@ -54,10 +56,13 @@ type variable struct {
 	value word
 }
 
-// File is a parsed file: where it begins, and what is done from there.
+// File is a parsed file: where it begins, what is done from there, and what
+// the machines of the outcome do.
 type File struct {
 	From  Step
 	Steps []Step
+	// Start and Ready are lines of shell; empty: there is none.
+	Start, Ready string
 }
 
 // NeedsContext reports whether a step copies files from the build's context.
@@ -96,6 +101,11 @@ func Parse(text string) (*File, error) {
 			continue
 		case file.From.Kind == "":
 			return nil, bad(s.Line, CodeNoFrom, "the first step must be FROM").hint("such as FROM base")
+		case s.Kind == Start || s.Kind == Ready:
+			if err := file.command(s); err != nil {
+				return nil, err
+			}
+			continue
 		case len(file.Steps) == MaxSteps:
 			return nil, bad(s.Line, CodeTooMany, "there are more than %d steps", MaxSteps)
 		}
@@ -105,6 +115,19 @@ func Parse(text string) (*File, error) {
 		return nil, bad(0, CodeEmpty, "there is no step").hint("begin with FROM, such as FROM base")
 	}
 	return file, nil
+}
+
+// command takes a START or READY, of which there is one each.
+func (f *File) command(s *Step) error {
+	of := &f.Start
+	if s.Kind == Ready {
+		of = &f.Ready
+	}
+	if *of != "" {
+		return bad(s.Line, CodeArgument, "a second %s: there is one only", s.Kind).hint("join them by && or &, or call a script")
+	}
+	*of = s.Shell
+	return nil
 }
 
 // line is a line with its continuations.
@@ -174,11 +197,15 @@ func parseStep(l line) (*Step, error) {
 		err = s.parseEnv(rest)
 	case WorkDir, User:
 		err = s.parseOne(rest)
+	case Start, Ready:
+		if s.Shell = rest; rest == "" {
+			err = bad(l.number, CodeArgument, "%s needs a line of shell", s.Kind)
+		}
 	default:
 		if hint, ok := others[string(s.Kind)]; ok {
 			return nil, bad(l.number, CodeUnsupported, "%s is not supported", s.Kind).hint(hint)
 		}
-		return nil, bad(l.number, CodeUnknown, "there is no instruction %q", clip(name)).hint("FROM, RUN, COPY, ENV, WORKDIR or USER")
+		return nil, bad(l.number, CodeUnknown, "there is no instruction %q", clip(name)).hint("FROM, RUN, COPY, ENV, WORKDIR, USER, START or READY")
 	}
 	if err != nil {
 		return nil, err

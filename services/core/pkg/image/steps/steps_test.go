@@ -137,6 +137,9 @@ func TestParseErrors(t *testing.T) {
 		{"RUN x", 1, steps.CodeNoFrom},
 		{"FROM a\n\nFROM b", 3, steps.CodeStages},
 		{"FROM", 1, steps.CodeArgument},
+		{"FROM a\nSTART", 2, steps.CodeArgument},
+		{"FROM a\nREADY x\nREADY y", 3, steps.CodeArgument},
+		{"START x\nFROM a", 1, steps.CodeNoFrom},
 		{"FROM a b", 1, steps.CodeArgument},
 		{"FROM $a", 1, steps.CodeFrom},
 		{"FROM ä", 1, steps.CodeFrom},
@@ -305,4 +308,12 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestStartAndReady(t *testing.T) {
+	t.Parallel()
+	f := parse(t, "FROM a\nstart serve --port 80 \\\n  --quiet\nRUN x\nREADY curl -fs localhost | grep -q ok")
+	if f.Start != "serve --port 80   --quiet" || f.Ready != "curl -fs localhost | grep -q ok" || len(f.Steps) != 1 {
+		t.Errorf("%+v", f)
+	}
 }
