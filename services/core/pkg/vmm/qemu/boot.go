@@ -67,9 +67,9 @@ func (e *Engine) run(ctx context.Context, h *host, g microvm.Guest, m machine, l
 
 	m.host, m.cpus, m.memory, m.drives = h, g.CPUs, g.Memory, drives
 	m.control, m.agent = first, first+1
-	l.dir, l.uid, l.groups = g.Dir, g.UID, h.groups
+	l.dir, l.uid = g.Dir, g.UID
 	l.files = []*os.File{control, agent}
-	l.shown = append(append(l.shown, files...), m.shown()...)
+	l.shown = append(l.shown, files...)
 	l.cgroup, l.netNS = g.Cgroup, g.NetNS
 	for _, d := range drives {
 		if !d.readOnly {
@@ -81,7 +81,7 @@ func (e *Engine) run(ctx context.Context, h *host, g microvm.Guest, m machine, l
 		l.tap = &g.Link.Tap
 	}
 	l.args = m.args()
-	p, err := l.start(h.binary)
+	p, err := l.start(h)
 	if err != nil {
 		return 0, err
 	}

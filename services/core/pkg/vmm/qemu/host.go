@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
-	"golang.org/x/sys/unix"
 )
 
 // host is what was found out about QEMU here.
@@ -21,8 +20,7 @@ type host struct {
 	version      string // as it calls itself
 	major, minor int
 	accelerator  Accelerator
-	model        string   // of the guests' processor
-	groups       []uint32 // that a monitor needs
+	model        string // of the guests' processor
 }
 
 // String is what a saved memory depends on.
@@ -116,18 +114,14 @@ func (e *Engine) choose(ctx context.Context, h *host) error {
 	return nil
 }
 
-func (h *host) useTCG() { h.accelerator, h.model, h.groups = TCG, "max", nil }
+func (h *host) useTCG() { h.accelerator, h.model = TCG, "max" }
 
 func (h *host) useKVM() error {
-	var st unix.Stat_t
-	if err := unix.Stat("/dev/kvm", &st); err != nil {
-		return err
-	}
 	name, err := processorName()
 	if err != nil {
 		return err
 	}
-	h.accelerator, h.model, h.groups = KVM, "host ("+name+")", []uint32{st.Gid}
+	h.accelerator, h.model = KVM, "host ("+name+")"
 	return nil
 }
 

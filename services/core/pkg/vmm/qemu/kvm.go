@@ -34,11 +34,11 @@ func (e *Engine) proveKVM(ctx context.Context, h *host) error {
 	defer os.Remove(dir)
 	m := machine{host: h, cpus: 1, memory: 128 << 20, kernel: &bootable{image: imageName, line: "console=ttyS0 quiet loglevel=1 panic=-1 reboot=t"}}
 	l := &launch{
-		dir: dir, uid: nobody, groups: h.groups, tied: true, limit: 0,
-		shown: append(m.shown(), shown{name: imageName, path: bootImage(kernel)}),
+		dir: dir, uid: nobody, tied: true, limit: 0,
+		shown: []shown{{name: imageName, path: bootImage(kernel)}},
 		args:  append(m.args(), "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
 	}
-	p, err := l.start(h.binary)
+	p, err := l.start(h)
 	if err != nil {
 		return err
 	}
@@ -61,6 +61,8 @@ func (e *Engine) proveKVM(ctx context.Context, h *host) error {
 	p.kill()
 	return err
 }
+
+const kvmDevice = "/dev/kvm"
 
 // nobody is the user that owns nothing.
 const nobody = 65534

@@ -3,6 +3,7 @@ package qemu
 import (
 	"context"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -18,12 +19,11 @@ import (
 
 // launch is a monitor to be started.
 type launch struct {
-	dir    string // an empty place to mount its root at
-	uid    uint32
-	groups []uint32
-	args   []string
-	files  []*os.File // its descriptors from 3 on
-	shown  []shown    // what its root shows beside QEMU
+	dir   string // an empty place to mount its root at
+	uid   uint32
+	args  []string
+	files []*os.File // its descriptors from 3 on
+	shown []shown    // what its root shows beside QEMU
 	// opened is what it gets instead, whatever the rights of its own, when it opens
 	// a path of its root for reading and writing.
 	opened map[string]*os.File
@@ -46,27 +46,35 @@ type monitor struct {
 	pid        int
 	errors     *os.File // what it says when it cannot go on
 	supervisor *supervisor
+	opened     map[string]*os.File
+	kvm        *os.File      // nil: it has none
 	served     chan struct{} // closed when no more files are opened for it
 	stop       func()        // ends that
 	untie      func()        // lets its thread end; nil unless tied
 }
 
-// start starts a monitor in its surroundings. They are put on by a thread of this
+// start starts a monitor on a host, in its surroundings. They are put on by a thread of this
 // process that ends afterwards, so there is no moment at which it is outside of them.
-func (l *launch) start(binary string) (*monitor, error) {
+func (l *launch) start(h *host) (*monitor, error) {
 	said, say, err := os.Pipe()
 	if err != nil {
 		return nil, fault.Of(err, "cannot start a monitor")
 	}
 	defer say.Close()
-	m := &monitor{errors: said, served: make(chan struct{})}
+	m := &monitor{errors: said, served: make(chan struct{}), opened: maps.Clone(l.opened)}
+	if h.accelerator == KVM {
+		if err := m.allowKVM(); err != nil {
+			said.Close()
+			return nil, err
+		}
+	}
 	started := make(chan error, 1)
 	end := make(chan struct{})
 	if l.tied {
 		m.untie = func() { close(end) }
 	}
 	onOwnThread(func() {
-		err := l.startHere(binary, say, m)
+		err := l.startHere(h.binary, say, m)
 		started <- err
 		if err == nil && l.tied {
 			<-end // the monitor ends with the thread that started it
@@ -74,6 +82,9 @@ func (l *launch) start(binary string) (*monitor, error) {
 	})
 	if err := <-started; err != nil {
 		said.Close()
+		if m.kvm != nil {
+			m.kvm.Close()
+		}
 		return nil, fault.Of(err, "cannot start a monitor")
 	}
 	say.Close()
@@ -84,6 +95,18 @@ func (l *launch) start(binary string) (*monitor, error) {
 		return nil, fault.Of(m.failed(err), "cannot start a monitor")
 	}
 	return m, nil
+}
+
+// allowKVM lets it use KVM by this process's rights; it needs none of its own.
+func (m *monitor) allowKVM() (err error) {
+	if m.kvm, err = os.OpenFile(kvmDevice, os.O_RDWR, 0); err != nil {
+		return errors.Wrap(err, errors.Unsupported, "KVM cannot be used here")
+	}
+	if m.opened == nil {
+		m.opened = map[string]*os.File{}
+	}
+	m.opened[kvmDevice] = m.kvm
+	return nil
 }
 
 // supervise begins to answer for a monitor that is about to be started.
@@ -125,7 +148,7 @@ func (l *launch) startHere(binary string, say *os.File, m *monitor) error {
 	}
 	defer null.Close()
 	attr := &syscall.SysProcAttr{
-		Credential: &syscall.Credential{Uid: l.uid, Gid: l.uid, Groups: l.groups},
+		Credential: &syscall.Credential{Uid: l.uid, Gid: l.uid},
 		Setsid:     true,
 		Cloneflags: unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
 	}
@@ -151,7 +174,7 @@ func (l *launch) startHere(binary string, say *os.File, m *monitor) error {
 	if err != nil {
 		return err
 	}
-	m.supervise(&supervisor{listener: listener, opened: l.opened, join: l.join, joined: make(chan error, 1)})
+	m.supervise(&supervisor{listener: listener, opened: m.opened, join: l.join, joined: make(chan error, 1)})
 	process, err := os.StartProcess(binary, append([]string{binary}, l.args...), &os.ProcAttr{
 		Dir: "/", Env: []string{"PATH=/usr/bin"}, Files: files, Sys: attr,
 	})
@@ -254,6 +277,9 @@ func (m *monitor) release() {
 	m.stop()
 	<-m.served
 	m.errors.Close()
+	if m.kvm != nil {
+		m.kvm.Close()
+	}
 	if m.untie != nil {
 		m.untie()
 		m.untie = nil

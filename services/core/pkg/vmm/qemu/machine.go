@@ -161,14 +161,6 @@ func onOff(b bool) string {
 	return "off"
 }
 
-// shown is what the monitor's root shows for the machine itself.
-func (m *machine) shown() []shown {
-	if m.host.accelerator != KVM {
-		return nil
-	}
-	return []shown{{name: "/dev/kvm", path: "/dev/kvm", writable: true, device: true}}
-}
-
 // bootImage is the file that boots fastest: one that need not be uncompressed by
 // the guest.
 func bootImage(k microvm.Kernel) string {

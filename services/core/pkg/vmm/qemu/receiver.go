@@ -47,8 +47,8 @@ func (e *Engine) newReceiver(ctx context.Context, h *host, g microvm.Guest, driv
 		m.drives = append(m.drives, drive{readOnly: d.readOnly, size: d.size})
 	}
 	l := &launch{
-		dir: to.Dir, uid: g.UID, groups: h.groups, files: []*os.File{theirs}, limit: g.Memory, tied: true,
-		shown:  append(m.shown(), shown{name: memoryName, path: ram.Name()}),
+		dir: to.Dir, uid: g.UID, files: []*os.File{theirs}, limit: g.Memory, tied: true,
+		shown:  []shown{{name: memoryName, path: ram.Name()}},
 		opened: map[string]*os.File{memoryName: ram},
 	}
 	if g.Link != nil {
@@ -56,7 +56,7 @@ func (e *Engine) newReceiver(ctx context.Context, h *host, g microvm.Guest, driv
 		l.tap = new(string)
 	}
 	l.args = m.args()
-	p, err := l.start(h.binary)
+	p, err := l.start(h)
 	if err != nil {
 		return nil, err
 	}
