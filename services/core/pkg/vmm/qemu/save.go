@@ -27,28 +27,39 @@ func (e *Engine) Save(ctx context.Context, g microvm.Guest, to microvm.Memory, l
 		return 0, fault.Of(err, "a machine's disk is not there")
 	}
 	var stood time.Duration
-	err = e.with(ctx, g, func(source *qmp.Client) error {
-		runs, err := running(ctx, source)
-		if err != nil {
-			return err
-		}
-		r, err := e.newReceiver(ctx, h, g, drives, to)
-		if err != nil {
-			return err
-		}
-		defer r.end()
-		s := saving{source: source, receiver: r, runs: runs, last: last, disk: disk}
-		err = s.run(ctx)
-		if err == nil {
-			stood = s.stood
-			err = r.keep(ctx, formOf(h, g, drives), to)
-		}
-		if err != nil {
-			return errors.Join(err, s.undo(context.WithoutCancel(ctx)))
-		}
-		return nil
+	copyDisk := func() error { return disk(ctx) }
+	bounded, cancel := context.WithTimeout(ctx, savePatience(g.Memory))
+	defer cancel()
+	err = e.with(bounded, g, func(source *qmp.Client) error {
+		stood, err = e.save(bounded, saving{source: source, last: last, disk: copyDisk}, h, g, drives, to)
+		return err
 	})
 	return stood, err
+}
+
+func (e *Engine) save(ctx context.Context, s saving, h *host, g microvm.Guest, drives []drive, to microvm.Memory) (stood time.Duration, err error) {
+	if s.runs, err = running(ctx, s.source); err != nil {
+		return 0, err
+	}
+	if s.receiver, err = e.newReceiver(ctx, h, g, drives, to); err != nil {
+		return 0, err
+	}
+	defer s.receiver.end()
+	if stood, err = s.run(ctx); err == nil {
+		err = s.receiver.keep(ctx, formOf(h, g, drives), to)
+	}
+	if err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), startPatience)
+		defer cancel()
+		return 0, errors.Join(err, s.undo(undo))
+	}
+	return stood, nil
+}
+
+// savePatience bounds how long a saving may take, whatever its monitors say: they
+// move a GiB in a few seconds.
+func savePatience(memory int64) time.Duration {
+	return 2*time.Minute + time.Duration(memory>>30)*30*time.Second
 }
 
 // saving is a guest on its way to a receiver.
@@ -57,38 +68,38 @@ type saving struct {
 	receiver *receiver
 	runs     bool // the guest did, and is to again
 	last     bool
-	disk     func(context.Context) error
-	stood    time.Duration
+	disk     func() error
 }
 
-// run moves the guest, which goes on afterwards unless it is the last time.
-func (s *saving) run(ctx context.Context) error {
+// run moves the guest, which goes on afterwards unless it is the last time. It
+// says how long it stood.
+func (s *saving) run(ctx context.Context) (stood time.Duration, err error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
-		return fault.Of(err, "cannot move a machine's memory")
+		return 0, fault.Of(err, "cannot move a machine's memory")
 	}
 	defer ours.Close()
 	defer theirs.Close()
 	if err := s.receiver.take(ctx, theirs); err != nil {
-		return err
+		return 0, err
 	}
 	if err := s.configure(ctx); err != nil {
-		return err
+		return 0, err
 	}
 	began, err := s.move(ctx, ours, theirs)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if err := s.disk(ctx); err != nil {
-		return err
+	if err := s.disk(); err != nil {
+		return 0, err
 	}
 	if s.runs && !s.last {
 		if err := s.source.Do(ctx, "cont", nil, nil); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	s.stood = time.Since(began)
-	return s.receiver.took(ctx)
+	stood = time.Since(began)
+	return stood, s.receiver.took(ctx)
 }
 
 // undo has the guest be as it was.
