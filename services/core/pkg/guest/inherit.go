@@ -11,8 +11,9 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/journal"
 )
 
-// maxRemembered bounds the executions that an agent may tell of at once.
-const maxRemembered = 8192
+// maxRemembered bounds the executions that an agent may tell of at once: as many
+// as it remembers, and as a session supervises.
+const maxRemembered = 4096
 
 // Remembered is an execution that a machine's agent knows: of its own, or from
 // the machine whose memory it goes on from.

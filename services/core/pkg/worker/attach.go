@@ -95,6 +95,9 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 	next.Epoch, next.Observed = epoch, domain.Running
 	l := &liveVM{id: vm.ID, machine: vm.MachineID, client: client}
 	l.vm.Store(&next)
+	if trace.kind == startResume {
+		l.lastUsed.Store(w.Now().UnixNano()) // who had it resumed is about to use it
+	}
 	ids := w.takeUp(ctx, l, known)
 	l.session = guest.Open(guest.SessionConfig{
 		Client: client, Journals: w.Journals, VM: vm.ID, Epoch: epoch, Log: w.Log,

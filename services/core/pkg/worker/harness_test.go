@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -78,6 +79,7 @@ type bed struct {
 	worker   *worker.Worker
 	by       vmm.Caller
 	config   worker.Config
+	ahead    atomic.Int64       // nanoseconds that the worker's clock is ahead
 	deps     func(*worker.Deps) // changes what the worker works with; nil: nothing
 }
 
@@ -133,7 +135,7 @@ func (b *bed) up() {
 	log := slog.New(slog.DiscardHandler)
 	deps := worker.Deps{
 		Store: b.store, Drivers: map[string]vmm.Driver{"fake": fake.New(b.node)}, Images: b.images, Journals: b.journals,
-		Sealer: b.sealer, Queue: memory.New(16, log), Changes: b.changes, Log: log,
+		Sealer: b.sealer, Queue: memory.New(16, log), Changes: b.changes, Log: log, Now: b.now,
 	}
 	if b.deps != nil {
 		b.deps(&deps)
@@ -165,6 +167,10 @@ func (b *bed) crash() {
 	must(b.t, b.journals.Close())
 	b.worker = nil
 }
+
+// now is the worker's time, skip moves it on.
+func (b *bed) now() time.Time       { return time.Now().Add(time.Duration(b.ahead.Load())) }
+func (b *bed) skip(d time.Duration) { b.ahead.Add(int64(d)) }
 
 func (b *bed) Node(domain.ID) (service.Node, error) { return b.worker, nil }
 func (b *bed) Any() (service.Node, error)           { return b.worker, nil }

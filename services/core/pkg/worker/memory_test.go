@@ -140,8 +140,8 @@ func (b *bed) snapshots() []string {
 // stepped waits until the step that made a VM what it is has come to its end.
 func (b *bed) stepped(vm domain.ID) {
 	b.t.Helper()
-	hour := time.Hour
-	_, err := b.PatchVM(b.ctx, b.by, vm, vmm.PatchVM{Timeout: &hour})
+	var none time.Duration
+	_, err := b.PatchVM(b.ctx, b.by, vm, vmm.PatchVM{Timeout: &none})
 	must(b.t, err)
 	b.await(vm, func(vm *domain.VM) bool { return vm.DeadlineAck == vm.DeadlineGen })
 }
@@ -776,4 +776,72 @@ func TestDrainLeavesWhatIsSaved(t *testing.T) {
 	b.up()
 	b.resume(vm.ID)
 	b.endTalk(x, "on", greeting+"on")
+}
+
+// A snapshot and a pause that are asked for at once are carried out one after
+// the other.
+func TestSnapshotsTakeTurns(t *testing.T) {
+	t.Parallel()
+	b := newMemoryBed(t)
+	vm := b.running(vmm.CreateVM{})
+	x := b.talk(vm.ID)
+	reached, release := b.node.StopNext(fake.OpSnapshot)
+	defer release()
+	taken := make(chan error, 1)
+	go func() {
+		_, err := b.CreateSnapshot(b.ctx, b.by, vm.ID, vmm.CreateSnapshot{Kind: domain.SnapshotMemory})
+		taken <- err
+	}()
+	<-reached
+	began, _ := b.node.StopNext(fake.OpPause)
+	_, err := b.PauseVM(b.ctx, b.by, vm.ID, domain.PauseMemory)
+	must(t, err)
+	select {
+	case <-began:
+		t.Error("it is paused while its snapshot is taken")
+	case <-time.After(100 * time.Millisecond): // only a pause that comes too soon is seen here
+	}
+	// Whoever wants it deleted does not wait for either.
+	_, err = b.DeleteVM(b.ctx, b.by, vm.ID)
+	must(t, err)
+	gone, err := b.WaitVM(b.ctx, b.by, vm.ID)
+	must(t, err)
+	if gone.Observed != domain.Deleted {
+		t.Errorf("it is %s", gone.Observed)
+	}
+	if err := <-taken; err == nil {
+		t.Error("a snapshot of a deleted VM was taken")
+	}
+	if row := b.ended(x); !row.State.Ended() {
+		t.Errorf("%+v", row)
+	}
+	if leaks, ids := b.node.Leaks(), b.snapshots(); len(leaks)+len(ids) > 0 {
+		t.Errorf("left: %v, %v", leaks, ids)
+	}
+}
+
+// Idle time counts from the resumption on, whatever was before.
+func TestIdleTimeAfterAPause(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []domain.PauseMode{domain.PauseMemory, domain.PauseFreeze} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			b := newMemoryBed(t)
+			vm := b.running(vmm.CreateVM{IdleTimeout: time.Hour, OnTimeout: domain.TimeoutPause})
+			b.sh(vm.ID, "true")
+			b.pause(vm.ID, mode)
+			b.skip(2 * time.Hour)
+			b.resume(vm.ID)
+			b.stepped(vm.ID)
+			b.skip(30 * time.Minute)
+			b.stepped(vm.ID)
+			if now, err := b.GetVM(b.ctx, b.by, vm.ID); err != nil || now.Desired != domain.WantRunning {
+				t.Errorf("%+v, %v", now, err)
+			}
+			b.skip(time.Hour)
+			_, err := b.PatchVM(b.ctx, b.by, vm.ID, vmm.PatchVM{Metadata: map[string]string{"look": "again"}})
+			must(t, err)
+			b.await(vm.ID, func(vm *domain.VM) bool { return vm.Observed == domain.Paused })
+		})
+	}
 }

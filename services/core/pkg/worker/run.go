@@ -26,6 +26,14 @@ func (w *Worker) run(ctx context.Context, vm *domain.VM, next lifecycle.Step) er
 		return w.failed(ctx, vm, domain.CauseCreateFault, err)
 	}
 	switch next {
+	case lifecycle.Start, lifecycle.Pause, lifecycle.Resume, lifecycle.Stop:
+		done, err := w.turns.take(ctx, vm.MachineID)
+		if err != nil {
+			return err
+		}
+		defer done()
+	}
+	switch next {
 	case lifecycle.Create:
 		return w.create(ctx, vm, driver)
 	case lifecycle.Rebuild:
@@ -263,6 +271,9 @@ func (w *Worker) resume(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 	w.machines.set(vm.MachineID, vm.Spec.Driver, lifecycle.MachineRunning)
 	if !w.vms.attached(vm.ID, vm.MachineID) {
 		return w.attach(ctx, vm, driver, trace)
+	}
+	if l := w.vms.find(vm.ID); l != nil {
+		l.lastUsed.Store(w.Now().UnixNano())
 	}
 	return w.settle(ctx, vm)
 }

@@ -21,6 +21,11 @@ func (w *Worker) Snapshot(ctx context.Context, vm *domain.VM, id domain.ID, kind
 	if !ok {
 		return vmm.SnapshotInfo{}, errors.New(errors.Unsupported, "the driver %s makes no snapshots", vm.Spec.Driver)
 	}
+	done, err := w.turns.take(ctx, vm.MachineID)
+	if err != nil {
+		return vmm.SnapshotInfo{}, err
+	}
+	defer done()
 	if l := w.vms.find(vm.ID); l != nil && !l.suspended.Load() {
 		defer w.use(l)()
 		if w.quiesce(ctx, vm) {

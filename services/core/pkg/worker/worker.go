@@ -100,6 +100,7 @@ type Worker struct {
 	offers   offers
 	machines machines
 	vms      live
+	turns    turns
 	egress   keyed[domain.ID] // one change of a VM's egress at a time
 	steps    steps
 	clock    *clock
