@@ -59,7 +59,7 @@ type tenant struct {
 	key     string
 }
 
-func newHouse(t *testing.T) *house {
+func newHouse(t *testing.T, options ...func(*fake.Node)) *house {
 	t.Helper()
 	dir := t.TempDir()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -77,6 +77,9 @@ func newHouse(t *testing.T) *house {
 	t.Cleanup(func() { h.must(journals.Close()) })
 	machines := fake.NewNode(t.TempDir())
 	t.Cleanup(func() { h.must(machines.Close()) })
+	for _, o := range options {
+		o(machines)
+	}
 	changes, sealer := new(watch.Hub[domain.ID]), seal.New(ring)
 	w := worker.New(worker.Config{
 		Name: "node", Platform: "linux/amd64", DataDir: dir, ReadyTimeout: 10 * time.Second, StopGrace: 2 * time.Second,
@@ -101,7 +104,7 @@ func newHouse(t *testing.T) *house {
 	t.Cleanup(func() { h.must(shut()) })
 	g, err := gateway.New(gateway.Config{Address: "127.0.0.1:0", Version: "1.2.3-test", StopGrace: 5 * time.Second}, gateway.Deps{
 		VMs: s, Tasks: s, Authenticator: who.authenticator, Projects: who.lookup, Access: who.service, Tokens: who.tokens, Idempotency: api.NewMemoryIdempotency(nil),
-		Uploads: h.uploads, Audit: log, Logger: logger, Status: func(context.Context) (wire.Status, error) { return wire.Status{VMs: map[string]int{}}, nil },
+		Uploads: h.uploads, Audit: log, Logger: logger, Collectors: w.Collectors(), Status: func(context.Context) (wire.Status, error) { return wire.Status{VMs: map[string]int{}}, nil },
 	})
 	h.must(err)
 	server := gateway.NewServer(g)
