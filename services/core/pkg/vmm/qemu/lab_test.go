@@ -148,6 +148,7 @@ type lab struct {
 	engine *qemu.Engine
 	dir    string
 	guests int
+	pids   map[string]int // of the guests' monitors
 }
 
 func newLab(t testing.TB) *lab {
@@ -161,7 +162,7 @@ func newLab(t testing.TB) *lab {
 			t.Fatal(err)
 		}
 	}
-	l := &lab{t: t, dir: dir}
+	l := &lab{t: t, dir: dir, pids: map[string]int{}}
 	l.fresh()
 	return l
 }
@@ -294,7 +295,17 @@ func (l *lab) boot(g microvm.Guest) int {
 	l.t.Helper()
 	pid, err := l.engine.Boot(l.ctx(), g)
 	must(l.t, err)
+	l.pids[g.ID] = pid
 	return pid
+}
+
+// fate says what became of a guest's monitor.
+func (l *lab) fate(g microvm.Guest) string {
+	var ws unix.WaitStatus
+	if pid, err := unix.Wait4(l.pids[g.ID], &ws, unix.WNOHANG, nil); pid <= 0 {
+		return fmt.Sprintf("its monitor has not ended (%v)", err)
+	}
+	return fmt.Sprintf("its monitor exited %v (%d), was ended by a signal %v (%v)", ws.Exited(), ws.ExitStatus(), ws.Signaled(), ws.Signal())
 }
 
 // ask asks a guest over its channel.
@@ -303,7 +314,7 @@ func (l *lab) ask(g microvm.Guest, method, path string) string {
 	text, err := askOnce(l.ctx(), l.engine, g, method, path)
 	if err != nil {
 		said, _ := l.engine.Console(context.Background(), g)
-		l.t.Fatalf("%s %s: %v\n%s", method, path, err, said)
+		l.t.Fatalf("%s %s: %v; %s\n%s", method, path, err, l.fate(g), said)
 	}
 	return text
 }

@@ -55,6 +55,7 @@ type (
 	memoryFile struct {
 		present bool
 		shared  bool // what the guest writes goes to the file
+		ready   bool // all of it is there from the beginning
 	}
 	bootable struct {
 		image, initrd string
@@ -131,7 +132,7 @@ func (m *machine) ram() string {
 	case !m.file.present:
 		return "memory-backend-ram," + size
 	case m.file.shared:
-		return "memory-backend-file," + size + ",mem-path=" + memoryName + ",share=on"
+		return "memory-backend-file," + size + ",mem-path=" + memoryName + ",share=on,prealloc=" + onOff(m.file.ready)
 	}
 	backend := "memory-backend-file," + size + ",mem-path=" + memoryName + ",share=off"
 	if m.host.atLeast(8, 2) {

@@ -34,8 +34,9 @@ func (l *lab) save(g microvm.Guest, last bool) microvm.Memory {
 
 func (l *lab) restore(g microvm.Guest, from microvm.Memory) {
 	l.t.Helper()
-	_, err := l.engine.Restore(l.ctx(), g, from)
+	pid, err := l.engine.Restore(l.ctx(), g, from)
 	must(l.t, err)
+	l.pids[g.ID] = pid
 }
 
 func (l *lab) thaw(g microvm.Guest) {

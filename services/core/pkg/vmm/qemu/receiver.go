@@ -32,7 +32,7 @@ func (e *Engine) newReceiver(ctx context.Context, h *host, g microvm.Guest, driv
 		return nil, fault.Of(err, "cannot write a machine's memory")
 	}
 	defer ram.Close()
-	if err := ram.Truncate(g.Memory); err != nil {
+	if err := reserve(ram, g.Memory); err != nil {
 		return nil, fault.Of(err, "cannot write a machine's memory")
 	}
 	ours, theirs, err := socketPair()
@@ -42,7 +42,8 @@ func (e *Engine) newReceiver(ctx context.Context, h *host, g microvm.Guest, driv
 	defer ours.Close()
 	defer theirs.Close()
 
-	m := machine{host: h, cpus: g.CPUs, memory: g.Memory, file: memoryFile{present: true, shared: true}, control: first, alone: true}
+	// A guest that stands still while it is sent waits for no page to be made.
+	m := machine{host: h, cpus: g.CPUs, memory: g.Memory, file: memoryFile{present: true, shared: true, ready: !h.countsWrites()}, control: first, alone: true}
 	for _, d := range drives {
 		m.drives = append(m.drives, drive{readOnly: d.readOnly, size: d.size})
 	}
@@ -102,6 +103,9 @@ func (r *receiver) keep(ctx context.Context, f form, to microvm.Memory) error {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(to.Dir, stateFile), state, 0o600); err != nil {
+		return fault.Of(err, "cannot write a machine's memory")
+	}
+	if err := punch(filepath.Join(to.Dir, ramFile)); err != nil {
 		return fault.Of(err, "cannot write a machine's memory")
 	}
 	sum := sha256.Sum256(state)

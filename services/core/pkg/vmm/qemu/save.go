@@ -31,7 +31,7 @@ func (e *Engine) Save(ctx context.Context, g microvm.Guest, to microvm.Memory, l
 	bounded, cancel := context.WithTimeout(ctx, savePatience(g.Memory))
 	defer cancel()
 	err = e.with(bounded, g, func(source *qmp.Client) error {
-		stood, err = e.save(bounded, saving{source: source, last: last, disk: copyDisk}, h, g, drives, to)
+		stood, err = e.save(bounded, saving{source: source, last: last, disk: copyDisk, ahead: h.countsWrites()}, h, g, drives, to)
 		return err
 	})
 	return stood, err
@@ -69,6 +69,7 @@ type saving struct {
 	runs     bool // the guest did, and is to again
 	last     bool
 	disk     func() error
+	ahead    bool // most of it can be sent while it runs
 }
 
 // run moves the guest, which goes on afterwards unless it is the last time. It
@@ -119,7 +120,7 @@ const roundsPatience = 5 * time.Second
 
 // move sends the guest, which stands still in the end. It says since when.
 func (s *saving) move(ctx context.Context, ours, theirs *os.File) (began time.Time, err error) {
-	ahead := s.runs && !s.last // most of it is sent while it runs
+	ahead := s.ahead && s.runs && !s.last
 	if !ahead {
 		if err := s.source.Do(ctx, "stop", nil, nil); err != nil {
 			return began, err
