@@ -196,6 +196,7 @@ func claims(e *env) {
 		func(m *domain.Machine) { m.Shape.Resources.MemoryBytes++ },
 		func(m *domain.Machine) { m.Shape.Resources.DiskBytes++ },
 		func(m *domain.Machine) { m.Shape.Network = domain.NetworkNone },
+		func(m *domain.Machine) { m.Memory = true },
 		func(m *domain.Machine) { m.WorkerID = domain.NewID() },
 	} {
 		e.machine(w, other)
