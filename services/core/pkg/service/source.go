@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -152,6 +153,9 @@ func (s *Service) fromSnapshot(ctx context.Context, tx storage.Tx, req vmm.Creat
 	}
 	if vm.Spec.Tools, err = domain.MergeTools("tools", origin.Tools, req.Tools); err != nil {
 		return err
+	}
+	if vm.Spec.Memory {
+		vm.Spec.Tools = slices.Clone(origin.Tools) // in the order in which its devices are
 	}
 	if err := s.giveEgress(ctx, tx, req, vm, origin); err != nil {
 		return err

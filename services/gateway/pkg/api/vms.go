@@ -106,7 +106,7 @@ func (a *API) vmRoutes() {
 		})
 	})
 
-	fork := operation("fork-vm", http.MethodPost, "/vms/{vm}/forks", "VMs", "Fork a VM", "New VMs that start from this one's disk, copy on write.")
+	fork := operation("fork-vm", http.MethodPost, "/vms/{vm}/forks", "VMs", "Fork a VM", "New VMs that go on from this one's memory and disk, copy on write; from its disk alone, started anew, where the driver keeps no memory, the VM does not run, or `memory` is false.")
 	fork.DefaultStatus = http.StatusCreated
 	fork.Responses = map[string]*huma.Response{
 		"201": jsonOf[wire.List[wire.VM]](a, "The forks are ready"),
@@ -141,10 +141,14 @@ func (a *API) act(ctx context.Context, in *actVMInput, do func(context.Context, 
 	if err != nil {
 		return nil, err
 	}
+	asked := vm.Desired
 	vm, settled, err := a.settle(ctx, by, vm, in.WaitQuery)
 	a.Proxy.CloseIdle() // connections to a VM that no longer runs are worth nothing
 	if err != nil {
 		return nil, err
+	}
+	if vm.Desired != asked && vm.Reason != "" { // the wish was taken back
+		return nil, errors.New(errors.Conflict, "the VM is %s: %s", vm.Observed, vm.Reason)
 	}
 	out := &answered{Status: http.StatusOK, Body: VM(vm)}
 	if !settled {

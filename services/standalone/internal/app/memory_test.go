@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/fake"
@@ -16,7 +17,8 @@ import (
 // that go on from it, templates that end with it.
 func TestMemoryByTheAPI(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t, (*fake.Node).KeepMemory)
+	var machines *fake.Node
+	h := newHouse(t, func(n *fake.Node) { machines = n; n.KeepMemory() })
 	c := h.tenant("alice", domain.ScopeAdmin)
 	c.template()
 	vm := ok[wire.VM](c, ask{method: "POST", path: "/vms", body: wire.CreateVM{Name: "web"}})
@@ -28,6 +30,10 @@ func TestMemoryByTheAPI(t *testing.T) {
 	}
 	if got := c.do(ask{method: "GET", path: "/vms/web/usage"}); got.status != http.StatusConflict {
 		t.Errorf("what a paused VM uses: %d %s", got.status, got.body)
+	}
+	machines.FailNext(fake.OpResume, errors.New(errors.Unsupported, "saved by another version"))
+	if got := c.do(ask{method: "POST", path: "/vms/web/resume"}); got.status != http.StatusConflict || !strings.Contains(got.body, "saved by another version") {
+		t.Errorf("a resumption that fails: %d %s", got.status, got.body)
 	}
 	if got := ok[wire.VM](c, ask{method: "POST", path: "/vms/web/resume"}); got.State != "running" || got.Epoch != vm.Epoch {
 		t.Errorf("%+v", got)
