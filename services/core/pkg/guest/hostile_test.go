@@ -27,6 +27,7 @@ type liar struct {
 	guestv1connect.UnimplementedExecutionServiceHandler
 	attach   func(context.Context, *guestv1.AttachRequest, *attachStream) error
 	watch    func(context.Context, *connect.ServerStream[guestv1.WatchResponse]) error
+	list     []*guestv1.ExecutionInfo
 	attached atomic.Int64
 }
 
@@ -37,6 +38,10 @@ func (l *liar) Attach(ctx context.Context, s *attachStream) error {
 		return err
 	}
 	return l.attach(ctx, first, s)
+}
+
+func (l *liar) List(context.Context, *connect.Request[guestv1.ListRequest]) (*connect.Response[guestv1.ListResponse], error) {
+	return connect.NewResponse(&guestv1.ListResponse{Executions: l.list}), nil
 }
 
 func (l *liar) Watch(ctx context.Context, _ *connect.Request[guestv1.WatchRequest], s *connect.ServerStream[guestv1.WatchResponse]) error {

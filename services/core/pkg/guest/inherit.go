@@ -41,10 +41,12 @@ func (c *Client) Remembered(ctx context.Context) ([]Remembered, error) {
 		return nil, errors.New(errors.GuestFault, "the guest agent tells of %d executions", len(infos))
 	}
 	out := make([]Remembered, 0, len(infos))
+	seen := make(map[string]bool, len(infos))
 	for _, info := range infos {
-		if !domain.IsID(info.GetExecutionId()) || info.GetPid() < 1 || info.GetAckedOffset() < 0 || info.GetAckedOffset() > info.GetOutputBytes() {
+		if seen[info.GetExecutionId()] || !domain.IsID(info.GetExecutionId()) || info.GetPid() < 1 || info.GetAckedOffset() < 0 || info.GetAckedOffset() > info.GetOutputBytes() {
 			return nil, errors.New(errors.GuestFault, "the guest agent told of an execution out of bounds")
 		}
+		seen[info.GetExecutionId()] = true
 		out = append(out, Remembered{
 			ID: domain.ID(info.GetExecutionId()), PID: info.GetPid(), Command: domainCommand(info.GetCommand()),
 			Acked: info.GetAckedOffset(), Ended: info.GetEnd() != nil, Foreign: info.GetForeign(),
