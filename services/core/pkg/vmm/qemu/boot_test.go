@@ -177,6 +177,9 @@ func TestRefused(t *testing.T) {
 	if n := len(processesOf(t, good.UID)); n != 0 {
 		t.Errorf("%d monitors are there for no guest", n)
 	}
+	if most, err := l.engine.Overhead(l.ctx()); err != nil || most < 64*mib {
+		t.Errorf("overhead %d, %v", most, err)
+	}
 	version, err := l.engine.Version(l.ctx())
 	if err != nil || !strings.HasSuffix(version, " tcg max") {
 		t.Errorf("version %q, %v", version, err)

@@ -17,7 +17,8 @@ import (
 // host is what was found out about QEMU here.
 type host struct {
 	binary       string
-	version      string // as it calls itself
+	file         os.FileInfo // the binary, to see that another was installed
+	version      string      // as it calls itself
 	major, minor int
 	accelerator  Accelerator
 	model        string // of the guests' processor
@@ -48,11 +49,25 @@ func (e *Engine) Version(ctx context.Context) (string, error) {
 	return h.String(), nil
 }
 
+// Overhead is what a monitor may take beside its guest's memory, for who limits
+// both together. Returns Unsupported as Version does.
+func (e *Engine) Overhead(ctx context.Context) (int64, error) {
+	h, err := e.host(ctx)
+	if err != nil {
+		return 0, err
+	}
+	const itself = 64 << 20
+	if h.accelerator == TCG {
+		return itself + translations, nil
+	}
+	return itself, nil
+}
+
 // host finds out what there is, once. What fails is tried again.
 func (e *Engine) host(ctx context.Context) (*host, error) {
 	e.looking.Lock()
 	defer e.looking.Unlock()
-	if e.found != nil {
+	if e.found != nil && e.found.stands() {
 		return e.found, nil
 	}
 	h, err := e.look(ctx)
@@ -60,6 +75,12 @@ func (e *Engine) host(ctx context.Context) (*host, error) {
 		e.found = h
 	}
 	return h, err
+}
+
+// stands reports whether QEMU is still the one that was looked at.
+func (h *host) stands() bool {
+	now, err := os.Stat(h.binary)
+	return err == nil && os.SameFile(now, h.file) && now.ModTime().Equal(h.file.ModTime()) && now.Size() == h.file.Size()
 }
 
 var versionForm = regexp.MustCompile(`^QEMU emulator version (([0-9]+)\.([0-9]+)[0-9.]*)`)
@@ -80,6 +101,9 @@ func (e *Engine) look(ctx context.Context) (*host, error) {
 		return nil, errors.New(errors.Unsupported, "QEMU does not say its version")
 	}
 	h := &host{binary: binary, version: parts[1]}
+	if h.file, err = os.Stat(binary); err != nil {
+		return nil, errors.Wrap(err, errors.Unsupported, "QEMU does not run here")
+	}
 	h.major, _ = strconv.Atoi(parts[2])
 	h.minor, _ = strconv.Atoi(parts[3])
 	if !h.atLeast(7, 2) {
@@ -91,14 +115,14 @@ func (e *Engine) look(ctx context.Context) (*host, error) {
 	return h, e.choose(ctx, h)
 }
 
-// catchable checks that the kernel can ask about system calls, see catchOpens.
+// catchable checks that the kernel can ask about system calls, see supervisor.
 func catchable() error {
-	sizes := make([]uint16, 3)
-	if err := notifSizes(sizes); err != nil {
-		return errors.Wrap(err, errors.Unsupported, "this kernel cannot hand files to monitors").
-			WithHint("Linux 5.9 or newer is needed, and its seccomp in containers")
+	err := checkSizes()
+	if err == nil {
+		return nil
 	}
-	return nil
+	return errors.Wrap(err, errors.Unsupported, "this kernel cannot hand files to monitors").
+		WithHint("Linux 5.9 or newer is needed, and its seccomp in containers")
 }
 
 // choose finds the accelerator.

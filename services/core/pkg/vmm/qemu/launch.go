@@ -53,8 +53,9 @@ type monitor struct {
 	untie      func()        // lets its thread end; nil unless tied
 }
 
-// start starts a monitor on a host, in its surroundings. They are put on by a thread of this
-// process that ends afterwards, so there is no moment at which it is outside of them.
+// start starts a monitor on a host, in its surroundings. They are put on by a
+// thread of this process that ends afterwards, so there is no moment at which it
+// is outside of them.
 func (l *launch) start(h *host) (*monitor, error) {
 	said, say, err := os.Pipe()
 	if err != nil {

@@ -21,6 +21,10 @@ const (
 // portName is the virtio serial port that the agent is heard on.
 const portName = "aetherium.agent"
 
+// translations bounds what an emulating monitor keeps of the guest's code as the
+// host's. It begins anew when that is full.
+const translations = 128 << 20
+
 // machine is the hardware of a guest. Two monitors that pass a guest on to each
 // other are given the same.
 type machine struct {
@@ -76,12 +80,13 @@ func (m *machine) args() []string {
 	if m.host.accelerator == KVM {
 		a.add("-accel", "kvm", "-cpu", "host")
 	} else {
-		a.add("-accel", "tcg,thread=multi", "-cpu", m.host.model)
+		a.add("-accel", fmt.Sprintf("tcg,thread=multi,tb-size=%d", translations>>20), "-cpu", m.host.model)
 	}
 	a.add("-object", m.ram())
 	a = append(a, m.sockets()...)
 	for i, d := range m.drives {
-		a.add("-blockdev", d.node(i), "-device", fmt.Sprintf("virtio-blk-device,drive=drive%d", i))
+		// A full disk of the host is the guest's to hear of; it would stand still otherwise.
+		a.add("-blockdev", d.node(i), "-device", fmt.Sprintf("virtio-blk-device,drive=drive%d,werror=report,rerror=report", i))
 	}
 	if m.net != nil {
 		a.add("-netdev", fmt.Sprintf("tap,id=net,fd=%d", m.net.tap),

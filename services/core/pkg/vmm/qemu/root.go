@@ -20,7 +20,9 @@ type shown struct {
 }
 
 // library is where programs and what they need to run are, on any distribution.
-var library = []string{"/usr", "/bin", "/lib", "/lib32", "/lib64", "/nix/store", "/gnu/store"} // a constant
+func library() []string {
+	return []string{"/usr", "/bin", "/lib", "/lib32", "/lib64", "/nix/store", "/gnu/store"}
+}
 
 // buildRoot gives the calling thread a mount namespace with a root that shows
 // QEMU and a few files only, and nothing that can be written but those of them
@@ -43,7 +45,7 @@ func buildRoot(at, binary string, files []shown) error {
 		found[i] = fd
 	}
 	b.do("mount a root", unix.Mount("root", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755,size=1m"))
-	for _, dir := range library {
+	for _, dir := range library() {
 		b.tree(dir)
 	}
 	if !b.has(binary) {

@@ -68,11 +68,16 @@ const (
 	flagContinue    = 1      // SECCOMP_USER_NOTIF_FLAG_CONTINUE
 )
 
-// notifSizes asks the kernel for the sizes of the structures above, in its order.
-func notifSizes(sizes []uint16) error {
+// checkSizes has the kernel confirm the sizes of the structures above.
+func checkSizes() error {
+	var sizes [3]uint16 // struct seccomp_notif_sizes
 	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_GET_NOTIF_SIZES, 0, uintptr(unsafe.Pointer(&sizes[0])))
 	if errno != 0 {
 		return os.NewSyscallError("seccomp", errno)
+	}
+	ours := [3]uint16{uint16(unsafe.Sizeof(seccompNotif{})), uint16(unsafe.Sizeof(seccompResponse{})), uint16(unsafe.Sizeof(seccompData{}))}
+	if sizes != ours {
+		return errors.Plain("its notifications have another form")
 	}
 	return nil
 }
