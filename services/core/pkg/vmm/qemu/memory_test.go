@@ -13,6 +13,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
+	"golang.org/x/sys/unix"
 )
 
 // memory makes a place to save to.
@@ -220,5 +221,24 @@ func TestSaveFails(t *testing.T) {
 	}
 	if n := len(processesOf(t, clone.UID)); n != 0 {
 		t.Errorf("%d monitors are there for no guest", n)
+	}
+}
+
+// What is saved of a guest that writes all the time is of one moment.
+func TestSaveWriter(t *testing.T) {
+	l := newLab(t)
+	g := l.guest(nil)
+	l.boot(g)
+	l.ask(g, "POST", "/churn?pages=4096")
+	for range 3 {
+		saved := l.save(g, false)
+		l.ask(g, "GET", "/churn")
+		clone := l.guest(&g)
+		l.restore(clone, saved)
+		l.thaw(clone)
+		l.ask(clone, "GET", "/churn")
+		for _, m := range processesOf(t, clone.UID) {
+			must(t, m.Signal(unix.SIGKILL))
+		}
 	}
 }

@@ -95,8 +95,9 @@ type server struct {
 	line  bootline.Line
 	ticks atomic.Int64
 
-	mu    sync.Mutex
-	pages []byte
+	mu     sync.Mutex
+	pages  []byte
+	rounds []uint64
 }
 
 func (s *server) tick() {
@@ -114,6 +115,8 @@ func (s *server) routes() http.Handler {
 	mux.HandleFunc("GET /ticks", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, s.ticks.Load()) })
 	mux.HandleFunc("POST /fill", s.fill)
 	mux.HandleFunc("GET /sum", s.sum)
+	mux.HandleFunc("POST /churn", s.churn)
+	mux.HandleFunc("GET /churn", s.churned)
 	mux.HandleFunc("GET /drives", s.drives)
 	mux.HandleFunc("POST /disk", s.writeDisk)
 	mux.HandleFunc("GET /file", func(w http.ResponseWriter, r *http.Request) {
@@ -149,6 +152,45 @@ func (s *server) sum(w http.ResponseWriter, _ *http.Request) {
 	defer s.mu.Unlock()
 	sum := sha256.Sum256(s.pages)
 	fmt.Fprint(w, hex.EncodeToString(sum[:]))
+}
+
+// churn begins to write memory for ever: the number of the round to each page in turn.
+func (s *server) churn(w http.ResponseWriter, r *http.Request) {
+	n, _ := strconv.Atoi(r.URL.Query().Get("pages"))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rounds = make([]uint64, n*pageWords)
+	go func() {
+		for round := uint64(1); ; round++ {
+			for page := range n {
+				// The lock is what lets churned look between two pages.
+				s.mu.Lock()
+				s.rounds[page*pageWords] = round
+				s.mu.Unlock()
+			}
+		}
+	}()
+}
+
+const pageWords = 4096 / 8
+
+// churned says how far churn is, or which page is not of its round: the first
+// ones are of the one under way, the others of that before.
+func (s *server) churned(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	round := s.rounds[0]
+	for page := range len(s.rounds) / pageWords {
+		switch got := s.rounds[page*pageWords]; {
+		case got == round:
+		case got == s.rounds[0]-1:
+			round = got
+		default:
+			http.Error(w, fmt.Sprintf("page %d is of round %d in round %d", page, got, s.rounds[0]), http.StatusInternalServerError)
+			return
+		}
+	}
+	fmt.Fprint(w, s.rounds[0])
 }
 
 // drives says, for each drive of the command line, how it begins and whether it can be written.
