@@ -25,6 +25,7 @@ func (w *Worker) attach(ctx context.Context, vm *domain.VM, driver vmm.Driver, t
 		client.Close()
 		return w.attachFailed(ctx, vm, driver, err)
 	}
+	w.unrest(ctx, vm, client)
 	inherited, err := w.inherit(ctx, vm, client, trace)
 	if err != nil {
 		client.Close()

@@ -186,6 +186,7 @@ func (w *Worker) dropWaitingSnapshots(ctx context.Context) error {
 			return err
 		}
 		for _, s := range list.Items {
+			w.restless.add(s.VMID)
 			if err := tx.Snapshots().Delete(ctx, s.ProjectID, s.ID); err != nil {
 				return err
 			}

@@ -3,11 +3,13 @@ package worker
 import (
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/libs/types/pkg/events"
+	"github.com/aetherium/aetherium/services/core/pkg/guest"
 	"github.com/aetherium/aetherium/services/core/pkg/lifecycle"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
@@ -43,9 +45,6 @@ func (w *Worker) sleep(ctx context.Context, vm *domain.VM, driver vmm.Driver, p 
 	id := vm.MachineID
 	quiesced := w.quiesce(ctx, vm)
 	w.vms.rest(vm.ID)
-	if err := w.rows.flush(ctx); err != nil {
-		return err
-	}
 	// Once begun it is carried through: half a pause helps nobody, whatever is
 	// wanted meanwhile.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxPause)
@@ -85,6 +84,42 @@ func (w *Worker) thawAlone(ctx context.Context, driver vmm.Driver, machine domai
 	defer client.Close()
 	if err := client.Thaw(ctx); err != nil {
 		w.Log.Warn("guest not thawed", "machine", machine, "error", err)
+	}
+}
+
+// restless is the VMs that an earlier life of the worker may have left quiesced.
+type restless struct {
+	mu  sync.Mutex
+	vms map[domain.ID]bool
+}
+
+func (r *restless) add(vm domain.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.vms == nil {
+		r.vms = make(map[domain.ID]bool)
+	}
+	r.vms[vm] = true
+}
+
+// take reports whether a VM is one, once.
+func (r *restless) take(vm domain.ID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	was := r.vms[vm]
+	delete(r.vms, vm)
+	return was
+}
+
+// unrest undoes what an earlier life of the worker began in a machine that runs:
+// it was killed while it took a snapshot, or was about to pause it.
+func (w *Worker) unrest(ctx context.Context, vm *domain.VM, client *guest.Client) {
+	pausing := vm.Observed == domain.Pausing && vm.PauseMode != domain.PauseFreeze
+	if snapshot := w.restless.take(vm.ID); !pausing && !snapshot || fresh(vm) {
+		return
+	}
+	if err := client.Thaw(ctx); err != nil {
+		w.Log.Warn("guest not thawed", "vm", vm.ID, "error", err)
 	}
 }
 

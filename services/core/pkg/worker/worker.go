@@ -101,6 +101,7 @@ type Worker struct {
 	machines machines
 	vms      live
 	turns    turns
+	restless restless
 	egress   keyed[domain.ID] // one change of a VM's egress at a time
 	steps    steps
 	clock    *clock
