@@ -15,8 +15,9 @@ const AgentPort = 49983
 // Driver makes machines on this node. Machines are keyed by IDs that the
 // worker mints. Every call is idempotent: "already so" is success, and a call
 // interrupted by a crash can be made again. Calls for one machine are never
-// made concurrently, except Wait, Dial, List and Delete: Delete may interrupt
-// a Create or Start under way.
+// made concurrently, except Wait, Dial, List, Usage and Delete: Delete may
+// interrupt whatever is under way, which then returns an error or has been
+// done; a snapshot that was interrupted is removed by DeleteSnapshot.
 type Driver interface {
 	// Info says what the driver is and can do on this host. It does real
 	// checks (not only the presence of files) and may take a while the first time.

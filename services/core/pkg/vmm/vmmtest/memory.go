@@ -21,6 +21,8 @@ var memoryTests = []behaviour{
 	{"a paused machine outlives its driver", can("pause:memory"), testSleepReopen},
 	{"a paused machine can be deleted", can("pause:memory"), testDeleteAsleep},
 	{"a paused machine can be stopped", can("pause:memory"), testStopAsleep},
+	{"delete while it is paused", can("pause:memory"), testDeleteWhilePausing},
+	{"delete while its memory is kept", can("snapshot:memory"), testDeleteWhileKeeping},
 	{"a paused machine's disk can be kept", canBoth("pause:memory", "snapshot:disk"), testSnapshotAsleep},
 	{"a machine whose memory is kept goes on", can("snapshot:memory"), testKeepMemory},
 	{"kept memory is a disk, too", can("snapshot:memory"), testMemoryAsDisk},
@@ -224,6 +226,54 @@ func testStopAsleep(t *testing.T, b *bed) {
 	if got := x.sh(t, "cat file"); got != "kept" {
 		t.Errorf("its disk has %q", got)
 	}
+}
+
+// deleteDuring deletes machines at different moments of something else.
+func (b *bed) deleteDuring(t *testing.T, what func(machine string) error) {
+	t.Helper()
+	for i := range 3 {
+		x := b.machine(t)
+		x.hold(t)
+		x.detach()
+		begun, done := make(chan struct{}), make(chan error, 1)
+		go func() {
+			close(begun)
+			done <- what(x.id)
+		}()
+		<-begun
+		time.Sleep(time.Duration(i*i) * 20 * time.Millisecond) // somewhere in it
+		if err := b.Driver.Delete(timeout(t), x.id); err != nil {
+			t.Errorf("delete: %v", err)
+		}
+		if err := <-done; err != nil { // as good as none
+			t.Logf("it ended with %v", err)
+		}
+		if err := b.Driver.Delete(timeout(t), x.id); err != nil {
+			t.Errorf("delete afterwards: %v", err)
+		}
+		if got := b.status(t, x.id); got != "" {
+			t.Errorf("it is still there, %s", got)
+		}
+	}
+}
+
+func testDeleteWhilePausing(t *testing.T, b *bed) {
+	b.deleteDuring(t, func(id string) error { return b.pauser(t).Pause(timeout(t), id, domain.PauseMemory) })
+}
+
+func testDeleteWhileKeeping(t *testing.T, b *bed) {
+	s := b.snapshotter(t)
+	b.deleteDuring(t, func(id string) error {
+		snap := string(domain.NewID())
+		_, err := s.Snapshot(timeout(t), id, snap, domain.SnapshotMemory)
+		if derr := s.DeleteSnapshot(timeout(t), snap); derr != nil {
+			t.Errorf("deleting the snapshot: %v", derr)
+		}
+		if ids, lerr := s.ListSnapshots(timeout(t)); lerr != nil || slices.Contains(ids, snap) {
+			t.Errorf("the snapshot is left: %v, %v", ids, lerr)
+		}
+		return err
+	})
 }
 
 func testSnapshotAsleep(t *testing.T, b *bed) {
