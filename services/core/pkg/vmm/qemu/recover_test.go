@@ -7,13 +7,16 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/process"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/qemu"
+	"golang.org/x/sys/unix"
 )
 
 // victimEnv tells a run of this binary what to do until it is killed.
@@ -24,6 +27,9 @@ type order struct {
 	Guest microvm.Guest
 	To    microvm.Memory // where it saves the guest, and stops in the middle; empty: it boots it
 	From  microvm.Memory // what it goes on from instead
+	Begin bool           // it says so before it boots the guest
+	// After is how long it lives from when it says so.
+	After time.Duration
 }
 
 // victim does as ordered, says so, and waits for its end.
@@ -57,8 +63,14 @@ func (o order) obey(e *qemu.Engine) error {
 		}
 		return err
 	}
+	if o.Begin {
+		if _, err := e.Version(ctx); err != nil {
+			return err
+		}
+		fmt.Println("there")
+	}
 	_, err := e.Boot(ctx, o.Guest)
-	if err == nil {
+	if err == nil && !o.Begin {
 		fmt.Println("there")
 	}
 	return err
@@ -66,7 +78,7 @@ func (o order) obey(e *qemu.Engine) error {
 
 // killed runs a victim until it is where it should be, and kills it. It gives the
 // guest's user's processes of that moment.
-func (l *lab) killed(o order) []*process.FD {
+func (l *lab) killed(o order) []running {
 	l.t.Helper()
 	raw, err := json.Marshal(o)
 	must(l.t, err)
@@ -80,18 +92,25 @@ func (l *lab) killed(o order) []*process.FD {
 	if err != nil || said != "there\n" {
 		l.t.Fatalf("the victim says %q, %v", said, err)
 	}
+	<-time.After(o.After)
 	all := processesOf(l.t, o.Guest.UID)
 	must(l.t, cmd.Process.Kill())
 	_ = cmd.Wait() // it was killed
 	return all
 }
 
+// running is a process that was found.
+type running struct {
+	*process.FD
+	pid int
+}
+
 // processesOf finds the processes of a user.
-func processesOf(t testing.TB, uid uint32) []*process.FD {
+func processesOf(t testing.TB, uid uint32) []running {
 	t.Helper()
 	entries, err := os.ReadDir("/proc")
 	must(t, err)
-	var all []*process.FD
+	var all []running
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil || statusOf(pid)["Uid"] != strings.Repeat(fmt.Sprint(uid)+" ", 4) {
@@ -103,7 +122,7 @@ func processesOf(t testing.TB, uid uint32) []*process.FD {
 		}
 		if fd, err := p.Open("this"); err == nil {
 			t.Cleanup(fd.Close)
-			all = append(all, fd)
+			all = append(all, running{fd, pid})
 		}
 	}
 	return all
@@ -167,4 +186,34 @@ func TestKilled(t *testing.T) {
 	if got := l.ask(clone, "GET", "/sum"); got != want {
 		t.Errorf("the clone's memory is %s, not %s", got, want)
 	}
+}
+
+// Wherever a process is killed while it starts a monitor, there is none in the
+// end, or one in its guest's control group, where it is found.
+func TestKilledStarting(t *testing.T) {
+	l := newLab(t)
+	g := l.guest(nil)
+	for after := time.Duration(0); after < 60*time.Millisecond; after += 4 * time.Millisecond {
+		l.killed(order{Guest: g, Begin: true, After: after})
+		for _, m := range processesOf(t, g.UID) {
+			pid := strconv.Itoa(m.pid)
+			if !strings.Contains(members(t, g), pid+"\n") {
+				must(t, m.Wait()) // it ends by itself
+			}
+			must(t, m.Signal(unix.SIGKILL))
+			must(t, m.Wait())
+		}
+	}
+}
+
+// members lists the processes of a guest's control group.
+func members(t testing.TB, g microvm.Guest) string {
+	t.Helper()
+	all := ""
+	for _, dir := range g.Cgroup {
+		raw, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		must(t, err)
+		all += string(raw)
+	}
+	return all
 }
