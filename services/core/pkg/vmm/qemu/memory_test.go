@@ -13,7 +13,6 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
-	"golang.org/x/sys/unix"
 )
 
 // memory makes a place to save to.
@@ -237,8 +236,6 @@ func TestSaveWriter(t *testing.T) {
 		l.restore(clone, saved)
 		l.thaw(clone)
 		l.ask(clone, "GET", "/churn")
-		for _, m := range processesOf(t, clone.UID) {
-			must(t, m.Signal(unix.SIGKILL))
-		}
+		l.end(clone.UID)
 	}
 }
