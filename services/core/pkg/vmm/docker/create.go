@@ -121,10 +121,23 @@ func (d *Driver) container(spec vmm.Spec, image, agent string) client.ContainerC
 			RestartPolicy: container.RestartPolicy{Name: "no"},
 			// sudo in the machine needs new privileges.
 			SecurityOpt: []string{"no-new-privileges:false"},
-			ShmSize:     max(spec.Resources.MemoryBytes/2, 64<<20),
-			Resources:   resources(spec.Resources),
-			Mounts:      d.mounts(spec, agent),
+			MaskedPaths: maskedPaths(),
+			// The engine's own, and where anybody may have the kernel watch for pressure.
+			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/pressure", "/proc/sys", "/proc/sysrq-trigger"},
+			ShmSize:       max(spec.Resources.MemoryBytes/2, 64<<20),
+			Resources:     resources(spec.Resources),
+			Mounts:        d.mounts(spec, agent),
 		},
+	}
+}
+
+// maskedPaths are the engine's own of its newest version, and what tells root of
+// the host's kernel: root in the machine may be root there.
+func maskedPaths() []string {
+	return []string{
+		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+		"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+		"/proc/iomem", "/proc/ioports", "/proc/kallsyms", "/proc/kpagecgroup", "/proc/kpagecount", "/proc/kpageflags", "/proc/pagetypeinfo", "/proc/slabinfo", "/proc/vmallocinfo", "/proc/zoneinfo",
 	}
 }
 

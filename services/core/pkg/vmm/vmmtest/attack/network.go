@@ -142,7 +142,7 @@ func attackFrames(t *testing.T, b *bed, m *machine) {
 		t.Fatal(err)
 	}
 	text, _ := sniffer.end()
-	verdict(t, 0, text)
+	neighbour.verdict(t, 0, text)
 	b.untouched(t)
 	// The bridge still knows who is where: the neighbour goes out and gets its answers.
 	b.connect(t, neighbour, []target{{"open: the public address", "tcp", netip.AddrPortFrom(publicIP, webPort).String()}})

@@ -20,6 +20,12 @@ type Config struct {
 	// Shared says that machines run on the host's kernel, so that what is
 	// global to a kernel is tried.
 	Shared bool
+	// Differs are attacks that this driver does not withstand, each with the
+	// reason: they are left out, and the driver's documentation says so.
+	Differs map[string]string
+	// Permits says why a single attempt succeeds with this driver; "" where it
+	// must not. nil: none may.
+	Permits func(attempt string) string
 }
 
 // bed is what an attack is tried in.
@@ -49,6 +55,9 @@ func Run(t *testing.T, c Config) {
 		t.Run(group.name, func(t *testing.T) {
 			for name, try := range group.attacks {
 				t.Run(name, func(t *testing.T) {
+					if why := c.Differs[name]; why != "" {
+						t.Skip(why)
+					}
 					before := hostFacts(t)
 					try(t, b, b.boot(t))
 					victim.alive(t, "the neighbour")
