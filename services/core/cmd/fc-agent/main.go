@@ -99,6 +99,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 // serve runs the agent until a signal ends it or a listener fails.
 func serve(o options, log *slog.Logger) error {
 	prepare(log) // before signals are caught
+	hoardThreads(spareThreads)
 	pid1 := os.Getpid() == 1
 	ending, stop := signals(pid1, log)
 	defer stop()

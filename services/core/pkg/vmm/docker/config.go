@@ -79,6 +79,7 @@ const (
 	labelInstance = "dev.aetherium.instance"
 	labelMachine  = "dev.aetherium.machine"
 	labelBuild    = "dev.aetherium.build"
+	labelDisk     = "dev.aetherium.disk" // its limit; absent: there is none that is enforced
 	labelNetwork  = "dev.aetherium.network"
 	labelRootFS   = "dev.aetherium.rootfs" // where a build's files are on this host
 	labelSnapshot = "dev.aetherium.snapshot"

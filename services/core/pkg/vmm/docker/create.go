@@ -75,13 +75,15 @@ func (d *Driver) makeContainer(ctx context.Context, spec vmm.Spec, image, agent 
 	defer cancel()
 	options := d.container(spec, image, agent)
 	if spec.Resources.DiskBytes > 0 && !d.noQuota.Load() {
-		options.HostConfig.StorageOpt = map[string]string{"size": strconv.FormatInt(spec.Resources.DiskBytes, 10)}
+		limit := strconv.FormatInt(spec.Resources.DiskBytes, 10)
+		options.HostConfig.StorageOpt, options.Config.Labels[labelDisk] = map[string]string{"size": limit}, limit
 	}
 	_, err := d.engine.ContainerCreate(ctx, options)
 	if err != nil && options.HostConfig.StorageOpt != nil && refusesQuota(err) {
 		// What it does not enforce is said in Info.
 		d.noQuota.Store(true)
 		options.HostConfig.StorageOpt = nil
+		delete(options.Config.Labels, labelDisk)
 		_, err = d.engine.ContainerCreate(ctx, options)
 	}
 	if errdefs.IsConflict(err) {

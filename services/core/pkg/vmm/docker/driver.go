@@ -93,6 +93,12 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	if _, err := d.engine.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
 		return nil, errors.Join(said(err, "the Docker engine does not answer"), d.engine.Close())
 	}
+	about, err := d.engine.Info(ctx, client.InfoOptions{})
+	if err != nil {
+		return nil, errors.Join(said(err, "the Docker engine does not say what it is"), d.engine.Close())
+	}
+	// Others count the image, too, or limit nothing.
+	d.noQuota.Store(about.Info.Driver != "overlay2")
 	d.ctx, d.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	return d, nil
 }

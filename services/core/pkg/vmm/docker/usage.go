@@ -51,8 +51,8 @@ func (d *Driver) Usage(ctx context.Context, id string) (vmm.Usage, error) {
 // disk is what a machine has written on top of its image, and how much it may.
 // Where there is a limit the file system counts; else the engine looks at every file.
 func (d *Driver) disk(ctx context.Context, c *container.InspectResponse) (used, limit int64, err error) {
-	if size := c.HostConfig.StorageOpt["size"]; size != "" {
-		if limit, err = strconv.ParseInt(size, 10, 64); err != nil {
+	if text := c.Config.Labels[labelDisk]; text != "" {
+		if limit, err = strconv.ParseInt(text, 10, 64); err != nil {
 			return 0, 0, errors.Wrap(err, errors.Internal, "the machine's disk limit cannot be read")
 		}
 		var st unix.Statfs_t
@@ -115,7 +115,7 @@ func (d *Driver) Resize(ctx context.Context, id string, want domain.Resources) e
 	if want.MilliCPU < 0 || want.MemoryBytes < 0 || want.PIDs < 0 || want.DiskBytes < 0 {
 		return errors.New(errors.InvalidArgument, "limits cannot be negative").WithField("resources")
 	}
-	if want.DiskBytes > 0 && c.HostConfig.StorageOpt["size"] != strconv.FormatInt(want.DiskBytes, 10) {
+	if want.DiskBytes > 0 && c.Config.Labels[labelDisk] != strconv.FormatInt(want.DiskBytes, 10) {
 		return errors.New(errors.Unsupported, "the %s driver cannot change the size of a disk", Name).WithField("resources.disk_bytes")
 	}
 	limits := resources(want)

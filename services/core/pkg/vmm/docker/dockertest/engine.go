@@ -20,8 +20,6 @@ import (
 
 // Options say what the engine is like.
 type Options struct {
-	// Quota keeps its data on btrfs, where it can limit disks.
-	Quota bool
 	// Remap gives containers a user namespace.
 	Remap bool
 }
@@ -44,11 +42,7 @@ func Start(t testing.TB, o Options) *Engine {
 	if os.Geteuid() != 0 {
 		t.Skip("a Docker engine needs root")
 	}
-	tools := []string{"dockerd", "containerd"}
-	if o.Quota {
-		tools = append(tools, "mkfs.btrfs")
-	}
-	for _, tool := range tools {
+	for _, tool := range []string{"dockerd", "containerd"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skip(tool + " is not installed")
 		}
@@ -62,21 +56,15 @@ func Start(t testing.TB, o Options) *Engine {
 		t.Fatal(err)
 	}
 	e := &Engine{t: t, dir: dir, Socket: filepath.Join(dir, "sock"), parent: "/" + filepath.Base(dir)}
-	t.Cleanup(func() { e.clean(o) })
+	t.Cleanup(e.clean)
 	data := filepath.Join(dir, "data")
 	if err := os.Mkdir(data, 0o711); err != nil {
 		t.Fatal(err)
-	}
-	if o.Quota {
-		e.mountBtrfs(data)
 	}
 	e.args = []string{
 		"--host=unix://" + e.Socket, "--data-root=" + data, "--exec-root=" + filepath.Join(dir, "run"), "--pidfile=" + filepath.Join(dir, "pid"),
 		"--cgroup-parent=" + e.parent, "--config-file=" + filepath.Join(dir, "config.json"),
 		"--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false", "--log-level=warn",
-	}
-	if o.Quota {
-		e.args = append(e.args, "--storage-driver=btrfs")
 	}
 	if o.Remap {
 		e.args = append(e.args, "--userns-remap=default")
@@ -86,22 +74,6 @@ func Start(t testing.TB, o Options) *Engine {
 	}
 	e.Run()
 	return e
-}
-
-func (e *Engine) mountBtrfs(at string) {
-	e.t.Helper()
-	disk := e.dir + "/disk"
-	if err := os.WriteFile(disk, nil, 0o600); err != nil {
-		e.t.Fatal(err)
-	}
-	if err := os.Truncate(disk, 8<<30); err != nil {
-		e.t.Fatal(err)
-	}
-	for _, args := range [][]string{{"mkfs.btrfs", "-q", disk}, {"mount", "-o", "loop", disk, at}} {
-		if out, err := exec.CommandContext(e.t.Context(), args[0], args[1:]...).CombinedOutput(); err != nil {
-			e.t.Fatalf("%v: %v: %s", args, err, out)
-		}
-	}
 }
 
 // Run starts the engine, again after Stop or Kill, and returns when it answers.
@@ -165,7 +137,7 @@ func alive(pid int) bool {
 }
 
 // clean ends what is left of the engine and removes its files.
-func (e *Engine) clean(o Options) {
+func (e *Engine) clean() {
 	e.Stop()
 	// Shims and containerd, should the engine have left them, name its directory.
 	entries, _ := os.ReadDir("/proc")
@@ -182,8 +154,8 @@ func (e *Engine) clean(o Options) {
 	for _, mount := range e.Mounts() {
 		_ = unix.Unmount(mount, unix.MNT_DETACH)
 	}
-	if o.Quota && len(e.Mounts()) > 0 {
-		e.t.Errorf("still mounted: %v", e.Mounts())
+	if left := e.Mounts(); len(left) > 0 {
+		e.t.Errorf("still mounted: %v", left)
 	}
 	for _, pattern := range []string{"/sys/fs/cgroup/*" + e.parent, "/sys/fs/cgroup" + e.parent} {
 		groups, _ := filepath.Glob(pattern)
