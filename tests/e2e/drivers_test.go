@@ -14,7 +14,7 @@ import (
 // happens to the server.
 func TestDriversBesideEachOther(t *testing.T) {
 	t.Parallel()
-	engine := dockertest.Start(t, dockertest.Options{})
+	engine := dockertest.Start(t)
 	s := own(t, "AETHERIUM_DOCKER_SOCKET="+engine.Socket)
 	ctx := limited(t)
 	c, err := s.Client()

@@ -60,7 +60,7 @@ func TestAttacks(t *testing.T) {
 		return
 	}
 	lab := attack.NewLab(t)
-	engine := dockertest.Start(t, dockertest.Options{})
+	engine := dockertest.Start(t)
 	d, net := openNode(t, lab, engine)
 	attack.Run(t, attack.Config{
 		Driver: d, Lab: lab, Shared: true, Differs: differs(), Permits: permits,

@@ -27,7 +27,7 @@ func TestDocker(t *testing.T) {
 	if rootfs == "" {
 		t.Skip("no root filesystem is given in " + rootfsEnv)
 	}
-	engine := dockertest.Start(t, dockertest.Options{})
+	engine := dockertest.Start(t)
 	agent := os.Getenv(agentEnv)
 	if agent == "" {
 		agent = filepath.Join(t.TempDir(), "fc-agent")

@@ -18,12 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Options say what the engine is like.
-type Options struct {
-	// Remap gives containers a user namespace.
-	Remap bool
-}
-
 // Engine is one that runs.
 type Engine struct {
 	Socket string
@@ -37,7 +31,7 @@ type Engine struct {
 
 // Start starts an engine; it ends with the test. The test is skipped where there
 // is none installed.
-func Start(t testing.TB, o Options) *Engine {
+func Start(t testing.TB) *Engine {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("a Docker engine needs root")
@@ -65,9 +59,6 @@ func Start(t testing.TB, o Options) *Engine {
 		"--host=unix://" + e.Socket, "--data-root=" + data, "--exec-root=" + filepath.Join(dir, "run"), "--pidfile=" + filepath.Join(dir, "pid"),
 		"--cgroup-parent=" + e.parent, "--config-file=" + filepath.Join(dir, "config.json"),
 		"--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false", "--log-level=warn",
-	}
-	if o.Remap {
-		e.args = append(e.args, "--userns-remap=default")
 	}
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
