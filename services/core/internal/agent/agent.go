@@ -18,6 +18,8 @@ import (
 	"github.com/aetherium/aetherium/services/core/internal/agent/files"
 	"github.com/aetherium/aetherium/services/core/internal/agent/fsys"
 	"github.com/aetherium/aetherium/services/core/internal/agent/guest"
+	"github.com/aetherium/aetherium/services/core/internal/agent/identity"
+	"github.com/aetherium/aetherium/services/core/internal/agent/limits"
 	"github.com/aetherium/aetherium/services/core/internal/agent/machine"
 	"github.com/aetherium/aetherium/services/core/internal/agent/osuser"
 	"github.com/aetherium/aetherium/services/core/internal/agent/reap"
@@ -43,6 +45,9 @@ type Options struct {
 	// PID1 makes the agent wait for every orphan and end every process of the
 	// machine at its end, not only its own.
 	PID1 bool
+	// OwnKernel says that the machine's kernel is its own: then the host may tell
+	// the agent who the machine is, and what runs is kept within its limits.
+	OwnKernel bool
 	// Etc is where passwd and group are; empty: "/etc".
 	Etc string
 	// Path is the PATH of commands; empty: spawn.DefaultPath.
@@ -74,16 +79,22 @@ func New(o Options) *Agent {
 	users := osuser.NewDB(o.Etc)
 	store := &settings.Store{}
 	reaper := reap.Start(o.PID1)
+	clock := &machine.Clock{}
+	var group *limits.Group
+	var keeper *identity.Keeper
+	if o.OwnKernel {
+		group = &limits.Group{}
+		keeper = &identity.Keeper{Clock: clock, Group: group, Log: o.Log}
+	}
 	a := &Agent{
 		pid1: o.PID1, reaper: reaper, log: o.Log,
 		executions: &execution.Registry{
-			Starter: &spawn.Starter{Reaper: reaper, OOM: o.OOM},
+			Starter: &spawn.Starter{Reaper: reaper, OOM: o.OOM, Group: group},
 			Users:   users, Settings: store, Path: o.Path,
 		},
 	}
 	guard := &access.Guard{Settings: store, Users: users}
 	fs := &fsys.FS{Users: users}
-	clock := &machine.Clock{}
 	fileHandler := &files.Handler{Guard: guard, FS: fs, Now: time.Now, Log: o.Log}
 	envdHTTP := &envd.HTTP{Guard: guard, Meter: machine.NewMeter(), Clock: clock}
 	process := lazily(func() (string, http.Handler) {
@@ -106,7 +117,9 @@ func New(o Options) *Agent {
 		return guestv1connect.NewExecutionServiceHandler(executions, guest.Options()...)
 	}))
 	host.Handle("/"+guestv1connect.MachineServiceName+"/", lazily(func() (string, http.Handler) {
-		return guestv1connect.NewMachineServiceHandler(&guest.Machine{Settings: store, Clock: clock, BootID: rand.Text()}, guest.Options()...)
+		return guestv1connect.NewMachineServiceHandler(&guest.Machine{
+			Settings: store, Clock: clock, BootID: rand.Text(), Identity: keeper,
+		}, guest.Options()...)
 	}))
 	a.host, a.guests = host, guests
 	return a

@@ -9,6 +9,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/version"
+	"github.com/aetherium/aetherium/services/core/internal/agent/identity"
 	"github.com/aetherium/aetherium/services/core/internal/agent/machine"
 	"github.com/aetherium/aetherium/services/core/internal/agent/settings"
 	"github.com/aetherium/aetherium/services/core/internal/agent/wire"
@@ -19,9 +20,6 @@ import (
 // protocol is the newest version of aetherium.guest.v1 that is spoken here.
 const protocol = 1
 
-// maxEntropy bounds the seed of one Thaw.
-const maxEntropy = 64 << 10
-
 // Features of this agent. A host relies on what is listed, so that an agent
 // inside an old snapshot keeps working with it.
 const (
@@ -31,6 +29,7 @@ const (
 	FeatureTar        = "tar"        // /aetherium/tar
 	FeaturePort       = "port"       // /aetherium/port
 	FeatureQuiesce    = "quiesce"    // Quiesce and Thaw
+	FeatureAssume     = "assume"     // Assume; only of a machine with a kernel of its own
 )
 
 // Machine serves MachineService.
@@ -38,7 +37,8 @@ type Machine struct {
 	guestv1connect.UnimplementedMachineServiceHandler
 	Settings *settings.Store
 	Clock    *machine.Clock
-	BootID   string // random per agent process
+	BootID   string           // random per agent process
+	Identity *identity.Keeper // nil: the machine shares its host's kernel
 }
 
 var _ guestv1connect.MachineServiceHandler = (*Machine)(nil)
@@ -48,9 +48,13 @@ func (m *Machine) Handshake(_ context.Context, req *connect.Request[guestv1.Hand
 	if req.Msg.GetProtocol() < protocol {
 		return nil, wire.Connect(errors.New(errors.Conflict, "the host speaks protocol %d, this agent %d", req.Msg.GetProtocol(), protocol))
 	}
+	features := []string{FeatureExecutions, FeatureEnvd, FeatureFile, FeatureTar, FeaturePort, FeatureQuiesce}
+	if m.Identity != nil {
+		features = append(features, FeatureAssume)
+	}
 	return connect.NewResponse(&guestv1.HandshakeResponse{
 		Protocol:     protocol,
-		Features:     []string{FeatureExecutions, FeatureEnvd, FeatureFile, FeatureTar, FeaturePort, FeatureQuiesce},
+		Features:     features,
 		AgentVersion: version.Version,
 		BootId:       m.BootID,
 	}), nil
@@ -77,8 +81,8 @@ func (m *Machine) Quiesce(context.Context, *connect.Request[guestv1.QuiesceReque
 
 // Thaw tells a machine that was stopped or restored the time and randomness.
 func (m *Machine) Thaw(_ context.Context, req *connect.Request[guestv1.ThawRequest]) (*connect.Response[guestv1.ThawResponse], error) {
-	if len(req.Msg.GetEntropy()) > maxEntropy {
-		return nil, wire.Connect(errors.New(errors.TooLarge, "more than %d bytes of entropy", maxEntropy))
+	if len(req.Msg.GetEntropy()) > identity.MaxEntropy {
+		return nil, wire.Connect(errors.New(errors.TooLarge, "more than %d bytes of entropy", identity.MaxEntropy))
 	}
 	if ns := req.Msg.GetHostTimeUnixNs(); ns > 0 {
 		m.Clock.Set(time.Unix(0, ns))

@@ -4,9 +4,11 @@ package machine
 
 import (
 	"bufio"
+	"encoding/binary"
 	"os"
 	"strings"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -34,17 +36,34 @@ func (*Clock) Set(now time.Time) {
 
 // AddEntropy mixes bytes from the host into the kernel's random numbers and
 // has it reseed (random(4)): two machines restored from one snapshot must not
-// draw the same keys. Without the right to, the bytes are mixed in only.
+// draw the same keys. They count as what they are, random in every bit, so that
+// a kernel that just booted has enough. Without the right to, the bytes are
+// mixed in only.
 func AddEntropy(seed []byte) error {
 	f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
 	if err != nil {
 		return errors.Wrap(err, errors.Internal, "the machine has no /dev/urandom")
 	}
 	defer func() { _ = f.Close() }()
-	if _, err := f.Write(seed); err != nil {
-		return errors.Wrap(err, errors.Internal, "entropy cannot be added")
+	if credit(f, seed) != nil { // needs CAP_SYS_ADMIN
+		if _, err := f.Write(seed); err != nil {
+			return errors.Wrap(err, errors.Internal, "entropy cannot be added")
+		}
 	}
 	_ = unix.IoctlSetInt(int(f.Fd()), unix.RNDRESEEDCRNG, 0) // needs CAP_SYS_ADMIN; containers share the host's
+	return nil
+}
+
+// credit adds bytes by RNDADDENTROPY, whose argument is struct rand_pool_info.
+func credit(random *os.File, seed []byte) error {
+	info := make([]byte, 8, 8+len(seed))
+	binary.NativeEndian.PutUint32(info, uint32(len(seed))*8) // bits
+	binary.NativeEndian.PutUint32(info[4:], uint32(len(seed)))
+	info = append(info, seed...)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, random.Fd(), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&info[0])))
+	if errno != 0 {
+		return errno
+	}
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/internal/agent/limits"
 	"github.com/aetherium/aetherium/services/core/internal/agent/osuser"
 	"github.com/aetherium/aetherium/services/core/internal/agent/reap"
 )
@@ -42,6 +43,7 @@ type Process struct {
 type Starter struct {
 	Reaper *reap.Reaper
 	OOM    *OOMGuard
+	Group  *limits.Group // that programs run in; nil: the agent's own
 }
 
 // Start runs a program in a session and process group of its own.
@@ -73,7 +75,12 @@ func (s *Starter) Start(spec Spec) (*Process, error) {
 		attr.Sys.Credential = &syscall.Credential{Uid: spec.User.UID, Gid: spec.User.GID, Groups: spec.User.Groups}
 	}
 	child, err := s.Reaper.Spawn(func() (int, error) {
-		return s.OOM.Fork(func() (int, error) { return syscall.ForkExec(path, spec.Args, attr) })
+		return s.OOM.Fork(func() (int, error) {
+			return s.Group.Start(func(fd int) (int, error) {
+				attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = fd >= 0, fd
+				return syscall.ForkExec(path, spec.Args, attr)
+			})
+		})
 	})
 	if err != nil {
 		ends.closeParent()

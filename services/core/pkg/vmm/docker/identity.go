@@ -2,7 +2,6 @@ package docker
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/etc"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/fault"
 )
@@ -33,26 +33,11 @@ func (d *Driver) furnish(ctx context.Context, id string, mode domain.NetworkMode
 
 // writeEtc writes the files in place: they may be mounted.
 func (d *Driver) writeEtc(id, hostname string, own netip.Prefix, servers []netip.Addr) error {
-	address := "127.0.1.1" // Debian's for hosts without an address of their own
-	if own.IsValid() {
-		address = own.Addr().String()
-	}
-	var resolv strings.Builder
-	for _, server := range servers {
-		fmt.Fprintf(&resolv, "nameserver %s\n", server)
-	}
 	dir := d.cfg.paths(id).dir
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return fault.Of(err, "cannot make the machine's files")
 	}
-	for name, content := range map[string]string{
-		"hostname": hostname + "\n",
-		"hosts": "127.0.0.1\tlocalhost\n" +
-			"::1\tlocalhost ip6-localhost ip6-loopback\n" +
-			"ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n" +
-			address + "\t" + hostname + "\n",
-		"resolv.conf": resolv.String(),
-	} {
+	for name, content := range etc.Files(hostname, own.Addr(), servers) {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
 			return fault.Of(err, "cannot make the machine's files")

@@ -1,38 +1,21 @@
 package oci
 
 import (
-	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/etc"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/record"
 	"golang.org/x/sys/unix"
 )
 
-// etcFiles is what a machine's /etc says of itself (hosts(5), resolv.conf(5),
-// hostname(5)).
+// etcFiles is what a machine's /etc says of itself.
 func etcFiles(hostname string, att network.Attachment) map[string]string {
-	address := "127.0.1.1" // Debian's for hosts without an address of their own
-	if att.Address.IsValid() {
-		address = att.Address.Addr().String()
-	}
-	var resolv strings.Builder
-	for _, server := range att.DNS {
-		fmt.Fprintf(&resolv, "nameserver %s\n", server)
-	}
-	return map[string]string{
-		"hostname": hostname + "\n",
-		"hosts": "127.0.0.1\tlocalhost\n" +
-			"::1\tlocalhost ip6-localhost ip6-loopback\n" +
-			"ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n" +
-			address + "\t" + hostname + "\n",
-		"resolv.conf": resolv.String(),
-	}
+	return etc.Files(hostname, att.Address.Addr(), att.DNS)
 }
 
 // identity is what was last written into a machine's /etc, kept on its volume
@@ -75,10 +58,10 @@ func (d *Driver) writeIdentity(r *machineRecord, hostname string, att network.At
 	}
 	upper := filepath.Join(d.cfg.Volumes.Path(d.cfg.paths(r.MachineID).volume), upperDir)
 	owner := int(d.layers.ownerOnDisk(att))
-	etc, err := openUpperEtc(upper, r.Spec.RootFS, owner)
+	dir, err := openUpperEtc(upper, r.Spec.RootFS, owner)
 	if err == nil {
-		defer etc.Close()
-		err = writeEtc(etc, etcFiles(hostname, att), func(f *os.File) error { return f.Chown(owner, owner) })
+		defer dir.Close()
+		err = etc.Write(dir, etcFiles(hostname, att), func(f *os.File) error { return f.Chown(owner, owner) })
 	}
 	if err == nil {
 		err = record.Write(d.identityPath(r.MachineID), now)
@@ -96,9 +79,9 @@ func openUpperEtc(upper, rootFS string, owner int) (*os.File, error) {
 		return nil, err
 	}
 	defer top.Close()
-	etc, err := openBelow(top, "etc")
+	dir, err := openBelow(top, "etc")
 	if !errors.Is(err, unix.ENOENT) {
-		return etc, err
+		return dir, err
 	}
 	mode := os.FileMode(0o755)
 	if info, err := os.Stat(filepath.Join(rootFS, "etc")); err == nil {
@@ -107,14 +90,14 @@ func openUpperEtc(upper, rootFS string, owner int) (*os.File, error) {
 	if err := unix.Mkdirat(int(top.Fd()), "etc", 0o700); err != nil {
 		return nil, err
 	}
-	if etc, err = openBelow(top, "etc"); err != nil {
+	if dir, err = openBelow(top, "etc"); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(etc.Chown(owner, owner), etc.Chmod(mode)); err != nil {
-		etc.Close()
+	if err := errors.Join(dir.Chown(owner, owner), dir.Chmod(mode)); err != nil {
+		dir.Close()
 		return nil, err
 	}
-	return etc, nil
+	return dir, nil
 }
 
 // openBelow opens a directory that a guest controls what leads to: no link is
@@ -128,29 +111,4 @@ func openBelow(dir *os.File, name string) (*os.File, error) {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
 	return os.NewFile(uintptr(fd), name), nil
-}
-
-// writeEtc puts new files in the place of whatever has their names.
-func writeEtc(etc *os.File, files map[string]string, own func(*os.File) error) error {
-	const tmp = ".aetherium-new"
-	at := int(etc.Fd())
-	for name, content := range files {
-		if err := unix.Unlinkat(at, tmp, 0); err != nil && err != unix.ENOENT {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		fd, err := unix.Openat(at, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		f := os.NewFile(uintptr(fd), name)
-		_, err = f.WriteString(content)
-		err = errors.Join(err, f.Chmod(0o644), own(f), f.Close())
-		if err == nil {
-			err = unix.Renameat(at, tmp, at, name)
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/etc"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/process"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/record"
 	"golang.org/x/sys/unix"
@@ -51,12 +52,12 @@ func (d *Driver) SetHostname(ctx context.Context, id, hostname string) error {
 		if !r.run.Process.Alive(d.boot) { // the ID is another process's by now
 			return errors.New(errors.Conflict, "the machine does not run")
 		}
-		etc, err := openBelow(root, "etc")
+		dir, err := openBelow(root, "etc")
 		if err != nil {
 			return err
 		}
-		defer etc.Close()
-		return writeEtc(etc, files, func(*os.File) error { return nil })
+		defer dir.Close()
+		return etc.Write(dir, files, func(*os.File) error { return nil })
 	})
 	if err != nil {
 		d.log.Warn("cannot write the machine's /etc", "machine", id, "error", err)

@@ -1,0 +1,135 @@
+// Package identity makes a machine with a kernel of its own who its host says
+// that it is: its name, its network, its limits and its IDs, after its boot and
+// after it was restored from memory.
+package identity
+
+import (
+	"encoding/hex"
+	"log/slog"
+	"net/netip"
+	"regexp"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/internal/agent/limits"
+	"github.com/aetherium/aetherium/services/core/internal/agent/machine"
+	"github.com/aetherium/aetherium/services/core/internal/agent/netif"
+)
+
+const (
+	// MaxEntropy bounds a seed.
+	MaxEntropy = 64 << 10
+	maxDNS     = 16
+)
+
+var hostnameForm = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?$`)
+
+// Identity is what a machine is told of itself.
+type Identity struct {
+	Hostname  string
+	Interface *netif.Interface // nil: the loopback interface only
+	DNS       []netip.Addr
+	Limits    limits.Limits
+	Time      time.Time // zero: the clock stays
+	Entropy   []byte
+	Fork      bool   // it goes on from the memory of another machine
+	MachineID string // machine-id(5); empty: drawn where there is none, and in a fork
+}
+
+func (i Identity) check() error {
+	if !hostnameForm.MatchString(i.Hostname) {
+		return errors.New(errors.InvalidArgument, "%.64q is not a hostname", i.Hostname).WithField("hostname")
+	}
+	if i.Interface != nil {
+		if err := i.Interface.Check(); err != nil {
+			return err
+		}
+	}
+	if len(i.DNS) > maxDNS {
+		return errors.New(errors.TooLarge, "more than %d name servers", maxDNS).WithField("interface.dns")
+	}
+	for _, server := range i.DNS {
+		if !server.IsValid() || server.IsMulticast() || server.Zone() != "" {
+			return errors.New(errors.InvalidArgument, "a name server is not an IP address").WithField("interface.dns")
+		}
+	}
+	if err := i.Limits.Check(); err != nil {
+		return err
+	}
+	if len(i.Entropy) > MaxEntropy {
+		return errors.New(errors.TooLarge, "more than %d bytes of entropy", MaxEntropy).WithField("entropy")
+	}
+	if raw, err := hex.DecodeString(i.MachineID); i.MachineID != "" && (err != nil || len(raw) != 16) {
+		return errors.New(errors.InvalidArgument, "a machine-id has 32 hexadecimal digits").WithField("machine_id")
+	}
+	return nil
+}
+
+func (i Identity) address() netip.Addr {
+	if i.Interface == nil {
+		return netip.Addr{}
+	}
+	return i.Interface.Address
+}
+
+// Keeper keeps a machine's identity.
+type Keeper struct {
+	Root  string // of its file systems; empty: "/"
+	Clock *machine.Clock
+	Group *limits.Group // gets the limits
+	Log   *slog.Logger
+
+	mu      sync.Mutex
+	settled bool // the kernel's settings are made; whoever changes them since may
+}
+
+// Assume makes the machine what i says. Called again with the same it changes
+// nothing. What cannot be written to a full or read-only disk is logged and keeps no
+// machine from its network. Returns InvalidArgument, TooLarge, NotFound (no
+// network device), Internal (the kernel refused).
+func (k *Keeper) Assume(i Identity) error {
+	if err := i.check(); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	// First what all else is made with: the time of files, keys.
+	if !i.Time.IsZero() {
+		k.Clock.Set(i.Time)
+	}
+	if len(i.Entropy) > 0 {
+		if err := machine.AddEntropy(i.Entropy); err != nil {
+			return err
+		}
+	}
+	if err := unix.Sethostname([]byte(i.Hostname)); err != nil {
+		return errors.Wrap(err, errors.Internal, "the hostname cannot be set")
+	}
+	if err := k.network(i.Interface); err != nil {
+		return err
+	}
+	if err := k.Group.Set(i.Limits); err != nil {
+		return err
+	}
+	k.files(i)
+	return nil
+}
+
+func (k *Keeper) network(i *netif.Interface) error {
+	if !k.settled {
+		if err := netif.Settings(); err != nil {
+			return err
+		}
+		k.settled = true
+	}
+	if err := netif.Loopback(); err != nil {
+		return err
+	}
+	if i == nil {
+		return nil
+	}
+	return netif.SetUp(*i)
+}

@@ -1,0 +1,80 @@
+package guest
+
+import (
+	"context"
+	"crypto/rand"
+	"net"
+	"net/netip"
+	"time"
+
+	"connectrpc.com/connect"
+
+	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
+)
+
+// FeatureAssume is what the agent of a machine with a kernel of its own can: [Client.Assume].
+const FeatureAssume = "assume"
+
+// Identity is what a machine with a kernel of its own is told of itself.
+type Identity struct {
+	Hostname  string
+	Interface *Interface // nil: the loopback interface only
+	Limits    Limits
+	// Fork says that the machine goes on from the memory of another one: nothing
+	// that must be unique stays as it was there, what that one was told is
+	// forgotten, and its connections end.
+	Fork bool
+	// MachineID is 32 hexadecimal digits, see machine-id(5). Empty: the agent draws
+	// one where there is none, and in a fork.
+	MachineID string
+}
+
+// Interface is a machine's one network interface. Its address stands alone:
+// everything goes through the gateway.
+type Interface struct {
+	MAC        net.HardwareAddr
+	Address    netip.Addr
+	Gateway    netip.Addr
+	GatewayMAC net.HardwareAddr // nil: the machine asks for it
+	DNS        []netip.Addr
+	MTU        int // 0: as the device has it
+}
+
+// Limits are those that the machine's own kernel keeps, so that its agent can
+// always answer; 0 is no limit.
+type Limits struct {
+	PIDs     int64 // processes and threads beside the agent
+	MilliCPU int64 // thousandths of a core
+}
+
+// Assume tells a machine with a kernel of its own who it is, before anything is
+// run in it: after its boot, and after it was restored from memory. It gets
+// the time and new entropy as well. Told again, nothing changes.
+// Returns InvalidArgument, NotFound (it has no such network device), Unsupported
+// (its kernel is not its own), Unavailable, GuestFault.
+func (c *Client) Assume(ctx context.Context, who Identity) error {
+	_, err := bounded(ctx, c.o.CallTimeout, "assuming its identity", func(ctx context.Context) (*connect.Response[guestv1.AssumeResponse], error) {
+		return c.machine.Assume(ctx, connect.NewRequest(who.message(time.Now())))
+	})
+	return err
+}
+
+func (who Identity) message(now time.Time) *guestv1.AssumeRequest {
+	entropy := make([]byte, 64)
+	_, _ = rand.Read(entropy) // never fails
+	m := &guestv1.AssumeRequest{
+		Hostname: who.Hostname, Fork: who.Fork, MachineId: who.MachineID,
+		Limits:         &guestv1.Limits{Pids: who.Limits.PIDs, MilliCpu: who.Limits.MilliCPU},
+		HostTimeUnixNs: now.UnixNano(), Entropy: entropy,
+	}
+	if i := who.Interface; i != nil {
+		m.Interface = &guestv1.Interface{
+			Mac: i.MAC.String(), Address: i.Address.String(), Gateway: i.Gateway.String(),
+			GatewayMac: i.GatewayMAC.String(), Mtu: uint32(max(i.MTU, 0)),
+		}
+		for _, server := range i.DNS {
+			m.Interface.Dns = append(m.Interface.Dns, server.String())
+		}
+	}
+	return m
+}
