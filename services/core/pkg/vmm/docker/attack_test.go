@@ -30,6 +30,10 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if os.Getenv(workerEnv) != "" {
+		fmt.Fprintln(os.Stderr, "worker:", churn())
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 
