@@ -364,6 +364,8 @@ func (s *Settings) checkDrivers() error {
 	case !s.Wants(s.VM.Driver) && s.VM.Driver != domain.DriverAuto:
 		return errors.New(errors.InvalidArgument, "the driver %s is not among the drivers", s.VM.Driver).WithField("vm.driver").
 			WithHint("add it to drivers")
+	case s.MicroVM.Kernel != "" && !filepath.IsAbs(s.MicroVM.Kernel):
+		return errors.New(errors.InvalidArgument, "the kernel's directory must be an absolute path").WithField("microvm.kernel")
 	case !filepath.IsAbs(s.Docker.Socket):
 		return errors.New(errors.InvalidArgument, "the Docker engine's socket must be an absolute path").WithField("docker.socket")
 	}
@@ -427,6 +429,14 @@ func (s Settings) SealKeyFile() string {
 		return s.Seal.KeyFile
 	}
 	return filepath.Join(s.DataDir, "seal.key")
+}
+
+// KernelDir is where the kernel of VMs that have one of their own is.
+func (s Settings) KernelDir() string {
+	if s.MicroVM.Kernel != "" {
+		return s.MicroVM.Kernel
+	}
+	return filepath.Join(s.DataDir, "kernel")
 }
 
 // SealKeysVariable is the environment variable of Seal.Keys.

@@ -26,7 +26,8 @@ func TestLoad(t *testing.T) {
 		t.Errorf("the default must listen on loopback only: %v, %v", d.Listen.Address, err)
 	}
 	for _, bad := range []string{"AETHERIUM_LISTEN_ADDRESS=7700", "AETHERIUM_LISTEN_PREVIEW_DOMAIN=..", "AETHERIUM_OVERCOMMIT_MEMORY=NaN", "AETHERIUM_VM_MEMORY=lots", "AETHERIUM_POOL_SIZE=-1", "AETHERIUM_POOL_KINDS=1001",
-		"AETHERIUM_LISTEN_TRUSTED_PROXIES=proxy", "AETHERIUM_LIMITS_KEY_RATE=0", "AETHERIUM_LIMITS_STREAMS=-1", "AETHERIUM_QUOTAS_VMS=-1"} {
+		"AETHERIUM_LISTEN_TRUSTED_PROXIES=proxy", "AETHERIUM_LIMITS_KEY_RATE=0", "AETHERIUM_LIMITS_STREAMS=-1", "AETHERIUM_QUOTAS_VMS=-1",
+		"AETHERIUM_DRIVERS=xen", "AETHERIUM_VM_DRIVER=xen", "AETHERIUM_DRIVERS=docker", "AETHERIUM_DOCKER_SOCKET=docker.sock", "AETHERIUM_MICROVM_KERNEL=kernel"} {
 		if _, err := settings.Load("", []string{bad}); !errors.HasCode(err, errors.InvalidArgument) {
 			t.Errorf("%s: %v", bad, err)
 		}
