@@ -1,38 +1,11 @@
 #!/bin/bash
-# The first process of the machine that run.sh boots.
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
-result=failed
-finish() {
-  [ "$result" = passed ] || dmesg | tail -n 40
-  echo "CGROUP2-RESULT $result"
-  sync
-  exec busybox poweroff -f
-}
-trap finish EXIT
-set -euo pipefail
+# The first program of the machine that run.sh boots.
+# shellcheck source=tests/scenarios/inside.sh
+source /aetherium/inside.sh
 
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
-mkdir -p /dev/pts /dev/shm /dev/mqueue
-mount -t devpts devpts /dev/pts
-mount -t tmpfs shm /dev/shm
-mount -t mqueue mqueue /dev/mqueue
-mount -t tmpfs -o mode=755 run /run
-mount --make-rshared /
 hostname cgroup2
-ip link set lo up
-for module in overlay xfs btrfs loop fuse tun veth bridge nf_tables nft_chain_nat nft_ct br_netfilter; do
-  modprobe "$module" || echo "no module $module"
-done
-# Like a service's: not in the root group, and no controller enabled for it.
-mkdir /sys/fs/cgroup/session
-echo $$ >/sys/fs/cgroup/session/cgroup.procs
-
-mkfs.xfs -q -m reflink=1 /dev/vdc
-mount -o prjquota,noatime /dev/vdc /data
-mkdir -m 1777 /data/tmp
-mount --bind /data/tmp /tmp
+inside_modules overlay xfs btrfs loop fuse tun veth bridge nf_tables nft_chain_nat nft_ct br_netfilter
+inside_data
 useradd -m -s /bin/bash user
 echo 'user ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/user
 mount --bind / /template # the root's own file system alone
@@ -44,35 +17,6 @@ mount -o loop /data/btrfs.img /btrfs
 mount -o loop /data/ext4.img /ext4
 btrfs quota enable /btrfs # whose file system it is has to want them
 
-read -r -a args </aetherium/args || true
-cd /aetherium
-failed=()
-# step NAME COMMAND...: runs it if it is asked for.
-step() {
-  local name=$1 started=$SECONDS
-  shift
-  grep -qx "$name" steps || return 0
-  echo "=== STEP $name"
-  if "$@"; then
-    echo "=== STEP $name passed in $((SECONDS - started)) s"
-  else
-    echo "=== STEP $name FAILED after $((SECONDS - started)) s"
-    failed+=("$name")
-  fi
-}
-# go_test PROGRAM [ARGUMENT...]: shows what failed and what was skipped, and counts the rest.
-go_test() {
-  local log=/tmp/log status=0
-  "$@" -test.v -test.timeout=20m "${args[@]}" >"$log" 2>&1 || status=$?
-  if [ "$status" != 0 ]; then
-    cat "$log"
-  else
-    grep -A 1 -E '^ *--- SKIP' "$log" || true
-  fi
-  printf '%s: passed %s, skipped %s, failed %s\n' "$(basename "$1")" \
-    "$(grep -cE '^ *--- PASS' "$log")" "$(grep -cE '^ *--- SKIP' "$log")" "$(grep -cE '^ *--- FAIL' "$log")"
-  return "$status"
-}
 oci() {
   AETHERIUM_TEST_RUNTIME=$1 AETHERIUM_TEST_DISK=$2 AETHERIUM_TEST_AGENT=/aetherium/test/agent \
     AETHERIUM_TEST_REAL_AGENT=/aetherium/bin/fc-agent AETHERIUM_TEST_INTRUDER=/aetherium/test/intruder go_test test/oci.test
@@ -99,4 +43,4 @@ step product-xfs product runc /data/product xfs
 step product-btrfs product crun /btrfs/product btrfs
 step product-file product crun /ext4/product xfs-file
 step network go_test test/network.test
-if [ ${#failed[@]} = 0 ]; then result=passed; else echo "failed: ${failed[*]}"; fi
+inside_end

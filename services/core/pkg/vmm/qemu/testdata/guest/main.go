@@ -52,10 +52,14 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	m := mux.New(mux.Guest, func(ctx context.Context) (io.ReadWriteCloser, error) { return openPort(line.Channel) }, mux.Options{})
 	s := &server{line: line, pages: make([]byte, 4096)}
 	go s.tick()
-	return (&http.Server{Handler: s.routes(), ReadHeaderTimeout: time.Minute}).Serve(m.Listener()) // it is printed
+	serving := &http.Server{Handler: s.routes(), ReadHeaderTimeout: time.Minute}
+	if line.Channel == bootline.ChannelVsock {
+		return serveVsock(serving) // it is printed
+	}
+	m := mux.New(mux.Guest, func(ctx context.Context) (io.ReadWriteCloser, error) { return openPort(line.Channel) }, mux.Options{})
+	return serving.Serve(m.Listener()) // it is printed
 }
 
 // loadModules loads what is in /modules, in the order of its list.
@@ -127,6 +131,9 @@ func (s *server) routes() http.Handler {
 		}
 		_, _ = w.Write(raw)
 	})
+	mux.HandleFunc("POST /link", setLink)
+	mux.HandleFunc("GET /peer", askPeer)
+	mux.HandleFunc("POST /reset", func(http.ResponseWriter, *http.Request) { _ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART) })
 	mux.HandleFunc("POST /off", func(http.ResponseWriter, *http.Request) { _ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF) })
 	return mux
 }

@@ -1,0 +1,154 @@
+package firecracker
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"golang.org/x/sys/unix"
+)
+
+// host is what was found out about this host.
+type host struct {
+	binary, jailer string
+	version        release
+	cpu            string
+}
+
+// String is the engine's version: memory is restored only where it is the same.
+func (h *host) String() string { return h.version.String() + " kvm " + h.cpu }
+
+// release is a version of Firecracker.
+type release struct{ major, minor, patch int }
+
+func (r release) String() string { return fmt.Sprintf("%d.%d.%d", r.major, r.minor, r.patch) }
+
+func (r release) atLeast(major, minor int) bool {
+	return r.major > major || r.major == major && r.minor >= minor
+}
+
+// oldest is the first release that the engine is made for.
+const oldestMajor, oldestMinor = 1, 12
+
+// Version finds Firecracker, its jailer and KVM. It is the monitor's version
+// and the processor, of which both a memory snapshot is. Returns Unsupported.
+func (e *Engine) Version(ctx context.Context) (string, error) {
+	h, err := e.host(ctx)
+	if err != nil {
+		return "", err
+	}
+	return h.String(), nil
+}
+
+func (e *Engine) host(ctx context.Context) (*host, error) {
+	e.looking.Lock()
+	defer e.looking.Unlock()
+	if e.found != nil {
+		return e.found, nil
+	}
+	h := new(host)
+	var err error
+	if h.binary, err = find(e.cfg.Binary); err != nil {
+		return nil, err
+	}
+	if !strings.Contains(filepath.Base(h.binary), "firecracker") {
+		return nil, errors.New(errors.Unsupported, "the jailer starts only programs whose name has \"firecracker\" in it").
+			WithField("binary")
+	}
+	if h.jailer, err = find(e.cfg.Jailer); err != nil {
+		return nil, err
+	}
+	if h.version, err = releaseOf(ctx, h.binary); err != nil {
+		return nil, err
+	}
+	jailer, err := releaseOf(ctx, h.jailer)
+	switch {
+	case err != nil:
+		return nil, err
+	case jailer != h.version:
+		return nil, errors.New(errors.Unsupported, "firecracker is %s and its jailer %s", h.version, jailer).
+			WithHint("install both from one release")
+	case !h.version.atLeast(oldestMajor, oldestMinor):
+		return nil, errors.New(errors.Unsupported, "firecracker %s is too old", h.version).WithHint("install 1.12 or newer")
+	}
+	if err := checkKVM(); err != nil {
+		return nil, err
+	}
+	if h.cpu, err = processor(); err != nil {
+		return nil, err
+	}
+	e.found = h
+	return h, nil
+}
+
+var releasePattern = regexp.MustCompile(`\bv(\d+)\.(\d+)\.(\d+)`)
+
+func releaseOf(ctx context.Context, path string) (release, error) {
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	if err != nil {
+		return release{}, errors.Wrap(err, errors.Unsupported, "%s cannot be run", filepath.Base(path))
+	}
+	return parseRelease(string(out))
+}
+
+func parseRelease(text string) (release, error) {
+	line, _, _ := strings.Cut(text, "\n")
+	m := releasePattern.FindStringSubmatch(line)
+	if m == nil {
+		return release{}, errors.New(errors.Unsupported, "firecracker does not tell its version")
+	}
+	var n [3]int
+	for i := range n {
+		n[i], _ = strconv.Atoi(m[i+1]) // digits; an absurd number is too new or too old
+	}
+	return release{n[0], n[1], n[2]}, nil
+}
+
+// checkKVM asks KVM for the version of its API, which is 12 for good. Whether
+// guests run is seen only when one does.
+func checkKVM() error {
+	const getVersion, stable = 0xae00, 12 // KVM_GET_API_VERSION of linux/kvm.h
+	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return errors.Wrap(err, errors.Unsupported, "this host has no KVM").
+			WithHint("enable virtualisation (in a virtual machine: nested virtualisation) and load kvm_intel or kvm_amd")
+	}
+	defer f.Close()
+	v, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), getVersion, 0)
+	if errno != 0 || v != stable {
+		return errors.New(errors.Unsupported, "this host's KVM does not answer")
+	}
+	return nil
+}
+
+// processor names the processor with its features: a guest's kernel decided at
+// boot which of them to use.
+func processor() (string, error) {
+	f, err := os.Open("/proc/cpuinfo")
+	if err != nil {
+		return "", errors.Wrap(err, errors.Unsupported, "cannot tell which processor this is")
+	}
+	defer f.Close()
+	facts := map[string]string{}
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		key, value, _ := strings.Cut(lines.Text(), ":")
+		if key = strings.TrimSpace(key); key == "" {
+			break // the first processor's
+		}
+		facts[key] = strings.TrimSpace(value)
+	}
+	sum := sha256.Sum256([]byte(facts["flags"] + facts["Features"]))
+	return fmt.Sprintf("%s/%s/%s/%s/%s", facts["vendor_id"], facts["cpu family"], facts["model"], facts["stepping"],
+		hex.EncodeToString(sum[:4])), nil
+}

@@ -1,0 +1,270 @@
+package firecracker
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/bootline"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
+	"golang.org/x/sys/unix"
+)
+
+func TestRelease(t *testing.T) {
+	t.Parallel()
+	r, err := parseRelease("Firecracker v1.12.1\n\n2025-01-01T00:00:00 [anonymous] Firecracker exiting successfully. exit_code=0\n")
+	if err != nil || r != (release{1, 12, 1}) || !r.atLeast(1, 12) || r.atLeast(1, 14) || r.atLeast(2, 0) || !r.atLeast(0, 99) {
+		t.Errorf("%v, %v", r, err)
+	}
+	if _, err := parseRelease("Jailer\nv1.2.3"); !errors.HasCode(err, errors.Unsupported) {
+		t.Errorf("no version: %v", err)
+	}
+}
+
+func TestConfig(t *testing.T) {
+	t.Parallel()
+	for name, cfg := range map[string]Config{
+		"backend": {Backend: "nbd"},
+		"rate":    {Disk: Limit{OpsPerSecond: -1}},
+	} {
+		if _, err := New(cfg); !errors.HasCode(err, errors.InvalidArgument) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	e, err := New(Config{Binary: filepath.Join(t.TempDir(), "firecracker")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Version(t.Context()); !errors.HasCode(err, errors.Unsupported) || errors.Public(err).Hint == "" {
+		t.Errorf("not installed: %v", err)
+	}
+	if l := limiter(Limit{}); l != nil {
+		t.Errorf("no limit is one: %+v", l)
+	}
+	if l := limiter(Limit{BytesPerSecond: 5}); l.Ops != nil || l.Bandwidth.Size != 5 || l.Bandwidth.RefillMS != 1000 {
+		t.Errorf("%+v", l)
+	}
+}
+
+func TestBootArgs(t *testing.T) {
+	t.Parallel()
+	e, err := New(Config{KernelArgs: "mitigations=off"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := e.bootArgs(microvm.Guest{Drives: []microvm.Drive{{Role: "root"}, {Role: "disk"}, {Role: "mount:/data"}}})
+	line, err := bootline.Parse(args)
+	if err != nil || line.Channel != bootline.ChannelVsock || len(line.Drives) != 3 || line.Drives[2] != (bootline.Drive{Device: "vdc", Role: "mount:/data"}) {
+		t.Errorf("%+v, %v", line, err)
+	}
+	if !strings.HasSuffix(args, " mitigations=off") || !strings.Contains(args, "reboot=k") {
+		t.Error(args)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	good := microvm.Guest{ID: "a-1", UID: 5, CPUs: 1, Memory: 1 << 27}
+	if err := check(good); err != nil {
+		t.Error(err)
+	}
+	for name, change := range map[string]func(*microvm.Guest){
+		"no processor": func(g *microvm.Guest) { g.CPUs = 0 },
+		"33":           func(g *microvm.Guest) { g.CPUs = 33 },
+		"memory":       func(g *microvm.Guest) { g.Memory++ },
+		"root":         func(g *microvm.Guest) { g.UID = 0 },
+		"a path":       func(g *microvm.Guest) { g.ID = "../x" },
+		"disks":        func(g *microvm.Guest) { g.Drives = make([]microvm.Drive, 17) },
+	} {
+		g := good
+		change(&g)
+		if check(g) == nil {
+			t.Error(name)
+		}
+	}
+}
+
+// What a monitor puts in place of its socket leads nowhere.
+func TestConnectFollowsNoLink(t *testing.T) {
+	t.Parallel()
+	g := microvm.Guest{Dir: t.TempDir(), UID: uint32(os.Getuid())}
+	if err := os.Mkdir(runDir(g), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", elsewhere)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := os.Symlink(elsewhere, filepath.Join(runDir(g), vsockSocket)); err != nil {
+		t.Fatal(err)
+	}
+	if conn, err := connect(t.Context(), g, vsockSocket); err == nil {
+		conn.Close()
+		t.Error("it goes where a link leads")
+	}
+	// The path may be longer than an address has room for.
+	deep := microvm.Guest{Dir: filepath.Join(t.TempDir(), strings.Repeat("d", 120)), UID: g.UID}
+	if err := os.MkdirAll(runDir(deep), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	f, err := listenUffd(deep)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	conn, err := connect(t.Context(), deep, uffdSocket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	deep.UID++
+	if _, err := connect(t.Context(), deep, uffdSocket); !errors.HasCode(err, errors.GuestFault) {
+		t.Errorf("another user's: %v", err)
+	}
+}
+
+// A monitor that answers in another way than Firecracker's is not believed.
+func TestGreeting(t *testing.T) {
+	t.Parallel()
+	for answer, code := range map[string]errors.Code{
+		"OK 1073741824\nrest": "", "NO\n": errors.GuestFault, strings.Repeat("x", 1000): errors.GuestFault, "": errors.Internal,
+	} {
+		ours, theirs := net.Pipe()
+		go func() {
+			buf := make([]byte, 64)
+			n, _ := theirs.Read(buf)
+			if string(buf[:n]) == "CONNECT 49983\n" {
+				_, _ = theirs.Write([]byte(answer))
+			}
+			_ = theirs.Close()
+		}()
+		if err := greet(ours); errors.CodeOf(err) != code {
+			t.Errorf("%.20q: %v", answer, err)
+		}
+		if code == "" {
+			buf := make([]byte, 8)
+			if n, _ := ours.Read(buf); string(buf[:n]) != "rest" {
+				t.Errorf("what follows is %q", buf[:n])
+			}
+		}
+		_ = ours.Close()
+	}
+}
+
+// What a guest says is kept as far as a pipe holds it, and nobody waits.
+func TestConsole(t *testing.T) {
+	t.Parallel()
+	g := microvm.Guest{Dir: t.TempDir()}
+	f, err := makeConsole(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.keepConsole(g, f)
+	if said := e.said(g); said != "" {
+		t.Errorf("%q", said)
+	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = raw.Control(func(fd uintptr) { // as the monitor does, which does not wait
+		for err == nil {
+			_, err = unix.Write(int(fd), []byte(strings.Repeat("x\x1b", 1000)))
+		}
+	})
+	if !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("a full console: %v", err)
+	}
+	said, err := e.Console(context.Background(), g)
+	if err != nil || len(said) == 0 || len(said) > 64<<10 || strings.Trim(string(said), "x") != "" {
+		t.Errorf("%d bytes, %v", len(said), err)
+	}
+	if err := e.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBase(t *testing.T) {
+	t.Parallel()
+	g := microvm.Guest{Dir: t.TempDir(), Memory: 1 << 20}
+	if b, err := takeBase(g); b != nil || err != nil {
+		t.Errorf("none: %v, %v", b, err)
+	}
+	m := microvm.Memory{Dir: t.TempDir()}
+	for _, name := range []string{memoryFile, stateFile} {
+		if err := os.WriteFile(filepath.Join(m.Dir, name), make([]byte, 1<<20), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := form{Version: formVersion, ID: "one", Memory: g.Memory}
+	for _, step := range []error{f.keep(m), writeBase(g, base{m.Dir, "one"})} {
+		if step != nil {
+			t.Fatal(step)
+		}
+	}
+	if b, err := takeBase(g); b == nil || err != nil {
+		t.Errorf("%v, %v", b, err)
+	}
+	// It is good for once: until the next one is whole, none is known.
+	if b, err := takeBase(g); b != nil || err != nil {
+		t.Errorf("again: %v, %v", b, err)
+	}
+	if err := writeBase(g, base{m.Dir, "another"}); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := takeBase(g); b != nil || err != nil {
+		t.Errorf("another's: %v, %v", b, err)
+	}
+}
+
+func TestCopySparse(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	from, to := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	content := make([]byte, 8<<20)
+	copy(content[1<<20:], "one")
+	copy(content[7<<20:], "two")
+	f, err := os.Create(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(int64(len(content))); err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []int64{1 << 20, 7 << 20} {
+		if _, err := f.WriteAt(content[at:at+3], at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = f.Close()
+	if err := copySparse(from, to); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(to)
+	if err != nil || string(got) != string(content) {
+		t.Error("the copy is another")
+	}
+	// A monitor may put something else there.
+	for name, make := range map[string]func(string) error{
+		"link": func(p string) error { return os.Symlink(from, p) },
+		"dir":  func(p string) error { return os.Mkdir(p, 0o700) },
+	} {
+		p := filepath.Join(dir, name)
+		if err := make(p); err != nil {
+			t.Fatal(err)
+		}
+		if copySparse(p, to) == nil || share(p, to) == nil {
+			t.Errorf("a %s is copied", name)
+		}
+	}
+}

@@ -1,0 +1,22 @@
+#!/bin/bash
+# The first program of the machine that run.sh boots.
+# shellcheck source=tests/scenarios/inside.sh
+source /aetherium/inside.sh
+
+hostname firecracker
+inside_modules overlay xfs loop kvm-amd tun veth bridge nf_tables nft_chain_nat nft_ct br_netfilter
+inside_data
+export TEST_TIMEOUT=8m
+export AETHERIUM_TEST_FIRECRACKER=/aetherium/firecracker/firecracker AETHERIUM_TEST_JAILER=/aetherium/firecracker/jailer
+export AETHERIUM_TEST_PAGER=/aetherium/bin/aetherium-fc-pager AETHERIUM_TEST_GUEST=/aetherium/test/guest
+export AETHERIUM_TEST_VMLINUX=/aetherium/kernel/vmlinux AETHERIUM_TEST_MODULES=/lib/modules
+# Emulation of emulation is slow: what a guest's kernel does for a real processor alone is left out.
+export AETHERIUM_TEST_KERNEL_ARGS="mitigations=off cryptomgr.notests nokaslr"
+
+bench() { go_test test/firecracker.test -test.run=TestFloor; }
+
+echo "=== $(uname -r), $("$AETHERIUM_TEST_FIRECRACKER" --version | head -n 1), KVM: $(ls /dev/kvm), up for $(cut -d' ' -f1 /proc/uptime) s"
+step engine go_test test/firecracker.test -test.run='Test[^F]'
+step bench bench
+echo "$passed_tests passed, $failed_tests failed"
+inside_end

