@@ -22,6 +22,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/version"
 	"github.com/aetherium/aetherium/services/core/internal/agent"
+	firstprocess "github.com/aetherium/aetherium/services/core/internal/agent/boot"
 	"github.com/aetherium/aetherium/services/core/internal/agent/spawn"
 )
 
@@ -38,6 +39,9 @@ func main() {
 	// processor is a third of an idle agent's memory. A driver that sets the
 	// variable GOMAXPROCS spares it the making of the others.
 	runtime.GOMAXPROCS(1)
+	if firstprocess.Wanted() {
+		bootMachine() // and never returns
+	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -118,6 +122,12 @@ func serve(o options, log *slog.Logger) error {
 		host = append(host, channel.Listener())
 	}
 	a := agent.New(agent.Options{PID1: pid1, Path: os.Getenv("PATH"), OOM: spawn.NewOOMGuard(), Log: log})
+	return work(ctx, a, host, guests, ending, nil, o.grace)
+}
+
+// work serves until the end is asked for, by a signal or by the host with a
+// grace of its own, or a listener fails.
+func work(ctx context.Context, a *agent.Agent, host, guests []net.Listener, ending <-chan struct{}, asked <-chan time.Duration, grace time.Duration) (err error) {
 	failed := make(chan error, len(host)+len(guests))
 	for _, l := range host {
 		go func() { failed <- a.Serve(ctx, l) }()
@@ -127,10 +137,11 @@ func serve(o options, log *slog.Logger) error {
 	}
 	select {
 	case <-ending:
+	case grace = <-asked:
 	case err = <-failed:
 	}
 	// Processes end before the streams that tell of it.
-	a.Shutdown(o.grace)
+	a.Shutdown(grace)
 	return err
 }
 

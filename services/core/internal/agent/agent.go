@@ -45,18 +45,21 @@ type Options struct {
 	// PID1 makes the agent wait for every orphan and end every process of the
 	// machine at its end, not only its own.
 	PID1 bool
-	// OwnKernel says that the machine's kernel is its own: then the host may tell
-	// the agent who the machine is, and what runs is kept within its limits.
-	OwnKernel bool
 	// Etc is where passwd and group are; empty: "/etc".
 	Etc string
 	// Path is the PATH of commands; empty: spawn.DefaultPath.
 	Path string
 	// OOM protects the agent when memory runs out; nil: nothing does.
 	OOM *spawn.OOMGuard
+	// Machine is set where the agent is the first process of a machine with a
+	// kernel of its own.
+	Machine *OwnKernel
 	// Log takes what goes wrong within; nil: nothing is logged.
 	Log *slog.Logger
 }
+
+// OwnKernel is what only a machine with a kernel of its own has.
+type OwnKernel = guest.OwnKernel
 
 // Agent runs a machine's processes and serves its files.
 type Agent struct {
@@ -82,7 +85,7 @@ func New(o Options) *Agent {
 	clock := &machine.Clock{}
 	var group *limits.Group
 	var keeper *identity.Keeper
-	if o.OwnKernel {
+	if o.Machine != nil {
 		group = &limits.Group{}
 		keeper = &identity.Keeper{Clock: clock, Group: group, Log: o.Log}
 	}
@@ -118,7 +121,7 @@ func New(o Options) *Agent {
 	}))
 	host.Handle("/"+guestv1connect.MachineServiceName+"/", lazily(func() (string, http.Handler) {
 		return guestv1connect.NewMachineServiceHandler(&guest.Machine{
-			Settings: store, Clock: clock, BootID: rand.Text(), Identity: keeper,
+			Settings: store, Clock: clock, BootID: rand.Text(), Identity: keeper, Own: o.Machine, Meter: envdHTTP.Meter,
 		}, guest.Options()...)
 	}))
 	a.host, a.guests = host, guests

@@ -46,7 +46,7 @@ func inMachine(t *testing.T) bool {
 func ownKernel(t *testing.T) *guest.Client {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	a := agent.New(agent.Options{OwnKernel: true})
+	a := agent.New(agent.Options{Machine: &agent.OwnKernel{Settle: func() error { return nil }}})
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	must(t, err)
 	served := make(chan error, 1)

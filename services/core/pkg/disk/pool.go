@@ -111,8 +111,10 @@ func Open(ctx context.Context, cfg Config) (*Pool, error) {
 	if p.backend, err = p.attach(ctx); err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{p.volumes(), p.stagingDir(), p.trashDir()} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+	// Whoever a volume was given to, such as a machine's monitor, passes through
+	// to it, and sees no other's name.
+	for dir, mode := range map[string]os.FileMode{p.root: 0o711, p.volumes(): 0o711, p.stagingDir(): 0o700, p.trashDir(): 0o700} {
+		if err := errors.Join(os.MkdirAll(dir, mode), os.Chmod(dir, mode)); err != nil {
 			return nil, fail(err, "cannot make the volume directory")
 		}
 	}

@@ -21,8 +21,20 @@ type Agent struct {
 	Features []string
 	Version  string
 	BootID   string // random per agent process
-	Took     time.Duration
+	// Phases are how a machine with a kernel of its own came up; in one that goes
+	// on from memory, how its origin did.
+	Phases []Phase
+	Took   time.Duration
 }
+
+// Phase is a part of a machine's start, and when it ended since its kernel started.
+type Phase struct {
+	Name string
+	At   time.Duration
+}
+
+// maxPhases bounds the phases that an agent tells of.
+const maxPhases = 16
 
 // Has reports whether both sides know a feature.
 func (a Agent) Has(feature string) bool { return slices.Contains(a.Features, feature) }
@@ -52,6 +64,11 @@ func (c *Client) Handshake(ctx context.Context) (Agent, error) {
 	a := Agent{Protocol: m.GetProtocol(), Version: clean(m.GetAgentVersion()), BootID: clean(m.GetBootId()), Took: time.Since(began)}
 	for _, f := range m.GetFeatures() {
 		a.Features = append(a.Features, clean(f))
+	}
+	if len(m.GetPhases()) <= maxPhases {
+		for _, p := range m.GetPhases() {
+			a.Phases = append(a.Phases, Phase{Name: clean(p.GetName()), At: time.Duration(p.GetAtNs())})
+		}
 	}
 	return a, nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/firewall"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/hostlease"
+	"github.com/aetherium/aetherium/services/core/pkg/network/internal/link"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/nspair"
 	"github.com/aetherium/aetherium/services/core/pkg/network/netd"
 	"github.com/aetherium/aetherium/services/core/pkg/network/netd/egresslog"
@@ -41,6 +42,7 @@ type Attachment struct {
 	// stands alone, as /32: everything goes through the gateway.
 	Address       netip.Prefix
 	Gateway       netip.Addr       // the host's end; answers DNS and nothing else
+	GatewayMAC    net.HardwareAddr // so that nobody need ask for it
 	DNS           []netip.Addr     // the resolvers for /etc/resolv.conf
 	HostInterface string           // the host's end of the veth pair
 	MAC           net.HardwareAddr // of [GuestInterface]
@@ -225,6 +227,7 @@ func (m *Manager) attachment(r record) Attachment {
 	if r.Mode == domain.NetworkNAT {
 		gateway := gatewayOf(r.Address)
 		a.Address, a.Gateway, a.DNS = r.Address, gateway, []netip.Addr{gateway}
+		a.GatewayMAC = link.GuestMAC(gateway) // the bridge's
 		a.HostInterface, a.MAC, a.MTU = r.Interface, r.mac(), r.MTU
 	}
 	return a

@@ -6,11 +6,12 @@ import (
 	"time"
 
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/bootline"
 )
 
 // AgentPort is the port that Dial yields the guest agent's HTTP server on.
 // It is envd's port, so that E2B clients find it (design: E2B wire facts §3).
-const AgentPort = 49983
+const AgentPort = bootline.AgentPort
 
 // Driver makes machines on this node. Machines are keyed by IDs that the
 // worker mints. Every call is idempotent: "already so" is success, and a call

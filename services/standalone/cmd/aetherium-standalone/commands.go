@@ -46,7 +46,7 @@ func newRoot(environ []string, stdout, stderr io.Writer) *cobra.Command {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.PersistentFlags().StringVar(&p.configFile, "config", "", "YAML configuration file")
-	root.AddCommand(p.serve(), p.start(), p.stop(), p.down(), p.doctor(), p.keys(), p.reference())
+	root.AddCommand(p.serve(), p.start(), p.stop(), p.down(), p.doctor(), p.keys(), p.kernel(), p.reference())
 	return root
 }
 

@@ -12,7 +12,9 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/network"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/docker"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/firecracker"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/oci"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/qemu"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
 
@@ -41,6 +43,8 @@ type opener struct {
 func openers() []opener {
 	return []opener{
 		{oci.Name, domain.IsolationContainer, false, openOCI},
+		{firecracker.Name, domain.IsolationMicroVM, true, openFirecracker},
+		{qemu.Name, domain.IsolationMicroVM, true, openQEMU},
 		{docker.Name, domain.IsolationContainerRoot, true, openDocker},
 	}
 }

@@ -22,6 +22,11 @@ func (m *Machine) Assume(_ context.Context, req *connect.Request[guestv1.AssumeR
 		return nil, wire.Connect(errors.New(errors.Unsupported, "this machine's kernel is not its own: the host alone says who it is"))
 	}
 	who, err := identityOf(req.Msg)
+	if err == nil && m.Own != nil {
+		if late := m.Own.Settle(); late != nil {
+			err = errors.Wrap(late, errors.Internal, "the machine's devices cannot be used")
+		}
+	}
 	if err == nil {
 		err = m.Identity.Assume(who)
 	}

@@ -14,7 +14,6 @@ import (
 
 // Executions serves ExecutionService.
 type Executions struct {
-	guestv1connect.UnimplementedExecutionServiceHandler
 	Registry *execution.Registry
 }
 

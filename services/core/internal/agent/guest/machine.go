@@ -34,11 +34,12 @@ const (
 
 // Machine serves MachineService.
 type Machine struct {
-	guestv1connect.UnimplementedMachineServiceHandler
 	Settings *settings.Store
 	Clock    *machine.Clock
 	BootID   string           // random per agent process
 	Identity *identity.Keeper // nil: the machine shares its host's kernel
+	Own      *OwnKernel       // nil: as above
+	Meter    *machine.Meter
 }
 
 var _ guestv1connect.MachineServiceHandler = (*Machine)(nil)
@@ -57,6 +58,7 @@ func (m *Machine) Handshake(_ context.Context, req *connect.Request[guestv1.Hand
 		Features:     features,
 		AgentVersion: version.Version,
 		BootId:       m.BootID,
+		Phases:       m.Own.phases(),
 	}), nil
 }
 

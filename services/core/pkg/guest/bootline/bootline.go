@@ -24,6 +24,10 @@ const (
 	RoleMount = "mount:" // and a path: a tree to mount there, read only
 )
 
+// AgentPort is the port that the agent is heard on where its channel has ports:
+// envd's, so that E2B clients find it.
+const AgentPort = 49983
+
 // ChannelVsock is the channel of a host that is heard on the agent's port of a
 // vsock (vsock(7)). Any other is the name of a virtio serial port.
 const ChannelVsock = "vsock"

@@ -95,7 +95,14 @@ func New(cfg Config) (*Engine, error) {
 }
 
 // Name is the driver's name.
-func (e *Engine) Name() string { return "firecracker" }
+const Name = "firecracker"
+
+// Name is the driver's name.
+func (e *Engine) Name() string { return Name }
+
+// Overhead is what a monitor and its page server may take beside their guest's
+// memory: a few megabytes each, and the small disk of the jail.
+func (e *Engine) Overhead(context.Context) (int64, error) { return 64 << 20, nil }
 
 // startPatience bounds how long a monitor may take to come to speak.
 const startPatience = time.Minute

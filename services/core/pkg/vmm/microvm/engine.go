@@ -16,6 +16,8 @@ type Engine interface {
 	// (accelerator, CPU model): one is restored only where this is the same.
 	// Returns Unsupported when there is none, or none that works.
 	Version(ctx context.Context) (string, error)
+	// Overhead is what a monitor may take beside its guest's memory, in bytes.
+	Overhead(ctx context.Context) (int64, error)
 	// Boot starts a guest from its disks. It returns the monitor's process ID when
 	// the guest's kernel is on its way; Dial waits for the agent.
 	Boot(ctx context.Context, g Guest) (pid int, err error)

@@ -72,7 +72,10 @@ func New(cfg Config) (*Engine, error) {
 var _ microvm.Engine = (*Engine)(nil)
 
 // Name is the driver's name.
-func (e *Engine) Name() string { return "qemu" }
+const Name = "qemu"
+
+// Name is the driver's name.
+func (e *Engine) Name() string { return Name }
 
 // findBinary gives the path of QEMU itself, not that of a link to it.
 func findBinary(name string) (string, error) {

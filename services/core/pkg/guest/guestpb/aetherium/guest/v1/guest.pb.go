@@ -1053,11 +1053,14 @@ func (x *HandshakeRequest) GetHostTimeUnixNs() int64 {
 }
 
 type HandshakeResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"` // what both speak
-	Features      []string               `protobuf:"bytes,2,rep,name=features,proto3" json:"features,omitempty"`
-	AgentVersion  string                 `protobuf:"bytes,3,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
-	BootId        string                 `protobuf:"bytes,4,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"` // random per agent process: tells a restarted agent
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Protocol     uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"` // what both speak
+	Features     []string               `protobuf:"bytes,2,rep,name=features,proto3" json:"features,omitempty"`
+	AgentVersion string                 `protobuf:"bytes,3,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
+	BootId       string                 `protobuf:"bytes,4,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"` // random per agent process: tells a restarted agent
+	// How a machine with a kernel of its own came up, in order. In one that goes
+	// on from memory it is how its origin did.
+	Phases        []*Phase `protobuf:"bytes,5,rep,name=phases,proto3" json:"phases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1120,6 +1123,65 @@ func (x *HandshakeResponse) GetBootId() string {
 	return ""
 }
 
+func (x *HandshakeResponse) GetPhases() []*Phase {
+	if x != nil {
+		return x.Phases
+	}
+	return nil
+}
+
+type Phase struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	AtNs          int64                  `protobuf:"varint,2,opt,name=at_ns,json=atNs,proto3" json:"at_ns,omitempty"` // when it ended, since the kernel started
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Phase) Reset() {
+	*x = Phase{}
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Phase) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Phase) ProtoMessage() {}
+
+func (x *Phase) ProtoReflect() protoreflect.Message {
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Phase.ProtoReflect.Descriptor instead.
+func (*Phase) Descriptor() ([]byte, []int) {
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Phase) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Phase) GetAtNs() int64 {
+	if x != nil {
+		return x.AtNs
+	}
+	return 0
+}
+
 type ConfigureRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Env            map[string]string      `protobuf:"bytes,1,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -1132,7 +1194,7 @@ type ConfigureRequest struct {
 
 func (x *ConfigureRequest) Reset() {
 	*x = ConfigureRequest{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[16]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1206,7 @@ func (x *ConfigureRequest) String() string {
 func (*ConfigureRequest) ProtoMessage() {}
 
 func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[16]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1219,7 @@ func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureRequest.ProtoReflect.Descriptor instead.
 func (*ConfigureRequest) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{16}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ConfigureRequest) GetEnv() map[string]string {
@@ -1196,7 +1258,7 @@ type ConfigureResponse struct {
 
 func (x *ConfigureResponse) Reset() {
 	*x = ConfigureResponse{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[17]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1208,7 +1270,7 @@ func (x *ConfigureResponse) String() string {
 func (*ConfigureResponse) ProtoMessage() {}
 
 func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[17]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1221,7 +1283,7 @@ func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureResponse.ProtoReflect.Descriptor instead.
 func (*ConfigureResponse) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{17}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{18}
 }
 
 type QuiesceRequest struct {
@@ -1232,7 +1294,7 @@ type QuiesceRequest struct {
 
 func (x *QuiesceRequest) Reset() {
 	*x = QuiesceRequest{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[18]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1244,7 +1306,7 @@ func (x *QuiesceRequest) String() string {
 func (*QuiesceRequest) ProtoMessage() {}
 
 func (x *QuiesceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[18]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1257,7 +1319,7 @@ func (x *QuiesceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuiesceRequest.ProtoReflect.Descriptor instead.
 func (*QuiesceRequest) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{18}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{19}
 }
 
 type QuiesceResponse struct {
@@ -1268,7 +1330,7 @@ type QuiesceResponse struct {
 
 func (x *QuiesceResponse) Reset() {
 	*x = QuiesceResponse{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[19]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1280,7 +1342,7 @@ func (x *QuiesceResponse) String() string {
 func (*QuiesceResponse) ProtoMessage() {}
 
 func (x *QuiesceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[19]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1293,7 +1355,7 @@ func (x *QuiesceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuiesceResponse.ProtoReflect.Descriptor instead.
 func (*QuiesceResponse) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{19}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{20}
 }
 
 type ThawRequest struct {
@@ -1306,7 +1368,7 @@ type ThawRequest struct {
 
 func (x *ThawRequest) Reset() {
 	*x = ThawRequest{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[20]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1318,7 +1380,7 @@ func (x *ThawRequest) String() string {
 func (*ThawRequest) ProtoMessage() {}
 
 func (x *ThawRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[20]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1331,7 +1393,7 @@ func (x *ThawRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawRequest.ProtoReflect.Descriptor instead.
 func (*ThawRequest) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{20}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ThawRequest) GetHostTimeUnixNs() int64 {
@@ -1356,7 +1418,7 @@ type ThawResponse struct {
 
 func (x *ThawResponse) Reset() {
 	*x = ThawResponse{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[21]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1368,7 +1430,7 @@ func (x *ThawResponse) String() string {
 func (*ThawResponse) ProtoMessage() {}
 
 func (x *ThawResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[21]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1381,7 +1443,7 @@ func (x *ThawResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawResponse.ProtoReflect.Descriptor instead.
 func (*ThawResponse) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{21}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{22}
 }
 
 type AssumeRequest struct {
@@ -1402,7 +1464,7 @@ type AssumeRequest struct {
 
 func (x *AssumeRequest) Reset() {
 	*x = AssumeRequest{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[22]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1414,7 +1476,7 @@ func (x *AssumeRequest) String() string {
 func (*AssumeRequest) ProtoMessage() {}
 
 func (x *AssumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[22]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1427,7 +1489,7 @@ func (x *AssumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssumeRequest.ProtoReflect.Descriptor instead.
 func (*AssumeRequest) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{22}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AssumeRequest) GetHostname() string {
@@ -1495,7 +1557,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[23]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1569,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[23]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1582,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{23}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Interface) GetMac() string {
@@ -1577,7 +1639,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[24]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1651,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[24]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1664,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{24}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Limits) GetPids() int64 {
@@ -1627,7 +1689,7 @@ type AssumeResponse struct {
 
 func (x *AssumeResponse) Reset() {
 	*x = AssumeResponse{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[25]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1639,7 +1701,7 @@ func (x *AssumeResponse) String() string {
 func (*AssumeResponse) ProtoMessage() {}
 
 func (x *AssumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[25]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1652,7 +1714,191 @@ func (x *AssumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssumeResponse.ProtoReflect.Descriptor instead.
 func (*AssumeResponse) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{25}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{26}
+}
+
+type UsageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageRequest) Reset() {
+	*x = UsageRequest{}
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageRequest) ProtoMessage() {}
+
+func (x *UsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
+func (*UsageRequest) Descriptor() ([]byte, []int) {
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{27}
+}
+
+type UsageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MemoryTotal   int64                  `protobuf:"varint,1,opt,name=memory_total,json=memoryTotal,proto3" json:"memory_total,omitempty"` // bytes
+	MemoryUsed    int64                  `protobuf:"varint,2,opt,name=memory_used,json=memoryUsed,proto3" json:"memory_used,omitempty"`    // what the kernel could not give to others at once
+	OomKills      int64                  `protobuf:"varint,3,opt,name=oom_kills,json=oomKills,proto3" json:"oom_kills,omitempty"`          // processes ended for want of memory, since its start
+	Pids          int64                  `protobuf:"varint,4,opt,name=pids,proto3" json:"pids,omitempty"`                                  // processes and threads of programs, those of the agent too
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageResponse) Reset() {
+	*x = UsageResponse{}
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageResponse) ProtoMessage() {}
+
+func (x *UsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
+func (*UsageResponse) Descriptor() ([]byte, []int) {
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *UsageResponse) GetMemoryTotal() int64 {
+	if x != nil {
+		return x.MemoryTotal
+	}
+	return 0
+}
+
+func (x *UsageResponse) GetMemoryUsed() int64 {
+	if x != nil {
+		return x.MemoryUsed
+	}
+	return 0
+}
+
+func (x *UsageResponse) GetOomKills() int64 {
+	if x != nil {
+		return x.OomKills
+	}
+	return 0
+}
+
+func (x *UsageResponse) GetPids() int64 {
+	if x != nil {
+		return x.Pids
+	}
+	return 0
+}
+
+type ShutdownRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	GraceMs       int64                  `protobuf:"varint,1,opt,name=grace_ms,json=graceMs,proto3" json:"grace_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShutdownRequest) Reset() {
+	*x = ShutdownRequest{}
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShutdownRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShutdownRequest) ProtoMessage() {}
+
+func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
+func (*ShutdownRequest) Descriptor() ([]byte, []int) {
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ShutdownRequest) GetGraceMs() int64 {
+	if x != nil {
+		return x.GraceMs
+	}
+	return 0
+}
+
+type ShutdownResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShutdownResponse) Reset() {
+	*x = ShutdownResponse{}
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShutdownResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShutdownResponse) ProtoMessage() {}
+
+func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
+func (*ShutdownResponse) Descriptor() ([]byte, []int) {
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{30}
 }
 
 // Start runs the command unless an execution of this ID is known; then it is
@@ -1667,7 +1913,7 @@ type AttachRequest_Start struct {
 
 func (x *AttachRequest_Start) Reset() {
 	*x = AttachRequest_Start{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[27]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1679,7 +1925,7 @@ func (x *AttachRequest_Start) String() string {
 func (*AttachRequest_Start) ProtoMessage() {}
 
 func (x *AttachRequest_Start) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[27]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1721,7 +1967,7 @@ type AttachRequest_Resume struct {
 
 func (x *AttachRequest_Resume) Reset() {
 	*x = AttachRequest_Resume{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[28]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1733,7 +1979,7 @@ func (x *AttachRequest_Resume) String() string {
 func (*AttachRequest_Resume) ProtoMessage() {}
 
 func (x *AttachRequest_Resume) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[28]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1773,7 +2019,7 @@ type AttachRequest_Ack struct {
 
 func (x *AttachRequest_Ack) Reset() {
 	*x = AttachRequest_Ack{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[29]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1785,7 +2031,7 @@ func (x *AttachRequest_Ack) String() string {
 func (*AttachRequest_Ack) ProtoMessage() {}
 
 func (x *AttachRequest_Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[29]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1821,7 +2067,7 @@ type AttachRequest_Stdin struct {
 
 func (x *AttachRequest_Stdin) Reset() {
 	*x = AttachRequest_Stdin{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[30]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1833,7 +2079,7 @@ func (x *AttachRequest_Stdin) String() string {
 func (*AttachRequest_Stdin) ProtoMessage() {}
 
 func (x *AttachRequest_Stdin) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[30]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1872,7 +2118,7 @@ type AttachRequest_CloseStdin struct {
 
 func (x *AttachRequest_CloseStdin) Reset() {
 	*x = AttachRequest_CloseStdin{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[31]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1884,7 +2130,7 @@ func (x *AttachRequest_CloseStdin) String() string {
 func (*AttachRequest_CloseStdin) ProtoMessage() {}
 
 func (x *AttachRequest_CloseStdin) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[31]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1916,7 +2162,7 @@ type AttachRequest_SignalGroup struct {
 
 func (x *AttachRequest_SignalGroup) Reset() {
 	*x = AttachRequest_SignalGroup{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[32]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2174,7 @@ func (x *AttachRequest_SignalGroup) String() string {
 func (*AttachRequest_SignalGroup) ProtoMessage() {}
 
 func (x *AttachRequest_SignalGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[32]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1962,7 +2208,7 @@ type AttachResponse_Started struct {
 
 func (x *AttachResponse_Started) Reset() {
 	*x = AttachResponse_Started{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[33]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1974,7 +2220,7 @@ func (x *AttachResponse_Started) String() string {
 func (*AttachResponse_Started) ProtoMessage() {}
 
 func (x *AttachResponse_Started) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[33]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2022,7 +2268,7 @@ type AttachResponse_Output struct {
 
 func (x *AttachResponse_Output) Reset() {
 	*x = AttachResponse_Output{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[34]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2034,7 +2280,7 @@ func (x *AttachResponse_Output) String() string {
 func (*AttachResponse_Output) ProtoMessage() {}
 
 func (x *AttachResponse_Output) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[34]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2080,7 +2326,7 @@ type AttachResponse_StdinAck struct {
 
 func (x *AttachResponse_StdinAck) Reset() {
 	*x = AttachResponse_StdinAck{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[35]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2092,7 +2338,7 @@ func (x *AttachResponse_StdinAck) String() string {
 func (*AttachResponse_StdinAck) ProtoMessage() {}
 
 func (x *AttachResponse_StdinAck) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[35]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2213,12 +2459,16 @@ const file_aetherium_guest_v1_guest_proto_rawDesc = "" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x1a\n" +
 	"\bfeatures\x18\x02 \x03(\tR\bfeatures\x12!\n" +
 	"\fhost_version\x18\x03 \x01(\tR\vhostVersion\x12)\n" +
-	"\x11host_time_unix_ns\x18\x04 \x01(\x03R\x0ehostTimeUnixNs\"\x89\x01\n" +
+	"\x11host_time_unix_ns\x18\x04 \x01(\x03R\x0ehostTimeUnixNs\"\xbc\x01\n" +
 	"\x11HandshakeResponse\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x1a\n" +
 	"\bfeatures\x18\x02 \x03(\tR\bfeatures\x12#\n" +
 	"\ragent_version\x18\x03 \x01(\tR\fagentVersion\x12\x17\n" +
-	"\aboot_id\x18\x04 \x01(\tR\x06bootId\"\xfa\x01\n" +
+	"\aboot_id\x18\x04 \x01(\tR\x06bootId\x121\n" +
+	"\x06phases\x18\x05 \x03(\v2\x19.aetherium.guest.v1.PhaseR\x06phases\"0\n" +
+	"\x05Phase\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x13\n" +
+	"\x05at_ns\x18\x02 \x01(\x03R\x04atNs\"\xfa\x01\n" +
 	"\x10ConfigureRequest\x12?\n" +
 	"\x03env\x18\x01 \x03(\v2-.aetherium.guest.v1.ConfigureRequest.EnvEntryR\x03env\x12!\n" +
 	"\fdefault_user\x18\x02 \x01(\tR\vdefaultUser\x12!\n" +
@@ -2254,7 +2504,17 @@ const file_aetherium_guest_v1_guest_proto_rawDesc = "" +
 	"\x06Limits\x12\x12\n" +
 	"\x04pids\x18\x01 \x01(\x03R\x04pids\x12\x1b\n" +
 	"\tmilli_cpu\x18\x02 \x01(\x03R\bmilliCpu\"\x10\n" +
-	"\x0eAssumeResponse*V\n" +
+	"\x0eAssumeResponse\"\x0e\n" +
+	"\fUsageRequest\"\x84\x01\n" +
+	"\rUsageResponse\x12!\n" +
+	"\fmemory_total\x18\x01 \x01(\x03R\vmemoryTotal\x12\x1f\n" +
+	"\vmemory_used\x18\x02 \x01(\x03R\n" +
+	"memoryUsed\x12\x1b\n" +
+	"\toom_kills\x18\x03 \x01(\x03R\boomKills\x12\x12\n" +
+	"\x04pids\x18\x04 \x01(\x03R\x04pids\",\n" +
+	"\x0fShutdownRequest\x12\x19\n" +
+	"\bgrace_ms\x18\x01 \x01(\x03R\agraceMs\"\x12\n" +
+	"\x10ShutdownResponse*V\n" +
 	"\x06Stream\x12\x16\n" +
 	"\x12STREAM_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSTREAM_STDOUT\x10\x01\x12\x11\n" +
@@ -2266,13 +2526,15 @@ const file_aetherium_guest_v1_guest_proto_rawDesc = "" +
 	"\x04List\x12\x1f.aetherium.guest.v1.ListRequest\x1a .aetherium.guest.v1.ListResponse\x12N\n" +
 	"\x05Watch\x12 .aetherium.guest.v1.WatchRequest\x1a!.aetherium.guest.v1.WatchResponse0\x01\x12O\n" +
 	"\x06Forget\x12!.aetherium.guest.v1.ForgetRequest\x1a\".aetherium.guest.v1.ForgetResponse\x12O\n" +
-	"\x06Rename\x12!.aetherium.guest.v1.RenameRequest\x1a\".aetherium.guest.v1.RenameResponse2\xb4\x03\n" +
+	"\x06Rename\x12!.aetherium.guest.v1.RenameRequest\x1a\".aetherium.guest.v1.RenameResponse2\xd9\x04\n" +
 	"\x0eMachineService\x12X\n" +
 	"\tHandshake\x12$.aetherium.guest.v1.HandshakeRequest\x1a%.aetherium.guest.v1.HandshakeResponse\x12X\n" +
 	"\tConfigure\x12$.aetherium.guest.v1.ConfigureRequest\x1a%.aetherium.guest.v1.ConfigureResponse\x12R\n" +
 	"\aQuiesce\x12\".aetherium.guest.v1.QuiesceRequest\x1a#.aetherium.guest.v1.QuiesceResponse\x12I\n" +
 	"\x04Thaw\x12\x1f.aetherium.guest.v1.ThawRequest\x1a .aetherium.guest.v1.ThawResponse\x12O\n" +
-	"\x06Assume\x12!.aetherium.guest.v1.AssumeRequest\x1a\".aetherium.guest.v1.AssumeResponseB[ZYgithub.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1;guestv1b\x06proto3"
+	"\x06Assume\x12!.aetherium.guest.v1.AssumeRequest\x1a\".aetherium.guest.v1.AssumeResponse\x12L\n" +
+	"\x05Usage\x12 .aetherium.guest.v1.UsageRequest\x1a!.aetherium.guest.v1.UsageResponse\x12U\n" +
+	"\bShutdown\x12#.aetherium.guest.v1.ShutdownRequest\x1a$.aetherium.guest.v1.ShutdownResponseB[ZYgithub.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1;guestv1b\x06proto3"
 
 var (
 	file_aetherium_guest_v1_guest_proto_rawDescOnce sync.Once
@@ -2287,7 +2549,7 @@ func file_aetherium_guest_v1_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_aetherium_guest_v1_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_aetherium_guest_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_aetherium_guest_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_aetherium_guest_v1_guest_proto_goTypes = []any{
 	(Stream)(0),                       // 0: aetherium.guest.v1.Stream
 	(*TerminalSize)(nil),              // 1: aetherium.guest.v1.TerminalSize
@@ -2306,78 +2568,88 @@ var file_aetherium_guest_v1_guest_proto_goTypes = []any{
 	(*RenameResponse)(nil),            // 14: aetherium.guest.v1.RenameResponse
 	(*HandshakeRequest)(nil),          // 15: aetherium.guest.v1.HandshakeRequest
 	(*HandshakeResponse)(nil),         // 16: aetherium.guest.v1.HandshakeResponse
-	(*ConfigureRequest)(nil),          // 17: aetherium.guest.v1.ConfigureRequest
-	(*ConfigureResponse)(nil),         // 18: aetherium.guest.v1.ConfigureResponse
-	(*QuiesceRequest)(nil),            // 19: aetherium.guest.v1.QuiesceRequest
-	(*QuiesceResponse)(nil),           // 20: aetherium.guest.v1.QuiesceResponse
-	(*ThawRequest)(nil),               // 21: aetherium.guest.v1.ThawRequest
-	(*ThawResponse)(nil),              // 22: aetherium.guest.v1.ThawResponse
-	(*AssumeRequest)(nil),             // 23: aetherium.guest.v1.AssumeRequest
-	(*Interface)(nil),                 // 24: aetherium.guest.v1.Interface
-	(*Limits)(nil),                    // 25: aetherium.guest.v1.Limits
-	(*AssumeResponse)(nil),            // 26: aetherium.guest.v1.AssumeResponse
-	nil,                               // 27: aetherium.guest.v1.Command.EnvEntry
-	(*AttachRequest_Start)(nil),       // 28: aetherium.guest.v1.AttachRequest.Start
-	(*AttachRequest_Resume)(nil),      // 29: aetherium.guest.v1.AttachRequest.Resume
-	(*AttachRequest_Ack)(nil),         // 30: aetherium.guest.v1.AttachRequest.Ack
-	(*AttachRequest_Stdin)(nil),       // 31: aetherium.guest.v1.AttachRequest.Stdin
-	(*AttachRequest_CloseStdin)(nil),  // 32: aetherium.guest.v1.AttachRequest.CloseStdin
-	(*AttachRequest_SignalGroup)(nil), // 33: aetherium.guest.v1.AttachRequest.SignalGroup
-	(*AttachResponse_Started)(nil),    // 34: aetherium.guest.v1.AttachResponse.Started
-	(*AttachResponse_Output)(nil),     // 35: aetherium.guest.v1.AttachResponse.Output
-	(*AttachResponse_StdinAck)(nil),   // 36: aetherium.guest.v1.AttachResponse.StdinAck
-	nil,                               // 37: aetherium.guest.v1.RenameRequest.ExecutionIdsEntry
-	nil,                               // 38: aetherium.guest.v1.ConfigureRequest.EnvEntry
+	(*Phase)(nil),                     // 17: aetherium.guest.v1.Phase
+	(*ConfigureRequest)(nil),          // 18: aetherium.guest.v1.ConfigureRequest
+	(*ConfigureResponse)(nil),         // 19: aetherium.guest.v1.ConfigureResponse
+	(*QuiesceRequest)(nil),            // 20: aetherium.guest.v1.QuiesceRequest
+	(*QuiesceResponse)(nil),           // 21: aetherium.guest.v1.QuiesceResponse
+	(*ThawRequest)(nil),               // 22: aetherium.guest.v1.ThawRequest
+	(*ThawResponse)(nil),              // 23: aetherium.guest.v1.ThawResponse
+	(*AssumeRequest)(nil),             // 24: aetherium.guest.v1.AssumeRequest
+	(*Interface)(nil),                 // 25: aetherium.guest.v1.Interface
+	(*Limits)(nil),                    // 26: aetherium.guest.v1.Limits
+	(*AssumeResponse)(nil),            // 27: aetherium.guest.v1.AssumeResponse
+	(*UsageRequest)(nil),              // 28: aetherium.guest.v1.UsageRequest
+	(*UsageResponse)(nil),             // 29: aetherium.guest.v1.UsageResponse
+	(*ShutdownRequest)(nil),           // 30: aetherium.guest.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),          // 31: aetherium.guest.v1.ShutdownResponse
+	nil,                               // 32: aetherium.guest.v1.Command.EnvEntry
+	(*AttachRequest_Start)(nil),       // 33: aetherium.guest.v1.AttachRequest.Start
+	(*AttachRequest_Resume)(nil),      // 34: aetherium.guest.v1.AttachRequest.Resume
+	(*AttachRequest_Ack)(nil),         // 35: aetherium.guest.v1.AttachRequest.Ack
+	(*AttachRequest_Stdin)(nil),       // 36: aetherium.guest.v1.AttachRequest.Stdin
+	(*AttachRequest_CloseStdin)(nil),  // 37: aetherium.guest.v1.AttachRequest.CloseStdin
+	(*AttachRequest_SignalGroup)(nil), // 38: aetherium.guest.v1.AttachRequest.SignalGroup
+	(*AttachResponse_Started)(nil),    // 39: aetherium.guest.v1.AttachResponse.Started
+	(*AttachResponse_Output)(nil),     // 40: aetherium.guest.v1.AttachResponse.Output
+	(*AttachResponse_StdinAck)(nil),   // 41: aetherium.guest.v1.AttachResponse.StdinAck
+	nil,                               // 42: aetherium.guest.v1.RenameRequest.ExecutionIdsEntry
+	nil,                               // 43: aetherium.guest.v1.ConfigureRequest.EnvEntry
 }
 var file_aetherium_guest_v1_guest_proto_depIdxs = []int32{
-	27, // 0: aetherium.guest.v1.Command.env:type_name -> aetherium.guest.v1.Command.EnvEntry
+	32, // 0: aetherium.guest.v1.Command.env:type_name -> aetherium.guest.v1.Command.EnvEntry
 	1,  // 1: aetherium.guest.v1.Command.pty:type_name -> aetherium.guest.v1.TerminalSize
-	28, // 2: aetherium.guest.v1.AttachRequest.start:type_name -> aetherium.guest.v1.AttachRequest.Start
-	29, // 3: aetherium.guest.v1.AttachRequest.resume:type_name -> aetherium.guest.v1.AttachRequest.Resume
-	30, // 4: aetherium.guest.v1.AttachRequest.ack:type_name -> aetherium.guest.v1.AttachRequest.Ack
-	31, // 5: aetherium.guest.v1.AttachRequest.stdin:type_name -> aetherium.guest.v1.AttachRequest.Stdin
-	32, // 6: aetherium.guest.v1.AttachRequest.close_stdin:type_name -> aetherium.guest.v1.AttachRequest.CloseStdin
+	33, // 2: aetherium.guest.v1.AttachRequest.start:type_name -> aetherium.guest.v1.AttachRequest.Start
+	34, // 3: aetherium.guest.v1.AttachRequest.resume:type_name -> aetherium.guest.v1.AttachRequest.Resume
+	35, // 4: aetherium.guest.v1.AttachRequest.ack:type_name -> aetherium.guest.v1.AttachRequest.Ack
+	36, // 5: aetherium.guest.v1.AttachRequest.stdin:type_name -> aetherium.guest.v1.AttachRequest.Stdin
+	37, // 6: aetherium.guest.v1.AttachRequest.close_stdin:type_name -> aetherium.guest.v1.AttachRequest.CloseStdin
 	1,  // 7: aetherium.guest.v1.AttachRequest.resize:type_name -> aetherium.guest.v1.TerminalSize
-	33, // 8: aetherium.guest.v1.AttachRequest.signal:type_name -> aetherium.guest.v1.AttachRequest.SignalGroup
-	34, // 9: aetherium.guest.v1.AttachResponse.started:type_name -> aetherium.guest.v1.AttachResponse.Started
-	35, // 10: aetherium.guest.v1.AttachResponse.output:type_name -> aetherium.guest.v1.AttachResponse.Output
-	36, // 11: aetherium.guest.v1.AttachResponse.stdin_ack:type_name -> aetherium.guest.v1.AttachResponse.StdinAck
+	38, // 8: aetherium.guest.v1.AttachRequest.signal:type_name -> aetherium.guest.v1.AttachRequest.SignalGroup
+	39, // 9: aetherium.guest.v1.AttachResponse.started:type_name -> aetherium.guest.v1.AttachResponse.Started
+	40, // 10: aetherium.guest.v1.AttachResponse.output:type_name -> aetherium.guest.v1.AttachResponse.Output
+	41, // 11: aetherium.guest.v1.AttachResponse.stdin_ack:type_name -> aetherium.guest.v1.AttachResponse.StdinAck
 	5,  // 12: aetherium.guest.v1.AttachResponse.end:type_name -> aetherium.guest.v1.End
 	2,  // 13: aetherium.guest.v1.ExecutionInfo.command:type_name -> aetherium.guest.v1.Command
 	5,  // 14: aetherium.guest.v1.ExecutionInfo.end:type_name -> aetherium.guest.v1.End
 	6,  // 15: aetherium.guest.v1.ListResponse.executions:type_name -> aetherium.guest.v1.ExecutionInfo
 	6,  // 16: aetherium.guest.v1.WatchResponse.execution:type_name -> aetherium.guest.v1.ExecutionInfo
-	37, // 17: aetherium.guest.v1.RenameRequest.execution_ids:type_name -> aetherium.guest.v1.RenameRequest.ExecutionIdsEntry
-	38, // 18: aetherium.guest.v1.ConfigureRequest.env:type_name -> aetherium.guest.v1.ConfigureRequest.EnvEntry
-	24, // 19: aetherium.guest.v1.AssumeRequest.interface:type_name -> aetherium.guest.v1.Interface
-	25, // 20: aetherium.guest.v1.AssumeRequest.limits:type_name -> aetherium.guest.v1.Limits
-	2,  // 21: aetherium.guest.v1.AttachRequest.Start.command:type_name -> aetherium.guest.v1.Command
-	0,  // 22: aetherium.guest.v1.AttachResponse.Output.stream:type_name -> aetherium.guest.v1.Stream
-	3,  // 23: aetherium.guest.v1.ExecutionService.Attach:input_type -> aetherium.guest.v1.AttachRequest
-	7,  // 24: aetherium.guest.v1.ExecutionService.List:input_type -> aetherium.guest.v1.ListRequest
-	9,  // 25: aetherium.guest.v1.ExecutionService.Watch:input_type -> aetherium.guest.v1.WatchRequest
-	11, // 26: aetherium.guest.v1.ExecutionService.Forget:input_type -> aetherium.guest.v1.ForgetRequest
-	13, // 27: aetherium.guest.v1.ExecutionService.Rename:input_type -> aetherium.guest.v1.RenameRequest
-	15, // 28: aetherium.guest.v1.MachineService.Handshake:input_type -> aetherium.guest.v1.HandshakeRequest
-	17, // 29: aetherium.guest.v1.MachineService.Configure:input_type -> aetherium.guest.v1.ConfigureRequest
-	19, // 30: aetherium.guest.v1.MachineService.Quiesce:input_type -> aetherium.guest.v1.QuiesceRequest
-	21, // 31: aetherium.guest.v1.MachineService.Thaw:input_type -> aetherium.guest.v1.ThawRequest
-	23, // 32: aetherium.guest.v1.MachineService.Assume:input_type -> aetherium.guest.v1.AssumeRequest
-	4,  // 33: aetherium.guest.v1.ExecutionService.Attach:output_type -> aetherium.guest.v1.AttachResponse
-	8,  // 34: aetherium.guest.v1.ExecutionService.List:output_type -> aetherium.guest.v1.ListResponse
-	10, // 35: aetherium.guest.v1.ExecutionService.Watch:output_type -> aetherium.guest.v1.WatchResponse
-	12, // 36: aetherium.guest.v1.ExecutionService.Forget:output_type -> aetherium.guest.v1.ForgetResponse
-	14, // 37: aetherium.guest.v1.ExecutionService.Rename:output_type -> aetherium.guest.v1.RenameResponse
-	16, // 38: aetherium.guest.v1.MachineService.Handshake:output_type -> aetherium.guest.v1.HandshakeResponse
-	18, // 39: aetherium.guest.v1.MachineService.Configure:output_type -> aetherium.guest.v1.ConfigureResponse
-	20, // 40: aetherium.guest.v1.MachineService.Quiesce:output_type -> aetherium.guest.v1.QuiesceResponse
-	22, // 41: aetherium.guest.v1.MachineService.Thaw:output_type -> aetherium.guest.v1.ThawResponse
-	26, // 42: aetherium.guest.v1.MachineService.Assume:output_type -> aetherium.guest.v1.AssumeResponse
-	33, // [33:43] is the sub-list for method output_type
-	23, // [23:33] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	42, // 17: aetherium.guest.v1.RenameRequest.execution_ids:type_name -> aetherium.guest.v1.RenameRequest.ExecutionIdsEntry
+	17, // 18: aetherium.guest.v1.HandshakeResponse.phases:type_name -> aetherium.guest.v1.Phase
+	43, // 19: aetherium.guest.v1.ConfigureRequest.env:type_name -> aetherium.guest.v1.ConfigureRequest.EnvEntry
+	25, // 20: aetherium.guest.v1.AssumeRequest.interface:type_name -> aetherium.guest.v1.Interface
+	26, // 21: aetherium.guest.v1.AssumeRequest.limits:type_name -> aetherium.guest.v1.Limits
+	2,  // 22: aetherium.guest.v1.AttachRequest.Start.command:type_name -> aetherium.guest.v1.Command
+	0,  // 23: aetherium.guest.v1.AttachResponse.Output.stream:type_name -> aetherium.guest.v1.Stream
+	3,  // 24: aetherium.guest.v1.ExecutionService.Attach:input_type -> aetherium.guest.v1.AttachRequest
+	7,  // 25: aetherium.guest.v1.ExecutionService.List:input_type -> aetherium.guest.v1.ListRequest
+	9,  // 26: aetherium.guest.v1.ExecutionService.Watch:input_type -> aetherium.guest.v1.WatchRequest
+	11, // 27: aetherium.guest.v1.ExecutionService.Forget:input_type -> aetherium.guest.v1.ForgetRequest
+	13, // 28: aetherium.guest.v1.ExecutionService.Rename:input_type -> aetherium.guest.v1.RenameRequest
+	15, // 29: aetherium.guest.v1.MachineService.Handshake:input_type -> aetherium.guest.v1.HandshakeRequest
+	18, // 30: aetherium.guest.v1.MachineService.Configure:input_type -> aetherium.guest.v1.ConfigureRequest
+	20, // 31: aetherium.guest.v1.MachineService.Quiesce:input_type -> aetherium.guest.v1.QuiesceRequest
+	22, // 32: aetherium.guest.v1.MachineService.Thaw:input_type -> aetherium.guest.v1.ThawRequest
+	24, // 33: aetherium.guest.v1.MachineService.Assume:input_type -> aetherium.guest.v1.AssumeRequest
+	28, // 34: aetherium.guest.v1.MachineService.Usage:input_type -> aetherium.guest.v1.UsageRequest
+	30, // 35: aetherium.guest.v1.MachineService.Shutdown:input_type -> aetherium.guest.v1.ShutdownRequest
+	4,  // 36: aetherium.guest.v1.ExecutionService.Attach:output_type -> aetherium.guest.v1.AttachResponse
+	8,  // 37: aetherium.guest.v1.ExecutionService.List:output_type -> aetherium.guest.v1.ListResponse
+	10, // 38: aetherium.guest.v1.ExecutionService.Watch:output_type -> aetherium.guest.v1.WatchResponse
+	12, // 39: aetherium.guest.v1.ExecutionService.Forget:output_type -> aetherium.guest.v1.ForgetResponse
+	14, // 40: aetherium.guest.v1.ExecutionService.Rename:output_type -> aetherium.guest.v1.RenameResponse
+	16, // 41: aetherium.guest.v1.MachineService.Handshake:output_type -> aetherium.guest.v1.HandshakeResponse
+	19, // 42: aetherium.guest.v1.MachineService.Configure:output_type -> aetherium.guest.v1.ConfigureResponse
+	21, // 43: aetherium.guest.v1.MachineService.Quiesce:output_type -> aetherium.guest.v1.QuiesceResponse
+	23, // 44: aetherium.guest.v1.MachineService.Thaw:output_type -> aetherium.guest.v1.ThawResponse
+	27, // 45: aetherium.guest.v1.MachineService.Assume:output_type -> aetherium.guest.v1.AssumeResponse
+	29, // 46: aetherium.guest.v1.MachineService.Usage:output_type -> aetherium.guest.v1.UsageResponse
+	31, // 47: aetherium.guest.v1.MachineService.Shutdown:output_type -> aetherium.guest.v1.ShutdownResponse
+	36, // [36:48] is the sub-list for method output_type
+	24, // [24:36] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_aetherium_guest_v1_guest_proto_init() }
@@ -2406,7 +2678,7 @@ func file_aetherium_guest_v1_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aetherium_guest_v1_guest_proto_rawDesc), len(file_aetherium_guest_v1_guest_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   38,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -60,6 +60,10 @@ const (
 	MachineServiceThawProcedure = "/aetherium.guest.v1.MachineService/Thaw"
 	// MachineServiceAssumeProcedure is the fully-qualified name of the MachineService's Assume RPC.
 	MachineServiceAssumeProcedure = "/aetherium.guest.v1.MachineService/Assume"
+	// MachineServiceUsageProcedure is the fully-qualified name of the MachineService's Usage RPC.
+	MachineServiceUsageProcedure = "/aetherium.guest.v1.MachineService/Usage"
+	// MachineServiceShutdownProcedure is the fully-qualified name of the MachineService's Shutdown RPC.
+	MachineServiceShutdownProcedure = "/aetherium.guest.v1.MachineService/Shutdown"
 )
 
 // ExecutionServiceClient is a client for the aetherium.guest.v1.ExecutionService service.
@@ -276,6 +280,11 @@ type MachineServiceClient interface {
 	// Assume tells a machine with a kernel of its own who it is, before anything
 	// is run in it: after its boot, and after it was restored from memory.
 	Assume(context.Context, *connect.Request[v1.AssumeRequest]) (*connect.Response[v1.AssumeResponse], error)
+	// Usage tells what a machine with a kernel of its own uses, as that counts.
+	Usage(context.Context, *connect.Request[v1.UsageRequest]) (*connect.Response[v1.UsageResponse], error)
+	// Shutdown has what runs end within a time, and powers the machine off. The
+	// answer comes before that, and may be lost with the machine.
+	Shutdown(context.Context, *connect.Request[v1.ShutdownRequest]) (*connect.Response[v1.ShutdownResponse], error)
 }
 
 // NewMachineServiceClient constructs a client for the aetherium.guest.v1.MachineService service. By
@@ -319,6 +328,18 @@ func NewMachineServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(machineServiceMethods.ByName("Assume")),
 			connect.WithClientOptions(opts...),
 		),
+		usage: connect.NewClient[v1.UsageRequest, v1.UsageResponse](
+			httpClient,
+			baseURL+MachineServiceUsageProcedure,
+			connect.WithSchema(machineServiceMethods.ByName("Usage")),
+			connect.WithClientOptions(opts...),
+		),
+		shutdown: connect.NewClient[v1.ShutdownRequest, v1.ShutdownResponse](
+			httpClient,
+			baseURL+MachineServiceShutdownProcedure,
+			connect.WithSchema(machineServiceMethods.ByName("Shutdown")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -329,6 +350,8 @@ type machineServiceClient struct {
 	quiesce   *connect.Client[v1.QuiesceRequest, v1.QuiesceResponse]
 	thaw      *connect.Client[v1.ThawRequest, v1.ThawResponse]
 	assume    *connect.Client[v1.AssumeRequest, v1.AssumeResponse]
+	usage     *connect.Client[v1.UsageRequest, v1.UsageResponse]
+	shutdown  *connect.Client[v1.ShutdownRequest, v1.ShutdownResponse]
 }
 
 // Handshake calls aetherium.guest.v1.MachineService.Handshake.
@@ -356,6 +379,16 @@ func (c *machineServiceClient) Assume(ctx context.Context, req *connect.Request[
 	return c.assume.CallUnary(ctx, req)
 }
 
+// Usage calls aetherium.guest.v1.MachineService.Usage.
+func (c *machineServiceClient) Usage(ctx context.Context, req *connect.Request[v1.UsageRequest]) (*connect.Response[v1.UsageResponse], error) {
+	return c.usage.CallUnary(ctx, req)
+}
+
+// Shutdown calls aetherium.guest.v1.MachineService.Shutdown.
+func (c *machineServiceClient) Shutdown(ctx context.Context, req *connect.Request[v1.ShutdownRequest]) (*connect.Response[v1.ShutdownResponse], error) {
+	return c.shutdown.CallUnary(ctx, req)
+}
+
 // MachineServiceHandler is an implementation of the aetherium.guest.v1.MachineService service.
 type MachineServiceHandler interface {
 	// Handshake negotiates: a machine is ready when it answered.
@@ -370,6 +403,11 @@ type MachineServiceHandler interface {
 	// Assume tells a machine with a kernel of its own who it is, before anything
 	// is run in it: after its boot, and after it was restored from memory.
 	Assume(context.Context, *connect.Request[v1.AssumeRequest]) (*connect.Response[v1.AssumeResponse], error)
+	// Usage tells what a machine with a kernel of its own uses, as that counts.
+	Usage(context.Context, *connect.Request[v1.UsageRequest]) (*connect.Response[v1.UsageResponse], error)
+	// Shutdown has what runs end within a time, and powers the machine off. The
+	// answer comes before that, and may be lost with the machine.
+	Shutdown(context.Context, *connect.Request[v1.ShutdownRequest]) (*connect.Response[v1.ShutdownResponse], error)
 }
 
 // NewMachineServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -409,6 +447,18 @@ func NewMachineServiceHandler(svc MachineServiceHandler, opts ...connect.Handler
 		connect.WithSchema(machineServiceMethods.ByName("Assume")),
 		connect.WithHandlerOptions(opts...),
 	)
+	machineServiceUsageHandler := connect.NewUnaryHandler(
+		MachineServiceUsageProcedure,
+		svc.Usage,
+		connect.WithSchema(machineServiceMethods.ByName("Usage")),
+		connect.WithHandlerOptions(opts...),
+	)
+	machineServiceShutdownHandler := connect.NewUnaryHandler(
+		MachineServiceShutdownProcedure,
+		svc.Shutdown,
+		connect.WithSchema(machineServiceMethods.ByName("Shutdown")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/aetherium.guest.v1.MachineService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case MachineServiceHandshakeProcedure:
@@ -421,6 +471,10 @@ func NewMachineServiceHandler(svc MachineServiceHandler, opts ...connect.Handler
 			machineServiceThawHandler.ServeHTTP(w, r)
 		case MachineServiceAssumeProcedure:
 			machineServiceAssumeHandler.ServeHTTP(w, r)
+		case MachineServiceUsageProcedure:
+			machineServiceUsageHandler.ServeHTTP(w, r)
+		case MachineServiceShutdownProcedure:
+			machineServiceShutdownHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -448,4 +502,12 @@ func (UnimplementedMachineServiceHandler) Thaw(context.Context, *connect.Request
 
 func (UnimplementedMachineServiceHandler) Assume(context.Context, *connect.Request[v1.AssumeRequest]) (*connect.Response[v1.AssumeResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aetherium.guest.v1.MachineService.Assume is not implemented"))
+}
+
+func (UnimplementedMachineServiceHandler) Usage(context.Context, *connect.Request[v1.UsageRequest]) (*connect.Response[v1.UsageResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aetherium.guest.v1.MachineService.Usage is not implemented"))
+}
+
+func (UnimplementedMachineServiceHandler) Shutdown(context.Context, *connect.Request[v1.ShutdownRequest]) (*connect.Response[v1.ShutdownResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aetherium.guest.v1.MachineService.Shutdown is not implemented"))
 }

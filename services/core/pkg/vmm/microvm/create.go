@@ -1,0 +1,163 @@
+package microvm
+
+import (
+	"context"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/fault"
+)
+
+const (
+	mib = 1 << 20
+	// minMemory is what a kernel, its agent and a shell need.
+	minMemory = 64 * mib
+	// diskFile is a machine's disk in its volume.
+	diskFile = "disk.ext4"
+	// diskSlack is what a volume may hold beside its disk.
+	diskSlack = 16 * mib
+	// endless is the size of disks without a limit: they are sparse.
+	endless = 1 << 40
+)
+
+// Create prepares a machine. See [vmm.Driver].
+func (d *Driver) Create(ctx context.Context, spec vmm.Spec) (vmm.Handle, error) {
+	if err := checkSpec(spec); err != nil {
+		return nil, err
+	}
+	ctx, done, err := d.turns.Begin(ctx, spec.MachineID, false)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	m, err := d.load(spec.MachineID)
+	switch {
+	case errors.HasCode(err, errors.NotFound):
+		m = &machine{facts: facts{Version: recordVersion, MachineID: spec.MachineID, Spec: spec, CreatedAt: time.Now().UTC()}}
+		if err := d.saveFacts(m); err != nil {
+			return nil, err
+		}
+	case err != nil:
+		return nil, err
+	case m.run.Phase == phaseDeleting:
+		return nil, errors.New(errors.Conflict, "the machine is being deleted")
+	case m.Whole:
+		return m.handle(d.engine.Name()), nil
+	}
+	if err := d.furnish(ctx, m); err != nil {
+		return nil, err
+	}
+	m.Whole = true
+	if err := d.saveFacts(m); err != nil {
+		return nil, err
+	}
+	return m.handle(d.engine.Name()), nil
+}
+
+// furnish makes a machine's network, images and disk; each step finds what an
+// earlier call left.
+func (d *Driver) furnish(ctx context.Context, m *machine) error {
+	spec := m.Spec
+	if spec.Memory {
+		kept, err := d.keptMemory(ctx, spec.DiskFrom)
+		if err != nil {
+			return err
+		}
+		if err := kept.fits(spec); err != nil {
+			return err
+		}
+		m.Kernel, m.Drives = kept.Kernel, kept.Drives
+	} else {
+		var err error
+		if m.Drives, err = d.images.drives(ctx, d.cfg.imagesDir(), spec); err != nil {
+			return err
+		}
+	}
+	if _, err := d.cfg.Network.Acquire(ctx, spec.MachineID, spec.Network, spec.Hostname); err != nil {
+		return err
+	}
+	volume := d.cfg.paths(spec.MachineID).volume
+	if spec.DiskFrom != "" {
+		return d.fromSnapshot(ctx, spec, volume)
+	}
+	size := diskSize(spec.Resources.DiskBytes)
+	blank, err := d.blank(ctx, size)
+	if err != nil {
+		return err
+	}
+	return d.cfg.Volumes.Clone(ctx, blank, volume, size+diskSlack)
+}
+
+// fromSnapshot makes a machine's disk of a snapshot's. It has the size that it
+// had; a larger one is grown when it is mounted next.
+func (d *Driver) fromSnapshot(ctx context.Context, spec vmm.Spec, volume string) error {
+	from := d.cfg.volume(snapshotVolume, spec.DiskFrom)
+	info, err := os.Stat(filepath.Join(d.cfg.Volumes.Path(from), diskFile))
+	if err != nil {
+		return errors.Wrap(err, errors.NotFound, "there is no such snapshot")
+	}
+	return d.cfg.Volumes.Clone(ctx, from, volume, max(info.Size(), diskSize(spec.Resources.DiskBytes))+diskSlack)
+}
+
+// diskSize is the size of a disk with a limit.
+func diskSize(limit int64) int64 {
+	if limit == 0 {
+		return endless
+	}
+	const least, unit = 8 * mib, 1 << 20
+	return max(least, (limit+unit-1)/unit*unit)
+}
+
+// own gives a machine's disk to the user that its monitor runs as.
+func (d *Driver) own(volume string, uid uint32) error {
+	dir := d.cfg.Volumes.Path(volume)
+	id := int(uid)
+	err := errors.Join(os.Lchown(filepath.Join(dir, diskFile), id, id), os.Lchown(dir, id, id), os.Chmod(dir, 0o700))
+	return fault.Of(err, "cannot give the machine its disk")
+}
+
+func checkSpec(s vmm.Spec) error {
+	bad := func(field, message string) error {
+		return errors.New(errors.InvalidArgument, "%s", message).WithField(field)
+	}
+	switch {
+	case !idForm.MatchString(s.MachineID):
+		return bad("machine_id", "this is not a machine ID")
+	case s.DiskFrom != "" && !idForm.MatchString(s.DiskFrom):
+		return bad("disk_from", "this is not a snapshot ID")
+	case s.Memory && s.DiskFrom == "":
+		return bad("memory", "memory is a snapshot's")
+	case !idForm.MatchString(s.BuildID):
+		return bad("build_id", "this is not a build ID")
+	case !filepath.IsAbs(s.RootFS):
+		return bad("rootfs", "the root filesystem must be an absolute path")
+	case !hostnameForm.MatchString(s.Hostname):
+		return bad("hostname", "this is not a hostname")
+	case s.Resources.MilliCPU <= 0 || s.Resources.MemoryBytes <= 0 || s.Resources.PIDs <= 0 || s.Resources.DiskBytes < 0:
+		return bad("resources", "a machine needs CPU, memory and process limits")
+	case s.Resources.MemoryBytes < minMemory:
+		return errors.New(errors.InvalidArgument, "%d bytes are too little for a kernel of its own", s.Resources.MemoryBytes).
+			WithField("memory_bytes").WithHint("at least %d MiB", minMemory/mib)
+	case s.Network != domain.NetworkNone && s.Network != domain.NetworkNAT:
+		return bad("network", "the network mode is none or nat")
+	case s.Platform != "" && s.Platform != "linux/"+runtime.GOARCH:
+		return errors.New(errors.Unsupported, "this node runs linux/%s only", runtime.GOARCH).WithField("platform")
+	}
+	for _, mount := range s.Mounts {
+		switch {
+		case !filepath.IsAbs(mount.Source):
+			return bad("mounts", "a mount's source must be an absolute path")
+		case !path.IsAbs(mount.Target) || path.Clean(mount.Target) != mount.Target || mount.Target == "/":
+			return bad("mounts", "a mount's target must be an absolute path below /")
+		case !mount.ReadOnly:
+			return errors.New(errors.Unsupported, "a machine with a kernel of its own shares no files with its host to write to").WithField("mounts")
+		}
+	}
+	return nil
+}

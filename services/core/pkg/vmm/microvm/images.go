@@ -1,0 +1,206 @@
+package microvm
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/bootline"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/fault"
+)
+
+// images makes read-only images of directories, each once. They are shared by
+// all machines, and their names tell what they are of.
+type images struct {
+	mu     sync.Mutex
+	making map[string]chan struct{} // closed when it is decided
+
+	blanks sync.Mutex // an empty disk is made once
+}
+
+const (
+	imageExt = ".erofs"
+	// keepImages is how long an image that no machine has is kept.
+	keepImages = 7 * 24 * time.Hour
+)
+
+// drives are the images that a machine with a spec has beside its own disk, in
+// the order of their devices; where its own disk comes, [Drive.Path] is empty.
+func (i *images) drives(ctx context.Context, dir string, spec vmm.Spec) ([]Drive, error) {
+	root, err := i.image(ctx, dir, "build-"+spec.BuildID, spec.RootFS)
+	if err != nil {
+		return nil, err
+	}
+	drives := []Drive{{Path: root, ReadOnly: true, Role: bootline.RoleRoot}, {Role: bootline.RoleDisk}}
+	for _, m := range spec.Mounts {
+		name, err := mountName(m.Source)
+		if err != nil {
+			return nil, err
+		}
+		path, err := i.image(ctx, dir, name, m.Source)
+		if err != nil {
+			return nil, err
+		}
+		drives = append(drives, Drive{Path: path, ReadOnly: true, Role: bootline.RoleMount + m.Target})
+	}
+	return drives, nil
+}
+
+// mountName names the image of a directory of the host as it is now: what is
+// shared with machines is put there whole and not changed.
+func mountName(source string) (string, error) {
+	info, err := os.Stat(source)
+	if err != nil {
+		return "", errors.Wrap(err, errors.NotFound, "what is to be mounted is not there").WithField("mounts")
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || !info.IsDir() {
+		return "", errors.New(errors.InvalidArgument, "only directories can be mounted").WithField("mounts")
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%d %d %d", source, st.Dev, st.Ino, info.ModTime().UnixNano()))
+	return "mount-" + hex.EncodeToString(sum[:12]), nil
+}
+
+// image gives the path of a directory's image, making it if need be.
+// Returns Unsupported, NoSpace.
+func (i *images) image(ctx context.Context, dir, name, source string) (string, error) {
+	path := filepath.Join(dir, name+imageExt)
+	for {
+		now := time.Now()
+		if err := os.Chtimes(path, now, now); err == nil { // its last use
+			return path, nil
+		}
+		i.mu.Lock()
+		busy := i.making[name]
+		if busy == nil {
+			break
+		}
+		i.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
+	decided := make(chan struct{})
+	if i.making == nil {
+		i.making = map[string]chan struct{}{}
+	}
+	i.making[name] = decided
+	i.mu.Unlock()
+	defer func() {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		delete(i.making, name)
+		close(decided)
+	}()
+	return path, makeImage(ctx, path, source)
+}
+
+// makeImage packs a directory with its owners, modes, times and attributes. It
+// is not compressed: a guest reads faster than it unpacks, and the host's page
+// cache holds it once for all.
+func makeImage(ctx context.Context, path, source string) error {
+	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+	if err := os.Remove(tmp); err != nil && !os.IsNotExist(err) {
+		return fault.Of(err, "cannot make an image of the template")
+	}
+	if err := tool(ctx, "mkfs.erofs", "erofs-utils", "--quiet", "-x1", tmp, source); err != nil {
+		return err
+	}
+	if err := os.Chmod(tmp, 0o644); err != nil {
+		return fault.Of(err, "cannot make an image of the template")
+	}
+	return fault.Of(os.Rename(tmp, path), "cannot make an image of the template")
+}
+
+// tool runs a program that makes file systems.
+func tool(ctx context.Context, name, pkg string, args ...string) error {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	if path, err := exec.LookPath(name); err == nil {
+		cmd.Path, cmd.Err = path, nil
+	} else if _, err := os.Stat("/usr/sbin/" + name); err == nil {
+		cmd.Path, cmd.Err = "/usr/sbin/"+name, nil
+	}
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	err := cmd.Run()
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, exec.ErrNotFound):
+		return errors.Wrap(err, errors.Unsupported, "%s is not installed", name).WithHint("install %s", pkg)
+	case strings.Contains(said.String(), syscall.ENOSPC.Error()):
+		return errors.Wrap(err, errors.NoSpace, "no space is left for %s", name)
+	}
+	return errors.Wrap(errors.Join(err, errors.Plain(strings.TrimSpace(said.String()))), errors.Internal, "%s failed", name)
+}
+
+// sweep removes images that were not used for long and that no machine has.
+func (i *images) sweep(dir string, inUse map[string]bool) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fault.Of(err, "cannot list the images")
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		info, err := e.Info()
+		if err != nil || inUse[path] {
+			continue
+		}
+		if half := strings.HasPrefix(e.Name(), "."); half || time.Since(info.ModTime()) > keepImages {
+			if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+				return fault.Of(err, "cannot remove an image")
+			}
+		}
+	}
+	return nil
+}
+
+// blank gives the volume with an empty disk of a size, making it if need be.
+func (d *Driver) blank(ctx context.Context, size int64) (string, error) {
+	volume := d.cfg.volume(blankVolume, fmt.Sprint(size/mib))
+	done := filepath.Join(d.cfg.Volumes.Path(volume), "complete")
+	d.images.blanks.Lock()
+	defer d.images.blanks.Unlock()
+	if _, err := os.Stat(done); err == nil {
+		return volume, nil
+	}
+	// One that a crash cut short is made again from nothing.
+	if err := d.cfg.Volumes.Delete(ctx, volume); err != nil {
+		return "", err
+	}
+	if err := d.cfg.Volumes.Create(ctx, volume, 0); err != nil {
+		return "", err
+	}
+	path := filepath.Join(d.cfg.Volumes.Path(volume), diskFile)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return "", fault.Of(err, "cannot make a disk")
+	}
+	if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
+		return "", fault.Of(err, "cannot make a disk")
+	}
+	// Nothing is left for the guest to initialize later, behind its user's back:
+	// what is not written is zero in a sparse file.
+	err = tool(ctx, "mke2fs", "e2fsprogs", "-q", "-F", "-t", "ext4", "-m", "0", "-L", "aetherium",
+		"-O", "^resize_inode", "-E", "lazy_itable_init=0,lazy_journal_init=1,root_owner=0:0", path)
+	if err != nil {
+		return "", err
+	}
+	return volume, fault.Of(os.WriteFile(done, nil, 0o600), "cannot make a disk")
+}

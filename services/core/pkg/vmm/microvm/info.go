@@ -1,0 +1,81 @@
+package microvm
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/fault"
+)
+
+// proofPatience bounds the trial that Info makes: far more than an emulated
+// guest takes on a busy host.
+const proofPatience = 3 * time.Minute
+
+type proof struct {
+	mu   sync.Mutex
+	info *domain.DriverInfo
+}
+
+// Info says what the driver can do here. The first call boots a machine with
+// nothing but the agent in it and deletes it again; a host that could do so is
+// not asked again. See [vmm.Driver].
+func (d *Driver) Info(ctx context.Context) domain.DriverInfo {
+	d.proof.mu.Lock()
+	defer d.proof.mu.Unlock()
+	if d.proof.info != nil {
+		return *d.proof.info
+	}
+	info := domain.DriverInfo{
+		Name: d.engine.Name(), Isolation: domain.IsolationMicroVM,
+		Capabilities: []string{
+			"pause:" + string(domain.PauseFreeze), "pause:" + string(domain.PauseMemory),
+			"snapshot:" + string(domain.SnapshotDisk), "snapshot:" + string(domain.SnapshotMemory),
+			"fork", "fork:" + string(domain.SnapshotMemory), "meter", "rename", "egress",
+		},
+	}
+	ctx, cancel := context.WithTimeout(ctx, proofPatience)
+	defer cancel()
+	version, err := d.engine.Version(ctx)
+	info.Version = version
+	if err == nil {
+		err = d.try(ctx)
+	}
+	if err != nil {
+		info.Reason = errors.Public(err).Message
+		if info.Reason == "" || errors.HasCode(err, errors.Internal) {
+			info.Reason = err.Error()
+		}
+		return info
+	}
+	info.Usable = true
+	d.proof.info = &info
+	return info
+}
+
+// try does what every machine needs, once.
+func (d *Driver) try(ctx context.Context) (err error) {
+	// Named after the process: one that dies here is found as a machine that nobody knows.
+	id := fmt.Sprintf("trial-%d", os.Getpid())
+	root := filepath.Join(d.cfg.StateDir, id)
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return fault.Of(err, "cannot make a root filesystem for the trial")
+	}
+	defer func() {
+		image := filepath.Join(d.cfg.imagesDir(), "build-"+id+imageExt)
+		err = errors.Join(err, d.Delete(context.WithoutCancel(ctx), id), os.RemoveAll(root), os.RemoveAll(image))
+	}()
+	if _, err := d.Create(ctx, vmm.Spec{
+		MachineID: id, BuildID: id, RootFS: root, Network: domain.NetworkNone, Hostname: "trial",
+		Resources: domain.Resources{MilliCPU: 1000, MemoryBytes: 128 * mib, DiskBytes: 16 * mib, PIDs: 64},
+	}); err != nil {
+		return err
+	}
+	return d.Start(ctx, id) // which hears the agent
+}

@@ -1,0 +1,108 @@
+package microvm
+
+import (
+	"context"
+	"net"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/guest"
+	"github.com/aetherium/aetherium/services/core/pkg/network"
+)
+
+// introduce waits for a machine's agent and tells it who the machine is.
+func (d *Driver) introduce(ctx context.Context, m *machine, att network.Attachment, fork bool, t *trace) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	w := d.turns.Watched(m.MachineID)
+	if w == nil {
+		return errors.New(errors.GuestFault, "the machine's monitor ended as soon as it was started")
+	}
+	go func() {
+		select {
+		case <-w.Done():
+			cancel(errors.New(errors.GuestFault, "the machine ended before its agent answered"))
+		case <-ctx.Done():
+		}
+	}()
+	client := d.client(m.MachineID)
+	err := func() error {
+		agent, err := client.Handshake(ctx)
+		if err != nil {
+			return err
+		}
+		t.agent(agent)
+		return client.Assume(ctx, identity(m, att, fork))
+	}()
+	var ended *errors.Error
+	if err != nil && errors.As(context.Cause(ctx), &ended) {
+		return ended
+	}
+	if err == nil {
+		t.phase("identity")
+	}
+	return err
+}
+
+// identity is who a machine is.
+func identity(m *machine, att network.Attachment, fork bool) guest.Identity {
+	id := guest.Identity{
+		Hostname: m.hostname(), Fork: fork,
+		Limits: guest.Limits{PIDs: m.Spec.Resources.PIDs, MilliCPU: m.Spec.Resources.MilliCPU},
+	}
+	if att.Address.IsValid() {
+		id.Interface = &guest.Interface{
+			MAC: att.MAC, Address: att.Address.Addr(), Gateway: att.Gateway, GatewayMAC: att.GatewayMAC, DNS: att.DNS, MTU: att.MTU,
+		}
+	}
+	return id
+}
+
+// client is what this process talks to a machine's agent by.
+func (d *Driver) client(id string) *guest.Client {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.clients[id]
+	if c == nil {
+		c = guest.New(func(ctx context.Context) (net.Conn, error) { return d.dialAgent(ctx, id) }, guest.Options{Log: d.log})
+		d.clients[id] = c
+	}
+	return c
+}
+
+// letGo drops the client of a machine that ends.
+func (d *Driver) letGo(id string) {
+	d.mu.Lock()
+	c := d.clients[id]
+	delete(d.clients, id)
+	delete(d.traces, id)
+	d.mu.Unlock()
+	if c != nil {
+		c.Close()
+	}
+}
+
+// SetHostname renames a running machine. What it was named last needs nothing.
+// See [vmm.Renamer]. Returns InvalidArgument, NotFound, Conflict.
+func (d *Driver) SetHostname(ctx context.Context, id, hostname string) error {
+	if !hostnameForm.MatchString(hostname) {
+		return errors.New(errors.InvalidArgument, "this is not a hostname").WithField("hostname")
+	}
+	ctx, done, err := d.turns.Begin(ctx, id, false)
+	if err != nil {
+		return err
+	}
+	defer done()
+	m, err := d.running(id)
+	if err != nil || m.hostname() == hostname {
+		return err
+	}
+	att, _, err := d.cfg.Network.Lookup(ctx, id)
+	if err != nil {
+		return err
+	}
+	m.Hostname = hostname
+	if err := d.client(id).Assume(ctx, identity(m, att, false)); err != nil {
+		return err
+	}
+	return d.saveFacts(m)
+}

@@ -1,0 +1,264 @@
+package microvm
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/fault"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/record"
+)
+
+// kept is what is known of a snapshot's memory. Its file is written last: with
+// it the memory is whole.
+type kept struct {
+	Version       int              `json:"version"`
+	EngineVersion string           `json:"engine_version"`
+	Resources     domain.Resources `json:"resources"`
+	Network       bool             `json:"network"` // the machine had a network device
+	BuildID       string           `json:"build_id"`
+	Kernel        Kernel           `json:"kernel"`
+	Drives        []Drive          `json:"drives"`
+	CreatedAt     time.Time        `json:"created_at"`
+
+	dir string // of the engine's files
+}
+
+const keptFile = "kept.json"
+
+// keptMemory finds a snapshot's memory. Returns NotFound.
+func (d *Driver) keptMemory(_ context.Context, snapshotID string) (*kept, error) {
+	dir := d.cfg.Volumes.Path(d.cfg.volume(memoryVolume, snapshotID))
+	k := kept{dir: filepath.Join(dir, memoryName)}
+	switch err := record.Read(filepath.Join(dir, keptFile), &k); {
+	case os.IsNotExist(err):
+		return nil, errors.New(errors.NotFound, "the snapshot has no memory")
+	case err != nil:
+		return nil, errors.Wrap(err, errors.Internal, "what is known of the snapshot's memory cannot be read")
+	case k.Version > recordVersion:
+		return nil, errors.New(errors.Conflict, "the snapshot's memory is of a newer version")
+	}
+	return &k, nil
+}
+
+// fits checks that a machine with a spec can go on from the memory.
+func (k *kept) fits(s vmm.Spec) error {
+	switch r := s.Resources; {
+	case r.MemoryBytes/mib != k.Resources.MemoryBytes/mib || (r.MilliCPU+999)/1000 != (k.Resources.MilliCPU+999)/1000:
+		return errors.New(errors.InvalidArgument, "the memory is of a machine with %d MiB and %d thousandths of a core",
+			k.Resources.MemoryBytes/mib, k.Resources.MilliCPU).WithField("resources").WithHint("start from the snapshot's disk to change them")
+	case s.BuildID != k.BuildID:
+		return errors.New(errors.InvalidArgument, "the memory is of a machine of another template").WithField("build_id")
+	case (s.Network == domain.NetworkNAT) != k.Network:
+		return errors.New(errors.InvalidArgument, "the memory is of a machine with another network mode").WithField("network")
+	case len(s.Mounts) != len(k.Drives)-2:
+		return errors.New(errors.InvalidArgument, "the memory is of a machine with other mounts").WithField("mounts")
+	}
+	return nil
+}
+
+// Snapshot keeps a machine's disk, and its memory, under an ID of its own. See
+// [vmm.Snapshotter]. A snapshot that exists is the result of an earlier call.
+func (d *Driver) Snapshot(ctx context.Context, id, snapshotID string, kind domain.SnapshotKind) (vmm.SnapshotInfo, error) {
+	var info vmm.SnapshotInfo
+	if kind != domain.SnapshotDisk && kind != domain.SnapshotMemory {
+		return info, errors.New(errors.Unsupported, "the %s driver keeps disks and memories", d.engine.Name())
+	}
+	if !idForm.MatchString(snapshotID) {
+		return info, errors.New(errors.InvalidArgument, "this is not a snapshot ID")
+	}
+	ctx, done, err := d.turns.Begin(ctx, id, false)
+	if err != nil {
+		return info, err
+	}
+	defer done()
+	m, err := d.load(id)
+	if err != nil {
+		return info, err
+	}
+	if !m.Whole || m.run.Phase == phaseDeleting {
+		return info, errors.New(errors.Conflict, "the machine is not whole")
+	}
+	if kind == domain.SnapshotMemory {
+		info.Frozen, err = d.keepMemory(ctx, id, snapshotID)
+	} else {
+		info.Frozen, err = d.keepDisk(ctx, m, snapshotID)
+	}
+	if err != nil {
+		return info, err
+	}
+	for _, kind := range []string{snapshotVolume, memoryVolume} {
+		usage, err := d.cfg.Volumes.Usage(ctx, d.cfg.volume(kind, snapshotID))
+		if err != nil && !errors.HasCode(err, errors.NotFound) {
+			return info, err
+		}
+		info.Bytes += usage.Used
+	}
+	return info, nil
+}
+
+func (d *Driver) keepDisk(ctx context.Context, m *machine, snapshotID string) (time.Duration, error) {
+	copyDisk := func() error { return d.copyDisk(ctx, m, snapshotID) }
+	if m.Suspended || m.run.Phase != phaseRunning || !m.run.Process.Alive(d.boot) {
+		return 0, copyDisk()
+	}
+	// What is cached is written while the machine still runs, so that little is
+	// left for the time it stands still.
+	if err := d.flush(m); err != nil {
+		return 0, err
+	}
+	return d.whileStill(ctx, m, copyDisk)
+}
+
+// flush writes what the host caches of a machine's disk.
+func (d *Driver) flush(m *machine) error {
+	f, err := os.Open(filepath.Join(d.cfg.Volumes.Path(d.cfg.paths(m.MachineID).volume), diskFile))
+	if err != nil {
+		return fault.Of(err, "cannot write the machine's disk")
+	}
+	defer f.Close()
+	return fault.Of(f.Sync(), "cannot write the machine's disk")
+}
+
+// copyDisk copies the disk of a machine that stands still to a snapshot, out of
+// its monitor's reach.
+func (d *Driver) copyDisk(ctx context.Context, m *machine, snapshotID string) error {
+	snapshot := d.cfg.volume(snapshotVolume, snapshotID)
+	if err := d.cfg.Volumes.Clone(ctx, d.cfg.paths(m.MachineID).volume, snapshot, 0); err != nil {
+		return err
+	}
+	return d.own(snapshot, 0)
+}
+
+// keepMemory keeps a running machine's memory with its disk of the same moment.
+func (d *Driver) keepMemory(ctx context.Context, id, snapshotID string) (time.Duration, error) {
+	if _, err := d.keptMemory(ctx, snapshotID); err == nil {
+		return 0, nil
+	}
+	m, err := d.running(id)
+	if err != nil {
+		return 0, err
+	}
+	version, err := d.engine.Version(ctx)
+	if err != nil {
+		return 0, err
+	}
+	// What a call before left is not whole.
+	if err := d.DeleteSnapshot(ctx, snapshotID); err != nil {
+		return 0, err
+	}
+	if err := d.flush(m); err != nil {
+		return 0, err
+	}
+	volume := d.cfg.volume(memoryVolume, snapshotID)
+	if err := d.cfg.Volumes.Create(ctx, volume, 0); err != nil {
+		return 0, err
+	}
+	frozen, err := d.save(ctx, m, volume, snapshotID)
+	if err == nil {
+		err = record.Write(filepath.Join(d.cfg.Volumes.Path(volume), keptFile), kept{
+			Version: recordVersion, EngineVersion: version, Resources: m.Spec.Resources, Network: m.Spec.Network == domain.NetworkNAT,
+			BuildID: m.Spec.BuildID, Kernel: m.Kernel, Drives: m.Drives, CreatedAt: time.Now().UTC(),
+		})
+	}
+	if err != nil {
+		return 0, errors.Join(err, d.DeleteSnapshot(context.WithoutCancel(ctx), snapshotID))
+	}
+	return frozen, nil
+}
+
+func (d *Driver) save(ctx context.Context, m *machine, volume, snapshotID string) (time.Duration, error) {
+	dir, err := d.memoryDir(volume)
+	if err != nil {
+		return 0, err
+	}
+	m.run.Still = true
+	if err := d.saveRun(m); err != nil {
+		return 0, err
+	}
+	frozen, err := d.engine.Save(ctx, *m.run.Guest, Memory{Dir: dir}, false, func(ctx context.Context) error {
+		return d.copyDisk(ctx, m, snapshotID)
+	})
+	m.run.Still = m.run.Paused
+	if err = errors.Join(err, d.saveRun(m)); err != nil {
+		return 0, err
+	}
+	return frozen, seal(dir)
+}
+
+// DeleteSnapshot removes a snapshot; machines made from it keep their disks,
+// and what they have of its memory. Absent is success. See [vmm.Snapshotter].
+func (d *Driver) DeleteSnapshot(ctx context.Context, snapshotID string) error {
+	if !idForm.MatchString(snapshotID) {
+		return nil // never ours
+	}
+	// First what tells that the memory is whole.
+	memory := d.cfg.volume(memoryVolume, snapshotID)
+	if err := record.Remove(filepath.Join(d.cfg.Volumes.Path(memory), keptFile)); err != nil {
+		return err
+	}
+	return errors.Join(d.cfg.Volumes.Delete(ctx, memory), d.cfg.Volumes.Delete(ctx, d.cfg.volume(snapshotVolume, snapshotID)))
+}
+
+// ListSnapshots names the snapshots here. See [vmm.Snapshotter].
+func (d *Driver) ListSnapshots(ctx context.Context) ([]string, error) {
+	volumes, err := d.cfg.Volumes.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, v := range volumes {
+		id, ok := strings.CutPrefix(v, d.cfg.volumes(snapshotVolume))
+		if !ok {
+			// A memory whose disk was never copied, of a call that was cut short.
+			id, ok = strings.CutPrefix(v, d.cfg.volumes(memoryVolume))
+		}
+		if ok && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// sweep removes images that nobody has any more.
+func (d *Driver) sweep(ctx context.Context) error {
+	used := map[string]bool{}
+	ids, err := d.recorded()
+	if err != nil {
+		return fault.Of(err, "cannot list the machines")
+	}
+	for _, id := range ids {
+		m, err := d.load(id)
+		if err != nil {
+			return nil //nolint:nilerr // what it has is not known: nothing is removed
+		}
+		note(used, m.Drives)
+	}
+	snapshots, err := d.ListSnapshots(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range snapshots {
+		k, err := d.keptMemory(ctx, id)
+		if errors.HasCode(err, errors.NotFound) {
+			continue
+		}
+		if err != nil {
+			return nil //nolint:nilerr // as above
+		}
+		note(used, k.Drives)
+	}
+	return d.images.sweep(d.cfg.imagesDir(), used)
+}
+
+func note(used map[string]bool, drives []Drive) {
+	for _, drive := range drives {
+		used[drive.Path] = true
+	}
+}

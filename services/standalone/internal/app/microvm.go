@@ -1,0 +1,53 @@
+package app
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/firecracker"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm/kernel"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/qemu"
+)
+
+// guestKernel gives what guests boot: the kernel that is installed, with this
+// version's agent. It is made when it is first asked for, and kept.
+func (g ground) guestKernel(ctx context.Context) (microvm.Kernel, error) {
+	source, err := kernel.Find(g.settings.KernelDir())
+	if err != nil {
+		return microvm.Kernel{}, err
+	}
+	return kernel.Build(ctx, source, g.agent(), filepath.Join(g.state, "kernels"))
+}
+
+func openQEMU(ctx context.Context, g ground) (vmm.Driver, error) {
+	engine, err := qemu.New(qemu.Config{Kernel: g.guestKernel, Logger: g.log})
+	if err != nil {
+		return nil, err
+	}
+	return openMicroVM(ctx, g, engine)
+}
+
+func openFirecracker(ctx context.Context, g ground) (vmm.Driver, error) {
+	engine, err := firecracker.New(firecracker.Config{Pager: filepath.Join(g.settings.BinDir, "aetherium-fc-pager"), Logger: g.log})
+	if err != nil {
+		return nil, err
+	}
+	return openMicroVM(ctx, g, engine)
+}
+
+// openMicroVM opens the driver of an engine where there is what it needs.
+func openMicroVM(ctx context.Context, g ground, engine microvm.Engine) (vmm.Driver, error) {
+	if _, err := kernel.Find(g.settings.KernelDir()); err != nil {
+		return nil, err
+	}
+	d, err := microvm.New(ctx, microvm.Config{
+		Instance: g.instance, StateDir: filepath.Join(g.state, engine.Name()), RuntimeDir: filepath.Join(g.run, engine.Name()),
+		Engine: engine, Kernel: g.guestKernel, Network: g.network.For(engine.Name()), Volumes: g.disk, Logger: g.log,
+	})
+	if err != nil {
+		return nil, err // and not a nil *microvm.Driver
+	}
+	return d, nil
+}
