@@ -143,3 +143,33 @@ func TestIsolationIsRefusedWithAReason(t *testing.T) {
 		t.Error(fmt.Errorf("%s: %w", vm.ID, err))
 	}
 }
+
+// A host where Docker is all there is: warm machines, claims and forks are as
+// with any other driver.
+func TestDockerAlone(t *testing.T) {
+	t.Parallel()
+	engine := dockertest.Start(t)
+	s := own(t, "AETHERIUM_DOCKER_SOCKET="+engine.Socket, "AETHERIUM_DRIVERS=docker", "AETHERIUM_VM_DRIVER=docker", "AETHERIUM_POOL_SIZE=1")
+	ctx := limited(t)
+	c, err := s.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for i := range 3 { // the first is made, later ones may be claimed
+		vm, err := c.CreateVM(ctx, api.CreateVM{Hostname: fmt.Sprintf("host%d", i)})
+		if err != nil || vm.Driver != "docker" || vm.Isolation != "container-root" {
+			t.Fatalf("%+v, %v", vm, err)
+		}
+		got, err := c.Execute(ctx, vm.ID, api.Execute{Command: api.Command{Args: []string{"sh", "-c", "cat /proc/sys/kernel/hostname; grep -c host" + fmt.Sprint(i) + " /etc/hosts"}}})
+		if want := fmt.Sprintf("host%d\n1\n", i); err != nil || got.Stdout != want {
+			t.Errorf("%+v, %v; want %q", got, err, want)
+		}
+		if _, err := c.DeleteVM(ctx, vm.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := c.CreateVM(ctx, api.CreateVM{Driver: "auto", MinIsolation: "container"}); err == nil || !strings.Contains(err.Error(), "no driver here isolates by container") {
+		t.Errorf("more isolation than there is: %v", err)
+	}
+}
