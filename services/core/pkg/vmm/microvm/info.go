@@ -62,7 +62,7 @@ func (d *Driver) Info(ctx context.Context) domain.DriverInfo {
 // try does what every machine needs, once.
 func (d *Driver) try(ctx context.Context) (err error) {
 	// Named after the process: one that dies here is found as a machine that nobody knows.
-	id := fmt.Sprintf("trial-%d", os.Getpid())
+	id := fmt.Sprintf("trial-%s-%d", d.engine.Name(), os.Getpid())
 	root := filepath.Join(d.cfg.StateDir, id)
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return fault.Of(err, "cannot make a root filesystem for the trial")
