@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/internal/agent"
 	firstprocess "github.com/aetherium/aetherium/services/core/internal/agent/boot"
 	"github.com/aetherium/aetherium/services/core/internal/agent/spawn"
@@ -17,30 +18,34 @@ import (
 const machineGrace = 5 * time.Second
 
 // bootMachine makes a machine of a kernel that has just started, serves its
-// host, and powers it off. It does not return.
+// host, and ends it. It does not return. What goes wrong is told on the kernel's
+// console, which the monitor keeps.
 func bootMachine() {
-	defer firstprocess.PowerOff()
-	// The kernel's console: what is said here is kept by the monitor.
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	if err := serveMachine(log); err != nil {
-		_, _ = fmt.Fprintln(os.Stderr, "fc-agent:", err)
+	var m *firstprocess.Machine
+	err := func() (err error) {
+		defer func() {
+			if p := recover(); p != nil { // a machine whose first process dies tells nothing
+				err = errors.New(errors.Internal, "panic: %v", p)
+			}
+		}()
+		log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+		if m, err = firstprocess.Start(context.Background(), log); err != nil {
+			return err
+		}
+		return serveMachine(m, log)
+	}()
+	if err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, "fc-agent: the machine ends:", err)
 	}
+	m.End()
 }
 
-func serveMachine(log *slog.Logger) error {
-	m, err := firstprocess.Start()
-	if err != nil {
-		return err
-	}
+func serveMachine(m *firstprocess.Machine, log *slog.Logger) error {
 	prepare(log)
 	ending, stop := signals(true, log)
 	defer stop()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	host, err := m.Listen(log)
-	if err != nil {
-		return err
-	}
 	asked := make(chan time.Duration, 1)
 	a := agent.New(agent.Options{
 		PID1: true, OOM: spawn.NewOOMGuard(), Log: log,
@@ -51,5 +56,5 @@ func serveMachine(log *slog.Logger) error {
 			}
 		}},
 	})
-	return work(ctx, a, []net.Listener{host}, nil, ending, asked, machineGrace)
+	return work(ctx, a, []net.Listener{m.Listener}, nil, ending, asked, machineGrace)
 }

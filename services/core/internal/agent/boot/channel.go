@@ -2,53 +2,107 @@ package boot
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/bootline"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/mux"
 )
 
-// Listen yields the host's connections.
-func (m *Machine) Listen(log *slog.Logger) (net.Listener, error) {
-	if m.Line.Channel == bootline.ChannelVsock {
-		return vsock.ListenContextID(unix.VMADDR_CID_ANY, bootline.AgentPort, nil)
+func channelModule(channel string) string {
+	if channel == bootline.ChannelVsock {
+		return "vmw_vsock_virtio_transport"
 	}
-	if _, err := findPort(m.Line.Channel); err != nil {
-		return nil, err
-	}
-	host := mux.New(mux.Guest, func(context.Context) (io.ReadWriteCloser, error) { return openPort(m.Line.Channel) }, mux.Options{Log: log})
-	return host.Listener(), nil
+	return "virtio_console"
 }
 
-// openPort opens a virtio serial port. While the host is away it can be opened,
-// and reads from it end at once.
-func openPort(name string) (io.ReadWriteCloser, error) {
-	path, err := findPort(name)
-	if err != nil {
-		return nil, err
-	}
-	return os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-}
-
-func findPort(name string) (string, error) {
-	ports, err := filepath.Glob("/sys/class/virtio-ports/*/name")
-	if err != nil {
-		return "", err
-	}
-	for _, p := range ports {
-		if got, err := os.ReadFile(p); err == nil && strings.TrimSpace(string(got)) == name {
-			return "/dev/" + filepath.Base(filepath.Dir(p)), nil
+// listen takes the host's connections from the channel.
+func listen(ctx context.Context, channel string, events *events, log *slog.Logger) (net.Listener, error) {
+	if channel == bootline.ChannelVsock {
+		l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, bootline.AgentPort, nil)
+		if err != nil {
+			return nil, errors.Wrap(err, errors.GuestFault, "the machine's vsock cannot be listened on")
 		}
+		return l, nil
 	}
-	return "", errors.Join(fmt.Errorf("there is no serial port %q", name), os.ErrNotExist)
+	p, err := openPort(ctx, channel, events)
+	if err != nil {
+		return nil, err
+	}
+	return mux.New(mux.Guest, p.open, mux.Options{Log: log}).Listener(), nil
 }
+
+// port is a virtio serial port. It stays open, so that nobody else takes it.
+type port struct {
+	file *os.File
+	raw  interface {
+		Write(func(fd uintptr) bool) error
+	}
+}
+
+// openPort waits for the port of a name, which a host tells some time after it
+// has shown the port.
+func openPort(ctx context.Context, name string, events *events) (*port, error) {
+	var device string
+	err := events.await(ctx, "port "+name, func() (bool, error) {
+		names, err := filepath.Glob("/sys/class/virtio-ports/*/name")
+		if err != nil {
+			return false, errors.Wrap(err, errors.Internal, "the machine's ports cannot be listed")
+		}
+		for _, path := range names {
+			if got, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(got)) == name {
+				device = "/dev/" + filepath.Base(filepath.Dir(path))
+				_, err := os.Stat(device)
+				return err == nil, nil
+			}
+		}
+		return false, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	p := &port{}
+	if p.file, err = os.OpenFile(device, os.O_RDWR|unix.O_NONBLOCK, 0); err != nil {
+		return nil, errors.Wrap(err, errors.Internal, "the port %s cannot be opened", name)
+	}
+	if p.raw, err = p.file.SyscallConn(); err != nil {
+		return nil, errors.Wrap(err, errors.Internal, "the port %s cannot be opened", name)
+	}
+	return p, nil
+}
+
+// open waits until the host has opened its end, which until then reads as ended.
+func (p *port) open(ctx context.Context) (io.ReadWriteCloser, error) {
+	if err := p.file.SetDeadline(time.Time{}); err != nil {
+		return nil, errors.Wrap(err, errors.Internal, "the port cannot be waited for")
+	}
+	stop := context.AfterFunc(ctx, func() { _ = p.Close() })
+	defer stop()
+	var lost error
+	err := p.raw.Write(func(fd uintptr) bool {
+		state := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}} //nolint:gosec // a descriptor
+		if _, lost = unix.Poll(state, 0); lost != nil {
+			return !errors.Is(lost, unix.EINTR)
+		}
+		return state[0].Revents&unix.POLLHUP == 0
+	})
+	if err = errors.Join(err, lost); err != nil {
+		return nil, errors.Wrap(err, errors.Unavailable, "the host does not open the port")
+	}
+	return p, nil
+}
+
+func (p *port) Read(b []byte) (int, error)  { return p.file.Read(b) }
+func (p *port) Write(b []byte) (int, error) { return p.file.Write(b) }
+
+// Close ends a Read and a Write that block.
+func (p *port) Close() error { return p.file.SetDeadline(time.Now()) }

@@ -1,69 +1,118 @@
 package boot
 
 import (
-	"errors"
-	"fmt"
+	"io"
 	"os"
-	"slices"
+	"path/filepath"
 	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 )
 
-// unhurried are the modules that a machine does without until it is told who it
-// is. What only they need comes with them.
-var unhurried = []string{"failover", "net_failover", "virtio_net", "virtio_rng", "virtio_balloon", "inet_diag", "tcp_diag"}
+// orderFile lists the modules of an initramfs, one a line, each followed by those
+// that it needs, which stand in lines before it.
+const orderFile = "order"
 
-// late are modules that wait to be loaded. Their files are open: by then the
-// initramfs is gone.
-type late struct {
+// maxOrder bounds the list.
+const maxOrder = 64 << 10
+
+// modules are the kernel's in the initramfs. They can be loaded as long as the
+// machine lives: its initramfs is nowhere to be seen then, but still there.
+type modules struct {
+	dir *os.Root
+
 	mu    sync.Mutex
-	files []*os.File
+	needs map[string][]string // the names of those that are not loaded
 }
 
-// loadModules loads the modules of the initramfs but for the unhurried.
-func loadModules() (*late, error) {
-	order, err := os.ReadFile(orderFile)
+func openModules(path string) (*modules, error) {
+	dir, err := os.OpenRoot(path)
 	if err != nil {
-		return nil, err
+		return nil, errors.Wrap(err, errors.Internal, "the initramfs has no modules")
 	}
-	l := &late{}
-	for name := range strings.FieldsSeq(string(order)) {
-		f, err := os.Open("/modules/" + name + ".ko")
-		if err != nil {
-			return nil, err
-		}
-		if slices.Contains(unhurried, name) {
-			l.files = append(l.files, f)
-			continue
-		}
-		err = load(f)
-		_ = f.Close()
-		if err != nil {
-			return nil, fmt.Errorf("module %s: %w", name, err)
+	m := &modules{dir: dir, needs: map[string][]string{}}
+	f, err := dir.Open(orderFile)
+	if err != nil {
+		return nil, errors.Wrap(err, errors.Internal, "the initramfs has no list of its modules")
+	}
+	defer func() { _ = f.Close() }()
+	list, err := io.ReadAll(io.LimitReader(f, maxOrder))
+	if err != nil {
+		return nil, errors.Wrap(err, errors.Internal, "the list of the initramfs's modules cannot be read")
+	}
+	for line := range strings.Lines(string(list)) {
+		if words := strings.Fields(line); len(words) > 0 {
+			m.needs[words[0]] = words[1:]
 		}
 	}
-	return l, nil
+	return m, nil
 }
 
-// load loads a module. One that is loaded, and one for hardware that is not
-// there, are fine.
-func load(f *os.File) error {
-	err := unix.FinitModule(int(f.Fd()), "", 0)
-	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENODEV) {
+// load loads modules and what they need. One that the initramfs does not have is
+// taken for built in, and one that is loaded is let be: what is missing then
+// tells itself.
+func (m *modules) load(names ...string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, name := range names {
+		if err := m.loadOne(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *modules) loadOne(name string) error {
+	needs, there := m.needs[name]
+	if !there {
 		return nil
 	}
-	return err
+	delete(m.needs, name) // also: no circle goes on for ever
+	for _, need := range needs {
+		if err := m.loadOne(need); err != nil {
+			return err
+		}
+	}
+	file := name + ".ko"
+	f, err := m.dir.Open(file)
+	if err != nil {
+		return errors.Wrap(err, errors.Internal, "the kernel module %s is not in the initramfs", name)
+	}
+	defer func() { _ = f.Close() }()
+	err = unix.FinitModule(int(f.Fd()), "", 0)
+	// No such device: the module is one of hardware that is not there.
+	if err != nil && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENODEV) {
+		return errors.Wrap(os.NewSyscallError("finit_module", err), errors.Internal, "the kernel module %s cannot be loaded", name)
+	}
+	_ = m.dir.Remove(file) // its memory is the machine's
+	return nil
 }
 
-func (l *late) load() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var errs []error
-	for _, f := range l.files {
-		errs = append(errs, load(f), f.Close())
+// hardware are the modules of the devices that the machine has and that it
+// boots without, by their numbers (Virtual I/O Device, section 5), and what
+// closes connections.
+func (m *modules) hardware() []string {
+	names := []string{"tcp_diag"}
+	devices, err := filepath.Glob("/sys/bus/virtio/devices/*/device")
+	if err != nil {
+		return names
 	}
-	l.files = nil
-	return errors.Join(errs...)
+	for _, path := range devices {
+		number, err := os.ReadFile(path)
+		if err != nil {
+			continue // gone meanwhile
+		}
+		switch strings.TrimSpace(string(number)) {
+		case "0x0001":
+			names = append(names, "virtio_net")
+		case "0x0004":
+			names = append(names, "virtio_rng")
+		case "0x0005":
+			names = append(names, "virtio_balloon")
+		}
+	}
+	return names
 }

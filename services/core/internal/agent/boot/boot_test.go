@@ -1,0 +1,83 @@
+package boot_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// A machine shows its template with its disk on top, and what programs expect
+// of a machine; what it wrote is there when it runs again.
+func TestBoot(t *testing.T) {
+	rootfs := os.Getenv(rootfsEnv)
+	if rootfs == "" {
+		t.Skip("no root filesystem is given in " + rootfsEnv)
+	}
+	l := newLab(t)
+	extra := filepath.Join(t.TempDir(), "extra")
+	must(t, os.Mkdir(extra, 0o755))
+	must(t, os.WriteFile(filepath.Join(extra, "file"), []byte("shared\n"), 0o644))
+	root, disk, trees := l.tree(rootfs), l.disk(), map[string]string{"/opt/new/place": l.tree(extra)}
+
+	v := l.boot("first", root, disk, trees)
+	a := v.ready()
+	for _, tc := range []struct{ script, want string }{
+		{"cat /opt/new/place/file; touch /opt/new/place/x 2>&1 | grep -o 'Read-only file system'", "shared\nRead-only file system\n"},
+		{"stat -c '%a %U %F' / /tmp /dev/shm /dev/ptmx /dev/null", "755 root directory\n1777 root directory\n1777 root directory\n666 root character special file\n666 root character special file\n"},
+		{"stat -f -c %T / /proc /sys /dev/pts /dev/shm /sys/fs/cgroup /dev/mqueue", "overlayfs\nproc\nsysfs\ndevpts\ntmpfs\ncgroup2fs\nmqueue\n"},
+		{"echo of stdin | cat /dev/stdin; ls -d /init /modules /lower /disk 2>/dev/null", "of stdin\n"},
+		{"cat /proc/1/comm; cat /sys/class/net/lo/flags; cat /proc/sys/net/ipv4/ip_unprivileged_port_start", "init\n0x9\n0\n"},
+		{"ulimit -n; grep -c 'Max processes *unlimited' /proc/self/limits; cat /proc/self/oom_score_adj; cat /proc/1/oom_score_adj", "1048576\n1\n0\n-999\n"},
+		{"mv /usr/share /usr/renamed && ls -d /usr/renamed && mv /usr/renamed /usr/share", "/usr/renamed\n"},
+		{"echo kept > /root/kept; sync; cat /root/kept", "kept\n"},
+	} {
+		if out, end := v.run(tc.script); out != tc.want {
+			t.Errorf("%s: %q, not %q (%v)", tc.script, out, tc.want, end)
+		}
+	}
+	a = v.ready()
+	if len(a.Phases) < 3 {
+		t.Errorf("phases %v", a.Phases)
+	}
+	v.end()
+
+	v = l.boot("second", root, disk, trees)
+	v.ready()
+	if out, end := v.run("cat /root/kept; ls -A /disk 2>&1"); !strings.HasPrefix(out, "kept\n") {
+		t.Errorf("after a restart: %q (%v)", out, end)
+	}
+}
+
+// A machine that cannot be booted ends.
+func TestFailure(t *testing.T) {
+	l := newLab(t)
+	blank := filepath.Join(l.dir, "blank")
+	must(t, os.WriteFile(blank, nil, 0o644))
+	must(t, os.Truncate(blank, mib))
+	v := l.boot("broken", blank, l.disk(), nil)
+	v.ended()
+}
+
+// A template may have nothing at all.
+func TestEmptyTemplate(t *testing.T) {
+	l := newLab(t)
+	v := l.boot("empty", l.tree(t.TempDir()), l.disk(), nil)
+	a := v.ready()
+	if a.BootID == "" {
+		t.Error("no boot ID")
+	}
+	files, err := v.List(t.Context(), "/", 1, vmm.FileOptions{User: "0"})
+	must(t, err)
+	var names []string
+	for _, f := range files {
+		names = append(names, f.Name)
+	}
+	for _, want := range []string{"dev", "etc", "proc", "root", "run", "sys", "tmp"} {
+		if !strings.Contains(" "+strings.Join(names, " ")+" ", " "+want+" ") {
+			t.Errorf("there is no /%s: %v", want, names)
+		}
+	}
+}

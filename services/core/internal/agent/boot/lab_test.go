@@ -1,0 +1,257 @@
+package boot_test
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"golang.org/x/sys/unix"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/cgroup"
+	"github.com/aetherium/aetherium/services/core/pkg/guest"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/bootline"
+	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1/guestv1connect"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm/kernel"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/qemu"
+)
+
+const (
+	mib = 1 << 20
+	// kernelEnv is the directory of an unpacked kernel package, rootfsEnv a template's
+	// root filesystem, agentEnv an agent that was built before.
+	kernelEnv = "AETHERIUM_TEST_KERNEL"
+	rootfsEnv = "AETHERIUM_TEST_ROOTFS"
+	agentEnv  = "AETHERIUM_TEST_AGENT"
+	// patience is how long a test waits for what takes a moment; it asserts nothing.
+	patience = 2 * time.Minute
+	uid      = 700900 // of monitors
+)
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func run(t testing.TB, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", name, err, out)
+	}
+}
+
+// lab boots machines with the agent as their first process.
+type lab struct {
+	t      *testing.T
+	dir    string
+	kernel microvm.Kernel
+	engine *qemu.Engine
+}
+
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	source := os.Getenv(kernelEnv)
+	switch {
+	case source == "":
+		t.Skip(kernelEnv + " names no kernel to boot")
+	case os.Getuid() != 0:
+		t.Skip("only root can start monitors")
+	}
+	for _, tool := range []string{"qemu-system-x86_64", "mkfs.erofs", "mke2fs"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skip(tool + " is not installed")
+		}
+	}
+	dir, err := os.MkdirTemp("", "boot") // a short path: socket names are bounded
+	must(t, err)
+	must(t, os.Chmod(dir, 0o755)) // monitors pass through
+	l := &lab{t: t, dir: dir}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	src, err := kernel.Find(source)
+	must(t, err)
+	agent := os.Getenv(agentEnv)
+	if agent == "" {
+		agent = filepath.Join(dir, "fc-agent")
+		build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", agent, "../../../cmd/fc-agent")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		out, err := build.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	l.kernel, err = kernel.Build(t.Context(), src, agent, filepath.Join(dir, "kernels"))
+	must(t, err)
+	l.engine, err = qemu.New(qemu.Config{Accelerator: qemu.TCG})
+	must(t, err)
+	t.Cleanup(func() { _ = l.engine.Close() })
+	return l
+}
+
+// vm is a machine that was started.
+type vm struct {
+	*guest.Client
+	l       *lab
+	t       *testing.T
+	g       microvm.Guest
+	monitor int
+}
+
+// tree makes an image of a directory.
+func (l *lab) tree(dir string) string {
+	l.t.Helper()
+	path := filepath.Join(l.dir, fmt.Sprintf("%d.erofs", time.Now().UnixNano()))
+	run(l.t, "mkfs.erofs", "--quiet", path, dir)
+	return path
+}
+
+// disk makes an empty one.
+func (l *lab) disk() string {
+	l.t.Helper()
+	path := filepath.Join(l.dir, fmt.Sprintf("%d.ext4", time.Now().UnixNano()))
+	must(l.t, os.WriteFile(path, nil, 0o600))
+	must(l.t, os.Truncate(path, 256*mib))
+	run(l.t, "mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", path)
+	must(l.t, os.Chown(path, uid, uid))
+	return path
+}
+
+// boot starts a machine with a template and a disk, and further trees by their targets.
+func (l *lab) boot(name, root, disk string, trees map[string]string) *vm {
+	l.t.Helper()
+	g := microvm.Guest{
+		ID: name, Dir: filepath.Join(l.dir, name), UID: uid, NetNS: filepath.Join(l.dir, name+".net"),
+		Kernel: l.kernel, CPUs: 1, Memory: 128 * mib,
+		Drives: []microvm.Drive{{Path: root, ReadOnly: true, Role: bootline.RoleRoot}, {Path: disk, Role: bootline.RoleDisk}},
+	}
+	for target, path := range trees {
+		g.Drives = append(g.Drives, microvm.Drive{Path: path, ReadOnly: true, Role: bootline.RoleMount + target})
+	}
+	must(l.t, os.Mkdir(g.Dir, 0o700))
+	must(l.t, os.Chown(g.Dir, uid, uid))
+	host, err := cgroup.Detect()
+	must(l.t, err)
+	group := host.Group(fmt.Sprintf("/aeth-boot-%d-%s", os.Getpid(), name))
+	must(l.t, group.Make())
+	l.t.Cleanup(func() {
+		if err := errors.Join(group.Kill(context.Background()), group.Remove(context.Background())); err != nil {
+			l.t.Error(err)
+		}
+	})
+	g.Cgroup = group.Dirs()
+	l.netNS(g.NetNS)
+	v := &vm{l: l, t: l.t, g: g}
+	v.monitor, err = l.engine.Boot(l.t.Context(), g)
+	must(l.t, err)
+	v.Client = guest.New(func(ctx context.Context) (net.Conn, error) { return l.engine.Dial(ctx, g) }, guest.Options{})
+	l.t.Cleanup(v.Close)
+	return v
+}
+
+// netNS makes an empty network namespace.
+func (l *lab) netNS(path string) {
+	l.t.Helper()
+	must(l.t, os.WriteFile(path, nil, 0o600))
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			done <- err
+			return
+		}
+		done <- unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
+	}()
+	must(l.t, <-done)
+	l.t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
+}
+
+// ready waits for the agent.
+func (v *vm) ready() guest.Agent {
+	v.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	a, err := v.Handshake(ctx)
+	if err != nil {
+		v.t.Fatalf("%v\n%s", err, v.console())
+	}
+	return a
+}
+
+func (v *vm) console() string {
+	said, err := v.l.engine.Console(context.Background(), v.g)
+	if err != nil {
+		return err.Error()
+	}
+	return said
+}
+
+// end has the machine end, as an operator inside would.
+func (v *vm) end() {
+	v.t.Helper()
+	v.tell("kill -TERM 1")
+	v.ended()
+}
+
+// ended waits for the monitor's end.
+func (v *vm) ended() {
+	v.t.Helper()
+	var status unix.WaitStatus
+	for {
+		_, err := unix.Wait4(v.monitor, &status, 0, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		must(v.t, err)
+		break
+	}
+	if !status.Exited() || status.ExitStatus() != 0 {
+		v.t.Errorf("the monitor ended with %v", status)
+	}
+}
+
+// tell starts a shell script.
+func (v *vm) tell(script string) *connect.BidiStreamForClient[guestv1.AttachRequest, guestv1.AttachResponse] {
+	v.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	v.t.Cleanup(cancel)
+	var h2 http.Protocols
+	h2.SetUnencryptedHTTP2(true)
+	transport := &http.Transport{Protocols: &h2, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return v.l.engine.Dial(ctx, v.g) }}
+	v.t.Cleanup(transport.CloseIdleConnections)
+	s := guestv1connect.NewExecutionServiceClient(&http.Client{Transport: transport}, "http://agent").Attach(ctx)
+	must(v.t, s.Send(&guestv1.AttachRequest{Request: &guestv1.AttachRequest_Start_{Start: &guestv1.AttachRequest_Start{
+		ExecutionId: strings.ToLower(rand.Text()[:20]),
+		Command:     &guestv1.Command{Args: []string{"sh", "-c", script}, User: "root", Cwd: "/"},
+	}}}))
+	return s
+}
+
+// run runs a shell script and returns what it prints and how it ends.
+func (v *vm) run(script string) (string, *guestv1.End) {
+	v.t.Helper()
+	s := v.tell(script)
+	var out strings.Builder
+	for {
+		msg, err := s.Receive()
+		if err != nil {
+			v.t.Fatalf("%v after %q\n%s", err, out.String(), v.console())
+		}
+		out.Write(msg.GetOutput().GetData())
+		if end := msg.GetEnd(); end != nil {
+			return out.String(), end
+		}
+	}
+}
