@@ -18,6 +18,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/internal/agent/files"
 	"github.com/aetherium/aetherium/services/core/internal/agent/fsys"
 	"github.com/aetherium/aetherium/services/core/internal/agent/guest"
+	"github.com/aetherium/aetherium/services/core/internal/agent/hooks"
 	"github.com/aetherium/aetherium/services/core/internal/agent/identity"
 	"github.com/aetherium/aetherium/services/core/internal/agent/limits"
 	"github.com/aetherium/aetherium/services/core/internal/agent/machine"
@@ -69,6 +70,7 @@ type Agent struct {
 	log        *slog.Logger
 	host       http.Handler
 	guests     http.Handler
+	clients    clients
 }
 
 // New starts an agent. It reaps children from here on until Shutdown.
@@ -84,17 +86,26 @@ func New(o Options) *Agent {
 	reaper := reap.Start(o.PID1)
 	clock := &machine.Clock{}
 	var group *limits.Group
-	var keeper *identity.Keeper
 	if o.Machine != nil {
 		group = &limits.Group{}
-		keeper = &identity.Keeper{Clock: clock, Group: group, Log: o.Log}
 	}
+	starter := &spawn.Starter{Reaper: reaper, OOM: o.OOM, Group: group}
 	a := &Agent{
 		pid1: o.PID1, reaper: reaper, log: o.Log,
 		executions: &execution.Registry{
-			Starter: &spawn.Starter{Reaper: reaper, OOM: o.OOM, Group: group},
+			Starter: starter,
 			Users:   users, Settings: store, Path: o.Path,
 		},
+	}
+	watchers := &envd.Watchers{}
+	runner := &hooks.Runner{Starter: starter, Log: o.Log}
+	var keeper *identity.Keeper
+	if o.Machine != nil {
+		keeper = &identity.Keeper{Clock: clock, Group: group, Log: o.Log, Forget: func(ctx context.Context) {
+			store.Clear()
+			watchers.Clear()
+			a.clients.endOthers(ctx)
+		}}
 	}
 	guard := &access.Guard{Settings: store, Users: users}
 	fs := &fsys.FS{Users: users}
@@ -104,7 +115,7 @@ func New(o Options) *Agent {
 		return processpbconnect.NewProcessHandler(&envd.Process{Guard: guard, Executions: a.executions}, envd.Options(guard)...)
 	})
 	filesystem := lazily(func() (string, http.Handler) {
-		return filesystempbconnect.NewFilesystemHandler(&envd.Filesystem{Guard: guard, FS: fs, Watchers: &envd.Watchers{}}, envd.Options(guard)...)
+		return filesystempbconnect.NewFilesystemHandler(&envd.Filesystem{Guard: guard, FS: fs, Watchers: watchers}, envd.Options(guard)...)
 	})
 	guests, host := http.NewServeMux(), http.NewServeMux()
 	for _, mux := range []*http.ServeMux{guests, host} {
@@ -121,7 +132,7 @@ func New(o Options) *Agent {
 	}))
 	host.Handle("/"+guestv1connect.MachineServiceName+"/", lazily(func() (string, http.Handler) {
 		return guestv1connect.NewMachineServiceHandler(&guest.Machine{
-			Settings: store, Clock: clock, BootID: rand.Text(), Identity: keeper, Own: o.Machine, Meter: envdHTTP.Meter,
+			Settings: store, Clock: clock, BootID: rand.Text(), Identity: keeper, Hooks: runner, Own: o.Machine, Meter: envdHTTP.Meter,
 		}, guest.Options()...)
 	}))
 	a.host, a.guests = host, guests
@@ -155,12 +166,14 @@ func (a *Agent) serve(ctx context.Context, l net.Listener, h http.Handler) error
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	server := &http.Server{
-		Handler:           h,
+		Handler:           a.clients.serving(h),
 		Protocols:         &protocols,
 		ReadHeaderTimeout: headerTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
-		BaseContext:       func(net.Listener) context.Context { return files.WithLifetime(ctx) },
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       a.clients.enter,
+		ConnState:         a.clients.state,
 		ErrorLog:          log.New(logWriter{a.log}, "", 0),
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })

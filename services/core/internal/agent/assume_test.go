@@ -1,8 +1,11 @@
 package agent_test
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -12,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -45,23 +49,30 @@ func inMachine(t *testing.T) bool {
 // ownKernel is an agent that may say who its machine is, and its host's client.
 func ownKernel(t *testing.T) *guest.Client {
 	t.Helper()
+	c, _ := ownKernelAt(t)
+	return c
+}
+
+func ownKernelAt(t *testing.T) (*guest.Client, guest.Dial) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	a := agent.New(agent.Options{Machine: &agent.OwnKernel{Settle: func() error { return nil }}})
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	must(t, err)
 	served := make(chan error, 1)
 	go func() { served <- a.Serve(ctx, l) }()
-	c := guest.New(func(ctx context.Context) (net.Conn, error) {
+	dial := func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", l.Addr().String())
-	}, guest.Options{})
+	}
+	c := guest.New(dial, guest.Options{})
 	t.Cleanup(func() {
 		c.Close()
 		a.Shutdown(0)
 		cancel()
 		must(t, <-served)
 	})
-	return c
+	return c, dial
 }
 
 func mac(t *testing.T, text string) net.HardwareAddr {
@@ -289,4 +300,158 @@ func TestAssumeOfASharedKernel(t *testing.T) {
 	if err := c.Assume(t.Context(), guest.Identity{Hostname: "other"}); !errors.HasCode(err, errors.Unsupported) {
 		t.Errorf("error: %v", err)
 	}
+}
+
+func TestAssumeAsAFork(t *testing.T) {
+	if !inMachine(t) {
+		return
+	}
+	c, dial := ownKernelAt(t)
+	device(t, "eth0", "02:ae:0a:00:00:05")
+	who := aMachine(t)
+	must(t, c.Assume(t.Context(), who))
+	must(t, c.Configure(t.Context(), guest.Config{
+		Env: map[string]string{"SECRET": "s3cret"}, DefaultUser: "root", DefaultWorkdir: "/", AccessToken: "token",
+	}))
+	must(t, os.MkdirAll("/var/lib/dbus", 0o755))
+	id := read(t, "/etc/machine-id")
+	must(t, os.WriteFile("/var/lib/dbus/machine-id", []byte(id), 0o644))
+	must(t, os.Mkdir("/etc/ssh", 0o755))
+	kinds := map[string]string{"ed25519": ssh.KeyAlgoED25519, "ecdsa": ssh.KeyAlgoECDSA256, "rsa": ssh.KeyAlgoRSA}
+	for kind := range kinds {
+		must(t, os.WriteFile("/etc/ssh/ssh_host_"+kind+"_key", []byte("origin"), 0o600))
+		must(t, os.WriteFile("/etc/ssh/ssh_host_"+kind+"_key.pub", []byte("origin"), 0o644))
+	}
+	must(t, os.WriteFile("/etc/ssh/ssh_host_dsa_key", []byte("origin"), 0o600))
+
+	// Connections: to another, which nobody answers; over loopback; of a client of the origin.
+	out := connecting(t, "10.0.0.1:9")
+	local, peer := overLoopback(t)
+	watching := make(chan error, 1)
+	stale, err := dial(t.Context())
+	must(t, err)
+	go func() {
+		_, err := stale.Read(make([]byte, 1))
+		watching <- err
+	}()
+	_, err = stale.Write([]byte("GET /health HTTP/1.1\r\n")) // a request that is not whole
+	must(t, err)
+
+	who.Fork, who.Hostname = true, "fork"
+	who.Interface.MAC, who.Interface.Address = mac(t, "02:ae:0a:00:00:06"), netip.MustParseAddr("10.0.0.6")
+	must(t, c.Assume(t.Context(), who))
+
+	expect(t, "network", network(t), strings.NewReplacer("00:05", "00:06", "0.5", "0.6").Replace(firstNetwork))
+	now := read(t, "/etc/machine-id")
+	if now == id || len(now) != 33 {
+		t.Errorf("machine-id: %q, was %q", now, id)
+	}
+	expect(t, "D-Bus's machine-id", read(t, "/var/lib/dbus/machine-id"), now)
+	for kind, algorithm := range kinds {
+		path := "/etc/ssh/ssh_host_" + kind + "_key"
+		awaitFile(t, path+".pub") // RSA takes its time
+		key, err := ssh.ParsePrivateKey([]byte(read(t, path)))
+		must(t, err)
+		public, _, _, _, err := ssh.ParseAuthorizedKey([]byte(read(t, path+".pub")))
+		must(t, err)
+		if key.PublicKey().Type() != algorithm || !bytes.Equal(public.Marshal(), key.PublicKey().Marshal()) {
+			t.Errorf("%s: %s, %s", kind, key.PublicKey().Type(), public.Type())
+		}
+		info, err := os.Stat(path)
+		must(t, err)
+		if info.Mode() != 0o600 {
+			t.Errorf("%s has the mode %s", path, info.Mode())
+		}
+	}
+	if _, err := os.Stat("/etc/ssh/ssh_host_dsa_key"); err == nil {
+		t.Error("a key of the origin's is there")
+	}
+	if err := out(); !errors.Is(err, syscall.ECONNABORTED) {
+		t.Errorf("the origin's connection: %v", err)
+	}
+	_, err = local.Write([]byte("x"))
+	must(t, err)
+	if n, err := peer.Read(make([]byte, 2)); n != 1 || err != nil {
+		t.Errorf("over loopback: %d, %v", n, err)
+	}
+	if err := <-watching; err == nil {
+		t.Error("a connection of the origin's client goes on")
+	}
+	// What the origin was told is forgotten: no token is asked for, no environment is there.
+	res, err := httpGet(t, dial, "/envs")
+	must(t, err)
+	expect(t, "environment", res, "{}\n")
+}
+
+// connecting begins to connect to an address; the result waits for how it ends.
+func connecting(t *testing.T, address string) func() error {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	must(t, err)
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	to := netip.MustParseAddrPort(address)
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}); !errors.Is(err, unix.EINPROGRESS) {
+		t.Fatalf("connect: %v", err)
+	}
+	return func() error {
+		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(limit.Milliseconds())); err != nil {
+			return err
+		}
+		code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err != nil {
+			return err
+		}
+		return syscall.Errno(code)
+	}
+}
+
+func overLoopback(t *testing.T) (a, b net.Conn) {
+	t.Helper()
+	var config net.ListenConfig
+	l, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	must(t, err)
+	defer func() { _ = l.Close() }()
+	var d net.Dialer
+	a, err = d.DialContext(t.Context(), "tcp", l.Addr().String())
+	must(t, err)
+	b, err = l.Accept()
+	must(t, err)
+	t.Cleanup(func() { _, _ = a.Close(), b.Close() })
+	return a, b
+}
+
+// awaitFile waits until a file is there, told by inotify(7).
+func awaitFile(t *testing.T, path string) {
+	t.Helper()
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+	must(t, err)
+	defer func() { _ = unix.Close(fd) }()
+	_, err = unix.InotifyAddWatch(fd, filepath.Dir(path), unix.IN_MOVED_TO|unix.IN_CREATE)
+	must(t, err)
+	for {
+		if _, err := os.Stat(path); err == nil {
+			return
+		}
+		if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(limit.Milliseconds())); n == 0 || err != nil && !errors.Is(err, unix.EINTR) {
+			t.Fatalf("%s: %d, %v", path, n, err)
+		}
+		_, _ = unix.Read(fd, make([]byte, 4096))
+	}
+}
+
+func httpGet(t *testing.T, dial guest.Dial, path string) (string, error) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+	}}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://agent"+path, nil)
+	must(t, err)
+	res, err := client.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = res.Body.Close() }()
+	body, err := io.ReadAll(res.Body)
+	return string(body), err
 }

@@ -49,11 +49,13 @@ type Limits struct {
 
 // Assume tells a machine with a kernel of its own who it is, before anything is
 // run in it: after its boot, and after it was restored from memory. It gets
-// the time and new entropy as well. Told again, nothing changes.
+// the time and new entropy as well; one that goes on runs its hooks. Told
+// again, nothing changes. A fork hears nothing else on connections that were
+// made before: they end.
 // Returns InvalidArgument, NotFound (it has no such network device), Unsupported
 // (its kernel is not its own), Unavailable, GuestFault.
 func (c *Client) Assume(ctx context.Context, who Identity) error {
-	_, err := bounded(ctx, c.o.CallTimeout, "assuming its identity", func(ctx context.Context) (*connect.Response[guestv1.AssumeResponse], error) {
+	_, err := bounded(ctx, c.o.CallTimeout+hooksLimit, "assuming its identity", func(ctx context.Context) (*connect.Response[guestv1.AssumeResponse], error) {
 		return c.machine.Assume(ctx, connect.NewRequest(who.message(time.Now())))
 	})
 	return err

@@ -92,18 +92,24 @@ func (c *Client) Configure(ctx context.Context, cfg Config) error {
 	return err
 }
 
-// Quiesce has the machine flush its file systems before a snapshot.
+// hooksLimit is how long the machine may take for its hooks: those before a
+// snapshot and, where one failed, those after it.
+const hooksLimit = time.Minute
+
+// Quiesce has the machine run its hooks and flush its file systems before a
+// snapshot. Returns Conflict when a hook failed, which is then undone;
+// Unavailable, GuestFault.
 func (c *Client) Quiesce(ctx context.Context) error {
-	_, err := bounded(ctx, c.o.FileTimeout, "flushing its file systems", func(ctx context.Context) (*connect.Response[guestv1.QuiesceResponse], error) {
+	_, err := bounded(ctx, c.o.FileTimeout+hooksLimit, "flushing its file systems", func(ctx context.Context) (*connect.Response[guestv1.QuiesceResponse], error) {
 		return c.machine.Quiesce(ctx, connect.NewRequest(&guestv1.QuiesceRequest{}))
 	})
 	return err
 }
 
-// Thaw undoes Quiesce. In a machine restored from memory it also sets the
+// Thaw undoes Quiesce and runs the machine's hooks. In a machine restored from memory it also sets the
 // clock and adds entropy, so that clones do not share their random numbers.
 func (c *Client) Thaw(ctx context.Context) error {
-	_, err := bounded(ctx, c.o.CallTimeout, "going on after a snapshot", func(ctx context.Context) (*connect.Response[guestv1.ThawResponse], error) {
+	_, err := bounded(ctx, c.o.CallTimeout+hooksLimit, "going on after a snapshot", func(ctx context.Context) (*connect.Response[guestv1.ThawResponse], error) {
 		entropy := make([]byte, 64)
 		_, _ = rand.Read(entropy) // never fails
 		return c.machine.Thaw(ctx, connect.NewRequest(&guestv1.ThawRequest{HostTimeUnixNs: time.Now().UnixNano(), Entropy: entropy}))

@@ -93,6 +93,17 @@ func (s *Watchers) remove(id string) bool {
 	return ok
 }
 
+// Clear ends the watchers of clients that poll.
+func (s *Watchers) Clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, w := range s.polled {
+		delete(s.polled, id)
+		w.Close()
+		s.count--
+	}
+}
+
 // WatchDir streams changes until the client goes.
 func (f *Filesystem) WatchDir(ctx context.Context, req *connect.Request[filesystempb.WatchDirRequest], out *connect.ServerStream[filesystempb.WatchDirResponse]) error {
 	u, path, err := f.target(req.Header(), req.Msg.GetPath())

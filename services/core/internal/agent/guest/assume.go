@@ -16,8 +16,9 @@ import (
 	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
 )
 
-// Assume makes the machine what the host says that it is.
-func (m *Machine) Assume(_ context.Context, req *connect.Request[guestv1.AssumeRequest]) (*connect.Response[guestv1.AssumeResponse], error) {
+// Assume makes the machine what the host says that it is. One that was restored
+// from memory goes on with its hooks.
+func (m *Machine) Assume(ctx context.Context, req *connect.Request[guestv1.AssumeRequest]) (*connect.Response[guestv1.AssumeResponse], error) {
 	if m.Identity == nil {
 		return nil, wire.Connect(errors.New(errors.Unsupported, "this machine's kernel is not its own: the host alone says who it is"))
 	}
@@ -28,7 +29,10 @@ func (m *Machine) Assume(_ context.Context, req *connect.Request[guestv1.AssumeR
 		}
 	}
 	if err == nil {
-		err = m.Identity.Assume(who)
+		err = m.Identity.Assume(ctx, who)
+	}
+	if err == nil {
+		m.Hooks.Resume(ctx, who.Fork)
 	}
 	return connect.NewResponse(&guestv1.AssumeResponse{}), wire.Connect(err)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/version"
+	"github.com/aetherium/aetherium/services/core/internal/agent/hooks"
 	"github.com/aetherium/aetherium/services/core/internal/agent/identity"
 	"github.com/aetherium/aetherium/services/core/internal/agent/machine"
 	"github.com/aetherium/aetherium/services/core/internal/agent/settings"
@@ -40,6 +41,7 @@ type Machine struct {
 	Identity *identity.Keeper // nil: the machine shares its host's kernel
 	Own      *OwnKernel       // nil: as above
 	Meter    *machine.Meter
+	Hooks    *hooks.Runner
 }
 
 var _ guestv1connect.MachineServiceHandler = (*Machine)(nil)
@@ -74,15 +76,19 @@ func (m *Machine) Configure(_ context.Context, req *connect.Request[guestv1.Conf
 	return connect.NewResponse(&guestv1.ConfigureResponse{}), wire.Connect(err)
 }
 
-// Quiesce writes the file systems to disk. What runs goes on: the host stops
-// it with the machine.
-func (m *Machine) Quiesce(context.Context, *connect.Request[guestv1.QuiesceRequest]) (*connect.Response[guestv1.QuiesceResponse], error) {
+// Quiesce runs the machine's hooks and writes the file systems to disk. What
+// runs goes on: the host stops it with the machine.
+func (m *Machine) Quiesce(ctx context.Context, _ *connect.Request[guestv1.QuiesceRequest]) (*connect.Response[guestv1.QuiesceResponse], error) {
+	if err := m.Hooks.Quiesce(ctx); err != nil {
+		return nil, wire.Connect(err)
+	}
 	machine.Sync()
 	return connect.NewResponse(&guestv1.QuiesceResponse{}), nil
 }
 
-// Thaw tells a machine that was stopped or restored the time and randomness.
-func (m *Machine) Thaw(_ context.Context, req *connect.Request[guestv1.ThawRequest]) (*connect.Response[guestv1.ThawResponse], error) {
+// Thaw tells a machine that was stopped or restored the time and randomness,
+// and runs its hooks if Quiesce ran some.
+func (m *Machine) Thaw(ctx context.Context, req *connect.Request[guestv1.ThawRequest]) (*connect.Response[guestv1.ThawResponse], error) {
 	if len(req.Msg.GetEntropy()) > identity.MaxEntropy {
 		return nil, wire.Connect(errors.New(errors.TooLarge, "more than %d bytes of entropy", identity.MaxEntropy))
 	}
@@ -94,5 +100,6 @@ func (m *Machine) Thaw(_ context.Context, req *connect.Request[guestv1.ThawReque
 			return nil, wire.Connect(err)
 		}
 	}
+	m.Hooks.Resume(ctx, false)
 	return connect.NewResponse(&guestv1.ThawResponse{}), nil
 }

@@ -42,9 +42,9 @@ func (k *Keeper) files(i Identity) {
 		errs = append(errs, k.writeEtc(now))
 	}
 	switch {
-	case i.MachineID != "" && (last == nil || last.MachineID != i.MachineID):
+	case i.MachineID != "" && (i.Fork || last == nil || last.MachineID != i.MachineID):
 		errs = append(errs, k.writeMachineID(i.MachineID))
-	case i.MachineID == "" && !k.hasMachineID():
+	case i.MachineID == "" && (i.Fork || !k.hasMachineID()):
 		errs = append(errs, k.writeMachineID(drawID()))
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -4,11 +4,13 @@
 package identity
 
 import (
+	"context"
 	"encoding/hex"
 	"log/slog"
 	"net/netip"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -81,22 +83,30 @@ type Keeper struct {
 	Clock *machine.Clock
 	Group *limits.Group // gets the limits
 	Log   *slog.Logger
+	// Forget makes the agent of a fork forget what its origin's host told it and
+	// ends that one's connections; ctx is the request's.
+	Forget func(ctx context.Context)
 
 	mu      sync.Mutex
-	settled bool // the kernel's settings are made; whoever changes them since may
+	forks   atomic.Int64 // how often the machine became another
+	settled bool         // the kernel's settings are made; whoever changes them since may
 }
 
 // Assume makes the machine what i says. Called again with the same it changes
 // nothing. What cannot be written to a full or read-only disk is logged and keeps no
-// machine from its network. Returns InvalidArgument, TooLarge, NotFound (no
+// machine from its network. In a fork, what must be unique is made new. Returns InvalidArgument, TooLarge, NotFound (no
 // network device), Internal (the kernel refused).
-func (k *Keeper) Assume(i Identity) error {
+func (k *Keeper) Assume(ctx context.Context, i Identity) error {
 	if err := i.check(); err != nil {
 		return err
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	// First what all else is made with: the time of files, keys.
+	if i.Fork {
+		k.forks.Add(1)
+		k.Forget(ctx)
+	}
+	// What all else is made with: the time of files, keys.
 	if !i.Time.IsZero() {
 		k.Clock.Set(i.Time)
 	}
@@ -111,10 +121,18 @@ func (k *Keeper) Assume(i Identity) error {
 	if err := k.network(i.Interface); err != nil {
 		return err
 	}
+	if i.Fork {
+		if err := netif.DropConnections(); err != nil {
+			k.Log.Warn("connections of the machine's origin last until they time out", "error", err)
+		}
+	}
 	if err := k.Group.Set(i.Limits); err != nil {
 		return err
 	}
 	k.files(i)
+	if i.Fork {
+		k.renewHostKeys(i.Hostname)
+	}
 	return nil
 }
 

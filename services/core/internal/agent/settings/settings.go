@@ -66,6 +66,13 @@ func (s *Store) Update(change func(*Settings) error) error {
 	return nil
 }
 
+// Clear forgets what the machine was told.
+func (s *Store) Clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.current = Settings{}
+}
+
 // TokenFits compares a client's token in constant time. Without a token set
 // everything fits.
 func (s Settings) TokenFits(token string) bool {
