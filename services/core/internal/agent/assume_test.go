@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"io"
@@ -13,7 +14,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"connectrpc.com/connect"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
@@ -21,6 +24,8 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/internal/agent"
 	"github.com/aetherium/aetherium/services/core/pkg/guest"
+	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1/guestv1connect"
 )
 
 // inMachine runs the test again in a process whose name, network and /etc are
@@ -284,14 +289,20 @@ func TestAssumeRefuses(t *testing.T) {
 	}
 }
 
-// A machine that shares its host's kernel is not asked.
-func TestAssumeOfASharedKernel(t *testing.T) {
-	r := newRig(t)
+// client is the host's client of its own making.
+func (r *rig) client() *guest.Client {
 	c := guest.New(func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", r.socket)
 	}, guest.Options{})
-	defer c.Close()
+	r.t.Cleanup(c.Close)
+	return c
+}
+
+// A machine that shares its host's kernel is not asked.
+func TestAssumeOfASharedKernel(t *testing.T) {
+	r := newRig(t)
+	c := r.client()
 	a, err := c.Handshake(t.Context())
 	must(t, err)
 	if a.Has(guest.FeatureAssume) {
@@ -327,15 +338,8 @@ func TestAssumeAsAFork(t *testing.T) {
 	// Connections: to another, which nobody answers; over loopback; of a client of the origin.
 	out := connecting(t, "10.0.0.1:9")
 	local, peer := overLoopback(t)
-	watching := make(chan error, 1)
-	stale, err := dial(t.Context())
-	must(t, err)
-	go func() {
-		_, err := stale.Read(make([]byte, 1))
-		watching <- err
-	}()
-	_, err = stale.Write([]byte("GET /health HTTP/1.1\r\n")) // a request that is not whole
-	must(t, err)
+	stream := watchExecutions(t, dial)
+	port := forwarded(t, dial)
 
 	who.Fork, who.Hostname = true, "fork"
 	who.Interface.MAC, who.Interface.Address = mac(t, "02:ae:0a:00:00:06"), netip.MustParseAddr("10.0.0.6")
@@ -369,13 +373,17 @@ func TestAssumeAsAFork(t *testing.T) {
 	if err := out(); !errors.Is(err, syscall.ECONNABORTED) {
 		t.Errorf("the origin's connection: %v", err)
 	}
-	_, err = local.Write([]byte("x"))
+	_, err := local.Write([]byte("x"))
 	must(t, err)
 	if n, err := peer.Read(make([]byte, 2)); n != 1 || err != nil {
 		t.Errorf("over loopback: %d, %v", n, err)
 	}
-	if err := <-watching; err == nil {
-		t.Error("a connection of the origin's client goes on")
+	if stream.Receive() {
+		t.Error("a stream of the origin's host goes on")
+	}
+	must(t, stream.Close())
+	if n, err := port.Read(make([]byte, 1)); n > 0 || err == nil {
+		t.Error("a connection to a port of the origin's goes on")
 	}
 	// What the origin was told is forgotten: no token is asked for, no environment is there.
 	res, err := httpGet(t, dial, "/envs")
@@ -437,6 +445,46 @@ func awaitFile(t *testing.T, path string) {
 		}
 		_, _ = unix.Read(fd, make([]byte, 4096))
 	}
+}
+
+// watchExecutions begins a stream that does not end by itself.
+func watchExecutions(t *testing.T, dial guest.Dial) *connect.ServerStreamForClient[guestv1.WatchResponse] {
+	t.Helper()
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	client := guestv1connect.NewExecutionServiceClient(&http.Client{Transport: &http.Transport{
+		Protocols:   &protocols,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+	}}, "http://agent")
+	stream, err := client.Watch(t.Context(), connect.NewRequest(&guestv1.WatchRequest{})) // the headers have come
+	must(t, err)
+	return stream
+}
+
+// forwarded is a connection to a port of the machine that somebody accepted.
+func forwarded(t *testing.T, dial guest.Dial) net.Conn {
+	t.Helper()
+	var config net.ListenConfig
+	l, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	must(t, err)
+	defer func() { _ = l.Close() }()
+	conn, err := dial(t.Context())
+	must(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	must(t, conn.SetDeadline(time.Now().Add(limit)))
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	must(t, err)
+	_, err = io.WriteString(conn, "POST /aetherium/port/"+port+" HTTP/1.1\r\nHost: agent\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+	must(t, err)
+	accepted, err := l.Accept()
+	must(t, err)
+	t.Cleanup(func() { _ = accepted.Close() })
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil) //nolint:bodyclose // the connection is its body
+	must(t, err)
+	if res.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatal(res.Status)
+	}
+	return conn
 }
 
 func httpGet(t *testing.T, dial guest.Dial, path string) (string, error) {

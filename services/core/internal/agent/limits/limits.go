@@ -61,14 +61,19 @@ func (g *Group) Set(l Limits) error {
 	if root == "" {
 		root = Root
 	}
-	var fs unix.Statfs_t
-	if unix.Statfs(root, &fs) != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
+	if !version2(root) {
 		return nil
 	}
 	if err := g.set(root, l); err != nil {
 		return errors.Wrap(err, errors.Internal, "the machine's limits cannot be set: %s", err)
 	}
 	return nil
+}
+
+// version2 tells whether control groups of version 2 are mounted there.
+func version2(root string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(root, &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC
 }
 
 func (g *Group) set(root string, l Limits) error {
