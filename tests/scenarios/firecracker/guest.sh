@@ -13,10 +13,21 @@ export AETHERIUM_TEST_VMLINUX=/aetherium/kernel/vmlinux AETHERIUM_TEST_MODULES=/
 # Emulation of emulation is slow: what a guest's kernel does for a real processor alone is left out.
 export AETHERIUM_TEST_KERNEL_ARGS="mitigations=off cryptomgr.notests nokaslr"
 
+# suite [ARGUMENT...]: the drivers' conformance suite, with the real agent.
+suite() {
+  local package=/run/package # as a kernel package is unpacked
+  mkdir -p "$package/boot" "$package/lib"
+  cp kernel/vmlinuz "$package/boot/vmlinuz-$(uname -r)"
+  ln -sfn /lib/modules "$package/lib/modules"
+  mountpoint -q /template || mount --bind / /template # the root's own file system alone
+  AETHERIUM_TEST_KERNEL=$package AETHERIUM_TEST_DISK=xfs AETHERIUM_TEST_AGENT=/aetherium/bin/fc-agent \
+    AETHERIUM_TEST_ROOTFS=/template go_test test/vmmtest.test "$@"
+}
 bench() { AETHERIUM_BENCH_ROUNDS=${AETHERIUM_BENCH_ROUNDS:-5} test/firecracker.test -test.run=TestFloor -test.v | grep -E '^\{|FAIL|_test.go'; }
 
 echo "=== $(uname -r), $("$AETHERIUM_TEST_FIRECRACKER" --version | head -n 1), KVM: $(ls /dev/kvm), up for $(cut -d' ' -f1 /proc/uptime) s"
 step engine go_test test/firecracker.test
+step suite suite -test.run=TestFirecracker
 step bench bench
 echo "$passed_tests passed, $failed_tests failed"
 inside_end

