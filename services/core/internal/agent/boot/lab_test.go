@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -132,6 +133,12 @@ func (l *lab) disk() string {
 // boot starts a machine with a template and a disk, and further trees by their targets.
 func (l *lab) boot(name, root, disk string, trees map[string]string) *vm {
 	l.t.Helper()
+	return l.start(l.guest(name, root, disk, trees))
+}
+
+// guest is a machine that was not started.
+func (l *lab) guest(name, root, disk string, trees map[string]string) microvm.Guest {
+	l.t.Helper()
 	g := microvm.Guest{
 		ID: name, Dir: filepath.Join(l.dir, name), UID: uid, NetNS: filepath.Join(l.dir, name+".net"),
 		Kernel: l.kernel, CPUs: 1, Memory: 128 * mib,
@@ -140,11 +147,17 @@ func (l *lab) boot(name, root, disk string, trees map[string]string) *vm {
 	for target, path := range trees {
 		g.Drives = append(g.Drives, microvm.Drive{Path: path, ReadOnly: true, Role: bootline.RoleMount + target})
 	}
+	return g
+}
+
+// start starts a machine.
+func (l *lab) start(g microvm.Guest) *vm {
+	l.t.Helper()
 	must(l.t, os.Mkdir(g.Dir, 0o700))
 	must(l.t, os.Chown(g.Dir, uid, uid))
 	host, err := cgroup.Detect()
 	must(l.t, err)
-	group := host.Group(fmt.Sprintf("/aeth-boot-%d-%s", os.Getpid(), name))
+	group := host.Group(fmt.Sprintf("/aeth-boot-%d-%s", os.Getpid(), g.ID))
 	must(l.t, group.Make())
 	l.t.Cleanup(func() {
 		if err := errors.Join(group.Kill(context.Background()), group.Remove(context.Background())); err != nil {
@@ -152,7 +165,7 @@ func (l *lab) boot(name, root, disk string, trees map[string]string) *vm {
 		}
 	})
 	g.Cgroup = group.Dirs()
-	l.netNS(g.NetNS)
+	l.netNS(g)
 	v := &vm{l: l, t: l.t, g: g}
 	v.monitor, err = l.engine.Boot(l.t.Context(), g)
 	must(l.t, err)
@@ -161,10 +174,10 @@ func (l *lab) boot(name, root, disk string, trees map[string]string) *vm {
 	return v
 }
 
-// netNS makes an empty network namespace.
-func (l *lab) netNS(path string) {
+// netNS makes a machine's network namespace, with its tap if it has a link.
+func (l *lab) netNS(g microvm.Guest) {
 	l.t.Helper()
-	must(l.t, os.WriteFile(path, nil, 0o600))
+	must(l.t, os.WriteFile(g.NetNS, nil, 0o600))
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked
@@ -172,10 +185,31 @@ func (l *lab) netNS(path string) {
 			done <- err
 			return
 		}
-		done <- unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
+		done <- errors.Join(tap(g.Link), unix.Mount("/proc/thread-self/ns/net", g.NetNS, "", unix.MS_BIND, ""))
 	}()
 	must(l.t, <-done)
-	l.t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
+	l.t.Cleanup(func() { _ = unix.Unmount(g.NetNS, unix.MNT_DETACH) })
+}
+
+// tap makes a link's tap in the calling thread's network namespace, and nobody
+// at its other end.
+func tap(link *microvm.Link) error {
+	if link == nil {
+		return nil
+	}
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	t := &netlink.Tuntap{
+		LinkAttrs: netlink.LinkAttrs{Name: link.Tap, TxQLen: -1}, Mode: netlink.TUNTAP_MODE_TAP,
+		Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR, Owner: uid, Group: uid,
+	}
+	if err := h.LinkAdd(t); err != nil {
+		return err
+	}
+	return h.LinkSetUp(t)
 }
 
 // ready waits for the agent.
