@@ -63,7 +63,10 @@ func (d *Driver) client(id string) *guest.Client {
 	defer d.mu.Unlock()
 	c := d.clients[id]
 	if c == nil {
-		c = guest.New(func(ctx context.Context) (net.Conn, error) { return d.dialAgent(ctx, id) }, guest.Options{Log: d.log})
+		c = guest.New(func(ctx context.Context) (net.Conn, error) { return d.dialAgent(ctx, id) }, guest.Options{
+			CallTimeout: bootPatience, // the first call is made while its kernel boots
+			Log:         d.log,
+		})
 		d.clients[id] = c
 	}
 	return c
