@@ -86,7 +86,7 @@ func (d *Driver) Snapshot(ctx context.Context, id, snapshotID string, kind domai
 		return info, errors.New(errors.Conflict, "the machine is not whole")
 	}
 	if kind == domain.SnapshotMemory {
-		info.Frozen, err = d.keepMemory(ctx, id, snapshotID)
+		info.Frozen, err = d.keepMemory(ctx, m, snapshotID)
 	} else {
 		info.Frozen, err = d.keepDisk(ctx, m, snapshotID)
 	}
@@ -136,31 +136,37 @@ func (d *Driver) copyDisk(ctx context.Context, m *machine, snapshotID string) er
 	return d.own(snapshot, 0)
 }
 
-// keepMemory keeps a running machine's memory with its disk of the same moment.
-func (d *Driver) keepMemory(ctx context.Context, id, snapshotID string) (time.Duration, error) {
+// keepMemory keeps the memory of a machine that runs, or is paused with it
+// saved, with its disk of the same moment.
+func (d *Driver) keepMemory(ctx context.Context, m *machine, snapshotID string) (time.Duration, error) {
 	if _, err := d.keptMemory(ctx, snapshotID); err == nil {
 		return 0, nil
 	}
-	m, err := d.running(id)
-	if err != nil {
-		return 0, err
-	}
-	version, err := d.engine.Version(ctx)
-	if err != nil {
-		return 0, err
+	version := m.EngineVersion
+	if !m.Suspended {
+		if m.run.Phase != phaseRunning || !m.run.Process.Alive(d.boot) {
+			return 0, errors.New(errors.Conflict, "the machine does not run")
+		}
+		var err error
+		if version, err = d.engine.Version(ctx); err != nil {
+			return 0, err
+		}
 	}
 	// What a call before left is not whole.
 	if err := d.DeleteSnapshot(ctx, snapshotID); err != nil {
 		return 0, err
 	}
-	if err := d.flush(m); err != nil {
-		return 0, err
-	}
 	volume := d.cfg.volume(memoryVolume, snapshotID)
-	if err := d.cfg.Volumes.Create(ctx, volume, 0); err != nil {
-		return 0, err
+	var frozen time.Duration
+	var err error
+	if m.Suspended {
+		err = d.cfg.Volumes.Clone(ctx, d.cfg.paths(m.MachineID).memory, volume, 0)
+		if err == nil {
+			err = d.copyDisk(ctx, m, snapshotID)
+		}
+	} else {
+		frozen, err = d.save(ctx, m, volume, snapshotID)
 	}
-	frozen, err := d.save(ctx, m, volume, snapshotID)
 	if err == nil {
 		err = record.Write(filepath.Join(d.cfg.Volumes.Path(volume), keptFile), kept{
 			Version: recordVersion, EngineVersion: version, Resources: m.Spec.Resources, Network: m.Spec.Network == domain.NetworkNAT,
@@ -173,7 +179,15 @@ func (d *Driver) keepMemory(ctx context.Context, id, snapshotID string) (time.Du
 	return frozen, nil
 }
 
+// save has a running machine's memory saved, and its disk copied.
 func (d *Driver) save(ctx context.Context, m *machine, volume, snapshotID string) (time.Duration, error) {
+	// What is cached is written while it still runs.
+	if err := d.flush(m); err != nil {
+		return 0, err
+	}
+	if err := d.cfg.Volumes.Create(ctx, volume, 0); err != nil {
+		return 0, err
+	}
 	dir, err := d.memoryDir(volume)
 	if err != nil {
 		return 0, err
