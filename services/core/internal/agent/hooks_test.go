@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -93,6 +94,25 @@ func TestHooks(t *testing.T) {
 	must(t, syscall.Kill(left, syscall.SIGKILL)) // it is still there
 	must(t, c.Thaw(t.Context()))
 	log(before + after)
+
+	// One is ended when whoever asked for it goes, and what was done is undone.
+	hook(t, "quiesce.d", "15-failing", "echo $$ >/var/lib/new; mv /var/lib/new /var/lib/running; exec sleep 60")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	quiesced := make(chan error, 1)
+	go func() { quiesced <- c.Quiesce(ctx) }()
+	awaitFile(t, "/var/lib/running")
+	cancel()
+	if err := <-quiesced; !errors.HasCode(err, errors.Canceled) {
+		t.Errorf("error: %v", err)
+	}
+	must(t, c.Thaw(t.Context())) // comes after it
+	log("quiesce 1 as 0 in / with /root\n" + after)
+	running, err := strconv.Atoi(strings.TrimSpace(read(t, "/var/lib/running")))
+	must(t, err)
+	if err := syscall.Kill(running, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("the hook runs on: %v", err)
+	}
 }
 
 // Machines that share their host's kernel have hooks, too.
