@@ -42,6 +42,11 @@ tmux                                tmux                    tmux           tmux 
 shellcheck                          shellcheck              ShellCheck     shellcheck       shellcheck
 python3                             python3                 python3        python           python3
 python3-venv                        python3-venv            python3        python           python3
+qemu-system-x86_64                  qemu-system-x86         qemu-system-x86-core qemu-system-x86 qemu-system-x86_64
+mkfs.erofs                          erofs-utils             erofs-utils    erofs-utils      erofs-utils
+mke2fs                              e2fsprogs               e2fsprogs      e2fsprogs        e2fsprogs
+dpkg-deb                            dpkg                    dpkg           dpkg             dpkg
+dockerd                             docker.io               moby-engine    docker           docker
 '
 need_bench='
 dockerd                             docker.io               moby-engine    docker           docker

@@ -21,6 +21,9 @@ for arg in "$@"; do
   esac
 done
 
+# The packages whose tests run machines made from what the product ships.
+machines='/(pkg/vmm/(vmmtest|qemu|microvm|microvm/kernel)|internal/agent/boot)$'
+
 scripts/install-deps.sh --test
 make build
 
@@ -34,13 +37,21 @@ fi
 if [ -n "$unit" ]; then
   for m in libs/common libs/types services/core services/gateway services/k8s-manager services/standalone; do
     say "go test $m"
+    packages=(./...)
+    [ "$m" != services/core ] || mapfile -t packages < <(cd "$m" && "${GO:-go}" list ./... | grep -vE "$machines")
     extra=()
     if [ -n "$coverage" ]; then
       mkdir -p coverage
       extra=(-covermode=atomic -coverprofile="$ROOT/coverage/$(basename "$m").out")
     fi
-    (cd "$m" && CGO_ENABLED=1 "${GO:-go}" test -race -timeout 15m "${extra[@]}" ./...) || failed+=("$m")
+    (cd "$m" && CGO_ENABLED=1 "${GO:-go}" test -race -timeout 15m "${extra[@]}" "${packages[@]}") || failed+=("$m")
   done
+  say "what machines of tests are made from"
+  fixtures=$(cd tests && "${GO:-go}" run ./fixtures "$ROOT/.tools/fixtures") || failed+=(fixtures)
+  say "go test services/core, machines of every driver"
+  # One package after the other: an emulated machine is slow enough alone.
+  mapfile -t packages < <(cd services/core && "${GO:-go}" list ./... | grep -E "$machines")
+  (eval "$fixtures" && cd services/core && CGO_ENABLED=1 "${GO:-go}" test -race -p 1 -timeout 25m "${packages[@]}") || failed+=("services/core, machines of every driver")
   say "go test services/core, machines by runc"
   (cd services/core && AETHERIUM_TEST_RUNTIME=runc CGO_ENABLED=1 "${GO:-go}" test -race -timeout 15m ./pkg/vmm/oci) || failed+=("services/core with runc")
 fi
