@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,7 +25,9 @@ type Machine struct {
 	// Phases are how far the boot had come when.
 	Phases []Phase
 
+	log     *slog.Logger
 	modules *modules
+	later   sync.Once
 	disk    *os.File // the directory that the machine's disk is mounted at
 }
 
@@ -46,7 +50,7 @@ func Start(ctx context.Context, log *slog.Logger) (*Machine, error) {
 	defer cancel()
 	t := &trace{}
 	t.reach("kernel")
-	m := &Machine{}
+	m := &Machine{log: log}
 	if err := mountAll("", early()); err != nil {
 		return nil, err
 	}
@@ -80,10 +84,26 @@ func Start(ctx context.Context, log *slog.Logger) (*Machine, error) {
 	return m, nil
 }
 
+// leisure is how long after it was told who it is a machine gets the rest of its
+// modules: its first command does not wait for them.
+const leisure = 5 * time.Second
+
 // Settle loads what a machine can do without until it is first told who it is:
-// its network and what its kernel draws random numbers from. It may be called
-// again, and at once.
-func (m *Machine) Settle() error { return m.modules.load(m.modules.hardware()...) }
+// its network. All is what else it may come to need, which it gets at leisure
+// otherwise. It may be called again, and at once.
+func (m *Machine) Settle(all bool) error {
+	if all {
+		return m.modules.load(append(hardware(rest()), "tcp_diag")...)
+	}
+	m.later.Do(func() {
+		time.AfterFunc(leisure, func() {
+			if err := m.Settle(true); err != nil {
+				m.log.Warn("not all of the machine's devices can be used", "error", err)
+			}
+		})
+	})
+	return m.modules.load(hardware(map[string]string{deviceNet: "virtio_net"})...)
+}
 
 func commandLine() (bootline.Line, error) {
 	raw, err := os.ReadFile("/proc/cmdline")
@@ -94,31 +114,12 @@ func commandLine() (bootline.Line, error) {
 }
 
 // limits undoes those that a kernel has for its first process, and so for all
-// that it starts: what a machine may do is told to it by its host. And they are
-// as in a container in what everyone may: listen on any port, send pings.
+// that it starts: what a machine may do is told to it by its host.
 func limits() error {
 	const files = 1 << 20
 	infinite := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 	return errors.Join(
 		os.NewSyscallError("setrlimit", unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: files, Max: files})),
 		os.NewSyscallError("setrlimit", unix.Setrlimit(unix.RLIMIT_NPROC, &infinite)),
-		os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0),
-		os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 2147483647"), 0),
-		raiseLoopback(),
 	)
-}
-
-// raiseLoopback makes localhost reachable (netdevice(7)).
-func raiseLoopback() error {
-	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return os.NewSyscallError("socket", err)
-	}
-	defer func() { _ = unix.Close(s) }()
-	request, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	return os.NewSyscallError("ioctl", unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, request))
 }

@@ -5,7 +5,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/aetherium/aetherium/services/core/pkg/guest"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
@@ -20,10 +22,12 @@ func TestBoot(t *testing.T) {
 	extra := filepath.Join(t.TempDir(), "extra")
 	must(t, os.Mkdir(extra, 0o755))
 	must(t, os.WriteFile(filepath.Join(extra, "file"), []byte("shared\n"), 0o644))
-	root, disk, trees := l.tree(rootfs), l.disk(), map[string]string{"/opt/new/place": l.tree(extra)}
+	tree := l.tree(extra)
+	root, disk, trees := l.tree(rootfs), l.disk(), map[string]string{"/opt/new/place": tree}
 
 	v := l.boot("first", root, disk, trees)
 	a := v.ready()
+	must(t, v.Assume(t.Context(), guest.Identity{Hostname: "machine", Limits: guest.Limits{PIDs: 200, MilliCPU: 1000}}))
 	for _, tc := range []struct{ script, want string }{
 		{"cat /opt/new/place/file; touch /opt/new/place/x 2>&1 | grep -o 'Read-only file system'", "shared\nRead-only file system\n"},
 		{"stat -c '%a %U %F' / /tmp /dev/shm /dev/ptmx /dev/null", "755 root directory\n1777 root directory\n1777 root directory\n666 root character special file\n666 root character special file\n"},
@@ -42,13 +46,15 @@ func TestBoot(t *testing.T) {
 	if len(a.Phases) < 3 {
 		t.Errorf("phases %v", a.Phases)
 	}
-	v.end()
+	must(t, v.Shutdown(t.Context(), time.Second))
+	v.ended()
 
 	v = l.boot("second", root, disk, trees)
 	v.ready()
-	if out, end := v.run("cat /root/kept; ls -A /disk 2>&1"); !strings.HasPrefix(out, "kept\n") {
+	if out, end := v.run("cat /root/kept"); out != "kept\n" {
 		t.Errorf("after a restart: %q (%v)", out, end)
 	}
+	v.end()
 }
 
 // A machine that cannot be booted ends.
@@ -59,6 +65,43 @@ func TestFailure(t *testing.T) {
 	must(t, os.Truncate(blank, mib))
 	v := l.boot("broken", blank, l.disk(), nil)
 	v.ended()
+}
+
+// What goes to a place that a template has as a link goes where that leads to,
+// within the machine.
+func TestLinksInTemplate(t *testing.T) {
+	l := newLab(t)
+	dir, extra := t.TempDir(), t.TempDir()
+	must(t, os.MkdirAll(filepath.Join(dir, "usr/there"), 0o755))
+	must(t, os.Symlink("/usr/there", filepath.Join(dir, "link")))
+	must(t, os.WriteFile(filepath.Join(extra, "file"), nil, 0o644))
+	v := l.boot("links", l.tree(dir), l.disk(), map[string]string{"/link/place": l.tree(extra)})
+	v.ready()
+	if _, err := v.Stat(t.Context(), "/usr/there/place/file", vmm.FileOptions{User: "0"}); err != nil {
+		t.Error(err)
+	}
+}
+
+// When memory runs out a command ends, and not the machine.
+func TestOutOfMemory(t *testing.T) {
+	rootfs := os.Getenv(rootfsEnv)
+	if rootfs == "" {
+		t.Skip("no root filesystem is given in " + rootfsEnv)
+	}
+	l := newLab(t)
+	v := l.boot("memory", l.tree(rootfs), l.disk(), nil)
+	before := v.ready()
+	if _, end := v.run("exec tail /dev/zero"); end.GetSignal() != 9 {
+		t.Errorf("ended with %v", end)
+	}
+	if after := v.ready(); after.BootID != before.BootID {
+		t.Error("the agent is another one")
+	}
+	u, err := v.Usage(t.Context())
+	must(t, err)
+	if u.OOMKills < 1 {
+		t.Errorf("usage %+v", u)
+	}
 }
 
 // A template may have nothing at all.

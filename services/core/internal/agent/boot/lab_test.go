@@ -57,13 +57,13 @@ func run(t testing.TB, name string, args ...string) {
 
 // lab boots machines with the agent as their first process.
 type lab struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	kernel microvm.Kernel
 	engine *qemu.Engine
 }
 
-func newLab(t *testing.T) *lab {
+func newLab(t testing.TB) *lab {
 	t.Helper()
 	source := os.Getenv(kernelEnv)
 	switch {
@@ -106,7 +106,7 @@ func newLab(t *testing.T) *lab {
 type vm struct {
 	*guest.Client
 	l       *lab
-	t       *testing.T
+	t       testing.TB
 	g       microvm.Guest
 	monitor int
 }
@@ -237,6 +237,16 @@ func (v *vm) end() {
 	v.t.Helper()
 	v.tell("kill -TERM 1")
 	v.ended()
+}
+
+// kill ends the monitor and tells the processor time that it took.
+func (v *vm) kill() time.Duration {
+	v.t.Helper()
+	must(v.t, unix.Kill(v.monitor, unix.SIGKILL))
+	var used unix.Rusage
+	_, err := unix.Wait4(v.monitor, nil, 0, &used)
+	must(v.t, err)
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
 // ended waits for the monitor's end.

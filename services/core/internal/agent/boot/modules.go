@@ -91,27 +91,29 @@ func (m *modules) loadOne(name string) error {
 	return nil
 }
 
-// hardware are the modules of the devices that the machine has and that it
-// boots without, by their numbers (Virtual I/O Device, section 5), and what
-// closes connections.
-func (m *modules) hardware() []string {
-	names := []string{"tcp_diag"}
+// Devices by their numbers (Virtual I/O Device, section 5).
+const (
+	deviceNet     = "0x0001"
+	deviceRandom  = "0x0004"
+	deviceBalloon = "0x0005"
+)
+
+// rest are the modules of devices that a machine boots without.
+func rest() map[string]string {
+	return map[string]string{deviceNet: "virtio_net", deviceRandom: "virtio_rng", deviceBalloon: "virtio_balloon"}
+}
+
+// hardware are those of the modules whose devices the machine has.
+func hardware(modules map[string]string) []string {
 	devices, err := filepath.Glob("/sys/bus/virtio/devices/*/device")
 	if err != nil {
-		return names
+		return nil
 	}
+	var names []string
 	for _, path := range devices {
-		number, err := os.ReadFile(path)
-		if err != nil {
-			continue // gone meanwhile
-		}
-		switch strings.TrimSpace(string(number)) {
-		case "0x0001":
-			names = append(names, "virtio_net")
-		case "0x0004":
-			names = append(names, "virtio_rng")
-		case "0x0005":
-			names = append(names, "virtio_balloon")
+		number, err := os.ReadFile(path) // no error: gone meanwhile
+		if name, wanted := modules[strings.TrimSpace(string(number))]; err == nil && wanted {
+			names = append(names, name)
 		}
 	}
 	return names

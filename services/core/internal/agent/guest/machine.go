@@ -82,6 +82,11 @@ func (m *Machine) Quiesce(ctx context.Context, _ *connect.Request[guestv1.Quiesc
 	if err := m.Hooks.Quiesce(ctx); err != nil {
 		return nil, wire.Connect(err)
 	}
+	if m.Own != nil { // once, and not in each machine that goes on from here
+		if err := m.Own.Settle(true); err != nil {
+			return nil, wire.Connect(err)
+		}
+	}
 	machine.Sync()
 	return connect.NewResponse(&guestv1.QuiesceResponse{}), nil
 }

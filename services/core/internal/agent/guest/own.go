@@ -16,9 +16,10 @@ import (
 // OwnKernel is what only a machine with a kernel of its own has.
 type OwnKernel struct {
 	Phases []boot.Phase
-	// Settle completes the machine when it is first told who it is. Once done it
+	// Settle completes the machine when it is first told who it is: with all, or
+	// what its first command may need, and soon the rest. Once done it
 	// does nothing.
-	Settle func() error
+	Settle func(all bool) error
 	// Shutdown begins to end the machine and returns.
 	Shutdown func(grace time.Duration)
 }

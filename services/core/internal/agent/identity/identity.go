@@ -8,7 +8,7 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"net/netip"
-	"regexp"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,7 +27,13 @@ const (
 	maxDNS     = 16
 )
 
-var hostnameForm = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?$`)
+// isHostname tells whether a name is one of letters, digits, dots and hyphens,
+// which begins and ends with one of the former.
+func isHostname(name string) bool {
+	const alphanumeric = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+	return name != "" && len(name) <= 63 && strings.Trim(name, alphanumeric+".-") == "" &&
+		strings.ContainsRune(alphanumeric, rune(name[0])) && strings.ContainsRune(alphanumeric, rune(name[len(name)-1]))
+}
 
 // Identity is what a machine is told of itself.
 type Identity struct {
@@ -42,7 +48,7 @@ type Identity struct {
 }
 
 func (i Identity) check() error {
-	if !hostnameForm.MatchString(i.Hostname) {
+	if !isHostname(i.Hostname) {
 		return errors.New(errors.InvalidArgument, "%.64q is not a hostname", i.Hostname).WithField("hostname")
 	}
 	if i.Interface != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"hash/crc32"
+	"sync"
 )
 
 // A packet is, little endian: kind (1 byte), life of the sender (8), life of
@@ -34,7 +35,36 @@ type packet struct {
 	data  []byte
 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// castagnoli is made when a long packet first wants it: that is a good part of
+// the start of a machine whose processor is emulated.
+var castagnoli = sync.OnceValue(func() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) })
+
+// short bounds what is summed up byte by byte.
+const short = 1 << 10
+
+// bytewise is a table for that.
+var bytewise = sync.OnceValue(func() *crc32.Table {
+	var t crc32.Table
+	for i := range t {
+		sum := uint32(i)
+		for range 8 {
+			sum = sum>>1 ^ sum&1*crc32.Castagnoli
+		}
+		t[i] = sum
+	}
+	return &t
+})
+
+func checksum(b []byte) uint32 {
+	if len(b) > short {
+		return crc32.Checksum(b, castagnoli())
+	}
+	table, sum := bytewise(), ^uint32(0)
+	for _, c := range b {
+		sum = table[byte(sum)^c] ^ sum>>8
+	}
+	return ^sum
+}
 
 func (p packet) appendTo(dst []byte) []byte {
 	start := len(dst)
@@ -43,7 +73,7 @@ func (p packet) appendTo(dst []byte) []byte {
 	dst = binary.LittleEndian.AppendUint64(dst, p.to)
 	dst = binary.LittleEndian.AppendUint32(dst, p.count)
 	dst = append(dst, p.data...)
-	return binary.LittleEndian.AppendUint32(dst, crc32.Checksum(dst[start:], castagnoli))
+	return binary.LittleEndian.AppendUint32(dst, checksum(dst[start:]))
 }
 
 // parsePacket reads an unstuffed packet. Its data points into b.
@@ -52,7 +82,7 @@ func parsePacket(b []byte) (packet, bool) {
 		return packet{}, false
 	}
 	body, sum := b[:len(b)-packetTail], binary.LittleEndian.Uint32(b[len(b)-packetTail:])
-	if crc32.Checksum(body, castagnoli) != sum {
+	if checksum(body) != sum {
 		return packet{}, false
 	}
 	p := packet{

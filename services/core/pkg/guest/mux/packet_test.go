@@ -2,6 +2,7 @@ package mux
 
 import (
 	"bytes"
+	"hash/crc32"
 	"math/rand/v2"
 	"testing"
 )
@@ -109,4 +110,18 @@ func FuzzUnstuff(f *testing.F) {
 		}
 		_, _ = unstuff(nil, src)
 	})
+}
+
+func TestChecksum(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(3, 4))
+	for _, n := range []int{0, 1, 7, 25, short - 1, short, short + 1, maxPacket} {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = byte(r.Uint32())
+		}
+		if got, want := checksum(b), crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)); got != want {
+			t.Errorf("%d bytes: %x, not %x", n, got, want)
+		}
+	}
 }
