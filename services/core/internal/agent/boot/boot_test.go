@@ -26,7 +26,7 @@ func TestBoot(t *testing.T) {
 	root, disk, trees := l.tree(rootfs), l.disk(), map[string]string{"/opt/new/place": tree}
 
 	v := l.boot("first", root, disk, trees)
-	a := v.ready()
+	v.ready()
 	must(t, v.Assume(t.Context(), guest.Identity{Hostname: "machine", Limits: guest.Limits{PIDs: 200, MilliCPU: 1000}}))
 	for _, tc := range []struct{ script, want string }{
 		{"cat /opt/new/place/file; touch /opt/new/place/x 2>&1 | grep -o 'Read-only file system'", "shared\nRead-only file system\n"},
@@ -42,7 +42,7 @@ func TestBoot(t *testing.T) {
 			t.Errorf("%s: %q, not %q (%v)", tc.script, out, tc.want, end)
 		}
 	}
-	a = v.ready()
+	a := v.ready()
 	if len(a.Phases) < 3 {
 		t.Errorf("phases %v", a.Phases)
 	}
