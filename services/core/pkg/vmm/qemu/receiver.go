@@ -22,11 +22,12 @@ import (
 type receiver struct {
 	process *monitor
 	qmp     *qmp.Client
+	memory  *os.File // nil: it is in its place already
 }
 
 // newReceiver starts one, with a machine like the guest's: its drives are empty
 // ones of the same size, its network device leads nowhere.
-func (e *Engine) newReceiver(ctx context.Context, h *host, g microvm.Guest, drives []drive, to microvm.Memory) (*receiver, error) {
+func (e *Engine) newReceiver(ctx context.Context, h *host, g microvm.Guest, drives []drive, to microvm.Memory) (r *receiver, err error) {
 	ram, err := os.OpenFile(filepath.Join(to.Dir, ramFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644) // other users' monitors read it
 	if err != nil {
 		return nil, fault.Of(err, "cannot write a machine's memory")
@@ -34,6 +35,19 @@ func (e *Engine) newReceiver(ctx context.Context, h *host, g microvm.Guest, driv
 	defer ram.Close()
 	if err := reserve(ram, g.Memory); err != nil {
 		return nil, fault.Of(err, "cannot write a machine's memory")
+	}
+	memory, err := passing(g.Memory)
+	if err != nil {
+		return nil, fault.Of(err, "cannot hold a machine's memory")
+	}
+	defer func() {
+		if err != nil && memory != nil {
+			memory.Close()
+		}
+	}()
+	held := ram
+	if memory != nil {
+		held = memory
 	}
 	ours, theirs, err := socketPair()
 	if err != nil {
@@ -50,7 +64,7 @@ func (e *Engine) newReceiver(ctx context.Context, h *host, g microvm.Guest, driv
 	l := &launch{
 		dir: to.Dir, uid: g.UID, files: []*os.File{theirs}, limit: g.Memory, tied: true,
 		shown:  []shown{{name: memoryName, path: ram.Name()}},
-		opened: map[string]*os.File{memoryName: ram},
+		opened: map[string]*os.File{memoryName: held},
 	}
 	if g.Link != nil {
 		m.net = &netDevice{tap: first + 1, mac: g.Link.MAC.String(), mtu: g.Link.MTU}
@@ -67,7 +81,7 @@ func (e *Engine) newReceiver(ctx context.Context, h *host, g microvm.Guest, driv
 		return nil, p.failed(err)
 	}
 	p.stop()
-	return &receiver{process: p, qmp: c}, nil
+	return &receiver{process: p, qmp: c, memory: memory}, nil
 }
 
 // speak begins to speak with the monitor at the other end of a socket.
@@ -105,7 +119,13 @@ func (r *receiver) keep(ctx context.Context, f form, to microvm.Memory) error {
 	if err := os.WriteFile(filepath.Join(to.Dir, stateFile), state, 0o600); err != nil {
 		return fault.Of(err, "cannot write a machine's memory")
 	}
-	if err := punch(filepath.Join(to.Dir, ramFile)); err != nil {
+	place := filepath.Join(to.Dir, ramFile)
+	if r.memory != nil {
+		err = fill(place, r.memory)
+	} else {
+		err = punch(place)
+	}
+	if err != nil {
 		return fault.Of(err, "cannot write a machine's memory")
 	}
 	sum := sha256.Sum256(state)
@@ -138,6 +158,9 @@ func (r *receiver) kill() { _ = unix.Kill(r.process.pid, unix.SIGKILL) }
 func (r *receiver) end() {
 	r.qmp.Close()
 	r.process.kill()
+	if r.memory != nil {
+		r.memory.Close()
+	}
 }
 
 func socketPair() (a, b *os.File, err error) {
