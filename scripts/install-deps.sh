@@ -53,6 +53,10 @@ dockerd                             docker.io               moby-engine    docke
 docker                              docker.io               docker-cli     docker           docker-cli
 podman                              podman                  podman         podman           podman
 bwrap                               bubblewrap              bubblewrap     bubblewrap       bubblewrap
+qemu-system-x86_64                  qemu-system-x86         qemu-system-x86-core  qemu-system-x86  qemu-system-x86_64
+mkfs.erofs                          erofs-utils             erofs-utils    erofs-utils      erofs-utils
+mke2fs                              e2fsprogs               e2fsprogs      e2fsprogs        e2fsprogs
+busybox                             busybox-static          busybox        busybox          busybox-static
 jq                                  jq                      jq             jq               jq
 '
 

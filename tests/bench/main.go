@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -73,14 +74,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, b.stop(context.WithoutCancel(ctx))) }()
-	if err := b.start(ctx); err != nil {
+	chosen := slices.DeleteFunc(b.all(), func(m benchmark) bool { return !strings.Contains(m.name, *only) })
+	if len(chosen) == 0 {
+		return fmt.Errorf("no benchmark has %q in its name", *only)
+	}
+	if err := b.start(ctx, slices.ContainsFunc(chosen, func(m benchmark) bool { return m.name != microVMPart })); err != nil {
 		return err
 	}
 	var results []Result
-	for _, m := range b.all() {
-		if !strings.Contains(m.name, *only) {
-			continue
-		}
+	for _, m := range chosen {
 		fmt.Fprintln(b.log, m.name)
 		r, merr := m.do(ctx, m.name)
 		if merr != nil {
@@ -113,11 +115,19 @@ func (b *bench) all() []benchmark {
 		{"a file of 1 GB out", b.download},
 		{"memory of an idle VM", b.memory},
 		{"cost with many VMs", b.scale},
+		{microVMPart, b.microvm},
 	}
 }
 
-// start brings up our servers on one base template, and Docker on the same tree.
-func (b *bench) start(ctx context.Context) (err error) {
+// microVMPart needs nothing of the others.
+const microVMPart = "microvm"
+
+// start brings up our servers on one base template, and with peers Docker on the
+// same tree. Without, a root filesystem will do.
+func (b *bench) start(ctx context.Context, peers bool) (err error) {
+	if b.rootfs = os.Getenv(rootfsEnv); b.rootfs != "" && !peers {
+		return nil
+	}
 	fmt.Fprintln(b.log, "starting the servers (the base template is made once)")
 	if b.warm, err = b.serve(ctx, "warm"); err != nil {
 		return err
@@ -129,6 +139,9 @@ func (b *bench) start(ctx context.Context) (err error) {
 	b.rootfs = filepath.Join(b.warm.DataDir, "images", tmpl.Tags["latest"], "rootfs")
 	if _, err := os.Stat(b.rootfs); err != nil {
 		return err
+	}
+	if !peers {
+		return nil
 	}
 	if b.cold, err = b.serve(ctx, "cold", "AETHERIUM_POOL_SIZE=0", "AETHERIUM_BASE_SKIP=true"); err != nil {
 		return err
@@ -149,17 +162,29 @@ func (b *bench) start(ctx context.Context) (err error) {
 }
 
 func (b *bench) serve(ctx context.Context, name string, settings ...string) (*site, error) {
-	// Disks are small, for hundreds of them are to have room on any host.
-	srv, err := server.New(filepath.Join(b.dir, name), append(settings, "AETHERIUM_VM_DISK=4GiB")...)
+	s, err := b.prepare(name, settings...)
 	if err != nil {
 		return nil, err
 	}
-	s := &site{Server: srv}
-	if err := srv.Start(ctx); err != nil {
-		return s, err
+	return s, s.begin(ctx)
+}
+
+// prepare makes a server that does not run yet.
+func (b *bench) prepare(name string, settings ...string) (*site, error) {
+	// Disks are small, for hundreds of them are to have room on any host.
+	srv, err := server.New(filepath.Join(b.dir, name), append(slices.Clone(settings), "AETHERIUM_VM_DISK=4GiB")...)
+	if err != nil {
+		return nil, err
 	}
-	s.c, err = srv.Client()
-	return s, err
+	return &site{Server: srv}, nil
+}
+
+func (s *site) begin(ctx context.Context) error {
+	err := s.Start(ctx)
+	if err == nil {
+		s.c, err = s.Client()
+	}
+	return err
 }
 
 func (b *bench) stop(ctx context.Context) error {

@@ -19,13 +19,15 @@ type Sample struct {
 }
 
 // Result is one row of the table. Ratio is a peer's median by ours: how many
-// times faster we are, for units where less is better.
+// times faster we are, for units where less is better. Goal is the least ratio
+// that there is to be.
 type Result struct {
 	Name  string             `json:"name"`
 	Unit  string             `json:"unit"`
 	Ours  Sample             `json:"ours"`
 	Peers map[string]Sample  `json:"peers"`
 	Ratio map[string]float64 `json:"ratio"`
+	Goal  map[string]float64 `json:"goal,omitempty"`
 }
 
 // contender does the measured thing once and says how long it took.
@@ -38,31 +40,40 @@ type contender struct {
 // after its answer (daemons that clean up, rows that are written) is its own.
 const rest = 50 * time.Millisecond
 
-// race measures contenders in turns, so that whatever else the machine does
-// meets all of them alike. The first is ours.
+// race measures contenders in turns. The first is ours.
 func race(ctx context.Context, name string, rounds int, cs []contender) (Result, error) {
-	took := make([][]time.Duration, len(cs))
-	for round := range rounds + 1 {
-		for i, c := range cs {
-			select {
-			case <-time.After(rest):
-			case <-ctx.Done():
-				return Result{}, ctx.Err()
-			}
-			d, err := c.once(ctx)
-			if err != nil {
-				return Result{}, fmt.Errorf("%s: %s: %w", name, c.name, err)
-			}
-			if round > 0 { // the first round warms caches
-				took[i] = append(took[i], d)
-			}
-		}
+	took, err := turns(ctx, name, rounds, cs)
+	if err != nil {
+		return Result{}, err
 	}
 	r := newResult(name, "ms", sample(took[0]))
 	for i, c := range cs[1:] {
 		r.against(c.name, sample(took[i+1]))
 	}
 	return r, nil
+}
+
+// turns measures contenders in turns, so that whatever else the machine does
+// meets all of them alike.
+func turns(ctx context.Context, name string, rounds int, cs []contender) ([][]time.Duration, error) {
+	took := make([][]time.Duration, len(cs))
+	for round := range rounds + 1 {
+		for i, c := range cs {
+			select {
+			case <-time.After(rest):
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+			d, err := c.once(ctx)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %s: %w", name, c.name, err)
+			}
+			if round > 0 { // the first round warms caches
+				took[i] = append(took[i], d)
+			}
+		}
+	}
+	return took, nil
 }
 
 func newResult(name, unit string, ours Sample) Result {
@@ -74,6 +85,15 @@ func (r *Result) against(name string, s Sample) {
 	if r.Ours.Median > 0 {
 		r.Ratio[name] = round2(s.Median / r.Ours.Median)
 	}
+}
+
+// goal is against with a ratio that is to be reached.
+func (r *Result) goal(name string, s Sample, least float64) {
+	r.against(name, s)
+	if r.Goal == nil {
+		r.Goal = map[string]float64{}
+	}
+	r.Goal[name] = round2(least)
 }
 
 // sample is a distribution in milliseconds.
@@ -104,9 +124,21 @@ func printTable(w io.Writer, results []Result) {
 		slices.Sort(names)
 		for _, n := range names {
 			p := r.Peers[n]
-			fmt.Fprintf(w, "  %-34s %9.2f / %9.2f   %6.2fx\n", n, p.Median, p.P95, r.Ratio[n])
+			fmt.Fprintf(w, "  %-34s %9.2f / %9.2f   %6.2fx%s\n", n, p.Median, p.P95, r.Ratio[n], r.verdict(n))
 		}
 	}
+}
+
+// verdict says whether a goal is reached.
+func (r *Result) verdict(peer string) string {
+	least, ok := r.Goal[peer]
+	switch {
+	case !ok:
+		return ""
+	case r.Ours.Median <= 0 || r.Ratio[peer] >= least: // not even slower
+		return fmt.Sprintf("   reaches %.2fx", least)
+	}
+	return fmt.Sprintf("   MISSES %.2fx", least)
 }
 
 // writeJSON writes the results as a list, whole or not at all.

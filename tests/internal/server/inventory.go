@@ -104,6 +104,17 @@ func (s *Server) rows(ctx context.Context) (map[domain.ID]*domain.VM, map[domain
 	return machines, snapshots, err
 }
 
+// Pooled is how many machines are ready that no VM has.
+func (s *Server) Pooled(ctx context.Context) (n int, err error) {
+	machines, _, err := s.rows(ctx)
+	for _, vm := range machines {
+		if vm == nil {
+			n++
+		}
+	}
+	return n, err
+}
+
 // piece is something that was made for one machine.
 type piece struct{ machine, what string }
 

@@ -1,0 +1,467 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/core/pkg/client"
+)
+
+const (
+	// kernelEnv is the directory of an unpacked kernel package; without it one is fetched.
+	kernelEnv = "AETHERIUM_TEST_KERNEL"
+	// rootfsEnv is a root filesystem to make templates of; without it the base template's is taken.
+	rootfsEnv = "AETHERIUM_TEST_ROOTFS"
+
+	microVMDriver = "qemu"
+	microVMMemory = 128 << 20
+	microVMForks  = 8
+)
+
+// microVMs are two servers whose machines have kernels of their own.
+type microVMs struct {
+	log    io.Writer
+	dir    string
+	kernel string
+	cold   *site // makes each machine when it is asked for
+	pool   *site // has one ready of each kind
+}
+
+// shape is that of all machines here: little, for what is emulated is slow.
+func shape() *api.Resources {
+	return &api.Resources{MilliCPU: 1000, MemoryBytes: microVMMemory, DiskBytes: 1 << 30}
+}
+
+// of asks for a machine of a template.
+func of(template string) api.CreateVM {
+	return api.CreateVM{Template: template, Driver: microVMDriver, Network: "none", Resources: shape()}
+}
+
+// microvm measures machines of the qemu driver, each against its own floor.
+func (b *bench) microvm(ctx context.Context, name string) (results []Result, err error) {
+	m := &microVMs{log: b.log, dir: filepath.Join(b.dir, "microvm")}
+	if err := os.Mkdir(m.dir, 0o700); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, m.close(context.WithoutCancel(ctx))) }()
+	if reason, err := m.start(ctx, b); err != nil || reason != "" {
+		if reason != "" {
+			fmt.Fprintf(b.log, "left out: %s\n", reason)
+		}
+		return nil, err
+	}
+	for _, part := range []func(context.Context, string, int) ([]Result, error){m.claims, m.starts, m.forks} {
+		r, perr := part(ctx, name, b.rounds)
+		results, err = append(results, r...), errors.Join(err, perr)
+	}
+	return results, err
+}
+
+// start brings up the servers, on the rootfs that the others have. A reason is
+// why there can be no such machines here.
+func (m *microVMs) start(ctx context.Context, b *bench) (reason string, err error) {
+	if m.kernel = os.Getenv(kernelEnv); m.kernel == "" {
+		m.kernel = filepath.Join(m.dir, "kernel")
+	}
+	settings := []string{"AETHERIUM_DRIVERS=oci,qemu", "AETHERIUM_BASE_SKIP=true", "AETHERIUM_MICROVM_KERNEL=" + m.kernel, "AETHERIUM_POOL_KINDS=2"}
+	for _, s := range []struct {
+		site *(*site)
+		size int
+	}{{&m.cold, 0}, {&m.pool, 1}} {
+		size := "AETHERIUM_POOL_SIZE=" + strconv.Itoa(s.size)
+		if *s.site, err = b.prepare("microvm/"+strconv.Itoa(s.size), append(settings, size)...); err != nil {
+			return "", err
+		}
+		if _, err := os.Stat(m.kernel); err != nil {
+			if _, err := (*s.site).Standalone(ctx, "kernel", "install"); err != nil {
+				return err.Error(), nil //nolint:nilerr // there is no kernel to be had: the others are measured
+			}
+		}
+		if err := (*s.site).begin(ctx); err != nil {
+			return "", err
+		}
+		if reason, err := usable(ctx, (*s.site).c); err != nil || reason != "" {
+			return reason, err
+		}
+		if _, err := (*s.site).CLI(ctx, "template", "build", "base", "--dir", b.rootfs); err != nil {
+			return "", err
+		}
+	}
+	_, err = m.pool.CLI(ctx, "template", "build", "warm", "--dir", b.rootfs, "--memory", "--driver", microVMDriver, "--network", "none",
+		"--cpus", "1", "--vm-memory", strconv.Itoa(microVMMemory>>20)+"MiB")
+	return "", err
+}
+
+// usable waits until a server knows whether it can make the machines.
+func usable(ctx context.Context, c *client.Client) (reason string, err error) {
+	for {
+		drivers, err := c.Drivers(ctx)
+		if err != nil {
+			return "", err
+		}
+		i := slices.IndexFunc(drivers, func(d api.Driver) bool { return d.Name == microVMDriver })
+		switch {
+		case i < 0:
+			return "the driver " + microVMDriver + " cannot be opened here", nil
+		case drivers[i].Usable:
+			return "", nil
+		case drivers[i].Reason != "" && drivers[i].Version != "":
+			return drivers[i].Reason, nil
+		}
+		if err := pause(ctx); err != nil {
+			return "", err
+		}
+	}
+}
+
+func (m *microVMs) close(ctx context.Context) error {
+	var err error
+	for _, s := range []*site{m.cold, m.pool} {
+		if s != nil && s.c != nil {
+			err = errors.Join(err, s.Down(ctx, "--purge"))
+		}
+	}
+	return err
+}
+
+// begun makes a machine and returns when it has answered a command.
+func (s *site) begun(ctx context.Context, req api.CreateVM) (string, error) {
+	vm, err := s.c.CreateVM(ctx, req)
+	if err != nil {
+		return "", err
+	}
+	return vm.ID, s.says(ctx, vm.ID)
+}
+
+// says has a machine run echo.
+func (s *site) says(ctx context.Context, vm string) error {
+	res, err := s.c.Execute(ctx, vm, api.Execute{Command: api.Command{Args: []string{"echo", "hi"}}})
+	if err == nil && res.Stdout != "hi\n" {
+		err = fmt.Errorf("echo wrote %q", res.Stdout)
+	}
+	return err
+}
+
+// creation is of a machine, to its output; it is removed outside the measure.
+func (s *site) creation(name string, req api.CreateVM) contender {
+	return contender{name, func(ctx context.Context) (time.Duration, error) {
+		start := time.Now()
+		vm, err := s.begun(ctx, req)
+		took := time.Since(start)
+		if vm != "" {
+			_, derr := s.c.DeleteVM(context.WithoutCancel(ctx), vm)
+			err = errors.Join(err, derr)
+		}
+		return took, errors.Join(err, pause(ctx))
+	}}
+}
+
+// claim is a creation that takes a machine from the pool. When it returns, the
+// next one is there.
+func (s *site) claim(name string, req api.CreateVM, kinds int) contender {
+	c := s.creation(name, req)
+	return contender{name, func(ctx context.Context) (time.Duration, error) {
+		if err := s.filled(ctx, kinds); err != nil {
+			return 0, err
+		}
+		took, err := c.once(ctx)
+		return took, errors.Join(err, s.filled(ctx, kinds))
+	}}
+}
+
+// filled waits until as many machines are ready in the pool.
+func (s *site) filled(ctx context.Context, n int) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	for {
+		ready, err := s.Pooled(ctx)
+		if err != nil || ready >= n {
+			return errors.Join(err, pause(ctx)) // what was done last is done
+		}
+		if err := pause(ctx); err != nil {
+			return fmt.Errorf("%d machines are ready instead of %d: %w", ready, n, err)
+		}
+	}
+}
+
+// execution is echo in a machine that runs.
+func (s *site) execution(name, vm string) contender {
+	return contender{name, func(ctx context.Context) (time.Duration, error) {
+		start := time.Now()
+		err := s.says(ctx, vm)
+		return time.Since(start), err
+	}}
+}
+
+// claims compares a machine from the pool with one that runs already.
+func (m *microVMs) claims(ctx context.Context, name string, rounds int) ([]Result, error) {
+	s := m.pool
+	container := api.CreateVM{Template: "base", Driver: "oci", Network: "none", Resources: shape()}
+	var results []Result
+	for kinds, req := range []api.CreateVM{container, of("warm")} {
+		driver := req.Driver
+		vm, err := s.begun(ctx, req) // from here on the kind is kept ready
+		if err != nil {
+			return results, err
+		}
+		cs := []contender{s.claim("claim", req, kinds+1), s.execution("exec", vm)}
+		if driver == microVMDriver {
+			// The least that is asked of an agent: one question, one answer.
+			cs = append(cs, contender{"round trip", func(ctx context.Context) (time.Duration, error) {
+				start := time.Now()
+				_, err := s.c.StatFile(ctx, client.File{VM: vm, Path: "/"})
+				return time.Since(start), err
+			}})
+		}
+		took, err := turns(ctx, name, rounds, cs)
+		_, derr := s.c.DeleteVM(context.WithoutCancel(ctx), vm)
+		if err = errors.Join(err, derr); err != nil {
+			return results, err
+		}
+		claim := newResult(name+": "+driver+", from the pool to first output", "ms", sample(took[0]))
+		claim.against("echo in a running VM", sample(took[1]))
+		more := make([]float64, rounds)
+		for i := range more {
+			more[i] = float64((took[0][i] - took[1][i]).Microseconds()) / 1000
+		}
+		over := newResult(name+": "+driver+", what a claim takes more than an exec", "ms", distribution(more))
+		if driver == microVMDriver {
+			twice := make([]time.Duration, rounds)
+			for i, d := range took[2] {
+				twice[i] = 2 * d
+			}
+			over.goal("two round trips to the agent", sample(twice), 1)
+		} else {
+			over.goal("2 ms", sample([]time.Duration{2 * time.Millisecond}), 1)
+		}
+		results = append(results, claim, over)
+	}
+	return results, nil
+}
+
+// starts compares the ways to a machine that runs with a cold boot, and that
+// with the least that QEMU takes.
+func (m *microVMs) starts(ctx context.Context, name string, rounds int) ([]Result, error) {
+	s := m.cold
+	vm, err := s.begun(ctx, of("base"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _, _ = s.c.DeleteVM(context.WithoutCancel(ctx), vm) }()
+	bare, err := m.floor(ctx, vm)
+	if err != nil {
+		return nil, err
+	}
+	snapshot, err := s.c.CreateSnapshot(ctx, vm, api.CreateSnapshot{Memory: true})
+	if err != nil {
+		return nil, err
+	}
+	cold := s.creation("cold", of("base"))
+	p := &pauses{site: s, vm: vm}
+	took, err := turns(ctx, name, rounds, []contender{
+		cold, {"bare", bare.once}, s.creation("snapshot", of(snapshot.ID)), m.pool.claim("pool", of("warm"), 2), {"resume", p.once},
+	})
+	if err != nil {
+		return nil, err
+	}
+	const itself = "its own cold boot"
+	boot := newResult(name+": cold create to first output", "ms", sample(took[0]))
+	boot.goal("bare QEMU, shell script as init", sample(took[1]), 1/1.15)
+	warm := newResult(name+": from a memory snapshot to first output", "ms", sample(took[2]))
+	warm.goal(itself, sample(took[0]), 10)
+	ready := newResult(name+": from the warm pool to first output", "ms", sample(took[3]))
+	ready.goal(itself, sample(took[0]), 12)
+	resumed := newResult(name+": resume to first output", "ms", sample(took[4]))
+	resumed.goal(itself, sample(took[0]), 8)
+	freed := newResult(name+": pause until the memory is free", "ms", sample(p.took[1:]))
+	amount := newResult(name+": memory that a pause frees", "MB", distribution(p.freed[1:]))
+	results := []Result{boot, warm, ready, resumed, freed, amount}
+	results = append(results, m.phases(ctx, name)...)
+	return results, nil
+}
+
+// phases tells where the time of one cold start went. They are in the log: they
+// are of one, and no measure.
+func (m *microVMs) phases(ctx context.Context, name string) []Result {
+	vm, err := m.cold.c.CreateVM(ctx, of("base"))
+	if err != nil {
+		return nil
+	}
+	traced, err := m.cold.c.VMTrace(ctx, vm.ID)
+	_, derr := m.cold.c.DeleteVM(context.WithoutCancel(ctx), vm.ID)
+	if err != nil || derr != nil {
+		return nil
+	}
+	fmt.Fprintf(m.log, "%s: phases of a cold start, in ms:", name)
+	for _, p := range traced.Phases {
+		fmt.Fprintf(m.log, " %s %.1f", p.Name, float64(p.TookUS)/1000)
+	}
+	fmt.Fprintln(m.log)
+	return nil
+}
+
+// floor prepares bare QEMU like a machine of ours that runs.
+func (m *microVMs) floor(ctx context.Context, vm string) (*floor, error) {
+	res, err := m.cold.c.Execute(ctx, vm, api.Execute{Command: api.Command{Args: []string{"cat", "/proc/modules"}}})
+	if err != nil {
+		return nil, err
+	}
+	monitors := m.cold.monitors()
+	if len(monitors) != 1 {
+		return nil, fmt.Errorf("%d monitors run instead of one", len(monitors))
+	}
+	roots, _ := filepath.Glob(filepath.Join(m.cold.DataDir, microVMDriver, "images", "build-*.erofs"))
+	if len(roots) != 1 {
+		return nil, fmt.Errorf("the template has %d images", len(roots))
+	}
+	dir := filepath.Join(m.dir, "floor")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	disk := filepath.Join(dir, "empty")
+	if err := os.WriteFile(disk, nil, 0o600); err != nil {
+		return nil, err
+	}
+	if err := os.Truncate(disk, shape().DiskBytes); err != nil {
+		return nil, err
+	}
+	if out, err := exec.CommandContext(ctx, "/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-m", "0",
+		"-O", "^resize_inode", "-E", "lazy_itable_init=0,lazy_journal_init=1", disk).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("mke2fs: %w: %s", err, firstLine(string(out)))
+	}
+	return newFloor(ctx, dir, m.kernel, monitors[0], res.Stdout, roots[0], disk)
+}
+
+// pauses pauses and resumes a machine.
+type pauses struct {
+	site  *site
+	vm    string
+	took  []time.Duration // each pause
+	freed []float64       // MB of each
+}
+
+// once says how long it took from the resumption to output.
+func (p *pauses) once(ctx context.Context) (time.Duration, error) {
+	monitors := p.site.monitors()
+	held := pss(func(dir string) bool {
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		return slices.Contains(monitors, pid)
+	})
+	start := time.Now()
+	if _, err := p.site.c.PauseVM(ctx, p.vm, "memory"); err != nil {
+		return 0, err
+	}
+	p.took = append(p.took, time.Since(start))
+	if left := p.site.monitors(); len(left) > 0 {
+		return 0, fmt.Errorf("%d monitors are left", len(left))
+	}
+	p.freed = append(p.freed, float64(held)/1e6)
+	if err := pause(ctx); err != nil {
+		return 0, err
+	}
+	start = time.Now()
+	if _, err := p.site.c.ResumeVM(ctx, p.vm); err != nil {
+		return 0, err
+	}
+	err := p.site.says(ctx, p.vm)
+	return time.Since(start), errors.Join(err, pause(ctx))
+}
+
+// forks compares eight forks with one, and tells what each takes of the host.
+func (m *microVMs) forks(ctx context.Context, name string, rounds int) ([]Result, error) {
+	s := m.cold
+	vm, err := s.begun(ctx, of("base"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _, _ = s.c.DeleteVM(context.WithoutCancel(ctx), vm) }()
+	fork := func(name string, n int) contender {
+		return contender{name, func(ctx context.Context) (time.Duration, error) {
+			start := time.Now()
+			clones, err := s.forked(ctx, vm, n)
+			took := time.Since(start)
+			return took, errors.Join(err, s.remove(context.WithoutCancel(ctx), clones), pause(ctx))
+		}}
+	}
+	took, err := turns(ctx, name, rounds, []contender{fork("eight", microVMForks), fork("one", 1)})
+	if err != nil {
+		return nil, err
+	}
+	eight := newResult(fmt.Sprintf("%s: %d forks of a running VM, all answering", name, microVMForks), "ms", sample(took[0]))
+	eight.goal("one fork", sample(took[1]), 1.0/6)
+	results := []Result{eight}
+
+	before := s.monitors()
+	clones, err := s.forked(ctx, vm, microVMForks)
+	if err == nil {
+		err = settle(ctx)
+	}
+	var each []float64
+	for _, pid := range s.monitors() {
+		if slices.Contains(before, pid) || err != nil {
+			continue
+		}
+		var n int64
+		n, err = private(pid)
+		each = append(each, float64(n)/1e6)
+	}
+	if err = errors.Join(err, s.remove(context.WithoutCancel(ctx), clones)); err != nil {
+		return results, err
+	}
+	if len(each) != microVMForks {
+		return results, fmt.Errorf("%d monitors run for %d forks", len(each), microVMForks)
+	}
+	memory := newResult(name+": private memory of an idle fork", "MB", distribution(each))
+	memory.goal("memory that it is given", distribution([]float64{microVMMemory / 1e6}), 1/0.45)
+	return append(results, memory), nil
+}
+
+// forked makes forks and returns when all have answered.
+func (s *site) forked(ctx context.Context, vm string, n int) (clones []string, err error) {
+	made, err := s.c.ForkVM(ctx, vm, api.ForkVM{Count: n})
+	errs := make([]error, len(made))
+	var all sync.WaitGroup
+	for i, clone := range made {
+		clones = append(clones, clone.ID)
+		all.Go(func() { errs[i] = s.says(ctx, clone.ID) })
+	}
+	all.Wait()
+	return clones, errors.Join(append(errs, err)...)
+}
+
+// monitors are the processes on the host that run a server's microVMs.
+func (s *site) monitors() []int {
+	var pids []int
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		name, _ := os.ReadFile(dir + "/comm")
+		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil && strings.HasPrefix(string(name), "qemu-system") &&
+			fileHas(dir+"/cgroup", "/aetherium-"+s.Instance()+"."+microVMDriver+"/") && fileHas(dir+"/cmdline", "qemu") {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// private is the memory that a process has for itself alone, in bytes
+// (proc_pid_smaps(5)).
+func private(pid int) (int64, error) {
+	path := fmt.Sprintf("/proc/%d/smaps_rollup", pid)
+	clean, err := statusField(path, "Private_Clean:")
+	if err != nil {
+		return 0, err
+	}
+	dirty, err := statusField(path, "Private_Dirty:")
+	return clean + dirty, err
+}
