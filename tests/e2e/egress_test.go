@@ -195,12 +195,12 @@ func resolve(w dns.ResponseWriter, q *dns.Msg) {
 	_ = w.WriteMsg(a)
 }
 
-// apartServer starts a server on the test's own host.
-func (i *internet) server() *server.Server {
+// server starts a server on the test's own host, with further settings.
+func (i *internet) server(settings ...string) *server.Server {
 	t := i.t
 	t.Helper()
-	s, err := server.New(filepath.Join(t.TempDir(), "data"), "AETHERIUM_BASE_SKIP=true", "AETHERIUM_POOL_SIZE=1",
-		"AETHERIUM_NETWORK_RESOLVERS="+inetResolver+":53", "AETHERIUM_NETWORK_ALLOW=203.0.113.0/24", "AETHERIUM_NETWORK_CA_FILE="+i.roots)
+	s, err := server.New(filepath.Join(t.TempDir(), "data"), append([]string{"AETHERIUM_BASE_SKIP=true", "AETHERIUM_POOL_SIZE=1",
+		"AETHERIUM_NETWORK_RESOLVERS=" + inetResolver + ":53", "AETHERIUM_NETWORK_ALLOW=203.0.113.0/24", "AETHERIUM_NETWORK_CA_FILE=" + i.roots}, settings...)...)
 	check(t, err)
 	ctx := limited(t)
 	check(t, s.Start(ctx))

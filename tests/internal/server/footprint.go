@@ -61,6 +61,7 @@ func (s *Server) Footprint(ctx context.Context) []string {
 	for _, pattern := range []string{
 		s.RuntimeDir, "/run/aetherium-host/leases/" + s.lease.Instance + "*", "/sys/class/net/" + s.lease.Prefix + "*",
 		"/sys/fs/cgroup/aetherium-" + s.lease.Instance, "/sys/fs/cgroup/*/aetherium-" + s.lease.Instance,
+		"/sys/fs/cgroup/aetherium-" + s.lease.Instance + ".*", "/sys/fs/cgroup/*/aetherium-" + s.lease.Instance + ".*",
 	} {
 		names, _ := filepath.Glob(pattern)
 		for _, n := range names {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +16,9 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
 )
+
+// drivers are those that keep their machines in files of the server.
+func drivers() []string { return []string{"oci", "qemu", "firecracker"} }
 
 // Limits are what a settled server may have in store.
 type Limits struct {
@@ -54,9 +58,13 @@ func (s *Server) Stray(ctx context.Context, most Limits) ([]string, error) {
 			out = append(out, "machine "+piece.machine+": "+piece.what)
 		}
 	}
-	for _, id := range s.volumes("oci-s-") {
-		if !snapshots[domain.ID(id)] {
-			out = append(out, "volume of snapshot "+id)
+	for _, driver := range drivers() {
+		for _, kind := range []string{"s", "r"} {
+			for _, id := range s.volumes(driver + "-" + kind + "-") {
+				if !snapshots[domain.ID(id)] {
+					out = append(out, "volume "+driver+"-"+kind+" of snapshot "+id)
+				}
+			}
 		}
 	}
 	out = append(out, s.unfinished()...)
@@ -130,15 +138,21 @@ func (s *Server) pieces() []piece {
 			}
 		}
 	}
-	add(filepath.Join(s.DataDir, "oci/machines/*.json"), "", ".json")
-	for _, dir := range []string{"b", "p", "e"} {
-		add(filepath.Join(s.RuntimeDir, "oci", dir, "*"), "", "")
+	for _, driver := range drivers() {
+		add(filepath.Join(s.DataDir, driver, "machines/*.json"), "", ".json")
+		for _, dir := range []string{"b", "p", "e"} {
+			add(filepath.Join(s.RuntimeDir, driver, dir, "*"), "", "")
+		}
+		for _, kind := range []string{"m", "p"} {
+			for _, id := range s.volumes(driver + "-" + kind + "-") {
+				all = append(all, piece{id, "volume " + driver + "-" + kind})
+			}
+		}
 	}
 	add(filepath.Join(s.RuntimeDir, "oci/r/*"), s.lease.Instance+"-", "")
-	add("/sys/fs/cgroup/aetherium-"+s.lease.Instance+"/*", "", "")
-	add("/sys/fs/cgroup/*/aetherium-"+s.lease.Instance+"/*", "", "")
-	for _, id := range s.volumes("oci-m-") {
-		all = append(all, piece{id, "volume"})
+	for _, parent := range []string{s.lease.Instance, s.lease.Instance + ".*"} {
+		add("/sys/fs/cgroup/aetherium-"+parent+"/*", "", "")
+		add("/sys/fs/cgroup/*/aetherium-"+parent+"/*", "", "")
 	}
 	return all
 }
@@ -158,7 +172,7 @@ func (s *Server) unfinished() []string {
 	var out []string
 	for _, pattern := range []string{
 		filepath.Join(s.DataDir, "vmdata/staging/*"), filepath.Join(s.DataDir, "vmdata/trash/*"),
-		filepath.Join(s.DataDir, "oci/machines/.*"), filepath.Join(s.RuntimeDir, "oci/p/.*"), filepath.Join(s.RuntimeDir, "oci/e/.*"),
+		filepath.Join(s.DataDir, "*/machines/.*"), filepath.Join(s.RuntimeDir, "*/p/.*"), filepath.Join(s.RuntimeDir, "*/e/.*"),
 	} {
 		names, _ := filepath.Glob(pattern)
 		out = append(out, names...)
@@ -228,15 +242,15 @@ func (s *Server) strayMounts(pairs map[string]bool) []string {
 // that have outlived what they were started for.
 func (s *Server) strayProcesses(known func(string) bool) []string {
 	server, _ := s.PID()
-	parent := "/aetherium-" + s.lease.Instance + "/"
+	parent := regexp.MustCompile("/aetherium-" + regexp.QuoteMeta(s.lease.Instance) + `(?:\.\w+)?/([^/\s]+)`)
 	var out []string
 	for _, p := range s.found() {
 		if p.zombie || p.pid == server {
 			continue
 		}
-		switch _, rest, inside := strings.Cut(p.cgroups, parent); {
-		case inside:
-			if id, _, _ := strings.Cut(strings.Fields(rest)[0], "/"); !known(id) {
+		switch in := parent.FindStringSubmatch(p.cgroups); {
+		case in != nil:
+			if id := in[1]; !known(id) {
 				out = append(out, "machine "+id+": process "+strconv.Itoa(p.pid)+" "+p.command)
 			}
 		case !strings.Contains(p.command, "aetherium-netd"):

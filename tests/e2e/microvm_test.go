@@ -1,0 +1,384 @@
+package e2e
+
+import (
+	"context"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/core/pkg/client"
+	"github.com/aetherium/aetherium/tests/internal/server"
+)
+
+// microVMs are the tests of machines with a kernel of their own, which take
+// long to boot without KVM: what is made once is used for all of them.
+type microVMs struct {
+	*guest
+	c *client.Client
+}
+
+// counting counts in memory alone, and tells how far it is.
+const counting = `i=0; while :; do i=$((i+1)); echo $i; echo $i > /tmp/n.new; mv /tmp/n.new /tmp/n; sleep 0.1; done`
+
+// The whole product on the qemu driver: what users do with VMs of any kind, and
+// what only a machine can that has its memory to itself.
+func TestMicroVMs(t *testing.T) {
+	kernel := os.Getenv("AETHERIUM_TEST_KERNEL")
+	if kernel == "" {
+		t.Skip("AETHERIUM_TEST_KERNEL names no kernel for guests")
+	}
+	if !apart(t) {
+		return
+	}
+	i := newInternet(t)
+	// Templates are made by the oci driver.
+	s := i.server("AETHERIUM_MICROVM_KERNEL="+kernel, "AETHERIUM_DRIVERS=oci,qemu", "AETHERIUM_POOL_SIZE=0")
+	c, err := s.Client()
+	check(t, err)
+	t.Cleanup(c.Close)
+	m := &microVMs{&guest{t, s}, c}
+	m.isListed()
+
+	vm := m.create("--isolation", "microvm", "--name", "origin", "--deny", inetSecond)
+	if vm.Driver != "qemu" || vm.Isolation != "microvm" || vm.Memory {
+		t.Errorf("%+v", vm)
+	}
+	m.want("origin", "cat /proc/1/comm; cat /proc/sys/kernel/osrelease", "0", release(t, kernel))
+	m.streams(vm.ID)
+	m.keepsThePolicy("origin")
+	counter := strings.TrimSpace(m.cli("exec", "-d", "origin", "--", "sh", "-c", counting))
+	m.showsAPort(vm.ID)
+	m.pauses(vm.ID, counter)
+	m.outlivesTheServer(vm.ID, counter)
+	forks := m.forks(vm.ID, counter)
+	m.keepsThePolicy(forks[0])
+	for _, id := range append(forks, vm.ID) {
+		m.cli("vm", "rm", id)
+	}
+	m.leaveNothing()
+	m.beginStarted()
+}
+
+// release is the version of the kernel that guests are to run.
+func release(t *testing.T, kernel string) string {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(kernel, "lib/modules/*"))
+	if err != nil || len(names) != 1 {
+		t.Fatalf("kernels in %s: %v, %v", kernel, names, err)
+	}
+	return filepath.Base(names[0])
+}
+
+func (m *microVMs) create(args ...string) api.VM {
+	m.t.Helper()
+	var vm api.VM
+	check(m.t, m.s.JSON(limited(m.t), &vm, append([]string{"vm", "create", "--memory", "256MiB", "--cpus", "1"}, args...)...))
+	return vm
+}
+
+// isListed waits until the driver was tried out, by a boot, and is told of.
+func (m *microVMs) isListed() {
+	m.t.Helper()
+	ctx := limited(m.t)
+	for {
+		drivers, err := m.c.Drivers(ctx)
+		check(m.t, err)
+		i := slices.IndexFunc(drivers, func(d api.Driver) bool { return d.Name == "qemu" })
+		if i < 0 {
+			m.t.Fatalf("the drivers are %+v", drivers)
+		}
+		if d := drivers[i]; d.Usable {
+			for _, can := range []string{"pause:memory", "snapshot:memory", "fork:memory"} {
+				if !slices.Contains(d.Capabilities, can) {
+					m.t.Errorf("qemu has no %s: %v", can, d.Capabilities)
+				}
+			}
+			break
+		}
+		select {
+		case <-time.After(50 * time.Millisecond): // nobody is told
+		case <-ctx.Done():
+			m.t.Fatalf("qemu cannot be used: %+v", drivers[i])
+		}
+	}
+	doctor := m.cli("doctor")
+	if !slices.ContainsFunc(strings.Split(doctor, "\n"), func(line string) bool {
+		return strings.Contains(line, "qemu") && strings.Contains(line, "microvm")
+	}) {
+		m.t.Errorf("the doctor says %s", doctor)
+	}
+}
+
+// streams sees output before its command ends, and files pass both ways.
+func (m *microVMs) streams(vm string) {
+	m.t.Helper()
+	ctx := limited(m.t)
+	st, err := m.c.Start(ctx, vm, api.StartExecution{Command: api.Command{Args: []string{"sh", "-c", `echo first; until [ -e /tmp/in ]; do sleep 0.05; done; rev /tmp/in > /tmp/out; echo second >&2; exit 5`}}}, client.StreamOptions{})
+	check(m.t, err)
+	defer st.Close()
+	var seen strings.Builder
+	for sent := false; ; {
+		ev, err := st.Next(ctx)
+		check(m.t, err)
+		seen.Write(ev.Data)
+		if !sent && seen.String() == "first\n" {
+			sent = true
+			in := filepath.Join(m.t.TempDir(), "in")
+			check(m.t, os.WriteFile(in, []byte("drawer\n"), 0o600))
+			m.cli("cp", in, vm+":/tmp/in.new")
+			m.want(vm, "mv /tmp/in.new /tmp/in", "0")
+		}
+		if ev.Exit == nil {
+			continue
+		}
+		if seen.String() != "first\nsecond\n" || ev.Exit.ExitCode != 5 {
+			m.t.Errorf("%q, %+v", seen.String(), ev.Exit)
+		}
+		break
+	}
+	out := filepath.Join(m.t.TempDir(), "out")
+	m.cli("cp", vm+":/tmp/out", out)
+	if text, err := os.ReadFile(out); err != nil || string(text) != "reward\n" {
+		m.t.Errorf("%q, %v", text, err)
+	}
+}
+
+// keepsThePolicy asks for what may be reached and for what may not.
+func (m *microVMs) keepsThePolicy(vm string) {
+	m.t.Helper()
+	m.want(vm, curl+"http://any.test/", "0", inetPublic+" for any.test")
+	m.want(vm, curl+"http://"+inetSecond+"/", "7")
+	m.want(vm, curl+"http://"+inetMetadata+"/", "7")
+}
+
+// showsAPort reaches a server in the VM from outside.
+func (m *microVMs) showsAPort(vm string) {
+	m.t.Helper()
+	m.cli("exec", "-d", vm, "--", "sh", "-c", "mkdir -p /tmp/www && cd /tmp/www && echo hello > index.html && exec python3 -m http.server 8000")
+	m.want(vm, "until "+curl+"-f http://127.0.0.1:8000/ 2>/dev/null; do sleep 0.1; done", "0", "hello")
+	m.answers(vm, 8000, "hello\n")
+}
+
+// answers asks a port of a VM by its preview.
+func (m *microVMs) answers(vm string, port int, want string) {
+	m.t.Helper()
+	ctx := limited(m.t)
+	p, err := m.c.Port(ctx, vm, port)
+	check(m.t, err)
+	code, body, err := fetch(ctx, m.s.URL+"/", hostOf(p.URL), map[string]string{"X-Aetherium-Token": p.Token})
+	if err != nil || code != http.StatusOK || body != want {
+		m.t.Errorf("port %d: %d %q %v", port, code, body, err)
+	}
+}
+
+// count is how far the counter of a VM is.
+func (m *microVMs) count(vm string) int {
+	m.t.Helper()
+	out, _ := m.sh(vm, "cat /tmp/n")
+	n, err := strconv.Atoi(out)
+	check(m.t, err)
+	return n
+}
+
+// goesOn waits until the counter has passed a number.
+func (m *microVMs) goesOn(vm string, from int) {
+	m.t.Helper()
+	m.want(vm, "until [ $(cat /tmp/n) -gt "+strconv.Itoa(from)+" ]; do sleep 0.05; done", "0")
+}
+
+// monitors are the processes that machines run in.
+func (m *microVMs) monitors() []int { return m.s.Helpers("qemu-system-x86_64") }
+
+// pauses sees a VM's memory freed, and its processes go on where they were.
+func (m *microVMs) pauses(vm, counter string) {
+	m.t.Helper()
+	m.goesOn(vm, 1)
+	ctx := limited(m.t)
+	paused, err := m.c.PauseVM(ctx, vm, "")
+	if err != nil || paused.State != "paused" || paused.PauseMode != "memory" {
+		m.t.Fatalf("%+v, %v", paused, err)
+	}
+	if left := m.monitors(); len(left) > 0 {
+		m.t.Errorf("processes of a VM that is paused: %v", left)
+	}
+	told, err := m.c.Execution(ctx, counter)
+	check(m.t, err)
+	m.cli("vm", "resume", vm)
+	n := m.count(vm)
+	m.goesOn(vm, n)
+	after, err := m.c.Execution(limited(m.t), counter)
+	if err != nil || after.State != "running" || after.Epoch != told.Epoch || after.PID != told.PID {
+		m.t.Errorf("%+v, %v", after, err)
+	}
+	m.counted(counter, n, true)
+}
+
+// counted reads the output of the counter up to a number: each number comes
+// once. Only the one of a fork begins later than with 1.
+func (m *microVMs) counted(execution string, upTo int, whole bool) {
+	m.t.Helper()
+	ctx := limited(m.t)
+	st, err := m.c.Attach(ctx, execution, client.StreamOptions{})
+	check(m.t, err)
+	defer st.Close()
+	var text string
+	last := 0
+	for last < upTo {
+		ev, err := st.Next(ctx)
+		check(m.t, err)
+		if ev.Exit != nil || ev.Gap != nil && (whole || last > 0) {
+			m.t.Fatalf("after %d the counter says %+v", last, ev)
+		}
+		text += string(ev.Data)
+		for {
+			line, rest, ok := strings.Cut(text, "\n")
+			if !ok {
+				break
+			}
+			text = rest
+			n, err := strconv.Atoi(line)
+			if last == 0 && !whole {
+				last = n // what came before may have been told in the middle of a line
+				continue
+			}
+			if err != nil || n != last+1 {
+				m.t.Fatalf("%q follows %d", line, last)
+			}
+			last = n
+		}
+	}
+}
+
+// outlivesTheServer kills the server while a command writes.
+func (m *microVMs) outlivesTheServer(vm, counter string) {
+	m.t.Helper()
+	const lines = 1000
+	ctx := limited(m.t)
+	script := "i=0; while [ $i -lt " + strconv.Itoa(lines) + " ]; do i=$((i+1)); echo line $i; [ $((i % 20)) = 0 ] && sleep 0.05; done; exit 7"
+	st, err := m.c.Start(ctx, vm, api.StartExecution{Command: api.Command{Args: []string{"sh", "-c", script}}}, client.StreamOptions{})
+	check(m.t, err)
+	defer st.Close()
+	before := m.monitors()
+	check(m.t, m.s.Kill())
+	started := make(chan error, 1)
+	go func() { started <- m.s.Start(context.WithoutCancel(ctx)) }()
+	var out strings.Builder
+	for {
+		ev, err := st.Next(ctx)
+		check(m.t, err)
+		if ev.Gap != nil || ev.Warning != nil {
+			m.t.Errorf("%+v", ev)
+		}
+		out.Write(ev.Data)
+		if ev.Exit == nil {
+			continue
+		}
+		if ev.Exit.ExitCode != 7 || ev.Exit.LostReason != "" || out.String() != numbered(lines) {
+			m.t.Errorf("%+v after %q", ev.Exit, tail(out.String(), 5))
+		}
+		break
+	}
+	check(m.t, <-started)
+	if after := m.monitors(); len(after) != 1 || !slices.Equal(after, before) {
+		m.t.Errorf("the VM ran in %v, and runs in %v", before, after)
+	}
+	n := m.count(vm)
+	m.goesOn(vm, n)
+	m.counted(counter, n, true)
+}
+
+// forks go on from memory, each by itself.
+func (m *microVMs) forks(vm, counter string) []string {
+	m.t.Helper()
+	n := m.count(vm)
+	ids := strings.Fields(m.cli("vm", "fork", vm, "-n", "2", "-q"))
+	if len(ids) != 2 {
+		m.t.Fatalf("the forks are %v", ids)
+	}
+	origin, err := m.c.VM(limited(m.t), vm)
+	check(m.t, err)
+	for _, id := range ids {
+		fork, err := m.c.VM(limited(m.t), id)
+		if err != nil || !fork.Memory || fork.State != "running" || fork.Isolation != "microvm" {
+			m.t.Errorf("%+v, %v", fork, err)
+		}
+		m.want(id, "hostname", "0", fork.Hostname)
+		if fork.Hostname == origin.Hostname {
+			m.t.Errorf("a fork is called as its origin: %s", fork.Hostname)
+		}
+		m.goesOn(id, n)
+		m.counted(m.from(id, counter), n+1, false)
+		m.answers(id, 8000, "hello\n")
+		m.want(id, "echo mine > /tmp/www/index.html", "0")
+	}
+	m.goesOn(vm, m.count(vm))
+	m.answers(vm, 8000, "hello\n") // as it was: the forks wrote to theirs
+	return ids
+}
+
+// from finds the execution of a VM that goes on from another's.
+func (m *microVMs) from(vm, origin string) string {
+	m.t.Helper()
+	for x, err := range m.c.Executions(limited(m.t), vm, client.Page{}) {
+		check(m.t, err)
+		if x.OriginID == origin {
+			if x.State != "running" || x.ID == origin {
+				m.t.Errorf("%+v", x)
+			}
+			return x.ID
+		}
+	}
+	m.t.Fatalf("VM %s has none that goes on from %s", vm, origin)
+	return ""
+}
+
+// leaveNothing waits until there is nothing of VMs that were deleted.
+func (m *microVMs) leaveNothing() {
+	m.t.Helper()
+	ctx := limited(m.t)
+	for {
+		stray, err := m.s.Stray(ctx, server.Limits{SparePairs: 100, Draining: true})
+		if err == nil && len(stray) == 0 && len(m.monitors()) == 0 {
+			return
+		}
+		select {
+		case <-time.After(20 * time.Millisecond): // nothing tells that a process has gone
+		case <-ctx.Done():
+			m.t.Fatalf("without an owner: %v, %v\n%s", m.monitors(), err, strings.Join(stray, "\n"))
+		}
+	}
+}
+
+// beginStarted makes a template whose VMs begin with a server that answers.
+func (m *microVMs) beginStarted() {
+	m.t.Helper()
+	m.cli("template", "build", "warm", "--dir", os.Getenv(apartEnv), "--driver", "qemu", "--vm-memory", "256MiB", "--cpus", "1", "--memory",
+		"--start", "mkdir -p /tmp/www && cd /tmp/www && echo warm > index.html && exec python3 -m http.server 8000",
+		"--ready", "curl -fs http://127.0.0.1:8000/")
+	var vm api.VM
+	check(m.t, m.s.JSON(limited(m.t), &vm, "vm", "create", "--template", "warm", "--driver", "qemu"))
+	if !vm.Memory || vm.Isolation != "microvm" {
+		m.t.Errorf("%+v", vm)
+	}
+	m.answers(vm.ID, 8000, "warm\n")
+	n := 0
+	for x, err := range m.c.Executions(limited(m.t), vm.ID, client.Page{}) {
+		check(m.t, err)
+		n++
+		if x.OriginID == "" || x.State != "running" {
+			m.t.Errorf("%+v", x)
+		}
+	}
+	if n != 1 {
+		m.t.Errorf("%d executions in a VM that begins with one", n)
+	}
+	m.cli("vm", "rm", vm.ID)
+	m.cli("template", "rm", "warm")
+	m.leaveNothing()
+}
