@@ -33,7 +33,11 @@ while :; do /bin/busybox sleep 1000; done
 // the same kernel, initramfs, and drives with a shell script in the agent's place.
 func BenchmarkFirstOutput(b *testing.B) {
 	l := newLab(b)
-	root, disk := l.tree(os.Getenv(rootfsEnv)), l.disk()
+	rootfs := os.Getenv(rootfsEnv)
+	if rootfs == "" {
+		b.Skip("no root filesystem is given in " + rootfsEnv)
+	}
+	root, disk := l.tree(rootfs), l.disk()
 	busybox, err := os.ReadFile("/usr/bin/busybox")
 	if err != nil {
 		b.Skip("busybox is not installed")

@@ -79,10 +79,10 @@ func (m *Machine) Configure(_ context.Context, req *connect.Request[guestv1.Conf
 // Quiesce runs the machine's hooks and writes the file systems to disk. What
 // runs goes on: the host stops it with the machine.
 func (m *Machine) Quiesce(ctx context.Context, _ *connect.Request[guestv1.QuiesceRequest]) (*connect.Response[guestv1.QuiesceResponse], error) {
-	if m.Own != nil { // once, and not in each machine that goes on from here
-		if err := m.Own.Settle(true); err != nil {
-			return nil, wire.Connect(err)
-		}
+	if m.Own != nil {
+		// Once, and not in each machine that goes on from here. What cannot be used
+		// is no reason not to save the rest.
+		_ = m.Own.Settle(true)
 	}
 	if err := m.Hooks.Quiesce(ctx); err != nil {
 		return nil, wire.Connect(err)
