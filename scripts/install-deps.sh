@@ -2,7 +2,8 @@
 # Installs what is missing of what the product needs on this host. Nothing is
 # reinstalled, no service is started, nothing is asked.
 #   (none)    what `make up` needs
-#   --test    and what the tests need
+#   --microvm and what machines with a kernel of their own need
+#   --test    and what the tests need, which have such machines
 #   --bench   and what the benchmarks compare with
 #   --check   only tell what is missing
 # Ends with 0 when all is there, 1 when an installation failed, 2 for a wrong
@@ -33,6 +34,12 @@ ps                                  procps                  procps-ng      procp
 make                                make                    make           make             make
 curl                                curl                    curl           curl             curl
 '
+need_microvm='
+qemu-system-x86_64                  qemu-system-x86         qemu-system-x86-core qemu-system-x86 qemu-system-x86_64
+mkfs.erofs                          erofs-utils             erofs-utils    erofs-utils      erofs-utils
+mke2fs                              e2fsprogs               e2fsprogs      e2fsprogs        e2fsprogs
+dpkg-deb                            dpkg                    dpkg           dpkg             dpkg
+'
 need_test='
 gcc                                 gcc                     gcc            gcc              gcc
 /usr/include/stdio.h                libc6-dev               glibc-devel    glibc            musl-dev
@@ -42,10 +49,6 @@ tmux                                tmux                    tmux           tmux 
 shellcheck                          shellcheck              ShellCheck     shellcheck       shellcheck
 python3                             python3                 python3        python           python3
 python3-venv                        python3-venv            python3        python           python3
-qemu-system-x86_64                  qemu-system-x86         qemu-system-x86-core qemu-system-x86 qemu-system-x86_64
-mkfs.erofs                          erofs-utils             erofs-utils    erofs-utils      erofs-utils
-mke2fs                              e2fsprogs               e2fsprogs      e2fsprogs        e2fsprogs
-dpkg-deb                            dpkg                    dpkg           dpkg             dpkg
 dockerd                             docker.io               moby-engine    docker           docker
 '
 need_bench='
@@ -63,11 +66,12 @@ jq                                  jq                      jq             jq   
 table=$need_run check=
 for arg in "$@"; do
   case $arg in
-    --test) table+=$need_test ;;
+    --microvm) table+=$need_microvm ;;
+    --test) table+=$need_microvm$need_test ;;
     --bench) table+=$need_bench ;;
     --check) check=1 ;;
     *)
-      echo "unknown option $arg (--test, --bench, --check)" >&2
+      echo "unknown option $arg (--microvm, --test, --bench, --check)" >&2
       exit 2
       ;;
   esac

@@ -39,3 +39,11 @@ go_tool() {
   fi
   printf '%s\n' "$path"
 }
+
+# know_kernels reads apt's package lists where they do not know Debian's kernel
+# for virtual machines, as on a host that has never read them.
+know_kernels() {
+  if command -v apt-get >/dev/null && [ -z "$(apt-cache --quiet=2 madison "linux-image-cloud-$(dpkg --print-architecture)" 2>/dev/null)" ]; then
+    as_root apt-get -qq update || true # one broken source must not matter
+  fi
+}

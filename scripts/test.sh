@@ -35,6 +35,7 @@ if [ -n "$unit" ] && [ -n "$integration" ] && [ -z "${AETHERIUM_TEST_OFFLINE:-}"
   scripts/sbom.sh || failed+=(sbom)
 fi
 say "what machines of tests are made from"
+know_kernels
 fixtures=$(cd tests && "${GO:-go}" run ./fixtures "$ROOT/.tools/fixtures") || failed+=(fixtures)
 if [ -n "$unit" ]; then
   for m in libs/common libs/types services/core services/gateway services/k8s-manager services/standalone; do

@@ -37,13 +37,14 @@ func (o *offers) set(info domain.DriverInfo) {
 const beingTried = "it is being tried out; ask again in a moment"
 
 // learn asks the drivers what they can do here. Those whose trial takes long
-// are what they were when the worker last knew, and tried out meanwhile.
+// are what they were when the worker last knew, and tried out meanwhile; why
+// one could not be used may have been mended since.
 func (w *Worker) learn(ctx context.Context, before []domain.DriverInfo) {
 	var trials sync.WaitGroup
 	for name, d := range w.Deps.Drivers {
 		if w.config.NoTrials || slices.Contains(w.config.Late, name) {
 			info := domain.DriverInfo{Name: name, Reason: beingTried, Capabilities: []string{}}
-			if i := slices.IndexFunc(before, func(i domain.DriverInfo) bool { return i.Name == name }); i >= 0 {
+			if i := slices.IndexFunc(before, func(i domain.DriverInfo) bool { return i.Name == name && (i.Usable || w.config.NoTrials) }); i >= 0 {
 				info = before[i]
 			}
 			w.offers.set(info)

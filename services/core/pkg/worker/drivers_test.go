@@ -79,6 +79,20 @@ func TestALateDriver(t *testing.T) {
 		t.Errorf("%q", out)
 	}
 	b.running(vmm.CreateVM{Driver: "qemu"})
+	// But not why it could not be used: that may have been mended since.
+	b.deps = func(d *worker.Deps) {
+		delete(d.Drivers, "qemu")
+		d.Absent = []domain.DriverInfo{{Name: "qemu", Reason: "there is no kernel", Capabilities: []string{}}}
+	}
+	b.down()
+	b.up()
+	b.deps = func(d *worker.Deps) { d.Drivers["qemu"] = slow{fake.New(node), never} }
+	b.down()
+	b.up()
+	_, err = b.CreateVM(b.ctx, b.by, vmm.CreateVM{Driver: "qemu"})
+	if !errors.HasCode(err, errors.Unsupported) || !strings.Contains(err.Error(), "tried out") {
+		t.Errorf("once it can be opened: %v", err)
+	}
 }
 
 // A driver that cannot be opened keeps its VMs, as they were, for when it can.

@@ -17,6 +17,7 @@ func (p *program) kernel() *cobra.Command {
 
 func (p *program) kernelInstall() *cobra.Command {
 	var deb string
+	var keep bool
 	cmd := &cobra.Command{
 		Use: "install", Short: "Fetch Debian's kernel for virtual machines, and unpack it for the drivers qemu and firecracker",
 		Long: "Fetches Debian's kernel for virtual machines by apt, or takes its package from a file, and unpacks it into the\n" +
@@ -27,9 +28,12 @@ func (p *program) kernelInstall() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if deb == "" {
+			_, err = kernel.Find(s.KernelDir())
+			switch {
+			case keep && err == nil:
+			case deb == "":
 				err = kernel.FetchDebian(cmd.Context(), s.KernelDir())
-			} else {
+			default:
 				err = kernel.UnpackDebian(cmd.Context(), deb, s.KernelDir())
 			}
 			if err != nil {
@@ -44,5 +48,6 @@ func (p *program) kernelInstall() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&deb, "deb", "", "the kernel's Debian package as a `file`, instead of fetching it")
+	cmd.Flags().BoolVar(&keep, "keep", false, "leave a kernel alone that is there already")
 	return cmd
 }
