@@ -12,21 +12,18 @@ import (
 )
 
 // guestKernel gives what guests boot: the kernel that is installed, with this
-// version's agent. It is made when it is first asked for, and kept.
-func (g ground) guestKernel(ctx context.Context) (microvm.Kernel, error) {
-	source, err := kernel.Find(g.settings.KernelDir())
-	if err != nil {
-		return microvm.Kernel{}, err
-	}
-	return kernel.Build(ctx, source, g.agent(), filepath.Join(g.state, "kernels"))
+// version's agent.
+func (g ground) guestKernel() *kernel.Maker {
+	return &kernel.Maker{Installed: g.settings.KernelDir(), Agent: g.agent(), Cache: filepath.Join(g.state, "kernels")}
 }
 
 func openQEMU(ctx context.Context, g ground) (vmm.Driver, error) {
-	engine, err := qemu.New(qemu.Config{Kernel: g.guestKernel, Logger: g.log})
+	boots := g.guestKernel()
+	engine, err := qemu.New(qemu.Config{Kernel: boots.Kernel, Logger: g.log})
 	if err != nil {
 		return nil, err
 	}
-	return openMicroVM(ctx, g, engine)
+	return openMicroVM(ctx, g, engine, boots)
 }
 
 func openFirecracker(ctx context.Context, g ground) (vmm.Driver, error) {
@@ -34,17 +31,17 @@ func openFirecracker(ctx context.Context, g ground) (vmm.Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	return openMicroVM(ctx, g, engine)
+	return openMicroVM(ctx, g, engine, g.guestKernel())
 }
 
 // openMicroVM opens the driver of an engine where there is what it needs.
-func openMicroVM(ctx context.Context, g ground, engine microvm.Engine) (vmm.Driver, error) {
+func openMicroVM(ctx context.Context, g ground, engine microvm.Engine, boots *kernel.Maker) (vmm.Driver, error) {
 	if _, err := kernel.Find(g.settings.KernelDir()); err != nil {
 		return nil, err
 	}
 	d, err := microvm.New(ctx, microvm.Config{
 		Instance: g.instance, StateDir: filepath.Join(g.state, engine.Name()), RuntimeDir: filepath.Join(g.run, engine.Name()),
-		Engine: engine, Kernel: g.guestKernel, Network: g.network.For(engine.Name()), Volumes: g.disk, Logger: g.log,
+		Engine: engine, Kernel: boots.Kernel, Network: g.network.For(engine.Name()), Volumes: g.disk, Logger: g.log,
 	})
 	if err != nil {
 		return nil, err // and not a nil *microvm.Driver

@@ -160,3 +160,35 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("left behind: %v", left)
 	}
 }
+
+// A maker makes a kernel anew for another agent, and when the one that it made is gone.
+func TestMaker(t *testing.T) {
+	t.Parallel()
+	_ = source(t) // or there is nothing to make one of
+	agent, cache := filepath.Join(t.TempDir(), "agent"), t.TempDir()
+	must(t, os.WriteFile(agent, []byte("one"), 0o755))
+	m := &kernel.Maker{Installed: os.Getenv("AETHERIUM_TEST_KERNEL"), Agent: agent, Cache: cache}
+	made := func() microvm.Kernel {
+		t.Helper()
+		k, err := m.Kernel(t.Context())
+		must(t, err)
+		read(t, k.Initrd)
+		return k
+	}
+	first := made()
+	if again := made(); again != first {
+		t.Errorf("%+v, then %+v", first, again)
+	}
+	must(t, os.RemoveAll(filepath.Dir(first.Initrd)))
+	if again := made(); again != first {
+		t.Errorf("%+v, then %+v", first, again)
+	}
+	must(t, os.WriteFile(agent, []byte("another"), 0o755))
+	if other := made(); other == first || !bytes.Contains(read(t, other.Initrd), []byte("another")) {
+		t.Errorf("with another agent: %+v, then %+v", first, other)
+	}
+	must(t, os.Remove(agent))
+	if k, err := m.Kernel(t.Context()); !errors.HasCode(err, errors.Unsupported) {
+		t.Errorf("without an agent: %+v, %v", k, err)
+	}
+}
