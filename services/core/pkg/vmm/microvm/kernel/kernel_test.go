@@ -166,7 +166,8 @@ func TestMaker(t *testing.T) {
 	t.Parallel()
 	_ = source(t) // or there is nothing to make one of
 	agent, cache := filepath.Join(t.TempDir(), "agent"), t.TempDir()
-	must(t, os.WriteFile(agent, []byte("one"), 0o755))
+	program := read(t, self(t))
+	must(t, os.WriteFile(agent, program, 0o755))
 	m := &kernel.Maker{Installed: os.Getenv("AETHERIUM_TEST_KERNEL"), Agent: agent, Cache: cache}
 	made := func() microvm.Kernel {
 		t.Helper()
@@ -183,8 +184,8 @@ func TestMaker(t *testing.T) {
 	if again := made(); again != first {
 		t.Errorf("%+v, then %+v", first, again)
 	}
-	must(t, os.WriteFile(agent, []byte("another"), 0o755))
-	if other := made(); other == first || !bytes.Contains(read(t, other.Initrd), []byte("another")) {
+	must(t, os.WriteFile(agent, append(program, "another one"...), 0o755))
+	if other := made(); other == first || !bytes.Contains(read(t, other.Initrd), []byte("another one")) {
 		t.Errorf("with another agent: %+v, then %+v", first, other)
 	}
 	must(t, os.Remove(agent))
