@@ -8,7 +8,7 @@
 #   SUITE=trixie    another Debian release in the machine (default: bookworm)
 
 suite=${SUITE:-bookworm}
-packages=runc,crun,xfsprogs,btrfs-progs,nftables,iproute2,kmod,util-linux,mount,ca-certificates,procps,e2fsprogs,erofs-utils,busybox-static,sudo
+packages=runc,crun,xfsprogs,btrfs-progs,nftables,iproute2,kmod,util-linux,mount,ca-certificates,procps,e2fsprogs,erofs-utils,busybox-static,sudo,python3
 cache=$ROOT/.tools/cgroup2/$(sha256sum - tests/scenarios/cgroup2/root.sh <<<"$suite $packages" | sha256sum | cut -c1-16)
 
 # emulated_tools [PROGRAM:PACKAGE...]: installs what is missing.

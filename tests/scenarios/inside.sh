@@ -59,16 +59,21 @@ step() {
   fi
 }
 passed_tests=0 failed_tests=0
-# go_test PROGRAM [ARGUMENT...]: shows what failed and what was skipped, and counts the rest.
+# go_test PROGRAM [ARGUMENT...]: shows what failed and what was skipped, and counts
+# the rest. TEST_SHOW is a pattern of lines to show as they come.
 go_test() {
   local log=/tmp/log status=0 counts
-  "$@" -test.v -test.timeout="${TEST_TIMEOUT:-20m}" "${args[@]}" >"$log" 2>&1 || status=$?
+  # In this form a test's end is told when it comes, and not with the whole.
+  "$@" -test.v=test2json -test.timeout="${TEST_TIMEOUT:-20m}" "${args[@]}" 2>&1 | sed -u 's/\x16//' | tee "$log" |
+    { grep --line-buffered -E "${TEST_SHOW:-x^}" || true; } || status=$?
   if [ "$status" != 0 ]; then
     cat "$log"
   else
     grep -A 1 -E '^ *--- SKIP' "$log" || true
   fi
   counts=("$(grep -cE '^ *--- PASS' "$log")" "$(grep -cE '^ *--- SKIP' "$log")" "$(grep -cE '^ *--- FAIL' "$log")")
+  # A program that ends in the midst of a test fails, too.
+  [ "$status" = 0 ] || [ "${counts[2]}" != 0 ] || counts[2]=1
   printf '%s: passed %s, skipped %s, failed %s\n' "$(basename "$1")" "${counts[@]}"
   passed_tests=$((passed_tests + counts[0])) failed_tests=$((failed_tests + counts[2]))
   return "$status"

