@@ -1,5 +1,6 @@
 // Command bench measures Aetherium and its peers side by side, in one run and
-// on the same root filesystem: Docker, Podman, runc and bubblewrap. It prints a
+// on the same root filesystem: Docker, Podman, runc and bubblewrap; and machines
+// with kernels of their own against bare QEMU and their own cold boots. It prints a
 // table and writes bench/out/latest.json. It needs root, for the peers as well.
 package main
 
@@ -38,6 +39,7 @@ type bench struct {
 	warm   *site // with the pool that is there by default
 	cold   *site // without one
 	docker *docker
+	micro  *microVMs // nil until they are needed
 }
 
 // site is one of our servers with a client.
@@ -78,7 +80,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	if len(chosen) == 0 {
 		return fmt.Errorf("no benchmark has %q in its name", *only)
 	}
-	if err := b.start(ctx, slices.ContainsFunc(chosen, func(m benchmark) bool { return m.name != microVMPart })); err != nil {
+	if err := b.start(ctx, slices.ContainsFunc(chosen, func(m benchmark) bool { return !strings.HasPrefix(m.name, microVMPart) })); err != nil {
 		return err
 	}
 	var results []Result
@@ -115,12 +117,14 @@ func (b *bench) all() []benchmark {
 		{"a file of 1 GB out", b.download},
 		{"memory of an idle VM", b.memory},
 		{"cost with many VMs", b.scale},
-		{microVMPart, b.microvm},
+		{microVMPart + "claims", b.microVMClaims},
+		{microVMPart + "starts", b.microVMStarts},
+		{microVMPart + "forks", b.microVMForks},
 	}
 }
 
-// microVMPart needs nothing of the others.
-const microVMPart = "microvm"
+// microVMPart begins the names of benchmarks that need nothing of the others.
+const microVMPart = "microvm "
 
 // start brings up our servers on one base template, and with peers Docker on the
 // same tree. Without, a root filesystem will do.
@@ -192,7 +196,11 @@ func (b *bench) stop(ctx context.Context) error {
 	if b.docker != nil {
 		b.docker.stop()
 	}
-	for _, s := range []*site{b.warm, b.cold} {
+	sites := []*site{b.warm, b.cold}
+	if b.micro != nil {
+		sites = append(sites, b.micro.cold, b.micro.pool)
+	}
+	for _, s := range sites {
 		if s != nil {
 			err = errors.Join(err, s.Down(ctx, "--purge"))
 		}

@@ -31,11 +31,12 @@ const (
 
 // microVMs are two servers whose machines have kernels of their own.
 type microVMs struct {
-	log    io.Writer
-	dir    string
-	kernel string
-	cold   *site // makes each machine when it is asked for
-	pool   *site // has one ready of each kind
+	log     io.Writer
+	dir     string
+	kernel  string
+	cold    *site  // makes each machine when it is asked for
+	pool    *site  // has one ready of each kind
+	lacking string // why there can be none here
 }
 
 // shape is that of all machines here: little, for what is emulated is slow.
@@ -48,24 +49,36 @@ func of(template string) api.CreateVM {
 	return api.CreateVM{Template: template, Driver: microVMDriver, Network: "none", Resources: shape()}
 }
 
-// microvm measures machines of the qemu driver, each against its own floor.
-func (b *bench) microvm(ctx context.Context, name string) (results []Result, err error) {
-	m := &microVMs{log: b.log, dir: filepath.Join(b.dir, "microvm")}
-	if err := os.Mkdir(m.dir, 0o700); err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, m.close(context.WithoutCancel(ctx))) }()
-	if reason, err := m.start(ctx, b); err != nil || reason != "" {
-		if reason != "" {
-			fmt.Fprintf(b.log, "left out: %s\n", reason)
+func (b *bench) microVMClaims(ctx context.Context, name string) ([]Result, error) {
+	return b.withMicroVMs(ctx, name, (*microVMs).claims)
+}
+
+func (b *bench) microVMStarts(ctx context.Context, name string) ([]Result, error) {
+	return b.withMicroVMs(ctx, name, (*microVMs).starts)
+}
+
+func (b *bench) microVMForks(ctx context.Context, name string) ([]Result, error) {
+	return b.withMicroVMs(ctx, name, (*microVMs).forks)
+}
+
+// withMicroVMs measures machines of the qemu driver, where there can be such.
+func (b *bench) withMicroVMs(ctx context.Context, name string, do func(*microVMs, context.Context, string, int) ([]Result, error)) ([]Result, error) {
+	if b.micro == nil {
+		b.micro = &microVMs{log: b.log, dir: filepath.Join(b.dir, "microvm")}
+		if err := os.Mkdir(b.micro.dir, 0o700); err != nil {
+			return nil, err
 		}
-		return nil, err
+		var err error
+		if b.micro.lacking, err = b.micro.start(ctx, b); err != nil {
+			b.micro.lacking = err.Error()
+			return nil, err
+		}
 	}
-	for _, part := range []func(context.Context, string, int) ([]Result, error){m.claims, m.starts, m.forks} {
-		r, perr := part(ctx, name, b.rounds)
-		results, err = append(results, r...), errors.Join(err, perr)
+	if b.micro.lacking != "" {
+		fmt.Fprintf(b.log, "left out: %s\n", b.micro.lacking)
+		return nil, nil
 	}
-	return results, err
+	return do(b.micro, ctx, name, b.rounds)
 }
 
 // start brings up the servers, on the rootfs that the others have. A reason is
@@ -125,16 +138,6 @@ func usable(ctx context.Context, c *client.Client) (reason string, err error) {
 	}
 }
 
-func (m *microVMs) close(ctx context.Context) error {
-	var err error
-	for _, s := range []*site{m.cold, m.pool} {
-		if s != nil && s.c != nil {
-			err = errors.Join(err, s.Down(ctx, "--purge"))
-		}
-	}
-	return err
-}
-
 // begun makes a machine and returns when it has answered a command.
 func (s *site) begun(ctx context.Context, req api.CreateVM) (string, error) {
 	vm, err := s.c.CreateVM(ctx, req)
@@ -154,11 +157,17 @@ func (s *site) says(ctx context.Context, vm string) error {
 }
 
 // creation is of a machine, to its output; it is removed outside the measure.
-func (s *site) creation(name string, req api.CreateVM) contender {
+func (s *site) creation(name string, req api.CreateVM) contender { return s.traced(name, req, nil) }
+
+// traced is a creation whose phases are noted.
+func (s *site) traced(name string, req api.CreateVM, into *phases) contender {
 	return contender{name, func(ctx context.Context) (time.Duration, error) {
 		start := time.Now()
 		vm, err := s.begun(ctx, req)
 		took := time.Since(start)
+		if into != nil && err == nil {
+			err = into.note(ctx, s, vm, took)
+		}
 		if vm != "" {
 			_, derr := s.c.DeleteVM(context.WithoutCancel(ctx), vm)
 			err = errors.Join(err, derr)
@@ -169,28 +178,28 @@ func (s *site) creation(name string, req api.CreateVM) contender {
 
 // claim is a creation that takes a machine from the pool. When it returns, the
 // next one is there.
-func (s *site) claim(name string, req api.CreateVM, kinds int) contender {
+func (s *site) claim(name string, req api.CreateVM) contender {
 	c := s.creation(name, req)
 	return contender{name, func(ctx context.Context) (time.Duration, error) {
-		if err := s.filled(ctx, kinds); err != nil {
+		if err := s.filled(ctx, req.Driver); err != nil {
 			return 0, err
 		}
 		took, err := c.once(ctx)
-		return took, errors.Join(err, s.filled(ctx, kinds))
+		return took, errors.Join(err, s.filled(ctx, req.Driver))
 	}}
 }
 
-// filled waits until as many machines are ready in the pool.
-func (s *site) filled(ctx context.Context, n int) error {
+// filled waits until a driver's machine is ready in the pool.
+func (s *site) filled(ctx context.Context, driver string) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	for {
-		ready, err := s.Pooled(ctx)
-		if err != nil || ready >= n {
+		ready, err := s.Pooled(ctx, driver)
+		if err != nil || ready > 0 {
 			return errors.Join(err, pause(ctx)) // what was done last is done
 		}
 		if err := pause(ctx); err != nil {
-			return fmt.Errorf("%d machines are ready instead of %d: %w", ready, n, err)
+			return fmt.Errorf("no machine is ready: %w", err)
 		}
 	}
 }
@@ -209,13 +218,13 @@ func (m *microVMs) claims(ctx context.Context, name string, rounds int) ([]Resul
 	s := m.pool
 	container := api.CreateVM{Template: "base", Driver: "oci", Network: "none", Resources: shape()}
 	var results []Result
-	for kinds, req := range []api.CreateVM{container, of("warm")} {
+	for _, req := range []api.CreateVM{container, of("warm")} {
 		driver := req.Driver
 		vm, err := s.begun(ctx, req) // from here on the kind is kept ready
 		if err != nil {
 			return results, err
 		}
-		cs := []contender{s.claim("claim", req, kinds+1), s.execution("exec", vm)}
+		cs := []contender{s.claim("claim", req), s.execution("exec", vm)}
 		if driver == microVMDriver {
 			// The least that is asked of an agent: one question, one answer.
 			cs = append(cs, contender{"round trip", func(ctx context.Context) (time.Duration, error) {
@@ -267,10 +276,15 @@ func (m *microVMs) starts(ctx context.Context, name string, rounds int) ([]Resul
 	if err != nil {
 		return nil, err
 	}
-	cold := s.creation("cold", of("base"))
+	// From here on the kind is kept ready.
+	if _, err := m.pool.creation("", of("warm")).once(ctx); err != nil {
+		return nil, err
+	}
+	booted, restored := &phases{}, &phases{}
 	p := &pauses{site: s, vm: vm}
 	took, err := turns(ctx, name, rounds, []contender{
-		cold, {"bare", bare.once}, s.creation("snapshot", of(snapshot.ID)), m.pool.claim("pool", of("warm"), 2), {"resume", p.once},
+		s.traced("cold", of("base"), booted), {"bare", bare.once}, s.traced("snapshot", of(snapshot.ID), restored),
+		m.pool.claim("pool", of("warm")), {"resume", p.once},
 	})
 	if err != nil {
 		return nil, err
@@ -286,29 +300,9 @@ func (m *microVMs) starts(ctx context.Context, name string, rounds int) ([]Resul
 	resumed.goal(itself, sample(took[0]), 8)
 	freed := newResult(name+": pause until the memory is free", "ms", sample(p.took[1:]))
 	amount := newResult(name+": memory that a pause frees", "MB", distribution(p.freed[1:]))
-	results := []Result{boot, warm, ready, resumed, freed, amount}
-	results = append(results, m.phases(ctx, name)...)
-	return results, nil
-}
-
-// phases tells where the time of one cold start went. They are in the log: they
-// are of one, and no measure.
-func (m *microVMs) phases(ctx context.Context, name string) []Result {
-	vm, err := m.cold.c.CreateVM(ctx, of("base"))
-	if err != nil {
-		return nil
-	}
-	traced, err := m.cold.c.VMTrace(ctx, vm.ID)
-	_, derr := m.cold.c.DeleteVM(context.WithoutCancel(ctx), vm.ID)
-	if err != nil || derr != nil {
-		return nil
-	}
-	fmt.Fprintf(m.log, "%s: phases of a cold start, in ms:", name)
-	for _, p := range traced.Phases {
-		fmt.Fprintf(m.log, " %s %.1f", p.Name, float64(p.TookUS)/1000)
-	}
-	fmt.Fprintln(m.log)
-	return nil
+	booted.tell(m.log, "cold create")
+	restored.tell(m.log, "from a memory snapshot")
+	return []Result{boot, warm, ready, resumed, freed, amount}, nil
 }
 
 // floor prepares bare QEMU like a machine of ours that runs.

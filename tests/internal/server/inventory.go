@@ -77,7 +77,7 @@ func (s *Server) Stray(ctx context.Context, most Limits) ([]string, error) {
 // rows reads which machines the store knows, with the VM that has each (nil:
 // one of the pool), and which snapshots.
 func (s *Server) rows(ctx context.Context) (map[domain.ID]*domain.VM, map[domain.ID]bool, error) {
-	store, err := sqlite.Open(ctx, filepath.Join(s.DataDir, "aetherium.db"), sqlite.Options{Readers: 1, Logger: slog.New(slog.DiscardHandler)})
+	store, err := s.store(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -112,15 +112,36 @@ func (s *Server) rows(ctx context.Context) (map[domain.ID]*domain.VM, map[domain
 	return machines, snapshots, err
 }
 
-// Pooled is how many machines are ready that no VM has.
-func (s *Server) Pooled(ctx context.Context) (n int, err error) {
-	machines, _, err := s.rows(ctx)
-	for _, vm := range machines {
-		if vm == nil {
-			n++
-		}
+// Pooled is how many machines of a driver are ready that no VM has.
+func (s *Server) Pooled(ctx context.Context, driver string) (n int, err error) {
+	store, err := s.store(ctx)
+	if err != nil {
+		return 0, err
 	}
+	defer func() { _ = store.Close() }()
+	err = store.View(ctx, func(tx storage.Tx) error {
+		workers, err := tx.Workers().All(ctx)
+		if err != nil {
+			return err
+		}
+		for _, w := range workers {
+			rows, err := tx.Machines().OnWorker(ctx, w.ID)
+			if err != nil {
+				return err
+			}
+			for _, m := range rows {
+				if m.VMID == "" && m.Driver == driver {
+					n++
+				}
+			}
+		}
+		return nil
+	})
 	return n, err
+}
+
+func (s *Server) store(ctx context.Context) (storage.Store, error) {
+	return sqlite.Open(ctx, filepath.Join(s.DataDir, "aetherium.db"), sqlite.Options{Readers: 1, Logger: slog.New(slog.DiscardHandler)})
 }
 
 // piece is something that was made for one machine.
