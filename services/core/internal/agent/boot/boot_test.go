@@ -12,7 +12,8 @@ import (
 )
 
 // A machine shows its template with its disk on top, and what programs expect
-// of a machine; what it wrote is there when it runs again.
+// of a machine; what it wrote is there when it runs again, also on a disk that
+// was made larger meanwhile.
 func TestBoot(t *testing.T) {
 	rootfs := os.Getenv(rootfsEnv)
 	if rootfs == "" {
@@ -49,8 +50,12 @@ func TestBoot(t *testing.T) {
 	must(t, v.Shutdown(t.Context(), time.Second))
 	v.ended()
 
+	must(t, os.Truncate(disk, 8<<30))
 	v = l.boot("second", root, disk, trees)
 	v.ready()
+	if out, end := v.run("df -B 1G --output=size / | tail -n 1"); strings.TrimSpace(out) != "8" {
+		t.Errorf("the larger disk has %q GiB (%v)", out, end)
+	}
 	if out, end := v.run("cat /root/kept"); out != "kept\n" {
 		t.Errorf("after a restart: %q (%v)", out, end)
 	}

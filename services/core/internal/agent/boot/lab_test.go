@@ -125,7 +125,7 @@ func (l *lab) disk() string {
 	path := filepath.Join(l.dir, fmt.Sprintf("%d.ext4", time.Now().UnixNano()))
 	must(l.t, os.WriteFile(path, nil, 0o600))
 	must(l.t, os.Truncate(path, 256*mib))
-	run(l.t, "mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", path)
+	run(l.t, "mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-O", "^resize_inode", path)
 	must(l.t, os.Chown(path, uid, uid))
 	return path
 }

@@ -176,6 +176,9 @@ func (m *Machine) mountDisk(device string) error {
 	if err != nil {
 		return errors.Wrap(err, errors.Internal, "the machine's disk %s cannot be mounted", device)
 	}
+	if err := grow("/dev/"+device, m.disk); err != nil {
+		return errors.Wrap(err, errors.Internal, "the machine's disk %s cannot be made larger", device)
+	}
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/fault"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -95,14 +96,32 @@ func (d *Driver) furnish(ctx context.Context, m *machine) error {
 }
 
 // fromSnapshot makes a machine's disk of a snapshot's. It has the size that it
-// had; a larger one is grown when it is mounted next.
+// had; where the machine is to have a larger one, it grows when it boots next.
 func (d *Driver) fromSnapshot(ctx context.Context, spec vmm.Spec, volume string) error {
 	from := d.cfg.volume(snapshotVolume, spec.DiskFrom)
-	info, err := os.Stat(filepath.Join(d.cfg.Volumes.Path(from), diskFile))
+	info, err := os.Lstat(filepath.Join(d.cfg.Volumes.Path(from), diskFile))
 	if err != nil {
 		return errors.Wrap(err, errors.NotFound, "there is no such snapshot")
 	}
+	if !info.Mode().IsRegular() || info.Size() > endless {
+		return errors.New(errors.Internal, "the snapshot's disk is not what it was")
+	}
 	return d.cfg.Volumes.Clone(ctx, from, volume, max(info.Size(), diskSize(spec.Resources.DiskBytes))+diskSlack)
+}
+
+// grow makes a machine's disk as large as it is to be; its agent does the same
+// with the file system. A disk never shrinks.
+func (d *Driver) grow(m *machine) error {
+	f, err := os.OpenFile(filepath.Join(d.cfg.Volumes.Path(d.cfg.paths(m.MachineID).volume), diskFile), os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return fault.Of(err, "the machine's disk is not there")
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && info.Size() < diskSize(m.Spec.Resources.DiskBytes) {
+		err = f.Truncate(diskSize(m.Spec.Resources.DiskBytes))
+	}
+	return fault.Of(err, "cannot make the machine's disk larger")
 }
 
 // diskSize is the size of a disk with a limit.
@@ -114,12 +133,15 @@ func diskSize(limit int64) int64 {
 	return max(least, (limit+unit-1)/unit*unit)
 }
 
-// own gives a machine's disk to the user that its monitor runs as.
+// own gives a machine's disk to the user that its monitor runs as: the file, but
+// not its directory, where a monitor could put another file in its place.
 func (d *Driver) own(volume string, uid uint32) error {
-	dir := d.cfg.Volumes.Path(volume)
-	id := int(uid)
-	err := errors.Join(os.Lchown(filepath.Join(dir, diskFile), id, id), os.Lchown(dir, id, id), os.Chmod(dir, 0o700))
-	return fault.Of(err, "cannot give the machine its disk")
+	f, err := os.OpenFile(filepath.Join(d.cfg.Volumes.Path(volume), diskFile), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return fault.Of(err, "cannot give the machine its disk")
+	}
+	defer f.Close()
+	return fault.Of(errors.Join(f.Chown(int(uid), int(uid)), f.Chmod(0o600)), "cannot give the machine its disk")
 }
 
 func checkSpec(s vmm.Spec) error {
