@@ -14,17 +14,24 @@ func (d *Driver) Dial(ctx context.Context, id string, port uint32) (net.Conn, er
 	switch {
 	case port == 0 || port > 65535:
 		return nil, errors.New(errors.InvalidArgument, "port %d does not exist", port)
-	case port == vmm.AgentPort:
-		return d.dialAgent(ctx, id)
 	}
-	if _, err := d.talking(id); err != nil {
+	m, err := d.talking(id)
+	switch {
+	case err != nil:
 		return nil, err
+	case port == vmm.AgentPort:
+		return d.engine.Dial(ctx, *m.run.Guest)
 	}
 	return d.client(id).DialPort(ctx, uint16(port))
 }
 
+// dialAgent connects to the agent for the driver itself, which talks to it
+// before the machine runs for others.
 func (d *Driver) dialAgent(ctx context.Context, id string) (net.Conn, error) {
-	m, err := d.talking(id)
+	m, err := d.load(id)
+	if err == nil && (m.Suspended || !d.alive(m) || m.run.Paused) {
+		m, err = d.talking(id) // which says why not
+	}
 	if err != nil {
 		return nil, err
 	}

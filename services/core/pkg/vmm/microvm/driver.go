@@ -48,9 +48,10 @@ var (
 	_ vmm.Teardowner       = (*Driver)(nil)
 )
 
-// New makes a driver over what is on this host. It starts nothing; a machine
-// that an earlier process left standing still in the middle of a snapshot goes
-// on. Returns InvalidArgument, Unsupported.
+// New makes a driver over what is on this host. It starts nothing, but carries
+// through or undoes what an earlier process was killed in the middle of: a
+// machine that stands still for a snapshot goes on, one that was being resumed
+// is resumed, one that was being started is not. Returns InvalidArgument, Unsupported.
 func New(ctx context.Context, cfg Config) (*Driver, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -87,36 +88,6 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 		}
 	}
 	return d, d.recover(ctx)
-}
-
-// recover lets machines go on that stand still though nobody paused them: a
-// process died while it took a snapshot, or when it had just restored one. It
-// ends what is left of machines whose memory is saved already, and removes
-// memories that are nobody's.
-func (d *Driver) recover(ctx context.Context) error {
-	ids, err := d.recorded()
-	if err != nil {
-		return fault.Of(err, "cannot list the machines")
-	}
-	for _, id := range ids {
-		r, err := d.load(id)
-		if err != nil {
-			continue // List shows it as broken
-		}
-		switch {
-		case r.Suspended && r.run.Phase != phaseDeleting:
-			err = d.clear(ctx, id)
-		case r.run.Phase == phaseRunning && r.run.Still && !r.run.Paused && r.run.Process.Alive(d.boot):
-			if err = d.engine.Thaw(ctx, *r.run.Guest); err == nil {
-				r.run.Still = false
-				err = d.saveRun(r)
-			}
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return d.sweep(ctx)
 }
 
 func (d *Driver) group(id string) cgroup.Group { return d.cgroups.Group(d.cfg.paths(id).cgroup) }

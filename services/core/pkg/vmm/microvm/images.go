@@ -112,17 +112,25 @@ func (i *images) image(ctx context.Context, dir, name, source string) (string, e
 // is not compressed: a guest reads faster than it unpacks, and the host's page
 // cache holds it once for all.
 func makeImage(ctx context.Context, path, source string) error {
-	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
-	if err := os.Remove(tmp); err != nil && !os.IsNotExist(err) {
-		return fault.Of(err, "cannot make an image of the template")
+	const cannot = "cannot make an image of the template"
+	if info, err := os.Stat(source); err != nil || !info.IsDir() {
+		return errors.New(errors.NotFound, "there is nothing to make an image of").WithField("rootfs")
 	}
-	if err := tool(ctx, "mkfs.erofs", "erofs-utils", "--quiet", "-x1", tmp, source); err != nil {
+	// A name of its own: the tool of a process that was killed may still write.
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return fault.Of(err, cannot)
+	}
+	defer f.Close()
+	defer os.Remove(f.Name()) // unless it has its name by then
+	if err := tool(ctx, "mkfs.erofs", "erofs-utils", "--quiet", "-x1", f.Name(), source); err != nil {
 		return err
 	}
-	if err := os.Chmod(tmp, 0o644); err != nil {
-		return fault.Of(err, "cannot make an image of the template")
+	// An image with a name is whole, also after the host lost its power.
+	if err := errors.Join(f.Chmod(0o644), f.Sync()); err != nil {
+		return fault.Of(err, cannot)
 	}
-	return fault.Of(os.Rename(tmp, path), "cannot make an image of the template")
+	return fault.Of(os.Rename(f.Name(), path), cannot)
 }
 
 // tool runs a program that makes file systems.
@@ -174,10 +182,11 @@ func (i *images) sweep(dir string, inUse map[string]bool) error {
 // blank gives the volume with an empty disk of a size, making it if need be.
 func (d *Driver) blank(ctx context.Context, size int64) (string, error) {
 	volume := d.cfg.volume(blankVolume, fmt.Sprint(size/mib))
-	done := filepath.Join(d.cfg.Volumes.Path(volume), "complete")
+	path := filepath.Join(d.cfg.Volumes.Path(volume), diskFile)
 	d.images.blanks.Lock()
 	defer d.images.blanks.Unlock()
-	if _, err := os.Stat(done); err == nil {
+	now := time.Now()
+	if err := os.Chtimes(path, now, now); err == nil { // its last use
 		return volume, nil
 	}
 	// One that a crash cut short is made again from nothing.
@@ -187,20 +196,41 @@ func (d *Driver) blank(ctx context.Context, size int64) (string, error) {
 	if err := d.cfg.Volumes.Create(ctx, volume, 0); err != nil {
 		return "", err
 	}
-	path := filepath.Join(d.cfg.Volumes.Path(volume), diskFile)
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	f, err := os.CreateTemp(filepath.Dir(path), ".disk-*")
 	if err != nil {
 		return "", fault.Of(err, "cannot make a disk")
 	}
-	if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
+	defer f.Close()
+	if err := f.Truncate(size); err != nil {
 		return "", fault.Of(err, "cannot make a disk")
 	}
 	// Nothing is left for the guest to initialize later, behind its user's back:
 	// what is not written is zero in a sparse file.
 	err = tool(ctx, "mke2fs", "e2fsprogs", "-q", "-F", "-t", "ext4", "-m", "0", "-L", "aetherium",
-		"-O", "^resize_inode", "-E", "lazy_itable_init=0,lazy_journal_init=1,root_owner=0:0", path)
+		"-O", "^resize_inode", "-E", "lazy_itable_init=0,lazy_journal_init=1,root_owner=0:0", f.Name())
 	if err != nil {
 		return "", err
 	}
-	return volume, fault.Of(os.WriteFile(done, nil, 0o600), "cannot make a disk")
+	return volume, fault.Of(errors.Join(f.Sync(), os.Rename(f.Name(), path)), "cannot make a disk")
+}
+
+// sweepBlanks removes empty disks that were not used for long.
+func (d *Driver) sweepBlanks(ctx context.Context) error {
+	volumes, err := d.cfg.Volumes.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range volumes {
+		if !strings.HasPrefix(v, d.cfg.volumes(blankVolume)) {
+			continue
+		}
+		info, err := os.Stat(filepath.Join(d.cfg.Volumes.Path(v), diskFile))
+		if err == nil && time.Since(info.ModTime()) < keepImages {
+			continue
+		}
+		if err := d.cfg.Volumes.Delete(ctx, v); err != nil { // or it was never made wholly
+			return err
+		}
+	}
+	return nil
 }

@@ -2,7 +2,6 @@ package microvm
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -61,11 +60,14 @@ func (d *Driver) Info(ctx context.Context) domain.DriverInfo {
 
 // try does what every machine needs, once.
 func (d *Driver) try(ctx context.Context) (err error) {
-	// Named after the process: one that dies here is found as a machine that nobody knows.
-	id := fmt.Sprintf("trial-%s-%d", d.engine.Name(), os.Getpid())
+	// If this process dies here it is found as a machine that nobody knows, and made again.
+	id := "trial-" + d.engine.Name()
 	root := filepath.Join(d.cfg.StateDir, id)
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return fault.Of(err, "cannot make a root filesystem for the trial")
+	}
+	if err := d.Delete(ctx, id); err != nil {
+		return err
 	}
 	defer func() {
 		image := filepath.Join(d.cfg.imagesDir(), "build-"+id+imageExt)

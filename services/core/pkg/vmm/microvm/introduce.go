@@ -11,8 +11,8 @@ import (
 
 // introduce waits for a machine's agent and tells it who the machine is.
 func (d *Driver) introduce(ctx context.Context, m *machine, att network.Attachment, fork bool, t *trace) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	w := d.turns.Watched(m.MachineID)
 	if w == nil {
 		return errors.New(errors.GuestFault, "the machine's monitor ended as soon as it was started")
@@ -20,7 +20,7 @@ func (d *Driver) introduce(ctx context.Context, m *machine, att network.Attachme
 	go func() {
 		select {
 		case <-w.Done():
-			cancel(errors.New(errors.GuestFault, "the machine ended before its agent answered"))
+			cancel()
 		case <-ctx.Done():
 		}
 	}()
@@ -33,9 +33,8 @@ func (d *Driver) introduce(ctx context.Context, m *machine, att network.Attachme
 		t.agent(agent)
 		return client.Assume(ctx, identity(m, att, fork))
 	}()
-	var ended *errors.Error
-	if err != nil && errors.As(context.Cause(ctx), &ended) {
-		return ended
+	if err != nil && !d.alive(m) { // what a broken connection says is not why
+		return errors.Wrap(err, errors.GuestFault, "the machine ended before its agent answered")
 	}
 	if err == nil {
 		t.phase("identity")

@@ -40,7 +40,9 @@ func (d *Driver) state(id string) vmm.State {
 	switch {
 	case m.Suspended:
 		s.Status = vmm.StatusPaused
-	case m.run.Phase == phaseRunning && m.run.Process.Alive(d.boot):
+	case d.waking(m): // until it is resumed
+		s.Status, s.PID = vmm.StatusPaused, m.run.Process.PID
+	case m.run.Phase == phaseRunning && d.alive(m):
 		s.Status, s.PID = vmm.StatusRunning, m.run.Process.PID
 		if m.run.Paused {
 			s.Status = vmm.StatusPaused

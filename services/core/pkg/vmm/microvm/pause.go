@@ -2,7 +2,6 @@ package microvm
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -32,24 +31,31 @@ func (d *Driver) Pause(ctx context.Context, id string, mode domain.PauseMode) er
 		}
 		return d.suspended(ctx, m) // the monitor may still be there
 	}
-	if m, err = d.running(id); err != nil {
-		return err
+	if !d.waking(m) {
+		if m, err = d.running(id); err != nil {
+			return err
+		}
 	}
 	if mode == domain.PauseMemory {
 		return d.suspend(ctx, m)
 	}
-	if m.run.Paused {
+	if m.run.Paused || m.run.Phase == phaseWaking {
 		return nil
 	}
-	m.run.Paused, m.run.Still = true, true
+	m.run.Still = true
 	if err := d.saveRun(m); err != nil {
 		return err
 	}
-	if err := d.engine.Freeze(ctx, *m.run.Guest); err != nil {
-		m.run.Paused = false // still it may stand: New sees to that
-		return errors.Join(err, d.saveRun(m))
+	// That it is paused is written when it is: until then it is one to let go on.
+	err = d.engine.Freeze(ctx, *m.run.Guest)
+	if err == nil {
+		m.run.Paused = true
+		if err = d.saveRun(m); err == nil {
+			return nil
+		}
+		m.run.Paused = false
 	}
-	return nil
+	return errors.Join(err, d.goOn(context.WithoutCancel(ctx), m))
 }
 
 // suspend saves a machine's memory beside its disk and ends its monitor.
@@ -77,23 +83,19 @@ func (d *Driver) suspend(ctx context.Context, m *machine) error {
 	if err == nil {
 		err = seal(dir)
 	}
-	if err != nil {
-		ctx := context.WithoutCancel(ctx)
-		m.run.Still = m.run.Paused
-		return errors.Join(err, d.thawUnlessPaused(ctx, m), d.saveRun(m), d.cfg.Volumes.Delete(ctx, volume))
+	if err == nil {
+		m.Suspended, m.EngineVersion = true, version
+		err = d.saveFacts(m)
 	}
-	m.Suspended, m.EngineVersion = true, version
-	if err := d.saveFacts(m); err != nil {
-		return err
+	if err != nil {
+		m.Suspended = false
+		ctx := context.WithoutCancel(ctx)
+		if m.run.Phase != phaseWaking {
+			err = errors.Join(err, d.goOn(ctx, m))
+		}
+		return errors.Join(err, d.cfg.Volumes.Delete(ctx, volume))
 	}
 	return d.suspended(context.WithoutCancel(ctx), m)
-}
-
-func (d *Driver) thawUnlessPaused(ctx context.Context, m *machine) error {
-	if m.run.Paused || !m.run.Process.Alive(d.boot) {
-		return nil
-	}
-	return d.engine.Thaw(ctx, *m.run.Guest)
 }
 
 // suspended ends what is left of a machine whose memory is saved.
@@ -106,8 +108,8 @@ func (d *Driver) suspended(ctx context.Context, m *machine) error {
 }
 
 // Resume lets a paused machine go on. See [vmm.Pauser].
-func (d *Driver) Resume(ctx context.Context, id string) error {
-	ctx, done, err := d.turns.Begin(ctx, id, false)
+func (d *Driver) Resume(caller context.Context, id string) error {
+	ctx, done, err := d.turns.Begin(caller, id, false)
 	if err != nil {
 		return err
 	}
@@ -116,17 +118,23 @@ func (d *Driver) Resume(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if m.Suspended && m.run.Phase != phaseDeleting {
-		return d.wake(ctx, m)
+	if m.Suspended && m.run.Phase != phaseDeleting || d.waking(m) {
+		return d.wake(ctx, caller, m)
 	}
 	if m, err = d.running(id); err != nil {
 		return err
 	}
+	if m.run.Paused {
+		m.run.Paused = false // should this process die now, the next lets it go on
+		if err := d.saveRun(m); err != nil {
+			return err
+		}
+	}
 	if err := d.engine.Thaw(ctx, *m.run.Guest); err != nil {
 		return err
 	}
-	if m.run.Paused || m.run.Still {
-		m.run.Paused, m.run.Still = false, false
+	if m.run.Still {
+		m.run.Still = false
 		if err := d.saveRun(m); err != nil {
 			return err
 		}
@@ -135,29 +143,85 @@ func (d *Driver) Resume(ctx context.Context, id string) error {
 	return d.client(id).Thaw(ctx)
 }
 
-// wake restores a machine from the memory that its pause saved.
-func (d *Driver) wake(ctx context.Context, m *machine) error {
-	if err := d.clear(ctx, m.MachineID); err != nil {
+// wake restores a machine from the memory that its pause saved. Once it has gone
+// on it is not ended because its caller went away: what it has in its memory is
+// nowhere else.
+func (d *Driver) wake(ctx, caller context.Context, m *machine) error {
+	defer d.wakes.Notify(m.MachineID)
+	bounded, cancel := context.WithTimeout(ctx, bootPatience)
+	defer cancel()
+	t := beginTrace()
+	if m.Suspended {
+		if err := d.clear(bounded, m.MachineID); err != nil {
+			return err
+		}
+		if err := d.sameEngine(bounded, m.EngineVersion, "stop it, to start it from its disk alone"); err != nil {
+			return err
+		}
+		dir := filepath.Join(d.cfg.Volumes.Path(d.cfg.paths(m.MachineID).memory), memoryName)
+		if _, err := d.launch(bounded, m, phaseWaking, dir, t); err != nil {
+			return d.undo(ctx, m, err)
+		}
+	}
+	steady, release := steadfast(ctx, caller)
+	defer release()
+	err := d.rouse(steady, m, t)
+	switch {
+	case err == nil:
+		return nil
+	case m.run.Still && d.alive(m):
+		return err // it has not gone on, and can be told to again
+	}
+	return errors.Wrap(d.undo(ctx, m, err), errors.GuestFault, "the machine went on from its memory, but its agent did not answer: it was ended").
+		WithHint("what was in its memory is lost; it can be started from its disk")
+}
+
+// rouse lets a machine that was restored from its own memory run.
+func (d *Driver) rouse(ctx context.Context, m *machine, t *trace) error {
+	att, err := d.cfg.Network.Acquire(ctx, m.MachineID, m.Spec.Network, m.hostname())
+	if err != nil {
 		return err
 	}
-	if err := d.sameEngine(ctx, m.EngineVersion); err != nil {
+	if _, err := d.follow(m.MachineID, m.run.Process); err != nil {
 		return err
 	}
-	dir := filepath.Join(d.cfg.Volumes.Path(d.cfg.paths(m.MachineID).memory), memoryName)
-	err := d.launch(ctx, m, dir)
-	d.wakes.Notify(m.MachineID)
-	return err
+	return d.present(ctx, m, att, t)
+}
+
+// lastWords is how long what must not be left half done goes on after its caller
+// went away.
+const lastWords = 20 * time.Second
+
+// steadfast gives a context that outlives its caller's for a while, but not a
+// Delete, which ends work alone.
+func steadfast(work, caller context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(work), bootPatience)
+	stop := context.AfterFunc(work, func() {
+		if caller.Err() == nil {
+			cancel()
+			return
+		}
+		select {
+		case <-time.After(lastWords):
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return ctx, func() {
+		stop()
+		cancel()
+	}
 }
 
 // sameEngine checks that a memory was saved by what would restore it.
-func (d *Driver) sameEngine(ctx context.Context, saved string) error {
+func (d *Driver) sameEngine(ctx context.Context, saved, hint string) error {
 	version, err := d.engine.Version(ctx)
 	if err != nil {
 		return err
 	}
 	if version != saved {
 		return errors.New(errors.Conflict, "the memory was saved by %s, and here is %s", saved, version).
-			WithHint("start from its disk, without the memory")
+			WithHint("%s", hint)
 	}
 	return nil
 }
@@ -165,37 +229,18 @@ func (d *Driver) sameEngine(ctx context.Context, saved string) error {
 // memoryName is the directory of a saved memory in its volume.
 const memoryName = "memory"
 
-// memoryDir makes the directory that a memory is saved to.
+// memoryDir makes the directory that a memory is saved to. Like all directories
+// of volumes it is root's alone: monitors are shown what is in them.
 func (d *Driver) memoryDir(volume string) (string, error) {
 	dir := filepath.Join(d.cfg.Volumes.Path(volume), memoryName)
-	err := errors.Join(os.Chmod(filepath.Dir(dir), 0o711), os.Mkdir(dir, 0o700))
-	return dir, fault.Of(err, "cannot make room for the memory")
-}
-
-// seal makes a saved memory what nobody writes to any more and each monitor
-// that was told of it can read.
-func seal(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return fault.Of(err, "cannot keep the memory")
-	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		if !e.Type().IsRegular() {
-			return fault.Of(fmt.Errorf("%s is not a file", e.Name()), "cannot keep the memory")
-		}
-		if err := errors.Join(os.Lchown(path, 0, 0), os.Chmod(path, 0o444)); err != nil {
-			return fault.Of(err, "cannot keep the memory")
-		}
-	}
-	return fault.Of(errors.Join(os.Lchown(dir, 0, 0), os.Chmod(dir, 0o711)), "cannot keep the memory")
+	return dir, fault.Of(os.Mkdir(dir, 0o700), "cannot make room for the memory")
 }
 
 // whileStill does something while a machine that runs stands still, and tells
 // how long it did. Should this process die meanwhile, the next driver lets the
 // machine go on (see [New]).
 func (d *Driver) whileStill(ctx context.Context, m *machine, do func() error) (time.Duration, error) {
-	if m.run.Paused {
+	if m.run.Paused || m.run.Phase == phaseWaking {
 		return 0, do()
 	}
 	m.run.Still = true
@@ -207,8 +252,6 @@ func (d *Driver) whileStill(ctx context.Context, m *machine, do func() error) (t
 	if err == nil {
 		err = do()
 	}
-	err = errors.Join(err, d.engine.Thaw(context.WithoutCancel(ctx), *m.run.Guest))
-	took := time.Since(began)
-	m.run.Still = false
-	return took, errors.Join(err, d.saveRun(m))
+	err = errors.Join(err, d.goOn(context.WithoutCancel(ctx), m))
+	return time.Since(began), err
 }

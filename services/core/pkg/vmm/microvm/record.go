@@ -32,6 +32,9 @@ type facts struct {
 	CreatedAt time.Time `json:"created_at"`
 	// Started: it goes on from its own disk, no longer from a snapshot's memory.
 	Started bool `json:"started,omitempty"`
+	// Begun: it went on from a snapshot's memory, but its start was not done. Its
+	// disk is no longer the one of the memory.
+	Begun bool `json:"begun,omitempty"`
 	// Hostname is what it was named last; empty: by its spec.
 	Hostname string `json:"hostname,omitempty"`
 	// Drives are the images that it has beside its own disk.
@@ -49,6 +52,7 @@ type phase string
 const (
 	phaseIdle     phase = "" // nothing runs
 	phaseStarting phase = "starting"
+	phaseWaking   phase = "waking" // as starting, but its memory is nowhere else: it is not begun anew
 	phaseRunning  phase = "running"
 	phaseDeleting phase = "deleting"
 )
@@ -58,11 +62,12 @@ type runState struct {
 	Version int    `json:"version"`
 	BootID  string `json:"boot_id"`
 	Phase   phase  `json:"phase"`
-	// Process is the monitor and Guest what it runs, in phase running.
+	// Process is the monitor and Guest what it runs, in phase running, and in
+	// those that lead there once it was started.
 	Process *process.Process `json:"process,omitempty"`
 	Guest   *Guest           `json:"guest,omitempty"`
-	Paused  bool             `json:"paused,omitempty"` // somebody froze it
-	Still   bool             `json:"still,omitempty"`  // it stands still, or is about to, for whatever reason
+	Paused  bool             `json:"paused,omitempty"` // it was frozen, and is to stay so
+	Still   bool             `json:"still,omitempty"`  // it stands still, or may, for whatever reason
 }
 
 // ended is how a machine's monitor ended.
@@ -104,7 +109,7 @@ func (d *Driver) load(id string) (*machine, error) {
 	case m.run.BootID != d.boot && m.run.Phase != phaseDeleting:
 		m.run = runState{} // the host was restarted since: nothing runs
 	}
-	if m.run.Phase == phaseRunning && (m.run.Process == nil || m.run.Guest == nil) {
+	if (m.run.Process == nil) != (m.run.Guest == nil) || m.run.Phase == phaseRunning && m.run.Process == nil {
 		return nil, errors.New(errors.Internal, "the machine's record does not say what runs")
 	}
 	return &m, nil
@@ -166,15 +171,24 @@ func (d *Driver) recorded() ([]string, error) {
 	return ids, nil
 }
 
-// running loads a machine whose monitor runs. Returns NotFound, Conflict.
+// alive reports whether a machine has a monitor.
+func (d *Driver) alive(m *machine) bool {
+	return m.run.Phase != phaseDeleting && m.run.Process.Alive(d.boot)
+}
+
+// waking reports whether a machine has gone on from the memory of its pause, but
+// its resumption was not done.
+func (d *Driver) waking(m *machine) bool { return m.run.Phase == phaseWaking && d.alive(m) }
+
+// running loads a machine that runs. Returns NotFound, Conflict.
 func (d *Driver) running(id string) (*machine, error) {
 	m, err := d.load(id)
 	switch {
 	case err != nil:
 		return nil, err
-	case m.Suspended:
+	case m.Suspended || d.waking(m):
 		return nil, errors.New(errors.Conflict, "the machine is paused")
-	case m.run.Phase != phaseRunning || !m.run.Process.Alive(d.boot):
+	case m.run.Phase != phaseRunning || !d.alive(m):
 		return nil, errors.New(errors.Conflict, "the machine does not run")
 	}
 	return m, nil

@@ -10,6 +10,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/bootline"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/fault"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/record"
@@ -57,10 +58,27 @@ func (k *kept) fits(s vmm.Spec) error {
 		return errors.New(errors.InvalidArgument, "the memory is of a machine of another template").WithField("build_id")
 	case (s.Network == domain.NetworkNAT) != k.Network:
 		return errors.New(errors.InvalidArgument, "the memory is of a machine with another network mode").WithField("network")
-	case len(s.Mounts) != len(k.Drives)-2:
+	case !slices.Equal(k.mounts(), targets(s)):
 		return errors.New(errors.InvalidArgument, "the memory is of a machine with other mounts").WithField("mounts")
 	}
 	return nil
+}
+
+// mounts are the places of the further trees that the memory knows, in order.
+func (k *kept) mounts() (at []string) {
+	for _, d := range k.Drives {
+		if target, ok := strings.CutPrefix(d.Role, bootline.RoleMount); ok {
+			at = append(at, target)
+		}
+	}
+	return at
+}
+
+func targets(s vmm.Spec) (at []string) {
+	for _, m := range s.Mounts {
+		at = append(at, m.Target)
+	}
+	return at
 }
 
 // Snapshot keeps a machine's disk, and its memory, under an ID of its own. See
@@ -105,7 +123,7 @@ func (d *Driver) Snapshot(ctx context.Context, id, snapshotID string, kind domai
 
 func (d *Driver) keepDisk(ctx context.Context, m *machine, snapshotID string) (time.Duration, error) {
 	copyDisk := func() error { return d.copyDisk(ctx, m, snapshotID) }
-	if m.Suspended || m.run.Phase != phaseRunning || !m.run.Process.Alive(d.boot) {
+	if m.Suspended || !d.alive(m) {
 		return 0, copyDisk()
 	}
 	// What is cached is written while the machine still runs, so that little is
@@ -144,7 +162,7 @@ func (d *Driver) keepMemory(ctx context.Context, m *machine, snapshotID string) 
 	}
 	version := m.EngineVersion
 	if !m.Suspended {
-		if m.run.Phase != phaseRunning || !m.run.Process.Alive(d.boot) {
+		if !d.alive(m) {
 			return 0, errors.New(errors.Conflict, "the machine does not run")
 		}
 		var err error
@@ -199,8 +217,15 @@ func (d *Driver) save(ctx context.Context, m *machine, volume, snapshotID string
 	frozen, err := d.engine.Save(ctx, *m.run.Guest, Memory{Dir: dir}, false, func(ctx context.Context) error {
 		return d.copyDisk(ctx, m, snapshotID)
 	})
-	m.run.Still = m.run.Paused
-	if err = errors.Join(err, d.saveRun(m)); err != nil {
+	switch {
+	case m.run.Paused || m.run.Phase == phaseWaking:
+	case err != nil:
+		err = errors.Join(err, d.goOn(context.WithoutCancel(ctx), m))
+	default:
+		m.run.Still = false
+		err = d.saveRun(m)
+	}
+	if err != nil {
 		return 0, err
 	}
 	return frozen, seal(dir)

@@ -38,9 +38,9 @@ func (d *Driver) Start(ctx context.Context, id string) error {
 		return errors.New(errors.Conflict, "the machine was never made wholly")
 	case m.run.Phase == phaseDeleting:
 		return errors.New(errors.Conflict, "the machine is being deleted")
-	case m.Suspended:
+	case m.Suspended || d.waking(m):
 		return errors.New(errors.Conflict, "the machine is paused").WithHint("resume it")
-	case m.run.Phase == phaseRunning && m.run.Process.Alive(d.boot):
+	case m.run.Phase == phaseRunning && d.alive(m):
 		return nil
 	case m.run.Phase != phaseIdle:
 		// It ran and ended by itself, or a start was cut short.
@@ -54,37 +54,65 @@ func (d *Driver) Start(ctx context.Context, id string) error {
 		if err != nil {
 			return err
 		}
-		if err := d.sameEngine(ctx, kept.EngineVersion); err != nil {
+		if err := d.sameEngine(ctx, kept.EngineVersion, "start from the snapshot's disk, without its memory"); err != nil {
+			return err
+		}
+		if err := d.unbegin(ctx, m); err != nil {
 			return err
 		}
 		from = kept.dir
 	}
-	return d.launch(ctx, m, from)
-}
-
-// launch takes a machine that has nothing but its disk and network to one that
-// runs, from its disk or from a memory.
-func (d *Driver) launch(ctx context.Context, m *machine, memory string) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, bootPatience)
 	defer cancel()
 	t := beginTrace()
-	m.run = runState{Phase: phaseStarting}
-	if err := d.saveRun(m); err != nil {
+	att, err := d.launch(ctx, m, phaseStarting, from, t)
+	if err == nil {
+		err = d.present(ctx, m, att, t)
+	}
+	if err != nil {
+		return d.undo(ctx, m, err)
+	}
+	return nil
+}
+
+// undo ends what was begun of a run that failed. If that fails too, the next
+// start or Delete does it.
+func (d *Driver) undo(ctx context.Context, m *machine, why error) error {
+	if d.clear(context.WithoutCancel(ctx), m.MachineID) != nil {
+		return why
+	}
+	m.run = runState{}
+	return errors.Join(why, d.saveRun(m))
+}
+
+// unbegin gives a machine whose first start from a memory was not done the disk
+// of that memory again: what a guest has written since would not be what the
+// memory knows of it. Nobody has used the machine yet.
+func (d *Driver) unbegin(ctx context.Context, m *machine) error {
+	if !m.Begun {
+		return nil
+	}
+	volume := d.cfg.paths(m.MachineID).volume
+	if err := d.cfg.Volumes.Delete(ctx, volume); err != nil {
 		return err
 	}
-	defer func() {
-		if err == nil {
-			return
-		}
-		// What was begun is undone; if that fails, the next start or Delete does it.
-		if d.clear(context.WithoutCancel(ctx), m.MachineID) == nil {
-			m.run = runState{}
-			err = errors.Join(err, d.saveRun(m))
-		}
-	}()
+	if err := d.fromSnapshot(ctx, m.Spec, volume); err != nil {
+		return err
+	}
+	m.Begun = false
+	return d.saveFacts(m)
+}
+
+// launch takes a machine that has nothing but its disk and network to one with a
+// monitor, which boots from its disk or stands still with a memory.
+func (d *Driver) launch(ctx context.Context, m *machine, as phase, memory string, t *trace) (network.Attachment, error) {
+	m.run = runState{Phase: as}
+	if err := d.saveRun(m); err != nil {
+		return network.Attachment{}, err
+	}
 	g, att, err := d.prepare(ctx, m, memory)
 	if err != nil {
-		return err
+		return att, err
 	}
 	t.phase("prepare")
 	var pid int
@@ -94,15 +122,18 @@ func (d *Driver) launch(ctx context.Context, m *machine, memory string) (err err
 		pid, err = d.engine.Restore(ctx, g, Memory{Dir: memory})
 	}
 	if err != nil {
-		return err
+		return att, err
 	}
 	t.phase("monitor")
-	if err := d.settle(m, g, pid, memory != ""); err != nil {
-		return err
-	}
-	if memory != "" {
+	return att, d.settle(ctx, m, g, pid, memory != "")
+}
+
+// present lets a guest that stands still go on, tells it who it is, and makes it
+// one that runs.
+func (d *Driver) present(ctx context.Context, m *machine, att network.Attachment, t *trace) error {
+	if m.run.Still {
 		// Only now that it is written down that the memory is used up.
-		if err := d.engine.Thaw(ctx, g); err != nil {
+		if err := d.engine.Thaw(ctx, *m.run.Guest); err != nil {
 			return err
 		}
 		m.run.Still = false
@@ -111,17 +142,21 @@ func (d *Driver) launch(ctx context.Context, m *machine, memory string) (err err
 		}
 		t.phase("thaw")
 	}
-	if err := d.introduce(ctx, m, att, m.Spec.Memory && memory != "" && !m.Started, t); err != nil {
+	if err := d.introduce(ctx, m, att, m.Begun, t); err != nil {
 		return err
 	}
-	if !m.Started {
-		m.Started = true
+	if !m.Started || m.Begun {
+		m.Started, m.Begun = true, false
 		if err := d.saveFacts(m); err != nil {
 			return err
 		}
 	}
 	// Not before: a boot takes what it needs.
 	if err := d.group(m.MachineID).SetLimits(cgroup.Limits{MilliCPU: monitorCPU(m.Spec.Resources.MilliCPU)}); err != nil {
+		return err
+	}
+	m.run.Phase = phaseRunning
+	if err := d.saveRun(m); err != nil {
 		return err
 	}
 	t.phase("limits")
@@ -161,7 +196,7 @@ func (d *Driver) prepare(ctx context.Context, m *machine, memory string) (Guest,
 		if m.Kernel, err = d.cfg.Kernel(ctx); err != nil {
 			return g, att, err
 		}
-		if err := d.saveFacts(m); err != nil {
+		if err := errors.Join(d.saveFacts(m), d.grow(m)); err != nil {
 			return g, att, err
 		}
 	}
@@ -187,8 +222,9 @@ func (d *Driver) prepare(ctx context.Context, m *machine, memory string) (Guest,
 	return g, att, group.SetLimits(cgroup.Limits{Memory: g.Memory + overhead, PIDs: monitorPIDs})
 }
 
-// settle books the monitor that runs a machine now.
-func (d *Driver) settle(m *machine, g Guest, pid int, still bool) error {
+// settle books the monitor that a machine has now, and that the memory that it
+// was given, if any, is not to be used again.
+func (d *Driver) settle(ctx context.Context, m *machine, g Guest, pid int, restored bool) error {
 	proc, err := process.Identify(pid, d.boot)
 	if err != nil {
 		return errors.Wrap(err, errors.GuestFault, "the machine's monitor ended as soon as it was started")
@@ -197,18 +233,19 @@ func (d *Driver) settle(m *machine, g Guest, pid int, still bool) error {
 	if err := record.Remove(d.cfg.paths(m.MachineID).exit); err != nil {
 		return err
 	}
-	m.run = runState{Phase: phaseRunning, Process: proc, Guest: &g, Still: still}
+	m.run = runState{Phase: m.run.Phase, Process: proc, Guest: &g, Still: restored}
 	if err := d.saveRun(m); err != nil {
 		return err
 	}
-	if m.Suspended {
-		m.Suspended = false
-		if err := d.saveFacts(m); err != nil {
-			return err
-		}
+	if _, err := d.follow(m.MachineID, proc); err != nil { // from now on its end is seen
+		return err
 	}
-	_, err = d.follow(m.MachineID, proc) // from now on its end is seen
-	return err
+	if err := ctx.Err(); err != nil || !restored {
+		return err
+	}
+	// From here on there is no way back.
+	m.Suspended, m.Begun = false, m.Spec.Memory && !m.Started
+	return d.saveFacts(m)
 }
 
 // clear removes what a run of a machine left: processes, control group,

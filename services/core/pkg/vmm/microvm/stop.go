@@ -25,7 +25,7 @@ func (d *Driver) Stop(ctx context.Context, id string, grace time.Duration) error
 	case m.run.Phase == phaseDeleting, m.run.Phase == phaseIdle && !m.Suspended:
 		return nil
 	}
-	if m.run.Phase == phaseRunning && grace > 0 {
+	if m.run.Phase != phaseStarting && grace > 0 {
 		if err := d.ask(ctx, m, grace); err != nil {
 			return err
 		}
@@ -56,13 +56,19 @@ func (d *Driver) ask(ctx context.Context, m *machine, grace time.Duration) error
 		return err
 	}
 	w.Ordered()
-	if m.run.Paused || m.run.Still { // who stands still hears nothing
-		if err := d.engine.Thaw(ctx, *m.run.Guest); err != nil {
-			return err
-		}
-	}
 	asking, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
+	if m.run.Paused || m.run.Still { // who stands still hears nothing
+		m.run.Paused = false
+		err := d.saveRun(m)
+		if err == nil {
+			err = d.goOn(asking, m)
+		}
+		if err != nil {
+			d.log.Warn("a machine that stood still is ended as it is", "machine", m.MachineID, "error", err)
+			return nil
+		}
+	}
 	go func() {
 		select {
 		case <-w.Done():

@@ -63,7 +63,7 @@ func (d *Driver) Wait(ctx context.Context, id string) (vmm.Exit, error) {
 		}
 		// Its monitor may have ended because it is paused now, or has been meanwhile.
 		now, err := d.load(id)
-		if err == nil && (now.Suspended || now.run.Phase == phaseRunning && m.run.Process != nil && *now.run.Process != *m.run.Process) {
+		if err == nil && (now.Suspended || m.run.Process != nil && now.run.Process != nil && *now.run.Process != *m.run.Process) {
 			continue
 		}
 		return exit, nil
