@@ -11,8 +11,7 @@ import (
 // Dial connects to the agent, or by way of it to a TCP port in a machine. See
 // [vmm.Driver]. A paused machine is Conflict: it would never answer.
 func (d *Driver) Dial(ctx context.Context, id string, port uint32) (net.Conn, error) {
-	switch {
-	case port == 0 || port > 65535:
+	if port == 0 || port > 65535 {
 		return nil, errors.New(errors.InvalidArgument, "port %d does not exist", port)
 	}
 	m, err := d.talking(id)
