@@ -138,17 +138,31 @@ func (e bombedEngine) Clean(ctx context.Context, g microvm.Guest) error {
 func victim(dir string) int {
 	ctx := context.Background()
 	b := &bomb{}
-	_, _, d, err := openHost(ctx, dir, func(c *microvm.Config) {
+	bombed := func(c *microvm.Config) {
 		c.Volumes, c.Network, c.Engine = bombedVolumes{c.Volumes, b}, bombedNetwork{c.Network, b}, bombedEngine{c.Engine, b}
-	})
+	}
+	var err error
+	kernel := os.Getenv(onQEMUEnv)
+	if kernel != "" {
+		bombed, err = victimOnQEMU(b, kernel)
+	}
 	if err != nil {
 		fmt.Println(err)
 		return 1
 	}
+	_, _, d, err := openHost(ctx, dir, bombed)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	todo := steps(ctx, d, dir+"/rootfs")
+	if kernel != "" {
+		todo = sleeps(ctx, d, dir)
+	}
 	point, _ := strconv.ParseInt(os.Getenv(pointEnv), 10, 64)
 	b.calls.Store(0)
 	b.point.Store(point)
-	for _, s := range steps(ctx, d, dir+"/rootfs") {
+	for _, s := range todo {
 		if err := s.do(); err != nil {
 			fmt.Println(s.name, err)
 			return 1
@@ -197,11 +211,12 @@ func steps(ctx context.Context, d *microvm.Driver, rootfs string) []step {
 
 // dieAt runs a victim and gives the steps that it had done when it was killed;
 // ok is false when it came to the end.
-func (l *lab) dieAt(point int) (done map[string]bool, ok bool) {
+func (l *lab) dieAt(point int, env ...string) (done map[string]bool, ok bool) {
 	l.t.Helper()
 	must(l.t, os.WriteFile(l.dir+"/done", nil, 0o600))
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), victimEnv+"="+l.dir, pointEnv+"="+strconv.Itoa(point))
+	cmd.Env = append(cmd.Env, env...)
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	killed := errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
