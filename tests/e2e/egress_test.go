@@ -13,8 +13,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"regexp"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -331,11 +331,11 @@ func TestEgress(t *testing.T) {
 	}
 }
 
-// A secret that is bound to hosts reaches them, and is nowhere in the VM.
 // privateKey is one in PEM, with what it holds: programs that make keys have the
 // words alone.
 var privateKey = regexp.MustCompile(`-----BEGIN [A-Z ]*PRIVATE KEY-----\s+[A-Za-z0-9+/]{32}`)
 
+// A secret that is bound to hosts reaches them, and is nowhere in the VM.
 func TestSecretsOutsideTheGuest(t *testing.T) {
 	if !apart(t) {
 		return
