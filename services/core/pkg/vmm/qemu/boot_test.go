@@ -1,11 +1,13 @@
 package qemu_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -183,5 +185,47 @@ func TestRefused(t *testing.T) {
 	version, err := l.engine.Version(l.ctx())
 	if err != nil || !strings.HasSuffix(version, " tcg max") {
 		t.Errorf("version %q, %v", version, err)
+	}
+}
+
+// A monitor is started whatever else this process starts meanwhile: a program
+// that is about to begin has, for a moment, every file open that this process has.
+func TestStartingBesideOthers(t *testing.T) {
+	l := newLab(t)
+	g := l.guest(nil)
+	g.Link = nil // a tap is had by one at a time, and the others have it as well for that moment
+	// It says so and ends: only its beginning matters.
+	const started = "QEMU emulator version 9.0.0"
+	binary := filepath.Join(l.dir, "monitor", "bin", "qemu")
+	must(t, os.MkdirAll(filepath.Dir(binary), 0o755)) // the monitor's user passes
+	must(t, os.WriteFile(binary, []byte("#!/bin/sh\necho "+started+"\n"), 0o755))
+	e, err := qemu.New(qemu.Config{Binary: binary, Accelerator: qemu.TCG})
+	must(t, err)
+	defer e.Close()
+
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	must(t, err)
+	defer null.Close()
+	slow := &os.ProcAttr{Files: slices.Repeat([]*os.File{null}, 1000)} // to begin
+	ctx, cancel := context.WithCancel(l.ctx())
+	var others sync.WaitGroup
+	defer others.Wait()
+	defer cancel()
+	others.Go(func() {
+		for ctx.Err() == nil {
+			p, err := os.StartProcess("/bin/true", []string{"true"}, slow)
+			if err == nil {
+				_, err = p.Wait()
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for range 200 {
+		if _, err := e.Boot(l.ctx(), g); err == nil || !strings.Contains(err.Error(), started) {
+			t.Fatalf("a monitor: %v", err)
+		}
 	}
 }

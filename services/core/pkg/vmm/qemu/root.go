@@ -132,7 +132,9 @@ func (b *rootBuilder) file(f shown, fd int) {
 	}
 	place := filepath.Join(b.at, f.name)
 	b.do("show "+f.name, os.MkdirAll(filepath.Dir(place), 0o755))
-	b.do("show "+f.name, os.WriteFile(place, nil, 0o444))
+	// Made without being opened: a program that this process starts meanwhile would
+	// have it open to write as well, until it begins, and the root could not be closed.
+	b.do("show "+f.name, unix.Mknod(place, unix.S_IFREG|0o444, 0))
 	flags := uintptr(unix.MS_NOEXEC)
 	if !f.device {
 		flags |= unix.MS_NODEV
