@@ -19,6 +19,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm/kernel"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/qemu"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/vmmtest"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/vmmtest/attack"
 )
 
 const (
@@ -75,7 +76,12 @@ func runMicroVM(t *testing.T, engine func(*testing.T, func(context.Context) (mic
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &microNode{dir: dir, instance: fmt.Sprintf("v%d-%d", os.Getpid(), instances.Add(1)), rootfs: rootfs}
+	lab := attack.NewLab(t)
+	n := &microNode{dir: dir, instance: fmt.Sprintf("v%d-%d", os.Getpid(), instances.Add(1)), rootfs: rootfs, lab: lab}
+	if err := os.Symlink("/proc/self/exe", filepath.Join(dir, netdName)); err != nil {
+		t.Fatal(err)
+	}
+	outside := lab.Echo()
 	n.engine = func(t *testing.T) microvm.Engine {
 		t.Helper()
 		return engine(t, n.kernel)
@@ -86,7 +92,8 @@ func runMicroVM(t *testing.T, engine func(*testing.T, func(context.Context) (mic
 	_, noSudo := os.Lstat(filepath.Join(rootfs, "usr/bin/sudo"))
 	vmmtest.Run(t, vmmtest.Config{
 		Isolated: true, Limits: true, Sudo: noSudo == nil,
-		New: func(*testing.T) vmmtest.Harness { return n.harness() },
+		New:     func(*testing.T) vmmtest.Harness { return n.harness() },
+		Outside: func(*testing.T) string { return outside },
 	})
 }
 
@@ -111,6 +118,7 @@ type microNode struct {
 	dir, instance, rootfs string
 	engine                func(*testing.T) microvm.Engine
 	boots                 microvm.Kernel
+	lab                   *attack.Lab
 	pool                  *disk.Pool
 	net                   *network.Manager
 	driver                *microvm.Driver
@@ -149,6 +157,7 @@ func (n *microNode) open(t *testing.T) {
 	}
 	n.net, err = network.Open(ctx, network.Config{
 		Instance: n.instance, RuntimeDir: n.dir + "/net", HostDir: n.dir + "/nethost", PoolNAT: -1, PoolNone: 2,
+		NetdPath: filepath.Join(n.dir, netdName), Resolvers: n.lab.Resolvers(), DenyCIDRs: n.lab.DenyCIDRs(),
 	})
 	if err != nil {
 		t.Fatal(err)

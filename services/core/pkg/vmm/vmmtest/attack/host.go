@@ -69,6 +69,21 @@ func OnOwnHost(t *testing.T, env ...string) bool {
 	return false
 }
 
+// MoveToOwnHost makes the calling program one on a host of its own, for a
+// TestMain whose tests all want one: it begins anew in network and mount
+// namespaces that nothing leads out of. There it returns. Its files are those of
+// before, /run among them.
+func MoveToOwnHost() error {
+	if os.Getenv(insideEnv) != "" {
+		return errors.Join(fail("mounts", keepMounts()), fail("loopback", up("lo")))
+	}
+	runtime.LockOSThread() // what the thread is in, the program that it becomes is
+	if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS); err != nil {
+		return fail("namespaces", err)
+	}
+	return fail("beginning anew", unix.Exec("/proc/self/exe", os.Args, append(os.Environ(), insideEnv+"=1")))
+}
+
 // Agent is the ordinary agent's program, which the machines run.
 func Agent() string { return os.Getenv(agentEnv) }
 
@@ -76,10 +91,13 @@ func Agent() string { return os.Getenv(agentEnv) }
 // a /run that goes with them.
 func settleIn() error {
 	return errors.Join(
-		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+		keepMounts(),
 		fail("run", unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755")),
 	)
 }
+
+// keepMounts has what is mounted from now on go with the namespace.
+func keepMounts() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") }
 
 func fail(what string, err error) error {
 	if err != nil {

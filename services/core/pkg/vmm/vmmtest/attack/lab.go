@@ -35,7 +35,7 @@ var (
 	ipv6s       = []netip.Addr{netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("fd00::1"), netip.MustParseAddr("2001:db8::10")}
 )
 
-const webPort, dataPort = 8080, 9000
+const webPort, dataPort, echoPort = 8080, 9000, 7
 
 // abstractName is a socket of the host in the abstract namespace.
 const abstractName = "@aetherium-lab-host"
@@ -85,6 +85,13 @@ func NewLab(t testing.TB) *Lab {
 	l.must(up("up0", hostIP.String()+"/24", "2001:db8:1::2/64"))
 	l.must(netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "docker0"}}))
 	l.must(up("docker0", dockerIP.String()+"/16"))
+	t.Cleanup(func() { // for the next lab
+		for _, name := range []string{"up0", "docker0"} {
+			if link, err := netlink.LinkByName(name); err == nil {
+				l.must(netlink.LinkDel(link))
+			}
+		}
+	})
 	l.must(netlink.RouteAdd(&netlink.Route{Gw: routerIP.AsSlice()}))
 	if hasIPv6() {
 		l.must(netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("2001:db8:1::1")}))
@@ -210,6 +217,31 @@ func (l *Lab) accept(where string, s net.Listener) {
 			_ = c.Close()
 		}
 	}()
+}
+
+// Echo starts a server on the public address that sends back what it reads, and
+// gives its address and port.
+func (l *Lab) Echo() string {
+	l.t.Helper()
+	at := netip.AddrPortFrom(publicIP, echoPort).String()
+	l.in(func(int) error {
+		s, err := listen("tcp", at)
+		if err != nil {
+			return err
+		}
+		l.t.Cleanup(func() { _ = s.Close() })
+		go func() {
+			for {
+				c, err := s.Accept()
+				if err != nil {
+					return
+				}
+				go func() { _, _ = io.Copy(c, c); _ = c.Close() }()
+			}
+		}()
+		return nil
+	})
+	return at
 }
 
 func (l *Lab) hit(format string, args ...any) {
