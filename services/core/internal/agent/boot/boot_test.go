@@ -43,6 +43,12 @@ func TestBoot(t *testing.T) {
 			t.Errorf("%s: %q, not %q (%v)", tc.script, out, tc.want, end)
 		}
 	}
+	// What is loaded later is taken by a kernel that takes signed modules only, too.
+	v.run("echo 1 > /sys/module/module/parameters/sig_enforce")
+	must(t, v.Quiesce(t.Context()))
+	if out, end := v.run("cat /sys/module/module/parameters/sig_enforce; cut -d ' ' -f 1 /proc/modules | grep -x tcp_diag"); out != "Y\ntcp_diag\n" {
+		t.Errorf("of a signed module: %q (%v)", out, end)
+	}
 	a := v.ready()
 	if len(a.Phases) < 3 {
 		t.Errorf("phases %v", a.Phases)

@@ -76,31 +76,50 @@ func (m *modules) loadOne(name string) error {
 			return err
 		}
 	}
-	file := name + ".ko"
-	f, err := m.dir.Open(file)
-	if err != nil {
-		return errors.Wrap(err, errors.Internal, "the kernel module %s is not in the initramfs", name)
+	file, signature := name+".ko", name+".sig"
+	err := m.insert(file)
+	if errors.Is(err, unix.EKEYREJECTED) || errors.Is(err, unix.EPERM) { // the kernel insists on signatures
+		if err := m.sign(file, signature); err != nil {
+			return errors.Wrap(err, errors.Internal, "the kernel takes no module that is not signed, and %s is not", name)
+		}
+		err = m.insert(file)
 	}
-	defer func() { _ = f.Close() }()
-	err = unix.FinitModule(int(f.Fd()), "", 0)
 	// No such device: the module is one of hardware that is not there.
 	if err != nil && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENODEV) {
-		return errors.Wrap(os.NewSyscallError("finit_module", err), errors.Internal, "the kernel module %s cannot be loaded", name)
+		return errors.Wrap(err, errors.Internal, "the kernel module %s cannot be loaded", name)
 	}
 	_ = m.dir.Remove(file) // its memory is the machine's
+	_ = m.dir.Remove(signature)
 	return nil
 }
 
-// Devices by their numbers (Virtual I/O Device, section 5).
-const (
-	deviceNet     = "0x0001"
-	deviceRandom  = "0x0004"
-	deviceBalloon = "0x0005"
-)
+func (m *modules) insert(file string) error {
+	f, err := m.dir.Open(file)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	return os.NewSyscallError("finit_module", unix.FinitModule(int(f.Fd()), "", 0))
+}
 
-// rest are the modules of devices that a machine boots without.
-func rest() map[string]string {
-	return map[string]string{deviceNet: "virtio_net", deviceRandom: "virtio_rng", deviceBalloon: "virtio_balloon"}
+// sign puts a module's signature where kernels look for it.
+func (m *modules) sign(file, signature string) error {
+	text, err := m.dir.ReadFile(signature)
+	if err != nil {
+		return err
+	}
+	f, err := m.dir.OpenFile(file, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	return errors.Join(err, f.Close())
+}
+
+// byDevice are the modules of devices that a machine boots without, by the
+// devices' numbers (Virtual I/O Device, section 5).
+func byDevice() map[string]string {
+	return map[string]string{"0x0001": "virtio_net", "0x0004": "virtio_rng", "0x0005": "virtio_balloon"}
 }
 
 // hardware are those of the modules whose devices the machine has.

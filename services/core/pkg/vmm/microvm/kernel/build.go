@@ -14,7 +14,7 @@ import (
 
 // format is part of what a built kernel is named by: it changes with what is
 // made of the same kernel and agent.
-const format = "aetherium kernel 1"
+const format = "aetherium kernel 2"
 
 // The files of a built kernel.
 const (
@@ -89,6 +89,9 @@ func initramfs(agent []byte, list []module) []byte {
 	a.file("modules/order", 0o644, order(list))
 	for _, m := range list {
 		a.file("modules/"+m.name+".ko", 0o644, m.content)
+		if m.signature != nil {
+			a.file("modules/"+m.name+".sig", 0o644, m.signature)
+		}
 	}
 	return a.bytes()
 }

@@ -3,6 +3,7 @@ package kernel
 import (
 	"bytes"
 	"debug/elf"
+	"encoding/binary"
 	"io"
 	"io/fs"
 	"os"
@@ -27,9 +28,10 @@ const maxModule = 64 << 20
 
 // module is one, uncompressed.
 type module struct {
-	name    string // with underscores
-	content []byte
-	needs   []string // other modules' names
+	name      string // with underscores
+	content   []byte
+	signature []byte   // that was at its end, if it was signed
+	needs     []string // other modules' names
 }
 
 // modules reads the wanted modules and what they depend on from a directory,
@@ -109,7 +111,7 @@ func readModule(name, path string) (module, error) {
 			return m, errors.Wrap(err, errors.InvalidArgument, "the kernel module %s cannot be unpacked", name)
 		}
 	}
-	m.content = content
+	m.content, m.signature = unsigned(content)
 	f, err := elf.NewFile(bytes.NewReader(content))
 	if err != nil {
 		return m, errors.Wrap(err, errors.InvalidArgument, "the kernel module %s is not an ELF file", name)
@@ -138,6 +140,29 @@ func readModule(name, path string) (module, error) {
 	slices.Sort(m.needs)
 	m.needs = slices.Compact(m.needs)
 	return m, nil
+}
+
+// signedMark ends the file of a signed module, and trailer is the length of what
+// is before it: struct module_signature, whose last four bytes are the length of
+// the signature itself (scripts/sign-file.c in Linux).
+const (
+	signedMark = "~Module signature appended~\n"
+	trailer    = 12
+)
+
+// unsigned parts a module from its signature. A guest's modules are its host's,
+// as its kernel is; to have it check them is a large part of an emulated boot.
+func unsigned(file []byte) (content, signature []byte) {
+	rest, signed := bytes.CutSuffix(file, []byte(signedMark))
+	if !signed || len(rest) < trailer {
+		return file, nil
+	}
+	size := int64(binary.BigEndian.Uint32(rest[len(rest)-4:])) + trailer
+	if size > int64(len(rest)) {
+		return file, nil
+	}
+	end := len(rest) - int(size)
+	return file[:end], file[end:]
 }
 
 // names reads module names, which are written with hyphens in some places.
