@@ -145,7 +145,7 @@ func (e *Engine) choose(ctx context.Context, h *host) error {
 	return nil
 }
 
-func (h *host) useTCG() { h.accelerator, h.model = TCG, "max" }
+func (h *host) useTCG() { h.accelerator, h.model = TCG, emulated }
 
 func (h *host) useKVM() error {
 	name, err := processorName()

@@ -67,6 +67,12 @@ type (
 	}
 )
 
+// emulated is the processor of guests that are run in software: with all that
+// QEMU can do, but for what costs more there than it gives. Strings are copied
+// byte by byte, so kernels and C libraries must not take that for fast, as they
+// do by the first two; a fifth level of page tables is one more to walk.
+const emulated = "max,erms=off,fsrm=off,la57=off"
+
 // args is the command line.
 func (m *machine) args() []string {
 	a := arguments{
@@ -80,7 +86,7 @@ func (m *machine) args() []string {
 	if m.host.accelerator == KVM {
 		a.add("-accel", "kvm", "-cpu", "host")
 	} else {
-		a.add("-accel", fmt.Sprintf("tcg,thread=multi,tb-size=%d", translations>>20), "-cpu", m.host.model)
+		a.add("-accel", fmt.Sprintf("tcg,thread=multi,tb-size=%d", translations>>20), "-cpu", emulated)
 	}
 	a.add("-object", m.ram())
 	a = append(a, m.sockets()...)
@@ -189,7 +195,10 @@ func (e *Engine) commandLine(h *host, g microvm.Guest) string {
 		"transparent_hugepage=madvise", // what a guest writes is copied page by page
 	}
 	if h.accelerator == TCG {
-		words = append(words, "mitigations=off") // there is no speculation in software
+		words = append(words,
+			"mitigations=off",           // there is no speculation in software
+			"GODEBUG=asyncpreemptoff=1", // of the first process: what it does takes long, and signals longer
+		)
 		if rate := e.tsc(); rate != 0 {
 			words = append(words, "tsc_early_khz="+strconv.FormatUint(rate, 10), "tsc=reliable")
 		}
