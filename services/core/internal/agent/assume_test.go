@@ -61,7 +61,7 @@ func ownKernel(t *testing.T) *guest.Client {
 func ownKernelAt(t *testing.T) (*guest.Client, guest.Dial) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	a := agent.New(agent.Options{Machine: &agent.OwnKernel{Settle: func(bool) error { return nil }}})
+	a := agent.New(agent.Options{Machine: &agent.OwnKernel{Settle: func(bool, bool) error { return nil }}})
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	must(t, err)
 	served := make(chan error, 1)

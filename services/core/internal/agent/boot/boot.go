@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,10 +26,11 @@ type Machine struct {
 	// Phases are how far the boot had come when.
 	Phases []Phase
 
-	log     *slog.Logger
-	modules *modules
-	later   sync.Once
-	disk    *os.File // the directory that the machine's disk is mounted at
+	log      *slog.Logger
+	modules  *modules
+	later    sync.Once
+	complete atomic.Bool // all of the modules are loaded
+	disk     *os.File    // the directory that the machine's disk is mounted at
 }
 
 // Wanted reports whether this process is the first one of a machine, in its initramfs.
@@ -89,20 +91,28 @@ func Start(ctx context.Context, log *slog.Logger) (*Machine, error) {
 const leisure = 5 * time.Second
 
 // Settle loads what a machine can do without until it is first told who it is:
-// its network. All is what else it may come to need, which it gets at leisure
-// otherwise. It may be called again, and at once.
-func (m *Machine) Settle(all bool) error {
+// its network, if it has one. All is what else it may come to need, which it gets
+// at leisure otherwise. It may be called again, and at once.
+func (m *Machine) Settle(network, all bool) error {
+	if m.complete.Load() {
+		return nil
+	}
 	if all {
-		return m.modules.load(append(hardware(rest()), "tcp_diag")...)
+		err := m.modules.load(append(hardware(byDevice()), "tcp_diag")...)
+		m.complete.Store(err == nil)
+		return err
 	}
 	m.later.Do(func() {
 		time.AfterFunc(leisure, func() {
-			if err := m.Settle(true); err != nil {
+			if err := m.Settle(network, true); err != nil {
 				m.log.Warn("not all of the machine's devices can be used", "error", err)
 			}
 		})
 	})
-	return m.modules.load(hardware(map[string]string{deviceNet: "virtio_net"})...)
+	if !network {
+		return nil
+	}
+	return m.modules.load("virtio_net")
 }
 
 func commandLine() (bootline.Line, error) {

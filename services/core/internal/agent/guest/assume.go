@@ -24,7 +24,7 @@ func (m *Machine) Assume(ctx context.Context, req *connect.Request[guestv1.Assum
 	}
 	who, err := identityOf(req.Msg)
 	if err == nil && m.Own != nil {
-		if late := m.Own.Settle(who.Fork); late != nil {
+		if late := m.Own.Settle(who.Interface != nil, who.Fork); late != nil {
 			err = errors.Wrap(late, errors.Internal, "the machine's devices cannot be used")
 		}
 	}

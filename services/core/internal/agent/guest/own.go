@@ -17,9 +17,8 @@ import (
 type OwnKernel struct {
 	Phases []boot.Phase
 	// Settle completes the machine when it is first told who it is: with all, or
-	// what its first command may need, and soon the rest. Once done it
-	// does nothing.
-	Settle func(all bool) error
+	// with its network if it has one, and soon the rest. Once done it does nothing.
+	Settle func(network, all bool) error
 	// Shutdown begins to end the machine and returns.
 	Shutdown func(grace time.Duration)
 }

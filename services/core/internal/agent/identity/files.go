@@ -3,12 +3,9 @@ package identity
 import (
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"io"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -17,8 +14,8 @@ import (
 
 const (
 	// toldFile holds what the machine's files were made of, across boots.
-	toldFile = "var/lib/aetherium/identity.json"
-	maxTold  = 64 << 10
+	toldDir, toldFile = "var/lib/aetherium", "identity"
+	maxTold           = 64 << 10
 
 	machineIDFile = "etc/machine-id"
 	dbusIDFile    = "var/lib/dbus/machine-id"
@@ -27,71 +24,82 @@ const (
 // told is what was last written into the machine's files: a guest's own changes
 // to them stay until the host says otherwise.
 type told struct {
-	Hostname  string       `json:"hostname"`
-	Address   netip.Addr   `json:"address"`
-	DNS       []netip.Addr `json:"dns"`
-	MachineID string       `json:"machine_id"`
+	hostname, address, dns, machineID string
+}
+
+func (i Identity) told() told {
+	t := told{hostname: i.Hostname, machineID: i.MachineID}
+	if i.Interface != nil {
+		t.address = i.Interface.Address.String()
+	}
+	for _, server := range i.DNS {
+		t.dns += server.String() + " "
+	}
+	return t
+}
+
+// String is a line for each, as [Keeper.remember] keeps them.
+func (t told) String() string {
+	return t.hostname + "\n" + t.address + "\n" + t.dns + "\n" + t.machineID + "\n"
 }
 
 // files writes what the machine's files say of it. A disk that is full, or an
 // /etc that the guest made unusable, is the guest's trouble.
 func (k *Keeper) files(i Identity) {
-	last, now := k.lastTold(), told{Hostname: i.Hostname, Address: i.address(), DNS: i.DNS, MachineID: i.MachineID}
+	last, known := k.lastTold()
+	now := i.told()
 	var errs []error
-	if last == nil || last.Hostname != now.Hostname || last.Address != now.Address || !slices.Equal(last.DNS, now.DNS) {
-		errs = append(errs, k.writeEtc(now))
+	if !known || last.hostname != now.hostname || last.address != now.address || last.dns != now.dns {
+		files := etc.Files(i.Hostname, i.address(), i.DNS)
+		if known && last.address == now.address && last.dns == now.dns {
+			delete(files, "resolv.conf") // says nothing of the name
+		}
+		errs = append(errs, k.write("etc", files, known))
 	}
 	switch {
-	case i.MachineID != "" && (i.Fork || last == nil || last.MachineID != i.MachineID):
-		errs = append(errs, k.writeMachineID(i.MachineID))
+	case i.MachineID != "" && (i.Fork || !known || last.machineID != i.MachineID):
+		errs = append(errs, k.writeMachineID(i.MachineID, known))
 	case i.MachineID == "" && (i.Fork || !k.hasMachineID()):
-		errs = append(errs, k.writeMachineID(drawID()))
+		errs = append(errs, k.writeMachineID(drawID(), known))
 	}
 	if err := errors.Join(errs...); err != nil {
 		k.Log.Warn("the machine's files do not say who it is", "error", err)
 		return
 	}
-	if last == nil || !last.equal(now) {
-		if err := k.remember(now); err != nil {
-			k.Log.Warn("what the machine was told is not remembered", "error", err)
-		}
+	if known && last == now {
+		return
 	}
-}
-
-func (t told) equal(o told) bool {
-	return t.Hostname == o.Hostname && t.Address == o.Address && t.MachineID == o.MachineID && slices.Equal(t.DNS, o.DNS)
+	if err := k.write(toldDir, map[string]string{toldFile: now.String()}, known); err != nil {
+		k.Log.Warn("what the machine was told is not remembered", "error", err)
+		return
+	}
+	k.last = &now
 }
 
 func (k *Keeper) path(name string) string { return filepath.Join("/", k.Root, name) }
 
-func (k *Keeper) lastTold() *told {
-	f, err := os.Open(k.path(toldFile))
+// lastTold is what the machine was told last, also before its last boot.
+func (k *Keeper) lastTold() (last told, known bool) {
+	if k.last != nil {
+		return *k.last, true
+	}
+	f, err := os.Open(k.path(filepath.Join(toldDir, toldFile)))
 	if err != nil {
-		return nil
+		return told{}, false
 	}
 	defer func() { _ = f.Close() }()
-	var last told
-	if json.NewDecoder(io.LimitReader(f, maxTold)).Decode(&last) != nil {
-		return nil
+	text, err := io.ReadAll(io.LimitReader(f, maxTold))
+	lines := strings.Split(string(text), "\n")
+	if err != nil || len(lines) != 5 {
+		return told{}, false
 	}
-	return &last
+	return told{lines[0], lines[1], lines[2], lines[3]}, true
 }
 
-func (k *Keeper) remember(now told) error {
-	raw, err := json.Marshal(now)
-	if err != nil {
-		return err
-	}
-	return k.replace(toldFile, map[string]string{filepath.Base(toldFile): string(raw) + "\n"})
-}
-
-func (k *Keeper) writeEtc(now told) error {
-	return k.replace("etc/hostname", etc.Files(now.Hostname, now.Address, now.DNS))
-}
-
-// replace puts new files into the directory of the named one.
-func (k *Keeper) replace(name string, files map[string]string) error {
-	path := filepath.Dir(k.path(name))
+// write has the files in a directory say something else. Those that were written
+// before are there to be written to: a template's would be copied first.
+func (k *Keeper) write(name string, files map[string]string, before bool) error {
+	path := k.path(name)
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return err
 	}
@@ -100,7 +108,11 @@ func (k *Keeper) replace(name string, files map[string]string) error {
 		return err
 	}
 	defer func() { _ = dir.Close() }()
-	return etc.Write(dir, files, func(f *os.File) error { return f.Chown(0, 0) })
+	own := func(f *os.File) error { return f.Chown(0, 0) }
+	if before {
+		return etc.Update(dir, files, own)
+	}
+	return etc.Write(dir, files, own)
 }
 
 // hasMachineID tells whether the machine has an ID that is one (machine-id(5)).
@@ -116,11 +128,11 @@ func (k *Keeper) hasMachineID() bool {
 }
 
 // writeMachineID writes the ID, and D-Bus's copy where it is a file of its own.
-func (k *Keeper) writeMachineID(id string) error {
+func (k *Keeper) writeMachineID(id string, before bool) error {
 	content := strings.ToLower(id) + "\n"
-	err := k.replace(machineIDFile, map[string]string{filepath.Base(machineIDFile): content})
+	err := k.write(filepath.Dir(machineIDFile), map[string]string{filepath.Base(machineIDFile): content}, before)
 	if info, statErr := os.Lstat(k.path(dbusIDFile)); statErr == nil && info.Mode().IsRegular() {
-		err = errors.Join(err, k.replace(dbusIDFile, map[string]string{filepath.Base(dbusIDFile): content}))
+		err = errors.Join(err, k.write(filepath.Dir(dbusIDFile), map[string]string{filepath.Base(dbusIDFile): content}, before))
 	}
 	return err
 }

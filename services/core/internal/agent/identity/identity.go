@@ -95,6 +95,8 @@ type Keeper struct {
 
 	mu      sync.Mutex
 	forks   atomic.Int64 // how often the machine became another
+	last    *told        // nil: what the file says
+	linked  bool         // it has a network, and may have connections
 	settled bool         // the kernel's settings are made; whoever changes them since may
 }
 
@@ -127,11 +129,12 @@ func (k *Keeper) Assume(ctx context.Context, i Identity) error {
 	if err := k.network(i.Interface); err != nil {
 		return err
 	}
-	if i.Fork {
+	if i.Fork && k.linked {
 		if err := netif.DropConnections(); err != nil {
 			k.Log.Warn("connections of the machine's origin last until they time out", "error", err)
 		}
 	}
+	k.linked = i.Interface != nil
 	if err := k.Group.Set(i.Limits); err != nil {
 		return err
 	}

@@ -51,12 +51,20 @@ type Group struct {
 
 	mu  sync.RWMutex
 	dir *os.File
+	now Limits // where there is a dir
 }
 
 // Set gives the group its limits, and makes it first if need be. Where there
 // are no control groups of version 2, or not of the kind, nothing is limited.
+// Limits that it has been given last are let be.
 // Returns Internal when the kernel refuses.
 func (g *Group) Set(l Limits) error {
+	g.mu.RLock()
+	has := g.dir != nil && g.now == l
+	g.mu.RUnlock()
+	if has {
+		return nil
+	}
 	root := g.Root
 	if root == "" {
 		root = Root
@@ -106,7 +114,7 @@ func (g *Group) set(root string, l Limits) error {
 	}
 	g.mu.Lock()
 	old := g.dir
-	g.dir = dir
+	g.dir, g.now = dir, l
 	g.mu.Unlock()
 	if old != nil {
 		_ = old.Close()

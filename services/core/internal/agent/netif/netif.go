@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -54,17 +55,32 @@ func usable(a netip.Addr) bool {
 
 // Loopback brings the loopback interface up. Returns Internal.
 func Loopback() error {
-	err := with(func(h *netlink.Handle) error {
-		lo, err := h.LinkByName("lo")
-		if err != nil {
-			return err
-		}
-		return h.LinkSetUp(lo)
-	})
+	err := raise("lo")
 	if err != nil {
 		return errors.Wrap(err, errors.Internal, "the loopback interface cannot be set up: %s", err)
 	}
 	return nil
+}
+
+// raise has a device be up (netdevice(7)).
+func raise(name string) error {
+	request, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, request); err != nil {
+		return os.NewSyscallError("SIOCGIFFLAGS", err)
+	}
+	if request.Uint16()&unix.IFF_UP != 0 {
+		return nil
+	}
+	request.SetUint16(request.Uint16() | unix.IFF_UP)
+	return os.NewSyscallError("SIOCSIFFLAGS", unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request))
 }
 
 // SetUp makes the machine's device what i says, whatever it was before: under

@@ -6,8 +6,7 @@
 package bootline
 
 import (
-	"encoding/base64"
-	"encoding/json"
+	"net/url"
 	"path"
 	"strings"
 
@@ -32,25 +31,31 @@ const AgentPort = 49983
 // vsock (vsock(7)). Any other is the name of a virtio serial port.
 const ChannelVsock = "vsock"
 
-// Line is what the parameter says.
+// Line is what the parameter says: a URL's query, of a channel and drives in
+// their order.
 type Line struct {
-	Drives  []Drive `json:"drives"`
-	Channel string  `json:"channel"`
+	Drives  []Drive
+	Channel string
 }
 
 // Drive is a block device with its role.
 type Drive struct {
-	Device string `json:"device"` // below /dev
-	Role   string `json:"role"`
+	Device string // below /dev
+	Role   string
 }
+
+const (
+	keyChannel = "channel"
+	keyDrive   = "drive" // device:role
+)
 
 // String gives the parameter as it stands on the command line.
 func (l Line) String() string {
-	raw, err := json.Marshal(l)
-	if err != nil {
-		return "" // strings always encode
+	values := url.Values{keyChannel: {l.Channel}}
+	for _, d := range l.Drives {
+		values.Add(keyDrive, d.Device+":"+d.Role)
 	}
-	return Param + "=" + base64.RawURLEncoding.EncodeToString(raw)
+	return Param + "=" + values.Encode()
 }
 
 // Parse finds the parameter in a command line. Returns NotFound, InvalidArgument.
@@ -60,13 +65,14 @@ func Parse(cmdline string) (Line, error) {
 		if !ok {
 			continue
 		}
-		var l Line
-		raw, err := base64.RawURLEncoding.DecodeString(text)
-		if err == nil {
-			err = json.Unmarshal(raw, &l)
-		}
+		values, err := url.ParseQuery(text)
 		if err != nil {
 			return Line{}, errors.Wrap(err, errors.InvalidArgument, "the kernel parameter %s cannot be read", Param)
+		}
+		l := Line{Channel: values.Get(keyChannel)}
+		for _, text := range values[keyDrive] {
+			device, role, _ := strings.Cut(text, ":")
+			l.Drives = append(l.Drives, Drive{Device: device, Role: role})
 		}
 		return l, l.check()
 	}

@@ -39,6 +39,46 @@ func Files(hostname string, own netip.Addr, dns []netip.Addr) map[string]string 
 	}
 }
 
+// Update has files of a directory say something else. What is there is written
+// to where it can be no other's: it costs the least, and whoever watches a file
+// keeps it. Everything else Write replaces.
+func Update(dir *os.File, files map[string]string, own func(*os.File) error) error {
+	others := map[string]string{}
+	for name, content := range files {
+		done, err := rewrite(int(dir.Fd()), name, content)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if !done {
+			others[name] = content
+		}
+	}
+	return Write(dir, others, own)
+}
+
+// rewrite writes to a file that is just as Write makes them, whoever owns it.
+func rewrite(at int, name, content string) (done bool, err error) {
+	fd, err := unix.Openat2(at, name, &unix.OpenHow{
+		Flags:   unix.O_WRONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_NO_XDEV, // what a guest mounted there may never answer
+	})
+	if err != nil {
+		return false, nil //nolint:nilerr // it may be replaced
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var is unix.Stat_t
+	if err := unix.Fstat(fd, &is); err != nil || is.Mode != unix.S_IFREG|0o644 || is.Nlink != 1 {
+		return false, err
+	}
+	if n, err := unix.Pwrite(fd, []byte(content), 0); err != nil || n < len(content) {
+		return false, err
+	}
+	if is.Size > int64(len(content)) {
+		err = unix.Ftruncate(fd, int64(len(content)))
+	}
+	return err == nil, err
+}
+
 // Write puts new files in the place of whatever has their names in a directory
 // that a guest may have filled: no link of it is followed. own gives each file
 // to its owner before it is seen.

@@ -34,38 +34,27 @@ func (d *Driver) SetHostname(ctx context.Context, id, hostname string) error {
 	if err != nil {
 		return err
 	}
-	if err := d.renameKernel(r.run.Process, hostname); err != nil {
-		return err
-	}
 	files := etcFiles(hostname, att)
 	delete(files, "resolv.conf") // says nothing of the name
-	// Through its own root, as that root: the layers below belong to overlayfs now.
-	err = onOwnThread(func() error {
-		if err := actAs(att.IDBase); err != nil {
+	var notWritten error
+	err = onOwnThread(func() error { // one thread for both: it is a part of what a claim takes
+		if err := d.renameKernel(r.run.Process, hostname); err != nil {
 			return err
 		}
-		root, err := os.Open(fmt.Sprintf("/proc/%d/root", r.run.Process.PID))
-		if err != nil {
-			return err
-		}
-		defer root.Close()
-		if !r.run.Process.Alive(d.boot) { // the ID is another process's by now
-			return errors.New(errors.Conflict, "the machine does not run")
-		}
-		dir, err := openBelow(root, "etc")
-		if err != nil {
-			return err
-		}
-		defer dir.Close()
-		return etc.Write(dir, files, func(*os.File) error { return nil })
+		notWritten = d.rewriteEtc(r.run.Process, att.IDBase, files)
+		return nil
 	})
 	if err != nil {
-		d.log.Warn("cannot write the machine's /etc", "machine", id, "error", err)
+		return err
+	}
+	if notWritten != nil {
+		d.log.Warn("cannot write the machine's /etc", "machine", id, "error", notWritten)
 	}
 	return record.Write(d.identityPath(id), identity{MachineID: id, Hostname: hostname, Address: att.Address, DNS: att.DNS})
 }
 
-// renameKernel sets the name in the machine's UTS namespace (uts_namespaces(7)).
+// renameKernel sets the name in the machine's UTS namespace (uts_namespaces(7)),
+// which is the calling thread's then.
 func (d *Driver) renameKernel(p *process.Process, hostname string) error {
 	uts, err := os.Open(fmt.Sprintf("/proc/%d/ns/uts", p.PID))
 	if err != nil {
@@ -75,14 +64,34 @@ func (d *Driver) renameKernel(p *process.Process, hostname string) error {
 	if !p.Alive(d.boot) { // the ID is another process's by now
 		return errors.New(errors.Conflict, "the machine does not run")
 	}
-	err = onOwnThread(func() error {
-		if err := unix.Setns(int(uts.Fd()), unix.CLONE_NEWUTS); err != nil {
-			return err
-		}
-		return unix.Sethostname([]byte(hostname))
-	})
+	if err = unix.Setns(int(uts.Fd()), unix.CLONE_NEWUTS); err == nil {
+		err = unix.Sethostname([]byte(hostname))
+	}
 	if err != nil {
 		return errors.Wrap(err, errors.Internal, "cannot set the machine's hostname")
 	}
 	return nil
+}
+
+// rewriteEtc writes files of a running machine's /etc through its own root, as
+// that root, which the calling thread stays: the layers below belong to
+// overlayfs now.
+func (d *Driver) rewriteEtc(p *process.Process, root uint32, files map[string]string) error {
+	if err := actAs(root); err != nil {
+		return err
+	}
+	top, err := os.Open(fmt.Sprintf("/proc/%d/root", p.PID))
+	if err != nil {
+		return err
+	}
+	defer top.Close()
+	if !p.Alive(d.boot) { // the ID is another process's by now
+		return errors.New(errors.Conflict, "the machine does not run")
+	}
+	dir, err := openBelow(top, "etc")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return etc.Update(dir, files, func(*os.File) error { return nil })
 }
