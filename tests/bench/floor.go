@@ -14,13 +14,12 @@ import (
 	"time"
 
 	"github.com/aetherium/aetherium/services/core/pkg/guest/bootline"
-	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm/kernel"
 )
 
 // floor is the least that QEMU takes to a line from a machine like ours: with
 // the same command line as the monitor of one of ours, but for what the server
-// speaks with it by and its sandbox, the same kernel, the same modules in an
-// initrd whose init is a shell script, and the same root with a disk on top.
+// speaks with it by and its sandbox, the same kernel, the same initrd with a
+// shell and a script as init besides, and the same root with a disk on top.
 type floor struct {
 	dir  string
 	args []string // of QEMU and itself
@@ -35,43 +34,45 @@ func needed() []string {
 
 // newFloor looks at one of ours that runs: modules is its /proc/modules, root
 // the image of its template, base an empty disk of the size of its.
-func newFloor(ctx context.Context, dir, kernelDir string, pid int, modules, root, base string) (*floor, error) {
-	busybox, err := exec.LookPath("busybox")
+func newFloor(dir string, pid int, modules, root, base string) (*floor, error) {
+	path, err := exec.LookPath("busybox")
 	if err != nil {
 		return nil, fmt.Errorf("busybox is not installed: %w", err)
 	}
-	source, err := kernel.Find(kernelDir)
+	busybox, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	built, err := kernel.Build(ctx, source, busybox, dir)
-	if err != nil {
-		return nil, err
-	}
-	initrd, err := os.ReadFile(built.Initrd)
-	if err != nil {
-		return nil, err
+	// Its monitor was shown them under these names.
+	files := map[string][]byte{"kernel": nil, "initrd": nil}
+	for name := range files {
+		if files[name], err = os.ReadFile(fmt.Sprintf("/proc/%d/root/%s", pid, name)); err != nil {
+			return nil, err
+		}
 	}
 	f := &floor{dir: dir, disk: filepath.Join(dir, "disk"), base: base}
 	var script cpio
 	script.add("bin", 0o040755, "")
+	script.add("bin/busybox", 0o100755, string(busybox))
 	for _, name := range []string{"sh", "mount", "insmod", "mkdir", "sleep"} {
-		script.add("bin/"+name, 0o120777, "/init")
+		script.add("bin/"+name, 0o120777, "/bin/busybox")
 	}
 	for _, name := range []string{"lower", "disk", "new"} {
 		script.add(name, 0o040755, "")
 	}
 	script.add("run", 0o100755, bootScript(modules))
-	ours := filepath.Join(dir, "initrd")
-	if err := os.WriteFile(ours, append(initrd, script.end()...), 0o600); err != nil {
-		return nil, err
+	files["initrd"] = append(files["initrd"], script.end()...)
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			return nil, err
+		}
 	}
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	if err != nil {
 		return nil, err
 	}
 	f.args = bareArgs(strings.Split(strings.TrimSuffix(string(raw), "\x00"), "\x00"), map[string]string{
-		"/kernel": built.ELF, "/initrd": ours, "/drive0": root, "/drive1": f.disk,
+		"/kernel": filepath.Join(dir, "kernel"), "/initrd": filepath.Join(dir, "initrd"), "/drive0": root, "/drive1": f.disk,
 	})
 	return f, nil
 }

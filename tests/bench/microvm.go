@@ -334,7 +334,7 @@ func (m *microVMs) floor(ctx context.Context, vm string) (*floor, error) {
 		"-O", "^resize_inode", "-E", "lazy_itable_init=0,lazy_journal_init=1", disk).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("mke2fs: %w: %s", err, firstLine(string(out)))
 	}
-	return newFloor(ctx, dir, m.kernel, monitors[0], res.Stdout, roots[0], disk)
+	return newFloor(dir, monitors[0], res.Stdout, roots[0], disk)
 }
 
 // pauses pauses and resumes a machine.
