@@ -42,8 +42,14 @@ type Config struct {
 	// Address to listen on; default DefaultAddress. Without a host it is
 	// loopback: to be reached from elsewhere, say so, as in 0.0.0.0:7300.
 	Address string
-	// TLS, if set, is served instead of plain HTTP.
+	// TLS, if set, is served at TLSAddress beside plain HTTP or, where that is
+	// empty, at Address instead of it.
 	TLS *tls.Config
+	// TLSAddress is listened on for TLS; as Address, it is loopback without a host.
+	TLSAddress string
+	// TLSElsewhere has another port of the host taken where that of TLSAddress is
+	// not free.
+	TLSElsewhere bool
 	// Hosts are the names under which the API answers, beside localhost and
 	// literal addresses.
 	Hosts []string
@@ -90,12 +96,20 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Address == "" {
 		c.Address = DefaultAddress
 	}
-	host, port, err := net.SplitHostPort(c.Address)
-	if err != nil {
-		return c, errors.Wrap(err, errors.InvalidArgument, "%q is not an address to listen on", c.Address).WithHint("as in 127.0.0.1:7300")
+	for _, address := range []*string{&c.Address, &c.TLSAddress} {
+		if *address == "" {
+			continue
+		}
+		host, port, err := net.SplitHostPort(*address)
+		if err != nil {
+			return c, errors.Wrap(err, errors.InvalidArgument, "%q is not an address to listen on", *address).WithHint("as in 127.0.0.1:7300")
+		}
+		if host == "" {
+			*address = net.JoinHostPort("127.0.0.1", port)
+		}
 	}
-	if host == "" {
-		c.Address = net.JoinHostPort("127.0.0.1", port)
+	if c.TLSAddress != "" && c.TLS == nil {
+		return c, errors.New(errors.Internal, "TLS is to be served without a certificate")
 	}
 	if c.PreviewDomain == "" {
 		c.PreviewDomain = DefaultPreviewDomain

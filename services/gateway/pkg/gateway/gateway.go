@@ -74,7 +74,7 @@ func New(c Config, d Deps) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	g.api = middleware.Secure(cors.Handler(g.router))
+	g.api = middleware.Secure(c.TLSAddress == "", cors.Handler(g.router))
 	g.handler = middleware.Observe(
 		middleware.Observer{Logger: d.Logger, Metrics: g.metrics, Stall: c.Stall, Trusted: c.TrustedProxies},
 		g.limits.Addresses(http.HandlerFunc(g.dispatch)),

@@ -6,11 +6,8 @@ import (
 	"sync"
 )
 
-// limitedListener closes connections of an address, or all of them together,
-// that are more than there may be: each takes memory and a descriptor for as
-// long as its client likes.
-type limitedListener struct {
-	net.Listener
+// connections counts those of an address, and all of them together.
+type connections struct {
 	each, all int
 	exempt    func(netip.Addr) bool // from each: who stands for many
 
@@ -19,9 +16,18 @@ type limitedListener struct {
 	count map[netip.Prefix]int
 }
 
-func limitListener(l net.Listener, each, all int, exempt func(netip.Addr) bool) *limitedListener {
-	return &limitedListener{Listener: l, each: each, all: all, exempt: exempt, count: map[netip.Prefix]int{}}
+func countConnections(each, all int, exempt func(netip.Addr) bool) *connections {
+	return &connections{each: each, all: all, exempt: exempt, count: map[netip.Prefix]int{}}
 }
+
+// limitedListener closes connections that are more than there may be: each
+// takes memory and a descriptor for as long as its client likes.
+type limitedListener struct {
+	net.Listener
+	*connections
+}
+
+func limitListener(l net.Listener, c *connections) *limitedListener { return &limitedListener{l, c} }
 
 // Accept waits for a connection that may be.
 func (l *limitedListener) Accept() (net.Conn, error) {
@@ -56,30 +62,30 @@ func peer(c net.Conn) (netip.Addr, netip.Prefix) {
 	return a, p
 }
 
-func (l *limitedListener) enter(c *net.TCPConn) (net.Conn, bool) {
+func (n *connections) enter(c *net.TCPConn) (net.Conn, bool) {
 	addr, from := peer(c)
-	exempt := l.exempt(addr)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.open >= l.all || !exempt && l.count[from] >= l.each {
+	exempt := n.exempt(addr)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.open >= n.all || !exempt && n.count[from] >= n.each {
 		return nil, false
 	}
-	l.open++
+	n.open++
 	if !exempt {
-		l.count[from]++
+		n.count[from]++
 	}
-	return &countedConn{TCPConn: c, leave: sync.OnceFunc(func() { l.leave(from, exempt) })}, true
+	return &countedConn{TCPConn: c, leave: sync.OnceFunc(func() { n.leave(from, exempt) })}, true
 }
 
-func (l *limitedListener) leave(from netip.Prefix, exempt bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.open--
+func (n *connections) leave(from netip.Prefix, exempt bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.open--
 	if exempt {
 		return
 	}
-	if l.count[from]--; l.count[from] == 0 {
-		delete(l.count, from)
+	if n.count[from]--; n.count[from] == 0 {
+		delete(n.count, from)
 	}
 }
 

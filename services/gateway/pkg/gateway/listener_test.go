@@ -16,7 +16,7 @@ func TestConnectionsOfAnAddress(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			l := limitListener(inner, 2, 4, func(netip.Addr) bool { return exempt })
+			l := limitListener(inner, countConnections(2, 4, func(netip.Addr) bool { return exempt }))
 			t.Cleanup(func() { _ = l.Close() })
 			accepted := make(chan net.Conn)
 			go func() {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -28,13 +29,19 @@ type Server struct {
 	http    *http.Server
 	abort   context.CancelCauseFunc
 
-	mu       sync.Mutex
-	active   int           // requests under way, hijacked connections included
-	idle     chan struct{} // closed when none is, once Stop waits for that
-	listener net.Listener
-	stopped  bool
-	done     chan struct{}
-	err      error
+	mu      sync.Mutex
+	active  int           // requests under way, hijacked connections included
+	idle    chan struct{} // closed when none is, once Stop waits for that
+	bound   []*bound      // what is listened on: plain HTTP first, where there is both
+	stopped bool
+	done    chan struct{}
+	err     error
+}
+
+// bound is an address that is listened on.
+type bound struct {
+	net.Listener
+	tls bool
 }
 
 // NewServer makes a server; it does not listen yet.
@@ -91,63 +98,120 @@ func (s *Server) whenIdle() <-chan struct{} {
 }
 
 // Start listens and returns; requests are answered from then on. ctx bounds
-// the listening only. Returns Unavailable when the address is taken.
+// the listening only. Returns Unavailable when an address is taken.
 func (s *Server) Start(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
 		return errors.New(errors.Conflict, "the server has been stopped")
 	}
-	if s.listener != nil {
+	if s.bound != nil {
 		return nil
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", s.gateway.config.Address)
+	c := s.gateway.config
+	plain, err := listen(ctx, c.Address, false)
 	if err != nil {
-		return errors.Wrap(err, errors.Unavailable, "cannot listen on %s", s.gateway.config.Address).WithHint("is another server running there?")
+		return err
 	}
-	s.listener = l
-	limited := limitListener(l, s.gateway.config.MaxConnsPerAddress, s.gateway.config.MaxConns, s.gateway.standsForMany)
-	go func() {
-		defer close(s.done)
+	all := []*bound{{plain, c.TLS != nil && c.TLSAddress == ""}}
+	if c.TLSAddress != "" {
+		secure, err := listen(ctx, c.TLSAddress, c.TLSElsewhere)
+		if err != nil {
+			_ = plain.Close()
+			return err
+		}
+		all = append(all, &bound{secure, true})
+	}
+	s.bound = all
+	connections := countConnections(c.MaxConnsPerAddress, c.MaxConns, s.gateway.standsForMany)
+	ends := make(chan error, len(all))
+	for _, b := range all {
+		limited := limitListener(b, connections)
 		serve := func() error { return s.http.Serve(limited) }
-		if s.gateway.config.TLS != nil {
+		if b.tls {
 			serve = func() error { return s.http.ServeTLS(limited, "", "") }
 		}
-		err := serve()
-		if !errors.Is(err, http.ErrServerClosed) {
-			s.err = err
+		go func() { ends <- serve() }()
+	}
+	go func() {
+		defer close(s.done)
+		for i := range all {
+			err := <-ends
+			if !errors.Is(err, http.ErrServerClosed) && s.err == nil {
+				s.err = err
+			}
+			if i == 0 { // one is not served without the other
+				for _, b := range all {
+					_ = b.Close()
+				}
+			}
 		}
 	}()
 	return nil
 }
 
-// Addr is where the server listens; nil before Start.
+// listen listens on an address or, if it may be, on another port of its host.
+func listen(ctx context.Context, address string, elsewhere bool) (net.Listener, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", address)
+	if elsewhere && errors.Is(err, syscall.EADDRINUSE) {
+		host, _, _ := net.SplitHostPort(address) // it was one to listen on
+		l, err = lc.Listen(ctx, "tcp", net.JoinHostPort(host, "0"))
+	}
+	if err != nil {
+		return nil, errors.Wrap(err, errors.Unavailable, "cannot listen on %s", address).WithHint("is another server running there?")
+	}
+	return l, nil
+}
+
+// at is what is listened on with TLS or without; nil where nothing is.
+func (s *Server) at(tls bool) *bound {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range s.bound {
+		if b.tls == tls {
+			return b
+		}
+	}
+	return nil
+}
+
+// Addr is where the server listens; nil before Start. Of two addresses it is
+// that of plain HTTP.
 func (s *Server) Addr() net.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.listener == nil {
+	if s.bound == nil {
 		return nil
 	}
-	return s.listener.Addr()
+	return s.bound[0].Addr()
+}
+
+// TLSAddr is where the server listens for TLS; nil where it does not.
+func (s *Server) TLSAddr() net.Addr {
+	if b := s.at(true); b != nil {
+		return b.Addr()
+	}
+	return nil
 }
 
 // URL is how the API is reached from this machine; empty before Start.
 func (s *Server) URL() string {
-	addr := s.Addr()
-	if addr == nil {
-		return ""
+	for _, b := range []*bound{s.at(false), s.at(true)} {
+		if b == nil {
+			continue
+		}
+		scheme := "http://"
+		if b.tls {
+			scheme = "https://"
+		}
+		host, port, _ := net.SplitHostPort(b.Addr().String()) // a TCP address has both
+		if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+			host = "127.0.0.1"
+		}
+		return scheme + net.JoinHostPort(host, port)
 	}
-	scheme := "http://"
-	// Not http.TLSConfig: serving HTTP/2 sets that in clear text as well.
-	if s.gateway.config.TLS != nil {
-		scheme = "https://"
-	}
-	host, port, _ := net.SplitHostPort(addr.String()) // a TCP address has both
-	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
-	}
-	return scheme + net.JoinHostPort(host, port)
+	return ""
 }
 
 // Done is closed when the server serves no longer; Err then tells why.
@@ -167,7 +231,7 @@ func (s *Server) Err() error {
 // other requests finish until the grace or ctx is over, then cuts them off.
 func (s *Server) Stop(ctx context.Context) error {
 	s.mu.Lock()
-	first := s.listener != nil && !s.stopped
+	first := s.bound != nil && !s.stopped
 	s.stopped = true
 	s.mu.Unlock()
 	s.gateway.EndStreams()

@@ -25,14 +25,16 @@ var secure = map[string]string{
 }
 
 // Secure sets the headers that keep a browser from doing more with an answer
-// than was meant, and refuses URLs that are too long.
-func Secure(next http.Handler) http.Handler {
+// than was meant, and refuses URLs that are too long. strict says that nothing
+// is served without TLS: a browser that is told so asks for a name by TLS alone,
+// whatever the port, which would shut out all else that is served under it.
+func Secure(strict bool, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		for name, value := range secure {
 			h.Set(name, value)
 		}
-		if r.TLS != nil { // elsewhere it would promise what is not there
+		if strict && r.TLS != nil { // elsewhere it would promise what is not there
 			h.Set("Strict-Transport-Security", "max-age=31536000")
 		}
 		if len(r.RequestURI) > maxURLBytes {

@@ -82,7 +82,7 @@ func (p *program) serve() *cobra.Command {
 			}
 			defer func() { _ = os.Remove(s.PIDFile()) }()
 			if !s.Loopback() {
-				log.Warn("the API can be reached from other hosts; its keys are all that protects it", "address", s.Listen.Address)
+				log.Warn("the API can be reached from other hosts; its keys are all that protects it", "address", s.Listen.Address, "tls", s.TLS.Address)
 			}
 			return app.Serve(cmd.Context(), s, log, func() error { return daemon.Ready(readyVariable) })
 		},

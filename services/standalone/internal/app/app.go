@@ -76,12 +76,18 @@ func (n *node) serve(ctx context.Context, who *credentials, ready func() error) 
 		return err
 	}
 	defer func() { err = errors.Join(err, shut()) }()
-	started := now()
-	var server *gateway.Server
-	g, err := gateway.New(gateway.Config{
+	config := gateway.Config{
 		Address: n.settings.Listen.Address, Hosts: n.settings.Listen.Hosts, PreviewDomain: n.settings.Listen.PreviewDomain, Version: version.Version,
 		Origins: n.settings.Listen.Origins, TrustedProxies: proxies, Limits: n.settings.Limits.Config(),
-	}, gateway.Deps{
+	}
+	if config.TLSAddress, config.TLSElsewhere = n.settings.TLSAddress(); config.TLSAddress != "" {
+		if config.TLS, _, err = n.openTLS(); err != nil {
+			return err
+		}
+	}
+	started := now()
+	var server *gateway.Server
+	g, err := gateway.New(config, gateway.Deps{
 		VMs: n.service, Tasks: n.service, Authenticator: who.authenticator, Projects: who.lookup, Access: who.service, Tokens: who.tokens, Idempotency: api.NewMemoryIdempotency(nil), Uploads: uploads, Audit: audit, Logger: n.log,
 		Collectors: n.worker.Collectors(),
 		Ready:      func(ctx context.Context) error { return n.store.Ping(ctx) },
@@ -109,7 +115,7 @@ func (n *node) serve(ctx context.Context, who *credentials, ready func() error) 
 	if err := n.announce(server.URL()); err != nil {
 		return err
 	}
-	n.log.Info("serving", "url", server.URL(), "key_file", n.settings.KeyFile(), "version", version.Version)
+	n.log.Info("serving", "url", server.URL(), "tls", server.TLSAddr(), "key_file", n.settings.KeyFile(), "version", version.Version)
 	if err := ready(); err != nil {
 		return err
 	}

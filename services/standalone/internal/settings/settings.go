@@ -28,6 +28,7 @@ type Settings struct {
 	RuntimeDir string   `yaml:"runtime_dir" doc:"Where sockets and namespaces are kept; emptied by a reboot. Default: /run/aetherium-<instance>."`
 	BinDir     string   `yaml:"bin_dir" doc:"Where fc-agent and aetherium-netd are. Default: beside this program."`
 	Listen     Listen   `yaml:"listen"`
+	TLS        TLS      `yaml:"tls"`
 	Log        Log      `yaml:"log"`
 	VM         VM       `yaml:"vm"`
 	Pool       Pool     `yaml:"pool"`
@@ -243,6 +244,7 @@ func Defaults() Settings {
 	return Settings{
 		DataDir: defaultDataDir(),
 		Listen:  Listen{Address: "127.0.0.1:7300", PreviewDomain: "aeth.localhost"},
+		TLS:     TLS{Address: TLSAuto},
 		Log:     Log{Level: "info", Format: "auto"},
 		VM: VM{
 			Driver: "oci", Template: "base", Network: "nat",
@@ -305,6 +307,9 @@ func (s *Settings) check() error {
 	}
 	if !domainForm.MatchString(s.Listen.PreviewDomain) || len(s.Listen.PreviewDomain) > 200 {
 		return errors.New(errors.InvalidArgument, "%q is not a domain", s.Listen.PreviewDomain).WithField("listen.preview_domain")
+	}
+	if err := s.TLS.check(); err != nil {
+		return err
 	}
 	if err := s.checkDrivers(); err != nil {
 		return err
@@ -410,7 +415,12 @@ func (t Tools) Environment() (map[string]string, error) {
 
 // Loopback reports whether the API can be reached from this host only.
 func (s Settings) Loopback() bool {
-	host, _, err := net.SplitHostPort(s.Listen.Address)
+	secure, _ := s.TLSAddress()
+	return onLoopback(s.Listen.Address) && (secure == "" || onLoopback(secure))
+}
+
+func onLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return false
 	}
@@ -453,6 +463,9 @@ func (s Settings) LockFile() string { return filepath.Join(s.DataDir, "lock") }
 
 // KeyFile holds the first API key.
 func (s Settings) KeyFile() string { return filepath.Join(s.DataDir, "api.key") }
+
+// TLSDir has the certificate authority of this installation.
+func (s Settings) TLSDir() string { return filepath.Join(s.DataDir, "tls") }
 
 // ClientFile tells the command line where the server is.
 func (s Settings) ClientFile() string { return filepath.Join(s.DataDir, "client.json") }

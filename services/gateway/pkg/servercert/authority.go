@@ -1,0 +1,175 @@
+package servercert
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+)
+
+const (
+	// authorityLifetime is long: whoever trusts an authority has to be told of the next one.
+	authorityLifetime = 10 * 365 * 24 * time.Hour
+	// authorityRenewal is how long before its end an authority is replaced.
+	authorityRenewal = 365 * 24 * time.Hour
+	leafLifetime     = 30 * 24 * time.Hour
+	leafRenewal      = leafLifetime / 3
+	// clockSkew is how far a client's clock may be behind.
+	clockSkew = time.Hour
+)
+
+// Authority signs certificates for one domain and this host, and nothing else:
+// its own certificate says so (RFC 5280 §4.2.1.10), so that whoever trusts it
+// trusts it with no other name, even should its key be stolen.
+type Authority struct {
+	domain string
+	cert   *x509.Certificate
+	key    crypto.Signer
+	now    func() time.Time
+
+	mu   sync.Mutex
+	leaf *tls.Certificate
+}
+
+// newAuthority makes an authority. owner tells it from others in a list.
+func newAuthority(domain, owner string, now func() time.Time) (*Authority, error) {
+	key, serial, err := newKey()
+	if err != nil {
+		return nil, failed(err)
+	}
+	at := now()
+	template := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: "Aetherium, for " + cut(domain), Organization: []string{"Aetherium " + owner}},
+		NotBefore: at.Add(-clockSkew), NotAfter: at.Add(authorityLifetime),
+		KeyUsage: x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
+		PermittedDNSDomainsCritical: true, PermittedDNSDomains: []string{domain, localhost}, PermittedIPRanges: loopback(),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, failed(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, failed(err)
+	}
+	return &Authority{domain: domain, cert: cert, key: key, now: now}, nil
+}
+
+// parse reads an authority as marshal writes it.
+func parse(text []byte, domain string, now func() time.Time) (*Authority, error) {
+	a := &Authority{domain: domain, now: now}
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		switch block.Type {
+		case certificateBlock:
+			cert, err := x509.ParseCertificate(block.Bytes)
+			if err != nil {
+				return nil, err
+			}
+			a.cert = cert
+		case keyBlock:
+			key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+			if err != nil {
+				return nil, err
+			}
+			a.key, _ = key.(crypto.Signer)
+		}
+	}
+	if a.cert == nil || a.key == nil || !a.cert.IsCA {
+		return nil, errors.Plain("it is not a certificate authority and its key")
+	}
+	public, ok := a.cert.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !public.Equal(a.key.Public()) {
+		return nil, errors.Plain("the key is another certificate's")
+	}
+	return a, nil
+}
+
+const (
+	certificateBlock = "CERTIFICATE"
+	keyBlock         = "PRIVATE KEY"
+)
+
+// marshal writes certificate and key into one text, so that one is never
+// found without the other.
+func (a *Authority) marshal() ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(a.key)
+	if err != nil {
+		return nil, failed(err)
+	}
+	return slices.Concat(a.PEM(), pem.EncodeToMemory(&pem.Block{Type: keyBlock, Bytes: der})), nil
+}
+
+// serves reports whether the authority is good for its domain, and for long enough.
+func (a *Authority) serves() bool {
+	return slices.Equal(a.cert.PermittedDNSDomains, []string{a.domain, localhost}) && a.now().Add(authorityRenewal).Before(a.cert.NotAfter)
+}
+
+// PEM is the authority's certificate, for clients to trust.
+func (a *Authority) PEM() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: certificateBlock, Bytes: a.cert.Raw})
+}
+
+// GetCertificate gives the server's certificate (tls.Config.GetCertificate):
+// made when it is first asked for, and anew before it ends. Its key is nowhere
+// but in memory.
+func (a *Authority) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.leaf != nil && a.now().Add(leafRenewal).Before(a.leaf.Leaf.NotAfter) {
+		return a.leaf, nil
+	}
+	leaf, err := a.issue()
+	if err != nil {
+		return nil, err
+	}
+	a.leaf = leaf
+	return leaf, nil
+}
+
+func (a *Authority) issue() (*tls.Certificate, error) {
+	key, serial, err := newKey()
+	if err != nil {
+		return nil, failed(err)
+	}
+	at := a.now()
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: cut(a.domain)}, DNSNames: dnsNames(a.domain), IPAddresses: addresses(),
+		NotBefore: at.Add(-clockSkew), NotAfter: at.Add(leafLifetime),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true,
+	}, a.cert, key.Public(), a.key)
+	if err != nil {
+		return nil, failed(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, failed(err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
+}
+
+func newKey() (*ecdsa.PrivateKey, *big.Int, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	return key, serial, err
+}
+
+func failed(err error) error {
+	return errors.Wrap(err, errors.Internal, "a certificate cannot be made")
+}
+
+// cut keeps a common name within its bound of 64 (RFC 5280, ub-common-name).
+func cut(name string) string { return name[:min(len(name), 40)] }
