@@ -2,6 +2,7 @@ package link
 
 import (
 	"fmt"
+	"syscall"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -110,10 +111,14 @@ func ensureTap(h *netlink.Handle, name string, owner uint32) (netlink.Link, erro
 	if err != nil {
 		return nil, fmt.Errorf("tap: %w", err)
 	}
+	// It is open while it is made. A program that is started meanwhile would have it
+	// open as well, until it begins, and no monitor could open it.
+	syscall.ForkLock.RLock()
 	err = h.LinkAdd(&netlink.Tuntap{
 		LinkAttrs: netlink.LinkAttrs{Name: name}, Mode: netlink.TUNTAP_MODE_TAP, Owner: owner, Group: owner,
 		Flags: netlink.TUNTAP_VNET_HDR | netlink.TUNTAP_NO_PI | netlink.TUNTAP_TUN_EXCL,
 	})
+	syscall.ForkLock.RUnlock()
 	if err != nil {
 		return nil, fmt.Errorf("tap: %w", err)
 	}
