@@ -49,6 +49,12 @@ tmux                                tmux                    tmux           tmux 
 shellcheck                          shellcheck              ShellCheck     shellcheck       shellcheck
 python3                             python3                 python3        python           python3
 python3-venv                        python3-venv            python3        python           python3
+/usr/lib/python3/dist-packages/aiohttp         python3-aiohttp         python3-aiohttp        python-aiohttp         py3-aiohttp
+/usr/lib/python3/dist-packages/jupyter_client  python3-jupyter-client  python3-jupyter-client python-jupyter-client  py3-jupyter_client
+/usr/lib/python3/dist-packages/ipykernel       python3-ipykernel       python3-ipykernel      python-ipykernel       py3-ipykernel
+/usr/lib/python3/dist-packages/pandas          python3-pandas          python3-pandas         python-pandas          py3-pandas
+/usr/lib/python3/dist-packages/matplotlib      python3-matplotlib      python3-matplotlib     python-matplotlib      py3-matplotlib
+node                                nodejs                  nodejs         nodejs           nodejs
 dockerd                             docker.io               moby-engine    docker           docker
 '
 need_bench='

@@ -53,6 +53,9 @@ if [ -n "$unit" ]; then
   # One package after the other: an emulated machine is slow enough alone.
   mapfile -t packages < <(cd services/core && "${GO:-go}" list ./... | grep -E "$machines")
   (eval "$fixtures" && cd services/core && CGO_ENABLED=1 "${GO:-go}" test -race -p 1 -timeout 25m "${packages[@]}") || failed+=("services/core, machines of every driver")
+  say "the code interpreter's server"
+  # By Debian's Python: its packages are what the template has.
+  (cd services/core/pkg/image/preset/code-interpreter && /usr/bin/python3 -m unittest discover -t . -s tests) || failed+=("the code interpreter's server")
   say "go test services/core, machines by runc"
   (cd services/core && AETHERIUM_TEST_RUNTIME=runc CGO_ENABLED=1 "${GO:-go}" test -race -timeout 15m ./pkg/vmm/oci) || failed+=("services/core with runc")
 fi

@@ -1,0 +1,5 @@
+"""The code interpreter's server: `python3 -I DIRECTORY [options]`."""
+
+from interpreter.main import main
+
+main()
