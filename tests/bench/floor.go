@@ -21,10 +21,11 @@ import (
 // speaks with it by and its sandbox, the same kernel, the same initrd with a
 // shell and a script as init besides, and the same root with a disk on top.
 type floor struct {
-	dir  string
-	args []string // of QEMU and itself
-	disk string   // is written to
-	base string   // what the disk is at first
+	dir   string
+	tuned []string // of QEMU and itself
+	plain []string // as one starts it who has not looked where the time goes
+	disk  string   // is written to
+	base  string   // what the disk is at first
 }
 
 // needed are the modules that our agent loads before it is heard.
@@ -71,10 +72,30 @@ func newFloor(dir string, pid int, modules, root, base string) (*floor, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.args = bareArgs(strings.Split(strings.TrimSuffix(string(raw), "\x00"), "\x00"), map[string]string{
+	f.tuned = bareArgs(strings.Split(strings.TrimSuffix(string(raw), "\x00"), "\x00"), map[string]string{
 		"/kernel": filepath.Join(dir, "kernel"), "/initrd": filepath.Join(dir, "initrd"), "/drive0": root, "/drive1": f.disk,
 	})
+	f.plain = plainArgs(f.tuned)
 	return f, nil
+}
+
+// plainArgs is a command line with the same devices, kernel and initrd, and
+// nothing that is there for speed.
+func plainArgs(args []string) []string {
+	out := slices.Clone(args)
+	for i := range len(out) - 1 {
+		switch out[i] {
+		case "-machine":
+			out[i+1] = "microvm,x-option-roms=off,rtc=on,auto-kernel-cmdline=on"
+		case "-accel":
+			out[i+1] = "tcg"
+		case "-cpu":
+			out[i+1] = "max"
+		case "-append":
+			out[i+1] = "console=ttyS0 quiet reboot=t panic=-1 rdinit=/run"
+		}
+	}
+	return out
 }
 
 // bareArgs is a monitor's command line with other files, and without what the
@@ -151,13 +172,17 @@ exec sleep 3600
 }
 
 // once boots and says how long it took to the line.
-func (f *floor) once(ctx context.Context) (took time.Duration, err error) {
+func (f *floor) once(args []string) func(context.Context) (time.Duration, error) {
+	return func(ctx context.Context) (time.Duration, error) { return f.boot(ctx, args) }
+}
+
+func (f *floor) boot(ctx context.Context, args []string) (took time.Duration, err error) {
 	if out, err := exec.CommandContext(ctx, "cp", "--sparse=always", "--reflink=auto", f.base, f.disk).CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("%w: %s", err, firstLine(string(out)))
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, f.args[0], f.args[1:]...)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	// Stdio is a terminal of QEMU's: its end must not be told.

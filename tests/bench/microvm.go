@@ -283,21 +283,25 @@ func (m *microVMs) starts(ctx context.Context, name string, rounds int) ([]Resul
 	booted, restored := &phases{}, &phases{}
 	p := &pauses{site: s, vm: vm}
 	took, err := turns(ctx, name, rounds, []contender{
-		s.traced("cold", of("base"), booted), {"bare", bare.once}, s.traced("snapshot", of(snapshot.ID), restored),
+		s.traced("cold", of("base"), booted), {"plain", bare.once(bare.plain)}, {"tuned", bare.once(bare.tuned)}, s.traced("snapshot", of(snapshot.ID), restored),
 		m.pool.claim("pool", of("warm")), {"resume", p.once},
 	})
 	if err != nil {
 		return nil, err
 	}
-	const itself = "its own cold boot"
+	const itself, bareBoot = "its own cold boot", "bare QEMU, shell script as init"
 	boot := newResult(name+": cold create to first output", "ms", sample(took[0]))
-	boot.goal("bare QEMU, shell script as init", sample(took[1]), 1/1.15)
-	warm := newResult(name+": from a memory snapshot to first output", "ms", sample(took[2]))
+	boot.goal(bareBoot, sample(took[1]), 1/1.15)
+	boot.against("the same, with our kernel command line and processor", sample(took[2]))
+	warm := newResult(name+": from a memory snapshot to first output", "ms", sample(took[3]))
 	warm.goal(itself, sample(took[0]), 10)
-	ready := newResult(name+": from the warm pool to first output", "ms", sample(took[3]))
+	warm.against(bareBoot, sample(took[1]))
+	ready := newResult(name+": from the warm pool to first output", "ms", sample(took[4]))
 	ready.goal(itself, sample(took[0]), 12)
-	resumed := newResult(name+": resume to first output", "ms", sample(took[4]))
+	ready.against(bareBoot, sample(took[1]))
+	resumed := newResult(name+": resume to first output", "ms", sample(took[5]))
 	resumed.goal(itself, sample(took[0]), 8)
+	resumed.against(bareBoot, sample(took[1]))
 	freed := newResult(name+": pause until the memory is free", "ms", sample(p.took[1:]))
 	amount := newResult(name+": memory that a pause frees", "MB", distribution(p.freed[1:]))
 	booted.tell(m.log, "cold create")
