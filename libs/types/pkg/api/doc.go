@@ -30,6 +30,9 @@ const (
 	HeaderPrefer         = "Prefer"               // "respond-async" (RFC 7240)
 	HeaderPreviewToken   = "X-Aetherium-Token"    // a VM's preview token, for header clients of preview URLs
 	HeaderE2BToken       = "E2b-Traffic-Access-Token"
+	HeaderE2BAgentToken  = "X-Access-Token"
+	HeaderE2BSandbox     = "E2b-Sandbox-Id"
+	HeaderE2BPort        = "E2b-Sandbox-Port"
 	HeaderFileMode       = "X-File-Mode" // octal permission bits
 	HeaderFileOwner      = "X-File-Owner"
 	HeaderFileGroup      = "X-File-Group"

@@ -89,6 +89,19 @@ func ValidateHostname(field, name string) error {
 	return nil
 }
 
+// maxPreviewHost bounds Previews.Host: a name, a port and a place for one.
+const maxPreviewHost = 270
+
+var previewHostForm = regexp.MustCompile(`^[A-Za-z0-9._:$\[\]{}-]+$`)
+
+// Validate checks how servers shall be shown. Returns InvalidArgument.
+func (p Previews) Validate(field string) error {
+	if p.Host != "" && (len(p.Host) > maxPreviewHost || !previewHostForm.MatchString(p.Host)) {
+		return invalid(field+".host", "%q is not a host", clip(p.Host, 64)).WithHint("such as localhost:${PORT}")
+	}
+	return nil
+}
+
 // ValidateUser checks an OS user name or UID. Empty is the default user.
 func ValidateUser(field, name string) error {
 	if name != "" && !userForm.MatchString(name) {

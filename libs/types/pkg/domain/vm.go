@@ -99,6 +99,16 @@ type Mount struct {
 	ReadOnly bool   `json:"read_only"`
 }
 
+// Previews is how a VM's servers are shown to the outside. The zero value is
+// for who shows the VM's token, or came by a link, alone.
+type Previews struct {
+	// Public lets everybody in who knows the address.
+	Public bool `json:"public,omitempty"`
+	// Host, if set, is what servers are told as the host that was asked for;
+	// ${PORT} in it stands for the port.
+	Host string `json:"host,omitempty"`
+}
+
 // VMSpec is what a VM is made from. It does not change after creation, but for
 // Tools, which get their exact versions when the VM's machine is made, and
 // Egress, which its owner can change while it runs.
@@ -119,6 +129,10 @@ type VMSpec struct {
 	Egress       EgressPolicy `json:"egress,omitzero"`        // with network nat
 	Secrets      []SecretUse  `json:"secrets,omitempty"`      // stored secrets that it is given
 	Tools        []string     `json:"tools,omitempty"`        // programs beside the template's, see Tool
+	Previews     Previews     `json:"previews,omitzero"`
+	// ResumeFor is the time until the deadline of the VM when it is resumed by
+	// itself and has none to come; 0: the server's default.
+	ResumeFor time.Duration `json:"resume_for,omitempty"`
 }
 
 // VM is one isolated machine owned by a project, whatever its driver.

@@ -19,8 +19,8 @@ import (
 	"connectrpc.com/connect"
 	"golang.org/x/sys/unix"
 
-	"github.com/aetherium/aetherium/services/core/internal/agent/access"
 	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/signature"
 )
 
 // fs calls a filesystem method as the default user.
@@ -339,17 +339,17 @@ func TestSDKSignatures(t *testing.T) {
 		status int
 		text   string
 	}{
-		"read":            {"GET", url.Values{"signature": {access.Sign(path, access.Read, "", token, "")}}, 200, "content"},
-		"read in time":    {"GET", url.Values{"signature": {access.Sign(path, access.Read, "", token, soon)}, "signature_expiration": {soon}}, 200, "content"},
-		"read as root":    {"GET", url.Values{"signature": {access.Sign(path, access.Read, "root", token, "")}, "username": {"root"}}, 200, "content"},
-		"expired":         {"GET", url.Values{"signature": {access.Sign(path, access.Read, "", token, past)}, "signature_expiration": {past}}, 401, "signature is already expired"},
-		"other user":      {"GET", url.Values{"signature": {access.Sign(path, access.Read, "", token, "")}, "username": {"root"}}, 401, "does not fit"},
-		"other operation": {"POST", url.Values{"signature": {access.Sign(path, access.Read, "", token, "")}}, 401, "does not fit"},
-		"other path":      {"GET", url.Values{"signature": {access.Sign("/etc/shadow", access.Read, "", token, "")}}, 401, "does not fit"},
-		"longer life":     {"GET", url.Values{"signature": {access.Sign(path, access.Read, "", token, past)}, "signature_expiration": {soon}}, 401, "does not fit"},
-		"no end":          {"GET", url.Values{"signature": {access.Sign(path, access.Read, "", token, past)}}, 401, "does not fit"},
+		"read":            {"GET", url.Values{"signature": {signature.Make(path, signature.Read, "", token, "")}}, 200, "content"},
+		"read in time":    {"GET", url.Values{"signature": {signature.Make(path, signature.Read, "", token, soon)}, "signature_expiration": {soon}}, 200, "content"},
+		"read as root":    {"GET", url.Values{"signature": {signature.Make(path, signature.Read, "root", token, "")}, "username": {"root"}}, 200, "content"},
+		"expired":         {"GET", url.Values{"signature": {signature.Make(path, signature.Read, "", token, past)}, "signature_expiration": {past}}, 401, "signature is already expired"},
+		"other user":      {"GET", url.Values{"signature": {signature.Make(path, signature.Read, "", token, "")}, "username": {"root"}}, 401, "does not fit"},
+		"other operation": {"POST", url.Values{"signature": {signature.Make(path, signature.Read, "", token, "")}}, 401, "does not fit"},
+		"other path":      {"GET", url.Values{"signature": {signature.Make("/etc/shadow", signature.Read, "", token, "")}}, 401, "does not fit"},
+		"longer life":     {"GET", url.Values{"signature": {signature.Make(path, signature.Read, "", token, past)}, "signature_expiration": {soon}}, 401, "does not fit"},
+		"no end":          {"GET", url.Values{"signature": {signature.Make(path, signature.Read, "", token, past)}}, 401, "does not fit"},
 		"none":            {"GET", url.Values{}, 401, "missing"},
-		"write":           {"POST", url.Values{"signature": {access.Sign(path+"2", access.Write, "", token, "")}, "path": {path + "2"}}, 200, "signed2"},
+		"write":           {"POST", url.Values{"signature": {signature.Make(path+"2", signature.Write, "", token, "")}, "path": {path + "2"}}, 200, "signed2"},
 	} {
 		if tc.query.Get("path") == "" {
 			tc.query.Set("path", path)

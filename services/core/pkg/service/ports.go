@@ -30,13 +30,43 @@ func (s *Service) DialPort(ctx context.Context, vmID domain.ID, port uint16) (ne
 	return node.Dial(ctx, vm, port)
 }
 
-// PreviewToken implements vmm.Ports.
-func (s *Service) PreviewToken(ctx context.Context, vmID domain.ID) (string, error) {
+// Preview implements vmm.Ports.
+func (s *Service) Preview(ctx context.Context, vmID domain.ID) (vmm.Preview, error) {
+	vm, err := s.anyVM(ctx, vmID)
+	if err != nil {
+		return vmm.Preview{}, err
+	}
+	tokens, err := s.openTokens(ctx, vm)
+	return vmm.Preview{Previews: vm.Spec.Previews, Token: tokens.preview}, err
+}
+
+// DialAgent implements vmm.Agents.
+func (s *Service) DialAgent(ctx context.Context, vmID domain.ID, wake bool) (net.Conn, error) {
+	vm, err := s.anyVM(ctx, vmID)
+	if err != nil {
+		return nil, err
+	}
+	if !wake && vm.Desired != domain.WantRunning {
+		return nil, notRunning(vm)
+	}
+	vm, node, err := s.running(ctx, vmm.Caller{ProjectID: vm.ProjectID, Name: "agent"}, vmID)
+	if err != nil {
+		return nil, err
+	}
+	return node.Dial(ctx, vm, vmm.AgentPort)
+}
+
+// AgentToken implements vmm.Agents.
+func (s *Service) AgentToken(ctx context.Context, vmID domain.ID) (string, error) {
 	vm, err := s.anyVM(ctx, vmID)
 	if err != nil {
 		return "", err
 	}
-	return s.openToken(ctx, vm)
+	tokens, err := s.openTokens(ctx, vm)
+	if err == nil && tokens.agent == "" {
+		err = errors.New(errors.NotFound, "the VM is older than tokens of agents")
+	}
+	return tokens.agent, err
 }
 
 // anyVM reads a VM of any project: for callers that hold no key but the VM's token.

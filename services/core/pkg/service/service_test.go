@@ -133,16 +133,22 @@ func TestTokenOfADeletedVM(t *testing.T) {
 	must(t, err)
 	token, err := b.VMPreviewToken(b.ctx, b.by, vm.ID)
 	must(t, err)
-	if again, err := b.PreviewToken(b.ctx, vm.ID); err != nil || again != token || len(token) != 40 {
-		t.Errorf("token %q and %q, %v", token, again, err)
+	if again, err := b.Preview(b.ctx, vm.ID); err != nil || again.Token != token || len(token) != 40 {
+		t.Errorf("token %q and %q, %v", token, again.Token, err)
+	}
+	if agent, err := b.AgentToken(b.ctx, vm.ID); err != nil || len(agent) != 40 || agent == token {
+		t.Errorf("the agent's token is %q, and that of previews %q, %v", agent, token, err)
 	}
 	_, err = b.DeleteVM(b.ctx, b.by, vm.ID)
 	must(t, err)
 	if _, err := b.VMPreviewToken(b.ctx, b.by, vm.ID); !errors.HasCode(err, errors.Gone) {
 		t.Errorf("for its owner: %v", err)
 	}
-	if _, err := b.PreviewToken(b.ctx, vm.ID); !errors.HasCode(err, errors.Gone) {
+	if _, err := b.Preview(b.ctx, vm.ID); !errors.HasCode(err, errors.Gone) {
 		t.Errorf("for a visitor: %v", err)
+	}
+	if _, err := b.AgentToken(b.ctx, vm.ID); !errors.HasCode(err, errors.Gone) {
+		t.Errorf("for a client of its agent: %v", err)
 	}
 }
 

@@ -179,6 +179,12 @@ func (s *Service) ForkVM(ctx context.Context, by vmm.Caller, id domain.ID, count
 	if req.IdleTimeout == 0 {
 		req.IdleTimeout = origin.IdleTimeout
 	}
+	if req.Previews == (domain.Previews{}) {
+		req.Previews = origin.Spec.Previews
+	}
+	if req.ResumeFor == 0 {
+		req.ResumeFor = origin.Spec.ResumeFor
+	}
 	if err := s.checkCreate(&req); err != nil {
 		return nil, err
 	}

@@ -2,8 +2,6 @@ package service
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"time"
 
@@ -94,12 +92,21 @@ func (s *Service) checkCreate(req *vmm.CreateVM) error {
 		req.OnTimeout.Validate("on_timeout"),
 		s.checkTimeout("timeout_ms", req.Timeout),
 		domain.ValidateDuration("idle_timeout_ms", req.IdleTimeout),
+		req.Previews.Validate("previews"),
+		s.checkTimeout("resume_for_ms", resumeFor(req)),
 	} {
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func resumeFor(req *vmm.CreateVM) *time.Duration {
+	if req.ResumeFor == 0 {
+		return nil
+	}
+	return &req.ResumeFor
 }
 
 func (s *Service) checkTimeout(field string, d *time.Duration) error {
@@ -150,6 +157,8 @@ func (s *Service) newVM(ctx context.Context, by vmm.Caller, id domain.ID, req vm
 			Network:      req.Network,
 			Hostname:     req.Hostname,
 			DefaultUser:  req.DefaultUser,
+			Previews:     req.Previews,
+			ResumeFor:    req.ResumeFor,
 		},
 	}
 	if vm.Spec.Hostname == "" {
@@ -160,10 +169,8 @@ func (s *Service) newVM(ctx context.Context, by vmm.Caller, id domain.ID, req vm
 		timeout = *req.Timeout
 	}
 	s.setDeadline(vm, timeout)
-	var token [20]byte
-	_, _ = rand.Read(token[:])
 	var err error
-	if vm.TokenSealed, err = s.sealer.Seal(ctx, storage.SealedVMToken(vm.ID), []byte(hex.EncodeToString(token[:]))); err != nil {
+	if vm.TokenSealed, err = s.sealer.Seal(ctx, storage.SealedVMToken(vm.ID), newTokens()); err != nil {
 		return nil, err
 	}
 	if len(req.Env) > 0 {
@@ -384,15 +391,6 @@ func (s *Service) VMPreviewToken(ctx context.Context, by vmm.Caller, id domain.I
 	if err != nil {
 		return "", err
 	}
-	return s.openToken(ctx, vm)
-}
-
-// openToken decrypts a VM's token. Returns Gone for a VM that ends or has
-// ended: its token is wiped with it.
-func (s *Service) openToken(ctx context.Context, vm *domain.VM) (string, error) {
-	if vm.Desired == domain.WantDeleted {
-		return "", notRunning(vm)
-	}
-	token, err := s.sealer.Open(ctx, storage.SealedVMToken(vm.ID), vm.TokenSealed)
-	return string(token), err
+	tokens, err := s.openTokens(ctx, vm)
+	return tokens.preview, err
 }

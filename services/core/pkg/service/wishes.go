@@ -106,9 +106,13 @@ func (s *Service) wish(ctx context.Context, by vmm.Caller, id domain.ID, want do
 			vm.Tombstone = &domain.Tombstone{Cause: domain.CauseRequested, By: by.Name, At: now}
 		default:
 			vm.Tombstone = nil
-			if vm.Deadline != nil && !vm.Deadline.After(now) {
-				// Started again after its time was up: it gets the default time anew.
-				s.setDeadline(vm, s.defaultTimeout())
+			if vm.Deadline != nil && !vm.Deadline.After(now) || vm.Deadline == nil && want == domain.WantRunning && vm.Spec.ResumeFor > 0 {
+				// Started again after its time was up: it gets its time anew.
+				timeout := s.defaultTimeout()
+				if vm.Spec.ResumeFor > 0 {
+					timeout = vm.Spec.ResumeFor
+				}
+				s.setDeadline(vm, timeout)
 			}
 		}
 		if err := tx.VMs().Update(ctx, vm); err != nil {

@@ -32,6 +32,7 @@ type Orchestrator interface {
 	Executions
 	Files
 	Ports
+	Agents
 	Egress
 	Snapshots
 	Templates
@@ -80,6 +81,10 @@ type CreateVM struct {
 	AutoResume  bool
 	Hostname    string
 	DefaultUser string
+	Previews    domain.Previews
+	// ResumeFor is until its deadline when it is resumed by itself and has none
+	// to come; 0: the server's default.
+	ResumeFor time.Duration
 	// Tools are those beside the server's defaults, as NAME or NAME@VERSION.
 	Tools []string
 	// IdempotencyKey: the same key by the same project yields the same VM.
@@ -268,9 +273,26 @@ type Ports interface {
 	// resumes a paused VM that auto-resumes. Returns Unavailable when the port
 	// is closed, NotFound, Conflict.
 	DialPort(ctx context.Context, vm domain.ID, port uint16) (net.Conn, error)
-	// PreviewToken gives what a visitor of the VM's previews must show, for
-	// the preview proxy to compare. Returns NotFound.
-	PreviewToken(ctx context.Context, vm domain.ID) (string, error)
+	// Preview tells who may visit the VM's previews, for the preview proxy to
+	// compare. Returns NotFound.
+	Preview(ctx context.Context, vm domain.ID) (Preview, error)
+}
+
+// Preview is how a VM's previews are shown.
+type Preview struct {
+	domain.Previews
+	Token string // what a visitor shows of previews that are not public
+}
+
+// Agents reaches what VMs' guest agents serve to clients of their own.
+type Agents interface {
+	// DialAgent connects to a VM's agent, which serves all that connects: the
+	// caller lets nothing through but what is for clients, from who has shown the
+	// agent's token. It counts as use, and with wake resumes a paused VM that
+	// auto-resumes. Returns NotFound, Gone, Conflict, Unavailable.
+	DialAgent(ctx context.Context, vm domain.ID, wake bool) (net.Conn, error)
+	// AgentToken gives what clients of the VM's agent must show. Returns NotFound, Gone.
+	AgentToken(ctx context.Context, vm domain.ID) (string, error)
 }
 
 // EgressLogQuery asks for a part of an egress log.

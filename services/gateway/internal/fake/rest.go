@@ -41,15 +41,26 @@ func (o *Orchestrator) DialPort(ctx context.Context, id domain.ID, port uint16) 
 	return c, nil
 }
 
-// PreviewToken implements vmm.Ports.
-func (o *Orchestrator) PreviewToken(_ context.Context, id domain.ID) (string, error) {
+// Preview implements vmm.Ports.
+func (o *Orchestrator) Preview(_ context.Context, id domain.ID) (vmm.Preview, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	v, ok := o.vms[id]
 	if !ok || v.Observed == domain.Deleted {
-		return "", errors.New(errors.NotFound, "there is no VM %s", id)
+		return vmm.Preview{}, errors.New(errors.NotFound, "there is no VM %s", id)
 	}
-	return v.token, nil
+	return vmm.Preview{Previews: v.Spec.Previews, Token: v.token}, nil
+}
+
+// DialAgent implements vmm.Agents: the agent is what is exposed on its port.
+func (o *Orchestrator) DialAgent(ctx context.Context, id domain.ID, _ bool) (net.Conn, error) {
+	return o.DialPort(ctx, id, vmm.AgentPort)
+}
+
+// AgentToken implements vmm.Agents.
+func (o *Orchestrator) AgentToken(ctx context.Context, id domain.ID) (string, error) {
+	p, err := o.Preview(ctx, id)
+	return "agent" + p.Token, err
 }
 
 // CreateSnapshot implements vmm.Snapshots.

@@ -57,7 +57,7 @@ func (o *Orchestrator) insert(by vmm.Caller, req vmm.CreateVM) *vm {
 		VM: domain.VM{
 			ID: domain.NewID(), ProjectID: by.ProjectID, Name: req.Name, Metadata: req.Metadata,
 			Spec: domain.VMSpec{
-				Template: req.Template, Driver: "fake", Platform: "linux/amd64", Network: domain.NetworkNAT, Hostname: "vm",
+				Template: req.Template, Driver: "fake", Platform: "linux/amd64", Network: domain.NetworkNAT, Hostname: "vm", Previews: req.Previews, ResumeFor: req.ResumeFor,
 				Resources: domain.Resources{MilliCPU: 1000, MemoryBytes: 1 << 29, DiskBytes: 1 << 30, PIDs: 512},
 			},
 			Isolation: domain.IsolationContainer, Desired: domain.WantRunning, Observed: domain.Pending, OnTimeout: domain.TimeoutKill,
@@ -70,6 +70,9 @@ func (o *Orchestrator) insert(by vmm.Caller, req vmm.CreateVM) *vm {
 		v.Spec.Egress = *req.Egress
 	}
 	v.Spec.Secrets = req.Secrets
+	if req.OnTimeout != "" {
+		v.OnTimeout = req.OnTimeout
+	}
 	if req.Timeout != nil && *req.Timeout > 0 {
 		at := now.Add(*req.Timeout)
 		v.Deadline = &at

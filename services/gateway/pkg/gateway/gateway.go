@@ -16,6 +16,7 @@ import (
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/docs"
+	"github.com/aetherium/aetherium/services/gateway/pkg/e2b"
 	"github.com/aetherium/aetherium/services/gateway/pkg/limit"
 	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
 	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
@@ -64,7 +65,7 @@ func New(c Config, d Deps) (*Gateway, error) {
 	g.stopping, g.stop = context.WithCancel(context.Background())
 	g.guard = auth.NewGuard(auth.GuardConfig{Authenticator: g.deps.Authenticator, Projects: d.Projects, Stopping: g.stopping, Recheck: c.Recheck, Refused: g.refused})
 	g.proxy = proxy.New(proxy.Config{
-		Ports: d.VMs, Links: d.Links, Domain: proxy.Domain(c.PreviewDomain), PublicURL: c.PreviewURL, Logger: d.Logger,
+		VMs: d.VMs, Links: d.Links, Domain: proxy.Domain(c.PreviewDomain), PublicURL: c.PreviewURL, Logger: d.Logger,
 		Stopping: g.stopping, Opened: g.metrics.StreamOpened,
 	})
 	if g.router, err = g.routes(); err != nil {
@@ -98,24 +99,6 @@ func (g *Gateway) refused(ctx context.Context, by vmm.Caller, err error) error {
 // standsForMany reports whether many clients come from an address.
 func (g *Gateway) standsForMany(a netip.Addr) bool {
 	return a.IsLoopback() || slices.ContainsFunc(g.config.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(a) })
-}
-
-// dispatch tells previews from the API by the host that is asked for. A name
-// below the preview domain is never the API's, and any other name that is not
-// ours is nobody's: a page elsewhere may have made it resolve to this server.
-func (g *Gateway) dispatch(w http.ResponseWriter, r *http.Request) {
-	t, below, ok := proxy.Domain(g.config.PreviewDomain).Parse(r.Host)
-	switch {
-	case ok:
-		g.proxy.ServePreview(w, r, t)
-	case g.hosts.Allowed(r.Host):
-		g.api.ServeHTTP(w, r)
-	case below:
-		problem.Write(w, errors.New(errors.NotFound, "this is not the name of a preview").WithHint("<port>-<vm id>.%s", g.config.PreviewDomain))
-	default:
-		problem.Write(w, errors.New(errors.PermissionDenied, "this server does not answer under this name").
-			WithHint("use localhost or the server's address, or configure the name as one of the API's hosts"))
-	}
 }
 
 func (g *Gateway) routes() (http.Handler, error) {
@@ -165,6 +148,17 @@ func (g *Gateway) routes() (http.Handler, error) {
 	if fault != nil {
 		return nil, fault
 	}
+	r.Route(e2b.Prefix, func(r chi.Router) {
+		r.Use(e2b.Errors)
+		r.NotFound(api.NotFound)
+		r.MethodNotAllowed(api.MethodNotAllowed)
+		r.Group(func(r chi.Router) {
+			r.Use(g.trail.Requests, g.guard.Require, g.trail.Callers, g.limits.Callers, g.trail.Room, private)
+			e2b.New(e2b.Deps{
+				VMs: g.deps.VMs, Proxy: g.proxy, Trail: g.trail, Logger: g.deps.Logger, Domain: g.config.PreviewDomain, BodyTimeout: g.config.BodyTimeout,
+			}, r)
+		})
+	})
 	if g.deps.Root != nil {
 		r.NotFound(func(w http.ResponseWriter, r *http.Request) {
 			if underAPI(r.URL.Path) {

@@ -89,6 +89,11 @@ type Noter interface{ NoteError(err error) }
 // Starter is a ResponseWriter that knows whether its header has been sent.
 type Starter interface{ Started() bool }
 
+// Renderer is a ResponseWriter whose clients know errors in another form.
+type Renderer interface {
+	RenderProblem(p *Response) (contentType string, body []byte)
+}
+
 // Write sends err as the answer. Where an answer is already under way it
 // cannot be taken back: the connection is then aborted, so that the client
 // does not take a cut answer for a whole one.
@@ -102,15 +107,12 @@ func Write(w http.ResponseWriter, err error) {
 		panic(http.ErrAbortHandler)
 	}
 	p.RequestID = w.Header().Get(wire.HeaderRequestID)
-	body, merr := json.Marshal(p.Problem)
-	if merr != nil { // cannot be: plain strings and numbers
-		panic(merr)
-	}
+	contentType, body := render(w, p)
 	h := w.Header()
 	for k, v := range p.header {
 		h[k] = v
 	}
-	h.Set("Content-Type", wire.ProblemContentType)
+	h.Set("Content-Type", contentType)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Del("Content-Encoding")
@@ -118,6 +120,17 @@ func Write(w http.ResponseWriter, err error) {
 	h.Set("Content-Length", strconv.Itoa(len(body)+1))
 	w.WriteHeader(p.Status)
 	_, _ = w.Write(append(body, '\n'))
+}
+
+func render(w http.ResponseWriter, p *Response) (contentType string, body []byte) {
+	if r, ok := find[Renderer](w); ok {
+		return r.RenderProblem(p)
+	}
+	body, err := json.Marshal(p.Problem)
+	if err != nil { // cannot be: plain strings and numbers
+		panic(err)
+	}
+	return wire.ProblemContentType, body
 }
 
 // Note tells the access log of an error.

@@ -12,7 +12,7 @@ import (
 
 // Headers of ours, which no guest ever sees.
 var ourHeaders = []string{
-	wire.HeaderPreviewToken, wire.HeaderE2BToken, wire.HeaderProject, "Proxy-Authorization", "Proxy-Connection",
+	wire.HeaderPreviewToken, wire.HeaderE2BToken, wire.HeaderE2BSandbox, wire.HeaderE2BPort, wire.HeaderProject, "Proxy-Authorization", "Proxy-Connection",
 }
 
 // address addresses the outgoing request: the VM's ID stands as its host, for
@@ -28,7 +28,7 @@ func address(pr *httputil.ProxyRequest) destination {
 // preview: the visitor's own, without anything of ours. ReverseProxy has taken
 // hop-by-hop and Forwarded headers out before.
 func rewritePreview(pr *httputil.ProxyRequest) {
-	address(pr)
+	d := address(pr)
 	h := pr.Out.Header
 	for _, name := range ourHeaders {
 		h.Del(name)
@@ -36,6 +36,9 @@ func rewritePreview(pr *httputil.ProxyRequest) {
 	stripKeys(h)
 	stripCookie(h)
 	pr.Out.Host = pr.In.Host
+	if d.host != "" {
+		pr.Out.Host = strings.ReplaceAll(d.host, "${PORT}", strconv.Itoa(int(d.Port)))
+	}
 	pr.SetXForwarded()
 }
 

@@ -38,9 +38,15 @@ const (
 	copyBuffer    = 32 << 10
 )
 
+// VMs is what the proxy reaches.
+type VMs interface {
+	vmm.Ports
+	vmm.Agents
+}
+
 // Config is what the proxy needs.
 type Config struct {
-	Ports  vmm.Ports
+	VMs    VMs
 	Links  LinkStore
 	Domain Domain
 	// PublicURL, if set, makes preview addresses instead of the request's own
@@ -57,7 +63,7 @@ type Config struct {
 
 // Proxy reaches servers in VMs.
 type Proxy struct {
-	ports     vmm.Ports
+	vms       VMs
 	links     LinkStore
 	domain    Domain
 	publicURL string
@@ -67,11 +73,13 @@ type Proxy struct {
 	transport *http.Transport
 	preview   *httputil.ReverseProxy
 	path      *httputil.ReverseProxy
+	sandbox   *httputil.ReverseProxy
+	agent     *httputil.ReverseProxy
 }
 
 // New makes a Proxy.
 func New(c Config) *Proxy {
-	p := &Proxy{ports: c.Ports, links: c.Links, domain: c.Domain, publicURL: c.PublicURL, now: c.Now, opened: c.Opened, stopping: c.Stopping}
+	p := &Proxy{vms: c.VMs, links: c.Links, domain: c.Domain, publicURL: c.PublicURL, now: c.Now, opened: c.Opened, stopping: c.Stopping}
 	if p.now == nil {
 		p.now = time.Now
 	}
@@ -104,6 +112,9 @@ func New(c Config) *Proxy {
 	}
 	p.preview = base(rewritePreview, cleanPreview, fail)
 	p.path = base(rewritePath, cleanPath, failPath)
+	p.sandbox = base(rewritePreview, cleanPreview, nil)
+	p.agent = base(rewriteAgent, cleanAgent, nil)
+	p.sandbox.ErrorHandler, p.agent.ErrorHandler = failSandbox, failSandbox
 	return p
 }
 
@@ -112,10 +123,9 @@ func (p *Proxy) ServePreview(w http.ResponseWriter, r *http.Request, t Target) {
 	if rec := middleware.RecordOf(r.Context()); rec != nil {
 		rec.Route = "preview"
 	}
-	if !p.admit(w, r, t) {
-		return
+	if shown, ok := p.admit(w, r, t); ok {
+		p.serve(w, r, r.URL, destination{Target: t, host: shown.Host}, p.preview)
 	}
-	p.serve(w, r, r.URL, destination{Target: t}, p.preview)
 }
 
 // ServePath answers a request of the path form; the caller has authenticated
@@ -128,13 +138,15 @@ func (p *Proxy) ServePath(w http.ResponseWriter, r *http.Request, t Target, pref
 	}
 	u := *r.URL
 	u.Path, u.RawPath = path, rest
-	p.serve(w, r, &u, destination{t, prefix}, p.path)
+	p.serve(w, r, &u, destination{Target: t, prefix: prefix}, p.path)
 }
 
-// destination is where a request goes; prefix is the path form's.
+// destination is where a request goes; prefix is the path form's, and host what
+// a server is told in the place of the one that was asked for.
 type destination struct {
 	Target
 	prefix string
+	host   string
 }
 
 type destinationKey struct{}
@@ -165,7 +177,10 @@ func (p *Proxy) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	return p.ports.DialPort(ctx, domain.ID(host), n)
+	if n == vmm.AgentPort {
+		return p.vms.DialAgent(ctx, domain.ID(host), true)
+	}
+	return p.vms.DialPort(ctx, domain.ID(host), n)
 }
 
 // URL is the address of a preview, for the client of r.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
 const (
@@ -25,8 +26,9 @@ const (
 // admit decides whether a request to a preview may pass. It has answered
 // itself when it returns false: with a redirect after a one-time link, else
 // with an error.
-func (p *Proxy) admit(w http.ResponseWriter, r *http.Request, t Target) (ok bool) {
-	token, err := p.ports.PreviewToken(r.Context(), t.VM)
+func (p *Proxy) admit(w http.ResponseWriter, r *http.Request, t Target) (shown vmm.Preview, ok bool) {
+	shown, err := p.vms.Preview(r.Context(), t.VM)
+	token := shown.Token
 	if errors.HasCode(err, errors.NotFound) {
 		// Nobody has this token: whoever holds nothing of a VM's learns nothing of
 		// whether there is one.
@@ -37,11 +39,11 @@ func (p *Proxy) admit(w http.ResponseWriter, r *http.Request, t Target) (ok bool
 	}
 	if err != nil {
 		fail(w, err)
-		return false
+		return shown, false
 	}
 	if secret, rest, has := takeParam(r.URL.RawQuery); has {
 		p.redeem(w, r, t, token, secret, rest)
-		return false
+		return shown, false
 	}
 	given := r.Header.Get(wire.HeaderPreviewToken)
 	if given == "" {
@@ -49,22 +51,25 @@ func (p *Proxy) admit(w http.ResponseWriter, r *http.Request, t Target) (ok bool
 	}
 	if given != "" {
 		if subtle.ConstantTimeCompare([]byte(given), []byte(token)) == 1 {
-			return true
+			return shown, true
 		}
 		refuse(w, errors.New(errors.PermissionDenied, "the preview token is not this VM's"))
-		return false
+		return shown, false
+	}
+	if shown.Public {
+		return shown, true
 	}
 	if !p.hasCookie(r, t, token) {
 		refuse(w, errors.New(errors.Unauthenticated, "this preview is private").
 			WithHint("open a one-time link made by POST /api/v1/vms/%s/ports/%d/links, or send %s", t.VM, t.Port, wire.HeaderPreviewToken))
-		return false
+		return shown, false
 	}
 	if !fromHere(r) {
 		refuse(w, errors.New(errors.PermissionDenied, "another site's page made this request").
 			WithHint("pages of other origins may link to a preview, no more"))
-		return false
+		return shown, false
 	}
-	return true
+	return shown, true
 }
 
 // redeem uses a one-time link up: the visitor gets a cookie and is sent to the

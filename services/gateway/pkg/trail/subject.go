@@ -19,6 +19,9 @@ func fromPath(rec *domain.AuditRecord, route *chi.Context) {
 			continue
 		}
 		value := route.URLParam(strings.TrimSuffix(name, "}"))
+		if before == "sandboxes" { // as E2B calls them
+			before = "vms"
+		}
 		if before == "ports" {
 			continue // of a VM, which is the subject
 		}

@@ -4,24 +4,20 @@
 package access
 
 import (
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/base64"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/internal/agent/osuser"
 	"github.com/aetherium/aetherium/services/core/internal/agent/settings"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/signature"
 )
 
 // TokenHeader carries the machine's access token.
 const TokenHeader = "X-Access-Token"
-
-const signaturePrefix = "v1_"
 
 // Guard checks requests.
 type Guard struct {
@@ -67,53 +63,13 @@ func basicUser(header string) (string, error) {
 	return name, nil
 }
 
-// Operation is what a signature allows.
-type Operation string
-
-// The operations.
-const (
-	Read  Operation = "read"
-	Write Operation = "write"
-)
-
 // File checks a request for one file: the access token, or a signature of the
 // path for one operation by one user, valid until an optional time.
 // Returns Unauthenticated.
-func (g *Guard) File(h http.Header, query url.Values, op Operation, now time.Time) error {
+func (g *Guard) File(h http.Header, query url.Values, op signature.Operation, now time.Time) error {
 	token := g.Settings.Get().AccessToken
 	if token == "" || h.Get(TokenHeader) != "" {
 		return g.Token(h)
 	}
-	signature := query.Get("signature")
-	if signature == "" {
-		return errors.New(errors.Unauthenticated, "the access token or a signature is missing")
-	}
-	expiration := query.Get("signature_expiration")
-	want := Sign(query.Get("path"), op, query.Get("username"), token, expiration)
-	if subtle.ConstantTimeCompare([]byte(want), []byte(signature)) != 1 {
-		return errors.New(errors.Unauthenticated, "the signature does not fit")
-	}
-	if expiration == "" {
-		return nil
-	}
-	seconds, err := strconv.ParseInt(expiration, 10, 64)
-	if err != nil {
-		return errors.New(errors.Unauthenticated, "the signature's expiration is not a time")
-	}
-	if seconds < now.Unix() {
-		return errors.New(errors.Unauthenticated, "signature is already expired")
-	}
-	return nil
-}
-
-// Sign makes a signature; expiration is in Unix seconds, or empty. (Of the
-// texts that are joined only the path can hold a colon in a way that matters,
-// and it comes first with a fixed word after it.)
-func Sign(path string, op Operation, username, token, expiration string) string {
-	text := path + ":" + string(op) + ":" + username + ":" + token
-	if expiration != "" {
-		text += ":" + expiration
-	}
-	sum := sha256.Sum256([]byte(text))
-	return signaturePrefix + base64.RawStdEncoding.EncodeToString(sum[:])
+	return signature.Check(query, op, token, now)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/internal/agent/access"
 	"github.com/aetherium/aetherium/services/core/internal/agent/osuser"
 	"github.com/aetherium/aetherium/services/core/internal/agent/settings"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/signature"
 )
 
 const token = "the-token"
@@ -34,7 +35,7 @@ func guard(t testing.TB) *access.Guard {
 // A signature that an SDK of the field made: the form is fixed.
 func TestSignForm(t *testing.T) {
 	t.Parallel()
-	got := access.Sign("/home/user/a b.txt", access.Read, "user", token, "1700000000")
+	got := signature.Make("/home/user/a b.txt", signature.Read, "user", token, "1700000000")
 	if !strings.HasPrefix(got, "v1_") || strings.Contains(got, "=") || len(got) != 3+43 {
 		t.Errorf("signature %q", got)
 	}
@@ -67,21 +68,21 @@ func TestUser(t *testing.T) {
 func FuzzFile(f *testing.F) {
 	g := guard(f)
 	now := time.Unix(1_700_000_000, 0)
-	f.Add("/p", "user", access.Sign("/p", access.Read, "user", token, ""), "", "")
-	f.Add("/p", "", access.Sign("/p", access.Read, "", token, "1800000000"), "1800000000", "")
-	f.Add("/p", "", access.Sign("/p", access.Read, "", token, "1600000000"), "1600000000", "")
+	f.Add("/p", "user", signature.Make("/p", signature.Read, "user", token, ""), "", "")
+	f.Add("/p", "", signature.Make("/p", signature.Read, "", token, "1800000000"), "1800000000", "")
+	f.Add("/p", "", signature.Make("/p", signature.Read, "", token, "1600000000"), "1600000000", "")
 	f.Add("/p:read:", "", "v1_", "x", "wrong")
-	f.Fuzz(func(t *testing.T, path, user, signature, expiration, shown string) {
-		query := url.Values{"path": {path}, "username": {user}, "signature": {signature}, "signature_expiration": {expiration}}
-		err := g.File(http.Header{access.TokenHeader: {shown}}, query, access.Read, now)
+	f.Fuzz(func(t *testing.T, path, user, signed, expiration, shown string) {
+		query := url.Values{"path": {path}, "username": {user}, "signature": {signed}, "signature_expiration": {expiration}}
+		err := g.File(http.Header{access.TokenHeader: {shown}}, query, signature.Read, now)
 		if err != nil {
 			if !errors.HasCode(err, errors.Unauthenticated) {
 				t.Errorf("refused with %v", err)
 			}
 			return
 		}
-		if shown != token && (shown != "" || signature != access.Sign(path, access.Read, user, token, expiration)) {
-			t.Errorf("let in with token %q and signature %q", shown, signature)
+		if shown != token && (shown != "" || signed != signature.Make(path, signature.Read, user, token, expiration)) {
+			t.Errorf("let in with token %q and signature %q", shown, signed)
 		}
 	})
 }

@@ -11,15 +11,15 @@ import (
 	"strings"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
-	"github.com/aetherium/aetherium/services/core/internal/agent/access"
 	"github.com/aetherium/aetherium/services/core/internal/agent/fsys"
 	"github.com/aetherium/aetherium/services/core/internal/agent/wire"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/signature"
 )
 
 // download is GET /files: a file's bytes, compressed or in part if asked.
 func (h *Handler) download(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
-	if err := h.Guard.File(r.Header, query, access.Read, h.Now()); err != nil {
+	if err := h.Guard.File(r.Header, query, signature.Read, h.Now()); err != nil {
 		wire.EnvdError(w, err)
 		return
 	}

@@ -11,10 +11,10 @@ import (
 	"strings"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
-	"github.com/aetherium/aetherium/services/core/internal/agent/access"
 	"github.com/aetherium/aetherium/services/core/internal/agent/fsys"
 	"github.com/aetherium/aetherium/services/core/internal/agent/osuser"
 	"github.com/aetherium/aetherium/services/core/internal/agent/wire"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/signature"
 )
 
 const (
@@ -37,7 +37,7 @@ type uploaded struct {
 // written to its path.
 func (h *Handler) upload(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
-	if err := h.Guard.File(r.Header, query, access.Write, h.Now()); err != nil {
+	if err := h.Guard.File(r.Header, query, signature.Write, h.Now()); err != nil {
 		wire.EnvdError(w, err)
 		return
 	}

@@ -1,0 +1,160 @@
+package e2b
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+const (
+	mib = 1 << 20
+	// everything is how E2B's clients write domain.AnyDestination.
+	everything = "0.0.0.0/0"
+	// farAway is the end of a sandbox that has none: its clients need one.
+	farAway = 100
+)
+
+// toCreate translates a request. Returns InvalidArgument and Unsupported.
+func toCreate(b createBody, defaultSeconds int64) (vmm.CreateVM, error) {
+	timeout, err := seconds(b.Timeout, defaultSeconds)
+	if err != nil {
+		return vmm.CreateVM{}, err
+	}
+	req := vmm.CreateVM{
+		Template: b.TemplateID, Env: b.EnvVars, Metadata: b.Metadata, Timeout: &timeout, OnTimeout: domain.TimeoutKill,
+		AutoResume: b.AutoResume != nil && b.AutoResume.Enabled, ResumeFor: max(timeout, resumeFor),
+		Previews: domain.Previews{Public: true},
+	}
+	if b.AutoPause {
+		req.OnTimeout = domain.TimeoutPause
+		if b.AutoPauseMemory != nil && !*b.AutoPauseMemory {
+			req.OnTimeout = domain.TimeoutStop
+		}
+	}
+	switch {
+	case len(b.VolumeMounts) > 0:
+		return req, unsupported("volumeMounts", "volumes are not supported")
+	case given(b.IAM):
+		return req, unsupported("iam", "identities of sandboxes are not supported")
+	}
+	n := network{}
+	if b.Network != nil {
+		n = *b.Network
+	}
+	p, err := toEgress(n, b.AllowInternetAccess)
+	if err != nil {
+		return req, err
+	}
+	if !p.IsZero() {
+		req.Egress = &p
+	}
+	if n.AllowPublicTraffic != nil {
+		req.Previews.Public = *n.AllowPublicTraffic
+	}
+	req.Previews.Host = n.MaskRequestHost
+	if len(n.HTTPSPorts) > 0 {
+		return req, unsupported("network.httpsPorts", "servers in sandboxes are reached by plain HTTP alone")
+	}
+	return req, nil
+}
+
+func unsupported(field, why string) error {
+	return errors.New(errors.Unsupported, "%s", why).WithField(field)
+}
+
+// given reports whether a field of any form says something.
+func given(raw []byte) bool {
+	switch string(raw) {
+	case "", "null", "{}", "[]":
+		return false
+	}
+	return true
+}
+
+// toEgress translates what a sandbox may reach.
+func toEgress(n network, internet *bool) (domain.EgressPolicy, error) {
+	switch {
+	case len(n.DNSServers) > 0:
+		return domain.EgressPolicy{}, unsupported("network.dnsServers", "the resolvers of sandboxes are the installation's")
+	case given(n.EgressProxy):
+		return domain.EgressPolicy{}, unsupported("network.egressProxy", "egress proxies of one's own are not supported")
+	case given(n.Rules):
+		return domain.EgressPolicy{}, unsupported("network.rules", "rules by host are not supported; stored secrets are given to hosts by egress policies")
+	}
+	p := domain.EgressPolicy{Allow: n.AllowOut, Deny: n.DenyOut}
+	if internet != nil && !*internet {
+		p.Deny = append(slices.Clone(p.Deny), domain.AnyDestination)
+	}
+	return p, nil
+}
+
+// fromEgress is toEgress backwards.
+func fromEgress(vm *domain.VM) (n *network, internet *bool) {
+	shown := func(entries []string) []string {
+		out := slices.Clone(entries)
+		for i, e := range out {
+			if e == domain.AnyDestination {
+				out[i] = everything
+			}
+		}
+		return out
+	}
+	p, public := vm.Spec.Egress, vm.Spec.Previews.Public
+	reaches := vm.Spec.Network != domain.NetworkNone && !slices.Contains(p.Deny, domain.AnyDestination)
+	return &network{
+		AllowPublicTraffic: &public, AllowOut: shown(p.Allow), DenyOut: shown(p.Deny), MaskRequestHost: vm.Spec.Previews.Host,
+	}, &reaches
+}
+
+// templateOf is what a VM was made from, and the name by which that was asked for.
+func templateOf(vm *domain.VM) (id, alias string) {
+	for _, from := range []domain.ID{vm.Spec.SnapshotID, vm.Spec.TemplateID, vm.Spec.BuildID} {
+		if from != "" {
+			id = from.String()
+			break
+		}
+	}
+	name, _, _ := strings.Cut(vm.Spec.Template, ":")
+	if !domain.IsID(name) {
+		alias = name
+	}
+	if id == "" {
+		id = name
+	}
+	return id, alias
+}
+
+func stateOf(vm *domain.VM) string {
+	if vm.Desired == domain.WantRunning {
+		return stateRunning
+	}
+	return statePaused
+}
+
+// cpus is how many processors a VM has, as whole ones.
+func cpus(vm *domain.VM) int64 { return max(1, (vm.Spec.Resources.MilliCPU+999)/1000) }
+
+func (a *API) detail(r *http.Request, vm *domain.VM) detail {
+	template, alias := templateOf(vm)
+	d := detail{
+		TemplateID: template, Alias: alias, SandboxID: vm.ID.String(), ClientID: clientID, EnvdVersion: envdVersion,
+		StartedAt: vm.CreatedAt, EndAt: vm.CreatedAt.AddDate(farAway, 0, 0), State: stateOf(vm), CPUCount: cpus(vm),
+		MemoryMB: vm.Spec.Resources.MemoryBytes / mib, DiskSizeMB: vm.Spec.Resources.DiskBytes / mib,
+		Metadata: vm.Metadata, Domain: a.domainOf(r),
+		Lifecycle: &lifecycle{OnTimeout: string(domain.TimeoutKill), AutoResume: vm.AutoResume},
+	}
+	if vm.OnTimeout != domain.TimeoutKill {
+		d.Lifecycle.OnTimeout = string(domain.TimeoutPause)
+	}
+	if vm.Deadline != nil {
+		d.EndAt = *vm.Deadline
+	}
+	d.StartedAt, d.EndAt = d.StartedAt.UTC().Truncate(time.Millisecond), d.EndAt.UTC().Truncate(time.Millisecond)
+	d.Network, d.AllowInternetAccess = fromEgress(vm)
+	return d
+}

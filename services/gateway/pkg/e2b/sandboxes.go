@@ -1,0 +1,389 @@
+package e2b
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
+)
+
+const (
+	defaultTimeout = 300 // seconds
+	legacyTimeout  = 15  // where the SDK that asks is of the first generation
+	maxSeconds     = 10 * 365 * 24 * 60 * 60
+	// resumeFor is how long a sandbox lives at least that traffic woke.
+	resumeFor = 5 * time.Minute
+
+	maxIdempotencyKey = 255
+)
+
+func (a *API) sandboxRoutes(r chi.Router) {
+	for _, generation := range []struct {
+		prefix  string
+		timeout int64
+	}{{"", legacyTimeout}, {"/v2", defaultTimeout}} {
+		a.handle(r, http.MethodPost, generation.prefix+"/sandboxes", "create-vm", domain.ScopeRun, a.create(generation.timeout))
+		a.handle(r, http.MethodGet, generation.prefix+"/sandboxes", "list-vms", domain.ScopeRead, a.list)
+		a.handle(r, http.MethodPost, generation.prefix+"/sandboxes/{sandbox}/connect", "connect-vm", domain.ScopeRun, a.connect)
+	}
+	a.handle(r, http.MethodGet, "/sandboxes/{sandbox}", "get-vm", domain.ScopeRead, a.get)
+	a.handle(r, http.MethodDelete, "/sandboxes/{sandbox}", "delete-vm", domain.ScopeRun, a.kill)
+	a.handle(r, http.MethodPost, "/sandboxes/{sandbox}/pause", "pause-vm", domain.ScopeRun, a.pause)
+	a.handle(r, http.MethodPost, "/sandboxes/{sandbox}/resume", "resume-vm", domain.ScopeRun, a.connect)
+	a.handle(r, http.MethodPost, "/sandboxes/{sandbox}/timeout", "patch-vm", domain.ScopeRun, a.timeout)
+	a.handle(r, http.MethodPost, "/sandboxes/{sandbox}/refreshes", "patch-vm", domain.ScopeRun, a.refresh)
+	a.handle(r, http.MethodPut, "/sandboxes/{sandbox}/network", "set-vm-egress", domain.ScopeRun, a.setNetwork)
+	a.handle(r, http.MethodGet, "/sandboxes/{sandbox}/metrics", "get-vm-usage", domain.ScopeRead, a.metrics)
+	a.handle(r, http.MethodPost, "/sandboxes/{sandbox}/fork", "fork-vm", domain.ScopeRun, a.fork)
+}
+
+// sandboxOf finds the sandbox that a path names. Returns NotFound for what is
+// no VM, and for one that ends, has ended or has failed.
+func (a *API) sandboxOf(r *http.Request, by vmm.Caller) (*domain.VM, error) {
+	id := chi.URLParam(r, "sandbox")
+	if !domain.IsID(id) {
+		return nil, noSandbox(id)
+	}
+	trail.VM(r.Context(), domain.ID(id))
+	vm, err := a.VMs.GetVM(r.Context(), by, domain.ID(id))
+	switch {
+	case errors.HasCode(err, errors.NotFound):
+		return nil, noSandbox(id)
+	case err != nil:
+		return nil, err
+	case vm.Desired == domain.WantDeleted || vm.Observed.Terminal():
+		return nil, noSandbox(id)
+	}
+	return vm, nil
+}
+
+func noSandbox(id string) error {
+	if len(id) > 64 {
+		id = id[:64]
+	}
+	return errors.New(errors.NotFound, "sandbox %q was not found", id)
+}
+
+// create makes a sandbox and answers when it is ready.
+func (a *API) create(timeout int64) func(http.ResponseWriter, *http.Request, vmm.Caller) error {
+	return func(w http.ResponseWriter, r *http.Request, by vmm.Caller) error {
+		var body createBody
+		text, err := a.read(w, r, &body)
+		if err != nil {
+			return err
+		}
+		req, err := toCreate(body, timeout)
+		if err != nil {
+			return err
+		}
+		if key := r.Header.Get(wire.HeaderIdempotencyKey); key != "" {
+			if len(key) > maxIdempotencyKey {
+				return errors.New(errors.InvalidArgument, "the idempotency key is too long").WithField(wire.HeaderIdempotencyKey)
+			}
+			sum := sha256.Sum256(text)
+			req.IdempotencyKey, req.RequestDigest = key, hex.EncodeToString(sum[:])
+		}
+		vm, err := a.VMs.CreateVM(r.Context(), by, req)
+		if err != nil {
+			return err
+		}
+		trail.Subject(r.Context(), "vm", vm.ID.String())
+		trail.VM(r.Context(), vm.ID)
+		out, err := a.ready(r, by, vm)
+		if err != nil {
+			return err
+		}
+		return answer(w, http.StatusCreated, out)
+	}
+}
+
+// ready waits for a new sandbox. One that failed is of no use to anybody, and goes.
+func (a *API) ready(r *http.Request, by vmm.Caller, vm *domain.VM) (*sandbox, error) {
+	ctx, cancel := context.WithTimeout(r.Context(), maxWait)
+	defer cancel()
+	got, err := a.VMs.WaitVM(ctx, by, vm.ID)
+	if err != nil {
+		if got != nil && got.Observed == domain.Failed {
+			err = errors.New(errors.Unavailable, "the sandbox could not be started: %s", got.Reason)
+			if _, derr := a.VMs.DeleteVM(context.WithoutCancel(ctx), by, vm.ID); derr != nil {
+				a.Logger.WarnContext(ctx, "a failed sandbox was not deleted", "vm", vm.ID, "error", derr)
+			}
+		}
+		return nil, err
+	}
+	return a.sandbox(r, got)
+}
+
+// sandbox is a sandbox with what its clients show.
+func (a *API) sandbox(r *http.Request, vm *domain.VM) (*sandbox, error) {
+	token, err := a.VMs.AgentToken(r.Context(), vm.ID)
+	if err != nil {
+		return nil, err
+	}
+	template, alias := templateOf(vm)
+	out := &sandbox{
+		TemplateID: template, Alias: alias, SandboxID: vm.ID.String(), ClientID: clientID, EnvdVersion: envdVersion,
+		EnvdAccessToken: token, Domain: a.domainOf(r),
+	}
+	if !vm.Spec.Previews.Public {
+		shown, err := a.VMs.Preview(r.Context(), vm.ID)
+		if err != nil {
+			return nil, err
+		}
+		out.TrafficAccessToken = shown.Token
+	}
+	return out, nil
+}
+
+// connect makes a sandbox run that was paused, and gives it time: as much as is
+// asked for from now on, if that is more than it has.
+func (a *API) connect(w http.ResponseWriter, r *http.Request, by vmm.Caller) error {
+	var body connectBody
+	if _, err := a.read(w, r, &body); err != nil {
+		return err
+	}
+	timeout, err := seconds(body.Timeout, defaultTimeout)
+	if err != nil {
+		return err
+	}
+	vm, err := a.sandboxOf(r, by)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), maxWait)
+	defer cancel()
+	woken := vm.Desired != domain.WantRunning
+	if woken {
+		if err := a.wake(ctx, by, vm, body.Memory); err != nil {
+			return err
+		}
+	}
+	if vm, err = a.VMs.WaitVM(ctx, by, vm.ID); err != nil {
+		return err
+	}
+	if vm.Desired != domain.WantRunning {
+		return errors.New(errors.Unavailable, "the sandbox could not be resumed: %s", vm.Reason)
+	}
+	if woken || vm.Deadline != nil && vm.Deadline.Before(a.now().Add(timeout)) {
+		if vm, err = a.VMs.PatchVM(ctx, by, vm.ID, vmm.PatchVM{Timeout: &timeout}); err != nil {
+			return err
+		}
+	}
+	out, err := a.sandbox(r, vm)
+	if err != nil {
+		return err
+	}
+	status := http.StatusOK
+	if woken {
+		status = http.StatusCreated
+	}
+	return answer(w, status, out)
+}
+
+// wake has a paused or stopped sandbox run; without memory from its disk alone.
+func (a *API) wake(ctx context.Context, by vmm.Caller, vm *domain.VM, memory *bool) error {
+	if vm.Desired == domain.WantPaused && (memory == nil || *memory) {
+		_, err := a.VMs.ResumeVM(ctx, by, vm.ID)
+		return err
+	}
+	if vm.Desired == domain.WantPaused {
+		if _, err := a.VMs.StopVM(ctx, by, vm.ID); err != nil {
+			return err
+		}
+		if _, err := a.VMs.WaitVM(ctx, by, vm.ID); err != nil {
+			return err
+		}
+	}
+	_, err := a.VMs.StartVM(ctx, by, vm.ID)
+	return err
+}
+
+func (a *API) get(w http.ResponseWriter, r *http.Request, by vmm.Caller) error {
+	vm, err := a.sandboxOf(r, by)
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, a.detail(r, vm))
+}
+
+// kill answers when the wish is durable: from then on the sandbox is not found.
+func (a *API) kill(w http.ResponseWriter, r *http.Request, by vmm.Caller) error {
+	vm, err := a.killable(r, by)
+	if err != nil {
+		return err
+	}
+	if _, err := a.VMs.DeleteVM(r.Context(), by, vm.ID); err != nil {
+		return err
+	}
+	return empty(w)
+}
+
+// killable is sandboxOf, and one that has failed too.
+func (a *API) killable(r *http.Request, by vmm.Caller) (*domain.VM, error) {
+	vm, err := a.sandboxOf(r, by)
+	if !errors.HasCode(err, errors.NotFound) || !domain.IsID(chi.URLParam(r, "sandbox")) {
+		return vm, err
+	}
+	vm, gerr := a.VMs.GetVM(r.Context(), by, domain.ID(chi.URLParam(r, "sandbox")))
+	if gerr == nil && vm.Observed == domain.Failed && vm.Desired != domain.WantDeleted {
+		return vm, nil
+	}
+	return nil, err
+}
+
+// pause answers when the sandbox is paused: with its memory where its driver
+// keeps that. Its time does not pass meanwhile.
+func (a *API) pause(w http.ResponseWriter, r *http.Request, by vmm.Caller) error {
+	var body pauseBody
+	if _, err := a.read(w, r, &body); err != nil {
+		return err
+	}
+	vm, err := a.sandboxOf(r, by)
+	if err != nil {
+		return err
+	}
+	if vm.Desired != domain.WantRunning {
+		return errors.New(errors.Conflict, "sandbox %q is already paused", vm.ID)
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), maxWait)
+	defer cancel()
+	want := domain.WantPaused
+	if body.Memory == nil || *body.Memory {
+		_, err = a.VMs.PauseVM(ctx, by, vm.ID, "")
+	} else if _, err = a.VMs.PauseVM(ctx, by, vm.ID, domain.PauseDisk); errors.HasCode(err, errors.Unsupported) {
+		want = domain.WantStopped // is the same: its processes end, its disk is kept
+		_, err = a.VMs.StopVM(ctx, by, vm.ID)
+	}
+	if err != nil {
+		return err
+	}
+	vm, err = a.VMs.WaitVM(ctx, by, vm.ID)
+	a.Proxy.CloseIdle() // connections to what does not run are worth nothing
+	if err != nil {
+		return err
+	}
+	if vm.Desired != want {
+		return errors.New(errors.Unavailable, "the sandbox could not be paused: %s", vm.Reason)
+	}
+	if vm.Deadline != nil && vm.OnTimeout == domain.TimeoutKill {
+		var none time.Duration
+		// Where no VM may be without a deadline, this one keeps its own.
+		if _, err := a.VMs.PatchVM(ctx, by, vm.ID, vmm.PatchVM{Timeout: &none}); err != nil && !errors.HasCode(err, errors.InvalidArgument) {
+			return err
+		}
+	}
+	return empty(w)
+}
+
+func (a *API) timeout(w http.ResponseWriter, r *http.Request, by vmm.Caller) error {
+	var body timeoutBody
+	if _, err := a.read(w, r, &body); err != nil {
+		return err
+	}
+	if body.Timeout == nil {
+		return errors.New(errors.InvalidArgument, "the timeout is missing").WithField("timeout")
+	}
+	timeout, err := seconds(body.Timeout, 0)
+	if err != nil {
+		return err
+	}
+	vm, err := a.sandboxOf(r, by)
+	if err != nil {
+		return err
+	}
+	if vm.Desired != domain.WantRunning {
+		return noSandbox(vm.ID.String()) // that runs
+	}
+	if _, err := a.VMs.PatchVM(r.Context(), by, vm.ID, vmm.PatchVM{Timeout: &timeout}); err != nil {
+		return err
+	}
+	return empty(w)
+}
+
+// refresh is what the first SDKs sent to keep a sandbox alive.
+func (a *API) refresh(w http.ResponseWriter, r *http.Request, by vmm.Caller) error {
+	var body struct {
+		Duration *int64 `json:"duration"`
+	}
+	if _, err := a.read(w, r, &body); err != nil {
+		return err
+	}
+	timeout, err := seconds(body.Duration, legacyTimeout)
+	if err != nil {
+		return err
+	}
+	vm, err := a.sandboxOf(r, by)
+	if err != nil {
+		return err
+	}
+	if vm.Deadline != nil && vm.Deadline.Before(a.now().Add(timeout)) {
+		if _, err := a.VMs.PatchVM(r.Context(), by, vm.ID, vmm.PatchVM{Timeout: &timeout}); err != nil {
+			return err
+		}
+	}
+	return empty(w)
+}
+
+// fork answers with each fork, or why there is none.
+func (a *API) fork(w http.ResponseWriter, r *http.Request, by vmm.Caller) error {
+	var body forkBody
+	if _, err := a.read(w, r, &body); err != nil {
+		return err
+	}
+	timeout, err := seconds(body.Timeout, defaultTimeout)
+	if err != nil {
+		return err
+	}
+	vm, err := a.sandboxOf(r, by)
+	if err != nil {
+		return err
+	}
+	count := 1
+	if body.Count != nil {
+		count = *body.Count
+	}
+	vms, err := a.VMs.ForkVM(r.Context(), by, vm.ID, count, vmm.CreateVM{Timeout: &timeout, AutoResume: vm.AutoResume})
+	if err != nil {
+		return err
+	}
+	out := make([]forked, len(vms))
+	for i, vm := range vms {
+		if out[i].Sandbox, err = a.ready(r, by, vm); err != nil {
+			f := failed(respond(err))
+			out[i].Error = &f
+		}
+	}
+	return answer(w, http.StatusCreated, out)
+}
+
+// seconds reads a timeout. None at all is one that is over at once: to us a
+// timeout of zero would be none.
+func seconds(given *int64, otherwise int64) (time.Duration, error) {
+	n := otherwise
+	if given != nil {
+		n = *given
+	}
+	if n < 0 || n > maxSeconds {
+		return 0, errors.New(errors.InvalidArgument, "a timeout of %d s is out of range", n).WithField("timeout")
+	}
+	return max(time.Duration(n)*time.Second, time.Millisecond), nil
+}
+
+// positive reads a number of a query. Returns InvalidArgument.
+func positive(field, text string) (int64, error) {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 1 {
+		return 0, errors.New(errors.InvalidArgument, "%s is not a number from 1 on", field).WithField(field)
+	}
+	return n, nil
+}

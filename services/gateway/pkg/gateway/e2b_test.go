@@ -1,0 +1,348 @@
+package gateway_test
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/signature"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// sandboxAnswer is what E2B's clients get of a sandbox.
+type sandboxAnswer struct {
+	TemplateID         string `json:"templateID"`
+	SandboxID          string `json:"sandboxID"`
+	ClientID           string `json:"clientID"`
+	Alias              string `json:"alias"`
+	EnvdVersion        string `json:"envdVersion"`
+	EnvdAccessToken    string `json:"envdAccessToken"`
+	TrafficAccessToken string `json:"trafficAccessToken"`
+	Domain             string `json:"domain"`
+}
+
+// sandboxDetail is what they get of one that they look at.
+type sandboxDetail struct {
+	TemplateID          string            `json:"templateID"`
+	SandboxID           string            `json:"sandboxID"`
+	ClientID            string            `json:"clientID"`
+	Alias               string            `json:"alias"`
+	StartedAt           time.Time         `json:"startedAt"`
+	EndAt               time.Time         `json:"endAt"`
+	CPUCount            int64             `json:"cpuCount"`
+	MemoryMB            int64             `json:"memoryMB"`
+	DiskSizeMB          int64             `json:"diskSizeMB"`
+	State               string            `json:"state"`
+	EnvdVersion         string            `json:"envdVersion"`
+	Metadata            map[string]string `json:"metadata"`
+	Network             map[string]any    `json:"network"`
+	AllowInternetAccess *bool             `json:"allowInternetAccess"`
+	Lifecycle           map[string]any    `json:"lifecycle"`
+	Domain              string            `json:"domain"`
+}
+
+// failureAnswer is an error as E2B's clients know it.
+type failureAnswer struct {
+	Code      int    `json:"code"`
+	Message   string `json:"message"`
+	ErrorCode string `json:"error_code"`
+}
+
+func (l *lab) e2b(path string) string { return "http://" + l.addr + "/e2b" + path }
+
+func (l *lab) sandbox(body string) sandboxAnswer {
+	l.t.Helper()
+	return get[sandboxAnswer](l, http.StatusCreated, req{method: "POST", path: l.e2b("/v2/sandboxes"), key: l.user, body: body})
+}
+
+// fails does a request and checks that the answer is an error in E2B's form.
+func (l *lab) fails(status int, q req) failureAnswer {
+	l.t.Helper()
+	f := get[failureAnswer](l, status, q)
+	if f.Code != status || f.Message == "" {
+		l.t.Fatalf("%s %s: failure %+v", q.method, q.path, f)
+	}
+	return f
+}
+
+func TestE2BSandboxLife(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	made := l.sandbox(`{"templateID":"base","timeout":600,"metadata":{"a":"b c&d=é"},"autoPause":true,"autoResume":{"enabled":true},"unknown":1}`)
+	_, port, _ := net.SplitHostPort(l.addr)
+	if !domain.IsID(made.SandboxID) || made.EnvdAccessToken == "" || made.TrafficAccessToken != "" || made.ClientID == "" ||
+		made.EnvdVersion == "" || made.TemplateID == "" || made.Alias != "base" || made.Domain != "aeth.localhost:"+port {
+		t.Fatalf("%+v", made)
+	}
+	path := l.e2b("/sandboxes/" + made.SandboxID)
+	info := get[sandboxDetail](l, 200, req{method: "GET", path: path, key: l.user})
+	if info.State != "running" || info.Metadata["a"] != "b c&d=é" || info.CPUCount != 1 || info.MemoryMB != 512 || info.DiskSizeMB != 1024 ||
+		info.EndAt.Sub(info.StartedAt) != 10*time.Minute || info.Lifecycle["onTimeout"] != "pause" || info.Lifecycle["autoResume"] != true {
+		t.Fatalf("%+v", info)
+	}
+	// The same under the name of the control plane, and by the first generation's routes.
+	byName := get[sandboxDetail](l, 200, req{method: "GET", path: "http://api.aeth.localhost:" + port + "/sandboxes/" + made.SandboxID, key: l.user})
+	if byName.SandboxID != made.SandboxID {
+		t.Fatalf("%+v", byName)
+	}
+	old := get[sandboxAnswer](l, 201, req{method: "POST", path: l.e2b("/sandboxes"), key: l.user, body: `{"templateID":"base"}`})
+	if info := get[sandboxDetail](l, 200, req{method: "GET", path: l.e2b("/sandboxes/" + old.SandboxID), key: l.user}); info.EndAt.Sub(info.StartedAt) != 15*time.Second {
+		t.Errorf("the first generation's default: %+v", info)
+	}
+
+	l.want(204, req{method: "POST", path: path + "/timeout", key: l.user, body: `{"timeout":60}`})
+	if got := get[sandboxAnswer](l, 200, req{method: "POST", path: l.e2b("/v2/sandboxes/" + made.SandboxID + "/connect"), key: l.user, body: `{"timeout":30}`}); got.EnvdAccessToken != made.EnvdAccessToken {
+		t.Errorf("connected: %+v", got)
+	}
+	if left := time.Until(get[sandboxDetail](l, 200, req{method: "GET", path: path, key: l.user}).EndAt); left < 40*time.Second || left > time.Minute {
+		t.Errorf("connecting shortened its time to %v", left)
+	}
+
+	l.want(204, req{method: "POST", path: path + "/pause", key: l.user})
+	l.fails(409, req{method: "POST", path: path + "/pause", key: l.user, body: `{}`})
+	if info := get[sandboxDetail](l, 200, req{method: "GET", path: path, key: l.user}); info.State != "paused" {
+		t.Errorf("paused: %+v", info)
+	}
+	get[sandboxAnswer](l, 201, req{method: "POST", path: path + "/connect", key: l.user, body: `{"timeout":500}`})
+	if left := time.Until(get[sandboxDetail](l, 200, req{method: "GET", path: path, key: l.user}).EndAt); left < 400*time.Second {
+		t.Errorf("resumed for %v", left)
+	}
+
+	l.want(204, req{method: "DELETE", path: path, key: l.user})
+	for _, q := range []req{
+		{method: "DELETE", path: path}, {method: "GET", path: path}, {method: "POST", path: path + "/pause"},
+		{method: "POST", path: path + "/connect", body: `{}`}, {method: "POST", path: path + "/timeout", body: `{"timeout":1}`},
+		{method: "GET", path: path + "/metrics"}, {method: "POST", path: path + "/snapshots", body: `{}`},
+		{method: "GET", path: l.e2b("/sandboxes/not-an-id")}, {method: "GET", path: l.e2b("/nothing")},
+	} {
+		q.key = l.user
+		l.fails(404, q)
+	}
+}
+
+func TestE2BRefuses(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	made := l.sandbox(`{"templateID":"base"}`)
+	l.fails(401, req{method: "GET", path: l.e2b("/v2/sandboxes"), key: "none"})
+	l.fails(401, req{method: "GET", path: l.e2b("/v2/sandboxes"), key: "e2b_" + strings.Repeat("0", 40)})
+	l.fails(404, req{method: "GET", path: l.e2b("/sandboxes/" + made.SandboxID), key: l.other})
+	l.fails(404, req{method: "POST", path: l.e2b("/v2/sandboxes"), key: l.user, body: `{"templateID":"no-such-template"}`})
+	reader := l.ring.mint(l.project, "reader", domain.ScopeRead)
+	l.fails(403, req{method: "POST", path: l.e2b("/v2/sandboxes"), key: reader, body: `{"templateID":"base"}`})
+	runner := l.ring.mint(l.project, "runner", domain.ScopeRun)
+	l.fails(403, req{method: "DELETE", path: l.e2b("/templates/base"), key: runner})
+	for name, body := range map[string]string{
+		"no JSON":       `{`,
+		"a timeout":     `{"templateID":"base","timeout":-1}`,
+		"a long one":    `{"templateID":"base","timeout":99999999999}`,
+		"volumes":       `{"templateID":"base","volumeMounts":[{"name":"v","path":"/v"}]}`,
+		"egress proxy":  `{"templateID":"base","network":{"egressProxy":{"address":"a:1"}}}`,
+		"rules":         `{"templateID":"base","network":{"rules":{"a.example":[{}]}}}`,
+		"HTTPS servers": `{"templateID":"base","network":{"httpsPorts":[443]}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			l.fails(400, req{method: "POST", path: l.e2b("/v2/sandboxes"), key: l.user, body: body})
+		})
+	}
+	l.fails(400, req{method: "GET", path: l.e2b("/v2/sandboxes?state=dead"), key: l.user})
+	l.fails(400, req{method: "GET", path: l.e2b("/v2/sandboxes?limit=0"), key: l.user})
+	l.fails(413, req{method: "POST", path: l.e2b("/v2/sandboxes"), key: l.user, body: `{"templateID":"` + strings.Repeat("x", 2<<20) + `"}`})
+}
+
+func TestE2BLists(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	var ids []string
+	for i := range 5 {
+		ids = append(ids, l.sandbox(fmt.Sprintf(`{"templateID":"base","metadata":{"n":"%d","of":"a b&c"}}`, i%2)).SandboxID)
+	}
+	l.want(204, req{method: "POST", path: l.e2b("/sandboxes/" + ids[0] + "/pause"), key: l.user})
+	var seen []string
+	next := ""
+	for pages := 0; ; pages++ {
+		if pages > 5 {
+			t.Fatal("the list does not end")
+		}
+		resp, _ := l.want(200, req{method: "GET", path: l.e2b("/v2/sandboxes?limit=2&order=asc&nextToken=" + url.QueryEscape(next)), key: l.user})
+		list := get[[]sandboxDetail](l, 200, req{method: "GET", path: l.e2b("/v2/sandboxes?limit=2&order=asc&nextToken=" + url.QueryEscape(next)), key: l.user})
+		for _, s := range list {
+			seen = append(seen, s.SandboxID)
+		}
+		if next = resp.Header.Get("X-Next-Token"); next == "" {
+			break
+		}
+	}
+	if strings.Join(seen, " ") != strings.Join(ids, " ") {
+		t.Errorf("listed %v, want %v", seen, ids)
+	}
+	twice := url.QueryEscape(url.QueryEscape("n") + "=" + url.QueryEscape("1") + "&" + url.QueryEscape("of") + "=" + url.QueryEscape("a b&c"))
+	if list := get[[]sandboxDetail](l, 200, req{method: "GET", path: l.e2b("/sandboxes?metadata=" + twice), key: l.user}); len(list) != 2 {
+		t.Errorf("by metadata: %+v", list)
+	}
+	if list := get[[]sandboxDetail](l, 200, req{method: "GET", path: l.e2b("/v2/sandboxes?state=paused"), key: l.user}); len(list) != 1 || list[0].SandboxID != ids[0] {
+		t.Errorf("paused: %+v", list)
+	}
+	if list := get[[]sandboxDetail](l, 200, req{method: "GET", path: l.e2b("/v2/sandboxes"), key: l.other}); len(list) != 0 {
+		t.Errorf("another project sees %+v", list)
+	}
+}
+
+// agentOf makes a sandbox whose agent is a handler.
+func agentOf(t *testing.T, l *lab, h http.Handler) sandboxAnswer {
+	t.Helper()
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	made := l.sandbox(`{"templateID":"base"}`)
+	l.core.Expose(domain.ID(made.SandboxID), vmm.AgentPort, srv.Listener.Addr().String())
+	return made
+}
+
+func TestE2BAgent(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	made := agentOf(t, l, http.HandlerFunc(echo))
+	other := agentOf(t, l, http.HandlerFunc(echo))
+	_, port, _ := net.SplitHostPort(l.addr)
+	hosts := map[string]map[string]string{
+		"http://" + l.addr:                      {"E2b-Sandbox-Id": made.SandboxID, "E2b-Sandbox-Port": strconv.Itoa(vmm.AgentPort)},
+		"http://sandbox.aeth.localhost:" + port: {"E2b-Sandbox-Id": made.SandboxID},
+		fmt.Sprintf("http://%d-%s.aeth.localhost:%s", vmm.AgentPort, made.SandboxID, port): {},
+	}
+	for base, header := range hosts {
+		with := func(more ...string) map[string]string {
+			h := map[string]string{}
+			for k, v := range header {
+				h[k] = v
+			}
+			for i := 0; i < len(more); i += 2 {
+				h[more[i]] = more[i+1]
+			}
+			return h
+		}
+		_, body := l.want(200, req{method: "POST", path: base + "/process.Process/List", key: "none", body: "{}", header: with(
+			"X-Access-Token", made.EnvdAccessToken, "Authorization", "Basic dXNlcjo=", "X-Api-Key", l.admin, "Cookie", "a=1")})
+		got := string(body)
+		if !strings.Contains(got, "POST /process.Process/List\n") || !strings.Contains(got, "Authorization: Basic dXNlcjo=") {
+			t.Errorf("%s: the agent got\n%s", base, got)
+		}
+		for _, never := range []string{made.EnvdAccessToken, l.admin, "E2b-", "Cookie"} {
+			if strings.Contains(got, never) {
+				t.Errorf("%s: the agent got %q in\n%s", base, never, got)
+			}
+		}
+		l.want(204, req{method: "GET", path: base + "/health", key: "none", header: with()})
+		for _, token := range []string{"", "wrong", other.EnvdAccessToken, l.core.Token(domain.ID(made.SandboxID)), l.user} {
+			resp, body := l.do(req{method: "POST", path: base + "/filesystem.Filesystem/Stat", key: "none", body: "{}", header: with("X-Access-Token", token)})
+			if resp.StatusCode != http.StatusUnauthorized || !strings.Contains(string(body), `"code":"unauthenticated"`) {
+				t.Errorf("%s with token %q: %d %s", base, token, resp.StatusCode, body)
+			}
+		}
+		// What is the host's alone.
+		for _, path := range []string{
+			"/init", "/", "/aetherium/file?path=/etc/shadow", "/aetherium/port/22", "/aetherium.guest.v1.MachineService/Configure", "/aetherium.guest.v1.ExecutionService/Start",
+			"/process.Process", "/files/../init", "//init", "/files/", "/process.Process/../init",
+		} {
+			for _, method := range []string{"GET", "POST"} {
+				resp, body := l.do(req{method: method, path: base + path, key: "none", header: with("X-Access-Token", made.EnvdAccessToken)})
+				if resp.StatusCode == http.StatusOK && !strings.Contains(string(body), "/process.Process/") {
+					t.Errorf("%s %s%s reached the agent: %s", method, base, path, body)
+				}
+			}
+		}
+	}
+}
+
+func TestE2BSignedFiles(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	made := agentOf(t, l, http.HandlerFunc(echo))
+	_, port, _ := net.SplitHostPort(l.addr)
+	base := fmt.Sprintf("http://%d-%s.aeth.localhost:%s/files?", vmm.AgentPort, made.SandboxID, port)
+	in := func(d time.Duration) string { return strconv.FormatInt(time.Now().Add(d).Unix(), 10) }
+	sign := func(path string, op signature.Operation, user, until string) url.Values {
+		q := url.Values{"path": {path}, "signature": {signature.Make(path, op, user, made.EnvdAccessToken, until)}}
+		if user != "" {
+			q.Set("username", user)
+		}
+		if until != "" {
+			q.Set("signature_expiration", until)
+		}
+		return q
+	}
+	_, body := l.want(200, req{method: "GET", path: base + sign("/a", signature.Read, "", in(time.Hour)).Encode(), key: "none", header: map[string]string{"Authorization": "Basic cm9vdDo="}})
+	if strings.Contains(string(body), "Authorization") {
+		t.Errorf("who holds a signature acts as somebody else:\n%s", body)
+	}
+	l.want(200, req{method: "POST", path: base + sign("/a", signature.Write, "root", "").Encode(), key: "none", body: "x"})
+	forged := sign("/a", signature.Read, "", "")
+	forged.Set("path", "/etc/shadow")
+	asRoot := sign("/a", signature.Read, "", "")
+	asRoot.Set("username", "root")
+	for name, q := range map[string]req{
+		"nothing":         {method: "GET", path: base + "path=/a"},
+		"expired":         {method: "GET", path: base + sign("/a", signature.Read, "", in(-time.Minute)).Encode()},
+		"another file":    {method: "GET", path: base + forged.Encode()},
+		"another user":    {method: "GET", path: base + asRoot.Encode()},
+		"to write":        {method: "POST", path: base + sign("/a", signature.Read, "", "").Encode(), body: "x"},
+		"another service": {method: "POST", path: strings.Replace(base, "/files?", "/process.Process/List?", 1) + sign("/a", signature.Write, "", "").Encode(), body: "{}"},
+	} {
+		q.key = "none"
+		if resp, body := l.do(q); resp.StatusCode != http.StatusUnauthorized {
+			t.Errorf("%s: %d %s", name, resp.StatusCode, body)
+		}
+	}
+}
+
+func TestE2BTraffic(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	srv := httptest.NewServer(http.HandlerFunc(echo))
+	t.Cleanup(srv.Close)
+	_, port, _ := net.SplitHostPort(l.addr)
+	show := func(s sandboxAnswer) string {
+		l.core.Expose(domain.ID(s.SandboxID), 8080, srv.Listener.Addr().String())
+		return fmt.Sprintf("http://8080-%s.aeth.localhost:%s/", s.SandboxID, port)
+	}
+	public := l.sandbox(`{"templateID":"base","network":{"maskRequestHost":"localhost:${PORT}"}}`)
+	if _, body := l.want(200, req{method: "GET", path: show(public), key: "none"}); !strings.Contains(string(body), "Host: localhost:8080\n") {
+		t.Errorf("the server was told\n%s", body)
+	}
+	private := l.sandbox(`{"templateID":"base","network":{"allowPublicTraffic":false}}`)
+	if private.TrafficAccessToken == "" || private.TrafficAccessToken == private.EnvdAccessToken {
+		t.Fatalf("%+v", private)
+	}
+	at := show(private)
+	if resp, body := l.do(req{method: "GET", path: at, key: "none"}); resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("without a token: %d %s", resp.StatusCode, body)
+	}
+	if resp, body := l.do(req{method: "GET", path: at, key: "none", header: map[string]string{"E2b-Traffic-Access-Token": "wrong"}}); resp.StatusCode != http.StatusForbidden {
+		t.Errorf("with a wrong token: %d %s", resp.StatusCode, body)
+	}
+	l.want(200, req{method: "GET", path: at, key: "none", header: map[string]string{"E2b-Traffic-Access-Token": private.TrafficAccessToken}})
+
+	// By headers, and where nothing is.
+	l.want(200, req{method: "GET", path: "http://" + l.addr + "/", key: "none", header: map[string]string{"E2b-Sandbox-Id": public.SandboxID, "E2b-Sandbox-Port": "8080"}})
+	type gone struct {
+		SandboxID string `json:"sandboxId"`
+		Message   string `json:"message"`
+		Port      int    `json:"port"`
+		Code      int    `json:"code"`
+	}
+	closed := get[gone](l, 502, req{method: "GET", path: "http://" + l.addr + "/", key: "none", header: map[string]string{"E2b-Sandbox-Id": public.SandboxID, "E2b-Sandbox-Port": "8081"}})
+	if closed != (gone{public.SandboxID, "The sandbox is running but port is not open", 8081, 502}) {
+		t.Errorf("a closed port: %+v", closed)
+	}
+	l.want(204, req{method: "DELETE", path: l.e2b("/sandboxes/" + public.SandboxID), key: l.user})
+	dead := get[gone](l, 502, req{method: "GET", path: "http://" + l.addr + "/health", key: "none", header: map[string]string{"E2b-Sandbox-Id": public.SandboxID}})
+	if dead != (gone{public.SandboxID, "The sandbox was not found", 0, 502}) {
+		t.Errorf("a dead sandbox: %+v", dead)
+	}
+}

@@ -1,0 +1,201 @@
+package proxy
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/signature"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
+	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
+)
+
+// The paths of a guest agent that are its clients'. All else it serves, such
+// as /init and what a host does with a machine, is the host's alone.
+const (
+	pathProcess    = "/process.Process/"
+	pathFilesystem = "/filesystem.Filesystem/"
+	pathFiles      = "/files"
+	pathHealth     = "/health"
+	pathMetrics    = "/metrics"
+	pathEnvs       = "/envs"
+)
+
+// ServeSandbox answers a request for a port of a VM as clients of E2B's kind
+// make it: their agent's, or a server's, with the errors that they know.
+func (p *Proxy) ServeSandbox(w http.ResponseWriter, r *http.Request, t Target) {
+	if t.Port == vmm.AgentPort {
+		p.ServeAgent(w, r, t.VM)
+		return
+	}
+	if rec := middleware.RecordOf(r.Context()); rec != nil {
+		rec.Route = "sandbox"
+	}
+	if shown, ok := p.admit(w, r, t); ok {
+		p.serve(w, r, r.URL, destination{Target: t, host: shown.Host}, p.sandbox)
+	}
+}
+
+// ServeAgent answers a request for what a VM's guest agent serves its clients.
+// Who may ask is decided here, before anything is woken: the agent itself
+// serves all that connects.
+func (p *Proxy) ServeAgent(w http.ResponseWriter, r *http.Request, vm domain.ID) {
+	if rec := middleware.RecordOf(r.Context()); rec != nil {
+		rec.Route = "agent"
+	}
+	t := Target{VM: vm, Port: vmm.AgentPort}
+	path := r.URL.Path
+	switch {
+	case path == pathHealth:
+		p.health(w, r, t)
+		return
+	case path == pathFiles, path == pathMetrics, path == pathEnvs:
+	case strings.HasPrefix(path, pathProcess), strings.HasPrefix(path, pathFilesystem):
+	default:
+		answerSandbox(w, r, http.StatusNotFound, errors.New(errors.NotFound, "the path is not one of the sandbox's agent"), sandboxError{Code: http.StatusNotFound, Message: "not found"})
+		return
+	}
+	r, err := p.admitClient(r, vm)
+	switch {
+	case errors.HasCode(err, errors.Unauthenticated):
+		refuseClient(w, r, err)
+		return
+	case err != nil:
+		failSandbox(w, r.WithContext(context.WithValue(r.Context(), destinationKey{}, destination{Target: t})), err)
+		return
+	}
+	p.serve(w, r, r.URL, destination{Target: t}, p.agent)
+}
+
+// admitClient checks that a request to an agent shows its token, or for one
+// file, a signature; with that alone it is nobody else's request than its
+// query says. Returns Unauthenticated, NotFound, Gone.
+func (p *Proxy) admitClient(r *http.Request, vm domain.ID) (*http.Request, error) {
+	token, err := p.vms.AgentToken(r.Context(), vm)
+	if err != nil {
+		return r, err
+	}
+	if token == "" {
+		return r, errors.New(errors.Internal, "the VM's agent has no token")
+	}
+	if given := r.Header.Get(wire.HeaderE2BAgentToken); given != "" {
+		if subtle.ConstantTimeCompare([]byte(given), []byte(token)) == 1 {
+			return r, nil
+		}
+		return r, errors.New(errors.Unauthenticated, "the access token is wrong")
+	}
+	if r.URL.Path != pathFiles {
+		return r, errors.New(errors.Unauthenticated, "the access token is missing")
+	}
+	op := signature.Read
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		op = signature.Write
+	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return r, errors.Wrap(err, errors.Unauthenticated, "the query cannot be read")
+	}
+	if err := signature.Check(query, op, token, p.now()); err != nil {
+		return r, err
+	}
+	r = r.Clone(r.Context())
+	r.Header.Del("Authorization") // would name another user
+	return r, nil
+}
+
+// health says whether a VM's agent can be reached, and wakes nothing.
+func (p *Proxy) health(w http.ResponseWriter, r *http.Request, t Target) {
+	ctx, cancel := context.WithTimeout(r.Context(), dialTimeout)
+	defer cancel()
+	conn, err := p.vms.DialAgent(ctx, t.VM, false)
+	if err != nil {
+		failSandbox(w, r.WithContext(context.WithValue(r.Context(), destinationKey{}, destination{Target: t})), err)
+		return
+	}
+	_ = conn.Close()
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// rewriteAgent makes the request that an agent gets: the client's own, whose
+// Basic credentials name an OS user.
+func rewriteAgent(pr *httputil.ProxyRequest) {
+	address(pr)
+	h := pr.Out.Header
+	for _, name := range ourHeaders {
+		h.Del(name)
+	}
+	h.Del(wire.HeaderE2BAgentToken)
+	stripKeys(h)
+	h.Del("Cookie")
+	pr.Out.Host = "localhost"
+}
+
+// cleanAgent keeps what an agent says to what is its to say: it is as little
+// trusted as all in a VM.
+func cleanAgent(resp *http.Response) error {
+	if err := cleanPreview(resp); err != nil {
+		return err
+	}
+	resp.Header.Del("Set-Cookie")
+	resp.Header.Set("X-Content-Type-Options", "nosniff")
+	resp.Header.Set("Content-Security-Policy", "sandbox")
+	return nil
+}
+
+// sandboxError is how clients of E2B's kind want to be told.
+type sandboxError struct {
+	SandboxID string `json:"sandboxId,omitempty"`
+	Message   string `json:"message"`
+	Port      uint16 `json:"port,omitempty"`
+	Code      int    `json:"code"`
+}
+
+// failSandbox answers for a VM or a port that cannot be reached, as clients of
+// E2B's kind know it.
+func failSandbox(w http.ResponseWriter, r *http.Request, err error) {
+	d, _ := r.Context().Value(destinationKey{}).(destination)
+	body := sandboxError{SandboxID: d.VM.String(), Message: "The sandbox was not found", Code: http.StatusBadGateway}
+	if d.Port != vmm.AgentPort && (errors.HasCode(err, errors.Unavailable) || !coded(err)) {
+		body.Message, body.Port = "The sandbox is running but port is not open", d.Port
+	}
+	answerSandbox(w, r, http.StatusBadGateway, err, body)
+}
+
+func coded(err error) bool {
+	var e *errors.Error
+	return errors.As(err, &e)
+}
+
+// refuseClient answers a client whose token or signature does not count: in the
+// form of the protocol that it speaks.
+func refuseClient(w http.ResponseWriter, r *http.Request, err error) {
+	message := errors.Public(err).Message
+	if r.URL.Path == pathFiles || r.URL.Path == pathEnvs || r.URL.Path == pathMetrics {
+		answerSandbox(w, r, http.StatusUnauthorized, err, sandboxError{Message: message, Code: http.StatusUnauthorized})
+		return
+	}
+	answerSandbox(w, r, http.StatusUnauthorized, err, map[string]string{"code": "unauthenticated", "message": message})
+}
+
+func answerSandbox(w http.ResponseWriter, _ *http.Request, status int, err error, body any) {
+	problem.Note(w, err)
+	text, merr := json.Marshal(body)
+	if merr != nil { // cannot be: plain strings and numbers
+		panic(merr)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = w.Write(text)
+}
