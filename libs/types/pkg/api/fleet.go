@@ -82,6 +82,14 @@ type Status struct {
 	Workers       int            `json:"workers"`
 }
 
+// Endpoints are where a server is reached, for clients of other makes.
+type Endpoints struct {
+	URL           string `json:"url" doc:"Without TLS, from the server's own host; empty: nowhere"`
+	TLSURL        string `json:"tls_url,omitempty" doc:"By TLS, from the server's own host; empty: nowhere"`
+	PreviewDomain string `json:"preview_domain" doc:"Previews are at <port>-<vm>.<domain>, at the ports of both URLs"`
+	Certificates  string `json:"certificates,omitempty" doc:"The authority (PEM) that clients have to trust for tls_url; empty: the certificate is the operator's own"`
+}
+
 // Health is the answer of /health and /ready.
 type Health struct {
 	Status string `json:"status" enum:"ok"`

@@ -18,6 +18,11 @@ func (c *Client) Status(ctx context.Context) (api.Status, error) {
 	return fetch[api.Status](ctx, c, get("status"))
 }
 
+// Endpoints tells where the server is reached by clients of other makes.
+func (c *Client) Endpoints(ctx context.Context) (api.Endpoints, error) {
+	return fetch[api.Endpoints](ctx, c, get("endpoints"))
+}
+
 // Drivers lists what each driver of the installation can do.
 func (c *Client) Drivers(ctx context.Context) ([]api.Driver, error) {
 	list, err := fetch[api.List[api.Driver]](ctx, c, get("drivers"))

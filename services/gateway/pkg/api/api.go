@@ -60,6 +60,8 @@ type Deps struct {
 	Audit AuditLog
 	// Status tells what the server is; it is asked by administrators only.
 	Status func(ctx context.Context) (wire.Status, error)
+	// Endpoints tells where the server is reached.
+	Endpoints func() wire.Endpoints
 	// BodyTimeout is how long a body may take that is read before anything is
 	// done; 0: as long as it comes.
 	BodyTimeout time.Duration

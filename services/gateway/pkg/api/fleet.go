@@ -14,6 +14,8 @@ type (
 	workersOutput struct{ Body *wire.List[wire.Worker] }
 	driversOutput struct{ Body *wire.List[wire.Driver] }
 	statusOutput  struct{ Body wire.Status }
+
+	endpointsOutput struct{ Body wire.Endpoints }
 )
 
 func (a *API) fleetRoutes() {
@@ -42,4 +44,6 @@ func (a *API) fleetRoutes() {
 			}
 			return &statusOutput{s}, nil
 		})
+	register(a, operation("get-endpoints", http.MethodGet, "/endpoints", tag, "Where the server is reached, and what is to be trusted there", ""), options{scope: domain.ScopeRead},
+		func(context.Context, *none) (*endpointsOutput, error) { return &endpointsOutput{a.Endpoints()}, nil })
 }

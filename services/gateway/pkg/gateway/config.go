@@ -148,6 +148,9 @@ type Deps struct {
 	Logger        *slog.Logger
 	// Status tells what the server is; version and preview domain are filled in.
 	Status func(ctx context.Context) (wire.Status, error)
+	// Endpoints tells where the server is reached; the preview domain is filled
+	// in. Optional: it tells nothing else.
+	Endpoints func() wire.Endpoints
 	// Ready says why the server cannot work now. Optional.
 	Ready func(ctx context.Context) error
 	// Audit records changes, and who asked for them. Optional: nothing does.

@@ -135,7 +135,7 @@ func (g *Gateway) routes() (http.Handler, error) {
 					VMs: g.deps.VMs, Stopping: g.stopping, Origins: g.config.Origins, Stall: g.config.Stall,
 					Max: g.config.MaxStreams, Opened: g.metrics.StreamOpened, Limits: g.limits, Trail: g.trail,
 				}),
-				Logger: g.deps.Logger, Status: g.status, Version: g.config.Version,
+				Logger: g.deps.Logger, Status: g.status, Endpoints: g.endpoints, Version: g.config.Version,
 				BodyTimeout: g.config.BodyTimeout, MaxFileBytes: g.config.MaxFileBytes, MaxUploadBytes: g.config.MaxUploadBytes,
 			}, r)
 			fault = err
@@ -184,6 +184,15 @@ func (g *Gateway) status(ctx context.Context) (wire.Status, error) {
 		s.Version = g.config.Version
 	}
 	return s, err
+}
+
+func (g *Gateway) endpoints() wire.Endpoints {
+	var e wire.Endpoints
+	if g.deps.Endpoints != nil {
+		e = g.deps.Endpoints()
+	}
+	e.PreviewDomain = g.config.PreviewDomain
+	return e
 }
 
 // private keeps answers of the API out of caches and out of a browser's guesses.

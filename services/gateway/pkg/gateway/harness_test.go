@@ -191,7 +191,8 @@ func newLab(t testing.TB, change ...func(*gateway.Config, *gateway.Deps)) *lab {
 		Authenticator: auth.NewAny(auth.NewKeys(ring.lookup, logger, nil), map[string]auth.Authenticator{tokens.Issuer: tokens}),
 		Projects:      ring.lookup, Access: ring.service, Tokens: tokens,
 		Uploads: uploads, Logger: logger,
-		Status: func(context.Context) (wire.Status, error) { return wire.Status{PID: 42, VMs: map[string]int{}}, nil },
+		Status:    func(context.Context) (wire.Status, error) { return wire.Status{PID: 42, VMs: map[string]int{}}, nil },
+		Endpoints: func() wire.Endpoints { return l.server.Endpoints() },
 	}
 	for _, f := range change {
 		f(&config, &deps)

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 )
 
 const (
@@ -195,23 +197,28 @@ func (s *Server) TLSAddr() net.Addr {
 	return nil
 }
 
-// URL is how the API is reached from this machine; empty before Start.
-func (s *Server) URL() string {
-	for _, b := range []*bound{s.at(false), s.at(true)} {
-		if b == nil {
-			continue
-		}
-		scheme := "http://"
-		if b.tls {
-			scheme = "https://"
-		}
-		host, port, _ := net.SplitHostPort(b.Addr().String()) // a TCP address has both
-		if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
-			host = "127.0.0.1"
-		}
-		return scheme + net.JoinHostPort(host, port)
+// Endpoints are how the API is reached from this machine; empty before Start.
+func (s *Server) Endpoints() wire.Endpoints {
+	return wire.Endpoints{URL: s.url(false), TLSURL: s.url(true)}
+}
+
+// URL is the one of the endpoints that needs no trust, where there are both.
+func (s *Server) URL() string { return cmp.Or(s.url(false), s.url(true)) }
+
+func (s *Server) url(tls bool) string {
+	b := s.at(tls)
+	if b == nil {
+		return ""
 	}
-	return ""
+	scheme := "http://"
+	if tls {
+		scheme = "https://"
+	}
+	host, port, _ := net.SplitHostPort(b.Addr().String()) // a TCP address has both
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return scheme + net.JoinHostPort(host, port)
 }
 
 // Done is closed when the server serves no longer; Err then tells why.

@@ -205,6 +205,11 @@ func TestTLSBesidePlain(t *testing.T) {
 			t.Errorf("%s: %d %v", name, resp.StatusCode, resp.Header)
 		}
 	}
+	if e := get[wire.Endpoints](l, http.StatusOK, req{method: "GET", path: "/endpoints", key: l.ring.mint(l.project, "reader", "read")}); e != (wire.Endpoints{
+		URL: "http://" + l.addr, TLSURL: "https://" + l.server.TLSAddr().String(), PreviewDomain: "aeth.localhost",
+	}) {
+		t.Errorf("%+v", e)
+	}
 	// SNI may be missing, as it is for addresses; old versions are refused.
 	conn, err := tls.Dial("tcp", l.server.TLSAddr().String(), &tls.Config{RootCAs: trust.RootCAs, NextProtos: []string{"h2"}})
 	if err != nil {

@@ -80,8 +80,9 @@ func (n *node) serve(ctx context.Context, who *credentials, ready func() error) 
 		Address: n.settings.Listen.Address, Hosts: n.settings.Listen.Hosts, PreviewDomain: n.settings.Listen.PreviewDomain, Version: version.Version,
 		Origins: n.settings.Listen.Origins, TrustedProxies: proxies, Limits: n.settings.Limits.Config(),
 	}
+	var trusted []byte
 	if config.TLSAddress, config.TLSElsewhere = n.settings.TLSAddress(); config.TLSAddress != "" {
-		if config.TLS, _, err = n.openTLS(); err != nil {
+		if config.TLS, trusted, err = n.openTLS(); err != nil {
 			return err
 		}
 	}
@@ -92,6 +93,11 @@ func (n *node) serve(ctx context.Context, who *credentials, ready func() error) 
 		Collectors: n.worker.Collectors(),
 		Ready:      func(ctx context.Context) error { return n.store.Ping(ctx) },
 		Status:     func(ctx context.Context) (wire.Status, error) { return n.status(ctx, server.URL(), started) },
+		Endpoints: func() wire.Endpoints {
+			e := server.Endpoints()
+			e.Certificates = string(trusted)
+			return e
+		},
 	})
 	if err != nil {
 		return err
@@ -115,7 +121,7 @@ func (n *node) serve(ctx context.Context, who *credentials, ready func() error) 
 	if err := n.announce(server.URL()); err != nil {
 		return err
 	}
-	n.log.Info("serving", "url", server.URL(), "tls", server.TLSAddr(), "key_file", n.settings.KeyFile(), "version", version.Version)
+	n.log.Info("serving", "url", server.URL(), "tls_url", server.Endpoints().TLSURL, "key_file", n.settings.KeyFile(), "version", version.Version)
 	if err := ready(); err != nil {
 		return err
 	}

@@ -75,7 +75,7 @@ func probes() map[string][]probe {
 var others = map[string]string{
 	"health": "no tenant's", "ready": "no tenant's", "openapi-json": "the document", "openapi-yaml": "the document",
 	"metrics": "administrators'", "get-status": "administrators'", "list-workers": "administrators'", "delete-tool": "administrators'",
-	"list-drivers": "the host's", "list-tools": "the host's", "install-tools": "names nothing that anybody has", "upload": "names nothing that anybody has",
+	"list-drivers": "the host's", "get-endpoints": "the server's", "list-tools": "the host's", "install-tools": "names nothing that anybody has", "upload": "names nothing that anybody has",
 	"rotate-token-key": "administrators'", "list-projects": "administrators'", "create-project": "administrators'", "list-users": "administrators'", "create-user": "administrators'",
 	"get-me": "the asker's own", "create-token": "the asker's own", "set-member": "users are the installation's: who manages a project takes in whom it likes",
 	"list-keys": "a list", "list-members": "a list",

@@ -152,6 +152,7 @@ func (s *Server) otherRoutes(handle register) {
 			UptimeMS: 3_723_000, VMs: map[string]int{"running": 2, "paused": 1}, Workers: 1,
 		}, nil
 	}))
+	handle("GET /endpoints", reply(func(*http.Request) (int, any, error) { return 200, s.endpoints, nil }))
 	handle("GET /drivers", reply(func(*http.Request) (int, any, error) {
 		return 200, api.List[api.Driver]{Items: []api.Driver{
 			{Name: "oci", Version: "runc 1.1.5", Isolation: "container", Usable: true, Capabilities: []string{"pause:freeze", "fork"}},
@@ -290,4 +291,11 @@ func (s *Server) followEvents(w http.ResponseWriter, r *http.Request) error {
 			return nil
 		}
 	}
+}
+
+// Authority is what the fake says is to be trusted: no program of the tests does.
+const Authority = "-----BEGIN CERTIFICATE-----\nb3Vycw==\n-----END CERTIFICATE-----\n"
+
+func seedEndpoints() api.Endpoints {
+	return api.Endpoints{URL: "http://127.0.0.1:7300", TLSURL: "https://127.0.0.1:7443", PreviewDomain: "aeth.localhost", Certificates: Authority}
 }

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -59,6 +60,7 @@ type Server struct {
 	tasks      []api.Task
 	secrets    map[string]secret
 	access     access
+	endpoints  api.Endpoints
 	events     []api.Event
 	changed    chan struct{}     // closed when there is another event
 	claims     map[string]*claim // by idempotency key
@@ -83,7 +85,7 @@ func New(tb testing.TB, set ...func(*Server)) *Server {
 	tb.Helper()
 	s := &Server{
 		tb: tb, dir: tb.TempDir(), changed: make(chan struct{}), claims: map[string]*claim{},
-		failures: map[string]api.Problem{}, secrets: map[string]secret{}, access: seedAccess(), TellStdin: true,
+		failures: map[string]api.Problem{}, secrets: map[string]secret{}, access: seedAccess(), endpoints: seedEndpoints(), TellStdin: true,
 		// An address of its own, so that nobody takes the port while it is down.
 		address: fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250)),
 	}
@@ -181,7 +183,7 @@ func (s *Server) authenticated(next http.Handler) http.Handler {
 		p, fails := s.failures[r.Method+" "+r.URL.Path[min(len(api.BasePath), len(r.URL.Path)):]]
 		s.mu.Unlock()
 		switch {
-		case r.Header.Get("Authorization") != "Bearer "+Key:
+		case !s.counts(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")):
 			problem(w, errors.New(errors.Unauthenticated, "the API key is missing or wrong"))
 		case fails:
 			writeJSON(w, p.Status, p)
@@ -189,6 +191,22 @@ func (s *Server) authenticated(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 		}
 	})
+}
+
+// counts reports whether a key does: the fake's own, or one for SDKs that was
+// made and not revoked.
+func (s *Server) counts(key string) bool {
+	if key == Key {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, k := range s.access.keys {
+		if k.State == "active" && key == keySecret("e2b_", i) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Server) routes() http.Handler {
