@@ -55,15 +55,15 @@ emulated_payload() {
   truncate -s 16G "$work/data.img"
 }
 
-# emulated_run SECONDS MIB: boots the machine and waits until it is off. Sets
-# result to what it says of itself.
+# emulated_run SECONDS MIB [PROCESSORS]: boots the machine and waits until it is
+# off. Sets result to what it says of itself.
 emulated_run() {
   local drives started=$SECONDS
   say "booting"
   drive() { printf -- '-drive\nif=none,id=%s,format=raw,file=%s,cache=unsafe,discard=unmap%s\n-device\nvirtio-blk-pci,drive=%s\n' "$1" "$2" "$3" "$1"; }
   mapfile -t drives < <(drive root "$cache/root.img" ,snapshot=on; drive payload "$work/payload.img" ,readonly=on; drive data "$work/data.img" "")
   # The root is written to a scratch copy that ends with the machine (snapshot=on).
-  TMPDIR=$work timeout --foreground --kill-after=10 "$1" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max,-la57 -smp 2 -m "$2" \
+  TMPDIR=$work timeout --foreground --kill-after=10 "$1" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max,-la57 -smp "${3:-2}" -m "$2" \
     -nodefaults -no-user-config -nographic -serial stdio -no-reboot \
     -kernel "$cache/vmlinuz" -initrd "$cache/initrd" "${drives[@]}" -device virtio-rng-pci \
     -append "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off nokaslr cryptomgr.notests cgroup_no_v1=all" \

@@ -15,6 +15,7 @@ func TestFirecracker(t *testing.T) {
 	cfg := firecracker.Config{
 		Binary: os.Getenv("AETHERIUM_TEST_FIRECRACKER"), Jailer: os.Getenv("AETHERIUM_TEST_JAILER"),
 		Pager: os.Getenv("AETHERIUM_TEST_PAGER"), KernelArgs: os.Getenv("AETHERIUM_TEST_KERNEL_ARGS"),
+		Backend: firecracker.Backend(os.Getenv("AETHERIUM_TEST_BACKEND")),
 	}
 	if cfg.Binary == "" {
 		t.Skip("no Firecracker is given in AETHERIUM_TEST_FIRECRACKER")
