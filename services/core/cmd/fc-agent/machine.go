@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"time"
 
@@ -56,5 +55,5 @@ func serveMachine(m *firstprocess.Machine, log *slog.Logger) error {
 			}
 		}},
 	})
-	return work(ctx, a, []net.Listener{m.Listener}, nil, ending, asked, machineGrace)
+	return work(ctx, a, m.Listeners, nil, ending, asked, machineGrace)
 }

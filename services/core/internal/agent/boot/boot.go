@@ -21,8 +21,8 @@ const modulesDir = "/modules"
 
 // Machine is what was booted.
 type Machine struct {
-	// Listener takes the host's connections.
-	Listener net.Listener
+	// Listeners take the host's connections.
+	Listeners []net.Listener
 	// Phases are how far the boot had come when.
 	Phases []Phase
 
@@ -78,7 +78,7 @@ func Start(ctx context.Context, log *slog.Logger) (*Machine, error) {
 	if err := limits(); err != nil {
 		log.Warn("limits stay as the kernel has them", "error", err)
 	}
-	if m.Listener, err = listen(ctx, line.Channel, events, log); err != nil {
+	if m.Listeners, err = listen(ctx, line.Channel, events, log); err != nil {
 		return nil, err
 	}
 	t.reach("channel")

@@ -26,19 +26,27 @@ func channelModule(channel string) string {
 }
 
 // listen takes the host's connections from the channel.
-func listen(ctx context.Context, channel string, events *events, log *slog.Logger) (net.Listener, error) {
+func listen(ctx context.Context, channel string, events *events, log *slog.Logger) ([]net.Listener, error) {
 	if channel == bootline.ChannelVsock {
-		l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, bootline.AgentPort, nil)
-		if err != nil {
-			return nil, errors.Wrap(err, errors.GuestFault, "the machine's vsock cannot be listened on")
-		}
-		return l, nil
+		return listenVsock()
 	}
 	p, err := openPort(ctx, channel, events)
 	if err != nil {
 		return nil, err
 	}
-	return mux.New(mux.Guest, p.open, mux.Options{Log: log}).Listener(), nil
+	return []net.Listener{mux.New(mux.Guest, p.open, mux.Options{Log: log}).Listener()}, nil
+}
+
+func listenVsock() ([]net.Listener, error) {
+	var all []net.Listener
+	for i := range uint32(bootline.AgentPorts) {
+		l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, bootline.AgentPort+i, nil)
+		if err != nil {
+			return nil, errors.Wrap(err, errors.GuestFault, "the machine's vsock cannot be listened on")
+		}
+		all = append(all, l)
+	}
+	return all, nil
 }
 
 // port is a virtio serial port. It stays open, so that nobody else takes it.

@@ -27,7 +27,13 @@ const (
 // envd's, so that E2B clients find it.
 const AgentPort = 49983
 
-// ChannelVsock is the channel of a host that is heard on the agent's port of a
+// AgentPorts is how many ports of a vsock the agent is heard on, AgentPort and
+// those that follow. Each time that a guest goes on from a saved memory, its host
+// may use the next one: what the guest still holds of connections to the one
+// before is not mistaken for a new connection then.
+const AgentPorts = 8
+
+// ChannelVsock is the channel of a host that is heard on the agent's ports of a
 // vsock (vsock(7)). Any other is the name of a virtio serial port.
 const ChannelVsock = "vsock"
 

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
-	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/bootline"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
 )
 
@@ -62,7 +62,10 @@ func ask(ctx context.Context, g microvm.Guest) (net.Conn, error) {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	err = greet(conn)
+	port, err := portOf(g)
+	if err == nil {
+		err = greet(conn, bootline.AgentPort+port)
+	}
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -77,11 +80,11 @@ func ask(ctx context.Context, g microvm.Guest) (net.Conn, error) {
 }
 
 // greet makes Firecracker's request for a port and reads no more than its answer.
-func greet(conn net.Conn) error {
+func greet(conn net.Conn, port uint32) error {
 	if err := conn.SetDeadline(time.Now().Add(answerWithin)); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(conn, "CONNECT %d\n", vmm.AgentPort); err != nil {
+	if _, err := fmt.Fprintf(conn, "CONNECT %d\n", port); err != nil {
 		return err
 	}
 	var line []byte

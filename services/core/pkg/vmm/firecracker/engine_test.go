@@ -5,6 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -93,6 +96,7 @@ func TestLife(t *testing.T) {
 		end(l, later, pids[1])
 	})
 	t.Run("uffd", func(t *testing.T) { checkPaged(t, l, g, full, one) })
+	t.Run("lingering", func(t *testing.T) { checkLingering(t, l, g) })
 	t.Run("other form", func(t *testing.T) {
 		c := l.guest(&g)
 		c.CPUs = 2
@@ -211,6 +215,63 @@ func checkPaged(t *testing.T, l *lab, origin microvm.Guest, from microvm.Memory,
 	l.gone(pid)
 	if _, err := paged.Dial(l.ctx(), first); !errors.HasCode(err, errors.Unavailable) {
 		t.Errorf("after its page server's end: %v", err)
+	}
+}
+
+// checkLingering saves a guest that still holds a connection which its host has
+// ended. In the guest that goes on from there, its end is no other connection's.
+func checkLingering(t *testing.T, l *lab, origin microvm.Guest) {
+	old := dial(l, origin)
+	old.get("/linger")
+	must(t, old.Close())
+	memory, clone := l.save(origin, false)
+	pid := l.restore(l.engine, clone, memory)
+	// More than its origin ever had, so that one of them has what the old one was known by.
+	var all []*talk
+	for range 40 {
+		c := dial(l, clone)
+		c.get("/hello")
+		all = append(all, c)
+	}
+	l.ask(clone, "POST", "/go")
+	// Whatever the guest did when it was told to go is before the answer to this.
+	l.ask(clone, "GET", "/hello")
+	for _, c := range all {
+		c.get("/hello")
+		must(t, c.Close())
+	}
+	end(l, clone, pid)
+}
+
+// talk is a connection to a guest that is kept.
+type talk struct {
+	net.Conn
+	l    *lab
+	read *bufio.Reader
+}
+
+func dial(l *lab, g microvm.Guest) *talk {
+	l.t.Helper()
+	conn, err := l.engine.Dial(l.ctx(), g)
+	must(l.t, err)
+	l.t.Cleanup(func() { _ = conn.Close() })
+	return &talk{conn, l, bufio.NewReader(conn)}
+}
+
+// get asks, and reads the beginning of the answer, or all of one that is not long in coming.
+func (c *talk) get(path string) {
+	c.l.t.Helper()
+	_, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: guest\r\n\r\n", path)
+	var response *http.Response
+	if err == nil {
+		response, err = http.ReadResponse(c.read, nil)
+	}
+	if err != nil {
+		c.l.t.Fatalf("GET %s on a connection that was there: %v", path, err)
+	}
+	if response.ContentLength > 0 {
+		_, err = io.Copy(io.Discard, response.Body)
+		must(c.l.t, err)
 	}
 }
 

@@ -144,7 +144,7 @@ func TestGreeting(t *testing.T) {
 			}
 			_ = theirs.Close()
 		}()
-		if err := greet(ours); errors.CodeOf(err) != code {
+		if err := greet(ours, bootline.AgentPort); errors.CodeOf(err) != code {
 			t.Errorf("%.20q: %v", answer, err)
 		}
 		if code == "" {

@@ -22,7 +22,7 @@ const (
 	stageDir    = "stage"     // where the monitor writes, while it does
 )
 
-const formVersion = 1
+const formVersion = 2
 
 // form says what a saved memory is of.
 type form struct {
@@ -34,6 +34,7 @@ type form struct {
 	Drives  []driveForm `json:"drives"`
 	Tap     string      `json:"tap"`    // empty: there is no network device
 	Shared  bool        `json:"shared"` // what was not written since the one before is shared with it
+	Port    uint32      `json:"port"`   // which of the agent's ports the guest was heard on
 }
 
 type driveForm struct {

@@ -96,6 +96,9 @@ func (e *Engine) load(ctx context.Context, l *launch, from microvm.Memory, saved
 	}
 	defer c.Close()
 	if err = unsettle(l.guest); err == nil {
+		err = usePort(l.guest, saved.Port+1)
+	}
+	if err == nil {
 		err = c.LoadSnapshot(ctx, load)
 	}
 	if err == nil {

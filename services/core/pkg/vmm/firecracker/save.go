@@ -30,6 +30,9 @@ func (e *Engine) Save(ctx context.Context, g microvm.Guest, to microvm.Memory, l
 		return 0, err
 	}
 	f, err := formOf(h, g)
+	if err == nil {
+		f.Port, err = portOf(g)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -118,9 +121,12 @@ func (s *saving) run(ctx context.Context) error {
 	if err := s.client.Pause(ctx); err != nil {
 		return err
 	}
-	err := s.client.CreateSnapshot(ctx, api.Create{
-		Type: s.kind, State: jailSave + "/" + stateFile, Memory: jailSave + "/" + memoryFile,
-	})
+	err := unsettle(s.guest)
+	if err == nil {
+		err = s.client.CreateSnapshot(ctx, api.Create{
+			Type: s.kind, State: jailSave + "/" + stateFile, Memory: jailSave + "/" + memoryFile,
+		})
+	}
 	if err == nil {
 		err = s.disk(ctx)
 	}

@@ -9,14 +9,14 @@ import (
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
-	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/fault"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/record"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
 )
 
-// A saved guest's vsock is told to reset its connections, but in the guest that
-// goes on from there nothing makes it look at once: it looks at some time after
-// the first packets have come, and resets a connection that was made of them
-// (seen with 1.12). So the first connections to a restored guest are for that alone.
+// A guest that is saved is told to reset the connections of its vsock, and does
+// so when it goes on, itself or another from its memory. That takes a moment, and
+// what was connected in it is reset too (seen with 1.12). So the first connections
+// are for that alone.
 
 // answersEnough is how many connections in a row, answered and not reset, say
 // that nothing is to be expected.
@@ -24,25 +24,27 @@ const answersEnough = 3
 
 func unsettledPath(g microvm.Guest) string { return filepath.Join(g.Dir, "unsettled") }
 
-// unsettle notes that a guest was restored and not talked to since.
-func unsettle(g microvm.Guest) error {
-	return fault.Of(os.WriteFile(unsettledPath(g), nil, 0o600), "cannot write a monitor's books")
-}
+// unsettle notes that a guest was saved or restored and not talked to since.
+func unsettle(g microvm.Guest) error { return record.Write(unsettledPath(g), struct{}{}) }
 
 // settle spends connections until one is reset, or enough are answered.
 func (e *Engine) settle(ctx context.Context, g microvm.Guest) error {
-	if _, err := os.Stat(unsettledPath(g)); err != nil {
+	noted, err := os.Stat(unsettledPath(g))
+	if err != nil {
 		return nil //nolint:nilerr // it is settled
 	}
 	for answers := 0; answers < answersEnough; {
 		err := probe(ctx, g)
-		e.log.Debug("a restored guest is probed", "machine", g.ID, "error", err)
+		e.log.Debug("a guest is probed", "machine", g.ID, "error", err)
 		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
 			break
 		} else if err != nil {
 			return err
 		}
 		answers++
+	}
+	if now, err := os.Stat(unsettledPath(g)); err == nil && !os.SameFile(noted, now) {
+		return e.settle(ctx, g) // it was saved meanwhile
 	}
 	if err := os.Remove(unsettledPath(g)); err != nil && !os.IsNotExist(err) {
 		return err

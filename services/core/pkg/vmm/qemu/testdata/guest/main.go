@@ -52,7 +52,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	s := &server{line: line, pages: make([]byte, 4096)}
+	s := &server{line: line, pages: make([]byte, 4096), going: make(chan struct{})}
 	go s.tick()
 	serving := &http.Server{Handler: s.routes(), ReadHeaderTimeout: time.Minute}
 	if line.Channel == bootline.ChannelVsock {
@@ -98,6 +98,7 @@ func openPort(name string) (io.ReadWriteCloser, error) {
 type server struct {
 	line  bootline.Line
 	ticks atomic.Int64
+	going chan struct{} // closed: who lingers goes
 
 	mu     sync.Mutex
 	pages  []byte
@@ -133,9 +134,18 @@ func (s *server) routes() http.Handler {
 	})
 	mux.HandleFunc("POST /link", setLink)
 	mux.HandleFunc("GET /peer", askPeer)
+	mux.HandleFunc("GET /linger", s.linger)
+	mux.HandleFunc("POST /go", func(http.ResponseWriter, *http.Request) { close(s.going) })
 	mux.HandleFunc("POST /reset", func(http.ResponseWriter, *http.Request) { _ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART) })
 	mux.HandleFunc("POST /off", func(http.ResponseWriter, *http.Request) { _ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF) })
 	return mux
+}
+
+// linger answers, and keeps the connection, whose host may have gone, until it is told to go.
+func (s *server) linger(w http.ResponseWriter, _ *http.Request) {
+	w.WriteHeader(http.StatusOK)
+	_ = http.NewResponseController(w).Flush() // the answer is read
+	<-s.going
 }
 
 // fill writes as many bytes of memory as asked for, from a seed.

@@ -9,24 +9,36 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/bootline"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// serveVsock serves on the agent's port of the vsock.
+// serveVsock serves on the agent's ports of the vsock.
 func serveVsock(s *http.Server) error {
+	failed := make(chan error, bootline.AgentPorts)
+	for i := range uint32(bootline.AgentPorts) {
+		l, err := listenVsock(bootline.AgentPort + i)
+		if err != nil {
+			return err
+		}
+		go func() { failed <- s.Serve(l) }()
+	}
+	return <-failed
+}
+
+func listenVsock(port uint32) (net.Listener, error) {
 	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := unix.Bind(fd, &unix.SockaddrVM{CID: unix.VMADDR_CID_ANY, Port: vmm.AgentPort}); err != nil {
-		return err
+	if err := unix.Bind(fd, &unix.SockaddrVM{CID: unix.VMADDR_CID_ANY, Port: port}); err != nil {
+		return nil, err
 	}
 	if err := unix.Listen(fd, 64); err != nil {
-		return err
+		return nil, err
 	}
-	return s.Serve(&vsockListener{fd: fd})
+	return &vsockListener{fd: fd}, nil
 }
 
 // vsockListener accepts with blocking calls: package net knows no vsock.
@@ -50,7 +62,7 @@ func (l *vsockListener) Addr() net.Addr { return vsockAddr{} }
 type vsockAddr struct{}
 
 func (vsockAddr) Network() string { return "vsock" }
-func (vsockAddr) String() string  { return strconv.Itoa(vmm.AgentPort) }
+func (vsockAddr) String() string  { return strconv.Itoa(bootline.AgentPort) }
 
 type vsockConn struct{ *os.File }
 
