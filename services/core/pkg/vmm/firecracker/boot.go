@@ -32,6 +32,11 @@ func (e *Engine) Boot(ctx context.Context, g microvm.Guest) (pid int, err error)
 	if err := check(g); err != nil {
 		return 0, err
 	}
+	if as := (run{Disk: e.cfg.Disk, Network: e.cfg.Network}); as != (run{}) {
+		if err := as.write(g); err != nil {
+			return 0, err
+		}
+	}
 	j := newJail(g, h.binary)
 	j.files = append(j.files, jailed{jailKernel, g.Kernel.ELF, false}, jailed{jailInitrd, g.Kernel.Initrd, false})
 	c, pid, err := e.start(ctx, &launch{guest: g, jail: j, args: h.jailerArgs(g, true)})
@@ -124,15 +129,16 @@ func (e *Engine) bootArgs(g microvm.Guest) string {
 	return strings.Join(words, " ")
 }
 
+// limiter is a limit as Firecracker takes it; nil: there is none.
 func limiter(l Limit) *api.Limiter {
-	bucket := func(n int64) *api.Bucket {
-		if n == 0 {
-			return nil
-		}
-		return &api.Bucket{Size: n, RefillMS: refillMS}
-	}
 	if l == (Limit{}) {
 		return nil
 	}
+	return whole(l)
+}
+
+// whole is a limiter that takes the place of another. An empty bucket bounds nothing.
+func whole(l Limit) *api.Limiter {
+	bucket := func(n int64) *api.Bucket { return &api.Bucket{Size: n, RefillMS: refillMS} }
 	return &api.Limiter{Bandwidth: bucket(l.BytesPerSecond), Ops: bucket(l.OpsPerSecond)}
 }

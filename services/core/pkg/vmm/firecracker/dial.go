@@ -62,9 +62,9 @@ func ask(ctx context.Context, g microvm.Guest) (net.Conn, error) {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	port, err := portOf(g)
+	r, err := runOf(g)
 	if err == nil {
-		err = greet(conn, bootline.AgentPort+port)
+		err = greet(conn, bootline.AgentPort+r.Port)
 	}
 	if !stop() && err == nil {
 		err = ctx.Err()

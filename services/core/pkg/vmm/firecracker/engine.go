@@ -25,8 +25,8 @@ const (
 
 // Limit bounds a device; zero fields bound nothing.
 type Limit struct {
-	BytesPerSecond int64
-	OpsPerSecond   int64
+	BytesPerSecond int64 `json:"bytes_per_second"`
+	OpsPerSecond   int64 `json:"ops_per_second"`
 }
 
 // Config is what an engine works with. All may be zero.

@@ -170,7 +170,9 @@ func TestKilledParent(t *testing.T) {
 }
 
 func checkPaged(t *testing.T, l *lab, origin microvm.Guest, from microvm.Memory, sum string) {
-	paged := l.other(firecracker.UFFD)
+	cfg := config(firecracker.UFFD)
+	cfg.Disk, cfg.Network = firecracker.Limit{BytesPerSecond: 64 * mib}, firecracker.Limit{OpsPerSecond: 12345}
+	paged := l.as(cfg)
 	touched := filepath.Join(from.Dir, "touched")
 	first := l.guest(&origin)
 	pid := l.restore(paged, first, from)
@@ -196,6 +198,10 @@ func checkPaged(t *testing.T, l *lab, origin microvm.Guest, from microvm.Memory,
 	if got := groupOf(t, server); got != first.Cgroup[0] {
 		t.Errorf("the page server is in %s", got)
 	}
+	// Its devices are bounded, although its origin's are not.
+	if got := configured(l, first); got != "67108864/0 67108864/0 67108864/0, 0/12345" {
+		t.Errorf("its limits are %s", got)
+	}
 	// A second one has them ahead.
 	second := l.guest(&origin)
 	pid2 := l.restore(paged, second, from)
@@ -209,6 +215,9 @@ func checkPaged(t *testing.T, l *lab, origin microvm.Guest, from microvm.Memory,
 	if got := l.ask(clone, "GET", "/sum"); got != sum {
 		t.Error("the paged one's clone has another memory")
 	}
+	if got := configured(l, clone); got != "0/0 0/0 0/0, 0/0" {
+		t.Errorf("where nothing is bounded, the limits are %s", got)
+	}
 	end(l, clone, pid3)
 	// The end of the page server is the guest's.
 	must(t, unix.Kill(server, unix.SIGKILL))
@@ -216,6 +225,38 @@ func checkPaged(t *testing.T, l *lab, origin microvm.Guest, from microvm.Memory,
 	if _, err := paged.Dial(l.ctx(), first); !errors.HasCode(err, errors.Unavailable) {
 		t.Errorf("after its page server's end: %v", err)
 	}
+}
+
+// configured is what bounds a guest's disks and what comes over its network, as
+// its monitor tells: bytes and operations.
+func configured(l *lab, g microvm.Guest) string {
+	l.t.Helper()
+	type limiter struct {
+		Bandwidth, Ops struct{ Size int64 }
+	}
+	var got struct {
+		Drives []struct {
+			Limiter limiter `json:"rate_limiter"`
+		}
+		Network []struct {
+			Rx limiter `json:"rx_rate_limiter"`
+		} `json:"network-interfaces"`
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return net.Dial("unix", filepath.Join(g.Dir, "run", "api.sock"))
+	}}}
+	response, err := client.Get("http://monitor/vm/config")
+	must(l.t, err)
+	defer response.Body.Close()
+	must(l.t, json.NewDecoder(response.Body).Decode(&got))
+	var disks []string
+	for _, d := range got.Drives {
+		disks = append(disks, fmt.Sprintf("%d/%d", d.Limiter.Bandwidth.Size, d.Limiter.Ops.Size))
+	}
+	if len(got.Network) != 1 {
+		l.t.Fatalf("%d network devices", len(got.Network))
+	}
+	return fmt.Sprintf("%s, %d/%d", strings.Join(disks, " "), got.Network[0].Rx.Bandwidth.Size, got.Network[0].Rx.Ops.Size)
 }
 
 // checkLingering saves a guest that still holds a connection which its host has

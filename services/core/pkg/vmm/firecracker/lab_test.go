@@ -177,7 +177,12 @@ func newLab(t testing.TB) *lab {
 // other is another engine, as after a restart.
 func (l *lab) other(backend firecracker.Backend) *firecracker.Engine {
 	l.t.Helper()
-	e, err := firecracker.New(config(backend))
+	return l.as(config(backend))
+}
+
+func (l *lab) as(cfg firecracker.Config) *firecracker.Engine {
+	l.t.Helper()
+	e, err := firecracker.New(cfg)
 	must(l.t, err)
 	l.t.Cleanup(func() { _ = e.Close() })
 	return e

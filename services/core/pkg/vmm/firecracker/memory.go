@@ -34,7 +34,7 @@ type form struct {
 	Drives  []driveForm `json:"drives"`
 	Tap     string      `json:"tap"`    // empty: there is no network device
 	Shared  bool        `json:"shared"` // what was not written since the one before is shared with it
-	Port    uint32      `json:"port"`   // which of the agent's ports the guest was heard on
+	Run     run         `json:"run"`    // what the guest was started with
 }
 
 type driveForm struct {

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"github.com/aetherium/aetherium/services/core/pkg/guest/bootline"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/firecracker/internal/api"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/firecracker/pager"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/fault"
@@ -95,14 +96,15 @@ func (e *Engine) load(ctx context.Context, l *launch, from microvm.Memory, saved
 		return 0, err
 	}
 	defer c.Close()
+	as := run{Port: (saved.Run.Port + 1) % bootline.AgentPorts, Disk: e.cfg.Disk, Network: e.cfg.Network}
 	if err = unsettle(l.guest); err == nil {
-		err = usePort(l.guest, saved.Port+1)
+		err = as.write(l.guest)
 	}
 	if err == nil {
 		err = c.LoadSnapshot(ctx, load)
 	}
 	if err == nil {
-		err = e.limit(ctx, c, l.guest)
+		err = limit(ctx, c, l.guest, saved.Run, as)
 	}
 	if err == nil && !e.cfg.FullSnapshots {
 		err = writeBase(l.guest, base{from.Dir, saved.ID})
@@ -113,17 +115,18 @@ func (e *Engine) load(ctx context.Context, l *launch, from microvm.Memory, saved
 	return pid, nil
 }
 
-// limit bounds the devices of a restored guest as those of one that is booted.
-func (e *Engine) limit(ctx context.Context, c *api.Client, g microvm.Guest) error {
-	if l := limiter(e.cfg.Disk); l != nil {
+// limit bounds the devices of a restored guest as those of one that is booted:
+// they have the limits that it was saved with.
+func limit(ctx context.Context, c *api.Client, g microvm.Guest, had, has run) error {
+	if has.Disk != had.Disk {
 		for i := range g.Drives {
-			if err := c.LimitDrive(ctx, driveID(i), l); err != nil {
+			if err := c.LimitDrive(ctx, driveID(i), whole(has.Disk)); err != nil {
 				return err
 			}
 		}
 	}
-	if l := limiter(e.cfg.Network); l != nil && g.Link != nil {
-		return c.LimitNetwork(ctx, networkID, l)
+	if has.Network != had.Network && g.Link != nil {
+		return c.LimitNetwork(ctx, networkID, whole(has.Network))
 	}
 	return nil
 }

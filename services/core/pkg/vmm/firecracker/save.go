@@ -31,7 +31,7 @@ func (e *Engine) Save(ctx context.Context, g microvm.Guest, to microvm.Memory, l
 	}
 	f, err := formOf(h, g)
 	if err == nil {
-		f.Port, err = portOf(g)
+		f.Run, err = runOf(g)
 	}
 	if err != nil {
 		return 0, err
