@@ -27,7 +27,9 @@ func openQEMU(ctx context.Context, g ground) (vmm.Driver, error) {
 }
 
 func openFirecracker(ctx context.Context, g ground) (vmm.Driver, error) {
-	engine, err := firecracker.New(firecracker.Config{Pager: filepath.Join(g.settings.BinDir, "aetherium-fc-pager"), Logger: g.log})
+	cfg := g.settings.Firecracker.Config()
+	cfg.Pager, cfg.Logger = filepath.Join(g.settings.BinDir, "aetherium-fc-pager"), g.log
+	engine, err := firecracker.New(cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/logging"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/tools"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/firecracker"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/oci"
 	"github.com/aetherium/aetherium/services/gateway/pkg/limit"
 )
@@ -37,17 +38,19 @@ type Settings struct {
 	OCI        OCI      `yaml:"oci"`
 	Docker     Docker   `yaml:"docker"`
 	MicroVM    MicroVM  `yaml:"microvm"`
-	Network    Network  `yaml:"network"`
-	Disk       Disk     `yaml:"disk"`
-	Base       Base     `yaml:"base"`
-	Images     Images   `yaml:"images"`
-	Tools      Tools    `yaml:"tools"`
-	Keep       Keep     `yaml:"keep"`
-	Quotas     Quotas   `yaml:"quotas"`
-	Limits     Limits   `yaml:"limits"`
-	Auth       Auth     `yaml:"auth"`
-	Audit      Audit    `yaml:"audit"`
-	Seal       Seal     `yaml:"seal"`
+	// Firecracker is what only that driver of the two has.
+	Firecracker Firecracker `yaml:"firecracker"`
+	Network     Network     `yaml:"network"`
+	Disk        Disk        `yaml:"disk"`
+	Base        Base        `yaml:"base"`
+	Images      Images      `yaml:"images"`
+	Tools       Tools       `yaml:"tools"`
+	Keep        Keep        `yaml:"keep"`
+	Quotas      Quotas      `yaml:"quotas"`
+	Limits      Limits      `yaml:"limits"`
+	Auth        Auth        `yaml:"auth"`
+	Audit       Audit       `yaml:"audit"`
+	Seal        Seal        `yaml:"seal"`
 }
 
 // Listen says where the API answers.
@@ -123,6 +126,57 @@ type Docker struct {
 // MicroVM is what the drivers firecracker and qemu have in common.
 type MicroVM struct {
 	Kernel string `yaml:"kernel" doc:"Directory of the guests' kernel, as kernel install makes it. Default: kernel in the data directory."`
+}
+
+// Firecracker is the firecracker driver's configuration.
+type Firecracker struct {
+	Backend       string `yaml:"backend" doc:"How a VM that goes on from a saved memory gets it: file, mapped from the snapshot, or uffd, page by page from a process beside each VM, first those that earlier ones wanted."`
+	FullSnapshots bool   `yaml:"full_snapshots" doc:"Write each memory whole. Otherwise what a VM writes is tracked, and where disks are reflinked, a memory shares with the one before what was not written since."`
+	Disk          Rate   `yaml:"disk"`
+	Network       Rate   `yaml:"network"`
+}
+
+// Rate bounds each device of a kind: a VM's disks, or each direction of its network.
+type Rate struct {
+	BytesPerSecond config.Bytes `yaml:"bytes_per_second" doc:"Bytes in a second of each disk, or of each direction of the network; 0: any. It counts from a VM's next start, or when it goes on from memory."`
+	OpsPerSecond   int64        `yaml:"ops_per_second" doc:"Requests in a second of each disk, or packets of each direction of the network; 0: any."`
+}
+
+// Config is the part of the engine's configuration that is given here.
+func (f Firecracker) Config() firecracker.Config {
+	limit := func(r Rate) firecracker.Limit {
+		return firecracker.Limit{BytesPerSecond: int64(r.BytesPerSecond), OpsPerSecond: r.OpsPerSecond}
+	}
+	return firecracker.Config{
+		Backend: firecracker.Backend(f.Backend), FullSnapshots: f.FullSnapshots, Disk: limit(f.Disk), Network: limit(f.Network),
+	}
+}
+
+// The least that devices can be bounded to: with less no VM would come to be ready.
+const (
+	minBytesPerSecond = 64 << 10
+	minOpsPerSecond   = 10
+)
+
+func (f Firecracker) check() error {
+	if b := firecracker.Backend(f.Backend); b != firecracker.File && b != firecracker.UFFD {
+		return errors.New(errors.InvalidArgument, "%q is not a way to get a memory", f.Backend).WithField("firecracker.backend").
+			WithHint("one of %s, %s", firecracker.File, firecracker.UFFD)
+	}
+	for _, r := range []struct {
+		name string
+		rate Rate
+	}{{"disk", f.Disk}, {"network", f.Network}} {
+		if v := r.rate.BytesPerSecond; v != 0 && v < minBytesPerSecond {
+			return errors.New(errors.InvalidArgument, "%d bytes in a second are too few", v).
+				WithField("firecracker." + r.name + ".bytes_per_second").WithHint("64KiB or more; 0: any")
+		}
+		if v := r.rate.OpsPerSecond; v != 0 && v < minOpsPerSecond {
+			return errors.New(errors.InvalidArgument, "%d in a second are too few", v).
+				WithField("firecracker."+r.name+".ops_per_second").WithHint("%d or more; 0: any", minOpsPerSecond)
+		}
+	}
+	return nil
 }
 
 // Network is what VMs with network nat get.
@@ -250,11 +304,12 @@ func Defaults() Settings {
 			Driver: "oci", Template: "base", Network: "nat",
 			MilliCPU: min(2000, int64(runtime.NumCPU())*1000), Memory: 1 << 30, Disk: 10 << 30, PIDs: 4096,
 		},
-		Pool:       Pool{Size: 3, Kinds: 2},
-		Overcommit: Over{CPU: 0, Memory: 4, Disk: 16},
-		Drivers:    []string{domain.DriverAuto},
-		OCI:        OCI{Runtime: oci.RuntimeAuto},
-		Docker:     Docker{Socket: "/var/run/docker.sock"},
+		Pool:        Pool{Size: 3, Kinds: 2},
+		Overcommit:  Over{CPU: 0, Memory: 4, Disk: 16},
+		Drivers:     []string{domain.DriverAuto},
+		OCI:         OCI{Runtime: oci.RuntimeAuto},
+		Docker:      Docker{Socket: "/var/run/docker.sock"},
+		Firecracker: Firecracker{Backend: string(firecracker.File)},
 		Tools: Tools{
 			Mise: tools.DefaultMise, Registry: tools.DefaultRegistry, Template: "base",
 			Timeout: config.Duration(15 * time.Minute), MaxSize: 4 << 30, MaxCache: 20 << 30, Remember: config.Duration(24 * time.Hour),
@@ -324,6 +379,9 @@ func (s *Settings) check() error {
 		if !(v >= 0 && v <= 1e6) {
 			return errors.New(errors.InvalidArgument, "an overcommit of %v is out of range", v).WithField("overcommit." + name)
 		}
+	}
+	if err := s.Firecracker.check(); err != nil {
+		return err
 	}
 	if err := s.Tools.check(); err != nil {
 		return err

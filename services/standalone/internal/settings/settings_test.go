@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/firecracker"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
 
@@ -57,6 +58,55 @@ func TestWhereTLSIsServed(t *testing.T) {
 		}
 		if address, elsewhere := s.TLSAddress(); address != tc.address || elsewhere != tc.elsewhere {
 			t.Errorf("%v: %s, %t", tc.environ, address, elsewhere)
+		}
+	}
+}
+
+func TestFirecracker(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	text := `
+firecracker:
+  backend: uffd
+  full_snapshots: true
+  disk: {bytes_per_second: 100MiB, ops_per_second: 2000}
+  network: {bytes_per_second: 64KiB}
+`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := settings.Load(file, []string{"AETHERIUM_FIRECRACKER_NETWORK_OPS_PER_SECOND=10"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := firecracker.Config{
+		Backend: firecracker.UFFD, FullSnapshots: true,
+		Disk:    firecracker.Limit{BytesPerSecond: 100 << 20, OpsPerSecond: 2000},
+		Network: firecracker.Limit{BytesPerSecond: 64 << 10, OpsPerSecond: 10},
+	}
+	if got := s.Firecracker.Config(); got != want {
+		t.Errorf("%+v", got)
+	}
+	if got := settings.Defaults().Firecracker.Config(); got != (firecracker.Config{Backend: firecracker.File}) {
+		t.Errorf("by default: %+v", got)
+	}
+	for bad, field := range map[string]string{
+		"BACKEND=":                      "firecracker.backend",
+		"BACKEND=memory":                "firecracker.backend",
+		"DISK_BYTES_PER_SECOND=-1":      "",
+		"DISK_BYTES_PER_SECOND=100":     "firecracker.disk.bytes_per_second",
+		"DISK_OPS_PER_SECOND=-1":        "firecracker.disk.ops_per_second",
+		"DISK_OPS_PER_SECOND=9":         "firecracker.disk.ops_per_second",
+		"NETWORK_BYTES_PER_SECOND=1KiB": "firecracker.network.bytes_per_second",
+		"NETWORK_OPS_PER_SECOND=1":      "firecracker.network.ops_per_second",
+		"DISK_BYTES_PER_SECOND=much":    "",
+		"DISK_OPS_PER_SECOND=1.5":       "",
+		"FULL_SNAPSHOTS=sometimes":      "",
+	} {
+		_, err := settings.Load("", []string{"AETHERIUM_FIRECRACKER_" + bad})
+		var e *errors.Error
+		if !errors.HasCode(err, errors.InvalidArgument) || !errors.As(err, &e) || field != "" && e.Field != field {
+			t.Errorf("%s: %v", bad, err)
 		}
 	}
 }

@@ -134,11 +134,19 @@ func limiter(l Limit) *api.Limiter {
 	if l == (Limit{}) {
 		return nil
 	}
-	return whole(l)
+	all := whole(l)
+	if l.BytesPerSecond == 0 {
+		all.Bandwidth = nil
+	}
+	if l.OpsPerSecond == 0 {
+		all.Ops = nil
+	}
+	return all
 }
 
 // whole is a limiter that takes the place of another. An empty bucket bounds nothing.
 func whole(l Limit) *api.Limiter {
-	bucket := func(n int64) *api.Bucket { return &api.Bucket{Size: n, RefillMS: refillMS} }
-	return &api.Limiter{Bandwidth: bucket(l.BytesPerSecond), Ops: bucket(l.OpsPerSecond)}
+	return &api.Limiter{
+		Bandwidth: &api.Bucket{Size: l.BytesPerSecond, RefillMS: refillMS}, Ops: &api.Bucket{Size: l.OpsPerSecond, RefillMS: refillMS},
+	}
 }

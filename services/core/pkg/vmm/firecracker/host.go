@@ -39,6 +39,20 @@ func (r release) atLeast(major, minor int) bool {
 // oldest is the first release that the engine is made for.
 const oldestMajor, oldestMinor = 1, 12
 
+// check refuses releases that cannot be worked with. In the guests of 1.16.0 and
+// 1.16.1 nothing can be reached any more after they stood still without being
+// saved (Firecracker's change 6100 mends it).
+func (r release) check() error {
+	switch {
+	case !r.atLeast(oldestMajor, oldestMinor):
+		return errors.New(errors.Unsupported, "firecracker %s is too old", r).WithHint("install 1.12 or newer")
+	case r == release{1, 16, 0} || r == release{1, 16, 1}:
+		return errors.New(errors.Unsupported, "firecracker %s does not hear guests any more that were paused", r).
+			WithHint("install another release: 1.12 to 1.15, or one after 1.16.1")
+	}
+	return nil
+}
+
 // Version finds Firecracker, its jailer and KVM. It is the monitor's version
 // and the processor, of which both a memory snapshot is. Returns Unsupported.
 func (e *Engine) Version(ctx context.Context) (string, error) {
@@ -77,8 +91,9 @@ func (e *Engine) host(ctx context.Context) (*host, error) {
 	case jailer != h.version:
 		return nil, errors.New(errors.Unsupported, "firecracker is %s and its jailer %s", h.version, jailer).
 			WithHint("install both from one release")
-	case !h.version.atLeast(oldestMajor, oldestMinor):
-		return nil, errors.New(errors.Unsupported, "firecracker %s is too old", h.version).WithHint("install 1.12 or newer")
+	}
+	if err := h.version.check(); err != nil {
+		return nil, err
 	}
 	if err := checkKVM(); err != nil {
 		return nil, err

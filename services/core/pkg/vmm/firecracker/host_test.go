@@ -20,6 +20,15 @@ func TestRelease(t *testing.T) {
 	if err != nil || r != (release{1, 12, 1}) || !r.atLeast(1, 12) || r.atLeast(1, 14) || r.atLeast(2, 0) || !r.atLeast(0, 99) {
 		t.Errorf("%v, %v", r, err)
 	}
+	for text, fits := range map[string]bool{"1.11.9": false, "1.12.0": true, "1.15.1": true, "1.16.0": false, "1.16.1": false, "1.16.2": true, "1.17.0": true} {
+		r, err := parseRelease("Firecracker v" + text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.check(); (err == nil) != fits || err != nil && !errors.HasCode(err, errors.Unsupported) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
 	if _, err := parseRelease("Jailer\nv1.2.3"); !errors.HasCode(err, errors.Unsupported) {
 		t.Errorf("no version: %v", err)
 	}
