@@ -4,12 +4,14 @@ import (
 	"context"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/bootline"
+	insidens "github.com/aetherium/aetherium/services/core/pkg/vmm/internal/inside"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
 	"golang.org/x/sys/unix"
 )
@@ -135,6 +137,97 @@ func TestConnectFollowsNoLink(t *testing.T) {
 	deep.UID++
 	if _, err := connect(t.Context(), deep, uffdSocket); !errors.HasCode(err, errors.GuestFault) {
 		t.Errorf("another user's: %v", err)
+	}
+}
+
+// A page server ends with the thread that started it until it has given up its
+// rights, and its monitor may come to speak before: that is waited for.
+func TestSlowPageServer(t *testing.T) {
+	t.Parallel()
+	g := microvm.Guest{Dir: t.TempDir(), UID: 12345}
+	if err := os.Mkdir(runDir(g), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var api net.Listener
+	err := insidens.OwnThread(func() (err error) {
+		l, err := new(net.ListenConfig).Listen(t.Context(), "unix", filepath.Join(runDir(g), apiSocket+"0"))
+		if err != nil {
+			return err
+		}
+		api = l
+		// The connections are to one who listens as the guest's user. This thread ends.
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(g.UID), uintptr(g.UID), uintptr(g.UID)); errno != 0 {
+			return errno
+		}
+		raw, err := l.(*net.UnixListener).SyscallConn()
+		if err != nil {
+			return err
+		}
+		var listenErr error
+		if err := raw.Control(func(fd uintptr) { listenErr = unix.Listen(int(fd), 8) }); err != nil {
+			return err
+		}
+		return listenErr
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer api.Close()
+	if err := os.Rename(filepath.Join(runDir(g), apiSocket+"0"), filepath.Join(runDir(g), apiSocket)); err != nil {
+		t.Fatal(err)
+	}
+	server := exec.Command("sh", "-c", "read go; exec setpriv --reuid=12345 --regid=12345 --clear-groups cat")
+	in, err := server.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = in.Close()
+		_ = server.Wait()
+	}()
+	ready := make(chan error, 1)
+	go func() {
+		m := &monitor{process: server.Process, ended: make(chan struct{})}
+		_, err := m.wait(t.Context(), &launch{guest: g, newPIDs: true})
+		ready <- err
+	}()
+	asked := make(chan struct{})
+	go func() {
+		for {
+			conn, err := api.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close()
+			select {
+			case asked <- struct{}{}:
+			case <-t.Context().Done():
+				return
+			}
+		}
+	}()
+	for range 3 {
+		select {
+		case <-asked:
+		case err := <-ready:
+			t.Fatalf("a page server that has all rights is taken for one that lives on: %v", err)
+		}
+	}
+	if _, err := in.Write([]byte("go\n")); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		select {
+		case <-asked:
+		case err := <-ready:
+			if err != nil {
+				t.Error(err)
+			}
+			return
+		}
 	}
 }
 

@@ -2,11 +2,13 @@ package firecracker
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -87,7 +89,7 @@ func (e *Engine) start(ctx context.Context, l *launch) (_ *api.Client, pid int, 
 		m.failed = err
 	}()
 	defer m.release()
-	if pid, err = m.wait(ctx, l.guest); err != nil {
+	if pid, err = m.wait(ctx, l); err != nil {
 		said := readConsole(m.console)
 		m.console.Close()
 		_ = m.process.Kill()
@@ -103,13 +105,18 @@ func (e *Engine) start(ctx context.Context, l *launch) (_ *api.Client, pid int, 
 	return newClient(l.guest), pid, nil
 }
 
-// wait waits until the monitor's API can be reached.
-func (m *monitor) wait(ctx context.Context, g microvm.Guest) (int, error) {
+// wait waits until the monitor's API can be reached, and what was started no
+// longer ends with the thread that started it: a page server may be slower to give
+// up its rights than the monitor is to come to speak.
+func (m *monitor) wait(ctx context.Context, l *launch) (int, error) {
 	patience := time.NewTimer(startPatience)
 	defer patience.Stop()
 	ended := m.ended
 	for pause := 500 * time.Microsecond; ; pause = min(2*pause, 10*time.Millisecond) {
-		pid, err := monitorPID(ctx, g)
+		pid, err := monitorPID(ctx, l.guest)
+		if err == nil && l.newPIDs {
+			err = isOf(m.process.Pid, l.guest.UID)
+		}
 		if err == nil {
 			return pid, nil
 		}
@@ -126,6 +133,19 @@ func (m *monitor) wait(ctx context.Context, g microvm.Guest) (int, error) {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// isOf checks that a process has taken on a user's ID.
+func isOf(pid int, uid uint32) error {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return err
+	}
+	// Real, effective, saved, and that for files (proc_pid_status(5)).
+	if !strings.Contains(string(status), fmt.Sprintf("\nUid:\t%d\t%[1]d\t%[1]d\t%[1]d\n", uid)) {
+		return errors.New(errors.Internal, "the page server does not give up its rights")
+	}
+	return nil
 }
 
 // startHere makes the calling thread what the monitor is to be, and starts it.
