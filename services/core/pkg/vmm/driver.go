@@ -31,7 +31,8 @@ type Driver interface {
 	// connect; the caller does the handshake. Starting a running machine is success.
 	// Returns NotFound when it was never created.
 	Start(ctx context.Context, id string) error
-	// Stop asks the machine to end, and after grace ends it. The disk is kept.
+	// Stop asks the machine to end, and ends it when its programs did not within
+	// grace, or it does not. The disk is kept, with what they wrote.
 	// An absent or stopped machine is success.
 	Stop(ctx context.Context, id string, grace time.Duration) error
 	// Delete removes the machine and everything that was made for it, running or not.

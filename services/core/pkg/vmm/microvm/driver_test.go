@@ -62,6 +62,18 @@ func TestStopOfAFrozenMachine(t *testing.T) {
 	}
 }
 
+// However little time its programs have, a machine is told, and has the time
+// that it takes to write its disk.
+func TestStopWithoutTimeForPrograms(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.boot(spec("one"))
+	must(t, l.Stop(t.Context(), "one", time.Nanosecond))
+	if told := l.lines("ledger"); !contains(told, "asked one") {
+		t.Errorf("it was not asked: %q", told)
+	}
+}
+
 // A monitor that ends before its guest is heard is said to have, and nothing of
 // it is left.
 func TestMonitorEndsWhileItBoots(t *testing.T) {

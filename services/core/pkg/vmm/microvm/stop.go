@@ -48,6 +48,14 @@ func (d *Driver) Stop(ctx context.Context, id string, grace time.Duration) error
 	return err
 }
 
+const (
+	// heedPatience is how long an agent has at least to hear that its machine is to end.
+	heedPatience = 10 * time.Second
+	// writePatience is how much longer than its programs an ending machine has:
+	// it writes what its kernel holds of its disk, which would be lost otherwise.
+	writePatience = 30 * time.Second
+)
+
 // ask has the agent end what runs and power off, and gives it time. An agent
 // that does not answer is no hindrance.
 func (d *Driver) ask(ctx context.Context, m *machine, grace time.Duration) error {
@@ -56,7 +64,7 @@ func (d *Driver) ask(ctx context.Context, m *machine, grace time.Duration) error
 		return err
 	}
 	w.Ordered()
-	asking, cancel := context.WithTimeout(ctx, grace)
+	asking, cancel := context.WithTimeout(ctx, max(grace, heedPatience))
 	defer cancel()
 	if m.run.Paused || m.run.Still { // who stands still hears nothing
 		m.run.Paused = false
@@ -76,13 +84,18 @@ func (d *Driver) ask(ctx context.Context, m *machine, grace time.Duration) error
 		case <-asking.Done():
 		}
 	}()
-	if err := d.engine.Shutdown(asking, *m.run.Guest); err != nil {
-		d.log.Debug("a monitor was not asked to power off", "machine", m.MachineID, "error", err)
-	}
+	patience := grace + writePatience
+	// The monitor's button comes second: an agent that is told by it has a grace of its own.
 	if err := d.client(m.MachineID).Shutdown(asking, grace); err != nil {
 		d.log.Debug("an agent was not asked to power off", "machine", m.MachineID, "error", err)
+		if asking.Err() != nil {
+			patience = grace // it heard nothing
+		}
+		if err := d.engine.Shutdown(ctx, *m.run.Guest); err != nil {
+			d.log.Debug("a monitor was not asked to power off", "machine", m.MachineID, "error", err)
+		}
 	}
-	timer := time.NewTimer(grace)
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
 	case <-w.Done():
