@@ -83,7 +83,7 @@ func (e *Engine) configure(ctx context.Context, c *api.Client, h *host, g microv
 	if err := c.SetBoot(ctx, api.BootSource{Kernel: jailKernel, Initrd: jailInitrd, Args: e.bootArgs(g)}); err != nil {
 		return err
 	}
-	if err := c.SetMachine(ctx, api.Machine{CPUs: g.CPUs, MemoryMiB: g.Memory >> 20, TrackDirty: !e.cfg.FullSnapshots}); err != nil {
+	if err := c.SetMachine(ctx, api.Machine{CPUs: g.CPUs, MemoryMiB: g.Memory >> 20, TrackDirty: e.tracks(h, g)}); err != nil {
 		return err
 	}
 	for i, d := range g.Drives {

@@ -36,6 +36,29 @@ func TestRelease(t *testing.T) {
 	}
 }
 
+// Where a release writes what changed wrongly, memories are written whole.
+func TestTracks(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		cfg    Config
+		r      release
+		memory int64
+		want   bool
+	}{
+		{Config{}, release{1, 12, 1}, 8 << 30, true}, {Config{}, release{1, 14, 1}, 3 << 30, true}, {Config{}, release{1, 14, 2}, 8 << 30, true},
+		{Config{}, release{1, 14, 0}, 3<<30 + 1<<20, false}, {Config{}, release{1, 14, 1}, 8 << 30, false},
+		{Config{FullSnapshots: true}, release{1, 12, 1}, 1 << 30, false},
+	} {
+		e, err := New(c.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := e.tracks(&host{version: c.r}, microvm.Guest{Memory: c.memory}); got != c.want {
+			t.Errorf("%s with %d bytes: %t", c.r, c.memory, got)
+		}
+	}
+}
+
 func TestConfig(t *testing.T) {
 	t.Parallel()
 	for name, cfg := range map[string]Config{

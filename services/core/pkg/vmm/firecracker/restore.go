@@ -38,7 +38,7 @@ func (e *Engine) Restore(ctx context.Context, g microvm.Guest, from microvm.Memo
 	l := &launch{guest: g, jail: newJail(g, h.binary)}
 	l.jail.files = append(l.jail.files, jailed{jailState, filepath.Join(from.Dir, stateFile), false})
 	load := api.Load{State: jailState, Backend: api.Backend{Type: api.BackendFile, Path: jailMemory}}
-	if track := !e.cfg.FullSnapshots; h.version.atLeast(1, 13) {
+	if track := e.tracks(h, g); h.version.atLeast(1, 13) {
 		load.TrackDirty = track
 	} else {
 		load.EnableDiff = track
@@ -106,7 +106,7 @@ func (e *Engine) load(ctx context.Context, l *launch, from microvm.Memory, saved
 	if err == nil {
 		err = limit(ctx, c, l.guest, saved.Run, as)
 	}
-	if err == nil && !e.cfg.FullSnapshots {
+	if err == nil && (load.TrackDirty || load.EnableDiff) {
 		err = writeBase(l.guest, base{from.Dir, saved.ID})
 	}
 	if err != nil {

@@ -46,7 +46,7 @@ func (e *Engine) Save(ctx context.Context, g microvm.Guest, to microvm.Memory, l
 	if err != nil {
 		return 0, err
 	}
-	s := saving{client: c, guest: g, to: to, runs: instance.State == api.Running, last: last, disk: disk, track: !e.cfg.FullSnapshots}
+	s := saving{client: c, guest: g, to: to, runs: instance.State == api.Running, last: last, disk: disk, track: e.tracks(h, g)}
 	defer func() { _ = os.RemoveAll(s.stage()) }()
 	if err := s.prepare(); err != nil {
 		return 0, fault.Of(err, "cannot write a machine's memory")
