@@ -111,6 +111,11 @@ func (n *node) serve(ctx context.Context, who *credentials, ready func() error) 
 		defer cancel()
 		err = errors.Join(err, server.Stop(stop))
 	}()
+	unnamed, err := n.serveNames(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unnamed()) }()
 	touch, cancel := context.WithCancel(ctx)
 	flushed := make(chan error, 1)
 	go func() { flushed <- who.keys.Run(touch) }()

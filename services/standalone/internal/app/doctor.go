@@ -61,6 +61,7 @@ func Examine(ctx context.Context, s settings.Settings, log *slog.Logger) (Doctor
 	for _, f := range network.Check(ctx, netCfg) {
 		d.Findings = append(d.Findings, Finding{What: "network: " + f.Name, OK: f.OK, Detail: f.Detail, Hint: f.Hint})
 	}
+	d.Findings = append(d.Findings, examineNames(ctx, s))
 	// A small pool in a file beside the real data, so that the file system below is the one that counts.
 	if err := os.MkdirAll(s.DataDir, 0o711); err != nil { //nolint:gosec // as the server makes it
 		return d, err

@@ -30,6 +30,7 @@ type Settings struct {
 	BinDir     string   `yaml:"bin_dir" doc:"Where fc-agent and aetherium-netd are. Default: beside this program."`
 	Listen     Listen   `yaml:"listen"`
 	TLS        TLS      `yaml:"tls"`
+	Names      Names    `yaml:"names"`
 	Log        Log      `yaml:"log"`
 	VM         VM       `yaml:"vm"`
 	Pool       Pool     `yaml:"pool"`
@@ -364,6 +365,9 @@ func (s *Settings) check() error {
 		return errors.New(errors.InvalidArgument, "%q is not a domain", s.Listen.PreviewDomain).WithField("listen.preview_domain")
 	}
 	if err := s.TLS.check(); err != nil {
+		return err
+	}
+	if err := s.checkNames(); err != nil {
 		return err
 	}
 	if err := s.checkDrivers(); err != nil {

@@ -32,9 +32,26 @@ func TestLoad(t *testing.T) {
 	for _, bad := range []string{"AETHERIUM_LISTEN_ADDRESS=7700", "AETHERIUM_LISTEN_PREVIEW_DOMAIN=..", "AETHERIUM_OVERCOMMIT_MEMORY=NaN", "AETHERIUM_VM_MEMORY=lots", "AETHERIUM_POOL_SIZE=-1", "AETHERIUM_POOL_KINDS=1001",
 		"AETHERIUM_LISTEN_TRUSTED_PROXIES=proxy", "AETHERIUM_LIMITS_KEY_RATE=0", "AETHERIUM_LIMITS_STREAMS=-1", "AETHERIUM_QUOTAS_VMS=-1",
 		"AETHERIUM_DRIVERS=xen", "AETHERIUM_VM_DRIVER=xen", "AETHERIUM_DRIVERS=docker", "AETHERIUM_DOCKER_SOCKET=docker.sock", "AETHERIUM_MICROVM_KERNEL=kernel",
-		"AETHERIUM_TLS_ADDRESS=7443", "AETHERIUM_TLS_CERT_FILE=cert.pem", "AETHERIUM_TLS_KEY_FILE=key.pem"} {
+		"AETHERIUM_TLS_ADDRESS=7443", "AETHERIUM_TLS_CERT_FILE=cert.pem", "AETHERIUM_TLS_KEY_FILE=key.pem",
+		"AETHERIUM_NAMES_ADDRESS=53", "AETHERIUM_NAMES_ANSWERS=here"} {
 		if _, err := settings.Load("", []string{bad}); !errors.HasCode(err, errors.InvalidArgument) {
 			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}
+
+func TestWhatNamesAreAnsweredWith(t *testing.T) {
+	t.Parallel()
+	for want, environ := range map[string][]string{
+		"127.0.0.1": nil, "10.0.0.7": {"AETHERIUM_TLS_ADDRESS=10.0.0.7:443"}, "::1": {"AETHERIUM_TLS_ADDRESS=[::1]:443"},
+		"10.0.0.8": {"AETHERIUM_TLS_ADDRESS=0.0.0.0:443", "AETHERIUM_NAMES_ANSWERS=10.0.0.8"},
+	} {
+		s, err := settings.Load("", environ)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.NameAnswers(); err != nil || len(got) != 1 || got[0].String() != want {
+			t.Errorf("%v: %v, %v", environ, got, err)
 		}
 	}
 }
