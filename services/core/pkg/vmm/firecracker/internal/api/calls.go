@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"time"
 )
 
 // The states of a guest.
@@ -171,11 +172,14 @@ func (c *Client) LimitNetwork(ctx context.Context, id string, l *Limiter) error 
 		map[string]any{"iface_id": id, "rx_rate_limiter": l, "tx_rate_limiter": l}, nil)
 }
 
-// Start starts the guest.
-func (c *Client) Start(ctx context.Context) error { return c.action(ctx, "InstanceStart") }
+// Start starts the guest; how long that takes depends on its kernel, which is
+// read, and on the host's disks, and ctx bounds it.
+func (c *Client) Start(ctx context.Context) error { return c.action(ctx, 0, "InstanceStart") }
 
 // PressReset presses Ctrl+Alt+Del.
-func (c *Client) PressReset(ctx context.Context) error { return c.action(ctx, "SendCtrlAltDel") }
+func (c *Client) PressReset(ctx context.Context) error {
+	return c.action(ctx, callTimeout, "SendCtrlAltDel")
+}
 
 // Pause stops the guest's processors; already so is success.
 func (c *Client) Pause(ctx context.Context) error { return c.state(ctx, Paused) }
@@ -198,8 +202,8 @@ func (c *Client) put(ctx context.Context, path string, body any) error {
 	return c.call(ctx, callTimeout, http.MethodPut, path, body, nil)
 }
 
-func (c *Client) action(ctx context.Context, name string) error {
-	return c.put(ctx, "/actions", map[string]string{"action_type": name})
+func (c *Client) action(ctx context.Context, limit time.Duration, name string) error {
+	return c.call(ctx, limit, http.MethodPut, "/actions", map[string]string{"action_type": name}, nil)
 }
 
 func (c *Client) state(ctx context.Context, s string) error {
