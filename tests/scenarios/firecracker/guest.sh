@@ -28,17 +28,18 @@ suite() {
     AETHERIUM_TEST_ROOTFS=/template go_test test/vmmtest.test "$@"
 }
 # What of it fits into every run: of each kind of thing that a driver does one.
-groups='lifecycle|exec|streams|files|pause|snapshot|memory|forks|recover'
+# Pauses are gone on from by the file, forks by the page server.
+groups='lifecycle|exec|streams|files|pause|snapshot|memory|recover'
 behaviours='every_call_twice|stop_and_start_keep_the_disk|exit_codes|stdout_and_stderr_apart|stdin_to_its_end|up_and_down'
 behaviours+='|a_frozen_machine_stands_still.*|two_machines_from_one_disk|a_paused_machine_is_gone.*|a_machine_whose_memory_is_kept_goes_on'
-behaviours+='|two_machines_from_one_memory|a_command_that_ended_meanwhile|orphans_show|nothing_is_left'
+behaviours+='|a_command_that_ended_meanwhile|orphans_show|nothing_is_left'
 uffd() { AETHERIUM_TEST_BACKEND=uffd suite "$@"; }
 bench() { AETHERIUM_BENCH_ROUNDS=${AETHERIUM_BENCH_ROUNDS:-5} test/firecracker.test -test.run=TestFloor -test.v | grep -E '^\{|FAIL|_test.go'; }
 
 echo "=== $(uname -r), $("$AETHERIUM_TEST_FIRECRACKER" --version | head -n 1), KVM: $(ls /dev/kvm), up for $(cut -d' ' -f1 /proc/uptime) s"
 step engine go_test test/firecracker.test
 step part suite -test.run="TestFirecracker/^($groups)\$/^($behaviours)\$"
-step part-uffd uffd -test.run='TestFirecracker/^(memory|forks)$/^(a_paused_machine_is_gone.*|two_machines_from_one_memory|nothing_is_left)$'
+step part-uffd uffd -test.run='TestFirecracker/^forks$/^(two_machines_from_one_memory|nothing_is_left)$'
 TEST_TIMEOUT=100m
 step suite suite -test.run=TestFirecracker
 step suite-uffd uffd -test.run='TestFirecracker/^(memory|forks.*)$'

