@@ -29,6 +29,9 @@ func TestMain(m *testing.M) {
 	if told := os.Getenv(monitorEnv); told != "" {
 		os.Exit(runMonitor(told))
 	}
+	if filepath.Base(os.Args[0]) == netdName {
+		os.Exit(runNetd())
+	}
 	if dir := os.Getenv(victimEnv); dir != "" {
 		os.Exit(victim(dir))
 	}

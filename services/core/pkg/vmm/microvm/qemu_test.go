@@ -49,6 +49,35 @@ func (e savingEngine) Save(ctx context.Context, g microvm.Guest, to microvm.Memo
 
 func (e savingEngine) Thaw(ctx context.Context, g microvm.Guest) error { return e.bombed.Thaw(ctx, g) }
 
+// builtAgent is the real agent's program.
+func builtAgent(t *testing.T) string {
+	t.Helper()
+	if agent := os.Getenv("AETHERIUM_TEST_AGENT"); agent != "" {
+		return agent
+	}
+	agent := filepath.Join(t.TempDir(), "fc-agent")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", agent, "../../../cmd/fc-agent")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building the agent: %v\n%s", err, out)
+	}
+	return agent
+}
+
+// buildKernel makes what guests boot, of a kernel's package and an agent.
+func buildKernel(t *testing.T, packaged, agent string) microvm.Kernel {
+	t.Helper()
+	source, err := kernel.Find(packaged)
+	must(t, err)
+	dir, err := os.MkdirTemp("/tmp", "mvk-")
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	must(t, os.Chmod(dir, 0o711))
+	k, err := kernel.Build(t.Context(), source, agent, dir)
+	must(t, err)
+	return k
+}
+
 // A real monitor that was killed in the middle of saving a machine lets it go
 // on; one that was restored is not restored again once it went on.
 func TestKilledWithQEMU(t *testing.T) {
@@ -60,23 +89,7 @@ func TestKilledWithQEMU(t *testing.T) {
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		t.Skip("QEMU is not installed")
 	}
-	source, err := kernel.Find(packaged)
-	must(t, err)
-	agent := os.Getenv("AETHERIUM_TEST_AGENT")
-	if agent == "" {
-		agent = filepath.Join(t.TempDir(), "fc-agent")
-		build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", agent, "../../../cmd/fc-agent")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("building the agent: %v\n%s", err, out)
-		}
-	}
-	dir, err := os.MkdirTemp("/tmp", "mvk-")
-	must(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	must(t, os.Chmod(dir, 0o711))
-	k, err := kernel.Build(t.Context(), source, agent, dir)
-	must(t, err)
+	k := buildKernel(t, packaged, builtAgent(t))
 	raw, err := json.Marshal(k)
 	must(t, err)
 	l := newLab(t, onQEMU(k))

@@ -2,9 +2,11 @@ package attack
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -47,9 +49,10 @@ type Lab struct {
 	t    testing.TB
 	inet string // the internet's network namespace
 
-	mu   sync.Mutex
-	hits []string      // "where to <- from" of each connection and datagram
-	came chan struct{} // closed and made anew with each
+	mu    sync.Mutex
+	asked []string      // each name that the resolver was asked for
+	hits  []string      // "where to <- from" of each connection and datagram
+	came  chan struct{} // closed and made anew with each
 }
 
 // NewLab makes the lab in the calling process's network namespace.
@@ -99,7 +102,7 @@ func NewLab(t testing.TB) *Lab {
 
 	l.in(func(int) error {
 		l.serve("inet")
-		return l.serveDNS()
+		return errors.Join(l.serveDNS(), l.serveWeb())
 	})
 	l.serve("host")
 	for _, network := range []string{"unix", "unixpacket"} {
@@ -252,8 +255,8 @@ func (l *Lab) hit(format string, args ...any) {
 	l.came = make(chan struct{})
 }
 
-// await waits until a datagram with a text reached a server.
-func (l *Lab) await(t *testing.T, text string) {
+// await waits until a datagram with a text reached a server, or none will.
+func (l *Lab) await(t *testing.T, text string, never <-chan struct{}) {
 	t.Helper()
 	for ctx := limited(t); ; {
 		l.mu.Lock()
@@ -265,6 +268,8 @@ func (l *Lab) await(t *testing.T, text string) {
 		}
 		select {
 		case <-came:
+		case <-never:
+			return
 		case <-ctx.Done():
 			t.Fatalf("%q never reached a server", text)
 		}
@@ -292,9 +297,13 @@ func names() map[string]netip.Addr {
 func (l *Lab) serveDNS() error {
 	at := netip.AddrPortFrom(resolverIP, 53).String()
 	known := names()
+	known[allowedName], known[refusedName] = publicIP, publicIP
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		a := new(dns.Msg).SetReply(q)
 		name := q.Question[0].Name
+		l.mu.Lock()
+		l.asked = append(l.asked, strings.ToLower(name))
+		l.mu.Unlock()
 		ip, ok := known[strings.TrimSuffix(name, ".")]
 		header := dns.RR_Header{Name: name, Rrtype: q.Question[0].Qtype, Class: dns.ClassINET, Ttl: 0}
 		switch {
@@ -314,6 +323,50 @@ func (l *Lab) serveDNS() error {
 	s := &dns.Server{PacketConn: packets, Handler: handler}
 	go func() { _ = s.ActivateAndServe() }()
 	l.t.Cleanup(func() { _ = s.Shutdown() })
+	return nil
+}
+
+// Questions gives what the resolver was asked for since the last call.
+func (l *Lab) Questions() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	asked := l.asked
+	l.asked = nil
+	return asked
+}
+
+// serveWeb serves HTTP where it is usually served, and on HTTPS's port answers
+// whoever says anything.
+func (l *Lab) serveWeb() error {
+	plain, err := listen("tcp", ":80")
+	if err != nil {
+		return err
+	}
+	server := &http.Server{ReadHeaderTimeout: patience, Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		l.hit("inet %s <- %s for %s", r.Context().Value(http.LocalAddrContextKey), r.RemoteAddr, r.Host)
+	})}
+	go func() { _ = server.Serve(plain) }()
+	l.t.Cleanup(func() { _ = server.Close() })
+	secure, err := listen("tcp", ":443")
+	if err != nil {
+		return err
+	}
+	l.t.Cleanup(func() { _ = secure.Close() })
+	go func() {
+		for {
+			c, err := secure.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				if n, _ := c.Read(make([]byte, 1)); n > 0 {
+					l.hit("inet %s <- %s", c.LocalAddr(), c.RemoteAddr())
+					_, _ = io.WriteString(c, "heard")
+				}
+			}()
+		}
+	}()
 	return nil
 }
 

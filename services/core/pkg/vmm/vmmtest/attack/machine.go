@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +45,7 @@ func (b *bed) boot(t *testing.T, change ...func(*vmm.Spec)) *machine {
 	s := b.Spec
 	s.MachineID = string(domain.NewID())
 	s.Hostname = "host-" + s.MachineID[:8]
+	s.DiskFrom, s.Memory = b.memory, b.memory != ""
 	for _, c := range change {
 		c(&s)
 	}
@@ -57,6 +59,16 @@ func (b *bed) boot(t *testing.T, change ...func(*vmm.Spec)) *machine {
 		t.Fatalf("creating a machine: %v", err)
 	}
 	m.start(t)
+	if s.Memory {
+		return m
+	}
+	m.admit(t)
+	return m
+}
+
+// admit puts the intruder into the machine.
+func (m *machine) admit(t *testing.T) {
+	t.Helper()
 	program, err := os.Open(os.Getenv(intruderEnv))
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +77,28 @@ func (b *bed) boot(t *testing.T, change ...func(*vmm.Spec)) *machine {
 	if _, err := m.client.Write(limited(t), "/intruder", program, vmm.FileOptions{User: "root", Mode: 0o755}); err != nil {
 		t.Fatalf("putting the intruder into the machine: %v", err)
 	}
-	return m
+}
+
+// afresh has a machine be none that goes on from another's memory.
+func afresh(s *vmm.Spec) { s.DiskFrom, s.Memory = "", false }
+
+// remember keeps a machine's memory for the test; its other machines go on from it.
+func (b *bed) remember(t *testing.T, m *machine) string {
+	t.Helper()
+	s, ok := b.Driver.(vmm.Snapshotter)
+	if !ok {
+		t.Fatal("the driver forks memories and keeps none")
+	}
+	id := string(domain.NewID())
+	t.Cleanup(func() {
+		if err := s.DeleteSnapshot(context.WithoutCancel(t.Context()), id); err != nil {
+			t.Errorf("deleting the snapshot: %v", err)
+		}
+	})
+	if _, err := s.Snapshot(limited(t), m.id, id, domain.SnapshotMemory); err != nil {
+		t.Fatalf("keeping a machine's memory: %v", err)
+	}
+	return id
 }
 
 // start starts the machine and attaches to it as a worker does.
@@ -90,6 +123,20 @@ func (m *machine) detach() {
 	m.session.Close()
 	m.client.Close()
 	_ = m.journals.Close()
+}
+
+// permit has attempts that begin so succeed, for a reason.
+func (m *machine) permit(why string, attempts ...string) {
+	others := m.permits
+	m.permits = func(attempt string) string {
+		switch {
+		case slices.ContainsFunc(attempts, func(a string) bool { return strings.HasPrefix(attempt, a) }):
+			return why
+		case others != nil:
+			return others(attempt)
+		}
+		return ""
+	}
 }
 
 // run is an intruder at work.
@@ -130,6 +177,15 @@ func (x *run) until(text string) string {
 	return x.text.String()
 }
 
+// let waits until the intruder is about to begin with what may end it, and lets it.
+func (x *run) let() {
+	x.t.Helper()
+	x.until("begun")
+	if err := x.m.session.CloseStdin(limited(x.t), x.id); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
 // end closes its input and reads the rest.
 func (x *run) end() (string, domain.ExecutionEnd) {
 	x.t.Helper()
@@ -158,6 +214,27 @@ func (m *machine) intrude(t *testing.T, atLeast int, part string, args ...string
 	m.verdict(t, atLeast, text)
 	if end != (domain.ExecutionEnd{}) || !strings.HasSuffix(text, "done\n") {
 		t.Errorf("the intruder ended with %+v: %s", end, tail(text))
+	}
+}
+
+// assail has the intruder take powers over the kernel. Where that is the host's
+// they must be refused; else they are the machine's own to take, and to fall by.
+func (b *bed) assail(t *testing.T, m *machine, atLeast int, part string, args ...string) {
+	t.Helper()
+	if b.Shared {
+		m.intrude(t, atLeast, part, args...)
+		return
+	}
+	text, end := m.begin(t, part, args...).end()
+	made := 0
+	for line := range strings.Lines(text) {
+		kind, _, _ := strings.Cut(line, " ")
+		if kind == "held" || kind == "BREACH" {
+			made++
+		}
+	}
+	if made < atLeast {
+		t.Errorf("only %d attempts were made, not %d: %+v, %s", made, atLeast, end, tail(text))
 	}
 }
 

