@@ -24,7 +24,11 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+	played, err := role(os.Args[1:], os.Stdout)
+	if !played {
+		err = run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -80,7 +84,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	if len(chosen) == 0 {
 		return fmt.Errorf("no benchmark has %q in its name", *only)
 	}
-	if err := b.start(ctx, slices.ContainsFunc(chosen, func(m benchmark) bool { return !strings.HasPrefix(m.name, microVMPart) })); err != nil {
+	if err := b.start(ctx, slices.ContainsFunc(chosen, func(m benchmark) bool { return !apart(m.name) })); err != nil {
 		return err
 	}
 	var results []Result
@@ -117,14 +121,20 @@ func (b *bench) all() []benchmark {
 		{"a file of 1 GB out", b.download},
 		{"memory of an idle VM", b.memory},
 		{"cost with many VMs", b.scale},
+		{proxyPart + "a preview's URL", b.proxy},
 		{microVMPart + "claims", b.microVMClaims},
 		{microVMPart + "starts", b.microVMStarts},
 		{microVMPart + "forks", b.microVMForks},
 	}
 }
 
-// microVMPart begins the names of benchmarks that need nothing of the others.
+// microVMPart begins the names of benchmarks of machines with kernels of their own.
 const microVMPart = "microvm "
+
+// apart reports whether a benchmark needs nothing of the others.
+func apart(name string) bool {
+	return strings.HasPrefix(name, microVMPart) || strings.HasPrefix(name, proxyPart)
+}
 
 // start brings up our servers on one base template, and with peers Docker on the
 // same tree. Without, a root filesystem will do.
