@@ -335,8 +335,8 @@ func TestPort(t *testing.T) {
 		}
 	}()
 	port := l.Addr().(*net.TCPAddr).Port
-	c := r.upgrade(port)
-	_, err = c.Write([]byte("hello"))
+	c := r.upgrade(port, "hel")
+	_, err = c.Write([]byte("lo"))
 	must(t, err)
 	must(t, c.CloseWrite())
 	if b, err := io.ReadAll(c); string(b) != "got hello" || err != nil {
@@ -356,14 +356,14 @@ func TestPort(t *testing.T) {
 
 // upgrade opens a byte pipe to a port, with the request and the first bytes in
 // one write as fast clients have it.
-func (r *rig) upgrade(port int) *net.UnixConn {
+func (r *rig) upgrade(port int, early string) *net.UnixConn {
 	r.t.Helper()
 	var d net.Dialer
 	conn, err := d.DialContext(context.Background(), "unix", r.socket)
 	must(r.t, err)
 	r.t.Cleanup(func() { _ = conn.Close() })
 	must(r.t, conn.SetDeadline(time.Now().Add(limit)))
-	_, err = fmt.Fprintf(conn, "POST /aetherium/port/%d HTTP/1.1\r\nHost: agent\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n", port)
+	_, err = fmt.Fprintf(conn, "POST /aetherium/port/%d HTTP/1.1\r\nHost: agent\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n%s", port, early)
 	must(r.t, err)
 	head := bufio.NewReaderSize(conn, 16) // small: it must not swallow the stream
 	for {

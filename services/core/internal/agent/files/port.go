@@ -1,7 +1,6 @@
 package files
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"net"
@@ -59,7 +58,7 @@ func forwardPort(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	join(client, io.MultiReader(bytes.NewReader(early), client), target)
+	join(client, early, target)
 }
 
 type lifetimeKey struct{}
@@ -84,10 +83,18 @@ func dialLoopback(ctx context.Context, port string) (net.Conn, error) {
 	return nil, err
 }
 
-// join copies both ways until both ended.
-func join(client net.Conn, fromClient io.Reader, target net.Conn) {
+// join copies both ways until both ended. early is what the client has sent
+// already; it goes by itself, for the kernel carries what stands between two
+// sockets and nothing else.
+func join(client net.Conn, early []byte, target net.Conn) {
 	var both sync.WaitGroup
-	both.Go(func() { carry(target, fromClient) })
+	both.Go(func() {
+		if _, err := target.Write(early); err != nil {
+			_ = target.Close()
+			return
+		}
+		carry(target, client)
+	})
 	carry(client, target)
 	both.Wait()
 }
