@@ -23,9 +23,9 @@ func checkWarmUp(u domain.WarmUp) error {
 	switch {
 	case u.Memory:
 		return u.Network.Validate("network")
-	case u.Ready != "":
-		return errors.New(errors.InvalidArgument, "a ready command says when a template's memory is to be kept").WithField("ready").
-			WithHint("ask for a memory, too")
+	case u.Ready != "" && u.Start == "":
+		return errors.New(errors.InvalidArgument, "a ready command says when what is started, or a memory, may be used").WithField("ready").
+			WithHint("give a start command, or ask for a memory, too")
 	case u.Driver != "" || u.Network != "":
 		return errors.New(errors.InvalidArgument, "driver and network are those of a template's memory").WithField("driver").
 			WithHint("ask for a memory, too")

@@ -111,6 +111,9 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 	trace.phase("session")
 	if fresh {
 		if err := w.startUp(ctx, l, trace); err != nil {
+			if driver, derr := w.driver(vm.Spec.Driver); derr == nil && errors.Is(err, errNotReady) {
+				return w.neverReady(ctx, vm, driver, err)
+			}
 			w.vms.forget(vm.ID)
 			l.session.Close()
 			client.Close()

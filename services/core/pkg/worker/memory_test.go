@@ -573,10 +573,10 @@ func TestTemplatesThatAreWarm(t *testing.T) {
 		req.Template = "warm"
 		cold := b.running(req)
 		list := b.executions(cold.ID)
-		if cold.Spec.Memory || len(list) != 1 || list[0].OriginID != "" {
+		if cold.Spec.Memory || len(list) != 2 || list[0].OriginID != "" || list[1].Command.Args[2] != starter {
 			t.Fatalf("%v: %+v", cold.Spec.Memory, list)
 		}
-		b.said(list[0].ID, "started\n")
+		b.said(list[1].ID, "started\n")
 		_, err := b.StopVM(b.ctx, b.by, cold.ID)
 		must(t, err)
 		_, err = b.WaitVM(b.ctx, b.by, cold.ID)
@@ -585,7 +585,7 @@ func TestTemplatesThatAreWarm(t *testing.T) {
 		must(t, err)
 		_, err = b.WaitVM(b.ctx, b.by, cold.ID)
 		must(t, err)
-		if again := b.executions(cold.ID); len(again) != 2 || again[0].State != domain.ExecutionRunning {
+		if again := b.executions(cold.ID); len(again) != 4 || again[1].State != domain.ExecutionRunning {
 			t.Errorf("started again it runs %+v", again)
 		}
 	}
@@ -682,9 +682,9 @@ func TestWarmUpsThatFail(t *testing.T) {
 		warm domain.WarmUp
 		code errors.Code
 	}{
-		"ready without memory": {domain.WarmUp{Start: "x", Ready: "y"}, errors.InvalidArgument},
-		"no such driver":       {domain.WarmUp{Memory: true, Driver: "nosuch"}, errors.Unsupported},
-		"a NUL":                {domain.WarmUp{Start: "a\x00b"}, errors.InvalidArgument},
+		"ready of nothing": {domain.WarmUp{Ready: "y"}, errors.InvalidArgument},
+		"no such driver":   {domain.WarmUp{Memory: true, Driver: "nosuch"}, errors.Unsupported},
+		"a NUL":            {domain.WarmUp{Start: "a\x00b"}, errors.InvalidArgument},
 	} {
 		_, err := b.BuildTemplate(b.ctx, b.by, vmm.BuildTemplate{Name: "bad", Source: domain.TemplateSource{Dir: "/"}, Warm: tc.warm})
 		if !errors.HasCode(err, tc.code) {

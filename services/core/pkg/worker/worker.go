@@ -27,6 +27,7 @@ type Config struct {
 	DataDir  string
 
 	ReadyTimeout   time.Duration // for a started machine's agent to answer
+	StartUpTimeout time.Duration // for what a template starts in it to be ready
 	StopGrace      time.Duration // between asking a machine to end and ending it
 	SweepEvery     time.Duration // between looks for lost wishes and expired rows
 	UsageEvery     time.Duration // between usage samples
@@ -53,6 +54,7 @@ func (c Config) withDefaults() Config {
 		}
 	}
 	set(&c.ReadyTimeout, 30*time.Second)
+	set(&c.StartUpTimeout, 3*time.Minute)
 	set(&c.StopGrace, 5*time.Second)
 	set(&c.SweepEvery, 30*time.Second)
 	set(&c.UsageEvery, 15*time.Second)
