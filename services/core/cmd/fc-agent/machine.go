@@ -55,5 +55,6 @@ func serveMachine(m *firstprocess.Machine, log *slog.Logger) error {
 			}
 		}},
 	})
+	serveLocal(ctx, a, log)
 	return work(ctx, a, m.Listeners, nil, ending, asked, machineGrace)
 }

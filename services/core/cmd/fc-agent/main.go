@@ -122,7 +122,24 @@ func serve(o options, log *slog.Logger) error {
 		host = append(host, channel.Listener())
 	}
 	a := agent.New(agent.Options{PID1: pid1, Path: os.Getenv("PATH"), OOM: spawn.NewOOMGuard(), Log: log})
+	if pid1 {
+		serveLocal(ctx, a, log)
+	}
 	return work(ctx, a, host, guests, ending, nil, o.grace)
+}
+
+// serveLocal serves the machine's own services. The machine is of use without.
+func serveLocal(ctx context.Context, a *agent.Agent, log *slog.Logger) {
+	l, err := agent.ListenLocal(ctx)
+	if err != nil {
+		log.Warn("local services", "error", err)
+		return
+	}
+	go func() {
+		if err := a.ServeLocal(ctx, l); err != nil {
+			log.Warn("local services", "error", err)
+		}
+	}()
 }
 
 // work serves until the end is asked for, by a signal or by the host with a

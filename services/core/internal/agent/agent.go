@@ -70,6 +70,9 @@ type Agent struct {
 	log        *slog.Logger
 	host       http.Handler
 	guests     http.Handler
+	local      http.Handler
+	settings   *settings.Store
+	users      *osuser.DB
 	clients    clients
 }
 
@@ -91,7 +94,7 @@ func New(o Options) *Agent {
 	}
 	starter := &spawn.Starter{Reaper: reaper, OOM: o.OOM, Group: group}
 	a := &Agent{
-		pid1: o.PID1, reaper: reaper, log: o.Log,
+		pid1: o.PID1, reaper: reaper, log: o.Log, settings: store, users: users,
 		executions: &execution.Registry{
 			Starter: starter,
 			Users:   users, Settings: store, Path: o.Path,
@@ -135,7 +138,9 @@ func New(o Options) *Agent {
 			Settings: store, Clock: clock, BootID: rand.Text(), Identity: keeper, Hooks: runner, Own: o.Machine, Meter: envdHTTP.Meter,
 		}, guest.Options()...)
 	}))
-	a.host, a.guests = host, guests
+	local := http.NewServeMux()
+	envdHTTP.RegisterEnvs(local)
+	a.host, a.guests, a.local = host, guests, local
 	return a
 }
 

@@ -37,6 +37,7 @@ const limit = 60 * time.Second
 type rig struct {
 	t          testing.TB
 	ctx        context.Context
+	agent      *agent.Agent
 	home       string // of "user", 1000:1000
 	socket     string
 	executions guestv1connect.ExecutionServiceClient
@@ -68,6 +69,7 @@ func newRig(t testing.TB) *rig {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	r.ctx = ctx
 	a := agent.New(agent.Options{Etc: filepath.Join(dir, "etc")})
+	r.agent = a
 	hostListener, err := net.Listen("unix", r.socket)
 	must(t, err)
 	sdkListener, err := net.Listen("tcp", "127.0.0.1:0")

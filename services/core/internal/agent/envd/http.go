@@ -30,9 +30,12 @@ func (s *HTTP) Register(mux *http.ServeMux) {
 		w.WriteHeader(http.StatusNoContent)
 	})
 	mux.HandleFunc("GET /metrics", s.metrics)
-	mux.HandleFunc("GET /envs", s.envs)
+	s.RegisterEnvs(mux)
 	mux.HandleFunc("POST /init", s.init)
 }
+
+// RegisterEnvs registers /envs alone.
+func (s *HTTP) RegisterEnvs(mux *http.ServeMux) { mux.HandleFunc("GET /envs", s.envs) }
 
 func (s *HTTP) envs(w http.ResponseWriter, r *http.Request) {
 	if err := s.Guard.Token(r.Header); err != nil {
