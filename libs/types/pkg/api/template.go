@@ -23,6 +23,7 @@ type Build struct {
 	Resources   Resources      `json:"resources" doc:"Defaults of VMs made from it"`
 	DefaultUser string         `json:"default_user,omitempty"`
 	Start       string         `json:"start,omitempty" doc:"A line of shell that runs in the background in each VM made from it"`
+	Ready       string         `json:"ready,omitempty" doc:"The line of shell that succeeds before such a VM is told to run"`
 	Memory      *BuildMemory   `json:"memory,omitempty" doc:"What VMs of the same shape go on from"`
 	SizeBytes   int64          `json:"size_bytes"`
 	Reason      string         `json:"reason,omitempty" doc:"Why it failed"`
@@ -41,13 +42,14 @@ type BuildMemory struct {
 }
 
 // TemplateSource is what a root filesystem is made from. Exactly one of Image,
-// Tar, Dir, Packages and Steps is set.
+// Tar, Dir, Packages, Steps and Preset is set.
 type TemplateSource struct {
 	Image    string   `json:"image,omitempty" maxLength:"512" doc:"An OCI reference"`
 	Tar      string   `json:"tar,omitempty" maxLength:"4096" doc:"ID of an upload; for administrators also an absolute path on the server"`
 	Dir      string   `json:"dir,omitempty" maxLength:"4096" doc:"An absolute path on the server; administrators only"`
 	Packages []string `json:"packages,omitempty" nullable:"false" maxItems:"1000" maxLength:"128" pattern:"^[a-z0-9][a-z0-9+.-]+$" doc:"Debian packages on top of a minimal system"`
 	Suite    string   `json:"suite,omitempty" maxLength:"32" pattern:"^[a-z][a-z0-9-]*$" doc:"Debian release for packages; absent: bookworm"`
+	Preset   string   `json:"preset,omitempty" maxLength:"32" pattern:"^[a-z][a-z0-9-]*$" doc:"One that comes with the product, with what is started in its VMs: code-interpreter"`
 	Steps    string   `json:"steps,omitempty" maxLength:"65536" doc:"The text of a file of steps, a Dockerfile's subset: FROM, RUN, COPY, ENV, WORKDIR, USER. Lists show its FROM only"`
 	Context  string   `json:"context,omitempty" maxLength:"4096" doc:"What steps copy from, a tar: ID of an upload; for administrators also an absolute path on the server"`
 }
@@ -62,7 +64,7 @@ type BuildTemplate struct {
 	Env       map[string]string `json:"env,omitempty" maxProperties:"256"`
 	Start     string            `json:"start,omitempty" maxLength:"8192" doc:"A line of shell that runs in the background in each VM; in one that goes on from the template's memory it runs already"`
 	Memory    bool              `json:"memory,omitempty" doc:"Boot a machine, run start until ready succeeds, and keep its memory: VMs of the same shape go on from there"`
-	Ready     string            `json:"ready,omitempty" maxLength:"8192" doc:"With memory: a line of shell that is tried until it exits with 0; absent: the memory is kept at once"`
+	Ready     string            `json:"ready,omitempty" maxLength:"8192" doc:"A line of shell that is tried until it exits with 0: only then a VM is told to run, or the memory is kept; absent: at once"`
 	Driver    string            `json:"driver,omitempty" maxLength:"32" pattern:"^[a-z0-9-]+$" doc:"With memory: the driver that it is of; absent: the server's default, or the first that can"`
 	Network   string            `json:"network,omitempty" enum:"none,nat" doc:"With memory: the network of the VMs that it is for; absent: the server's default"`
 	NoCache   bool              `json:"no_cache,omitempty" doc:"Carry out every step anew, also those whose results are kept from earlier builds"`

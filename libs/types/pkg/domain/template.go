@@ -108,6 +108,7 @@ type TemplateSource struct {
 	Dir      string   `json:"dir,omitempty"`      // a root filesystem directory on the server
 	Packages []string `json:"packages,omitempty"` // Debian packages on top of a minimal system
 	Suite    string   `json:"suite,omitempty"`    // Debian release for Packages; default "bookworm"
+	Preset   string   `json:"preset,omitempty"`   // one that comes with the product, such as "code-interpreter"
 	Steps    string   `json:"steps,omitempty"`    // the text of a file of steps, a Dockerfile's subset
 	Context  string   `json:"context,omitempty"`  // what Steps copy from: an uploaded tar, by upload ID or server path
 	// Untrusted marks what no administrator asked for: images come without this

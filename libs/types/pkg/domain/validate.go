@@ -314,13 +314,13 @@ func (i Isolation) Validate(field string) error {
 // Validate checks a template source: exactly one kind, and bounded.
 func (s TemplateSource) Validate(field string) error {
 	kinds := 0
-	for _, set := range []bool{s.Image != "", s.Tar != "", s.Dir != "", len(s.Packages) > 0, s.Steps != ""} {
+	for _, set := range []bool{s.Image != "", s.Tar != "", s.Dir != "", len(s.Packages) > 0, s.Steps != "", s.Preset != ""} {
 		if set {
 			kinds++
 		}
 	}
 	if kinds != 1 {
-		return invalid(field, "exactly one of image, tar, dir, packages and steps must be given")
+		return invalid(field, "exactly one of image, tar, dir, packages, steps and preset must be given")
 	}
 	if len(s.Steps) > MaxStepsBytes {
 		return errors.New(errors.TooLarge, "the steps have %d bytes, at most %d are allowed", len(s.Steps), MaxStepsBytes).WithField(field + ".steps")
@@ -338,6 +338,9 @@ func (s TemplateSource) Validate(field string) error {
 	}
 	if s.Suite != "" && !suiteForm.MatchString(s.Suite) {
 		return invalid(field+".suite", "%q is not a Debian release", clip(s.Suite, 64))
+	}
+	if s.Preset != "" && !suiteForm.MatchString(s.Preset) {
+		return invalid(field+".preset", "%q is not the name of a preset", clip(s.Preset, 64))
 	}
 	for name, v := range map[string]string{"image": s.Image, "tar": s.Tar, "dir": s.Dir, "context": s.Context} {
 		if err := validateOptionalPath(field+"."+name, v); err != nil {

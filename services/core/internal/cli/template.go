@@ -69,6 +69,8 @@ func sourceText(s api.TemplateSource) string {
 		return "directory " + s.Dir
 	case len(s.Packages) > 0:
 		return "Debian packages"
+	case s.Preset != "":
+		return "preset " + s.Preset
 	case s.Steps != "":
 		first, _, _ := strings.Cut(s.Steps, "\n")
 		return "steps " + first
@@ -88,6 +90,7 @@ func (a *app) templateBuildCommand() *cobra.Command {
 		Short: "Build a template and follow its log",
 		Example: `  aetherium template build py --image python:3.13-slim
   aetherium template build tools --packages git,curl,jq
+  aetherium template build code-interpreter-v1 --preset code-interpreter
   aetherium template build mine --tar rootfs.tar
   aetherium template build app -f Aetherfile .
   aetherium template build app -f Aetherfile . --memory --start ./serve --ready 'curl -fs localhost:8080'`,
@@ -117,10 +120,10 @@ func (a *app) templateBuildCommand() *cobra.Command {
 				req.Resources = &r
 			}
 			of := req.Source
-			src := domain.TemplateSource{Image: of.Image, Tar: of.Tar, Dir: of.Dir, Packages: of.Packages, Suite: of.Suite, Steps: of.Steps, Context: of.Context}
+			src := domain.TemplateSource{Image: of.Image, Tar: of.Tar, Dir: of.Dir, Packages: of.Packages, Suite: of.Suite, Preset: of.Preset, Steps: of.Steps, Context: of.Context}
 			src.Tar = tar
 			if err := src.Validate("source"); err != nil {
-				return sourceError(cmd, errors.Public(err).WithHint("give one of --image, --packages, --tar, --dir and --file"))
+				return sourceError(cmd, errors.Public(err).WithHint("give one of --image, --packages, --preset, --tar, --dir and --file"))
 			}
 			return a.buildTemplate(cmd, req, tar, from, detach)
 		},
@@ -129,6 +132,8 @@ func (a *app) templateBuildCommand() *cobra.Command {
 	f.StringVar(&req.Source.Image, "image", "", "from an OCI image")
 	f.StringSliceVar(&req.Source.Packages, "packages", nil, "from Debian packages on top of a minimal system")
 	f.StringVar(&req.Source.Suite, "suite", "", "Debian release for --packages (default: bookworm)")
+	f.StringVar(&req.Source.Preset, "preset", "", "one that comes with the product, with what is started in its VMs: code-interpreter")
+	must(cmd.RegisterFlagCompletionFunc("preset", fixed("code-interpreter")))
 	f.StringVar(&tar, "tar", "", "from a root filesystem archive here (- for stdin), which is sent to the server")
 	f.StringVar(&req.Source.Dir, "dir", "", "from a root filesystem directory on the server")
 	f.StringVarP(&from.file, "file", "f", "", "from a file of steps, a Dockerfile's subset (- for stdin); CONTEXT is what its COPY takes files from")
@@ -140,7 +145,7 @@ func (a *app) templateBuildCommand() *cobra.Command {
 	f.Var((*bytesFlag)(&r.DiskBytes), "disk", "default disk of its VMs")
 	f.StringVar(&req.Start, "start", "", "a line of shell that runs in the background in each of its VMs")
 	f.BoolVar(&req.Memory, "memory", false, "boot a machine, run --start in it, and keep its memory: VMs begin with it running")
-	f.StringVar(&req.Ready, "ready", "", "with --memory: keep it once this line of shell exits with 0 (default: at once)")
+	f.StringVar(&req.Ready, "ready", "", "a VM runs, or its memory is kept, once this line of shell exits with 0 (default: at once)")
 	f.StringVar(&req.Driver, "driver", "", "with --memory: driver that it is of (default: the server's, or the first that can)")
 	f.StringVar(&req.Network, "network", "", "with --memory: network of the VMs that it is for (default: the server's)")
 	must(cmd.RegisterFlagCompletionFunc("network", fixed("none", "nat")))
@@ -157,7 +162,7 @@ func checkWarmUp(cmd *cobra.Command, req api.BuildTemplate, args []string) error
 		}
 		return flagged(cmd, "network", domain.NetworkMode(req.Network).Validate("network"))
 	}
-	for _, name := range []string{"ready", "driver", "network"} {
+	for _, name := range []string{"driver", "network"} {
 		if cmd.Flags().Changed(name) {
 			return usagef(cmd, "--%s goes with --memory", name)
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/image/internal/manifest"
 	"github.com/aetherium/aetherium/services/core/pkg/image/internal/tree"
 	"github.com/aetherium/aetherium/services/core/pkg/image/internal/unpack"
+	"github.com/aetherium/aetherium/services/core/pkg/image/preset"
 )
 
 // build is one build under way.
@@ -86,9 +87,17 @@ func sourceOf(src domain.TemplateSource) (source, error) {
 			return nil, err
 		}
 	}
+	if src.Preset != "" {
+		set++
+		p, err := preset.Find(src.Preset)
+		if err != nil {
+			return nil, err
+		}
+		from = func(ctx context.Context, b *build) error { return b.fromPreset(ctx, p) }
+	}
 	if set != 1 {
 		return nil, errors.New(errors.InvalidArgument, "a template needs exactly one source, not %d", set).
-			WithHint("give one of image, tar, dir and packages").WithField("source")
+			WithHint("give one of image, tar, dir, packages and preset").WithField("source")
 	}
 	return from, nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/libs/types/pkg/events"
+	"github.com/aetherium/aetherium/services/core/pkg/image/preset"
 	"github.com/aetherium/aetherium/services/core/pkg/image/steps"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
@@ -103,8 +104,17 @@ func (s *Service) checkBuild(req *vmm.BuildTemplate) error {
 		if req.Warm.Start == "" {
 			req.Warm.Start = file.Start
 		}
-		if req.Warm.Memory && req.Warm.Ready == "" {
-			req.Warm.Ready = file.Ready // without a memory nobody waits for it
+		if req.Warm.Ready == "" && (req.Warm.Start != "" || req.Warm.Memory) {
+			req.Warm.Ready = file.Ready
+		}
+	}
+	if req.Source.Preset != "" {
+		p, err := preset.Find(req.Source.Preset)
+		if err != nil {
+			return err
+		}
+		if req.Warm.Start == "" && req.Warm.Ready == "" {
+			req.Warm.Start, req.Warm.Ready = p.Start, p.Ready
 		}
 	}
 	req.Shape = req.Shape.Or(s.config.Defaults)

@@ -194,9 +194,9 @@ func listedTemplate(t *vmm.TemplateInfo) wire.Template {
 func build(b *domain.Build) wire.Build {
 	out := wire.Build{
 		ID: b.ID.String(), TemplateID: b.TemplateID.String(), State: string(b.State), Platform: b.Platform,
-		Source:    wire.TemplateSource{Image: b.Source.Image, Packages: b.Source.Packages, Suite: b.Source.Suite, Steps: b.Source.Steps},
+		Source:    wire.TemplateSource{Image: b.Source.Image, Packages: b.Source.Packages, Suite: b.Source.Suite, Preset: b.Source.Preset, Steps: b.Source.Steps},
 		Resources: resources(b.Shape), DefaultUser: b.DefaultUser, Reason: b.Reason, CreatedAt: b.CreatedAt, ReadyAt: b.ReadyAt,
-		Start: b.Warm.Start,
+		Start: b.Warm.Start, Ready: b.Warm.Ready,
 	}
 	if m := b.Memory(); m != nil {
 		out.Memory = &wire.BuildMemory{

@@ -103,7 +103,7 @@ func (a *API) buildTemplate(ctx context.Context, in *buildTemplateInput) (*accep
 // source finds out what a source names on the server. Paths there are for
 // administrators: reading one is reading the host's files.
 func (a *API) source(ctx context.Context, by vmm.Caller, s wire.TemplateSource) (domain.TemplateSource, error) {
-	out := domain.TemplateSource{Image: s.Image, Tar: s.Tar, Dir: s.Dir, Packages: s.Packages, Suite: s.Suite, Steps: s.Steps, Context: s.Context}
+	out := domain.TemplateSource{Image: s.Image, Tar: s.Tar, Dir: s.Dir, Packages: s.Packages, Suite: s.Suite, Preset: s.Preset, Steps: s.Steps, Context: s.Context}
 	if err := out.Validate("body.source"); err != nil {
 		return out, err
 	}
