@@ -23,6 +23,7 @@ type input struct {
 
 	mu      sync.Mutex
 	enabled bool // set before anybody else knows of it
+	shared  bool // clients in or at the machine write to it too; set as early
 	pty     bool
 	known   bool   // the agent has told how much it took
 	base    int64  // the agent answers for what is below
@@ -36,7 +37,7 @@ type input struct {
 }
 
 func newInput(n note) *input {
-	return &input{closeAt: -1, writing: make(chan struct{}, 1), pty: n.PTY, enabled: n.PTY || n.Stdin}
+	return &input{closeAt: -1, writing: make(chan struct{}, 1), pty: n.PTY, enabled: n.PTY || n.Stdin, shared: n.AgentID != ""}
 }
 
 func (in *input) end() int64 { return in.base + int64(len(in.buf)) }
@@ -124,6 +125,7 @@ func (in *input) attached(offset int64) error {
 			in.closeAt = in.end()
 		}
 	}
+	in.others(offset)
 	if offset < in.base || offset > max(in.base, in.handed) {
 		return errors.New(errors.GuestFault, "the guest agent took input up to %d of %d to %d", offset, in.base, in.handed)
 	}
@@ -139,6 +141,7 @@ func (in *input) attached(offset int64) error {
 func (in *input) acked(offset int64) (bool, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	in.others(offset)
 	if offset > max(in.base, in.handed) {
 		return false, errors.New(errors.GuestFault, "the guest agent acknowledged input up to %d, sent were %d", offset, in.handed)
 	}
@@ -151,6 +154,20 @@ func (in *input) acked(offset int64) (bool, error) {
 	in.sent = max(in.sent, offset)
 	in.change.Notify()
 	return true, nil
+}
+
+// others takes up that the input is further than what was sent from here can
+// have brought it: others wrote. What was not sent yet follows theirs.
+func (in *input) others(offset int64) {
+	if !in.shared || offset <= max(in.base, in.handed) {
+		return
+	}
+	in.buf = in.buf[min(max(in.sent-in.base, 0), int64(len(in.buf))):]
+	in.base, in.sent, in.handed = offset, offset, offset
+	if in.closeAt >= 0 {
+		in.closeAt = in.end()
+	}
+	in.change.Notify()
 }
 
 // drop lets go of the input below offset.

@@ -270,6 +270,43 @@ func TestEndIsToldAgainAfterARestart(t *testing.T) {
 	}
 }
 
+// Input that a client gives a process of its own is none that the host sent.
+func TestForeignInput(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	h := newHost(t, m.dial, newJournals(t), domain.NewID())
+	envd := processpbconnect.NewProcessClient(h2c(m.dial), "http://agent")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	stream, err := envd.Start(ctx, connect.NewRequest(&processpb.StartRequest{
+		Process: &processpb.ProcessConfig{Cmd: "/bin/sh", Args: []string{"-c", "read a; read b; read c; echo $a $b $c"}},
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = stream.Close() }()
+	st := <-h.started
+	if !stream.Receive() {
+		t.Fatal(stream.Err())
+	}
+	process := &processpb.ProcessSelector{Selector: &processpb.ProcessSelector_Pid{Pid: stream.Msg().GetEvent().GetStart().GetPid()}}
+	send := func(text string) {
+		t.Helper()
+		_, err := envd.SendInput(ctx, connect.NewRequest(&processpb.SendInputRequest{
+			Process: process, Input: &processpb.ProcessInput{Input: &processpb.ProcessInput_Stdin{Stdin: []byte(text)}},
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	send("one of many\n")
+	send("two\n")
+	send("three\n")
+	if got := h.output(t, st.ID); got.stdout.String() != "one of many two three\n" || got.end.ExitCode != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestForeignExecutions(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
