@@ -30,6 +30,16 @@ func (s *Service) DialPort(ctx context.Context, vmID domain.ID, port uint16) (ne
 	return node.Dial(ctx, vm, port)
 }
 
+// Awake implements vmm.Ports.
+func (s *Service) Awake(ctx context.Context, vmID domain.ID) error {
+	vm, err := s.anyVM(ctx, vmID)
+	if err != nil {
+		return err
+	}
+	_, _, err = s.running(ctx, vmm.Caller{ProjectID: vm.ProjectID, Name: "preview"}, vmID)
+	return err
+}
+
 // Preview implements vmm.Ports.
 func (s *Service) Preview(ctx context.Context, vmID domain.ID) (vmm.Preview, error) {
 	vm, err := s.anyVM(ctx, vmID)

@@ -273,6 +273,9 @@ type Ports interface {
 	// resumes a paused VM that auto-resumes. Returns Unavailable when the port
 	// is closed, NotFound, Conflict.
 	DialPort(ctx context.Context, vm domain.ID, port uint16) (net.Conn, error)
+	// Awake returns when the VM runs, and resumes a paused one that auto-resumes:
+	// for who has connections to it already. Returns NotFound, Gone, Conflict.
+	Awake(ctx context.Context, vm domain.ID) error
 	// Preview tells who may visit the VM's previews, for the preview proxy to
 	// compare. Returns NotFound.
 	Preview(ctx context.Context, vm domain.ID) (Preview, error)

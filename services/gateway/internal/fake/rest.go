@@ -41,6 +41,18 @@ func (o *Orchestrator) DialPort(ctx context.Context, id domain.ID, port uint16) 
 	return c, nil
 }
 
+// Awake implements vmm.Ports.
+func (o *Orchestrator) Awake(_ context.Context, id domain.ID) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	v, ok := o.vms[id]
+	if !ok {
+		return errors.New(errors.NotFound, "there is no VM %s", id)
+	}
+	_, err := o.running(vmm.Caller{ProjectID: v.ProjectID}, id)
+	return err
+}
+
 // Preview implements vmm.Ports.
 func (o *Orchestrator) Preview(_ context.Context, id domain.ID) (vmm.Preview, error) {
 	o.mu.Lock()

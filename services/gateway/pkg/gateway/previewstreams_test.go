@@ -17,6 +17,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
 func TestPreviewFailuresAre502(t *testing.T) {
@@ -200,4 +201,50 @@ func (s *pattern) Read(p []byte) (int, error) {
 		s.at += 11
 	}
 	return len(p), nil
+}
+
+// A server may answer before it has all that it is sent, and be sent more for it.
+func TestPreviewAnswersBeforeTheRequestEnds(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	g := newGuest(t, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		control := http.NewResponseController(w)
+		if err := errors.Join(control.EnableFullDuplex(), control.Flush()); err != nil {
+			t.Error(err)
+		}
+		_, _ = io.Copy(w, r.Body)
+	}))
+	body, send := io.Pipe()
+	r := l.request(req{method: "POST", path: "http://" + g.host + "/", body: body, key: "none", header: map[string]string{wire.HeaderPreviewToken: g.token}})
+	resp, err := l.client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	for i := range 3 {
+		want := fmt.Sprintf("piece %d\n", i)
+		if _, err := io.WriteString(send, want); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = send.Close()
+	if got, err := io.ReadAll(resp.Body); err != nil || string(got) != "piece 0\npiece 1\npiece 2\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// What was paused behind a visitor's back is not sent requests that nothing answers.
+func TestPreviewOfAVMThatWasPausedMeanwhile(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	g := newGuest(t, l, http.HandlerFunc(echo))
+	if resp, body := g.visit(req{method: "GET", path: "/"}); resp.StatusCode != http.StatusOK {
+		t.Fatalf("%d %s", resp.StatusCode, body)
+	}
+	if _, err := l.core.PauseVM(t.Context(), vmm.Caller{ProjectID: l.project}, domain.ID(g.id), ""); err != nil {
+		t.Fatal(err)
+	}
+	if resp, body := g.visit(req{method: "GET", path: "/"}); resp.StatusCode != http.StatusBadGateway {
+		t.Errorf("%d %s", resp.StatusCode, body)
+	}
 }

@@ -27,6 +27,7 @@ type body struct {
 	stall   time.Duration
 	http2   bool
 	over    atomic.Bool // read to its end, or broken
+	duplex  atomic.Bool // read on while the answer is written
 	until   time.Time   // when it must have come; zero: whenever
 }
 
@@ -35,6 +36,15 @@ type body struct {
 func FinishBody(ctx context.Context, until time.Time) {
 	if rec := RecordOf(ctx); rec != nil && rec.body != nil {
 		rec.body.until = until
+	}
+}
+
+// Duplex lets a request's body be read on when the answer has begun. Without
+// it, on HTTP/1, the server reads the rest itself then and closes the body, at
+// which who passes it on at that moment takes the request for broken.
+func Duplex(ctx context.Context) {
+	if rec := RecordOf(ctx); rec != nil && rec.body != nil && !rec.body.http2 && rec.body.control.EnableFullDuplex() == nil {
+		rec.body.duplex.Store(true)
 	}
 }
 
@@ -62,6 +72,13 @@ func (b *body) Read(p []byte) (int, error) {
 	// An expired deadline stays: the server, too, tries to read the rest.
 	b.over.Store(true)
 	return n, readError(err)
+}
+
+// answered is called when the answer begins.
+func (b *body) answered() {
+	if b != nil && !b.duplex.Load() {
+		b.drain()
+	}
 }
 
 // drain is called when the answer begins, and after the handler: on HTTP/1 the

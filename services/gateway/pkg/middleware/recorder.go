@@ -39,7 +39,7 @@ func (w *recorder) Started() bool { return w.status != 0 }
 
 func (w *recorder) begin(status int) {
 	w.status = status
-	w.in.drain()
+	w.in.answered()
 }
 
 func (w *recorder) WriteHeader(status int) {

@@ -163,7 +163,20 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, u *url.URL, d dest
 	}
 	r = r.WithContext(ctx)
 	r.URL = u
+	// A connection that waits for its next request may be one to a VM that was
+	// paused meanwhile: what went over it would not be answered.
+	if err := p.awake(ctx, d.VM); err != nil {
+		via.ErrorHandler(w, r, err)
+		return
+	}
+	middleware.Duplex(r.Context())
 	via.ServeHTTP(w, r)
+}
+
+func (p *Proxy) awake(ctx context.Context, vm domain.ID) error {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	return p.vms.Awake(ctx, vm)
 }
 
 func (p *Proxy) dial(ctx context.Context, _, addr string) (net.Conn, error) {
