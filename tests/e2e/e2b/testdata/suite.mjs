@@ -1,0 +1,437 @@
+// What E2B's JavaScript SDK does, by the package that is installed beside this
+// file's working directory. Each check prints one line of JSON.
+import { createRequire } from 'node:module'
+import { pathToFileURL } from 'node:url'
+import assert from 'node:assert/strict'
+import http from 'node:http'
+import https from 'node:https'
+
+const require = createRequire(process.cwd() + '/')
+const e2b = await import(pathToFileURL(require.resolve('e2b')).href)
+const { Sandbox } = e2b.default?.Sandbox ? e2b.default : e2b
+
+const LIMIT = 60_000
+const tell = (line) => process.stdout.write(JSON.stringify(line) + '\n')
+const within = (promise, ms = LIMIT) => {
+  let timer
+  return Promise.race([
+    promise,
+    new Promise((_, no) => { timer = setTimeout(() => no(new Error('it did not end in time')), ms) }),
+  ]).finally(() => clearTimeout(timer))
+}
+
+async function check(feature, name, f) {
+  try {
+    await within(Promise.resolve().then(f))
+    tell({ feature, check: name, ok: true })
+  } catch (err) {
+    tell({ feature, check: name, ok: false, error: `${err?.name}: ${err?.message}` })
+  }
+}
+
+async function fails(f, ...names) {
+  try {
+    await f()
+  } catch (err) {
+    const chain = []
+    for (let c = err?.constructor; c && c.name; c = Object.getPrototypeOf(c)) chain.push(c.name)
+    assert.ok(chain.some((n) => names.includes(n)), `it failed with ${chain[0]} (${err.message}), not with ${names}`)
+    return err
+  }
+  assert.fail(`it did not fail with ${names}`)
+}
+
+// until waits for something to become so, which no event tells of.
+async function until(f) {
+  for (;;) {
+    const v = await f()
+    if (v) return v
+    await new Promise((r) => setTimeout(r, 50))
+  }
+}
+
+// visit makes a request to a name below the sandboxes' domain, which need not
+// resolve on this host: they are all on loopback.
+function visit(host, path, headers = {}) {
+  const scheme = process.env.TEST_SCHEME ?? 'https'
+  const lookup = (_, o, cb) => (o.all ? cb(null, [{ address: '127.0.0.1', family: 4 }]) : cb(null, '127.0.0.1', 4))
+  return new Promise((resolve, reject) => {
+    const req = (scheme === 'http' ? http : https).get(`${scheme}://${host}${path}`, { headers, lookup, agent: false }, (res) => {
+      let body = ''
+      res.setEncoding('utf8').on('data', (d) => { body += d }).on('end', () => resolve({ status: res.statusCode, body })).on('error', reject)
+    })
+    req.on('error', reject)
+  })
+}
+
+const made = []
+const make = async (...args) => {
+  const s = await within(Sandbox.create(...args))
+  made.push(s)
+  return s
+}
+
+const all = async (paginator) => {
+  const items = []
+  while (paginator.hasNext) items.push(...(await paginator.nextItems()))
+  return items
+}
+
+const mark = `js ${Date.now()} a&b=c é`
+let sbx
+
+await check('create', 'a sandbox with metadata, environment and a timeout', async () => {
+  sbx = await make('base', { metadata: { mark, n: '1' }, envs: { FROM_CREATE: 'yes' }, timeoutMs: 600_000 })
+  assert.match(sbx.sandboxId, /^[a-z0-9]{1,57}$/)
+  assert.equal((await sbx.commands.run('echo $FROM_CREATE')).stdout, 'yes\n')
+})
+if (!sbx) process.exit(1)
+
+await check('create', 'a template that there is not', async () => {
+  await fails(() => make('no-such-template'), 'SandboxError', 'NotFoundError')
+})
+await check('create', 'a key that does not count', async () => {
+  await fails(() => make('base', { apiKey: 'e2b_' + '0'.repeat(40) }), 'AuthenticationError')
+})
+
+await check('getInfo', 'what a sandbox is', async () => {
+  const info = await sbx.getInfo()
+  assert.equal(info.sandboxId, sbx.sandboxId)
+  assert.equal(info.name, 'base')
+  assert.equal(info.metadata.mark, mark)
+  assert.equal(info.state, 'running')
+  assert.ok(info.cpuCount >= 1 && info.memoryMB >= 64)
+  const left = info.endAt.getTime() - info.startedAt.getTime()
+  assert.ok(Math.abs(left - 600_000) < 2000, `it ends after ${left} ms`)
+})
+await check('getInfo', 'a sandbox that there is not', async () => {
+  await fails(() => Sandbox.getInfo('a'.repeat(20)), 'NotFoundError', 'SandboxNotFoundError')
+})
+await check('isRunning', 'a running one', async () => assert.equal(await sbx.isRunning(), true))
+
+await check('setTimeout', 'longer and shorter', async () => {
+  for (const ms of [900_000, 300_000]) {
+    await sbx.setTimeout(ms)
+    const left = (await sbx.getInfo()).endAt.getTime() - Date.now()
+    assert.ok(Math.abs(left - ms) < 30_000, `it has ${left} ms left`)
+  }
+})
+await check('setTimeout', 'the end of its time', async () => {
+  const s = await make('base', { timeoutMs: 600_000 })
+  await s.setTimeout(1000)
+  await until(async () => !(await s.isRunning()))
+  await fails(() => s.getInfo(), 'NotFoundError', 'SandboxNotFoundError')
+})
+
+await check('list', 'by metadata, with odd characters', async () => {
+  const items = await all(Sandbox.list({ query: { metadata: { mark } } }))
+  assert.deepEqual(items.map((i) => i.sandboxId), [sbx.sandboxId])
+})
+await check('list', 'in pages', async () => {
+  const more = [await make('base', { metadata: { page: mark } }), await make('base', { metadata: { page: mark } }), await make('base', { metadata: { page: mark } })]
+  const pages = Sandbox.list({ limit: 2, query: { metadata: { page: mark } } })
+  const first = await pages.nextItems()
+  assert.equal(first.length, 2)
+  assert.equal(pages.hasNext, true)
+  const second = await pages.nextItems()
+  assert.equal(pages.hasNext, false)
+  assert.deepEqual([...first, ...second].map((i) => i.sandboxId).sort(), more.map((s) => s.sandboxId).sort())
+  await Promise.all(more.map((s) => s.kill()))
+})
+
+await check('commands', 'output, exit codes and errors', async () => {
+  const ok = await sbx.commands.run('echo out; echo err >&2; printf "é€😀"')
+  assert.deepEqual([ok.exitCode, ok.stdout, ok.stderr], [0, 'out\né€😀', 'err\n'])
+  const err = await fails(() => sbx.commands.run('echo broken >&2; exit 7'), 'CommandExitError')
+  assert.deepEqual([err.exitCode, err.stderr], [7, 'broken\n'])
+})
+await check('commands', 'user, directory and environment', async () => {
+  assert.equal((await sbx.commands.run('whoami; pwd')).stdout, 'user\n/home/user\n')
+  assert.equal((await sbx.commands.run('whoami; pwd; echo $X', { user: 'root', cwd: '/tmp', envs: { X: 'a b' } })).stdout, 'root\n/tmp\na b\n')
+  await fails(() => sbx.commands.run('true', { cwd: '/no/such/directory' }), 'InvalidArgumentError', 'SandboxError')
+  await fails(() => sbx.commands.run('true', { user: 'nobody-here' }), 'AuthenticationError', 'SandboxError')
+})
+await check('commands', 'callbacks as output comes', async () => {
+  const seen = []
+  const r = await sbx.commands.run('for i in 1 2 3; do echo $i; sleep 0.1; done; echo e >&2', { onStdout: (d) => seen.push(d), onStderr: (d) => seen.push('E' + d) })
+  assert.equal(seen.filter((d) => !d.startsWith('E')).join(''), '1\n2\n3\n')
+  assert.ok(seen.includes('Ee\n'))
+  assert.equal(r.stdout, '1\n2\n3\n')
+})
+await check('commands', 'much output', async () => {
+  const r = await sbx.commands.run('seq 1 300000 | md5sum; seq 1 300000')
+  assert.equal(r.stdout.length, 1988895 + 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx  -\n'.length)
+})
+await check('commands', 'in the background, with input', async () => {
+  const cmd = await sbx.commands.run('cat; echo done', { background: true, stdin: true })
+  await sbx.commands.sendStdin(cmd.pid, 'first\n')
+  await until(() => cmd.stdout === 'first\n')
+  if (sbx.commands.closeStdin) {
+    await sbx.commands.closeStdin(cmd.pid)
+    assert.equal((await cmd.wait()).stdout, 'first\ndone\n')
+  } else {
+    assert.equal(await cmd.kill(), true)
+  }
+})
+await check('commands', 'list, connect and kill', async () => {
+  const cmd = await sbx.commands.run('echo started; exec sleep 1000', { background: true })
+  const listed = (await sbx.commands.list()).find((p) => p.pid === cmd.pid)
+  assert.ok(listed && listed.args.join(' ').includes('sleep 1000'))
+  const again = await sbx.commands.connect(cmd.pid)
+  assert.equal(again.pid, cmd.pid)
+  assert.equal(await sbx.commands.kill(cmd.pid), true)
+  await fails(() => cmd.wait(), 'CommandExitError')
+  await fails(() => again.wait(), 'CommandExitError')
+  assert.equal(await sbx.commands.kill(cmd.pid), false)
+  await fails(() => sbx.commands.connect(999999), 'NotFoundError')
+})
+await check('commands', 'a timeout', async () => {
+  await fails(() => sbx.commands.run('sleep 1000', { timeoutMs: 1000 }), 'TimeoutError')
+  await until(async () => !(await sbx.commands.list()).some((p) => p.args.join(' ').includes('sleep 1000')))
+})
+await check('commands', 'a dropped connection leaves the command running', async () => {
+  const cmd = await sbx.commands.run('sleep 2; echo survived > /tmp/survived', { background: true })
+  await cmd.disconnect()
+  await until(async () => (await sbx.files.exists('/tmp/survived')) && (await sbx.files.read('/tmp/survived')) === 'survived\n')
+})
+
+await check('pty', 'a terminal: input, output, size and end', async () => {
+  const decoder = new TextDecoder()
+  let out = ''
+  const pty = await sbx.pty.create({ cols: 80, rows: 24, onData: (d) => { out += decoder.decode(d, { stream: true }) }, envs: { IN_PTY: 'yes' } })
+  const type = (text) => sbx.pty.sendInput(pty.pid, new TextEncoder().encode(text))
+  await type('echo "<$IN_PTY>"; stty size\n')
+  await until(() => out.includes('<yes>') && out.includes('24 80'))
+  await sbx.pty.resize(pty.pid, { cols: 100, rows: 30 })
+  await type('stty size\n')
+  await until(() => out.includes('30 100'))
+  await type('exit 0\n')
+  assert.equal((await pty.wait()).exitCode, 0)
+})
+await check('pty', 'connect and kill', async () => {
+  const pty = await sbx.pty.create({ cols: 80, rows: 24, onData: () => {} })
+  if (sbx.pty.connect) {
+    let out = ''
+    const again = await sbx.pty.connect(pty.pid, { onData: (d) => { out += new TextDecoder().decode(d) } })
+    await sbx.pty.sendInput(pty.pid, new TextEncoder().encode('echo a""gain\n'))
+    await until(() => out.includes('again'))
+    await again.disconnect()
+  }
+  assert.equal(await sbx.pty.kill(pty.pid), true)
+  await fails(() => pty.wait(), 'CommandExitError')
+})
+
+await check('files', 'write and read in every form', async () => {
+  const info = await sbx.files.write('dir/text.txt', 'héllo')
+  assert.equal(info.path, '/home/user/dir/text.txt')
+  assert.equal(await sbx.files.read('dir/text.txt'), 'héllo')
+  const bytes = new Uint8Array(100_000).map((_, i) => i % 251)
+  await sbx.files.write('/tmp/bytes', bytes.buffer)
+  assert.deepEqual(await sbx.files.read('/tmp/bytes', { format: 'bytes' }), bytes)
+  assert.equal((await (await sbx.files.read('/tmp/bytes', { format: 'blob' })).arrayBuffer()).byteLength, bytes.length)
+  let n = 0
+  for await (const chunk of await sbx.files.read('/tmp/bytes', { format: 'stream' })) n += chunk.length
+  assert.equal(n, bytes.length)
+  await sbx.files.write('/tmp/stream', new Blob([bytes]).stream())
+  assert.deepEqual(await sbx.files.read('/tmp/stream', { format: 'bytes' }), bytes)
+  const many = await sbx.files.write([{ path: 'm/1', data: 'one' }, { path: 'm/2', data: 'two' }])
+  assert.equal(many.length, 2)
+  assert.equal(await sbx.files.read('m/2'), 'two')
+})
+await check('files', 'a large file', async () => {
+  const big = new Uint8Array(32 << 20)
+  for (let i = 0; i < big.length; i += 4096) big[i] = i >> 12
+  await sbx.files.write('/tmp/big', big.buffer)
+  const back = await sbx.files.read('/tmp/big', { format: 'bytes' })
+  assert.ok(Buffer.compare(Buffer.from(back), Buffer.from(big)) === 0)
+})
+await check('files', 'list, stat, move, make and remove', async () => {
+  assert.equal(await sbx.files.makeDir('made/deep'), true)
+  assert.equal(await sbx.files.makeDir('made/deep'), false)
+  await sbx.files.write('made/deep/f', 'x')
+  await sbx.commands.run('ln -s /etc/hostname made/link; chmod 640 made/deep/f')
+  const list = await sbx.files.list('made', { depth: 2 })
+  assert.deepEqual(list.map((e) => e.path).sort(), ['/home/user/made/deep', '/home/user/made/deep/f', '/home/user/made/link'])
+  const f = await sbx.files.getInfo('made/deep/f')
+  assert.deepEqual([f.type, f.size, f.permissions, f.owner], ['file', 1, '-rw-r-----', 'user'])
+  assert.equal(list.find((e) => e.name === 'link').symlinkTarget, '/etc/hostname')
+  const moved = await sbx.files.rename('made/deep/f', 'made/other/g')
+  assert.equal(moved.path, '/home/user/made/other/g')
+  assert.equal(await sbx.files.exists('made/deep/f'), false)
+  await sbx.files.remove('made')
+  assert.equal(await sbx.files.exists('made'), false)
+})
+await check('files', 'errors and users', async () => {
+  await fails(() => sbx.files.read('/no/such/file'), 'NotFoundError', 'FileNotFoundError')
+  await fails(() => sbx.files.list('/no/such/directory'), 'NotFoundError', 'FileNotFoundError')
+  await sbx.files.write('/root/secret', 's', { user: 'root' })
+  assert.equal(await sbx.files.read('/root/secret', { user: 'root' }), 's')
+  await fails(() => sbx.files.read('/root/secret'), 'SandboxError', 'InvalidArgumentError', 'AuthenticationError', 'NotFoundError')
+})
+await check('files', 'watch', async () => {
+  await sbx.files.makeDir('watched')
+  const events = []
+  const handle = await sbx.files.watchDir('watched', (e) => events.push(`${e.type} ${e.name}`), { recursive: true })
+  await sbx.files.write('watched/new', '1')
+  await until(() => events.some((e) => e.startsWith('create') && e.endsWith('new')) || events.some((e) => e.startsWith('write') && e.endsWith('new')))
+  await sbx.files.remove('watched/new')
+  await until(() => events.some((e) => e.startsWith('remove') && e.endsWith('new')))
+  await handle.stop()
+  await fails(() => sbx.files.watchDir('no/such', () => {}), 'NotFoundError', 'FileNotFoundError')
+})
+await check('files', 'signed URLs', async () => {
+  // With E2B_SANDBOX_URL a URL names no sandbox: it is asked for by its name.
+  const named = (u) => { const url = new URL(u); return process.env.E2B_SANDBOX_URL ? [process.env.E2B_SANDBOX_URL + url.pathname + url.search, { 'E2b-Sandbox-Id': sbx.sandboxId }] : [u, {}] }
+  const [up, h1] = named(await sbx.uploadUrl('signed.txt', { useSignatureExpiration: 60_000 }))
+  const form = new FormData()
+  form.append('file', new Blob(['by url']), 'signed.txt')
+  const put = await fetch(up, { method: 'POST', body: form, headers: h1 })
+  assert.equal(put.status, 200, await put.text())
+  const [down, h2] = named(await sbx.downloadUrl('signed.txt', { useSignatureExpiration: 60_000 }))
+  assert.equal(await (await fetch(down, { headers: h2 })).text(), 'by url')
+  const [bad, h3] = named(down.replace(/signature=[^&]*/, 'signature=v1_forged'))
+  assert.equal((await fetch(bad, { headers: h3 })).status, 401)
+})
+
+await check('getHost', 'a server in the sandbox', async () => {
+  const cmd = await sbx.commands.run('echo served > /tmp/index.html; exec python3 -m http.server 8000 --directory /tmp', { background: true })
+  const host = sbx.getHost(8000)
+  const get = (path) => visit(host, path)
+  await until(async () => (await get('/')).status === 200)
+  assert.equal((await get('/index.html')).body, 'served\n')
+  await cmd.kill()
+  await until(async () => (await get('/')).status === 502)
+})
+await check('getHost', 'a traffic token', async () => {
+  const s = await make('base', { network: { allowPublicTraffic: false } })
+  await s.commands.run('exec python3 -m http.server 8000 --directory /tmp', { background: true })
+  const get = (headers) => visit(s.getHost(8000), '/', headers)
+  assert.ok(s.trafficAccessToken)
+  await until(async () => (await get({ 'e2b-traffic-access-token': s.trafficAccessToken })).status === 200)
+  assert.equal((await get({ 'e2b-traffic-access-token': 'wrong' })).status, 403)
+  assert.ok([401, 403].includes((await get({})).status))
+  await s.kill()
+})
+
+await check('metrics', 'what a sandbox uses', async () => {
+  const [m] = await until(async () => { const list = await sbx.getMetrics(); return list.length ? list : undefined })
+  assert.ok(m.cpuCount >= 1 && m.memTotal > 0 && m.memUsed > 0 && m.diskTotal > 0 && m.timestamp instanceof Date)
+})
+
+await check('network', 'rules are set, shown and replaced', async () => {
+  const s = await make('base', { network: { denyOut: ['0.0.0.0/0'], allowOut: ['203.0.113.7'] } })
+  let n = (await s.getInfo()).network
+  assert.deepEqual([n.allowOut, n.denyOut], [['203.0.113.7'], ['0.0.0.0/0']])
+  await s.updateNetwork({ denyOut: ['203.0.113.0/24'] })
+  n = (await s.getInfo()).network
+  assert.deepEqual([n.allowOut ?? [], n.denyOut], [[], ['203.0.113.0/24']])
+  await fails(() => s.updateNetwork({ denyOut: ['not a network'] }), 'SandboxError', 'InvalidArgumentError')
+  await s.kill()
+})
+await check('network', 'no internet', async () => {
+  const s = await make('base', { allowInternetAccess: false })
+  assert.equal((await s.getInfo()).allowInternetAccess, false)
+  const r = await s.commands.run('curl -sS -m 3 http://203.0.113.7/ || echo refused')
+  assert.match(r.stdout, /refused/)
+  await s.kill()
+})
+
+await check('pause', 'pause and connect', async () => {
+  const s = await make('base', { timeoutMs: 300_000 })
+  await s.files.write('kept', 'as it was')
+  assert.notEqual(await s.pause(), false)
+  assert.equal(await s.pause(), false)
+  assert.equal((await s.getInfo()).state, 'paused')
+  assert.equal(await s.isRunning(), false)
+  const paused = await all(Sandbox.list({ query: { state: ['paused'] } }))
+  assert.ok(paused.some((i) => i.sandboxId === s.sandboxId))
+  await fails(() => s.commands.run('true'), 'SandboxError', 'TimeoutError', 'NotFoundError', 'SandboxNotFoundError')
+  const again = await Sandbox.connect(s.sandboxId, { timeoutMs: 400_000 })
+  assert.equal(again.sandboxId, s.sandboxId)
+  assert.equal(await again.files.read('kept'), 'as it was')
+  assert.equal((await again.getInfo()).state, 'running')
+  await s.kill()
+})
+await check('pause', 'processes go on from where they were', async () => {
+  const s = await make('base')
+  await s.commands.run('sleep 5000', { background: true })
+  await s.pause()
+  const again = await Sandbox.connect(s.sandboxId)
+  assert.ok((await again.commands.list()).some((p) => p.args.join(' ').includes('sleep 5000')))
+  await again.kill()
+})
+await check('pause', 'at the end of its time, and woken by traffic', async () => {
+  const s = await make('base', { timeoutMs: 300_000, lifecycle: { onTimeout: 'pause', autoResume: true } })
+  await s.files.write('kept', 'x')
+  await s.setTimeout(1000)
+  await until(async () => (await s.getInfo()).state === 'paused')
+  assert.equal((await s.commands.run('cat kept')).stdout, 'x')
+  assert.equal((await s.getInfo()).state, 'running')
+  await s.kill()
+})
+await check('connect', 'never shortens, and what there is not', async () => {
+  await sbx.setTimeout(600_000)
+  await Sandbox.connect(sbx.sandboxId, { timeoutMs: 1000 })
+  assert.ok((await sbx.getInfo()).endAt.getTime() - Date.now() > 500_000)
+  await fails(() => Sandbox.connect('a'.repeat(20)), 'NotFoundError', 'SandboxNotFoundError')
+})
+
+await check('snapshots', 'make, list, use and delete', async () => {
+  await sbx.files.write('in-snapshot', 'yes')
+  const snap = await sbx.createSnapshot()
+  assert.ok(snap.snapshotId)
+  const listed = await all(Sandbox.listSnapshots({ sandboxId: sbx.sandboxId }))
+  assert.ok(listed.some((x) => x.snapshotId === snap.snapshotId))
+  const s = await make(snap.snapshotId)
+  assert.equal(await s.files.read('in-snapshot'), 'yes')
+  await s.kill()
+  assert.equal(await Sandbox.deleteSnapshot(snap.snapshotId), true)
+  assert.equal(await Sandbox.deleteSnapshot(snap.snapshotId), false)
+})
+await check('snapshots', 'by a name', async () => {
+  const name = 'js-snap-' + Date.now()
+  const snap = await sbx.createSnapshot({ name })
+  assert.ok(snap.names.includes(name))
+  const s = await make(name)
+  assert.equal(await s.files.read('in-snapshot'), 'yes')
+  await s.kill()
+  assert.equal(await Sandbox.deleteSnapshot(snap.snapshotId), true)
+})
+if (typeof sbx.fork === 'function') {
+  await check('fork', 'several at once', async () => {
+    await sbx.files.write('forked', 'from here')
+    const forks = await sbx.fork({ count: 2 })
+    const list = Array.isArray(forks) ? forks : [forks]
+    for (const f of list) assert.ok(!(f instanceof Error), f)
+    const boxes = list.map((f) => f.sandbox ?? f)
+    assert.equal(new Set(boxes.map((b) => b.sandboxId)).size, 2)
+    for (const b of boxes) {
+      assert.equal(await b.files.read('forked'), 'from here')
+      await b.files.write('forked', 'apart')
+      await b.kill()
+    }
+    assert.equal(await sbx.files.read('forked'), 'from here')
+  })
+} else {
+  tell({ feature: 'fork', check: 'several at once', skip: 'this version has none' })
+}
+
+await check('kill', 'once and again', async () => {
+  const s = await make('base')
+  assert.equal(await s.kill(), true)
+  assert.equal(await s.kill(), false)
+  assert.equal(await s.isRunning(), false)
+  await fails(() => s.commands.run('true'), 'SandboxNotFoundError', 'NotFoundError', 'TimeoutError')
+})
+await check('kill', 'while a command streams', async () => {
+  const s = await make('base')
+  const cmd = await s.commands.run('sleep 1000', { background: true })
+  const ended = fails(() => cmd.wait(), 'TimeoutError', 'SandboxNotFoundError', 'SandboxError')
+  await s.kill()
+  const err = await ended
+  assert.notEqual(err.constructor.name, 'CommandExitError')
+})
+
+for (const s of made) await s.kill().catch(() => {})
+tell({ done: true })
+process.exit(0)

@@ -1,0 +1,618 @@
+"""What E2B's Python SDK does, synchronous and asynchronous, by the package that
+is installed in this interpreter's environment. Each check prints one line of JSON."""
+
+import asyncio
+import http.client
+import json
+import os
+import signal
+import sys
+import time
+import urllib.parse
+import urllib.request
+
+from e2b import AsyncSandbox, Sandbox, SandboxQuery, SandboxState
+from e2b import exceptions as ex
+from e2b.sandbox.commands.command_handle import CommandExitException, PtySize
+
+LIMIT = 60
+SCHEME = os.environ.get("TEST_SCHEME", "https")
+MARK = f"py {time.time_ns()} a&b=c é"
+CHECKS = []
+made = []
+
+
+def tell(**line):
+    print(json.dumps(line), flush=True)
+
+
+class TooLong(Exception):
+    pass
+
+
+def too_long(*_):
+    raise TooLong("it did not end in time")
+
+
+signal.signal(signal.SIGALRM, too_long)
+
+
+def check(feature, name, when=lambda: True):
+    def take(f):
+        CHECKS.append((feature, name, when, f))
+        return f
+
+    return take
+
+
+def run(feature, name, when, f):
+    if not when():
+        tell(feature=feature, check=name, skip="this version has none")
+        return
+    signal.alarm(LIMIT)
+    try:
+        result = f()
+        if asyncio.iscoroutine(result):
+            asyncio.run(result)
+        tell(feature=feature, check=name, ok=True)
+    except BaseException as err:  # whatever it is, it is told
+        tell(feature=feature, check=name, ok=False, error=f"{type(err).__name__}: {err}")
+        if isinstance(err, KeyboardInterrupt):
+            raise
+    finally:
+        signal.alarm(0)
+
+
+class fails:
+    """A block that must fail in one of some ways."""
+
+    def __init__(self, *kinds):
+        self.kinds, self.error = kinds, None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, err, _):
+        assert kind is not None, f"it did not fail with {self.kinds}"
+        if issubclass(kind, TooLong):
+            return False
+        assert issubclass(kind, self.kinds), f"it failed with {kind.__name__} ({err}), not with {self.kinds}"
+        self.error = err
+        return True
+
+
+def until(f):
+    """Waits for something to become so, which no event tells of."""
+    while True:
+        v = f()
+        if v:
+            return v
+        time.sleep(0.05)
+
+
+def make(*args, **kw):
+    s = Sandbox.create(*args, **kw)
+    made.append(s)
+    return s
+
+
+def everything(paginator):
+    items = []
+    while paginator.has_next:
+        items.extend(paginator.next_items())
+    return items
+
+
+def visit(host, path, headers=None):
+    """A request to a name below the sandboxes' domain, which need not resolve
+    on this host: they are all on loopback."""
+    name, _, port = host.partition(":")
+    kind = http.client.HTTPConnection if SCHEME == "http" else http.client.HTTPSConnection
+    conn = kind("127.0.0.1", int(port or (80 if SCHEME == "http" else 443)), timeout=20)
+    if SCHEME == "https":  # by its name, for the certificate
+        import socket
+
+        conn._create_connection = lambda _, *a, **k: socket.create_connection(("127.0.0.1", conn.port), *a, **k)
+        conn.host = name
+    try:
+        conn.request("GET", path, headers={"Host": host, **(headers or {})})
+        resp = conn.getresponse()
+        return resp.status, resp.read().decode()
+    finally:
+        conn.close()
+
+
+def runs(s, text):
+    return any(text in " ".join(p.args) for p in s.commands.list())
+
+
+def sbx():
+    return made[0]
+
+
+@check("create", "a sandbox with metadata, environment and a timeout")
+def _():
+    s = make("base", metadata={"mark": MARK}, envs={"FROM_CREATE": "yes"}, timeout=600)
+    assert s.sandbox_id.isalnum()
+    assert s.commands.run("echo $FROM_CREATE").stdout == "yes\n"
+
+
+@check("create", "a template that there is not")
+def _():
+    with fails(ex.SandboxException):
+        make("no-such-template")
+
+
+@check("create", "a key that does not count")
+def _():
+    with fails(ex.AuthenticationException):
+        make("base", api_key="e2b_" + "0" * 40)
+
+
+@check("create", "an idempotency key makes one", lambda: "idempotency_key" in Sandbox.create.__code__.co_varnames)
+def _():
+    key = f"key-{time.time_ns()}"
+    a, b = make("base", idempotency_key=key), make("base", idempotency_key=key)
+    assert a.sandbox_id == b.sandbox_id
+    a.kill()
+
+
+@check("getInfo", "what a sandbox is")
+def _():
+    info = sbx().get_info()
+    assert info.sandbox_id == sbx().sandbox_id and info.name == "base" and info.metadata["mark"] == MARK
+    assert info.state == SandboxState.RUNNING and info.cpu_count >= 1 and info.memory_mb >= 64
+    assert abs((info.end_at - info.started_at).total_seconds() - 600) < 2
+
+
+@check("getInfo", "a sandbox that there is not")
+def _():
+    with fails(ex.NotFoundException):
+        Sandbox.get_info("a" * 20)
+
+
+@check("isRunning", "a running one")
+def _():
+    assert sbx().is_running()
+
+
+@check("setTimeout", "longer and shorter")
+def _():
+    for seconds in (900, 300):
+        sbx().set_timeout(seconds)
+        info = sbx().get_info()
+        left = (info.end_at.timestamp()) - time.time()
+        assert abs(left - seconds) < 30, left
+
+
+@check("setTimeout", "the end of its time")
+def _():
+    s = make("base", timeout=600)
+    s.set_timeout(1)
+    until(lambda: not s.is_running())
+    with fails(ex.NotFoundException):
+        s.get_info()
+
+
+@check("list", "by metadata, with odd characters")
+def _():
+    items = everything(Sandbox.list(query=SandboxQuery(metadata={"mark": MARK})))
+    assert [i.sandbox_id for i in items] == [sbx().sandbox_id]
+
+
+@check("list", "in pages")
+def _():
+    more = [make("base", metadata={"page": MARK}) for _ in range(3)]
+    pages = Sandbox.list(limit=2, query=SandboxQuery(metadata={"page": MARK}))
+    first = pages.next_items()
+    assert len(first) == 2 and pages.has_next
+    second = pages.next_items()
+    assert not pages.has_next
+    assert sorted(i.sandbox_id for i in first + second) == sorted(s.sandbox_id for s in more)
+    for s in more:
+        s.kill()
+
+
+@check("commands", "output, exit codes and errors")
+def _():
+    r = sbx().commands.run('echo out; echo err >&2; printf "é€😀"')
+    assert (r.exit_code, r.stdout, r.stderr) == (0, "out\né€😀", "err\n")
+    with fails(CommandExitException) as f:
+        sbx().commands.run("echo broken >&2; exit 7")
+    assert (f.error.exit_code, f.error.stderr) == (7, "broken\n")
+
+
+@check("commands", "user, directory and environment")
+def _():
+    assert sbx().commands.run("whoami; pwd").stdout == "user\n/home/user\n"
+    assert sbx().commands.run("whoami; pwd; echo $X", user="root", cwd="/tmp", envs={"X": "a b"}).stdout == "root\n/tmp\na b\n"
+    with fails(ex.SandboxException):
+        sbx().commands.run("true", cwd="/no/such/directory")
+    with fails(ex.SandboxException, ex.AuthenticationException):
+        sbx().commands.run("true", user="nobody-here")
+
+
+@check("commands", "callbacks as output comes")
+def _():
+    out, err = [], []
+    sbx().commands.run("for i in 1 2 3; do echo $i; sleep 0.1; done; echo e >&2", on_stdout=out.append, on_stderr=err.append)
+    assert "".join(out) == "1\n2\n3\n" and "".join(err) == "e\n"
+
+
+@check("commands", "much output")
+def _():
+    assert len(sbx().commands.run("seq 1 300000").stdout) == 1988895
+
+
+@check("commands", "in the background, with input")
+def _():
+    cmd = sbx().commands.run("read a; echo got $a; cat; echo done", background=True, stdin=True)
+    sbx().commands.send_stdin(cmd.pid, "first\n")
+    if hasattr(sbx().commands, "close_stdin"):
+        sbx().commands.close_stdin(cmd.pid)
+        assert cmd.wait().stdout == "got first\ndone\n"
+    else:
+        for stdout, _, _ in cmd:
+            if stdout:
+                break
+        assert stdout == "got first\n"
+        assert cmd.kill()
+
+
+@check("commands", "list, connect and kill")
+def _():
+    s = sbx()
+    cmd = s.commands.run("echo started; exec sleep 1000", background=True)
+    assert any(p.pid == cmd.pid and "sleep 1000" in " ".join(p.args) for p in s.commands.list())
+    again = s.commands.connect(cmd.pid)
+    assert again.pid == cmd.pid
+    assert s.commands.kill(cmd.pid) is True
+    with fails(CommandExitException):
+        cmd.wait()
+    with fails(CommandExitException):
+        again.wait()
+    assert s.commands.kill(cmd.pid) is False
+    with fails(ex.NotFoundException):
+        s.commands.connect(999999)
+
+
+@check("commands", "a timeout")
+def _():
+    with fails(ex.TimeoutException):
+        sbx().commands.run("sleep 1000", timeout=1)
+    until(lambda: not runs(sbx(), "sleep 1000"))
+
+
+@check("commands", "a dropped connection leaves the command running")
+def _():
+    cmd = sbx().commands.run("sleep 2; echo survived > /tmp/survived", background=True)
+    cmd.disconnect()
+    until(lambda: sbx().files.exists("/tmp/survived") and sbx().files.read("/tmp/survived") == "survived\n")
+
+
+@check("pty", "a terminal: input, output, size and end")
+def _():
+    s = sbx()
+    pty = s.pty.create(PtySize(rows=24, cols=80), envs={"IN_PTY": "yes"})
+    send = lambda text: s.pty.send_stdin(pty.pid, text.encode())
+    out = bytearray()
+
+    def read(*wanted):
+        for _, _, data in pty:
+            if data:
+                out.extend(data)
+            if all(w in out for w in wanted):
+                return
+
+    send('echo "<$IN_PTY>"; stty size\n')
+    read(b"<yes>", b"24 80")
+    s.pty.resize(pty.pid, PtySize(rows=30, cols=100))
+    send("stty size\n")
+    read(b"30 100")
+    send("exit 0\n")
+    assert pty.wait().exit_code == 0
+
+
+@check("pty", "kill")
+def _():
+    pty = sbx().pty.create(PtySize(rows=24, cols=80))
+    assert sbx().pty.kill(pty.pid)
+    with fails(CommandExitException):
+        pty.wait()
+
+
+@check("files", "write and read in every form")
+def _():
+    f = sbx().files
+    assert f.write("dir/text.txt", "héllo").path == "/home/user/dir/text.txt"
+    assert f.read("dir/text.txt") == "héllo"
+    data = bytes(i % 251 for i in range(100_000))
+    f.write("/tmp/bytes", data)
+    assert bytes(f.read("/tmp/bytes", format="bytes")) == data
+    assert b"".join(f.read("/tmp/bytes", format="stream")) == data
+    import io
+
+    f.write("/tmp/stream", io.BytesIO(data))
+    assert bytes(f.read("/tmp/stream", format="bytes")) == data
+    many = f.write_files([{"path": "m/1", "data": "one"}, {"path": "m/2", "data": "two"}])
+    assert len(many) == 2 and f.read("m/2") == "two"
+
+
+@check("files", "a large file")
+def _():
+    data = os.urandom(32 << 20)
+    sbx().files.write("/tmp/big", data)
+    assert bytes(sbx().files.read("/tmp/big", format="bytes")) == data
+
+
+@check("files", "list, stat, move, make and remove")
+def _():
+    s = sbx()
+    assert s.files.make_dir("made/deep") is True
+    assert s.files.make_dir("made/deep") is False
+    s.files.write("made/deep/f", "x")
+    s.commands.run("ln -s /etc/hostname made/link; chmod 640 made/deep/f")
+    entries = s.files.list("made", depth=2)
+    assert sorted(e.path for e in entries) == ["/home/user/made/deep", "/home/user/made/deep/f", "/home/user/made/link"]
+    info = s.files.get_info("made/deep/f")
+    assert (info.size, info.permissions, info.owner) == (1, "-rw-r-----", "user")
+    assert next(e for e in entries if e.name == "link").symlink_target == "/etc/hostname"
+    assert s.files.rename("made/deep/f", "made/other/g").path == "/home/user/made/other/g"
+    assert not s.files.exists("made/deep/f")
+    s.files.remove("made")
+    assert not s.files.exists("made")
+
+
+@check("files", "errors and users")
+def _():
+    f = sbx().files
+    with fails(ex.NotFoundException):
+        f.read("/no/such/file")
+    with fails(ex.NotFoundException):
+        f.list("/no/such/directory")
+    f.write("/root/secret", "s", user="root")
+    assert f.read("/root/secret", user="root") == "s"
+    with fails(Exception):
+        f.read("/root/secret")
+
+
+@check("files", "watch")
+def _():
+    f = sbx().files
+    f.make_dir("watched")
+    handle = f.watch_dir("watched", recursive=True)
+    f.write("watched/new", "1")
+    seen = []
+    until(lambda: seen.extend(handle.get_new_events()) or any(e.name == "new" for e in seen))
+    f.remove("watched/new")
+    until(lambda: seen.extend(handle.get_new_events()) or any(e.name == "new" and "remove" in str(e.type).lower() for e in seen))
+    handle.stop()
+    with fails(ex.NotFoundException):
+        f.watch_dir("no/such")
+
+
+@check("files", "signed URLs")
+def _():
+    s = sbx()
+
+    def call(url, data=None, kind=None):
+        # With E2B_SANDBOX_URL a URL names no sandbox: it is asked for by its name.
+        headers = {}
+        if os.environ.get("E2B_SANDBOX_URL"):
+            u = urllib.parse.urlsplit(url)
+            url = os.environ["E2B_SANDBOX_URL"] + u.path + "?" + u.query
+            headers["E2b-Sandbox-Id"] = s.sandbox_id
+        if kind:
+            headers["Content-Type"] = kind
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, data=data, headers=headers), timeout=20) as r:
+                return r.status, r.read()
+        except urllib.error.HTTPError as err:
+            return err.code, err.read()
+
+    form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="signed.txt"\r\n\r\nby url\r\n--b--\r\n'
+    status, body = call(s.upload_url("signed.txt", use_signature_expiration=60), form, "multipart/form-data; boundary=b")
+    assert status == 200, body
+    down = s.download_url("signed.txt", use_signature_expiration=60)
+    assert call(down) == (200, b"by url")
+    assert call(down.replace("signature=v1_", "signature=v1_x"))[0] == 401
+
+
+@check("getHost", "a server in the sandbox")
+def _():
+    s = sbx()
+    cmd = s.commands.run("echo served > /tmp/index.html; exec python3 -m http.server 8001 --directory /tmp", background=True)
+    host = s.get_host(8001)
+    until(lambda: visit(host, "/")[0] == 200)
+    assert visit(host, "/index.html") == (200, "served\n")
+    cmd.kill()
+    until(lambda: visit(host, "/")[0] == 502)
+
+
+@check("getHost", "a traffic token")
+def _():
+    s = make("base", network={"allow_public_traffic": False})
+    s.commands.run("exec python3 -m http.server 8000 --directory /tmp", background=True)
+    get = lambda headers: visit(s.get_host(8000), "/", headers)[0]
+    assert s.traffic_access_token
+    until(lambda: get({"e2b-traffic-access-token": s.traffic_access_token}) == 200)
+    assert get({"e2b-traffic-access-token": "wrong"}) == 403
+    assert get({}) in (401, 403)
+    s.kill()
+
+
+@check("metrics", "what a sandbox uses")
+def _():
+    m = until(lambda: sbx().get_metrics())[0]
+    assert m.cpu_count >= 1 and m.mem_total > 0 and m.mem_used > 0 and m.disk_total > 0
+
+
+@check("network", "rules are set, shown and replaced")
+def _():
+    s = make("base", network={"deny_out": ["0.0.0.0/0"], "allow_out": ["203.0.113.7"]})
+
+    def shown():
+        n = s.get_info().network
+        get = n.get if isinstance(n, dict) else lambda k: getattr(n, k, None)
+        return get("allow_out") or [], get("deny_out") or []
+
+    assert shown() == (["203.0.113.7"], ["0.0.0.0/0"]), shown()
+    s.update_network({"deny_out": ["203.0.113.0/24"]})
+    assert shown() == ([], ["203.0.113.0/24"]), shown()
+    with fails(ex.SandboxException):
+        s.update_network({"deny_out": ["not a network"]})
+    s.kill()
+
+
+@check("network", "no internet")
+def _():
+    s = make("base", allow_internet_access=False)
+    assert "refused" in s.commands.run("curl -sS -m 3 http://203.0.113.7/ || echo refused").stdout
+    s.kill()
+
+
+@check("pause", "pause and connect")
+def _():
+    s = make("base", timeout=300)
+    s.files.write("kept", "as it was")
+    s.pause()
+    s.pause()  # again is no error
+    assert s.get_info().state == SandboxState.PAUSED
+    assert not s.is_running()
+    assert any(i.sandbox_id == s.sandbox_id for i in everything(Sandbox.list(query=SandboxQuery(state=[SandboxState.PAUSED]))))
+    with fails(ex.SandboxException):
+        s.commands.run("true")
+    again = Sandbox.connect(s.sandbox_id, timeout=400)
+    assert again.sandbox_id == s.sandbox_id and again.files.read("kept") == "as it was"
+    assert again.get_info().state == SandboxState.RUNNING
+    s.kill()
+
+
+@check("pause", "processes go on from where they were")
+def _():
+    s = make("base")
+    s.commands.run("sleep 5000", background=True)
+    s.pause()
+    again = Sandbox.connect(s.sandbox_id)
+    assert runs(again, "sleep 5000")
+    again.kill()
+
+
+@check("pause", "at the end of its time, and woken by traffic")
+def _():
+    s = make("base", timeout=300, lifecycle={"on_timeout": "pause", "auto_resume": True})
+    s.files.write("kept", "x")
+    s.set_timeout(1)
+    until(lambda: s.get_info().state == SandboxState.PAUSED)
+    assert s.commands.run("cat kept").stdout == "x"
+    assert s.get_info().state == SandboxState.RUNNING
+    s.kill()
+
+
+@check("connect", "never shortens, and what there is not")
+def _():
+    sbx().set_timeout(600)
+    Sandbox.connect(sbx().sandbox_id, timeout=1)
+    assert sbx().get_info().end_at.timestamp() - time.time() > 500
+    with fails(ex.NotFoundException):
+        Sandbox.connect("a" * 20)
+
+
+@check("snapshots", "make, list, use and delete")
+def _():
+    s = sbx()
+    s.files.write("in-snapshot", "yes")
+    snap = s.create_snapshot()
+    assert any(x.snapshot_id == snap.snapshot_id for x in everything(Sandbox.list_snapshots(sandbox_id=s.sandbox_id)))
+    other = make(snap.snapshot_id)
+    assert other.files.read("in-snapshot") == "yes"
+    other.kill()
+    assert Sandbox.delete_snapshot(snap.snapshot_id) is True
+    assert Sandbox.delete_snapshot(snap.snapshot_id) is False
+
+
+@check("snapshots", "by a name")
+def _():
+    name = f"py-snap-{time.time_ns()}"
+    snap = sbx().create_snapshot(name=name)
+    assert name in snap.names
+    other = make(name)
+    assert other.files.read("in-snapshot") == "yes"
+    other.kill()
+    assert Sandbox.delete_snapshot(snap.snapshot_id) is True
+
+
+@check("fork", "several at once", lambda: hasattr(Sandbox, "fork"))
+def _():
+    s = sbx()
+    s.files.write("forked", "from here")
+    forks = s.fork(count=2)
+    for f in forks:
+        assert not isinstance(f, Exception), f
+    assert len({f.sandbox_id for f in forks}) == 2
+    for f in forks:
+        assert f.files.read("forked") == "from here"
+        f.files.write("forked", "apart")
+        f.kill()
+    assert s.files.read("forked") == "from here"
+
+
+@check("kill", "once and again")
+def _():
+    s = make("base")
+    assert s.kill() is True
+    assert s.kill() is False
+    assert not s.is_running()
+    with fails(ex.SandboxException):
+        s.commands.run("true")
+
+
+@check("kill", "while a command streams")
+def _():
+    s = make("base")
+    cmd = s.commands.run("sleep 1000", background=True)
+    s.kill()
+    with fails(Exception) as f:
+        cmd.wait()
+    assert not isinstance(f.error, CommandExitException)
+
+
+@check("async", "the asynchronous client")
+async def _():
+    s = await AsyncSandbox.create("base", timeout=300)
+    try:
+        out = []
+        r = await s.commands.run("echo one; echo two >&2", on_stdout=out.append)
+        assert (r.stdout, r.stderr, "".join(out)) == ("one\n", "two\n", "one\n")
+        rs = await asyncio.gather(*(s.commands.run(f"echo {i}") for i in range(10)))
+        assert [r.stdout for r in rs] == [f"{i}\n" for i in range(10)]
+        cmd = await s.commands.run("cat", background=True, stdin=True)
+        await s.commands.send_stdin(cmd.pid, "in\n")
+        assert await cmd.kill()
+        await s.files.write("a", "b")
+        assert await s.files.read("a") == "b"
+        events = []
+        handle = await s.files.watch_dir(".", on_event=events.append)
+        await s.files.write("seen", "x")
+        while not any(e.name == "seen" for e in events):
+            await asyncio.sleep(0.05)
+        await handle.stop()
+        assert await s.is_running()
+    finally:
+        assert await s.kill() is True
+
+
+def main():
+    for c in CHECKS:
+        run(*c)
+        if not made:
+            sys.exit(1)
+    for s in made:
+        try:
+            s.kill()
+        except Exception:
+            pass
+    tell(done=True)
+
+
+main()
