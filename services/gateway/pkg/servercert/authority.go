@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -37,8 +38,8 @@ type Authority struct {
 	key    crypto.Signer
 	now    func() time.Time
 
-	mu   sync.Mutex
-	leaf *tls.Certificate
+	mu     sync.Mutex
+	leaves map[bool]*tls.Certificate // for clients that name a server, and for those that don't
 }
 
 // newAuthority makes an authority. owner tells it from others in a list.
@@ -63,12 +64,12 @@ func newAuthority(domain, owner string, now func() time.Time) (*Authority, error
 	if err != nil {
 		return nil, failed(err)
 	}
-	return &Authority{domain: domain, cert: cert, key: key, now: now}, nil
+	return &Authority{domain: domain, cert: cert, key: key, now: now, leaves: map[bool]*tls.Certificate{}}, nil
 }
 
 // parse reads an authority as marshal writes it.
 func parse(text []byte, domain string, now func() time.Time) (*Authority, error) {
-	a := &Authority{domain: domain, now: now}
+	a := &Authority{domain: domain, now: now, leaves: map[bool]*tls.Certificate{}}
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
 		switch block.Type {
 		case certificateBlock:
@@ -122,29 +123,36 @@ func (a *Authority) PEM() []byte {
 
 // GetCertificate gives the server's certificate (tls.Config.GetCertificate):
 // made when it is first asked for, and anew before it ends. Its key is nowhere
-// but in memory.
-func (a *Authority) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+// but in memory. Only who names no server, as it is with addresses (RFC 6066
+// §3), gets one for addresses: BoringSSL, and so Bun and Electron, takes none
+// that has any where its authority is constrained to some.
+func (a *Authority) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	named := hello != nil && hello.ServerName != ""
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.leaf != nil && a.now().Add(leafRenewal).Before(a.leaf.Leaf.NotAfter) {
-		return a.leaf, nil
+	if c := a.leaves[named]; c != nil && a.now().Add(leafRenewal).Before(c.Leaf.NotAfter) {
+		return c, nil
 	}
-	leaf, err := a.issue()
+	var ips []net.IP
+	if !named {
+		ips = addresses()
+	}
+	c, err := a.issue(ips)
 	if err != nil {
 		return nil, err
 	}
-	a.leaf = leaf
-	return leaf, nil
+	a.leaves[named] = c
+	return c, nil
 }
 
-func (a *Authority) issue() (*tls.Certificate, error) {
+func (a *Authority) issue(ips []net.IP) (*tls.Certificate, error) {
 	key, serial, err := newKey()
 	if err != nil {
 		return nil, failed(err)
 	}
 	at := a.now()
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: cut(a.domain)}, DNSNames: dnsNames(a.domain), IPAddresses: addresses(),
+		SerialNumber: serial, Subject: pkix.Name{CommonName: cut(a.domain)}, DNSNames: dnsNames(a.domain), IPAddresses: ips,
 		NotBefore: at.Add(-clockSkew), NotAfter: at.Add(leafLifetime),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true,
 	}, a.cert, key.Public(), a.key)
