@@ -44,16 +44,7 @@ type result struct {
 // TestSDKs runs what each SDK does. Where all was run on the default driver,
 // the matrix in the documentation must say what came of it.
 func TestSDKs(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("it needs root")
-	}
-	if os.Getenv("AETHERIUM_TEST_OFFLINE") != "" {
-		t.Skip("the SDKs come from their registries")
-	}
-	driver := os.Getenv(driverEnv)
-	if driver == "" {
-		driver = defaultDriver
-	}
+	driver := wanted(t)
 	s := serve(t, driver)
 	key := strings.TrimSpace(cli(t, s, "key", "create", "sdk", "--e2b", "--scope", "manage"))
 	found := matrix{}
@@ -64,16 +55,9 @@ func TestSDKs(t *testing.T) {
 				t.Fatal(err)
 			}
 			found.columns = append(found.columns, sdk.name())
-			for _, r := range play(t, s, key, program, dir) {
+			for _, r := range play(t, program, dir, plain(t, s, key)) {
 				found.add(sdk.name(), r)
-				t.Run(r.Feature+"/"+r.Check, func(t *testing.T) {
-					switch {
-					case r.Skip != "":
-						t.Skip(r.Skip)
-					case !r.OK:
-						t.Error(r.Error)
-					}
-				})
+				t.Run(r.Feature+"/"+r.Check, r.judge)
 			}
 		})
 	}
@@ -86,14 +70,39 @@ func TestSDKs(t *testing.T) {
 	}
 }
 
-func serve(t *testing.T, driver string) *server.Server {
+// judge has a test end as its check did.
+func (r result) judge(t *testing.T) {
+	switch {
+	case r.Skip != "":
+		t.Skip(r.Skip)
+	case !r.OK:
+		t.Error(r.Error)
+	}
+}
+
+// wanted is the driver to test on; it skips where nothing can be tested.
+func wanted(t *testing.T) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("it needs root")
+	}
+	if os.Getenv("AETHERIUM_TEST_OFFLINE") != "" {
+		t.Skip("the SDKs come from their registries")
+	}
+	if driver := os.Getenv(driverEnv); driver != "" {
+		return driver
+	}
+	return defaultDriver
+}
+
+func serve(t *testing.T, driver string, settings ...string) *server.Server {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "aetherium-e2b-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	rootfs := os.Getenv("AETHERIUM_TEST_ROOTFS")
-	extra := []string{"AETHERIUM_VM_DRIVER=" + driver, "AETHERIUM_BASE_SKIP=" + strconv.FormatBool(rootfs != "")}
+	extra := append([]string{"AETHERIUM_VM_DRIVER=" + driver, "AETHERIUM_BASE_SKIP=" + strconv.FormatBool(rootfs != "")}, settings...)
 	for _, name := range []string{"AETHERIUM_MICROVM_KERNEL"} {
 		if v := os.Getenv(name); v != "" {
 			extra = append(extra, name+"="+v)
@@ -134,20 +143,25 @@ func cli(t *testing.T, s *server.Server, args ...string) string {
 	return out
 }
 
-// play runs an SDK's script and returns what it told.
-func play(t *testing.T, s *server.Server, key string, program []string, dir string) []result {
+// plain is what finds a server without TLS and names.
+func plain(t *testing.T, s *server.Server, key string) []string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
-	defer cancel()
 	at, err := url.Parse(s.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	base := "http://" + net.JoinHostPort("localhost", at.Port())
+	return []string{"E2B_API_KEY=" + key, "E2B_API_URL=" + base + "/e2b", "E2B_SANDBOX_URL=" + base, "E2B_DOMAIN=aeth.localhost:" + at.Port(), "TEST_SCHEME=http"}
+}
+
+// play runs an SDK's script and returns what it told.
+func play(t *testing.T, program []string, dir string, environ []string) []result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	defer cancel()
 	cmd := exec.CommandContext(ctx, program[0], program[1:]...)
 	cmd.Dir = dir
-	cmd.Env = append(withoutE2B(os.Environ()),
-		"E2B_API_KEY="+key, "E2B_API_URL="+base+"/e2b", "E2B_SANDBOX_URL="+base, "E2B_DOMAIN=aeth.localhost:"+at.Port(), "TEST_SCHEME=http")
+	cmd.Env = append(withoutE2B(os.Environ()), environ...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
