@@ -41,9 +41,14 @@ func (s *Service) BuildTemplate(ctx context.Context, by vmm.Caller, req vmm.Buil
 	if req.Source.Steps != "" {
 		args.Driver, args.Network, args.NoCache = s.config.BuildDriver, s.config.DefaultNetwork, req.NoCache
 	}
+	if req.ID == "" {
+		req.ID = domain.NewID()
+	} else if _, err := domain.ParseID(string(req.ID)); err != nil {
+		return nil, err
+	}
 	now := s.time()
 	task := &domain.Task{
-		ID: domain.NewID(), ProjectID: by.ProjectID, Kind: TaskBuild, Subject: domain.NewID(), State: domain.TaskPending,
+		ID: domain.NewID(), ProjectID: by.ProjectID, Kind: TaskBuild, Subject: req.ID, State: domain.TaskPending,
 		MaxAttempts: 1, CreatedAt: now, UpdatedAt: now, RunAt: now,
 	}
 	err := s.store.Update(ctx, func(tx storage.Tx) error {

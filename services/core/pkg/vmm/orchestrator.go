@@ -343,6 +343,8 @@ type Snapshots interface {
 
 // BuildTemplate asks for a template build.
 type BuildTemplate struct {
+	// ID of the build may be minted by the caller; another with it is refused.
+	ID     domain.ID
 	Name   string
 	Tags   []string // default: latest
 	Source domain.TemplateSource

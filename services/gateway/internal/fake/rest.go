@@ -127,7 +127,10 @@ func (o *Orchestrator) BuildTemplate(_ context.Context, by vmm.Caller, req vmm.B
 	o.built = append(o.built, req)
 	now := time.Now().UTC()
 	id := domain.NewID()
-	b := &domain.Build{ID: domain.NewID(), TemplateID: id, State: domain.BuildReady, Source: req.Source, Platform: "linux/amd64", CreatedAt: now, ReadyAt: &now}
+	if req.ID == "" {
+		req.ID = domain.NewID()
+	}
+	b := &domain.Build{ID: req.ID, TemplateID: id, State: domain.BuildReady, Source: req.Source, Platform: "linux/amd64", CreatedAt: now, ReadyAt: &now}
 	o.temps[req.Name] = &vmm.TemplateInfo{Template: &domain.Template{ID: id, Name: req.Name, Tags: map[string]domain.ID{"latest": b.ID}, CreatedAt: now, UpdatedAt: now}, Builds: []*domain.Build{b}}
 	t := o.task(by, "template.build", id)
 	o.finish(t)

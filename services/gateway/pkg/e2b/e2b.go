@@ -1,6 +1,7 @@
 package e2b
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -12,6 +13,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
@@ -21,8 +23,12 @@ import (
 	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
 )
 
-// Prefix is where the control plane is on the API's hosts.
-const Prefix = "/e2b"
+const (
+	// Prefix is where the control plane is on the API's hosts.
+	Prefix = "/e2b"
+	// Name is its own below the preview domain.
+	Name = "api"
+)
 
 const (
 	maxBody = 1 << 20
@@ -32,28 +38,46 @@ const (
 
 // Deps is what the surface is made over. All are needed.
 type Deps struct {
-	VMs    vmm.Orchestrator
-	Proxy  *proxy.Proxy
-	Trail  *trail.Trail
-	Logger *slog.Logger
+	VMs   vmm.Orchestrator
+	Proxy *proxy.Proxy
+	// Uploads keeps what templates are built from.
+	Uploads UploadStore
+	Trail   *trail.Trail
+	Logger  *slog.Logger
 	// Domain is the one below which sandboxes have their names.
 	Domain string
 	// BodyTimeout is how long a body may take; 0: as long as it comes.
 	BodyTimeout time.Duration
+	// MaxUploadBytes bounds an upload; 0: DefaultMaxUploadBytes.
+	MaxUploadBytes int64
+}
+
+// DefaultMaxUploadBytes bounds what is sent for one COPY of a template.
+const DefaultMaxUploadBytes = 64 << 30
+
+// UploadStore is what keeps uploads. See package api.
+type UploadStore interface {
+	Save(ctx context.Context, by vmm.Caller, r io.Reader) (wire.Upload, error)
+	Path(ctx context.Context, by vmm.Caller, id domain.ID) (string, error)
 }
 
 // API serves the control plane.
 type API struct {
 	Deps
-	now func() time.Time
+	now    func() time.Time
+	wanted *wanted
 }
 
 // New registers the routes on a router that is mounted at [Prefix], behind
 // [Errors] and authentication.
 func New(d Deps, r chi.Router) *API {
-	a := &API{Deps: d, now: time.Now}
+	if d.MaxUploadBytes <= 0 {
+		d.MaxUploadBytes = DefaultMaxUploadBytes
+	}
+	a := &API{Deps: d, now: time.Now, wanted: newWanted()}
 	a.sandboxRoutes(r)
 	a.snapshotRoutes(r)
+	a.templateRoutes(r)
 	return a
 }
 
@@ -132,10 +156,12 @@ func (a *API) handle(r chi.Router, method, path, operation string, scope domain.
 			err = h(w, r, auth.CallerFrom(r.Context()))
 		}
 		if err != nil {
-			problem.Write(w, respond(err))
+			writeError(w, err)
 		}
 	})
 }
+
+func writeError(w http.ResponseWriter, err error) { problem.Write(w, respond(err)) }
 
 // read decodes a JSON body, which may be missing where it may be empty.
 // Unknown fields are those of other versions of the SDKs.

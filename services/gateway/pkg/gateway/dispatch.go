@@ -29,10 +29,7 @@ const (
 
 // Names below the preview domain that are not previews: they hold no dash
 // behind a number, so no preview is called so.
-const (
-	e2bAPIName  = "api"
-	sandboxName = "sandbox"
-)
+const sandboxName = "sandbox" // beside e2b.Name
 
 // whose tells a request's kind by the host that is asked for, and its target.
 // A name below the preview domain is never the API's, and any other name that
@@ -48,7 +45,7 @@ func (g *Gateway) whose(r *http.Request) (kind, proxy.Target) {
 		return previews, t
 	} else if below {
 		switch label, _ := strings.CutSuffix(auth.HostName(r.Host), "."+g.config.PreviewDomain); label {
-		case e2bAPIName:
+		case e2b.Name:
 			return e2bAPIs, t
 		case sandboxName:
 			if t, named := byHeaders(r); named {

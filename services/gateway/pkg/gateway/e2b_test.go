@@ -1,16 +1,24 @@
 package gateway_test
 
 import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
 	"fmt"
+	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/signature"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
@@ -344,5 +352,134 @@ func TestE2BTraffic(t *testing.T) {
 	dead := get[gone](l, 502, req{method: "GET", path: "http://" + l.addr + "/health", key: "none", header: map[string]string{"E2b-Sandbox-Id": public.SandboxID}})
 	if dead != (gone{public.SandboxID, "The sandbox was not found", 0, 502}) {
 		t.Errorf("a dead sandbox: %+v", dead)
+	}
+}
+
+// templateAnswer and the others are what the SDKs get as they build a template.
+type templateAnswer struct {
+	TemplateID string   `json:"templateID"`
+	BuildID    string   `json:"buildID"`
+	Public     bool     `json:"public"`
+	Names      []string `json:"names"`
+	Tags       []string `json:"tags"`
+	Aliases    []string `json:"aliases"`
+}
+
+type filesAnswer struct {
+	Present bool   `json:"present"`
+	URL     string `json:"url"`
+}
+
+type buildAnswer struct {
+	TemplateID string              `json:"templateID"`
+	BuildID    string              `json:"buildID"`
+	Status     string              `json:"status"`
+	Logs       []string            `json:"logs"`
+	LogEntries []map[string]string `json:"logEntries"`
+	Reason     map[string]string   `json:"reason"`
+}
+
+func TestE2BTemplates(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	made := get[templateAnswer](l, 202, req{method: "POST", path: l.e2b("/v3/templates"), key: l.user, body: `{"name":"mine:v1","tags":["v2"],"cpuCount":2,"memoryMB":512}`})
+	if made.TemplateID != "mine" || !domain.IsID(made.BuildID) || strings.Join(made.Tags, " ") != "v1 v2" {
+		t.Fatalf("%+v", made)
+	}
+	files := l.e2b("/templates/mine/files/abc123")
+	first := get[filesAnswer](l, 201, req{method: "GET", path: files, key: l.user})
+	if first.Present || !strings.HasPrefix(first.URL, "http://"+l.addr+"/e2b/") {
+		t.Fatalf("%+v", first)
+	}
+	status := l.e2b("/templates/mine/builds/" + made.BuildID + "/status?logsOffset=0")
+	if got := get[buildAnswer](l, 200, req{method: "GET", path: status, key: l.user}); got.Status != "waiting" || len(got.LogEntries) != 0 {
+		t.Errorf("before it began: %+v", got)
+	}
+	build := req{method: "POST", path: l.e2b("/v2/templates/mine/builds/" + made.BuildID), key: l.user, body: `{
+		"fromTemplate":"base","startCmd":"serve","readyCmd":"up","steps":[
+		{"type":"RUN","args":["echo \"a\"\nUSER x"]},{"type":"RUN","args":["id","root"]},{"type":"ENV","args":["A","b \"c\"\nUSER x"]},
+		{"type":"WORKDIR","args":["/w"]},{"type":"USER","args":["other"]},{"type":"COPY","args":["src","dst","",""],"filesHash":"abc123"}]}`}
+	l.fails(404, build) // its files were not sent
+	// The address needs no key, and works once.
+	l.want(200, req{method: "PUT", path: first.URL, key: "none", body: tarOf(t, map[string]string{"src/one": "1", "../../out": "2"})})
+	l.fails(404, req{method: "PUT", path: first.URL, key: "none", body: []byte("again")})
+	if again := get[filesAnswer](l, 201, req{method: "GET", path: files, key: l.user}); !again.Present {
+		t.Errorf("sent: %+v", again)
+	}
+	if theirs := get[filesAnswer](l, 201, req{method: "GET", path: files, key: l.other}); theirs.Present {
+		t.Error("another project has the files")
+	}
+	theirs := build
+	theirs.key = l.other
+	l.fails(404, theirs)
+
+	l.want(202, build)
+	asked := l.core.Built()[0]
+	const want = "FROM base\nUSER user\nWORKDIR /home/user\n" +
+		`RUN ["/bin/bash","-l","-c","echo \"a\"\nUSER x"]` + "\n" +
+		"USER \"root\"\n" + `RUN ["/bin/bash","-l","-c","id"]` + "\nUSER \"user\"\n" +
+		`ENV A="b \"c\" USER x"` + "\nWORKDIR \"/w\"\nUSER \"other\"\n" + `COPY --chown="other" ["abc123/src","dst"]` + "\n"
+	if asked.Source.Steps != want {
+		t.Errorf("the steps are\n%s\nwant\n%s", asked.Source.Steps, want)
+	}
+	if asked.ID.String() != made.BuildID || asked.Name != "mine" || asked.Shape.MilliCPU != 2000 || asked.Shape.MemoryBytes != 512<<20 || asked.Warm.Start != "serve" || asked.Warm.Ready != "up" {
+		t.Errorf("%+v", asked)
+	}
+	if names := namesIn(t, asked.Source.Context); strings.Join(names, " ") != "abc123/out abc123/src/one" {
+		t.Errorf("it copies from %v", names)
+	}
+	got := get[buildAnswer](l, 200, req{method: "GET", path: status, key: l.user})
+	if got.Status != "ready" || strings.Join(got.Logs, "\n") != "step 1\nstep 2" || len(got.LogEntries) != 2 || got.LogEntries[0]["message"] != "step 1" {
+		t.Errorf("%+v", got)
+	}
+	if rest := get[buildAnswer](l, 200, req{method: "GET", path: l.e2b("/templates/mine/builds/" + made.BuildID + "/status?logsOffset=2"), key: l.user}); len(rest.LogEntries) != 0 {
+		t.Errorf("past its end: %+v", rest)
+	}
+	l.want(200, req{method: "GET", path: l.e2b("/templates/aliases/mine"), key: l.user})
+	l.fails(404, req{method: "GET", path: l.e2b("/templates/aliases/other"), key: l.user})
+	l.fails(404, req{method: "GET", path: l.e2b("/templates/mine/builds/" + domain.NewID().String() + "/status"), key: l.user})
+	for name, body := range map[string]string{
+		"nothing to begin from": `{"steps":[]}`, "more than a name": `{"fromImage":"a\nRUN b"}`, "an unknown step": `{"fromTemplate":"base","steps":[{"type":"ADD","args":["a","b"]}]}`,
+		"a mode": `{"fromTemplate":"base","steps":[{"type":"COPY","args":["a","b","","0755"],"filesHash":"abc123"}]}`, "a path for a hash": `{"fromTemplate":"base","steps":[{"type":"COPY","args":["a","b"],"filesHash":"../x"}]}`,
+	} {
+		t.Run(name, func(*testing.T) {
+			bad := build
+			bad.body = body
+			l.fails(400, bad)
+		})
+	}
+}
+
+func tarOf(t *testing.T, files map[string]string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	zip := gzip.NewWriter(&b)
+	w := tar.NewWriter(zip)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(files[name])), Mode: 0o644}); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(w, files[name])
+	}
+	if err := errors.Join(w.Close(), zip.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func namesIn(t *testing.T, path string) []string {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	var out []string
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		if err != nil {
+			return out
+		}
+		out = append(out, h.Name)
 	}
 }

@@ -152,12 +152,15 @@ func (g *Gateway) routes() (http.Handler, error) {
 		r.Use(e2b.Errors)
 		r.NotFound(api.NotFound)
 		r.MethodNotAllowed(api.MethodNotAllowed)
+		var a *e2b.API
 		r.Group(func(r chi.Router) {
 			r.Use(g.trail.Requests, g.guard.Require, g.trail.Callers, g.limits.Callers, g.trail.Room, private)
-			e2b.New(e2b.Deps{
+			a = e2b.New(e2b.Deps{
 				VMs: g.deps.VMs, Proxy: g.proxy, Trail: g.trail, Logger: g.deps.Logger, Domain: g.config.PreviewDomain, BodyTimeout: g.config.BodyTimeout,
+				Uploads: g.deps.Uploads, MaxUploadBytes: g.config.MaxUploadBytes,
 			}, r)
 		})
+		a.UploadRoute(r)
 	})
 	if g.deps.Root != nil {
 		r.NotFound(func(w http.ResponseWriter, r *http.Request) {
