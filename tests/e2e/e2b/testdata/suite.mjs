@@ -2,13 +2,16 @@
 // file's working directory. Each check prints one line of JSON.
 import { createRequire } from 'node:module'
 import { pathToFileURL } from 'node:url'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import assert from 'node:assert/strict'
 import http from 'node:http'
 import https from 'node:https'
 
 const require = createRequire(process.cwd() + '/')
 const e2b = await import(pathToFileURL(require.resolve('e2b')).href)
-const { Sandbox } = e2b.default?.Sandbox ? e2b.default : e2b
+const { Sandbox, Template } = e2b.default?.Sandbox ? e2b.default : e2b
 
 const LIMIT = 60_000
 const tell = (line) => process.stdout.write(JSON.stringify(line) + '\n')
@@ -415,6 +418,45 @@ if (typeof sbx.fork === 'function') {
 } else {
   tell({ feature: 'fork', check: 'several at once', skip: 'this version has none' })
 }
+
+await check('Template', 'from a template: commands, files, environment, user and start', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'template-'))
+  mkdirSync(join(dir, 'app/deep'), { recursive: true })
+  writeFileSync(join(dir, 'app/one.txt'), 'one\n')
+  writeFileSync(join(dir, 'app/deep/two.txt'), 'two\n')
+  writeFileSync(join(dir, 'single.txt'), 'single\n')
+  const name = 'js-template-' + Date.now()
+  const template = Template({ fileContextPath: dir })
+    .fromTemplate('base')
+    .setEnvs({ IN_TEMPLATE: 'a "b" c' })
+    .runCmd('echo "made by $(whoami) in $PWD" > made')
+    .runCmd(['echo root > /made-by-root', 'whoami >> /made-by-root'], { user: 'root' })
+    .setWorkdir('/home/user/work')
+    .copy('app', 'app')
+    .copy('single.txt', '/home/user/')
+    .setStartCmd('python3 -m http.server 8123 --directory /home/user', 'curl -sf http://127.0.0.1:8123/single.txt')
+  const lines = []
+  const built = await Template.build(template, name, { cpuCount: 1, memoryMB: 512, onBuildLogs: (l) => lines.push(l.message) })
+  assert.ok(built.buildId && built.templateId)
+  assert.ok(lines.some((l) => l.includes('made by')), lines.join('\n'))
+  assert.equal(await Template.exists(name), true)
+  assert.equal(await Template.exists(name + '-not'), false)
+  const s = await make(name)
+  assert.equal((await s.getInfo()).memoryMB, 512)
+  const cat = async (cmd) => (await s.commands.run(cmd)).stdout
+  assert.equal(await cat('cat /home/user/made'), 'made by user in /home/user\n')
+  assert.equal(await cat('cat /made-by-root'), 'root\nroot\n')
+  assert.equal(await cat('cd /home/user/work/app && cat one.txt deep/two.txt ../../single.txt && stat -c %U one.txt'), 'one\ntwo\nsingle\nuser\n')
+  assert.equal(await cat('echo "$IN_TEMPLATE"'), 'a "b" c\n')
+  assert.equal(await cat('curl -sf http://127.0.0.1:8123/single.txt'), 'single\n')
+  await s.kill()
+  assert.equal(await Sandbox.deleteSnapshot(name), true)
+  rmSync(dir, { recursive: true })
+})
+await check('Template', 'a command that fails', async () => {
+  const err = await fails(() => Template.build(Template().fromTemplate('base').runCmd('echo why >&2; exit 9'), 'js-broken-' + Date.now(), { cpuCount: 1, memoryMB: 512 }), 'BuildError')
+  assert.match(err.message, /9/)
+})
 
 await check('kill', 'once and again', async () => {
   const s = await make('base')

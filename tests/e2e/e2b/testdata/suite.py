@@ -7,11 +7,12 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 import urllib.parse
 import urllib.request
 
-from e2b import AsyncSandbox, Sandbox, SandboxQuery, SandboxState
+from e2b import AsyncSandbox, Sandbox, SandboxQuery, SandboxState, Template
 from e2b import exceptions as ex
 from e2b.sandbox.commands.command_handle import CommandExitException, PtySize
 
@@ -555,6 +556,52 @@ def _():
         f.files.write("forked", "apart")
         f.kill()
     assert s.files.read("forked") == "from here"
+
+
+@check("Template", "from a template: commands, files, environment, user and start")
+def _():
+    with tempfile.TemporaryDirectory() as d:
+        os.makedirs(f"{d}/app/deep")
+        for name, text in {"app/one.txt": "one\n", "app/deep/two.txt": "two\n", "single.txt": "single\n"}.items():
+            with open(f"{d}/{name}", "w") as f:
+                f.write(text)
+        name = f"py-template-{time.time_ns()}"
+        template = (
+            Template(file_context_path=d)
+            .from_template("base")
+            .set_envs({"IN_TEMPLATE": 'a "b" c'})
+            .run_cmd('echo "made by $(whoami) in $PWD" > made')
+            .run_cmd(["echo root > /made-by-root", "whoami >> /made-by-root"], user="root")
+            .set_workdir("/home/user/work")
+            .copy("app", "app")
+            .copy("single.txt", "/home/user/")
+            .set_start_cmd("python3 -m http.server 8123 --directory /home/user", "curl -sf http://127.0.0.1:8123/single.txt")
+        )
+        lines = []
+        built = Template.build(template, name, cpu_count=1, memory_mb=512, on_build_logs=lambda line: lines.append(line.message))
+    assert built.build_id and built.template_id
+    assert any("made by" in line for line in lines), lines
+    assert Template.exists(name) is True and Template.exists(name + "-not") is False
+    s = make(name)
+    assert s.get_info().memory_mb == 512
+    for command, want in {
+        "cat /home/user/made": "made by user in /home/user\n",
+        "cat /made-by-root": "root\nroot\n",
+        "cd /home/user/work/app && cat one.txt deep/two.txt ../../single.txt && stat -c %U one.txt": "one\ntwo\nsingle\nuser\n",
+        'echo "$IN_TEMPLATE"': 'a "b" c\n',
+        "curl -sf http://127.0.0.1:8123/single.txt": "single\n",
+    }.items():
+        got = s.commands.run(command).stdout
+        assert got == want, (command, got)
+    s.kill()
+    assert Sandbox.delete_snapshot(name) is True
+
+
+@check("Template", "a command that fails")
+def _():
+    with fails(ex.BuildException) as f:
+        Template.build(Template().from_template("base").run_cmd("echo why >&2; exit 9"), f"py-broken-{time.time_ns()}", cpu_count=1, memory_mb=512)
+    assert "9" in str(f.error), f.error
 
 
 @check("kill", "once and again")
