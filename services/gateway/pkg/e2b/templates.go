@@ -107,7 +107,7 @@ func (a *API) announce(w http.ResponseWriter, r *http.Request, by vmm.Caller) er
 	a.wanted.announce(announced{
 		project: by.ProjectID, build: id, name: name, tags: tags,
 		shape: domain.Resources{MilliCPU: body.CPUCount * 1000, MemoryBytes: body.MemoryMB * mib, DiskBytes: body.DiskMB * mib},
-	}, a.now())
+	})
 	trail.Subject(r.Context(), "template", name)
 	return answer(w, http.StatusAccepted, templateAnswer{TemplateID: name, BuildID: id.String(), Names: []string{name}, Aliases: []string{name}, Tags: tags})
 }

@@ -22,8 +22,8 @@ import (
 const (
 	// maxWanted bounds each of what is remembered between the requests of builds.
 	maxWanted = 4096
-	// wantedTTL is how long a build may be announced, and files be sent for it.
-	wantedTTL = time.Hour
+	// uploadTTL is how long files may be sent to an address.
+	uploadTTL = 15 * time.Minute
 )
 
 // wanted is what is remembered between the requests by which an SDK begins a
@@ -59,7 +59,7 @@ func newWanted() *wanted {
 	return &wanted{builds, uploads, hashes}
 }
 
-func (m *wanted) announce(a announced, _ time.Time) { m.builds.Add(a.build.String(), a) }
+func (m *wanted) announce(a announced) { m.builds.Add(a.build.String(), a) }
 
 func (m *wanted) find(project domain.ID, build string) (announced, bool) {
 	a, ok := m.builds.Get(build)
@@ -68,7 +68,7 @@ func (m *wanted) find(project domain.ID, build string) (announced, bool) {
 
 func (m *wanted) allow(by vmm.Caller, hash string, now time.Time) (token string) {
 	token = rand.Text()
-	m.uploads.Add(token, allowed{by, hash, now.Add(wantedTTL)})
+	m.uploads.Add(token, allowed{by, hash, now.Add(uploadTTL)})
 	return token
 }
 
