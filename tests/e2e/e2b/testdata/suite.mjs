@@ -369,7 +369,9 @@ await check('pause', 'at the end of its time, and woken by traffic', async () =>
   await s.setTimeout(1000)
   await until(async () => (await s.getInfo()).state === 'paused')
   assert.equal((await s.commands.run('cat kept')).stdout, 'x')
-  assert.equal((await s.getInfo()).state, 'running')
+  const info = await s.getInfo()
+  assert.equal(info.state, 'running')
+  assert.ok(info.endAt.getTime() - Date.now() > 200_000, 'it was woken for a moment only')
   await s.kill()
 })
 await check('connect', 'never shortens, and what there is not', async () => {

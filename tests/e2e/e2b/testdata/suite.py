@@ -506,7 +506,9 @@ def _():
     s.set_timeout(1)
     until(lambda: s.get_info().state == SandboxState.PAUSED)
     assert s.commands.run("cat kept").stdout == "x"
-    assert s.get_info().state == SandboxState.RUNNING
+    info = s.get_info()
+    assert info.state == SandboxState.RUNNING
+    assert info.end_at.timestamp() - time.time() > 200, "it was woken for a moment only"
     s.kill()
 
 
