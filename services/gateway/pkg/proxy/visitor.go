@@ -57,6 +57,10 @@ func (p *Proxy) admit(w http.ResponseWriter, r *http.Request, t Target) (shown v
 		return shown, false
 	}
 	if shown.Public {
+		if err := p.mayExecute(r, t); err != nil {
+			refuse(w, err)
+			return shown, false
+		}
 		return shown, true
 	}
 	if !p.hasCookie(r, t, token) {
@@ -70,6 +74,22 @@ func (p *Proxy) admit(w http.ResponseWriter, r *http.Request, t Target) (shown v
 		return shown, false
 	}
 	return shown, true
+}
+
+// codePort is where a code interpreter is found, and pathExecute where it runs code.
+const (
+	codePort    = 49999
+	pathExecute = "/execute"
+)
+
+// mayExecute refuses code of strangers in a VM whose ports are public: clients
+// of code interpreters show what they show its agent.
+func (p *Proxy) mayExecute(r *http.Request, t Target) error {
+	if t.Port != codePort || r.URL.Path != pathExecute || r.Method == http.MethodOptions {
+		return nil
+	}
+	_, err := p.admitClient(r, t.VM)
+	return err
 }
 
 // redeem uses a one-time link up: the visitor gets a cookie and is sent to the

@@ -150,7 +150,11 @@ class Contexts:
 
     async def default(self, language, env=None):
         """The context of who names none, made at its first use."""
-        language = self._known(language)[0]
+        language = languages.normal(language)
+        found = self._all.get(self._defaults.get(language))
+        if found is not None:
+            return found
+        self._known(language)
         async with self._making[language]:
             found = self._all.get(self._defaults.get(language))
             if found is None:
