@@ -92,7 +92,13 @@ func plainArgs(args []string) []string {
 		case "-cpu":
 			out[i+1] = "max"
 		case "-append":
-			out[i+1] = "console=ttyS0 quiet reboot=t panic=-1 rdinit=/run"
+			// Without the latter a kernel stands still at times, waiting for emulated timers.
+			needed := []string{"console", "quiet", "reboot", "panic", "rdinit", "tsc_early_khz", "tsc", "no_timer_check"}
+			words := slices.DeleteFunc(strings.Fields(out[i+1]), func(w string) bool {
+				name, _, _ := strings.Cut(w, "=")
+				return !slices.Contains(needed, name)
+			})
+			out[i+1] = strings.Join(words, " ")
 		}
 	}
 	return out

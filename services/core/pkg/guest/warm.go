@@ -37,13 +37,13 @@ func (c *Client) WarmUp(ctx context.Context) error {
 	return err
 }
 
-// warmUp runs a program that does nothing, over a stream that open makes.
+// warmUp runs a program that writes a line, over a stream that open makes.
 func (c *Client) warmUp(ctx context.Context, id string, open func(context.Context) stream) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	str := open(ctx)
 	_ = str.Send(&guestv1.AttachRequest{Request: &guestv1.AttachRequest_Start_{Start: &guestv1.AttachRequest_Start{
-		ExecutionId: id, Command: &guestv1.Command{Args: []string{"true"}},
+		ExecutionId: id, Command: &guestv1.Command{Args: []string{"echo"}},
 	}}}) // Receive tells why it cannot be sent
 	for range maxWarmUp {
 		m, err := str.Receive()
@@ -54,8 +54,8 @@ func (c *Client) warmUp(ctx context.Context, id string, open func(context.Contex
 			return err
 		}
 	}
-	return misbehaved("does not end `true`")
+	return misbehaved("does not end `echo`")
 }
 
-// maxWarmUp bounds the messages about `true`.
+// maxWarmUp bounds the messages about `echo`.
 const maxWarmUp = 16
