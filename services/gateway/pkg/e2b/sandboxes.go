@@ -216,13 +216,24 @@ func (a *API) get(w http.ResponseWriter, r *http.Request, by vmm.Caller) error {
 	return answer(w, http.StatusOK, a.detail(r, vm))
 }
 
-// kill answers when the wish is durable: from then on the sandbox is not found.
+// killWait is how long a client waits for its sandbox to be gone. It goes, anyhow.
+const killWait = 10 * time.Second
+
+// kill answers when the sandbox is gone: until its worker has taken the wish up
+// it would answer requests.
 func (a *API) kill(w http.ResponseWriter, r *http.Request, by vmm.Caller) error {
 	vm, err := a.killable(r, by)
 	if err != nil {
 		return err
 	}
 	if _, err := a.VMs.DeleteVM(r.Context(), by, vm.ID); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), killWait)
+	defer cancel()
+	_, err = a.VMs.WaitVM(ctx, by, vm.ID)
+	a.Proxy.CloseIdle()
+	if err != nil && ctx.Err() == nil && !errors.HasCode(err, errors.NotFound) {
 		return err
 	}
 	return empty(w)
