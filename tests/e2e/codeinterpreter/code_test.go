@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/services/core/pkg/image/preset"
 	"github.com/aetherium/aetherium/tests/internal/server"
 )
@@ -25,8 +26,6 @@ import (
 const (
 	// rootfsEnv names a root filesystem to make the template from at once.
 	rootfsEnv = "AETHERIUM_TEST_CODE_ROOTFS"
-	// driverEnv names the driver of the sandboxes.
-	driverEnv = "AETHERIUM_TEST_E2B_DRIVER"
 
 	jsVersion, pythonVersion = "2.8.0", "2.11.5"
 )
@@ -39,7 +38,15 @@ type result struct {
 	Done  bool   `json:"done"`
 }
 
-func TestSDKs(t *testing.T) {
+// An sdk is one published package: where it is, and what runs its script.
+type sdk struct {
+	name, dir string
+	args      []string
+}
+
+// sdks installs the packages.
+func sdks(t *testing.T) []sdk {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("it needs root")
 	}
@@ -56,19 +63,75 @@ func TestSDKs(t *testing.T) {
 	interpreter := filepath.Join(python, "bin", "python")
 	install(t, python, []string{"python3", "-m", "venv", python},
 		[]string{interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "e2b-code-interpreter==" + pythonVersion})
+	scripts := filepath.Join(root, "tests", "e2e", "codeinterpreter", "testdata")
+	return []sdk{
+		{"js " + jsVersion, js, []string{"node", filepath.Join(scripts, "suite.mjs")}},
+		{"python " + pythonVersion, python, []string{interpreter, filepath.Join(scripts, "suite.py")}},
+	}
+}
 
+func TestSDKs(t *testing.T) {
+	packages := sdks(t)
 	s := serve(t)
 	build(t, s)
+	run(t, s, packages)
+}
+
+// Sandboxes that go on from a memory, in which server and kernel run already,
+// have what is their own all the same.
+func TestSDKsOnMachinesFromMemory(t *testing.T) {
+	kernel := os.Getenv("AETHERIUM_TEST_KERNEL")
+	if kernel == "" {
+		t.Skip("AETHERIUM_TEST_KERNEL names no kernel")
+	}
+	packages := sdks(t)
+	s := serve(t, "AETHERIUM_MICROVM_KERNEL="+kernel, "AETHERIUM_DRIVERS=oci,qemu", "AETHERIUM_POOL_SIZE=0", "AETHERIUM_VM_DRIVER=qemu")
+	usable(t, s, "qemu")
+	build(t, s, "--memory", "--driver", "qemu", "--vm-memory", "768MiB")
+	var vm api.VM
+	if err := s.JSON(t.Context(), &vm, "vm", "create", "--template", preset.CodeInterpreterTemplate); err != nil {
+		t.Fatal(err)
+	}
+	if vm.Driver != "qemu" || !vm.Memory {
+		t.Errorf("VMs are on %s, from memory %v", vm.Driver, vm.Memory)
+	}
+	cli(t, s, "vm", "rm", vm.ID)
+	run(t, s, packages[1:]) // emulated, each takes minutes; what differs is the machine, not the client
+}
+
+// usable waits until a driver was tried out, which boots a machine.
+func usable(t *testing.T, s *server.Server, driver string) {
+	t.Helper()
+	c, err := s.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	tick := time.NewTicker(200 * time.Millisecond) // nobody tells of it
+	defer tick.Stop()
+	for {
+		drivers, err := c.Drivers(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range drivers {
+			if d.Name == driver && d.Usable {
+				return
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-t.Context().Done():
+			t.Fatalf("the driver %s was never usable", driver)
+		}
+	}
+}
+
+func run(t *testing.T, s *server.Server, packages []sdk) {
+	t.Helper()
 	key := strings.TrimSpace(cli(t, s, "key", "create", "sdk", "--e2b", "--scope", "manage"))
-	scripts := filepath.Join(root, "tests", "e2e", "codeinterpreter", "testdata")
-	for name, sdk := range map[string]struct {
-		dir  string
-		args []string
-	}{
-		"js " + jsVersion:         {js, []string{"node", filepath.Join(scripts, "suite.mjs")}},
-		"python " + pythonVersion: {python, []string{interpreter, filepath.Join(scripts, "suite.py")}},
-	} {
-		t.Run(name, func(t *testing.T) { play(t, s, key, sdk.dir, sdk.args) })
+	for _, p := range packages {
+		t.Run(p.name, func(t *testing.T) { play(t, s, key, p.dir, p.args) })
 	}
 	if t.Failed() {
 		t.Logf("the server's log ends with\n%s", lastLines(s.Log(), 60))
@@ -100,17 +163,13 @@ func install(t *testing.T, dir string, steps ...[]string) {
 	}
 }
 
-func serve(t *testing.T) *server.Server {
+func serve(t *testing.T, extra ...string) *server.Server {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "aetherium-code-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	extra := []string{"AETHERIUM_BASE_SKIP=true"}
-	if driver := os.Getenv(driverEnv); driver != "" {
-		extra = append(extra, "AETHERIUM_VM_DRIVER="+driver)
-	}
-	s, err := server.New(filepath.Join(dir, "data"), extra...)
+	s, err := server.New(filepath.Join(dir, "data"), append(extra, "AETHERIUM_BASE_SKIP=true")...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,9 +194,9 @@ func serve(t *testing.T) *server.Server {
 
 // build makes the template as users do; where a root filesystem is given, of
 // that, with what the preset starts.
-func build(t *testing.T, s *server.Server) {
+func build(t *testing.T, s *server.Server, more ...string) {
 	t.Helper()
-	args := []string{"template", "build", preset.CodeInterpreterTemplate}
+	args := append([]string{"template", "build", preset.CodeInterpreterTemplate}, more...)
 	if rootfs := os.Getenv(rootfsEnv); rootfs != "" {
 		p, err := preset.Find(preset.CodeInterpreter)
 		if err != nil {

@@ -1,10 +1,31 @@
+import base64
+import importlib.util
 import os
+import random
 import tempfile
 import unittest
 
-from .harness import Agent, Ran, Server
+from .harness import HERE, Agent, Ran, Server
 
 TOKEN = {"X-Access-Token": "right"}
+
+
+class Memory(unittest.TestCase):
+    def test_the_first_environment_of_a_kernel_has_it_draw_anew(self):
+        # A module of its own: as in a kernel that nobody has used.
+        path = os.path.join(HERE, "kernels", "aetherium-python", "aetherium_environment.py")
+        spec = importlib.util.spec_from_file_location("aetherium_environment", path)
+        environment = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(environment)
+        nothing = base64.b64encode(b"{}").decode()
+        random.seed(1)
+        same = random.random()
+        random.seed(1)
+        environment.adopt(nothing)
+        self.assertNotEqual(random.random(), same)
+        random.seed(1)
+        environment.adopt(nothing)  # who has chosen keeps the choice
+        self.assertEqual(random.random(), same)
 
 
 class TheAgent(unittest.TestCase):

@@ -3,8 +3,10 @@
 import base64
 import json
 import os
+import random
+import sys
 
-_before = []
+_before, _drawn = [], []
 
 
 def _read(text):
@@ -27,3 +29,16 @@ def leave(_=None):
 
 def adopt(text):
     os.environ.update(_read(text))
+    _draw_anew()
+
+
+def _draw_anew():
+    """Before the first code of a VM: what its memory began with, others'
+    began with, too, and with it what they would draw by random."""
+    if _drawn:
+        return
+    _drawn.append(True)
+    random.seed()
+    numpy = sys.modules.get("numpy.random")
+    if numpy is not None:
+        numpy.seed()
