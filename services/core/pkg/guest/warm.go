@@ -31,10 +31,27 @@ func (c *Client) WarmUp(ctx context.Context) error {
 			}
 			c.fillSpare(ctx)
 		}
+		if err := c.warmWatch(ctx); err != nil {
+			return struct{}{}, err
+		}
 		_, err = c.executions.Forget(ctx, connect.NewRequest(&guestv1.ForgetRequest{ExecutionIds: ids}))
 		return struct{}{}, err
 	})
 	return err
+}
+
+// warmWatch begins to watch what is started, as a session does, and ends that.
+func (c *Client) warmWatch(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	str, err := c.executions.Watch(ctx, connect.NewRequest(&guestv1.WatchRequest{}))
+	if err != nil {
+		return err
+	}
+	_ = str.ResponseHeader() // comes when it watches
+	cancel()
+	_ = str.Close() // says that it was cancelled
+	return nil
 }
 
 // warmUp runs a program that writes a line, over a stream that open makes.
@@ -52,6 +69,10 @@ func (c *Client) warmUp(ctx context.Context, id string, open func(context.Contex
 		}
 		if err != nil || m.GetEnd() != nil {
 			return err
+		}
+		if out := m.GetOutput(); out != nil {
+			next := out.GetOffset() + int64(len(out.GetData()))
+			_ = str.Send(&guestv1.AttachRequest{Request: &guestv1.AttachRequest_Ack_{Ack: &guestv1.AttachRequest_Ack{Offset: next}}})
 		}
 	}
 	return misbehaved("does not end `echo`")
