@@ -38,7 +38,7 @@ func TestProof(t *testing.T) {
 	if e, err = qemu.New(config); err != nil {
 		t.Fatal(err)
 	}
-	if version, err := e.Version(l.ctx()); err != nil || !strings.HasSuffix(version, " tcg max") {
+	if version, err := e.Version(l.ctx()); err != nil || !strings.Contains(version, " tcg max") {
 		t.Errorf("without a kernel: %q, %v", version, err)
 	}
 }

@@ -207,7 +207,6 @@ func (e *Engine) commandLine(h *host, g microvm.Guest) string {
 		words = append(words,
 			"mitigations=off", // there is no speculation in software
 			"initcall_blacklist="+unneeded,
-			"GODEBUG=asyncpreemptoff=1", // of the first process: what it does takes long, and signals longer
 		)
 		if rate := e.tsc(); rate != 0 {
 			words = append(words, "tsc_early_khz="+strconv.FormatUint(rate, 10), "tsc=reliable")
