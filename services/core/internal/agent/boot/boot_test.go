@@ -102,6 +102,7 @@ func TestOutOfMemory(t *testing.T) {
 	l := newLab(t)
 	v := l.boot("memory", l.tree(rootfs), l.disk(), nil)
 	before := v.ready()
+	must(t, v.Assume(t.Context(), guest.Identity{Hostname: "machine"}))
 	if _, end := v.run("exec tail /dev/zero"); end.GetSignal() != 9 {
 		t.Errorf("ended with %v", end)
 	}

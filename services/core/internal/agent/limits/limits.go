@@ -97,6 +97,7 @@ func (g *Group) set(root string, l Limits) error {
 	for _, limit := range []struct{ controller, file, value string }{
 		{"pids", "pids.max", pidsMax(l.PIDs)},
 		{"cpu", "cpu.max", cpuMax(l.MilliCPU)},
+		{"memory", "memory.max", memoryMax()},
 	} {
 		if !slices.Contains(controllers, limit.controller) {
 			continue
@@ -148,6 +149,25 @@ func cpuMax(milli int64) string {
 		return "max " + strconv.Itoa(period)
 	}
 	return strconv.FormatInt(max(milli*period/1000, least), 10) + " " + strconv.Itoa(period)
+}
+
+// reserve is what commands leave to the kernel and the agent, at least. A
+// machine whose memory is all taken by one of them has the kernel look for more
+// for minutes, at times, before it ends that one.
+const reserve = 16 << 20
+
+// memoryMax is what all commands may take together.
+func memoryMax() string {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return "max"
+	}
+	total := info.Totalram * uint64(info.Unit)
+	kept := max(reserve, total/32)
+	if total < 2*kept {
+		return "max"
+	}
+	return strconv.FormatUint(total-kept, 10)
 }
 
 func write(path, value string) error {
