@@ -4,21 +4,12 @@
 package e2b
 
 import (
-	"bufio"
-	"bytes"
-	"context"
-	"encoding/json"
-	"fmt"
-	"net"
-	"net/url"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
+	"github.com/aetherium/aetherium/tests/internal/sdk"
 	"github.com/aetherium/aetherium/tests/internal/server"
 )
 
@@ -31,14 +22,13 @@ const (
 	defaultDriver = "oci"
 )
 
-// result is what a script tells of one check.
-type result struct {
-	Feature string `json:"feature"`
-	Check   string `json:"check"`
-	OK      bool   `json:"ok"`
-	Skip    string `json:"skip"`
-	Error   string `json:"error"`
-	Done    bool   `json:"done"`
+// sdks are the newest of both languages and the line before the second
+// generation of the control plane.
+var sdks = []sdk.Package{
+	{Language: sdk.JS, Name: "e2b", Version: "2.51.0"},
+	{Language: sdk.JS, Name: "e2b", Version: "2.45.0"},
+	{Language: sdk.Python, Name: "e2b", Version: "2.63.0"},
+	{Language: sdk.Python, Name: "e2b", Version: "2.45.0"},
 }
 
 // TestSDKs runs what each SDK does. Where all was run on the default driver,
@@ -46,49 +36,28 @@ type result struct {
 func TestSDKs(t *testing.T) {
 	driver := wanted(t)
 	s := serve(t, driver)
-	key := strings.TrimSpace(cli(t, s, "key", "create", "sdk", "--e2b", "--scope", "manage"))
+	environ := append(sdk.Plain(t, s), "TEST_SCHEME=http")
 	found := matrix{}
-	for _, sdk := range sdks {
-		t.Run(sdk.name(), func(t *testing.T) {
-			program, dir, err := sdk.install(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			found.columns = append(found.columns, sdk.name())
-			for _, r := range play(t, program, dir, plain(t, s, key)) {
-				found.add(sdk.name(), r)
-				t.Run(r.Feature+"/"+r.Check, r.judge)
+	for _, p := range sdks {
+		t.Run(p.String(), func(t *testing.T) {
+			program, dir := install(t, p)
+			found.columns = append(found.columns, p.String())
+			for _, r := range play(t, program, dir, environ) {
+				found.add(p.String(), r)
+				t.Run(r.Feature+"/"+r.Check, r.Judge)
 			}
 		})
 	}
-	if t.Failed() {
-		t.Logf("the server's log ends with\n%s", lastLines(s.Log(), 60))
-		return
-	}
-	if len(found.columns) == len(sdks) && driver == defaultDriver {
+	sdk.Explain(t, s)
+	if !t.Failed() && len(found.columns) == len(sdks) && driver == defaultDriver {
 		found.compare(t)
-	}
-}
-
-// judge has a test end as its check did.
-func (r result) judge(t *testing.T) {
-	switch {
-	case r.Skip != "":
-		t.Skip(r.Skip)
-	case !r.OK:
-		t.Error(r.Error)
 	}
 }
 
 // wanted is the driver to test on; it skips where nothing can be tested.
 func wanted(t *testing.T) string {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("it needs root")
-	}
-	if os.Getenv("AETHERIUM_TEST_OFFLINE") != "" {
-		t.Skip("the SDKs come from their registries")
-	}
+	sdk.Wanted(t)
 	if driver := os.Getenv(driverEnv); driver != "" {
 		return driver
 	}
@@ -97,114 +66,25 @@ func wanted(t *testing.T) string {
 
 func serve(t *testing.T, driver string, settings ...string) *server.Server {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "aetherium-e2b-")
-	if err != nil {
-		t.Fatal(err)
-	}
 	rootfs := os.Getenv("AETHERIUM_TEST_ROOTFS")
-	extra := append([]string{"AETHERIUM_VM_DRIVER=" + driver, "AETHERIUM_BASE_SKIP=" + strconv.FormatBool(rootfs != "")}, settings...)
-	for _, name := range []string{"AETHERIUM_MICROVM_KERNEL"} {
-		if v := os.Getenv(name); v != "" {
-			extra = append(extra, name+"="+v)
-		}
+	all := append([]string{"AETHERIUM_VM_DRIVER=" + driver, "AETHERIUM_BASE_SKIP=" + strconv.FormatBool(rootfs != "")}, settings...)
+	const kernel = "AETHERIUM_MICROVM_KERNEL"
+	if v := os.Getenv(kernel); v != "" {
+		all = append(all, kernel+"="+v)
 	}
-	s, err := server.New(filepath.Join(dir, "data"), extra...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-		defer cancel()
-		if err := s.Down(ctx, "--purge"); err != nil {
-			t.Error(err)
-		}
-		if left := s.Footprint(ctx); len(left) > 0 {
-			t.Errorf("down left something behind: %v", left)
-		}
-		_ = os.RemoveAll(dir)
-	})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-	defer cancel()
-	if err := s.Start(ctx); err != nil {
-		t.Fatal(err, s.Log())
-	}
+	s := sdk.Serve(t, 10*time.Minute, all...)
 	if rootfs != "" {
-		cli(t, s, "template", "build", "base", "--dir", rootfs)
+		sdk.CLI(t, s, "template", "build", "base", "--dir", rootfs)
 	}
 	return s
 }
 
-func cli(t *testing.T, s *server.Server, args ...string) string {
+func install(t *testing.T, p sdk.Package) (program []string, dir string) {
 	t.Helper()
-	out, err := s.CLI(t.Context(), args...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
+	return p.Install(t, "e2b")
 }
 
-// plain is what finds a server without TLS and names.
-func plain(t *testing.T, s *server.Server, key string) []string {
+func play(t *testing.T, program []string, dir string, environ []string) []sdk.Result {
 	t.Helper()
-	at, err := url.Parse(s.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	base := "http://" + net.JoinHostPort("localhost", at.Port())
-	return []string{"E2B_API_KEY=" + key, "E2B_API_URL=" + base + "/e2b", "E2B_SANDBOX_URL=" + base, "E2B_DOMAIN=aeth.localhost:" + at.Port(), "TEST_SCHEME=http"}
-}
-
-// play runs an SDK's script and returns what it told.
-func play(t *testing.T, program []string, dir string, environ []string) []result {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, program[0], program[1:]...)
-	cmd.Dir = dir
-	cmd.Env = append(withoutE2B(os.Environ()), environ...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	var results []result
-	done := false
-	for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); {
-		var r result
-		if json.Unmarshal(lines.Bytes(), &r) != nil {
-			t.Logf("it said: %s", lines.Text())
-			continue
-		}
-		if r.Done {
-			done = true
-			continue
-		}
-		results = append(results, r)
-	}
-	if err != nil || !done {
-		t.Errorf("the script did not come to its end: %v\n%s", err, lastLines(stderr.String(), 40))
-	}
-	return results
-}
-
-func withoutE2B(env []string) []string {
-	var out []string
-	for _, kv := range env {
-		if !strings.HasPrefix(kv, "E2B_") {
-			out = append(out, kv)
-		}
-	}
-	return out
-}
-
-func lastLines(text string, n int) string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
-}
-
-func run(ctx context.Context, dir, name string, args ...string) error {
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, lastLines(string(out), 20))
-	}
-	return nil
+	return sdk.Play(t, 15*time.Minute, program, dir, environ)
 }

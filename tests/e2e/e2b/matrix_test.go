@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aetherium/aetherium/tests/internal/sdk"
 	"github.com/aetherium/aetherium/tests/internal/server"
 )
 
@@ -17,7 +18,7 @@ type matrix struct {
 	cells   map[[2]string]string
 }
 
-func (m *matrix) add(column string, r result) {
+func (m *matrix) add(column string, r sdk.Result) {
 	row := "`" + r.Feature + "` | " + r.Check
 	if m.cells == nil {
 		m.cells = map[[2]string]string{}

@@ -4,6 +4,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/aetherium/aetherium/tests/internal/sdk"
 )
 
 // TestSDKsOnMicroVMs runs the calls that are other ones to machines with a
@@ -17,25 +19,19 @@ func TestSDKsOnMicroVMs(t *testing.T) {
 	}
 	// Templates are made by the oci driver.
 	s := serve(t, "qemu", "AETHERIUM_MICROVM_KERNEL="+kernel, "AETHERIUM_DRIVERS=oci,qemu", "AETHERIUM_POOL_SIZE=0")
-	key := strings.TrimSpace(cli(t, s, "key", "create", "sdk", "--e2b", "--scope", "manage"))
-	environ := append(plain(t, s, key), "TEST_LIMIT=300", "TEST_FEATURES=create,metrics,pause,connect,snapshots,fork,kill")
+	environ := append(sdk.Plain(t, s), "TEST_SCHEME=http", "TEST_LIMIT=300", "TEST_FEATURES=create,metrics,pause,connect,snapshots,fork,kill")
 	newest := map[string]bool{}
-	for _, sdk := range sdks {
-		if newest[sdk.language] {
+	for _, p := range sdks {
+		if newest[p.Language] {
 			continue
 		}
-		newest[sdk.language] = true
-		t.Run(sdk.name(), func(t *testing.T) {
-			program, dir, err := sdk.install(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
+		newest[p.Language] = true
+		t.Run(p.String(), func(t *testing.T) {
+			program, dir := install(t, p)
 			for _, r := range play(t, program, dir, environ) {
-				t.Run(r.Feature+"/"+strings.ReplaceAll(r.Check, "/", "-"), r.judge)
+				t.Run(r.Feature+"/"+strings.ReplaceAll(r.Check, "/", "-"), r.Judge)
 			}
 		})
 	}
-	if t.Failed() {
-		t.Logf("the server's log ends with\n%s", lastLines(s.Log(), 60))
-	}
+	sdk.Explain(t, s)
 }

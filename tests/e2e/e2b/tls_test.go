@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/aetherium/aetherium/tests/internal/sdk"
 )
 
 // TestSDKsOverTLS runs the SDKs as `aetherium e2b env` has them set up:
@@ -18,7 +20,7 @@ func TestSDKsOverTLS(t *testing.T) {
 	resolver := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
 	s := serve(t, driver, "AETHERIUM_NAMES_ADDRESS="+resolver+":53", "XDG_CONFIG_HOME="+t.TempDir())
 	variables := map[string]string{}
-	if err := json.Unmarshal([]byte(cli(t, s, "e2b", "env", "--shell", "json")), &variables); err != nil {
+	if err := json.Unmarshal([]byte(sdk.CLI(t, s, "e2b", "env", "--shell", "json")), &variables); err != nil {
 		t.Fatal(err)
 	}
 	environ := []string{"TEST_SCHEME=https"}
@@ -29,19 +31,14 @@ func TestSDKsOverTLS(t *testing.T) {
 	if err := os.WriteFile(conf, []byte("nameserver "+resolver+"\n"), 0o644); err != nil { //nolint:gosec // for every user
 		t.Fatal(err)
 	}
-	for _, sdk := range sdks {
-		t.Run(sdk.name(), func(t *testing.T) {
-			program, dir, err := sdk.install(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
+	for _, p := range sdks {
+		t.Run(p.String(), func(t *testing.T) {
+			program, dir := install(t, p)
 			inside := append([]string{"unshare", "-m", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, conf}, program...)
 			for _, r := range play(t, inside, dir, environ) {
-				t.Run(r.Feature+"/"+r.Check, r.judge)
+				t.Run(r.Feature+"/"+r.Check, r.Judge)
 			}
 		})
 	}
-	if t.Failed() {
-		t.Logf("the server's log ends with\n%s", lastLines(s.Log(), 60))
-	}
+	sdk.Explain(t, s)
 }

@@ -1,0 +1,209 @@
+// Package sdk runs published SDKs, unmodified, against a real server: it
+// installs them from their registries and has a script of a test use each.
+package sdk
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/tests/internal/server"
+)
+
+// The languages of packages.
+const (
+	JS     = "js"
+	Python = "python"
+)
+
+// Package is one published package.
+type Package struct {
+	Language string
+	Name     string // in its registry
+	Version  string
+}
+
+// String is the language and the version.
+func (p Package) String() string { return p.Language + " " + p.Version }
+
+// Wanted skips a test where packages cannot be run.
+func Wanted(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("it needs root")
+	}
+	if os.Getenv("AETHERIUM_TEST_OFFLINE") != "" {
+		t.Skip("the SDKs come from their registries")
+	}
+}
+
+// Install fetches a package, once, below .tools/kept, and gives what runs the
+// test's script for it, suite.mjs or suite.py in its testdata, and where.
+func (p Package) Install(t *testing.T, kept string) (program []string, dir string) {
+	t.Helper()
+	root, err := server.Root()
+	must(t, err)
+	testdata, err := filepath.Abs("testdata")
+	must(t, err)
+	dir = filepath.Join(root, ".tools", kept, p.Language+"-"+p.Version)
+	program = []string{"node", filepath.Join(testdata, "suite.mjs")}
+	steps := [][]string{
+		{"npm", "init", "-y"},
+		{"npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--save-exact", p.Name + "@" + p.Version},
+	}
+	if p.Language == Python {
+		python := filepath.Join(dir, "bin", "python")
+		program = []string{python, filepath.Join(testdata, "suite.py")}
+		steps = [][]string{
+			{"python3", "-m", "venv", dir},
+			{python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", p.Name + "==" + p.Version},
+		}
+	}
+	ready := filepath.Join(dir, "ready")
+	if _, err := os.Stat(ready); err == nil {
+		return program, dir
+	}
+	must(t, os.RemoveAll(dir)) // half of it
+	must(t, os.MkdirAll(dir, 0o755))
+	for _, step := range steps {
+		cmd := exec.CommandContext(t.Context(), step[0], step[1:]...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s cannot be installed: %v: %v\n%s", p, step, err, lastLines(string(out), 20))
+		}
+	}
+	must(t, os.WriteFile(ready, nil, 0o644))
+	return program, dir
+}
+
+// Serve runs a server, with further settings, until the test ends, when it must
+// leave nothing behind. within bounds its start.
+func Serve(t *testing.T, within time.Duration, settings ...string) *server.Server {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "aetherium-sdk-")
+	must(t, err)
+	s, err := server.New(filepath.Join(dir, "data"), settings...)
+	must(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		if err := s.Down(ctx, "--purge"); err != nil {
+			t.Error(err)
+		}
+		if left := s.Footprint(ctx); len(left) > 0 {
+			t.Errorf("down left something behind: %v", left)
+		}
+		_ = os.RemoveAll(dir)
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	if err := s.Start(ctx); err != nil {
+		t.Fatal(err, s.Log())
+	}
+	return s
+}
+
+// CLI runs a command of the command line, and gives its output.
+func CLI(t *testing.T, s *server.Server, args ...string) string {
+	t.Helper()
+	out, err := s.CLI(t.Context(), args...)
+	must(t, err)
+	return out
+}
+
+// Plain is the environment in which packages find a server without TLS and
+// names, with a key of their form.
+func Plain(t *testing.T, s *server.Server) []string {
+	t.Helper()
+	key := strings.TrimSpace(CLI(t, s, "key", "create", "sdk", "--e2b", "--scope", "manage"))
+	at, err := url.Parse(s.URL)
+	must(t, err)
+	base := "http://" + net.JoinHostPort("localhost", at.Port())
+	return []string{"E2B_API_KEY=" + key, "E2B_API_URL=" + base + "/e2b", "E2B_SANDBOX_URL=" + base, "E2B_DOMAIN=aeth.localhost:" + at.Port()}
+}
+
+// Result is what a script tells of one check, a line of JSON each.
+type Result struct {
+	Feature string `json:"feature"`
+	Check   string `json:"check"`
+	OK      bool   `json:"ok"`
+	Skip    string `json:"skip"`
+	Error   string `json:"error"`
+	Done    bool   `json:"done"` // all checks were made; nothing else is told then
+}
+
+// Judge has a test end as its check did.
+func (r Result) Judge(t *testing.T) {
+	switch {
+	case r.Skip != "":
+		t.Skip(r.Skip)
+	case !r.OK:
+		t.Error(r.Error)
+	}
+}
+
+// Play runs a script, which has to come to its end within a time, and returns
+// what it told.
+func Play(t *testing.T, within time.Duration, program []string, dir string, environ []string) []Result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program[0], program[1:]...)
+	cmd.Dir = dir
+	for _, kv := range os.Environ() {
+		if !strings.HasPrefix(kv, "E2B_") {
+			cmd.Env = append(cmd.Env, kv)
+		}
+	}
+	cmd.Env = append(cmd.Env, environ...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	var results []Result
+	done := false
+	for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); {
+		var r Result
+		if json.Unmarshal(lines.Bytes(), &r) != nil {
+			t.Logf("it said: %s", lines.Text())
+			continue
+		}
+		if r.Done {
+			done = true
+			continue
+		}
+		results = append(results, r)
+	}
+	if err != nil || !done {
+		t.Errorf("the script did not come to its end: %v\n%s", err, lastLines(stderr.String(), 40))
+	}
+	return results
+}
+
+// Explain shows the end of the server's log if the test has failed.
+func Explain(t *testing.T, s *server.Server) {
+	t.Helper()
+	if t.Failed() {
+		t.Logf("the server's log ends with\n%s", lastLines(s.Log(), 60))
+	}
+}
+
+func lastLines(text string, n int) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
