@@ -2,19 +2,16 @@ package servercert
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"math/big"
 	"net"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/certificate"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 )
 
@@ -25,8 +22,6 @@ const (
 	authorityRenewal = 365 * 24 * time.Hour
 	leafLifetime     = 30 * 24 * time.Hour
 	leafRenewal      = leafLifetime / 3
-	// clockSkew is how far a client's clock may be behind.
-	clockSkew = time.Hour
 )
 
 // Authority signs certificates for one domain and this host, and nothing else:
@@ -44,23 +39,14 @@ type Authority struct {
 
 // newAuthority makes an authority. owner tells it from others in a list.
 func newAuthority(domain, owner string, now func() time.Time) (*Authority, error) {
-	key, serial, err := newKey()
-	if err != nil {
-		return nil, failed(err)
-	}
 	at := now()
-	template := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: "Aetherium, for " + cut(domain), Organization: []string{"Aetherium " + owner}},
-		NotBefore: at.Add(-clockSkew), NotAfter: at.Add(authorityLifetime),
+	cert, key, err := certificate.Issue(&x509.Certificate{
+		Subject:   pkix.Name{CommonName: "Aetherium, for " + cut(domain), Organization: []string{"Aetherium " + owner}},
+		NotBefore: at.Add(-certificate.ClockSkew), NotAfter: at.Add(authorityLifetime),
 		KeyUsage: x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
 		PermittedDNSDomainsCritical: true, PermittedDNSDomains: []string{domain, localhost}, PermittedIPRanges: loopback(),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return nil, failed(err)
-	}
-	cert, err := x509.ParseCertificate(der)
+	}, nil, nil)
 	if err != nil {
 		return nil, failed(err)
 	}
@@ -146,33 +132,16 @@ func (a *Authority) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate
 }
 
 func (a *Authority) issue(ips []net.IP) (*tls.Certificate, error) {
-	key, serial, err := newKey()
-	if err != nil {
-		return nil, failed(err)
-	}
 	at := a.now()
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: cut(a.domain)}, DNSNames: dnsNames(a.domain), IPAddresses: ips,
-		NotBefore: at.Add(-clockSkew), NotAfter: at.Add(leafLifetime),
+	leaf, key, err := certificate.Issue(&x509.Certificate{
+		Subject: pkix.Name{CommonName: cut(a.domain)}, DNSNames: dnsNames(a.domain), IPAddresses: ips,
+		NotBefore: at.Add(-certificate.ClockSkew), NotAfter: at.Add(leafLifetime),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true,
-	}, a.cert, key.Public(), a.key)
+	}, a.cert, a.key)
 	if err != nil {
 		return nil, failed(err)
 	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, failed(err)
-	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
-}
-
-func newKey() (*ecdsa.PrivateKey, *big.Int, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, err
-	}
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
-	return key, serial, err
+	return &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}, nil
 }
 
 func failed(err error) error {

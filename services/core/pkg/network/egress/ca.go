@@ -1,15 +1,12 @@
 package egress
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"math/big"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/certificate"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 )
 
@@ -23,21 +20,12 @@ func NewCA(installation string, now time.Time) (*CA, error) {
 	failed := func(err error) (*CA, error) {
 		return nil, errors.Wrap(err, errors.Internal, "a certificate authority cannot be made")
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return failed(err)
-	}
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
-	if err != nil {
-		return failed(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: "Aetherium egress proxy", Organization: []string{"Aetherium " + installation}},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(caLifetime),
+	cert, key, err := certificate.Issue(&x509.Certificate{
+		Subject:   pkix.Name{CommonName: "Aetherium egress proxy", Organization: []string{"Aetherium " + installation}},
+		NotBefore: now.Add(-certificate.ClockSkew), NotAfter: now.Add(caLifetime),
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	}, nil, nil)
 	if err != nil {
 		return failed(err)
 	}
@@ -46,7 +34,7 @@ func NewCA(installation string, now time.Time) (*CA, error) {
 		return failed(err)
 	}
 	return &CA{
-		Certificate: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		Certificate: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}),
 		Key:         pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}),
 	}, nil
 }

@@ -2,17 +2,14 @@ package proxy
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"math/big"
 	"sync"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/certificate"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/network/egress"
 )
@@ -74,30 +71,18 @@ func (m *Minter) Leaf(name string) (*tls.Certificate, error) {
 	if c := m.leaves[name]; c != nil && now.Before(c.Leaf.NotAfter.Add(-leafRenewal)) {
 		return c, nil
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
-	if err != nil {
-		return nil, err
-	}
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: cut(name)}, DNSNames: []string{name},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(leafLifetime),
+	leaf, key, err := certificate.Issue(&x509.Certificate{
+		Subject: pkix.Name{CommonName: cut(name)}, DNSNames: []string{name},
+		NotBefore: now.Add(-certificate.ClockSkew), NotAfter: now.Add(leafLifetime),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true,
-	}, m.ca, key.Public(), m.key)
-	if err != nil {
-		return nil, err
-	}
-	leaf, err := x509.ParseCertificate(der)
+	}, m.ca, m.key)
 	if err != nil {
 		return nil, err
 	}
 	if len(m.leaves) >= maxLeaves {
 		clear(m.leaves)
 	}
-	c := &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+	c := &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
 	m.leaves[name] = c
 	return c, nil
 }
