@@ -4,13 +4,11 @@ import (
 	"context"
 	"log/slog"
 	"net"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/internal/agent/osuser"
 	"github.com/aetherium/aetherium/services/core/internal/agent/settings"
+	"github.com/aetherium/aetherium/services/core/internal/peercred"
 )
 
 // LocalSocket is the name, in the machine's network namespace, where its
@@ -54,35 +52,14 @@ func (o *ownUsers) Accept() (net.Conn, error) {
 }
 
 func (o *ownUsers) may(conn net.Conn) bool {
-	uid, err := peerOf(conn)
+	peer, err := peercred.Of(conn)
 	if err != nil {
 		o.log.Warn("a local connection of nobody known", "error", err)
 		return false
 	}
-	if uid == 0 {
+	if peer.Uid == 0 {
 		return true
 	}
 	u, err := o.settings.Get().User(o.users, "")
-	return err == nil && u.UID == uid
-}
-
-// peerOf is the user at the other end.
-func peerOf(conn net.Conn) (uint32, error) {
-	c, ok := conn.(syscall.Conn)
-	if !ok {
-		return 0, errors.Plain("not a socket")
-	}
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	var failed error
-	if err := raw.Control(func(fd uintptr) { cred, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
-		return 0, err
-	}
-	if failed != nil {
-		return 0, failed
-	}
-	return cred.Uid, nil
+	return err == nil && u.UID == peer.Uid
 }

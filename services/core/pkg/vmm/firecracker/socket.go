@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/internal/peercred"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/firecracker/internal/api"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
 	"golang.org/x/sys/unix"
@@ -40,7 +41,7 @@ func connect(ctx context.Context, g microvm.Guest, name string) (net.Conn, error
 	if err != nil {
 		return nil, err
 	}
-	peer, err := peerOf(conn)
+	peer, err := peercred.Of(conn)
 	if err == nil && peer.Uid != g.UID {
 		err = errors.New(errors.GuestFault, "another user listens in place of the monitor")
 	}
@@ -49,26 +50,6 @@ func connect(ctx context.Context, g microvm.Guest, name string) (net.Conn, error
 		return nil, err
 	}
 	return conn, nil
-}
-
-// peerOf tells who made a unix socket listen (SO_PEERCRED of unix(7)).
-func peerOf(conn net.Conn) (*unix.Ucred, error) {
-	unixConn, ok := conn.(*net.UnixConn)
-	if !ok {
-		return nil, errors.New(errors.Internal, "this is no unix socket")
-	}
-	raw, err := unixConn.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	var peer *unix.Ucred
-	var optErr error
-	if err := raw.Control(func(fd uintptr) {
-		peer, optErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return nil, err
-	}
-	return peer, optErr
 }
 
 func newClient(g microvm.Guest) *api.Client {
@@ -82,7 +63,7 @@ func monitorPID(ctx context.Context, g microvm.Guest) (int, error) {
 		return 0, errors.Wrap(err, errors.Conflict, "the machine does not run")
 	}
 	defer conn.Close()
-	peer, err := peerOf(conn)
+	peer, err := peercred.Of(conn)
 	if err != nil {
 		return 0, errors.Wrap(err, errors.Internal, "cannot tell which process the monitor is")
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/aetherium/aetherium/services/core/internal/peercred"
 	"golang.org/x/sys/unix"
 )
 
@@ -68,19 +69,9 @@ func receive(listener *os.File, uid uint32, size uint64) (fault int, regions []r
 }
 
 func isFrom(conn *net.UnixConn, uid uint32) error {
-	raw, err := conn.SyscallConn()
+	peer, err := peercred.Of(conn)
 	if err != nil {
 		return err
-	}
-	var peer *unix.Ucred
-	var optErr error
-	if err := raw.Control(func(fd uintptr) {
-		peer, optErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return err
-	}
-	if optErr != nil {
-		return optErr
 	}
 	if peer.Uid != uid {
 		return fmt.Errorf("user %d hands over a memory in place of %d", peer.Uid, uid)
