@@ -11,9 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -25,6 +23,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/internal/starting"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
 )
 
@@ -244,8 +243,7 @@ func (l *lab) tapWorks(m *network.Manager, machine, netns string, offloads uintp
 }
 
 // A tap can be opened as soon as it is there, whatever this process starts
-// meanwhile: a program that is about to begin has, for a moment, every file open
-// that this process has.
+// meanwhile.
 func TestATapIsOpenedBesideOthers(t *testing.T) {
 	if !isolated(t) {
 		return
@@ -253,26 +251,7 @@ func TestATapIsOpenedBesideOthers(t *testing.T) {
 	l := newLab(t)
 	m := open(t, config(t, "one"))
 	a := acquire(t, m, "a", domain.NetworkNAT)
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	l.must(err)
-	defer func() { _ = null.Close() }()
-	slow := &os.ProcAttr{Files: slices.Repeat([]*os.File{null}, 500)} // to begin
-	ctx, cancel := context.WithCancel(context.Background())
-	var others sync.WaitGroup
-	defer others.Wait()
-	defer cancel()
-	others.Go(func() {
-		for ctx.Err() == nil {
-			p, err := os.StartProcess("/bin/true", []string{"true"}, slow)
-			if err == nil {
-				_, err = p.Wait()
-			}
-			if err != nil {
-				t.Error(err)
-				return
-			}
-		}
-	})
+	starting.Others(t, 500)
 	for owner := range uint32(100) { // it is made anew for each
 		name := tap(t, m, "a", 4000+owner)
 		l.in(a.NetNS, func(int) error {

@@ -27,15 +27,15 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm/kernel"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/qemu"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/vmmtest"
 )
 
 const (
 	mib = 1 << 20
 	// kernelEnv is the directory of an unpacked kernel package, rootfsEnv a template's
-	// root filesystem, agentEnv an agent that was built before.
+	// root filesystem.
 	kernelEnv = "AETHERIUM_TEST_KERNEL"
 	rootfsEnv = "AETHERIUM_TEST_ROOTFS"
-	agentEnv  = "AETHERIUM_TEST_AGENT"
 	// patience is how long a test waits for what takes a moment; it asserts nothing.
 	patience = 2 * time.Minute
 	uid      = 700900 // of monitors
@@ -84,17 +84,7 @@ func newLab(t testing.TB) *lab {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	src, err := kernel.Find(source)
 	must(t, err)
-	agent := os.Getenv(agentEnv)
-	if agent == "" {
-		agent = filepath.Join(dir, "fc-agent")
-		build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", agent, "../../../cmd/fc-agent")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		out, err := build.CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-	}
-	l.kernel, err = kernel.Build(t.Context(), src, agent, filepath.Join(dir, "kernels"))
+	l.kernel, err = kernel.Build(t.Context(), src, vmmtest.Agent(t), filepath.Join(dir, "kernels"))
 	must(t, err)
 	l.engine, err = qemu.New(qemu.Config{Accelerator: qemu.TCG})
 	must(t, err)

@@ -3,7 +3,6 @@ package docker_test
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,23 +12,14 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
-	"github.com/aetherium/aetherium/services/core/pkg/network/netd"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/docker"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/docker/dockertest"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/vmmtest/attack"
 )
 
-// netdName is what the network's manager starts the test binary as.
-const netdName = "aetherium-netd"
-
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == netdName {
-		if err := netd.Main(context.Background(), os.Args[1:], slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
-			os.Exit(1)
-		}
-		return
-	}
+	attack.RunNetd()
 	if os.Getenv(workerEnv) != "" {
 		fmt.Fprintln(os.Stderr, "worker:", churn())
 		os.Exit(1)
@@ -137,7 +127,7 @@ func openNode(t *testing.T, inet *attack.Lab, engine *dockertest.Engine) (*docke
 	must(t, err)
 	must(t, os.Chmod(dir, 0o711))
 	instance := fmt.Sprintf("a%d", os.Getpid())
-	forwarder := filepath.Join(dir, netdName)
+	forwarder := filepath.Join(dir, attack.NetdName)
 	must(t, os.Symlink("/proc/self/exe", forwarder))
 	// User IDs are the one thing that is not the lab's own: those of other tests
 	// on this host are not to meet these.

@@ -3,7 +3,6 @@ package microvm_test
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,22 +12,11 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/disk"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
-	"github.com/aetherium/aetherium/services/core/pkg/network/netd"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/qemu"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/vmmtest/attack"
 )
-
-// netdName is what the network's manager starts the test binary as.
-const netdName = "aetherium-netd"
-
-func runNetd() int {
-	if err := netd.Main(context.Background(), os.Args[1:], slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
-		return 1
-	}
-	return 0
-}
 
 // TestAttacks has root in a machine with a kernel of its own try everything that
 // must not work, and everything that its kernel lets it do. The machines have a
@@ -81,7 +69,7 @@ func attackedHost(t *testing.T, inet *attack.Lab, k microvm.Kernel) *lab {
 	must(t, os.Chmod(dir+"/rootfs/tmp", os.ModeSticky|0o777))
 	must(t, os.WriteFile(dir+"/rootfs/etc/passwd", []byte("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n"), 0o644))
 	must(t, os.WriteFile(dir+"/rootfs/etc/group", []byte("root:x:0:\nuser:x:1000:\n"), 0o644))
-	must(t, os.Symlink("/proc/self/exe", filepath.Join(dir, netdName)))
+	must(t, os.Symlink("/proc/self/exe", filepath.Join(dir, attack.NetdName)))
 	instance := fmt.Sprintf("a%d", os.Getpid())
 	l.pool, err = disk.Open(ctx, disk.Config{Dir: dir + "/data", Backend: diskBackend(), Size: 4 << 30})
 	must(t, err)
@@ -91,7 +79,7 @@ func attackedHost(t *testing.T, inet *attack.Lab, k microvm.Kernel) *lab {
 	const room = 4 << 21
 	low := network.DefaultIDHigh + uint32(os.Getpid()%30)*room
 	l.net, err = network.Open(ctx, network.Config{
-		Instance: instance, RuntimeDir: "/run/net", HostDir: "/run/host", NetdPath: filepath.Join(dir, netdName), IDLow: low, IDHigh: low + room,
+		Instance: instance, RuntimeDir: "/run/net", HostDir: "/run/host", NetdPath: filepath.Join(dir, attack.NetdName), IDLow: low, IDHigh: low + room,
 		Resolvers: inet.Resolvers(), DenyCIDRs: inet.DenyCIDRs(), PoolNone: -1, PoolNAT: 2,
 	})
 	must(t, err)

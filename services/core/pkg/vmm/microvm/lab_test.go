@@ -21,6 +21,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/network"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/vmmtest/attack"
 )
 
 const mib = 1 << 20
@@ -29,9 +30,7 @@ func TestMain(m *testing.M) {
 	if told := os.Getenv(monitorEnv); told != "" {
 		os.Exit(runMonitor(told))
 	}
-	if filepath.Base(os.Args[0]) == netdName {
-		os.Exit(runNetd())
-	}
+	attack.RunNetd()
 	if dir := os.Getenv(victimEnv); dir != "" {
 		os.Exit(victim(dir))
 	}

@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm/kernel"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/qemu"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/vmmtest"
 )
 
 // onQEMUEnv names the kernel, as JSON, that a victim's machines boot in QEMU.
@@ -49,21 +49,6 @@ func (e savingEngine) Save(ctx context.Context, g microvm.Guest, to microvm.Memo
 
 func (e savingEngine) Thaw(ctx context.Context, g microvm.Guest) error { return e.bombed.Thaw(ctx, g) }
 
-// builtAgent is the real agent's program.
-func builtAgent(t *testing.T) string {
-	t.Helper()
-	if agent := os.Getenv("AETHERIUM_TEST_AGENT"); agent != "" {
-		return agent
-	}
-	agent := filepath.Join(t.TempDir(), "fc-agent")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", agent, "../../../cmd/fc-agent")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the agent: %v\n%s", err, out)
-	}
-	return agent
-}
-
 // buildKernel makes what guests boot, of a kernel's package and an agent.
 func buildKernel(t *testing.T, packaged, agent string) microvm.Kernel {
 	t.Helper()
@@ -89,7 +74,7 @@ func TestKilledWithQEMU(t *testing.T) {
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		t.Skip("QEMU is not installed")
 	}
-	k := buildKernel(t, packaged, builtAgent(t))
+	k := buildKernel(t, packaged, vmmtest.Agent(t))
 	raw, err := json.Marshal(k)
 	must(t, err)
 	l := newLab(t, onQEMU(k))

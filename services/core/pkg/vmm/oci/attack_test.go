@@ -1,9 +1,7 @@
 package oci_test
 
 import (
-	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,20 +9,9 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/disk"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
-	"github.com/aetherium/aetherium/services/core/pkg/network/netd"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/oci"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/vmmtest/attack"
 )
-
-// netdName is what the network's manager starts the test binary as.
-const netdName = "aetherium-netd"
-
-func runNetd() int {
-	if err := netd.Main(context.Background(), os.Args[1:], slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
-		return 1
-	}
-	return 0
-}
 
 // TestAttacks has root in a machine try everything that must not work. The
 // machines have a network, on a host that nothing leads out of.
@@ -63,7 +50,7 @@ func openNode(t *testing.T, inet *attack.Lab) *lab {
 	must(t, os.WriteFile(dir+"/instance", []byte(instance), 0o600))
 	l := &lab{t: t, dir: dir}
 	t.Cleanup(l.demolish)
-	forwarder := filepath.Join(dir, netdName)
+	forwarder := filepath.Join(dir, attack.NetdName)
 	must(t, os.Symlink("/proc/self/exe", forwarder))
 	l.pool, err = disk.Open(ctx, disk.Config{Dir: dir + "/data", Backend: diskBackend(), Size: 4 << 30})
 	must(t, err)

@@ -20,6 +20,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/network"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/oci"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/vmmtest/attack"
 )
 
 const mib = 1 << 20
@@ -33,9 +34,7 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == netdName {
-		os.Exit(runNetd())
-	}
+	attack.RunNetd()
 	if dir := os.Getenv(victimEnv); dir != "" {
 		os.Exit(victim(dir))
 	}

@@ -1,16 +1,15 @@
 package qemu_test
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/internal/starting"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/qemu"
 	"golang.org/x/sys/unix"
@@ -188,8 +187,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// A monitor is started whatever else this process starts meanwhile: a program
-// that is about to begin has, for a moment, every file open that this process has.
+// A monitor is started whatever else this process starts meanwhile.
 func TestStartingBesideOthers(t *testing.T) {
 	l := newLab(t)
 	g := l.guest(nil)
@@ -203,26 +201,7 @@ func TestStartingBesideOthers(t *testing.T) {
 	must(t, err)
 	defer e.Close()
 
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	must(t, err)
-	defer null.Close()
-	slow := &os.ProcAttr{Files: slices.Repeat([]*os.File{null}, 1000)} // to begin
-	ctx, cancel := context.WithCancel(l.ctx())
-	var others sync.WaitGroup
-	defer others.Wait()
-	defer cancel()
-	others.Go(func() {
-		for ctx.Err() == nil {
-			p, err := os.StartProcess("/bin/true", []string{"true"}, slow)
-			if err == nil {
-				_, err = p.Wait()
-			}
-			if err != nil {
-				t.Error(err)
-				return
-			}
-		}
-	})
+	starting.Others(t, 1000)
 	for range 200 {
 		if _, err := e.Boot(l.ctx(), g); err == nil || !strings.Contains(err.Error(), started) {
 			t.Fatalf("a monitor: %v", err)

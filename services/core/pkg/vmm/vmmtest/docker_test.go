@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -28,15 +27,7 @@ func TestDocker(t *testing.T) {
 		t.Skip("no root filesystem is given in " + rootfsEnv)
 	}
 	engine := dockertest.Start(t)
-	agent := os.Getenv(agentEnv)
-	if agent == "" {
-		agent = filepath.Join(t.TempDir(), "fc-agent")
-		build := exec.Command("go", "build", "-o", agent, "../../../cmd/fc-agent")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("building the agent: %v\n%s", err, out)
-		}
-	}
+	agent := vmmtest.Agent(t)
 	_, noSudo := os.Lstat(filepath.Join(rootfs, "usr/bin/sudo"))
 	n := &dockerNode{engine: engine, agent: agent, rootfs: rootfs, mounts: len(engine.Mounts())}
 	// One instance: the template becomes an image once.

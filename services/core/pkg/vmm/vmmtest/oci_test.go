@@ -25,7 +25,6 @@ const (
 	rootfsEnv  = "AETHERIUM_TEST_ROOTFS"  // a template's root filesystem to make machines from
 	runtimeEnv = "AETHERIUM_TEST_RUNTIME" // default: crun
 	diskEnv    = "AETHERIUM_TEST_DISK"    // default: btrfs
-	agentEnv   = "AETHERIUM_TEST_AGENT"   // default: built here
 )
 
 // TestOCI runs the suite on the oci driver with the real agent.
@@ -43,15 +42,7 @@ func TestOCI(t *testing.T) {
 			t.Skip(tool + " is not installed")
 		}
 	}
-	agent := os.Getenv(agentEnv)
-	if agent == "" {
-		agent = filepath.Join(t.TempDir(), "fc-agent")
-		build := exec.Command("go", "build", "-o", agent, "../../../cmd/fc-agent")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("building the agent: %v\n%s", err, out)
-		}
-	}
+	agent := vmmtest.Agent(t)
 	_, noSudo := os.Lstat(filepath.Join(rootfs, "usr/bin/sudo"))
 	vmmtest.Run(t, vmmtest.Config{
 		Isolated: true, Limits: true, Sudo: noSudo == nil,

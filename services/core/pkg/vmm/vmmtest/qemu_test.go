@@ -72,13 +72,13 @@ func runMicroVM(t *testing.T, engine func(*testing.T, func(context.Context) (mic
 	if err != nil {
 		t.Fatal(err)
 	}
-	boots, err := kernel.Build(t.Context(), source, builtAgent(t), filepath.Join(dir, "kernel"))
+	boots, err := kernel.Build(t.Context(), source, vmmtest.Agent(t), filepath.Join(dir, "kernel"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	lab := attack.NewLab(t)
 	n := &microNode{dir: dir, instance: fmt.Sprintf("v%d-%d", os.Getpid(), instances.Add(1)), rootfs: rootfs, lab: lab}
-	if err := os.Symlink("/proc/self/exe", filepath.Join(dir, netdName)); err != nil {
+	if err := os.Symlink("/proc/self/exe", filepath.Join(dir, attack.NetdName)); err != nil {
 		t.Fatal(err)
 	}
 	outside := lab.Echo()
@@ -95,21 +95,6 @@ func runMicroVM(t *testing.T, engine func(*testing.T, func(context.Context) (mic
 		New:     func(*testing.T) vmmtest.Harness { return n.harness() },
 		Outside: func(*testing.T) string { return outside },
 	})
-}
-
-// builtAgent gives the agent's binary.
-func builtAgent(t *testing.T) string {
-	t.Helper()
-	if agent := os.Getenv(agentEnv); agent != "" {
-		return agent
-	}
-	agent := filepath.Join(t.TempDir(), "fc-agent")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", agent, "../../../cmd/fc-agent")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the agent: %v\n%s", err, out)
-	}
-	return agent
 }
 
 // microNode is what a worker holds of a host. One serves the whole suite: its
@@ -157,7 +142,7 @@ func (n *microNode) open(t *testing.T) {
 	}
 	n.net, err = network.Open(ctx, network.Config{
 		Instance: n.instance, RuntimeDir: n.dir + "/net", HostDir: n.dir + "/nethost", PoolNAT: -1, PoolNone: 2,
-		NetdPath: filepath.Join(n.dir, netdName), Resolvers: n.lab.Resolvers(), DenyCIDRs: n.lab.DenyCIDRs(),
+		NetdPath: filepath.Join(n.dir, attack.NetdName), Resolvers: n.lab.Resolvers(), DenyCIDRs: n.lab.DenyCIDRs(),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -208,6 +208,14 @@ func listenPacket(network, at string) (net.PacketConn, error) {
 }
 
 func (l *Lab) accept(where string, s net.Listener) {
+	l.answer(s, func(c net.Conn) {
+		l.hit("%s %s <- %s", where, c.LocalAddr(), c.RemoteAddr())
+		_, _ = io.WriteString(c, "reached")
+	})
+}
+
+// answer has each connection answered until the test ends.
+func (l *Lab) answer(s net.Listener, with func(net.Conn)) {
 	l.t.Cleanup(func() { _ = s.Close() })
 	go func() {
 		for {
@@ -215,9 +223,10 @@ func (l *Lab) accept(where string, s net.Listener) {
 			if err != nil {
 				return
 			}
-			l.hit("%s %s <- %s", where, c.LocalAddr(), c.RemoteAddr())
-			_, _ = io.WriteString(c, "reached")
-			_ = c.Close()
+			go func() {
+				defer func() { _ = c.Close() }()
+				with(c)
+			}()
 		}
 	}()
 }
@@ -232,16 +241,7 @@ func (l *Lab) Echo() string {
 		if err != nil {
 			return err
 		}
-		l.t.Cleanup(func() { _ = s.Close() })
-		go func() {
-			for {
-				c, err := s.Accept()
-				if err != nil {
-					return
-				}
-				go func() { _, _ = io.Copy(c, c); _ = c.Close() }()
-			}
-		}()
+		l.answer(s, func(c net.Conn) { _, _ = io.Copy(c, c) })
 		return nil
 	})
 	return at
@@ -351,22 +351,12 @@ func (l *Lab) serveWeb() error {
 	if err != nil {
 		return err
 	}
-	l.t.Cleanup(func() { _ = secure.Close() })
-	go func() {
-		for {
-			c, err := secure.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				if n, _ := c.Read(make([]byte, 1)); n > 0 {
-					l.hit("inet %s <- %s", c.LocalAddr(), c.RemoteAddr())
-					_, _ = io.WriteString(c, "heard")
-				}
-			}()
+	l.answer(secure, func(c net.Conn) {
+		if n, _ := c.Read(make([]byte, 1)); n > 0 {
+			l.hit("inet %s <- %s", c.LocalAddr(), c.RemoteAddr())
+			_, _ = io.WriteString(c, "heard")
 		}
-	}()
+	})
 	return nil
 }
 
