@@ -50,6 +50,24 @@ func (a *API) sandboxRoutes(r chi.Router) {
 // sandboxOf finds the sandbox that a path names. Returns NotFound for what is
 // no VM, and for one that ends, has ended or has failed.
 func (a *API) sandboxOf(r *http.Request, by vmm.Caller) (*domain.VM, error) {
+	vm, err := a.vmOf(r, by)
+	if err == nil && vm.Observed.Terminal() {
+		return nil, noSandbox(vm.ID.String())
+	}
+	return vm, err
+}
+
+// killable is sandboxOf, and one that has failed too.
+func (a *API) killable(r *http.Request, by vmm.Caller) (*domain.VM, error) {
+	vm, err := a.vmOf(r, by)
+	if err == nil && vm.Observed.Terminal() && vm.Observed != domain.Failed {
+		return nil, noSandbox(vm.ID.String())
+	}
+	return vm, err
+}
+
+// vmOf finds the VM that a path names, unless it is to end.
+func (a *API) vmOf(r *http.Request, by vmm.Caller) (*domain.VM, error) {
 	id := chi.URLParam(r, "sandbox")
 	if !domain.IsID(id) {
 		return nil, noSandbox(id)
@@ -61,7 +79,7 @@ func (a *API) sandboxOf(r *http.Request, by vmm.Caller) (*domain.VM, error) {
 		return nil, noSandbox(id)
 	case err != nil:
 		return nil, err
-	case vm.Desired == domain.WantDeleted || vm.Observed.Terminal():
+	case vm.Desired == domain.WantDeleted:
 		return nil, noSandbox(id)
 	}
 	return vm, nil
@@ -237,19 +255,6 @@ func (a *API) kill(w http.ResponseWriter, r *http.Request, by vmm.Caller) error 
 		return err
 	}
 	return empty(w)
-}
-
-// killable is sandboxOf, and one that has failed too.
-func (a *API) killable(r *http.Request, by vmm.Caller) (*domain.VM, error) {
-	vm, err := a.sandboxOf(r, by)
-	if !errors.HasCode(err, errors.NotFound) || !domain.IsID(chi.URLParam(r, "sandbox")) {
-		return vm, err
-	}
-	vm, gerr := a.VMs.GetVM(r.Context(), by, domain.ID(chi.URLParam(r, "sandbox")))
-	if gerr == nil && vm.Observed == domain.Failed && vm.Desired != domain.WantDeleted {
-		return vm, nil
-	}
-	return nil, err
 }
 
 // pause answers when the sandbox is paused: with its memory where its driver

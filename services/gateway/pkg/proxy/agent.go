@@ -60,7 +60,7 @@ func (p *Proxy) ServeAgent(w http.ResponseWriter, r *http.Request, vm domain.ID)
 	case path == pathFiles, path == pathMetrics, path == pathEnvs:
 	case strings.HasPrefix(path, pathProcess), strings.HasPrefix(path, pathFilesystem):
 	default:
-		answerSandbox(w, r, http.StatusNotFound, errors.New(errors.NotFound, "the path is not one of the sandbox's agent"), sandboxError{Code: http.StatusNotFound, Message: "not found"})
+		answerSandbox(w, http.StatusNotFound, errors.New(errors.NotFound, "the path is not one of the sandbox's agent"), sandboxError{Code: http.StatusNotFound, Message: "not found"})
 		return
 	}
 	r, err := p.admitClient(r, vm)
@@ -69,7 +69,7 @@ func (p *Proxy) ServeAgent(w http.ResponseWriter, r *http.Request, vm domain.ID)
 		refuseClient(w, r, err)
 		return
 	case err != nil:
-		failSandbox(w, r.WithContext(context.WithValue(r.Context(), destinationKey{}, destination{Target: t})), err)
+		unreached(w, t, err)
 		return
 	}
 	p.serve(w, r, r.URL, destination{Target: t}, p.agent)
@@ -117,7 +117,7 @@ func (p *Proxy) health(w http.ResponseWriter, r *http.Request, t Target) {
 	defer cancel()
 	conn, err := p.vms.DialAgent(ctx, t.VM, false)
 	if err != nil {
-		failSandbox(w, r.WithContext(context.WithValue(r.Context(), destinationKey{}, destination{Target: t})), err)
+		unreached(w, t, err)
 		return
 	}
 	_ = conn.Close()
@@ -159,15 +159,20 @@ type sandboxError struct {
 	Code      int    `json:"code"`
 }
 
-// failSandbox answers for a VM or a port that cannot be reached, as clients of
-// E2B's kind know it.
+// failSandbox answers for a request that could not be passed on.
 func failSandbox(w http.ResponseWriter, r *http.Request, err error) {
 	d, _ := r.Context().Value(destinationKey{}).(destination)
-	body := sandboxError{SandboxID: d.VM.String(), Message: "The sandbox was not found", Code: http.StatusBadGateway}
-	if d.Port != vmm.AgentPort && (errors.HasCode(err, errors.Unavailable) || !coded(err)) {
-		body.Message, body.Port = "The sandbox is running but port is not open", d.Port
+	unreached(w, d.Target, err)
+}
+
+// unreached answers for a VM or a port that cannot be reached, as clients of
+// E2B's kind know it.
+func unreached(w http.ResponseWriter, t Target, err error) {
+	body := sandboxError{SandboxID: t.VM.String(), Message: "The sandbox was not found", Code: http.StatusBadGateway}
+	if t.Port != vmm.AgentPort && (errors.HasCode(err, errors.Unavailable) || !coded(err)) {
+		body.Message, body.Port = "The sandbox is running but port is not open", t.Port
 	}
-	answerSandbox(w, r, http.StatusBadGateway, err, body)
+	answerSandbox(w, http.StatusBadGateway, err, body)
 }
 
 func coded(err error) bool {
@@ -180,13 +185,13 @@ func coded(err error) bool {
 func refuseClient(w http.ResponseWriter, r *http.Request, err error) {
 	message := errors.Public(err).Message
 	if r.URL.Path == pathFiles || r.URL.Path == pathEnvs || r.URL.Path == pathMetrics {
-		answerSandbox(w, r, http.StatusUnauthorized, err, sandboxError{Message: message, Code: http.StatusUnauthorized})
+		answerSandbox(w, http.StatusUnauthorized, err, sandboxError{Message: message, Code: http.StatusUnauthorized})
 		return
 	}
-	answerSandbox(w, r, http.StatusUnauthorized, err, map[string]string{"code": "unauthenticated", "message": message})
+	answerSandbox(w, http.StatusUnauthorized, err, map[string]string{"code": "unauthenticated", "message": message})
 }
 
-func answerSandbox(w http.ResponseWriter, _ *http.Request, status int, err error, body any) {
+func answerSandbox(w http.ResponseWriter, status int, err error, body any) {
 	problem.Note(w, err)
 	text, merr := json.Marshal(body)
 	if merr != nil { // cannot be: plain strings and numbers
