@@ -13,6 +13,9 @@ package api
 // BasePath is where version 1 of the API lives.
 const BasePath = "/api/v1"
 
+// E2BPath is where the control plane lives that SDKs of E2B's kind speak with.
+const E2BPath = "/e2b"
+
 // Subprotocol is the WebSocket subprotocol of every stream. A browser, which
 // cannot set headers, adds a second one: BearerProtocolPrefix + key.
 const (

@@ -81,14 +81,19 @@ func (a *app) client() (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := client.New(client.Options{
-		URL: server.URL, Key: server.Key, Project: a.project(), Patience: a.flags.patience,
-		UserAgent: "aetherium-cli/" + version.Version,
-	})
+	c, err := a.clientWith(server.URL, server.Key, a.project())
 	if err == nil {
 		a.client_ = c
 	}
 	return c, err
+}
+
+// clientWith makes a client that shows a key.
+func (a *app) clientWith(url, key, project string) (*client.Client, error) {
+	return client.New(client.Options{
+		URL: url, Key: key, Project: project, Patience: a.flags.patience,
+		UserAgent: "aetherium-cli/" + version.Version,
+	})
 }
 
 // project is the one to work in; empty: the key's own.

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
-	"github.com/aetherium/aetherium/libs/common/pkg/version"
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/internal/cli/locate"
@@ -28,9 +27,6 @@ const (
 	e2bAPIVariable     = "E2B_API_URL"
 	e2bSandboxVariable = "E2B_SANDBOX_URL"
 )
-
-// e2bPath is where the control plane of E2B's kind is below the API's URL.
-const e2bPath = "/e2b"
 
 func (a *app) e2bCommand() *cobra.Command {
 	return group("e2b", "Use this server with E2B's SDKs", a.e2bEnvCommand())
@@ -128,7 +124,7 @@ func (a *app) e2bAddress(at api.Endpoints, server locate.Server, dir sdkenv.Dir,
 			return nil, err
 		}
 		return []sdkenv.Variable{
-			{Name: e2bAPIVariable, Value: base + e2bPath}, {Name: e2bSandboxVariable, Value: base}, {Name: e2bDomainVariable, Value: d},
+			{Name: e2bAPIVariable, Value: base + api.E2BPath}, {Name: e2bSandboxVariable, Value: base}, {Name: e2bDomainVariable, Value: d},
 		}, nil
 	}
 	if at.TLSURL == "" {
@@ -179,7 +175,7 @@ func (a *app) e2bKey(ctx context.Context, c *client.Client, server locate.Server
 		return "", err
 	}
 	if kept != "" {
-		own, err := client.New(client.Options{URL: server.URL, Key: kept, Patience: a.flags.patience, UserAgent: "aetherium-cli/" + version.Version})
+		own, err := a.clientWith(server.URL, kept, "")
 		if err != nil {
 			return "", err
 		}

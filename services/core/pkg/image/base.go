@@ -12,6 +12,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/image/internal/finish"
 	"github.com/aetherium/aetherium/services/core/pkg/image/internal/tree"
+	"github.com/aetherium/aetherium/services/core/pkg/image/preset"
 )
 
 // BaseTemplate is the name of the template that there is from the first start.
@@ -20,10 +21,6 @@ const BaseTemplate = "base"
 // FallbackBaseImage is tried for the `base` template on a node that has no
 // mmdebstrap: a public image with everything that base promises.
 const FallbackBaseImage = "mcr.microsoft.com/devcontainers/javascript-node:22-bookworm"
-
-// basePackages are on top of Debian's minimal system, which has bash and
-// coreutils. npm is left out: Debian's brings some four hundred packages.
-var basePackages = []string{"git", "curl", "python3", "nodejs", "ncurses-bin", "procps", "iproute2"}
 
 // basePrograms and baseFiles are what `base` promises, wherever it came from.
 var (
@@ -40,7 +37,7 @@ func (s *Store) BaseSource() domain.TemplateSource {
 		return domain.TemplateSource{Image: s.cfg.BaseImage}
 	}
 	if _, err := exec.LookPath("mmdebstrap"); err == nil {
-		return domain.TemplateSource{Packages: append([]string{}, basePackages...), Suite: DefaultSuite}
+		return domain.TemplateSource{Packages: preset.BasePackages(), Suite: DefaultSuite}
 	}
 	return domain.TemplateSource{Image: FallbackBaseImage}
 }
@@ -60,7 +57,7 @@ func (s *Store) BuildBase(ctx context.Context, id string, progress Progress) (Re
 	}
 	say, _ := reporter(progress)
 	say("pull", "%s; making base from Debian packages instead", errors.Public(err).Message)
-	return s.buildBase(ctx, id, domain.TemplateSource{Packages: append([]string{}, basePackages...), Suite: DefaultSuite}, progress)
+	return s.buildBase(ctx, id, domain.TemplateSource{Packages: preset.BasePackages(), Suite: DefaultSuite}, progress)
 }
 
 func (s *Store) buildBase(ctx context.Context, id string, src domain.TemplateSource, progress Progress) (Result, error) {

@@ -230,7 +230,7 @@ func (m *warmMachine) await(ctx context.Context, start domain.ID) error {
 		if err != nil {
 			return err
 		}
-		if end.ExitCode == 0 && end.LostReason == "" && !end.TimedOut {
+		if well(end) {
 			return nil
 		}
 		if text := fmt.Sprintf("not yet (exit code %d): %s", end.ExitCode, out); text != last {

@@ -25,7 +25,7 @@ import (
 
 const (
 	// Prefix is where the control plane is on the API's hosts.
-	Prefix = "/e2b"
+	Prefix = wire.E2BPath
 	// Name is its own below the preview domain.
 	Name = "api"
 )

@@ -29,8 +29,8 @@ type told struct {
 
 func (i Identity) told() told {
 	t := told{hostname: i.Hostname, machineID: i.MachineID}
-	if i.Interface != nil {
-		t.address = i.Interface.Address.String()
+	if a := i.address(); a.IsValid() {
+		t.address = a.String()
 	}
 	for _, server := range i.DNS {
 		t.dns += server.String() + " "
@@ -38,7 +38,7 @@ func (i Identity) told() told {
 	return t
 }
 
-// String is a line for each, as [Keeper.remember] keeps them.
+// String is a line for each, as the file has it that lastTold reads.
 func (t told) String() string {
 	return t.hostname + "\n" + t.address + "\n" + t.dns + "\n" + t.machineID + "\n"
 }

@@ -35,13 +35,17 @@ type Preset struct {
 //go:embed code-interpreter/*.py code-interpreter/interpreter/*.py code-interpreter/kernels/*/*.json code-interpreter/kernels/*/*.py code-interpreter/kernels/*/*.js
 var files embed.FS
 
-// base is what the base template has, which a template in its place must have, too.
-var base = []string{"git", "curl", "python3", "nodejs", "ncurses-bin", "procps", "iproute2"}
+// BasePackages are what the base template has on top of Debian's minimal system,
+// which has bash and coreutils; a template in its place must have them, too. npm
+// is left out: Debian's brings some four hundred packages.
+func BasePackages() []string {
+	return []string{"git", "curl", "python3", "nodejs", "ncurses-bin", "procps", "iproute2"}
+}
 
 func presets() map[string]Preset {
 	return map[string]Preset{
 		CodeInterpreter: {
-			Packages: append(slices.Clone(base),
+			Packages: append(BasePackages(),
 				// The server and its kernels, then what code is written with.
 				"python3-aiohttp", "python3-jupyter-client", "python3-ipykernel",
 				"python3-pip", "python3-venv", "python3-numpy", "python3-pandas", "python3-matplotlib", "python3-requests", "python3-pil", "python3-bs4", "python3-openpyxl"),

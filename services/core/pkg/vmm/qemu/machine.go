@@ -95,7 +95,7 @@ func (m *machine) args() []string {
 		if m.cpus == 1 {
 			threads = "single" // nobody's writes are to be locked out
 		}
-		a.add("-accel", fmt.Sprintf("tcg,thread=%s,tb-size=%d", threads, translations>>20), "-cpu", emulated)
+		a.add("-accel", fmt.Sprintf("tcg,thread=%s,tb-size=%d", threads, translations>>20), "-cpu", m.host.model)
 	}
 	a.add("-object", m.ram())
 	a = append(a, m.sockets()...)
