@@ -1,7 +1,8 @@
 // Command bench measures Aetherium and its peers side by side, in one run and
-// on the same root filesystem: Docker, Podman, runc and bubblewrap; and machines
-// with kernels of their own against bare QEMU and their own cold boots. It prints a
-// table and writes bench/out/latest.json. It needs root, for the peers as well.
+// on the same root filesystem: Docker, Podman, runc and bubblewrap; machines
+// with kernels of their own against bare QEMU and their own cold boots; and E2B's
+// SDK against Docker's client. It prints a table and writes bench/out/latest.json.
+// It needs root, for the peers as well.
 package main
 
 import (
@@ -121,6 +122,7 @@ func (b *bench) all() []benchmark {
 		{"a file of 1 GB out", b.download},
 		{"memory of an idle VM", b.memory},
 		{"cost with many VMs", b.scale},
+		{sdkPart + "create and echo", b.sdk},
 		{proxyPart + "a preview's URL", b.proxy},
 		{microVMPart + "claims", b.microVMClaims},
 		{microVMPart + "starts", b.microVMStarts},
