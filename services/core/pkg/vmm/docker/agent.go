@@ -1,12 +1,12 @@
 package docker
 
 import (
-	"io"
 	"os"
 	"path/filepath"
 	"sync"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/internal/executable"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/fault"
 )
 
@@ -36,22 +36,5 @@ func (d *Driver) agentBinary() (string, error) {
 	if have, err := os.Stat(path); err == nil && have.Size() == want.Size() && have.ModTime().Equal(want.ModTime()) {
 		return path, nil
 	}
-	return path, fault.Of(copyBinary(src, want, path), "cannot copy the guest agent")
-}
-
-func copyBinary(src io.Reader, like os.FileInfo, path string) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
-	_, err = io.Copy(tmp, src)
-	err = errors.Join(err, tmp.Chmod(0o755), tmp.Close())
-	if err == nil {
-		err = os.Chtimes(tmp.Name(), like.ModTime(), like.ModTime())
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
+	return path, fault.Of(executable.Install(src, path, want.ModTime()), "cannot copy the guest agent")
 }

@@ -2,13 +2,14 @@ package oci
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/internal/executable"
 )
 
 // agentCache is where the agent's binary was put for guests to reach.
@@ -47,24 +48,11 @@ func (d *Driver) agentBinary() (string, error) {
 	path := filepath.Join(d.cfg.RuntimeDir, "a", tag)
 	_, err = os.Stat(path)
 	if os.IsNotExist(err) {
-		err = copyBinary(src, path)
+		err = executable.Install(src, path, time.Time{})
 	}
 	if err != nil {
 		return "", fail(err, "cannot copy the guest agent")
 	}
 	d.agent.path, d.agent.of = path, tag
 	return path, nil
-}
-
-func copyBinary(src io.Reader, path string) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = io.Copy(tmp, src)
-	if err = errors.Join(err, tmp.Chmod(0o755), tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
 }
