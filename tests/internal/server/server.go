@@ -74,7 +74,8 @@ func New(dataDir string, extra ...string) (*Server, error) {
 			s.Env = append(s.Env, kv)
 		}
 	}
-	s.Env = append(s.Env, "AETHERIUM_LOG_LEVEL=warn", "AETHERIUM_DATA_DIR="+dataDir, "AETHERIUM_RUNTIME_DIR="+s.RuntimeDir, "AETHERIUM_LISTEN_ADDRESS="+address)
+	// Many VMs with the usual disk are promised more than a small host has.
+	s.Env = append(s.Env, "AETHERIUM_VM_DISK=2GiB", "AETHERIUM_LOG_LEVEL=warn", "AETHERIUM_DATA_DIR="+dataDir, "AETHERIUM_RUNTIME_DIR="+s.RuntimeDir, "AETHERIUM_LISTEN_ADDRESS="+address)
 	s.Env = append(s.Env, extra...)
 	return s, nil
 }

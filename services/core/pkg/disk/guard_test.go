@@ -102,6 +102,33 @@ func TestVolumeMakesRoomOnAFullDisk(t *testing.T) {
 	must(t, os.Remove(filler))
 }
 
+// What volumes hold is theirs: it does not count against what they can hold.
+func TestCapacity(t *testing.T) {
+	t.Parallel()
+	ctx, around := t.Context(), smallDisk(t, 900)
+	for name, reserve := range map[string]bool{"sparse": false, "reserved": true} {
+		t.Run(name, func(t *testing.T) {
+			p := openPool(t, disk.Config{Dir: filepath.Join(around, name), Backend: disk.BackendBtrfs, Size: 512 * mib, Reserve: reserve})
+			must(t, p.Create(ctx, "v", 0))
+			before, err := p.Capacity(ctx)
+			must(t, err)
+			// ext4 keeps a fiftieth of itself back.
+			if free := freeBytes(t, around) - 32*mib; reserve && before < free+512*mib || !reserve && before < free {
+				t.Errorf("volumes can hold %d MiB of a disk with %d MiB left", before/mib, free/mib)
+			}
+			_, err = fill(p.Path("v")+"/f", 200*mib)
+			must(t, err)
+			must(t, p.Sync())
+			after, err := p.Capacity(ctx)
+			must(t, err)
+			// The file system around keeps books of what it gave.
+			if after > before || after < before-8*mib {
+				t.Errorf("volumes could hold %d MiB, and %d MiB after 200 MiB were written", before/mib, after/mib)
+			}
+		})
+	}
+}
+
 // smallDisk is a file system of a size in MiB, mounted for one test.
 func smallDisk(t *testing.T, size int) string {
 	t.Helper()

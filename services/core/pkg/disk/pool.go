@@ -275,6 +275,38 @@ func (p *Pool) List(context.Context) ([]string, error) {
 	return ids, nil
 }
 
+// Capacity is how many bytes volumes can take in all: what the disk has left,
+// and what they take of it already.
+func (p *Pool) Capacity(ctx context.Context) (int64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(p.cfg.Dir, &fs); err != nil {
+		return 0, fail(err, "cannot read the data directory's free space")
+	}
+	if p.image != "" {
+		file, err := os.Stat(p.image)
+		if err != nil {
+			return 0, fail(err, "cannot read the volume file's size")
+		}
+		return available(fs) + allocated(file), nil
+	}
+	ids, err := p.List(ctx)
+	if err != nil {
+		return 0, err
+	}
+	taken := int64(0)
+	for _, id := range ids {
+		u, err := p.Usage(ctx, id)
+		if errors.HasCode(err, errors.NotFound) {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			return 0, err
+		}
+		taken += u.Used
+	}
+	return available(fs) + taken, nil
+}
+
 // Sync writes what is cached for the pool to its disk, so that a Clone soon
 // after has little left to write.
 func (p *Pool) Sync() error {

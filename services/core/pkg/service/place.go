@@ -23,9 +23,9 @@ func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM) error
 	var bestFree float64
 	var chosen domain.DriverInfo
 	var unsupported error
-	possible := false
+	possible, short := false, ""
 	for _, w := range workers {
-		if _, fits := s.room(&domain.Worker{Capacity: w.Capacity}, vm.Spec.Resources); fits {
+		if s.lacks(&domain.Worker{Capacity: w.Capacity}, vm.Spec.Resources) == "" {
 			possible = true
 		}
 		if largest == nil || w.Capacity.MemoryBytes > largest.Capacity.MemoryBytes {
@@ -39,7 +39,11 @@ func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM) error
 			unsupported = err
 			continue
 		}
-		if free, fits := s.room(w, vm.Spec.Resources); fits && (best == nil || free > bestFree) {
+		if lacks := s.lacks(w, vm.Spec.Resources); lacks != "" {
+			short = lacks
+			continue
+		}
+		if free := freeMemory(w); best == nil || free > bestFree {
 			best, bestFree, chosen = w, free, driver
 		}
 	}
@@ -54,19 +58,33 @@ func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM) error
 		return errors.New(errors.InvalidArgument, "no worker is large enough for this VM").WithField("resources").
 			WithHint("the largest has %d milli_cpu, %d memory_bytes and %d disk_bytes", c.MilliCPU, c.MemoryBytes, c.DiskBytes)
 	}
-	return errors.New(errors.CapacityExhausted, "no worker has room for this VM").
-		WithRetryAfter(5 * time.Second).WithHint("ask for less, delete VMs, or raise the overcommit in the configuration")
+	none := errors.New(errors.CapacityExhausted, "no worker has room for this VM").WithRetryAfter(5 * time.Second)
+	if short == "" {
+		return none.WithHint("no worker is ready")
+	}
+	return none.WithHint("too little %s is left: ask for less, delete VMs, or raise the overcommit in the configuration", short)
 }
 
-// room reports whether r fits a worker, and how much of its memory is free.
-func (s *Service) room(w *domain.Worker, r domain.Resources) (free float64, fits bool) {
-	within := func(reserved, more, capacity int64, times float64) bool {
-		return times == 0 || float64(reserved+more) <= float64(capacity)*times
-	}
+// lacks names what a worker has too little of for r. Empty: r fits.
+func (s *Service) lacks(w *domain.Worker, r domain.Resources) string {
 	o := s.config.Overcommit
-	fits = r.MilliCPU <= w.Capacity.MilliCPU && r.MemoryBytes <= w.Capacity.MemoryBytes &&
-		within(w.Reserved.MilliCPU, r.MilliCPU, w.Capacity.MilliCPU, o.CPU) &&
-		within(w.Reserved.MemoryBytes, r.MemoryBytes, w.Capacity.MemoryBytes, o.Memory) &&
-		within(w.Reserved.DiskBytes, r.DiskBytes, w.Capacity.DiskBytes, o.Disk)
-	return 1 - float64(w.Reserved.MemoryBytes)/float64(max(1, w.Capacity.MemoryBytes)), fits
+	for _, part := range []struct {
+		name                       string
+		wanted, reserved, capacity int64
+		times                      float64
+	}{
+		{"milli_cpu", r.MilliCPU, w.Reserved.MilliCPU, w.Capacity.MilliCPU, o.CPU},
+		{"memory_bytes", r.MemoryBytes, w.Reserved.MemoryBytes, w.Capacity.MemoryBytes, o.Memory},
+		{"disk_bytes", r.DiskBytes, w.Reserved.DiskBytes, w.Capacity.DiskBytes, o.Disk},
+	} {
+		if part.wanted > part.capacity || part.times != 0 && float64(part.reserved+part.wanted) > float64(part.capacity)*part.times {
+			return part.name
+		}
+	}
+	return ""
+}
+
+// freeMemory is the part of a worker's memory that is not reserved, of 1.
+func freeMemory(w *domain.Worker) float64 {
+	return 1 - float64(w.Reserved.MemoryBytes)/float64(max(1, w.Capacity.MemoryBytes))
 }

@@ -120,8 +120,8 @@ func TestNoRoom(t *testing.T) {
 	}
 	_, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{})
 	var e *errors.Error
-	if !errors.As(err, &e) || e.Code != errors.CapacityExhausted || e.RetryAfter == 0 {
-		t.Errorf("a full worker: %v", err)
+	if !errors.As(err, &e) || e.Code != errors.CapacityExhausted || e.RetryAfter == 0 || !strings.Contains(e.Hint, "memory_bytes") {
+		t.Errorf("a full worker: %+v", err)
 	}
 }
 

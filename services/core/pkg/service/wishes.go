@@ -141,7 +141,7 @@ func (s *Service) readmit(ctx context.Context, tx storage.Tx, vm *domain.VM) err
 	if vm.Observed != domain.Stopped && vm.Observed != domain.Paused {
 		return nil // it is on its way there: its room is still its own
 	}
-	if _, fits := s.room(w, need); fits {
+	if s.lacks(w, need) == "" {
 		return nil
 	}
 	if vm.Desired == domain.WantPaused {

@@ -9,25 +9,25 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/disk"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
-	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
 
-// capacity is what this host gives to VMs: its cores, its memory, and the
-// space that is free for VM data.
-func capacity(s settings.Settings) (domain.Resources, error) {
+// capacity is what this host gives to VMs: its cores, its memory, and what its
+// disk has for their volumes.
+func capacity(ctx context.Context, pool *disk.Pool) (domain.Resources, error) {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
 		return domain.Resources{}, errors.Wrap(err, errors.Internal, "the host's memory is not known")
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(s.DataDir, &fs); err != nil {
-		return domain.Resources{}, errors.Wrap(err, errors.Internal, "the free space of the data directory is not known")
+	room, err := pool.Capacity(ctx)
+	if err != nil {
+		return domain.Resources{}, err
 	}
 	return domain.Resources{
 		MilliCPU:    int64(runtime.NumCPU()) * 1000,
 		MemoryBytes: int64(info.Totalram) * int64(info.Unit),
-		DiskBytes:   int64(fs.Bavail) * fs.Bsize,
+		DiskBytes:   room,
 		PIDs:        1 << 22,
 	}, nil
 }

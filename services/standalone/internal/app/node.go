@@ -166,7 +166,7 @@ func (n *node) networkSettings(cfg *network.Config) error {
 // assemble puts worker and service on what is open.
 func (n *node) assemble(ctx context.Context, serves bool) error {
 	s := n.settings
-	room, err := capacity(s)
+	room, err := capacity(ctx, n.disk)
 	if err != nil {
 		return err
 	}
