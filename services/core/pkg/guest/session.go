@@ -188,12 +188,16 @@ func (s *Session) fillSpare() {
 	s.cfg.Client.fillSpare(ctx)
 }
 
-// find gives a supervised execution, or says why there is none.
+// find gives an execution that runs, or says why there is none.
 func (s *Session) find(id domain.ID) (*execution, error) {
 	s.mu.Lock()
 	x := s.executions[id]
 	s.mu.Unlock()
 	if x != nil {
+		// Its readers know of the end sooner than its supervision is over.
+		if _, ok := x.journal.Ended(); ok {
+			return nil, errEnded
+		}
 		return x, nil
 	}
 	if j, err := s.cfg.Journals.Lookup(s.key(id)); err == nil {

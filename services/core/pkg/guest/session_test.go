@@ -240,6 +240,23 @@ func TestSignalThatEndsIt(t *testing.T) {
 	}
 }
 
+// TestSignalAfterTheEndWasRead: whoever has read the end of a command is told that
+// a signal comes too late, however soon it does.
+func TestSignalAfterTheEndWasRead(t *testing.T) {
+	t.Parallel()
+	l := &liar{attach: func(_ context.Context, _ *guestv1.AttachRequest, s *attachStream) error {
+		return errors.Join(s.Send(started(1)), s.Send(&guestv1.AttachResponse{Response: &guestv1.AttachResponse_End{End: &guestv1.End{}}}))
+	}}
+	h := newHost(t, l.dial(t), newJournals(t), domain.NewID())
+	for range 300 {
+		id := h.start(t, sh("true"))
+		h.output(t, id)
+		if err := h.Signal(t.Context(), id, 15); !errors.HasCode(err, errors.Conflict) {
+			t.Fatalf("a signal after the end: %v", err)
+		}
+	}
+}
+
 func TestKnownButUnknownToTheAgent(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
