@@ -4,6 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -93,13 +96,8 @@ func (s *Service) checkBuild(req *vmm.BuildTemplate) error {
 	if len(req.Tags) == 0 {
 		req.Tags = []string{domain.DefaultTag}
 	}
-	if len(req.Tags) > 16 {
-		return errors.New(errors.InvalidArgument, "%d tags, at most 16 are allowed", len(req.Tags)).WithField("tags")
-	}
-	for _, tag := range req.Tags {
-		if err := domain.ValidateName("tags", tag); err != nil || tag == "" {
-			return errors.New(errors.InvalidArgument, "%q is not a tag", tag).WithField("tags")
-		}
+	if err := checkTags(req.Tags); err != nil {
+		return err
 	}
 	if req.Source.Steps != "" {
 		file, err := steps.Parse(req.Source.Steps)
@@ -134,6 +132,23 @@ func (s *Service) checkBuild(req *vmm.BuildTemplate) error {
 	} {
 		if err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+const (
+	tagsAtOnce = 16
+	maxTags    = 256 // of a template, by tagging what is built
+)
+
+func checkTags(tags []string) error {
+	if len(tags) > tagsAtOnce {
+		return errors.New(errors.InvalidArgument, "%d tags, at most %d are allowed", len(tags), tagsAtOnce).WithField("tags")
+	}
+	for _, tag := range tags {
+		if err := domain.ValidateName("tags", tag); err != nil || tag == "" {
+			return errors.New(errors.InvalidArgument, "%q is not a tag", tag[:min(len(tag), 64)]).WithField("tags")
 		}
 	}
 	return nil
@@ -206,6 +221,110 @@ func (s *Service) ListTemplates(ctx context.Context, by vmm.Caller, p vmm.Page) 
 		return nil
 	})
 	return out, err
+}
+
+// TemplateTags implements vmm.Templates.
+func (s *Service) TemplateTags(ctx context.Context, by vmm.Caller, nameOrID string) ([]vmm.TemplateTag, error) {
+	var out []vmm.TemplateTag
+	err := s.store.View(ctx, func(tx storage.Tx) error {
+		tmpl, err := findTemplate(ctx, tx, by, nameOrID)
+		if err != nil {
+			return err
+		}
+		for _, tag := range slices.Sorted(maps.Keys(tmpl.Tags)) {
+			build, err := tx.Builds().Get(ctx, by.ProjectID, tmpl.Tags[tag])
+			if err != nil {
+				return err
+			}
+			out = append(out, vmm.TemplateTag{Name: tag, Build: build})
+		}
+		return nil
+	})
+	return out, err
+}
+
+// TagTemplate implements vmm.Templates.
+func (s *Service) TagTemplate(ctx context.Context, by vmm.Caller, ref string, tags []string) (domain.ID, error) {
+	if len(tags) == 0 {
+		return "", errors.New(errors.InvalidArgument, "no tag is named").WithField("tags")
+	}
+	if err := checkTags(tags); err != nil {
+		return "", err
+	}
+	if err := domain.ValidateTemplateRef("template", ref); err != nil {
+		return "", err
+	}
+	var build domain.ID
+	err := s.changeTags(ctx, func(tx storage.Tx) (*domain.Template, error) {
+		name, tag, tagged := strings.Cut(ref, ":")
+		named, err := s.findSource(ctx, tx, by, name)
+		if err != nil {
+			return nil, err
+		}
+		if named.Kind == storage.KindSnapshot {
+			return nil, notFound("template", name)
+		}
+		b, err := s.findBuild(ctx, tx, by, named, tag, tagged)
+		if err != nil {
+			return nil, err
+		}
+		tmpl, err := tx.Templates().Get(ctx, by.ProjectID, b.TemplateID)
+		if err != nil {
+			return nil, err
+		}
+		if tmpl.ProjectID != by.ProjectID {
+			return nil, notFound("template", name)
+		}
+		build = b.ID
+		for _, t := range tags {
+			tmpl.Tags[t] = b.ID
+		}
+		if len(tmpl.Tags) > maxTags {
+			return nil, errors.New(errors.Conflict, "the template has %d tags, at most %d are allowed", len(tmpl.Tags), maxTags).WithField("tags")
+		}
+		return tmpl, nil
+	})
+	return build, err
+}
+
+// UntagTemplate implements vmm.Templates.
+func (s *Service) UntagTemplate(ctx context.Context, by vmm.Caller, nameOrID string, tags []string) error {
+	if slices.Contains(tags, domain.DefaultTag) {
+		return errors.New(errors.InvalidArgument, "the tag %q is what the name alone means: it moves, and stays", domain.DefaultTag).WithField("tags")
+	}
+	return s.changeTags(ctx, func(tx storage.Tx) (*domain.Template, error) {
+		tmpl, err := findTemplate(ctx, tx, by, nameOrID)
+		if err != nil {
+			return nil, err
+		}
+		if tmpl.ProjectID != by.ProjectID {
+			return nil, notFound("template", nameOrID)
+		}
+		for _, t := range tags {
+			delete(tmpl.Tags, t)
+		}
+		return tmpl, nil
+	})
+}
+
+// changeTags stores a template with other tags, and has the node drop what it
+// kept ready of builds that no tag names any more.
+func (s *Service) changeTags(ctx context.Context, change func(tx storage.Tx) (*domain.Template, error)) error {
+	err := s.store.Update(ctx, func(tx storage.Tx) error {
+		tmpl, err := change(tx)
+		if err != nil {
+			return err
+		}
+		tmpl.UpdatedAt = s.time()
+		return tx.Templates().Update(ctx, tmpl)
+	})
+	if err != nil {
+		return err
+	}
+	if node, err := s.nodes.Any(); err == nil { // else the worker's sweep does it
+		node.TemplatesChanged(ctx)
+	}
+	return nil
 }
 
 // DeleteTemplate implements vmm.Templates. Builds that a VM or snapshot still

@@ -364,12 +364,27 @@ type TemplateInfo struct {
 	Builds   []*domain.Build // newest first, at most 20
 }
 
+// TemplateTag is a tag and the build that it points at.
+type TemplateTag struct {
+	Name  string
+	Build *domain.Build
+}
+
 // Templates builds and lists templates.
 type Templates interface {
 	// BuildTemplate starts a build as a task.
 	BuildTemplate(ctx context.Context, by Caller, req BuildTemplate) (*domain.Task, error)
 	GetTemplate(ctx context.Context, by Caller, nameOrID string) (*TemplateInfo, error)
 	ListTemplates(ctx context.Context, by Caller, p Page) (List[*TemplateInfo], error)
+	// TemplateTags lists the template's tags, by name.
+	TemplateTags(ctx context.Context, by Caller, nameOrID string) ([]TemplateTag, error)
+	// TagTemplate points tags at the build that ref names: name, name:tag, or a
+	// build's ID. Returns NotFound for what is not the project's own, Conflict
+	// for a build that is not ready and for too many tags.
+	TagTemplate(ctx context.Context, by Caller, ref string, tags []string) (build domain.ID, err error)
+	// UntagTemplate removes tags; those that are not there are no error. Returns
+	// InvalidArgument for the default one, without which a name means nothing.
+	UntagTemplate(ctx context.Context, by Caller, nameOrID string, tags []string) error
 	// DeleteTemplate removes the template and those of its builds that no VM or snapshot uses.
 	DeleteTemplate(ctx context.Context, by Caller, nameOrID string) error
 	// BuildLog reads a build's log from a byte offset; with follow it waits until the build ends.

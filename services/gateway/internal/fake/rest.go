@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -169,6 +170,50 @@ func (o *Orchestrator) ListTemplates(_ context.Context, _ vmm.Caller, p vmm.Page
 		all = append(all, t)
 	}
 	return page(all, p)
+}
+
+// TemplateTags implements vmm.Templates.
+func (o *Orchestrator) TemplateTags(ctx context.Context, by vmm.Caller, nameOrID string) ([]vmm.TemplateTag, error) {
+	t, err := o.GetTemplate(ctx, by, nameOrID)
+	if err != nil {
+		return nil, err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var out []vmm.TemplateTag
+	for _, tag := range slices.Sorted(maps.Keys(t.Template.Tags)) {
+		out = append(out, vmm.TemplateTag{Name: tag, Build: t.Builds[0]})
+	}
+	return out, nil
+}
+
+// TagTemplate implements vmm.Templates: a template has one build here.
+func (o *Orchestrator) TagTemplate(ctx context.Context, by vmm.Caller, ref string, tags []string) (domain.ID, error) {
+	name, _, _ := strings.Cut(ref, ":")
+	t, err := o.GetTemplate(ctx, by, name)
+	if err != nil {
+		return "", err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, tag := range tags {
+		t.Template.Tags[tag] = t.Builds[0].ID
+	}
+	return t.Builds[0].ID, nil
+}
+
+// UntagTemplate implements vmm.Templates.
+func (o *Orchestrator) UntagTemplate(ctx context.Context, by vmm.Caller, nameOrID string, tags []string) error {
+	t, err := o.GetTemplate(ctx, by, nameOrID)
+	if err != nil {
+		return err
+	}
+	o.locked(func() {
+		for _, tag := range tags {
+			delete(t.Template.Tags, tag)
+		}
+	})
+	return nil
 }
 
 // DeleteTemplate implements vmm.Templates.

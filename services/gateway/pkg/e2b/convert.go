@@ -26,7 +26,7 @@ func toCreate(b createBody, defaultSeconds int64) (vmm.CreateVM, error) {
 		return vmm.CreateVM{}, err
 	}
 	req := vmm.CreateVM{
-		Template: b.TemplateID, Env: b.EnvVars, Metadata: b.Metadata, Timeout: &timeout, OnTimeout: domain.TimeoutKill,
+		Template: refOf(b.TemplateID), Env: b.EnvVars, Metadata: b.Metadata, Timeout: &timeout, OnTimeout: domain.TimeoutKill,
 		AutoResume: b.AutoResume != nil && b.AutoResume.Enabled, ResumeFor: max(timeout, resumeFor),
 		Previews: domain.Previews{Public: true},
 	}

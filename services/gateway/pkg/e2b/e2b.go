@@ -78,6 +78,7 @@ func New(d Deps, r chi.Router) *API {
 	a.sandboxRoutes(r)
 	a.snapshotRoutes(r)
 	a.templateRoutes(r)
+	a.tagRoutes(r)
 	return a
 }
 

@@ -23,7 +23,7 @@ var (
 
 func (a *API) list(w http.ResponseWriter, r *http.Request, by vmm.Caller) error {
 	q := r.URL.Query()
-	f := vmm.VMFilter{Template: q.Get("template")}
+	f := vmm.VMFilter{Template: refOf(q.Get("template"))}
 	var err error
 	if f.Page, err = pageOf(q); err != nil {
 		return err

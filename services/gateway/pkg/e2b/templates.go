@@ -97,7 +97,7 @@ func (a *API) announce(w http.ResponseWriter, r *http.Request, by vmm.Caller) er
 		tags = append([]string{tag}, tags...)
 	}
 	if len(tags) == 0 {
-		tags = []string{domain.DefaultTag}
+		tags = []string{defaultTag}
 	}
 	const most = 1 << 20 // of cores, or MiB
 	if min(body.CPUCount, body.MemoryMB, body.DiskMB) < 0 || max(body.CPUCount, body.MemoryMB, body.DiskMB) > most {
@@ -105,11 +105,11 @@ func (a *API) announce(w http.ResponseWriter, r *http.Request, by vmm.Caller) er
 	}
 	id := domain.NewID()
 	a.wanted.announce(announced{
-		project: by.ProjectID, build: id, name: name, tags: tags,
+		project: by.ProjectID, build: id, name: name, tags: tagsOf(tags),
 		shape: domain.Resources{MilliCPU: body.CPUCount * 1000, MemoryBytes: body.MemoryMB * mib, DiskBytes: body.DiskMB * mib},
 	})
 	trail.Subject(r.Context(), "template", name)
-	return answer(w, http.StatusAccepted, templateAnswer{TemplateID: name, BuildID: id.String(), Names: []string{name}, Aliases: []string{name}, Tags: tags})
+	return answer(w, http.StatusAccepted, templateAnswer{TemplateID: name, BuildID: buildID(id), Names: []string{name}, Aliases: []string{name}, Tags: tags})
 }
 
 // filesOf says whether the files of a COPY are there, and where they can be sent.
@@ -183,7 +183,7 @@ func (a *API) build(w http.ResponseWriter, r *http.Request, by vmm.Caller) error
 	if _, err := a.read(w, r, &body); err != nil {
 		return err
 	}
-	want, ok := a.wanted.find(by.ProjectID, chi.URLParam(r, "build"))
+	want, ok := a.wanted.find(by.ProjectID, fromBuildID(chi.URLParam(r, "build")))
 	if !ok || want.name != chi.URLParam(r, "template") {
 		return errors.New(errors.NotFound, "the build was not announced, or too long ago").WithHint("begin anew")
 	}
@@ -223,7 +223,7 @@ func (a *API) status(w http.ResponseWriter, r *http.Request, by vmm.Caller) erro
 		offset = n
 	}
 	out := statusAnswer{TemplateID: name, BuildID: id, Status: string(domain.BuildWaiting), Logs: []string{}, LogEntries: []logEntry{}}
-	b, err := a.buildOf(r, by, name, id)
+	b, err := a.buildOf(r, by, name, fromBuildID(id))
 	if err != nil {
 		return err
 	}

@@ -379,11 +379,17 @@ type buildAnswer struct {
 	Reason     map[string]string   `json:"reason"`
 }
 
+type tagAnswer struct {
+	Tag       string    `json:"tag"`
+	BuildID   string    `json:"buildID"`
+	CreatedAt time.Time `json:"createdAt"`
+}
+
 func TestE2BTemplates(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	made := get[templateAnswer](l, 202, req{method: "POST", path: l.e2b("/v3/templates"), key: l.user, body: `{"name":"mine:v1","tags":["v2"],"cpuCount":2,"memoryMB":512}`})
-	if made.TemplateID != "mine" || !domain.IsID(made.BuildID) || strings.Join(made.Tags, " ") != "v1 v2" {
+	if made.TemplateID != "mine" || len(made.BuildID) != 36 || strings.Join(made.Tags, " ") != "v1 v2" {
 		t.Fatalf("%+v", made)
 	}
 	files := l.e2b("/templates/mine/files/abc123")
@@ -422,7 +428,7 @@ func TestE2BTemplates(t *testing.T) {
 	if asked.Source.Steps != want {
 		t.Errorf("the steps are\n%s\nwant\n%s", asked.Source.Steps, want)
 	}
-	if asked.ID.String() != made.BuildID || asked.Name != "mine" || asked.Shape.MilliCPU != 2000 || asked.Shape.MemoryBytes != 512<<20 || asked.Warm.Start != "serve" || asked.Warm.Ready != "up" {
+	if !domain.IsID(asked.ID.String()) || asked.Name != "mine" || asked.Shape.MilliCPU != 2000 || asked.Shape.MemoryBytes != 512<<20 || asked.Warm.Start != "serve" || asked.Warm.Ready != "up" {
 		t.Errorf("%+v", asked)
 	}
 	if names := namesIn(t, asked.Source.Context); strings.Join(names, " ") != "abc123/out abc123/src/one" {
@@ -435,6 +441,22 @@ func TestE2BTemplates(t *testing.T) {
 	if rest := get[buildAnswer](l, 200, req{method: "GET", path: l.e2b("/templates/mine/builds/" + made.BuildID + "/status?logsOffset=2"), key: l.user}); len(rest.LogEntries) != 0 {
 		t.Errorf("past its end: %+v", rest)
 	}
+	// Tags come and go; the default one stays.
+	tagging := req{method: "POST", path: l.e2b("/templates/tags"), key: l.user, body: `{"target":"mine:default","tags":["v3","v4"]}`}
+	if tagged := get[templateAnswer](l, 201, tagging); tagged.BuildID != made.BuildID || strings.Join(tagged.Tags, " ") != "v3 v4" {
+		t.Errorf("%+v", tagged)
+	}
+	untagging := req{method: "DELETE", path: l.e2b("/templates/tags"), key: l.user, body: `{"name":"mine","tags":["v4","never"]}`}
+	l.want(204, untagging)
+	tags := get[[]tagAnswer](l, 200, req{method: "GET", path: l.e2b("/templates/mine/tags"), key: l.user})
+	if len(tags) != 2 || tags[0].Tag != "default" || tags[1].Tag != "v3" || tags[1].BuildID != made.BuildID || tags[1].CreatedAt.IsZero() {
+		t.Errorf("%+v", tags)
+	}
+	reader := l.ring.mint(l.project, "reader", domain.ScopeRead)
+	tagging.key, untagging.key = reader, reader
+	l.fails(403, tagging)
+	l.fails(403, untagging)
+	l.fails(404, req{method: "GET", path: l.e2b("/templates/Not*a*name/tags"), key: l.user})
 	l.want(200, req{method: "GET", path: l.e2b("/templates/aliases/mine"), key: l.user})
 	l.fails(404, req{method: "GET", path: l.e2b("/templates/aliases/other"), key: l.user})
 	l.fails(404, req{method: "GET", path: l.e2b("/templates/mine/builds/" + domain.NewID().String() + "/status"), key: l.user})
