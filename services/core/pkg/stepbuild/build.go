@@ -280,6 +280,9 @@ func (b *builder) copyFiles(ctx context.Context, p planned) error {
 	if err != nil {
 		return err
 	}
+	if mode, ok := a.Mode(); ok {
+		selection.Chmod(mode)
+	}
 	r, w := io.Pipe()
 	go func() { _ = w.CloseWithError(selection.WriteTar(ctx, w)) }()
 	defer r.Close()

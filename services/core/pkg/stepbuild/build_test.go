@@ -94,7 +94,11 @@ func (m *machine) Unpack(_ context.Context, dir, owner string, r io.Reader) erro
 		if err != nil {
 			return err
 		}
-		names = append(names, h.Name)
+		name := h.Name
+		if own := map[byte]int64{tar.TypeReg: 0o644, tar.TypeDir: 0o755}[h.Typeflag]; h.Mode != own {
+			name += fmt.Sprintf("=%o", h.Mode)
+		}
+		names = append(names, name)
 	}
 	slices.Sort(names)
 	m.n.did = append(m.n.did, fmt.Sprintf("unpack %v in %s for %q", names, dir, owner))
@@ -273,6 +277,8 @@ func TestDestinations(t *testing.T) {
 		"COPY b /new":                  `unpack [./ c.txt] in /new for ""`,
 		"COPY . /new":                  `unpack [./ a.txt b/ b/c.txt other] in /new for ""`,
 		"COPY --chown=u:g b/* /x/":     `unpack [c.txt] in /x for "u:g"`,
+		"COPY --chmod=0700 b /x/":      `unpack [./=700 c.txt=700] in /x for ""`,
+		"COPY --chmod=0644 a.txt /x/":  `unpack [a.txt] in /x for ""`,
 		"COPY a.txt b/c.txt /etc/new/": `unpack [a.txt c.txt] in /etc/new for ""`,
 	} {
 		_, did, _, err := newNode(t).build("FROM base\n"+step, files)

@@ -368,9 +368,6 @@ func (b buildBody) steps() (text string, hashes []string, err error) {
 			user = arg(s, 0)
 			out.WriteString("USER " + quoted(user) + "\n")
 		case "COPY":
-			if arg(s, 3) != "" {
-				return "", nil, unsupported("steps", "modes of copied files are not supported: chmod them")
-			}
 			if !plainHash(s.FilesHash) {
 				return "", nil, errors.New(errors.InvalidArgument, "a COPY names no files").WithField("steps")
 			}
@@ -378,8 +375,12 @@ func (b buildBody) steps() (text string, hashes []string, err error) {
 			if owner == "" {
 				owner = user
 			}
+			flags := "COPY --chown=" + quoted(owner)
+			if mode := arg(s, 3); mode != "" {
+				flags += " --chmod=" + quoted(mode)
+			}
 			hashes = append(hashes, s.FilesHash)
-			line("COPY --chown="+quoted(owner), literal(s.FilesHash+"/"+arg(s, 0)), literal(arg(s, 1)))
+			line(flags, literal(s.FilesHash+"/"+arg(s, 0)), literal(arg(s, 1)))
 		default:
 			return "", nil, unsupported("steps", "there is no such step")
 		}

@@ -404,7 +404,8 @@ func TestE2BTemplates(t *testing.T) {
 	build := req{method: "POST", path: l.e2b("/v2/templates/mine/builds/" + made.BuildID), key: l.user, body: `{
 		"fromTemplate":"base","startCmd":"serve","readyCmd":"up","steps":[
 		{"type":"RUN","args":["echo \"a\"\nUSER x"]},{"type":"RUN","args":["id","root"]},{"type":"ENV","args":["A","b \"c\"\nUSER x"]},
-		{"type":"WORKDIR","args":["/w"]},{"type":"USER","args":["other"]},{"type":"COPY","args":["src","dst","",""],"filesHash":"abc123"}]}`}
+		{"type":"WORKDIR","args":["/w"]},{"type":"USER","args":["other"]},{"type":"COPY","args":["src","dst","",""],"filesHash":"abc123"},
+		{"type":"COPY","args":["src","run","root","0755"],"filesHash":"abc123"}]}`}
 	l.fails(404, build) // its files were not sent
 	// The address needs no key, and works once.
 	l.want(200, req{method: "PUT", path: first.URL, key: "none", body: tarOf(t, map[string]string{"src/one": "1", "../../out": "2"})})
@@ -424,7 +425,8 @@ func TestE2BTemplates(t *testing.T) {
 	const want = "FROM base\nUSER user\nWORKDIR /home/user\n" +
 		`RUN ["/bin/bash","-l","-c","echo \"a\"\nUSER x"]` + "\n" +
 		"USER \"root\"\n" + `RUN ["/bin/bash","-l","-c","id"]` + "\nUSER \"user\"\n" +
-		`ENV A="b \"c\" USER x"` + "\nWORKDIR \"/w\"\nUSER \"other\"\n" + `COPY --chown="other" ["abc123/src","dst"]` + "\n"
+		`ENV A="b \"c\" USER x"` + "\nWORKDIR \"/w\"\nUSER \"other\"\n" + `COPY --chown="other" ["abc123/src","dst"]` + "\n" +
+		`COPY --chown="root" --chmod="0755" ["abc123/src","run"]` + "\n"
 	if asked.Source.Steps != want {
 		t.Errorf("the steps are\n%s\nwant\n%s", asked.Source.Steps, want)
 	}
@@ -462,7 +464,7 @@ func TestE2BTemplates(t *testing.T) {
 	l.fails(404, req{method: "GET", path: l.e2b("/templates/mine/builds/" + domain.NewID().String() + "/status"), key: l.user})
 	for name, body := range map[string]string{
 		"nothing to begin from": `{"steps":[]}`, "more than a name": `{"fromImage":"a\nRUN b"}`, "an unknown step": `{"fromTemplate":"base","steps":[{"type":"ADD","args":["a","b"]}]}`,
-		"a mode": `{"fromTemplate":"base","steps":[{"type":"COPY","args":["a","b","","0755"],"filesHash":"abc123"}]}`, "a path for a hash": `{"fromTemplate":"base","steps":[{"type":"COPY","args":["a","b"],"filesHash":"../x"}]}`,
+		"a path for a hash": `{"fromTemplate":"base","steps":[{"type":"COPY","args":["a","b"],"filesHash":"../x"}]}`,
 	} {
 		t.Run(name, func(*testing.T) {
 			bad := build

@@ -439,6 +439,7 @@ await check('Template', 'from a template: commands, files, environment, user and
     .setWorkdir('/home/user/work')
     .copy('app', 'app')
     .copy('single.txt', '/home/user/')
+    .copy('single.txt', '/opt/tool', { mode: 0o750, user: 'root' })
     .setStartCmd('python3 -m http.server 8123 --directory /home/user', 'curl -sf http://127.0.0.1:8123/single.txt')
   const lines = []
   const built = await Template.build(template, name, { cpuCount: 1, memoryMB: 512, onBuildLogs: (l) => lines.push(l.message) })
@@ -452,11 +453,38 @@ await check('Template', 'from a template: commands, files, environment, user and
   assert.equal(await cat('cat /home/user/made'), 'made by user in /home/user\n')
   assert.equal(await cat('cat /made-by-root'), 'root\nroot\n')
   assert.equal(await cat('cd /home/user/work/app && cat one.txt deep/two.txt ../../single.txt && stat -c %U one.txt'), 'one\ntwo\nsingle\nuser\n')
+  assert.equal(await cat('stat -c "%U %G %a" /opt/tool'), 'root root 750\n')
   assert.equal(await cat('echo "$IN_TEMPLATE"'), 'a "b" c\n')
   assert.equal(await cat('curl -sf http://127.0.0.1:8123/single.txt'), 'single\n')
   await s.kill()
   assert.equal(await Sandbox.deleteSnapshot(name), true)
   rmSync(dir, { recursive: true })
+})
+await check('Template', 'tags are listed, assigned and removed', async () => {
+  const name = 'js-tags-' + Date.now()
+  const build = (n, ...tags) => Template.build(Template().fromTemplate('base').runCmd(`echo ${n} > n`), name, { tags, cpuCount: 1, memoryMB: 512 })
+  const one = await build(1, 'v1', 'stable')
+  const two = await build(2, 'default')
+  const shown = async () => Object.fromEntries((await Template.getTags(name)).map((t) => {
+    assert.ok(t.createdAt instanceof Date && !Number.isNaN(t.createdAt.getTime()))
+    return [t.tag, t.buildId]
+  }))
+  assert.deepEqual(await shown(), { default: two.buildId, v1: one.buildId, stable: one.buildId })
+  assert.deepEqual(await Template.assignTags(name, ['v2', 'stable']), { buildId: two.buildId, tags: ['v2', 'stable'] })
+  assert.equal((await Template.assignTags(name + ':v1', 'default')).buildId, one.buildId)
+  await Template.removeTags(name, 'v1')
+  await Template.removeTags(name, ['v1', 'never'])
+  assert.deepEqual(await shown(), { default: one.buildId, v2: two.buildId, stable: two.buildId })
+  for (const [ref, n] of [[name, '1'], [name + ':default', '1'], [name + ':stable', '2'], [two.buildId, '2']]) {
+    const s = await make(ref)
+    assert.equal((await s.commands.run('cat n')).stdout.trim(), n, ref)
+    await s.kill()
+  }
+  await fails(() => make(name + ':v1'), 'SandboxError', 'NotFoundError')
+  await fails(() => Template.assignTags(name + ':none', 'x'), 'TemplateError', 'NotFoundError')
+  await fails(() => Template.removeTags(name, 'default'), 'TemplateError')
+  await fails(() => Template.getTags(name + '-not'), 'TemplateError', 'NotFoundError')
+  await Sandbox.deleteSnapshot(name)
 })
 await check('Template', 'a command that fails', async () => {
   const err = await fails(() => Template.build(Template().fromTemplate('base').runCmd('echo why >&2; exit 9'), 'js-broken-' + Date.now(), { cpuCount: 1, memoryMB: 512 }), 'BuildError')

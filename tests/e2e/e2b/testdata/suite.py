@@ -581,6 +581,7 @@ def _():
             .set_workdir("/home/user/work")
             .copy("app", "app")
             .copy("single.txt", "/home/user/")
+            .copy("single.txt", "/opt/tool", mode=0o750, user="root")
             .set_start_cmd("python3 -m http.server 8123 --directory /home/user", "curl -sf http://127.0.0.1:8123/single.txt")
         )
         lines = []
@@ -594,6 +595,7 @@ def _():
         "cat /home/user/made": "made by user in /home/user\n",
         "cat /made-by-root": "root\nroot\n",
         "cd /home/user/work/app && cat one.txt deep/two.txt ../../single.txt && stat -c %U one.txt": "one\ntwo\nsingle\nuser\n",
+        'stat -c "%U %G %a" /opt/tool': "root root 750\n",
         'echo "$IN_TEMPLATE"': 'a "b" c\n',
         "curl -sf http://127.0.0.1:8123/single.txt": "single\n",
     }.items():
@@ -601,6 +603,41 @@ def _():
         assert got == want, (command, got)
     s.kill()
     assert Sandbox.delete_snapshot(name) is True
+
+
+@check("Template", "tags are listed, assigned and removed")
+def _():
+    name = f"py-tags-{time.time_ns()}"
+
+    def build(n, *tags):
+        return Template.build(Template().from_template("base").run_cmd(f"echo {n} > n"), name, tags=list(tags), cpu_count=1, memory_mb=512)
+
+    one = build(1, "v1", "stable").build_id
+    two = build(2, "default").build_id
+
+    def shown():
+        return {t.tag: t.build_id for t in Template.get_tags(name)}
+
+    assert shown() == {"default": two, "v1": one, "stable": one}, shown()
+    tagged = Template.assign_tags(name, ["v2", "stable"])
+    assert (tagged.build_id, tagged.tags) == (two, ["v2", "stable"])
+    assert Template.assign_tags(name + ":v1", "default").build_id == one
+    Template.remove_tags(name, "v1")
+    Template.remove_tags(name, ["v1", "never"])
+    assert shown() == {"default": one, "v2": two, "stable": two}, shown()
+    for ref, n in [(name, "1"), (name + ":default", "1"), (name + ":stable", "2"), (two, "2")]:
+        s = make(ref)
+        assert s.commands.run("cat n").stdout.strip() == n, ref
+        s.kill()
+    with fails(ex.SandboxException):
+        make(name + ":v1")
+    with fails(ex.TemplateException):
+        Template.assign_tags(name + ":none", "x")
+    with fails(ex.TemplateException):
+        Template.remove_tags(name, "default")
+    with fails(ex.TemplateException):
+        Template.get_tags(name + "-not")
+    Sandbox.delete_snapshot(name)
 
 
 @check("Template", "a command that fails")

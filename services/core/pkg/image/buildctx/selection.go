@@ -146,7 +146,11 @@ type Selection struct {
 	dirs    []named                     // in order, parents first
 	count   int
 	Bytes   int64 // of the files
+	mode    func(own int64) int64
 }
+
+// Chmod has files and directories written with a mode in place of their own.
+func (s *Selection) Chmod(mode int64) { s.mode = func(int64) int64 { return mode } }
 
 type named struct {
 	name string
@@ -158,7 +162,7 @@ type named struct {
 // that is not empty (there is one match then). What comes later replaces what
 // came before. Returns InvalidArgument where a file meets a directory.
 func (c *Context) Lay(matches []Match, rename string) (*Selection, error) {
-	s := &Selection{context: c, names: map[string]map[string]*node{}}
+	s := &Selection{context: c, names: map[string]map[string]*node{}, mode: func(own int64) int64 { return own }}
 	final := map[string]string{} // new name to the entry that has it
 	kinds := map[string]*node{}
 	var add func(name, at string, n *node) error
@@ -238,7 +242,7 @@ func (s *Selection) WriteTar(ctx context.Context, w io.Writer) error {
 	tw := tar.NewWriter(w)
 	for _, d := range s.dirs {
 		h := tar.Header{
-			Typeflag: tar.TypeDir, Name: d.name + "/", Mode: d.node.mode, ModTime: d.node.time, Format: tar.FormatPAX,
+			Typeflag: tar.TypeDir, Name: d.name + "/", Mode: s.mode(d.node.mode), ModTime: d.node.time, Format: tar.FormatPAX,
 		}
 		if err := tw.WriteHeader(&h); err != nil {
 			return err
@@ -251,7 +255,7 @@ func (s *Selection) WriteTar(ctx context.Context, w io.Writer) error {
 			return nil
 		}
 		left--
-		return writeEntry(tw, in, names, r)
+		return s.writeEntry(tw, in, names, r)
 	})
 	if err != nil {
 		return err
@@ -266,11 +270,11 @@ var errChanged = errors.New(errors.Conflict, "the context changed while it was r
 
 // writeEntry writes an entry under each of its names: the first with its
 // content, the others as copies by reference.
-func writeEntry(tw *tar.Writer, in *tar.Header, names map[string]*node, r io.Reader) error {
+func (s *Selection) writeEntry(tw *tar.Writer, in *tar.Header, names map[string]*node, r io.Reader) error {
 	sorted := slices.Sorted(maps.Keys(names))
 	for i, name := range sorted {
 		n := names[name]
-		h := tar.Header{Typeflag: n.kind, Name: name, Mode: n.mode, Size: n.size, ModTime: n.time, Format: tar.FormatPAX}
+		h := tar.Header{Typeflag: n.kind, Name: name, Mode: s.mode(n.mode), Size: n.size, ModTime: n.time, Format: tar.FormatPAX}
 		switch {
 		case n.kind == tar.TypeSymlink:
 			h.Linkname = n.content

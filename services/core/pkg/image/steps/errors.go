@@ -32,6 +32,7 @@ const (
 	CodePath           Code = "bad_path"
 	CodeEscape         Code = "path_escapes"    // a source of COPY leaves the context
 	CodeUser           Code = "bad_user"        // of USER or --chown
+	CodeMode           Code = "bad_mode"        // of --chmod
 	CodeNeedsDirectory Code = "needs_directory" // several sources, and a destination without "/"
 )
 

@@ -45,6 +45,7 @@ type Step struct {
 	Exec  []string // RUN, exec form
 
 	Chown   word   // COPY
+	Chmod   word   // COPY
 	Sources []word // COPY
 	Target  word   // of COPY, WORKDIR and USER
 	Vars    []variable
@@ -317,15 +318,25 @@ func (s *Step) list(rest string) ([]string, bool, error) {
 }
 
 func (s *Step) parseCopy(rest string) error {
-	var chown string
+	var chown, chmod string
 	rest, err := s.flags(rest, func(name, value string) bool {
-		chown = value
-		return name == "chown" && value != ""
+		switch name {
+		case "chown":
+			chown = value
+		case "chmod":
+			chmod = value
+		default:
+			return false
+		}
+		return value != ""
 	})
 	if err != nil {
 		return err
 	}
 	if s.Chown, err = s.one(chown); err != nil {
+		return err
+	}
+	if s.Chmod, err = s.one(chmod); err != nil {
 		return err
 	}
 	list, isList, err := s.list(rest)

@@ -39,6 +39,8 @@ type Action struct {
 	Dir     string   // absolute destination
 	AsDir   bool     // the destination is a directory, whatever is there
 	Chown   string   // user or user:group; empty: root
+	// Chmod is the mode of what is copied, in octal; empty: its own.
+	Chmod string
 }
 
 // Root is whom the steps before a USER step run as.
@@ -151,10 +153,25 @@ func (s *State) copyFiles(a Action) (Action, error) {
 	if len(a.Sources) > 1 && !a.AsDir {
 		return a, bad(step.Line, CodeNeedsDirectory, "several sources need a directory as destination").hint(`end it with "/"`)
 	}
-	if a.Chown, err = step.Chown.expand(step.Line, s.Env); err != nil || a.Chown == "" {
+	if a.Chown, err = step.Chown.expand(step.Line, s.Env); err != nil {
 		return a, err
 	}
+	if a.Chmod, err = step.Chmod.expand(step.Line, s.Env); err != nil {
+		return a, err
+	}
+	if a.Chmod != "" && !modeForm.MatchString(a.Chmod) {
+		return a, bad(step.Line, CodeMode, "%q is not a mode", clip(a.Chmod)).hint("three or four octal digits: --chmod=0755")
+	}
+	if a.Chown == "" {
+		return a, nil
+	}
 	return a, checkOwner(step.Line, a.Chown)
+}
+
+// Mode is what Chmod says; false: nothing.
+func (a Action) Mode() (int64, bool) {
+	mode, err := strconv.ParseInt(a.Chmod, 8, 64)
+	return mode, err == nil
 }
 
 // cleanSource makes a source of COPY relative to the context. Returns *Error
@@ -177,6 +194,7 @@ func cleanSource(line int, source string) (string, error) {
 
 var (
 	userForm  = regexp.MustCompile(`^([a-z_][a-z0-9_-]{0,31}\$?|[0-9]{1,5})$`)
+	modeForm  = regexp.MustCompile(`^[0-7]{3,4}$`)
 	ownerForm = regexp.MustCompile(`^([a-z_][a-z0-9_-]{0,31}\$?|[0-9]{1,5})(:([a-z_][a-z0-9_-]{0,31}\$?|[0-9]{1,5}))?$`)
 )
 
@@ -210,6 +228,9 @@ func (l Layer) On(a Action, content string) Layer {
 	parts := []string{string(l), string(a.Step.Kind), a.Cwd, a.User, a.Dir, a.Chown, content, strconv.FormatBool(a.AsDir)}
 	for _, list := range [][]string{a.Args, a.Sources, assignments(a.Env)} {
 		parts = append(append(parts, strconv.Itoa(len(list))), list...)
+	}
+	if mode, ok := a.Mode(); ok { // else the layers from before there were modes count
+		parts = append(parts, strconv.FormatInt(mode, 8))
 	}
 	return sum(parts...)
 }

@@ -49,7 +49,7 @@ ENV A=1 B="two words" C='$A' PATH=/opt/bin:$PATH
 ENV LEGACY a value  with spaces
 WORKDIR /srv
 WORKDIR app
-COPY --chown=user:100 a.txt "b c.txt" dir/*.py ./
+COPY --chown=user:100 --chmod=${M:-07}"50" a.txt "b c.txt" dir/*.py ./
 COPY ["x y", "/to here"]
 RUN ["python3", "-c", "print('$A')"]
 USER user
@@ -84,7 +84,7 @@ func TestParseAndApply(t *testing.T) {
 		t.Errorf("state %+v", state)
 	}
 	c := all[5]
-	if !slices.Equal(c.Sources, []string{"a.txt", "b c.txt", "dir/*.py"}) || c.Dir != "/srv/app" || !c.AsDir || c.Chown != "user:100" {
+	if !slices.Equal(c.Sources, []string{"a.txt", "b c.txt", "dir/*.py"}) || c.Dir != "/srv/app" || !c.AsDir || c.Chown != "user:100" || c.Chmod != "0750" {
 		t.Errorf("copy %+v", c)
 	}
 	if c = all[6]; !slices.Equal(c.Sources, []string{"x y"}) || c.Dir != "/to here" || c.AsDir {
@@ -200,6 +200,8 @@ func TestApplyErrors(t *testing.T) {
 		"COPY $NONE /x":                         steps.CodePath,
 		"COPY a b /x":                           steps.CodeNeedsDirectory,
 		"COPY --chown=a:b:c a /x":               steps.CodeUser,
+		"COPY --chmod=u+x a /x":                 steps.CodeMode,
+		"COPY --chmod=10755 a /x":               steps.CodeMode,
 		"USER $NONE":                            steps.CodeUser,
 		"WORKDIR $NONE":                         steps.CodePath,
 		"WORKDIR " + strings.Repeat("/x", 3000): steps.CodePath,
@@ -245,6 +247,12 @@ func TestLayersDependOnEverything(t *testing.T) {
 	if again := layers("p", "# other comment\nFROM x\nENV A=\"1\"\n\nRUN  a\nCOPY ./f /f\nRUN b\n", "c"); !slices.Equal(one, again) {
 		t.Error("how a step is written makes another layer")
 	}
+	mode := func(m string) []steps.Layer {
+		return layers("p", strings.Replace(text, "COPY f", "COPY --chmod="+m+" f", 1), "c")
+	}
+	if !slices.Equal(mode("0644"), mode("644")) {
+		t.Error("how a mode is written makes another layer")
+	}
 	if other := layers("q", text, "c"); other[0] == one[0] {
 		t.Error("projects share layers")
 	}
@@ -258,7 +266,7 @@ func TestLayersDependOnEverything(t *testing.T) {
 			t.Errorf("%q instead of %q has the same layers", change[1], change[0])
 		}
 	}
-	for _, change := range [][2]string{{"/f", "/g"}, {"/f", "/f/"}, {"COPY f", "COPY g"}, {"COPY f", "COPY --chown=u f"}} {
+	for _, change := range [][2]string{{"/f", "/g"}, {"/f", "/f/"}, {"COPY f", "COPY g"}, {"COPY f", "COPY --chown=u f"}, {"COPY f", "COPY --chmod=600 f"}} {
 		other := layers("p", strings.Replace(text, change[0], change[1], 1), "c")
 		if other[0] != one[0] || other[1] == one[1] {
 			t.Errorf("%q instead of %q", change[1], change[0])
