@@ -20,6 +20,9 @@ const (
 	writeEnv = "AETHERIUM_TEST_E2B_WRITE"
 
 	defaultDriver = "oci"
+
+	// registriesEnv sets which registries may be at private addresses.
+	registriesEnv = "AETHERIUM_IMAGES_REGISTRIES="
 )
 
 // sdks are the newest of both languages and the line before the second
@@ -35,8 +38,9 @@ var sdks = []sdk.Package{
 // the matrix in the documentation must say what came of it.
 func TestSDKs(t *testing.T) {
 	driver := wanted(t)
-	s := serve(t, driver)
-	environ := append(sdk.Plain(t, s), "TEST_SCHEME=http")
+	host := images(t, nil)
+	s := serve(t, driver, registriesEnv+host)
+	environ := append(sdk.Plain(t, s), "TEST_SCHEME=http", "TEST_REGISTRY="+host)
 	found := matrix{}
 	for _, p := range sdks {
 		t.Run(p.String(), func(t *testing.T) {

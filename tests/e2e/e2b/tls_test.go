@@ -18,12 +18,13 @@ func TestSDKsOverTLS(t *testing.T) {
 	driver := wanted(t)
 	// An address of loopback alone, for the port of name servers.
 	resolver := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
-	s := serve(t, driver, "AETHERIUM_NAMES_ADDRESS="+resolver+":53", "XDG_CONFIG_HOME="+t.TempDir())
+	host := images(t, nil)
+	s := serve(t, driver, registriesEnv+host, "AETHERIUM_NAMES_ADDRESS="+resolver+":53", "XDG_CONFIG_HOME="+t.TempDir())
 	variables := map[string]string{}
 	if err := json.Unmarshal([]byte(sdk.CLI(t, s, "e2b", "env", "--shell", "json")), &variables); err != nil {
 		t.Fatal(err)
 	}
-	environ := []string{"TEST_SCHEME=https"}
+	environ := []string{"TEST_SCHEME=https", "TEST_REGISTRY=" + host}
 	for name, value := range variables {
 		environ = append(environ, name+"="+value)
 	}

@@ -70,7 +70,9 @@ func sourceOf(src domain.TemplateSource) (source, error) {
 	var from source
 	if src.Image != "" {
 		set++
-		from = func(ctx context.Context, b *build) error { return b.fromImage(ctx, src.Image, src.Untrusted) }
+		from = func(ctx context.Context, b *build) error {
+			return b.fromImage(ctx, src.Image, Access{Untrusted: src.Untrusted})
+		}
 	}
 	if src.Tar != "" {
 		set++

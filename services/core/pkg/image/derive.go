@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/common/pkg/logging"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/image/internal/copytree"
 	"github.com/aetherium/aetherium/services/core/pkg/image/internal/finish"
@@ -69,15 +70,25 @@ const (
 	scratchID    = "scratch"
 )
 
+// Access is how a registry is asked.
+type Access struct {
+	// Untrusted has the meaning of domain.TemplateSource's.
+	Untrusted bool
+	// Username and Password, where given, are shown in place of this host's
+	// credentials, or of none.
+	Username string
+	Password logging.Secret
+}
+
 // Pull makes the build of an OCI image unless it is here: once for each digest
-// that the reference turns out to mean. For untrusted see [domain.TemplateSource].
+// that the reference turns out to mean.
 // Its errors are those of Build.
-func (s *Store) Pull(ctx context.Context, reference string, untrusted bool, progress Progress) (Result, error) {
+func (s *Store) Pull(ctx context.Context, reference string, how Access, progress Progress) (Result, error) {
 	ref, err := parseReference(reference)
 	if err != nil {
 		return Result{}, err
 	}
-	opts, err := s.registryOptions(ref, untrusted)
+	opts, err := s.registryOptions(ref, how)
 	if err != nil {
 		return Result{}, err
 	}
@@ -85,18 +96,21 @@ func (s *Store) Pull(ctx context.Context, reference string, untrusted bool, prog
 	say("pull", "asking %s for %s", ref.Context().RegistryStr(), ref.Name())
 	img, err := resolve(ctx, ref, opts)
 	if err != nil {
-		return Result{}, registryError(ctx, err, ref)
+		return Result{}, registryError(ctx, err, ref, how)
 	}
 	digest, err := img.Digest()
 	if err != nil {
-		return Result{}, registryError(ctx, err, ref)
+		return Result{}, registryError(ctx, err, ref, how)
 	}
 	sum, err := hex.DecodeString(digest.Hex)
 	if err != nil || len(sum) < 16 {
 		return Result{}, errors.New(errors.Unavailable, "%s gave no usable digest", ref.Context().RegistryStr())
 	}
 	pinned := ref.Context().Name() + "@" + digest.String()
-	return s.Build(ctx, pulledPrefix+hex.EncodeToString(sum[:16]), domain.TemplateSource{Image: pinned, Untrusted: untrusted}, progress)
+	src := domain.TemplateSource{Image: pinned, Untrusted: how.Untrusted}
+	return s.run(ctx, pulledPrefix+hex.EncodeToString(sum[:16]), src, progress, func(ctx context.Context, b *build) error {
+		return b.fromImage(ctx, pinned, how)
+	})
 }
 
 // Scratch makes the build without any program: mount points and accounts only.

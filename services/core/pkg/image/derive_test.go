@@ -82,16 +82,16 @@ func TestPullOncePerDigest(t *testing.T) {
 	host := serve(t, nil)
 	push(t, host+"/a:v1", imageOf(t, runtime.GOARCH, v1.Config{Env: []string{"X=1"}}, layer(t, entry{name: "one", content: "1"})))
 	s := open(t, image.Config{})
-	first, err := s.Pull(ctx, host+"/a:v1", false, nil)
+	first, err := s.Pull(ctx, host+"/a:v1", image.Access{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := s.Pull(ctx, host+"/a:v1", false, nil)
+	again, err := s.Pull(ctx, host+"/a:v1", image.Access{}, nil)
 	if err != nil || again.ID != first.ID || !again.CreatedAt.Equal(first.CreatedAt) || first.Env["X"] != "1" {
 		t.Errorf("%+v, %v", again, err)
 	}
 	push(t, host+"/a:v1", imageOf(t, runtime.GOARCH, v1.Config{}, layer(t, entry{name: "two", content: "2"})))
-	moved, err := s.Pull(ctx, host+"/a:v1", false, nil)
+	moved, err := s.Pull(ctx, host+"/a:v1", image.Access{}, nil)
 	if err != nil || moved.ID == first.ID {
 		t.Errorf("a reference that moved: %+v, %v", moved, err)
 	}
@@ -100,7 +100,7 @@ func TestPullOncePerDigest(t *testing.T) {
 		t.Errorf("%v, %v", list, err)
 	}
 	for _, ref := range []string{host + "/none:v1", "not a reference"} {
-		if _, err := s.Pull(ctx, ref, false, nil); !errors.HasCode(err, errors.NotFound) && !errors.HasCode(err, errors.InvalidArgument) {
+		if _, err := s.Pull(ctx, ref, image.Access{}, nil); !errors.HasCode(err, errors.NotFound) && !errors.HasCode(err, errors.InvalidArgument) {
 			t.Errorf("%s: %v", ref, err)
 		}
 	}

@@ -36,7 +36,7 @@ const (
 )
 
 // fromImage pulls an OCI image for this node's platform and applies its layers.
-func (b *build) fromImage(ctx context.Context, reference string, untrusted bool) error {
+func (b *build) fromImage(ctx context.Context, reference string, how Access) error {
 	ref, err := parseReference(reference)
 	if err != nil {
 		return err
@@ -46,21 +46,21 @@ func (b *build) fromImage(ctx context.Context, reference string, untrusted bool)
 		return err
 	}
 	b.say("pull", "asking %s for %s", ref.Context().RegistryStr(), ref.Name())
-	opts, err := b.registryOptions(ref, untrusted)
+	opts, err := b.registryOptions(ref, how)
 	if err != nil {
 		return err
 	}
 	img, err := resolve(ctx, ref, opts)
 	if err != nil {
-		return registryError(ctx, err, ref)
+		return registryError(ctx, err, ref, how)
 	}
 	digest, err := img.Digest()
 	if err != nil {
-		return registryError(ctx, err, ref)
+		return registryError(ctx, err, ref, how)
 	}
 	cfg, err := img.ConfigFile()
 	if err != nil {
-		return registryError(ctx, err, ref)
+		return registryError(ctx, err, ref, how)
 	}
 	if cfg.OS != want.OS || cfg.Architecture != want.Architecture {
 		return errors.New(errors.InvalidArgument, "the image is for %s/%s; this node runs %s", cfg.OS, cfg.Architecture, platform()).WithField("source.image")
@@ -72,25 +72,32 @@ func (b *build) fromImage(ctx context.Context, reference string, untrusted bool)
 	b.say("pull", "%s", b.result.Pinned)
 	layers, total, err := b.layers(img)
 	if err != nil {
-		return registryError(ctx, err, ref)
+		return registryError(ctx, err, ref, how)
 	}
 	if err := b.applyLayers(ctx, layers, total); err != nil {
-		return registryError(ctx, err, ref)
+		return registryError(ctx, err, ref, how)
 	}
 	return nil
 }
 
 // registryOptions is how this node asks the registry of an image.
-func (s *Store) registryOptions(ref name.Reference, untrusted bool) ([]remote.Option, error) {
+func (s *Store) registryOptions(ref name.Reference, how Access) ([]remote.Option, error) {
 	want, err := v1.ParsePlatform(platform())
 	if err != nil {
 		return nil, err
 	}
 	opts := []remote.Option{remote.WithPlatform(*want), remote.WithUserAgent("aetherium")}
-	if untrusted && !slices.Contains(s.cfg.Registries, ref.Context().RegistryStr()) {
-		return append(opts, remote.WithAuth(authn.Anonymous), remote.WithTransport(newPublicOnly())), nil
+	login := remote.WithAuth(&authn.Basic{Username: how.Username, Password: how.Password.Reveal()})
+	if how.Untrusted && !slices.Contains(s.cfg.Registries, ref.Context().RegistryStr()) {
+		if how.Username == "" {
+			login = remote.WithAuth(authn.Anonymous)
+		}
+		return append(opts, login, remote.WithTransport(newPublicOnly())), nil
 	}
-	opts = append(opts, remote.WithAuthFromKeychain(authn.DefaultKeychain))
+	if how.Username == "" {
+		login = remote.WithAuthFromKeychain(authn.DefaultKeychain)
+	}
+	opts = append(opts, login)
 	if s.cfg.Transport != nil {
 		opts = append(opts, remote.WithTransport(s.cfg.Transport))
 	}
@@ -278,7 +285,7 @@ func applyLayer(ctx context.Context, u *unpack.Unpacker, blob string) error {
 }
 
 // registryError says what a registry's answer means for the caller.
-func registryError(ctx context.Context, err error, ref name.Reference) error {
+func registryError(ctx context.Context, err error, ref name.Reference, how Access) error {
 	var coded *errors.Error
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -293,6 +300,10 @@ func registryError(ctx context.Context, err error, ref name.Reference) error {
 		case http.StatusNotFound:
 			return errors.Wrap(err, errors.NotFound, "%s has no image %s for %s", registry, ref.Name(), platform()).WithField("source.image")
 		case http.StatusUnauthorized:
+			if how.Username != "" {
+				return errors.Wrap(err, errors.Unauthenticated, "%s takes neither the user nor the password for %s, or there is no such image", registry, ref.Name()).
+					WithField("source.image")
+			}
 			return errors.Wrap(err, errors.Unauthenticated, "%s wants credentials for %s, or there is no such image", registry, ref.Name()).
 				WithHint("log in on the node (docker login), as the worker's user").WithField("source.image")
 		case http.StatusForbidden:

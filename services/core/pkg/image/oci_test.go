@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -256,7 +257,7 @@ func TestUntrustedImages(t *testing.T) {
 		if _, err := s.Build(t.Context(), id, domain.TemplateSource{Image: registry + "/a:v1", Untrusted: true}, nil); !errors.HasCode(err, errors.PermissionDenied) {
 			t.Errorf("build from %s: %v", registry, err)
 		}
-		if _, err := s.Pull(t.Context(), registry+"/a:v1", true, nil); !errors.HasCode(err, errors.PermissionDenied) {
+		if _, err := s.Pull(t.Context(), registry+"/a:v1", image.Access{Untrusted: true}, nil); !errors.HasCode(err, errors.PermissionDenied) {
 			t.Errorf("pull from %s: %v", registry, err)
 		}
 	}
@@ -269,6 +270,58 @@ func TestUntrustedImages(t *testing.T) {
 	opened := open(t, image.Config{Registries: []string{host}})
 	if _, err := opened.Build(t.Context(), "opened", domain.TemplateSource{Image: host + "/a:v1", Untrusted: true}, nil); err != nil {
 		t.Error(err)
+	}
+}
+
+// Who names a user and a password is asked for nothing else, and they are kept nowhere.
+func TestPullWithALogin(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	const user, password = "robot", "pass: w0rd"
+	var closed atomic.Bool
+	host := serve(t, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if u, p, _ := r.BasicAuth(); closed.Load() && (u != user || p != password) {
+				w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	push(t, host+"/a:v1", imageOf(t, runtime.GOARCH, v1.Config{}, layer(t, entry{kind: tar.TypeReg, name: "f", content: "x"})))
+	closed.Store(true)
+	dir := filepath.Join(t.TempDir(), "images")
+	s := open(t, image.Config{Dir: dir, Registries: []string{host}})
+	for _, how := range []image.Access{{}, {Untrusted: true}, {Username: user, Password: "other"}, {Username: "other", Password: password, Untrusted: true}} {
+		_, err := s.Pull(t.Context(), host+"/a:v1", how, nil)
+		if !errors.HasCode(err, errors.Unauthenticated) || strings.Contains(err.Error(), password) {
+			t.Errorf("%+v: %v", how, err)
+		}
+	}
+	var l log
+	for _, how := range []image.Access{{Username: user, Password: password}, {Username: user, Password: password, Untrusted: true}} {
+		if _, err := s.Pull(t.Context(), host+"/a:v1", how, l.add); err != nil {
+			t.Errorf("%+v: %v", how, err)
+		}
+	}
+	if text := fmt.Sprint(l.lines); strings.Contains(text, password) || strings.Contains(text, user) {
+		t.Errorf("it says %s", text)
+	}
+	if err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		if text, err := os.ReadFile(path); err != nil || bytes.Contains(text, []byte(password)) {
+			t.Errorf("%s holds it: %v", path, err)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	// It opens no address that is not public.
+	if _, err := open(t, image.Config{}).Pull(t.Context(), host+"/a:v1", image.Access{Username: user, Password: password, Untrusted: true}, nil); !errors.HasCode(err, errors.PermissionDenied) {
+		t.Errorf("at a private address: %v", err)
 	}
 }
 

@@ -54,6 +54,9 @@ type Node interface {
 
 	// RunTask wakes the node for a task that is in the database.
 	RunTask(id domain.ID)
+	// KeepLogin keeps, in memory and until the task has ended, what a build shows
+	// to a registry. It comes before RunTask.
+	KeepLogin(task domain.ID, login vmm.RegistryLogin)
 	// CancelTask tells a running task to end.
 	CancelTask(id domain.ID)
 	BuildLog(ctx context.Context, build domain.ID, from int64, follow bool) (io.ReadCloser, error)

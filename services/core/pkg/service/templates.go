@@ -28,6 +28,8 @@ type BuildArgs struct {
 	Driver  string             `json:"driver,omitempty"`
 	Network domain.NetworkMode `json:"network,omitempty"`
 	NoCache bool               `json:"no_cache,omitempty"`
+	// Login: the node was given what the registry is to be shown.
+	Login bool `json:"login,omitempty"`
 }
 
 // shownBuilds bounds how many builds TemplateInfo shows.
@@ -49,10 +51,18 @@ func (s *Service) BuildTemplate(ctx context.Context, by vmm.Caller, req vmm.Buil
 	} else if _, err := domain.ParseID(string(req.ID)); err != nil {
 		return nil, err
 	}
+	args.Login = req.Registry != vmm.RegistryLogin{}
 	now := s.time()
 	task := &domain.Task{
 		ID: domain.NewID(), ProjectID: by.ProjectID, Kind: TaskBuild, Subject: req.ID, State: domain.TaskPending,
 		MaxAttempts: 1, CreatedAt: now, UpdatedAt: now, RunAt: now,
+	}
+	if args.Login {
+		node, err := s.nodes.Any()
+		if err != nil {
+			return nil, err
+		}
+		node.KeepLogin(task.ID, req.Registry)
 	}
 	err := s.store.Update(ctx, func(tx storage.Tx) error {
 		tmpl, err := s.ownTemplate(ctx, tx, by, req.Name)
@@ -78,11 +88,14 @@ func (s *Service) BuildTemplate(ctx context.Context, by vmm.Caller, req vmm.Buil
 		}
 		return tx.Outbox().Append(ctx, events.Task(events.TaskCreated, task, now))
 	})
+	node, nerr := s.nodes.Any()
 	if err != nil {
+		if args.Login && nerr == nil {
+			node.CancelTask(task.ID) // which there is not
+		}
 		return nil, err
 	}
-	node, err := s.nodes.Any()
-	if err != nil {
+	if nerr != nil {
 		return task, nil //nolint:nilerr // the row is durable: the worker finds it when it is back
 	}
 	node.RunTask(task.ID)
@@ -120,6 +133,9 @@ func (s *Service) checkBuild(req *vmm.BuildTemplate) error {
 			req.Warm.Start, req.Warm.Ready = p.Start, p.Ready
 		}
 	}
+	if err := checkLogin(req.Registry, req.Source); err != nil {
+		return err
+	}
 	req.Shape = req.Shape.Or(s.config.Defaults)
 	for _, err := range []error{
 		domain.ValidateTemplateName("name", req.Name),
@@ -133,6 +149,25 @@ func (s *Service) checkBuild(req *vmm.BuildTemplate) error {
 		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+const (
+	maxUsername = 1 << 10
+	maxPassword = 64 << 10 // keys of service accounts are documents
+)
+
+func checkLogin(l vmm.RegistryLogin, of domain.TemplateSource) error {
+	switch {
+	case l == vmm.RegistryLogin{}:
+		return nil
+	case of.Steps == "":
+		return errors.New(errors.Unsupported, "credentials of a registry are for builds by steps").WithField("registry")
+	case l.Username == "" || len(l.Username) > maxUsername || strings.ContainsAny(l.Username, ":\r\n\x00"):
+		return errors.New(errors.InvalidArgument, "the registry's user is none").WithField("registry")
+	case l.Password == "" || len(l.Password) > maxPassword:
+		return errors.New(errors.InvalidArgument, "the registry's password is missing, or has more than %d bytes", maxPassword).WithField("registry")
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/logging"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 )
 
@@ -356,6 +357,16 @@ type BuildTemplate struct {
 	Warm domain.WarmUp
 	// NoCache: every step of the source is carried out anew.
 	NoCache bool
+	// Registry is shown to the registry of the image that steps begin with. It is
+	// kept in memory alone: a build that a restart interrupts before it has the
+	// image fails.
+	Registry RegistryLogin
+}
+
+// RegistryLogin is who a registry is asked as; empty: whoever the installation is.
+type RegistryLogin struct {
+	Username string
+	Password logging.Secret
 }
 
 // TemplateInfo is a template with its newest builds.

@@ -33,7 +33,7 @@ const (
 type stepImages interface {
 	Images
 	Derive(ctx context.Context, id string, src domain.TemplateSource, d image.Derived, progress image.Progress) (image.Result, error)
-	Pull(ctx context.Context, reference string, untrusted bool, progress image.Progress) (image.Result, error)
+	Pull(ctx context.Context, reference string, how image.Access, progress image.Progress) (image.Result, error)
 	Scratch(ctx context.Context, progress image.Progress) (image.Result, error)
 	Pulled(ctx context.Context) ([]image.Result, error)
 }
@@ -41,6 +41,7 @@ type stepImages interface {
 // stepNode is one build by steps on this worker. It implements stepbuild.Node.
 type stepNode struct {
 	w        *Worker
+	task     domain.ID
 	build    *domain.Build
 	args     service.BuildArgs
 	images   stepImages
@@ -68,7 +69,7 @@ func (w *Worker) recoverBuilds() {
 
 // buildSteps carries out the steps of a build's source and keeps what comes of
 // it as the build's root filesystem.
-func (w *Worker) buildSteps(ctx context.Context, b *domain.Build, args service.BuildArgs, progress image.Progress) (_ image.Result, err error) {
+func (w *Worker) buildSteps(ctx context.Context, task domain.ID, b *domain.Build, args service.BuildArgs, progress image.Progress) (_ image.Result, err error) {
 	file, err := stepfile.Parse(b.Source.Steps)
 	if err != nil {
 		return image.Result{}, err
@@ -96,7 +97,7 @@ func (w *Worker) buildSteps(ctx context.Context, b *domain.Build, args service.B
 		return image.Result{}, err
 	}
 	defer w.stepSlots.put()
-	n := &stepNode{w: w, build: b, args: args, images: images, driver: driver, name: args.Driver, snapshots: map[stepfile.Layer]string{}}
+	n := &stepNode{w: w, task: task, build: b, args: args, images: images, driver: driver, name: args.Driver, snapshots: map[stepfile.Layer]string{}}
 	defer n.close()
 	if err := n.open(); err != nil {
 		return image.Result{}, err
@@ -183,7 +184,15 @@ func (n *stepNode) Base(ctx context.Context, from string, say stepbuild.Say) (st
 	case !image.IsReference(from):
 		return stepbuild.Base{}, errors.New(errors.NotFound, "there is no template %q, and it is no image's reference (%s)", from, stepfile.CodeNoTemplate)
 	}
-	r, err := n.images.Pull(ctx, from, n.build.Source.Untrusted, progress)
+	how := image.Access{Untrusted: n.build.Source.Untrusted}
+	if n.args.Login {
+		login, ok := n.w.builds.login(n.task)
+		if !ok {
+			return stepbuild.Base{}, errors.New(errors.Unavailable, "the registry's credentials went with the server's last run").WithHint("they are kept in memory alone: build again")
+		}
+		how.Username, how.Password = login.Username, login.Password
+	}
+	r, err := n.images.Pull(ctx, from, how, progress)
 	if err != nil && !strings.ContainsAny(from, "/.") {
 		public := errors.Public(err)
 		return stepbuild.Base{}, errors.Wrap(err, public.Code, "there is no template %q, and as an image: %s (%s)", from, public.Message, stepfile.CodeNoTemplate).

@@ -12,15 +12,17 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/image"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
 )
 
 // builds is the template builds under way, with their logs.
 type builds struct {
 	mu      sync.Mutex
-	running map[domain.ID]*buildRun // by task
-	held    map[domain.ID]int       // builds that other builds are made of, now
-	grown   watch.Hub[domain.ID]    // woken when a build's log has grown or ended
+	running map[domain.ID]*buildRun         // by task
+	held    map[domain.ID]int               // builds that other builds are made of, now
+	logins  map[domain.ID]vmm.RegistryLogin // by task
+	grown   watch.Hub[domain.ID]            // woken when a build's log has grown or ended
 }
 
 type buildRun struct {
@@ -70,6 +72,31 @@ func (b *builds) cancel(task domain.ID) {
 	}
 }
 
+// login gives what a task was given to show to a registry.
+func (b *builds) login(task domain.ID) (vmm.RegistryLogin, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l, ok := b.logins[task]
+	return l, ok
+}
+
+func (b *builds) forgetLogin(task domain.ID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.logins, task)
+}
+
+// KeepLogin implements service.Node.
+func (w *Worker) KeepLogin(task domain.ID, login vmm.RegistryLogin) {
+	b := &w.builds
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.logins == nil {
+		b.logins = make(map[domain.ID]vmm.RegistryLogin)
+	}
+	b.logins[task] = login
+}
+
 // hold counts by how many builds under way another build is needed.
 func (b *builds) hold(build domain.ID, more int) {
 	b.mu.Lock()
@@ -115,7 +142,7 @@ func (b *builds) say(build domain.ID, line string) {
 }
 
 // makeRootFS builds what the build's row describes.
-func (w *Worker) makeRootFS(ctx context.Context, b *domain.Build, args service.BuildArgs) (image.Result, error) {
+func (w *Worker) makeRootFS(ctx context.Context, task domain.ID, b *domain.Build, args service.BuildArgs) (image.Result, error) {
 	progress := func(l image.Line) { w.builds.say(b.ID, l.Step+": "+l.Text) }
 	var r image.Result
 	var err error
@@ -123,7 +150,7 @@ func (w *Worker) makeRootFS(ctx context.Context, b *domain.Build, args service.B
 	case args.Base:
 		r, err = w.Images.BuildBase(ctx, string(b.ID), progress)
 	case b.Source.Steps != "":
-		r, err = w.buildSteps(ctx, b, args, progress)
+		r, err = w.buildSteps(ctx, task, b, args, progress)
 	default:
 		r, err = w.Images.Build(ctx, string(b.ID), b.Source, progress)
 	}

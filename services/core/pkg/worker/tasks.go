@@ -41,7 +41,12 @@ func (w *Worker) requeueTasks(ctx context.Context) error {
 var runnable = []string{service.TaskBuild, service.TaskTools}
 
 // runTask runs one task that the worker knows how to run. An error means: try again.
-func (w *Worker) runTask(ctx context.Context, id domain.ID) error {
+func (w *Worker) runTask(ctx context.Context, id domain.ID) (err error) {
+	defer func() {
+		if err == nil {
+			w.builds.forgetLogin(id)
+		}
+	}()
 	task, err := w.changeTask(ctx, id, func(t *domain.Task) bool {
 		if t.State.Ended() || !slices.Contains(runnable, t.Kind) {
 			return false
@@ -109,6 +114,7 @@ func (w *Worker) changeTask(ctx context.Context, id domain.ID, change func(*doma
 
 // CancelTask implements service.Node.
 func (w *Worker) CancelTask(id domain.ID) {
+	w.builds.forgetLogin(id)
 	w.builds.cancel(id)
 	w.builds.grown.Notify(id)
 }
@@ -134,7 +140,7 @@ func (w *Worker) buildTemplate(ctx context.Context, task *domain.Task) (json.Raw
 		return nil, err
 	}
 	defer end()
-	made, err := w.makeRootFS(ctx, build, args)
+	made, err := w.makeRootFS(ctx, task.ID, build, args)
 	if err != nil {
 		return nil, errors.Join(err, w.buildFailed(ctx, build.ID, err))
 	}

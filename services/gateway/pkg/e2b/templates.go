@@ -11,6 +11,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/common/pkg/logging"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
@@ -191,9 +192,13 @@ func (a *API) build(w http.ResponseWriter, r *http.Request, by vmm.Caller) error
 	if err != nil {
 		return err
 	}
+	login, err := body.Registry.login()
+	if err != nil {
+		return err
+	}
 	req := vmm.BuildTemplate{
 		ID: want.build, Name: want.name, Tags: want.tags, Shape: want.shape, Source: domain.TemplateSource{Steps: text}, NoCache: body.forced(),
-		Warm: domain.WarmUp{Start: body.StartCmd},
+		Warm: domain.WarmUp{Start: body.StartCmd}, Registry: login,
 	}
 	if req.Warm.Start != "" {
 		req.Warm.Ready = body.ReadyCmd // else there is nothing to wait for
@@ -290,13 +295,44 @@ func (a *API) alias(w http.ResponseWriter, r *http.Request, by vmm.Caller) error
 
 // buildBody is how the SDKs describe a build.
 type buildBody struct {
-	FromImage    string          `json:"fromImage"`
-	FromTemplate string          `json:"fromTemplate"`
-	Registry     json.RawMessage `json:"fromImageRegistry"`
-	Force        bool            `json:"force"`
-	Steps        []buildStep     `json:"steps"`
-	StartCmd     string          `json:"startCmd"`
-	ReadyCmd     string          `json:"readyCmd"`
+	FromImage    string         `json:"fromImage"`
+	FromTemplate string         `json:"fromTemplate"`
+	Registry     *registryLogin `json:"fromImageRegistry"`
+	Force        bool           `json:"force"`
+	Steps        []buildStep    `json:"steps"`
+	StartCmd     string         `json:"startCmd"`
+	ReadyCmd     string         `json:"readyCmd"`
+}
+
+// registryLogin is what a registry is shown, by its kind.
+type registryLogin struct {
+	Type           string         `json:"type"`
+	Username       string         `json:"username"`
+	Password       logging.Secret `json:"password"`
+	ServiceAccount logging.Secret `json:"serviceAccountJson"`
+}
+
+// login translates it. Returns Unsupported for what has to be exchanged with
+// a cloud first.
+func (l *registryLogin) login() (vmm.RegistryLogin, error) {
+	if l == nil {
+		return vmm.RegistryLogin{}, nil
+	}
+	out := vmm.RegistryLogin{Username: l.Username, Password: l.Password}
+	switch l.Type {
+	case "registry":
+	case "gcp": // takes the document itself, from this user
+		out = vmm.RegistryLogin{Username: "_json_key", Password: l.ServiceAccount}
+	case "aws":
+		return out, errors.New(errors.Unsupported, "keys of AWS are not exchanged for a registry's password").WithField("fromImageRegistry").
+			WithHint("give the user AWS and what `aws ecr get-login-password` prints")
+	default:
+		return out, unsupported("fromImageRegistry", "there is no such kind of registry")
+	}
+	if out.Username == "" || out.Password == "" {
+		return out, errors.New(errors.InvalidArgument, "the registry's credentials are incomplete").WithField("fromImageRegistry")
+	}
+	return out, nil
 }
 
 type buildStep struct {
@@ -330,10 +366,7 @@ func (b buildBody) steps() (text string, hashes []string, err error) {
 	if from == "" {
 		from = b.FromImage
 	}
-	switch {
-	case given(b.Registry):
-		return "", nil, unsupported("fromImageRegistry", "credentials of registries are the installation's")
-	case from == "" || strings.ContainsAny(from, " \t\r\n"):
+	if from == "" || strings.ContainsAny(from, " \t\r\n") {
 		return "", nil, errors.New(errors.InvalidArgument, "it does not say what it is made from").WithField("fromImage")
 	}
 	out.WriteString("FROM " + from + "\n")

@@ -460,6 +460,28 @@ await check('Template', 'from a template: commands, files, environment, user and
   assert.equal(await Sandbox.deleteSnapshot(name), true)
   rmSync(dir, { recursive: true })
 })
+await check('Template', 'from an image, and from one that needs credentials', async () => {
+  const registry = process.env.TEST_REGISTRY
+  const good = { username: 'robot', password: 'pass: w0rd' }
+  const build = (template, name) => Template.build(template.runCmd('echo "$OF_IMAGE $(id -un)" > made'), name, { cpuCount: 1, memoryMB: 512 })
+  for (const [image, credentials] of [['open', undefined], ['closed', good]]) {
+    const name = `js-${image}-${Date.now()}`
+    await build(Template().fromImage(`${registry}/${image}/shell:v1`, credentials), name)
+    const s = await make(name)
+    assert.equal((await s.commands.run('cat made')).stdout, 'yes user\n')
+    await s.kill()
+    await Sandbox.deleteSnapshot(name)
+  }
+  for (const credentials of [undefined, { ...good, password: 'other-w0rd' }]) {
+    const name = 'js-denied-' + Date.now()
+    const err = await fails(() => build(Template().fromImage(`${registry}/closed/shell:v1`, credentials), name), 'BuildError')
+    assert.ok(!err.message.includes('w0rd'), err.message)
+    await Sandbox.deleteSnapshot(name)
+  }
+  const aws = { accessKeyId: 'a', secretAccessKey: 'b', region: 'c' }
+  const err = await fails(() => build(Template().fromAWSRegistry(`${registry}/closed/shell:v1`, aws), 'js-aws'), 'BuildError', 'TemplateError')
+  assert.match(err.message, /get-login-password/)
+})
 await check('Template', 'tags are listed, assigned and removed', async () => {
   const name = 'js-tags-' + Date.now()
   const build = (n, ...tags) => Template.build(Template().fromTemplate('base').runCmd(`echo ${n} > n`), name, { tags, cpuCount: 1, memoryMB: 512 })

@@ -605,6 +605,32 @@ def _():
     assert Sandbox.delete_snapshot(name) is True
 
 
+@check("Template", "from an image, and from one that needs credentials")
+def _():
+    registry = os.environ["TEST_REGISTRY"]
+    good = {"username": "robot", "password": "pass: w0rd"}
+
+    def build(template, name):
+        return Template.build(template.run_cmd('echo "$OF_IMAGE $(id -un)" > made'), name, cpu_count=1, memory_mb=512)
+
+    for image, credentials in [("open", {}), ("closed", good)]:
+        name = f"py-{image}-{time.time_ns()}"
+        build(Template().from_image(f"{registry}/{image}/shell:v1", **credentials), name)
+        s = make(name)
+        assert s.commands.run("cat made").stdout == "yes user\n"
+        s.kill()
+        Sandbox.delete_snapshot(name)
+    for credentials in [{}, {**good, "password": "other-w0rd"}]:
+        name = f"py-denied-{time.time_ns()}"
+        with fails(ex.BuildException) as f:
+            build(Template().from_image(f"{registry}/closed/shell:v1", **credentials), name)
+        assert "w0rd" not in str(f.error), f.error
+        Sandbox.delete_snapshot(name)
+    with fails(ex.BuildException, ex.TemplateException) as f:
+        build(Template().from_aws_registry(f"{registry}/closed/shell:v1", access_key_id="a", secret_access_key="b", region="c"), "py-aws")
+    assert "get-login-password" in str(f.error), f.error
+
+
 @check("Template", "tags are listed, assigned and removed")
 def _():
     name = f"py-tags-{time.time_ns()}"
