@@ -22,5 +22,5 @@ type AuditRecord struct {
 	Status      int       `json:"status" doc:"HTTP status of the answer"`
 	Code        string    `json:"code,omitempty" doc:"Of the error" example:"quota_exceeded"`
 	RequestID   string    `json:"request_id,omitempty"`
-	Unrecorded  int64     `json:"unrecorded,omitempty" doc:"Refusals of this client before this one that were too many to be recorded each"`
+	Unrecorded  int64     `json:"unrecorded,omitempty" doc:"Refusals of this client, or requests to this VM's agent, before this one that were too many to be recorded each"`
 }

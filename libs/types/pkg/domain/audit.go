@@ -8,7 +8,7 @@ type AuditRecord struct {
 	ID        ID
 	ProjectID ID // in which; empty: the credentials were not valid
 	At        time.Time
-	Actor     string // name of the key or user
+	Actor     string // name of the key or user, or what was shown in their place
 	KeyID     ID     // empty: it was no key
 	UserID    ID     // empty: nobody in particular
 	Admin     bool   // the actor may do everything
@@ -24,8 +24,8 @@ type AuditRecord struct {
 	Status      int    // of the answer, as over HTTP
 	Code        string // of the error; empty: it was done
 	RequestID   string
-	// Unrecorded counts refusals of the same client like this one that came
-	// before it and were too many to be recorded each.
+	// Unrecorded counts refusals of the same client like this one, or requests to
+	// the same VM's agent, that came before it and were too many to be recorded each.
 	Unrecorded int64
 }
 

@@ -66,17 +66,17 @@ func (s *Service) DialAgent(ctx context.Context, vmID domain.ID, wake bool) (net
 	return node.Dial(ctx, vm, vmm.AgentPort)
 }
 
-// AgentToken implements vmm.Agents.
-func (s *Service) AgentToken(ctx context.Context, vmID domain.ID) (string, error) {
+// AgentAccess implements vmm.Agents.
+func (s *Service) AgentAccess(ctx context.Context, vmID domain.ID) (vmm.AgentAccess, error) {
 	vm, err := s.anyVM(ctx, vmID)
 	if err != nil {
-		return "", err
+		return vmm.AgentAccess{}, err
 	}
 	tokens, err := s.openTokens(ctx, vm)
 	if err == nil && tokens.agent == "" {
 		err = errors.New(errors.NotFound, "the VM is older than tokens of agents")
 	}
-	return tokens.agent, err
+	return vmm.AgentAccess{Token: tokens.agent, ProjectID: vm.ProjectID}, err
 }
 
 // anyVM reads a VM of any project: for callers that hold no key but the VM's token.

@@ -136,7 +136,7 @@ func TestTokenOfADeletedVM(t *testing.T) {
 	if again, err := b.Preview(b.ctx, vm.ID); err != nil || again.Token != token || len(token) != 40 {
 		t.Errorf("token %q and %q, %v", token, again.Token, err)
 	}
-	if agent, err := b.AgentToken(b.ctx, vm.ID); err != nil || len(agent) != 40 || agent == token {
+	if agent, err := b.AgentAccess(b.ctx, vm.ID); err != nil || len(agent.Token) != 40 || agent.Token == token || agent.ProjectID != vm.ProjectID {
 		t.Errorf("the agent's token is %q, and that of previews %q, %v", agent, token, err)
 	}
 	_, err = b.DeleteVM(b.ctx, b.by, vm.ID)
@@ -147,7 +147,7 @@ func TestTokenOfADeletedVM(t *testing.T) {
 	if _, err := b.Preview(b.ctx, vm.ID); !errors.HasCode(err, errors.Gone) {
 		t.Errorf("for a visitor: %v", err)
 	}
-	if _, err := b.AgentToken(b.ctx, vm.ID); !errors.HasCode(err, errors.Gone) {
+	if _, err := b.AgentAccess(b.ctx, vm.ID); !errors.HasCode(err, errors.Gone) {
 		t.Errorf("for a client of its agent: %v", err)
 	}
 }

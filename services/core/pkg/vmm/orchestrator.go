@@ -295,8 +295,15 @@ type Agents interface {
 	// agent's token. It counts as use, and with wake resumes a paused VM that
 	// auto-resumes. Returns NotFound, Gone, Conflict, Unavailable.
 	DialAgent(ctx context.Context, vm domain.ID, wake bool) (net.Conn, error)
-	// AgentToken gives what clients of the VM's agent must show. Returns NotFound, Gone.
-	AgentToken(ctx context.Context, vm domain.ID) (string, error)
+	// AgentAccess tells what clients of the VM's agent must show, and whose VM it
+	// is. Returns NotFound, Gone.
+	AgentAccess(ctx context.Context, vm domain.ID) (AgentAccess, error)
+}
+
+// AgentAccess is who may talk to a VM's agent.
+type AgentAccess struct {
+	Token     string
+	ProjectID domain.ID
 }
 
 // EgressLogQuery asks for a part of an egress log.

@@ -70,10 +70,15 @@ func (o *Orchestrator) DialAgent(ctx context.Context, id domain.ID, _ bool) (net
 	return o.DialPort(ctx, id, vmm.AgentPort)
 }
 
-// AgentToken implements vmm.Agents.
-func (o *Orchestrator) AgentToken(ctx context.Context, id domain.ID) (string, error) {
-	p, err := o.Preview(ctx, id)
-	return "agent" + p.Token, err
+// AgentAccess implements vmm.Agents.
+func (o *Orchestrator) AgentAccess(_ context.Context, id domain.ID) (vmm.AgentAccess, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	v, ok := o.vms[id]
+	if !ok || v.Observed == domain.Deleted {
+		return vmm.AgentAccess{}, errors.New(errors.NotFound, "there is no VM %s", id)
+	}
+	return vmm.AgentAccess{Token: "agent" + v.token, ProjectID: v.ProjectID}, nil
 }
 
 // CreateSnapshot implements vmm.Snapshots.

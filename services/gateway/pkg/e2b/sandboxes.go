@@ -144,14 +144,14 @@ func (a *API) ready(r *http.Request, by vmm.Caller, vm *domain.VM) (*sandbox, er
 
 // sandbox is a sandbox with what its clients show.
 func (a *API) sandbox(r *http.Request, vm *domain.VM) (*sandbox, error) {
-	token, err := a.VMs.AgentToken(r.Context(), vm.ID)
+	access, err := a.VMs.AgentAccess(r.Context(), vm.ID)
 	if err != nil {
 		return nil, err
 	}
 	template, alias := templateOf(vm)
 	out := &sandbox{
 		TemplateID: template, Alias: alias, SandboxID: vm.ID.String(), ClientID: clientID, EnvdVersion: envdVersion,
-		EnvdAccessToken: token, Domain: a.domainOf(r),
+		EnvdAccessToken: access.Token, Domain: a.domainOf(r),
 	}
 	if !vm.Spec.Previews.Public {
 		shown, err := a.VMs.Preview(r.Context(), vm.ID)

@@ -66,7 +66,7 @@ func New(c Config, d Deps) (*Gateway, error) {
 	g.guard = auth.NewGuard(auth.GuardConfig{Authenticator: g.deps.Authenticator, Projects: d.Projects, Stopping: g.stopping, Recheck: c.Recheck, Refused: g.refused})
 	g.proxy = proxy.New(proxy.Config{
 		VMs: d.VMs, Links: d.Links, Domain: proxy.Domain(c.PreviewDomain), PublicURL: c.PreviewURL, Logger: d.Logger,
-		Stopping: g.stopping, Opened: g.metrics.StreamOpened,
+		Stopping: g.stopping, Opened: g.metrics.StreamOpened, Trail: g.trail,
 	})
 	if g.router, err = g.routes(); err != nil {
 		return nil, err

@@ -63,7 +63,20 @@ func (p *Proxy) ServeAgent(w http.ResponseWriter, r *http.Request, vm domain.ID)
 		answerSandbox(w, http.StatusNotFound, errors.New(errors.NotFound, "the path is not one of the sandbox's agent"), sandboxError{Code: http.StatusNotFound, Message: "not found"})
 		return
 	}
-	r, err := p.admitClient(r, vm)
+	change, changes := p.changes[r.Method+" "+path]
+	if !changes {
+		p.passOn(w, r, t, nil)
+		return
+	}
+	p.trail.Within(agentWriter{w, path}, r, change.operation, vm, func(w http.ResponseWriter, r *http.Request) {
+		p.passOn(w, r, t, func(by vmm.Caller) error { return p.trail.Admit(r.Context(), by, change.input) })
+	})
+}
+
+// passOn has an agent answer a request, if it may be made; admitted is told whose
+// it is before.
+func (p *Proxy) passOn(w http.ResponseWriter, r *http.Request, t Target, admitted func(by vmm.Caller) error) {
+	r, by, err := p.admitClient(r, t.VM)
 	switch {
 	case errors.HasCode(err, errors.Unauthenticated):
 		refuseClient(w, r, err)
@@ -72,28 +85,66 @@ func (p *Proxy) ServeAgent(w http.ResponseWriter, r *http.Request, vm domain.ID)
 		unreached(w, t, err)
 		return
 	}
+	if admitted != nil {
+		if err := admitted(by); err != nil {
+			problem.Write(w, err)
+			return
+		}
+	}
 	p.serve(w, r, r.URL, destination{Target: t}, p.agent)
 }
+
+// change is something that is done in a VM by its agent. input is what a command
+// that runs is sent.
+type change struct {
+	operation string // of the API, as the audit log has it
+	input     bool
+}
+
+// agentChanges are the requests to agents that change something; the others
+// only look.
+func agentChanges() map[string]change {
+	const post = http.MethodPost + " "
+	return map[string]change{
+		post + pathProcess + "Start":       {operation: "start-execution"},
+		post + pathProcess + "SendSignal":  {operation: "signal-execution"},
+		post + pathProcess + "SendInput":   {operation: "write-stdin", input: true},
+		post + pathProcess + "StreamInput": {operation: "write-stdin", input: true},
+		post + pathProcess + "CloseStdin":  {operation: "close-stdin", input: true},
+		post + pathProcess + "Update":      {operation: "resize-execution", input: true},
+		post + pathFilesystem + "MakeDir":  {operation: "make-dir"},
+		post + pathFilesystem + "Move":     {operation: "move-file"},
+		post + pathFilesystem + "Remove":   {operation: "remove-file"},
+		post + pathFiles:                   {operation: "write-file"},
+	}
+}
+
+// Whose requests to agents are: nobody in particular shows them, and no key or
+// user has a name with a space.
+const (
+	byAgentToken = "agent token"
+	bySignature  = "signed URL"
+)
 
 // admitClient checks that a request to an agent shows its token, or for one
 // file, a signature; with that alone it is nobody else's request than its
 // query says. Returns Unauthenticated, NotFound, Gone.
-func (p *Proxy) admitClient(r *http.Request, vm domain.ID) (*http.Request, error) {
-	token, err := p.vms.AgentToken(r.Context(), vm)
+func (p *Proxy) admitClient(r *http.Request, vm domain.ID) (*http.Request, vmm.Caller, error) {
+	access, err := p.vms.AgentAccess(r.Context(), vm)
 	if err != nil {
-		return r, err
+		return r, vmm.Caller{}, err
 	}
-	if token == "" {
-		return r, errors.New(errors.Internal, "the VM's agent has no token")
+	if access.Token == "" {
+		return r, vmm.Caller{}, errors.New(errors.Internal, "the VM's agent has no token")
 	}
 	if given := r.Header.Get(wire.HeaderE2BAgentToken); given != "" {
-		if subtle.ConstantTimeCompare([]byte(given), []byte(token)) == 1 {
-			return r, nil
+		if subtle.ConstantTimeCompare([]byte(given), []byte(access.Token)) == 1 {
+			return r, vmm.Caller{ProjectID: access.ProjectID, Name: byAgentToken}, nil
 		}
-		return r, errors.New(errors.Unauthenticated, "the access token is wrong")
+		return r, vmm.Caller{}, errors.New(errors.Unauthenticated, "the access token is wrong")
 	}
 	if r.URL.Path != pathFiles {
-		return r, errors.New(errors.Unauthenticated, "the access token is missing")
+		return r, vmm.Caller{}, errors.New(errors.Unauthenticated, "the access token is missing")
 	}
 	op := signature.Read
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -101,14 +152,14 @@ func (p *Proxy) admitClient(r *http.Request, vm domain.ID) (*http.Request, error
 	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return r, errors.Wrap(err, errors.Unauthenticated, "the query cannot be read")
+		return r, vmm.Caller{}, errors.Wrap(err, errors.Unauthenticated, "the query cannot be read")
 	}
-	if err := signature.Check(query, op, token, p.now()); err != nil {
-		return r, err
+	if err := signature.Check(query, op, access.Token, p.now()); err != nil {
+		return r, vmm.Caller{}, err
 	}
 	r = r.Clone(r.Context())
 	r.Header.Del("Authorization") // would name another user
-	return r, nil
+	return r, vmm.Caller{ProjectID: access.ProjectID, Name: bySignature}, nil
 }
 
 // health says whether a VM's agent can be reached, and wakes nothing.
@@ -189,6 +240,32 @@ func refuseClient(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	answerSandbox(w, http.StatusUnauthorized, err, map[string]string{"code": "unauthenticated", "message": message})
+}
+
+// agentWriter answers problems of ours as clients of an agent know them.
+type agentWriter struct {
+	http.ResponseWriter
+	path string
+}
+
+// Unwrap lets others find the writer below.
+func (w agentWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// RenderProblem implements problem.Renderer.
+func (w agentWriter) RenderProblem(p *problem.Response) (contentType string, body []byte) {
+	var failure any = sandboxError{Message: p.Detail, Code: p.Status}
+	if w.path != pathFiles {
+		code := "unavailable"
+		if p.Code == string(errors.NoSpace) {
+			code = "resource_exhausted"
+		}
+		failure = map[string]string{"code": code, "message": p.Detail}
+	}
+	body, err := json.Marshal(failure)
+	if err != nil { // cannot be: plain strings and numbers
+		panic(err)
+	}
+	return "application/json", body
 }
 
 func answerSandbox(w http.ResponseWriter, status int, err error, body any) {

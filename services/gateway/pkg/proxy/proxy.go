@@ -19,6 +19,7 @@ import (
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
 	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
+	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
 )
 
 const (
@@ -57,6 +58,8 @@ type Config struct {
 	// Stopping ends when the server is about to stop: WebSockets and event
 	// streams of guests, which would not end by themselves, then do. May be nil.
 	Stopping context.Context
+	// Trail records what clients of agents change; may be nil.
+	Trail *trail.Trail
 	// Opened counts requests under way; may be nil.
 	Opened func(kind string) (closed func())
 }
@@ -69,6 +72,8 @@ type Proxy struct {
 	publicURL string
 	now       func() time.Time
 	opened    func(kind string) func()
+	trail     *trail.Trail
+	changes   map[string]change // by method and path
 	stopping  context.Context
 	transport *http.Transport
 	preview   *httputil.ReverseProxy
@@ -79,7 +84,10 @@ type Proxy struct {
 
 // New makes a Proxy.
 func New(c Config) *Proxy {
-	p := &Proxy{vms: c.VMs, links: c.Links, domain: c.Domain, publicURL: c.PublicURL, now: c.Now, opened: c.Opened, stopping: c.Stopping}
+	p := &Proxy{
+		vms: c.VMs, links: c.Links, domain: c.Domain, publicURL: c.PublicURL, now: c.Now, opened: c.Opened, stopping: c.Stopping,
+		trail: c.Trail, changes: agentChanges(),
+	}
 	if p.now == nil {
 		p.now = time.Now
 	}

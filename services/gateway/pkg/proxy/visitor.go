@@ -88,7 +88,7 @@ func (p *Proxy) mayExecute(r *http.Request, t Target) error {
 	if t.Port != codePort || r.URL.Path != pathExecute || r.Method == http.MethodOptions {
 		return nil
 	}
-	_, err := p.admitClient(r, t.VM)
+	_, _, err := p.admitClient(r, t.VM)
 	return err
 }
 

@@ -35,6 +35,10 @@ func (a *answer) WriteHeader(status int) {
 			a.void = true
 			a.Header().Del("Location")
 			problem.Write(a.ResponseWriter, unrecorded(err))
+			if a.entry.end != nil {
+				_ = http.NewResponseController(a.ResponseWriter).Flush()
+				a.entry.end()
+			}
 			return
 		}
 	}

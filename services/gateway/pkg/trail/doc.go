@@ -5,7 +5,12 @@
 // signal, and once for each stream that it sent input, ended it or resized the
 // terminal; all but the start before they are done, with the status 202.
 //
+// What a client of a VM's agent changes in it is recorded as it would be if it
+// had asked the API for the same: the VM's token says in whose project, and
+// nobody in particular asked.
+//
 // A change is refused while it could not be recorded. Refusals of credentials
 // and of rate limits are bounded: those of a client that come in a flood are
-// counted, and the next that is recorded tells how many were not.
+// counted, and the next that is recorded tells how many were not. So are the
+// changes in a VM, and what is sent to its commands.
 package trail

@@ -32,12 +32,17 @@ type Trail struct {
 	log        Log
 	logger     *slog.Logger
 	operations map[string]string // by method and path below the API's
-	refusals   *refusals
+	refusals   *flood
+	changes    *flood // in VMs, of clients of their agents
+	inputs     *flood // the same
 }
 
 // New makes a trail. Without a log nothing is recorded.
 func New(log Log, logger *slog.Logger) *Trail {
-	return &Trail{log: log, logger: logger, operations: map[string]string{}, refusals: newRefusals()}
+	return &Trail{
+		log: log, logger: logger, operations: map[string]string{},
+		refusals: newFlood(paceOfRefusals), changes: newFlood(paceOfChanges), inputs: newFlood(paceOfInputs),
+	}
 }
 
 // Operation names the requests of a route.
@@ -49,7 +54,8 @@ type entry struct {
 	commit func(*domain.AuditRecord) error
 	known  bool // who asks
 	done   bool
-	err    error // why it failed
+	err    error  // why it failed
+	end    func() // of what is answered, where that may take long; may be nil
 }
 
 type entryKey struct{}
@@ -98,21 +104,26 @@ func (t *Trail) Requests(next http.Handler) http.Handler {
 		}
 		e := &entry{record: t.begin(r, operation)}
 		fromPath(&e.record, route)
-		out := &answer{ResponseWriter: w, trail: t, entry: e, request: r}
-		defer func() {
-			if p := recover(); p != nil {
-				if !e.done {
-					e.err = errors.New(errors.Internal, "it broke off")
-					_ = t.finish(out, http.StatusInternalServerError)
-				}
-				panic(p)
-			}
-			if !e.done {
-				out.WriteHeader(http.StatusOK)
-			}
-		}()
-		next.ServeHTTP(out, r.WithContext(context.WithValue(r.Context(), entryKey{}, e)))
+		t.answer(w, r, e, next.ServeHTTP)
 	})
+}
+
+// answer has a request answered that leaves a record.
+func (t *Trail) answer(w http.ResponseWriter, r *http.Request, e *entry, next http.HandlerFunc) {
+	out := &answer{ResponseWriter: w, trail: t, entry: e, request: r}
+	defer func() {
+		if p := recover(); p != nil {
+			if !e.done {
+				e.err = errors.New(errors.Internal, "it broke off")
+				_ = t.finish(out, http.StatusInternalServerError)
+			}
+			panic(p)
+		}
+		if !e.done {
+			out.WriteHeader(http.StatusOK)
+		}
+	}()
+	next(out, r.WithContext(context.WithValue(r.Context(), entryKey{}, e)))
 }
 
 func (t *Trail) begin(r *http.Request, operation string) domain.AuditRecord {
@@ -186,7 +197,7 @@ func (t *Trail) finish(out *answer, status int) error {
 	}
 	// Nothing was done. That it cannot be recorded must not keep the client
 	// from hearing so.
-	if t.refusals.record(rec, e.known) {
+	if t.refusals.record(rec, refuser(rec, e.known)) {
 		if err := t.log.Append(rec); err != nil {
 			t.logger.WarnContext(out.request.Context(), "a refused request was not recorded", "operation", rec.Operation, "error", err)
 		}
