@@ -6,6 +6,7 @@ package e2b
 import (
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,6 +52,9 @@ func TestSDKs(t *testing.T) {
 				t.Run(r.Feature+"/"+r.Check, r.Judge)
 			}
 		})
+	}
+	if log := sdk.CLI(t, s, "audit", "--operation", "start-execution", "--limit", "1"); !strings.Contains(log, "agent token") {
+		t.Errorf("the commands that the SDKs ran are not in the audit log:\n%s", log)
 	}
 	sdk.Explain(t, s)
 	if !t.Failed() && len(found.columns) == len(sdks) && driver == defaultDriver {

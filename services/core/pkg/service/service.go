@@ -126,6 +126,7 @@ type Service struct {
 	config  Config
 	log     *slog.Logger
 	now     func() time.Time
+	opened  openedTokens
 }
 
 var (

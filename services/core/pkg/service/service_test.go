@@ -42,6 +42,7 @@ type bench struct {
 	ctx    context.Context
 	store  storage.Store
 	sealer seal.Sealer
+	config service.Config
 	by     vmm.Caller
 }
 
@@ -67,6 +68,7 @@ func newBench(t testing.TB, options ...func(*service.Config)) *bench {
 	for _, o := range options {
 		o(&config)
 	}
+	b.config = config
 	b.Service = service.New(config, service.Deps{Store: b.store, Nodes: nodes{}, Sealer: b.sealer, Changes: new(watch.Hub[domain.ID]), Log: slog.New(slog.DiscardHandler)})
 	must(t, b.store.Update(b.ctx, b.furnish))
 	return b

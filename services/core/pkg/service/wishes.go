@@ -123,6 +123,9 @@ func (s *Service) wish(ctx context.Context, by vmm.Caller, id domain.ID, want do
 	if err != nil {
 		return nil, err
 	}
+	if want == domain.WantDeleted {
+		s.opened.forget(id)
+	}
 	if changed {
 		s.wake(vm)
 	}
