@@ -1,10 +1,10 @@
 // What E2B's JavaScript SDK does, by the package that is installed beside this
 // file's working directory. Each check prints one line of JSON.
 import { createRequire } from 'node:module'
-import { pathToFileURL } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import assert from 'node:assert/strict'
 import http from 'node:http'
 import https from 'node:https'
@@ -58,15 +58,17 @@ async function until(f) {
 
 // visit makes a request to a name below the sandboxes' domain, which need not
 // resolve on this host: they are all on loopback.
-function visit(host, path, headers = {}) {
+function visit(host, path, headers = {}, send = undefined) {
   const scheme = process.env.TEST_SCHEME ?? 'https'
   const lookup = (_, o, cb) => (o.all ? cb(null, [{ address: '127.0.0.1', family: 4 }]) : cb(null, '127.0.0.1', 4))
   return new Promise((resolve, reject) => {
-    const req = (scheme === 'http' ? http : https).get(`${scheme}://${host}${path}`, { headers, lookup, agent: false }, (res) => {
+    const method = send === undefined ? 'GET' : 'POST'
+    const req = (scheme === 'http' ? http : https).request(`${scheme}://${host}${path}`, { method, headers, lookup, agent: false }, (res) => {
       let body = ''
       res.setEncoding('utf8').on('data', (d) => { body += d }).on('end', () => resolve({ status: res.statusCode, body })).on('error', reject)
     })
     req.on('error', reject)
+    req.end(send)
   })
 }
 
@@ -511,6 +513,28 @@ await check('Template', 'tags are listed, assigned and removed', async () => {
 await check('Template', 'a command that fails', async () => {
   const err = await fails(() => Template.build(Template().fromTemplate('base').runCmd('echo why >&2; exit 9'), 'js-broken-' + Date.now(), { cpuCount: 1, memoryMB: 512 }), 'BuildError')
   assert.match(err.message, /9/)
+})
+
+await check('mcp', 'a gateway in a template of that name', async () => {
+  const gateway = Template({ fileContextPath: dirname(fileURLToPath(import.meta.url)) }).fromTemplate('base')
+    .copy('mcp-gateway', '/usr/local/bin/mcp-gateway', { mode: 0o755, user: 'root' })
+  await Template.build(gateway, 'mcp-gateway', { cpuCount: 1, memoryMB: 512 })
+  // Servers are added to a template of that name, which is one more build of it.
+  await Template.build(Template().fromTemplate('mcp-gateway').addMcpServer(['exa', 'time']), 'mcp-gateway', { cpuCount: 1, memoryMB: 512 })
+  const s = await make({ mcp: { exa: { apiKey: "it's a key" } } })
+  const token = await s.getMcpToken()
+  assert.equal(await s.files.read('/etc/mcp-gateway/.token', { user: 'root' }), token)
+  assert.equal(s.getMcpUrl(), `https://${s.getHost(50005)}/mcp`)
+  const ask = (bearer) => visit(s.getHost(50005), '/mcp', { Authorization: `Bearer ${bearer}`, 'Content-Type': 'application/json' },
+    JSON.stringify({ jsonrpc: '2.0', id: 1, method: 'tools/list' }))
+  const listed = await ask(token)
+  assert.deepEqual(JSON.parse(listed.body).result.tools.map((t) => [t.name, JSON.parse(t.description)]), [['exa', { apiKey: "it's a key" }]])
+  assert.equal((await ask('another')).status, 401)
+  assert.equal(await (await Sandbox.connect(s.sandboxId)).getMcpToken(), token)
+  await s.kill()
+  const err = await fails(() => Sandbox.create({ mcp: { absent: {} } }), 'SandboxError')
+  assert.match(err.message, /there is no server absent/)
+  await Sandbox.deleteSnapshot('mcp-gateway')
 })
 
 await check('kill', 'once and again', async () => {

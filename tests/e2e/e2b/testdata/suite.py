@@ -108,7 +108,7 @@ def everything(paginator):
     return items
 
 
-def visit(host, path, headers=None):
+def visit(host, path, headers=None, send=None):
     """A request to a name below the sandboxes' domain, which need not resolve
     on this host: they are all on loopback."""
     name, _, port = host.partition(":")
@@ -120,7 +120,7 @@ def visit(host, path, headers=None):
         conn._create_connection = lambda _, *a, **k: socket.create_connection(("127.0.0.1", conn.port), *a, **k)
         conn.host = name
     try:
-        conn.request("GET", path, headers={"Host": host, **(headers or {})})
+        conn.request("GET" if send is None else "POST", path, body=send, headers={"Host": host, **(headers or {})})
         resp = conn.getresponse()
         return resp.status, resp.read().decode()
     finally:
@@ -671,6 +671,36 @@ def _():
     with fails(ex.BuildException) as f:
         Template.build(Template().from_template("base").run_cmd("echo why >&2; exit 9"), f"py-broken-{time.time_ns()}", cpu_count=1, memory_mb=512)
     assert "9" in str(f.error), f.error
+
+
+@check("mcp", "a gateway in a template of that name")
+def _():
+    gateway = (
+        Template(file_context_path=os.path.dirname(os.path.abspath(__file__)))
+        .from_template("base")
+        .copy("mcp-gateway", "/usr/local/bin/mcp-gateway", mode=0o755, user="root")
+    )
+    Template.build(gateway, "mcp-gateway", cpu_count=1, memory_mb=512)
+    # Servers are added to a template of that name, which is one more build of it.
+    Template.build(Template().from_template("mcp-gateway").add_mcp_server(["exa", "time"]), "mcp-gateway", cpu_count=1, memory_mb=512)
+    s = make(mcp={"exa": {"apiKey": "it's a key"}})
+    token = s.get_mcp_token()
+    assert s.files.read("/etc/mcp-gateway/.token", user="root") == token
+    assert s.get_mcp_url() == f"https://{s.get_host(50005)}/mcp"
+
+    def ask(bearer):
+        asked = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+        return visit(s.get_host(50005), "/mcp", {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}, asked)
+
+    tools = json.loads(ask(token)[1])["result"]["tools"]
+    assert [(t["name"], json.loads(t["description"])) for t in tools] == [("exa", {"apiKey": "it's a key"})], tools
+    assert ask("another")[0] == 401
+    assert Sandbox.connect(s.sandbox_id).get_mcp_token() == token
+    s.kill()
+    with fails(ex.SandboxException) as f:
+        Sandbox.create(mcp={"absent": {}})
+    assert "there is no server absent" in str(f.error), f.error
+    Sandbox.delete_snapshot("mcp-gateway")
 
 
 @check("kill", "once and again")
