@@ -2,6 +2,7 @@ package domain
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -92,12 +93,21 @@ func ValidateHostname(field, name string) error {
 // maxPreviewHost bounds Previews.Host: a name, a port and a place for one.
 const maxPreviewHost = 270
 
+// maxPreviewPorts bounds Previews.HTTPS.
+const maxPreviewPorts = 64
+
 var previewHostForm = regexp.MustCompile(`^[A-Za-z0-9._:$\[\]{}-]+$`)
 
 // Validate checks how servers shall be shown. Returns InvalidArgument.
 func (p Previews) Validate(field string) error {
 	if p.Host != "" && (len(p.Host) > maxPreviewHost || !previewHostForm.MatchString(p.Host)) {
 		return invalid(field+".host", "%q is not a host", clip(p.Host, 64)).WithHint("such as localhost:${PORT}")
+	}
+	if len(p.HTTPS) > maxPreviewPorts {
+		return invalid(field+".https", "%d ports, at most %d are allowed", len(p.HTTPS), maxPreviewPorts)
+	}
+	if slices.Contains(p.HTTPS, 0) {
+		return invalid(field+".https", "port 0 is not a port")
 	}
 	return nil
 }

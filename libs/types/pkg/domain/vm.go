@@ -107,7 +107,13 @@ type Previews struct {
 	// Host, if set, is what servers are told as the host that was asked for;
 	// ${PORT} in it stands for the port.
 	Host string `json:"host,omitempty"`
+	// HTTPS are the ports whose servers speak TLS themselves. Their certificates
+	// are not verified: nobody else is at the other end.
+	HTTPS []uint16 `json:"https,omitempty"`
 }
+
+// IsZero reports whether nothing is asked for.
+func (p Previews) IsZero() bool { return !p.Public && p.Host == "" && len(p.HTTPS) == 0 }
 
 // VMSpec is what a VM is made from. It does not change after creation, but for
 // Tools, which get their exact versions when the VM's machine is made, and

@@ -179,7 +179,7 @@ func (s *Service) ForkVM(ctx context.Context, by vmm.Caller, id domain.ID, count
 	if req.IdleTimeout == 0 {
 		req.IdleTimeout = origin.IdleTimeout
 	}
-	if req.Previews == (domain.Previews{}) {
+	if req.Previews.IsZero() {
 		req.Previews = origin.Spec.Previews
 	}
 	if req.ResumeFor == 0 {

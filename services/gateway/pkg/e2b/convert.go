@@ -1,6 +1,7 @@
 package e2b
 
 import (
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -57,8 +58,11 @@ func toCreate(b createBody, defaultSeconds int64) (vmm.CreateVM, error) {
 		req.Previews.Public = *n.AllowPublicTraffic
 	}
 	req.Previews.Host = n.MaskRequestHost
-	if len(n.HTTPSPorts) > 0 {
-		return req, unsupported("network.httpsPorts", "servers in sandboxes are reached by plain HTTP alone")
+	for _, port := range n.HTTPSPorts {
+		if port < 1 || port > math.MaxUint16 {
+			return req, errors.New(errors.InvalidArgument, "%d is not a port", port).WithField("network.httpsPorts")
+		}
+		req.Previews.HTTPS = append(req.Previews.HTTPS, uint16(port))
 	}
 	return req, nil
 }
@@ -105,9 +109,14 @@ func fromEgress(vm *domain.VM) (n *network, internet *bool) {
 		return out
 	}
 	p, public := vm.Spec.Egress, vm.Spec.Previews.Public
+	var https []int
+	for _, port := range vm.Spec.Previews.HTTPS {
+		https = append(https, int(port))
+	}
 	reaches := vm.Spec.Network != domain.NetworkNone && !slices.Contains(p.Deny, domain.AnyDestination)
 	return &network{
 		AllowPublicTraffic: &public, AllowOut: shown(p.Allow), DenyOut: shown(p.Deny), MaskRequestHost: vm.Spec.Previews.Host,
+		HTTPSPorts: https,
 	}, &reaches
 }
 

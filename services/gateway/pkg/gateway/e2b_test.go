@@ -148,13 +148,13 @@ func TestE2BRefuses(t *testing.T) {
 	runner := l.ring.mint(l.project, "runner", domain.ScopeRun)
 	l.fails(403, req{method: "DELETE", path: l.e2b("/templates/base"), key: runner})
 	for name, body := range map[string]string{
-		"no JSON":       `{`,
-		"a timeout":     `{"templateID":"base","timeout":-1}`,
-		"a long one":    `{"templateID":"base","timeout":99999999999}`,
-		"volumes":       `{"templateID":"base","volumeMounts":[{"name":"v","path":"/v"}]}`,
-		"egress proxy":  `{"templateID":"base","network":{"egressProxy":{"address":"a:1"}}}`,
-		"rules":         `{"templateID":"base","network":{"rules":{"a.example":[{}]}}}`,
-		"HTTPS servers": `{"templateID":"base","network":{"httpsPorts":[443]}}`,
+		"no JSON":      `{`,
+		"a timeout":    `{"templateID":"base","timeout":-1}`,
+		"a long one":   `{"templateID":"base","timeout":99999999999}`,
+		"volumes":      `{"templateID":"base","volumeMounts":[{"name":"v","path":"/v"}]}`,
+		"egress proxy": `{"templateID":"base","network":{"egressProxy":{"address":"a:1"}}}`,
+		"rules":        `{"templateID":"base","network":{"rules":{"a.example":[{}]}}}`,
+		"no port":      `{"templateID":"base","network":{"httpsPorts":[65536]}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			l.fails(400, req{method: "POST", path: l.e2b("/v2/sandboxes"), key: l.user, body: body})
@@ -335,6 +335,21 @@ func TestE2BTraffic(t *testing.T) {
 		t.Errorf("with a wrong token: %d %s", resp.StatusCode, body)
 	}
 	l.want(200, req{method: "GET", path: at, key: "none", header: map[string]string{"E2b-Traffic-Access-Token": private.TrafficAccessToken}})
+
+	// A server that speaks TLS itself, with a certificate of its own.
+	secure := l.sandbox(`{"templateID":"base","network":{"httpsPorts":[8443]},"mcp":{"exa":{"apiKey":"k"}}}`)
+	own := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.Host+" "+r.Proto+" "+strconv.FormatBool(r.TLS != nil))
+	}))
+	t.Cleanup(own.Close)
+	l.core.Expose(domain.ID(secure.SandboxID), 8443, own.Listener.Addr().String())
+	atSecure := strings.Replace(show(secure), "//8080-", "//8443-", 1)
+	if _, body := l.do(req{method: "GET", path: atSecure, key: "none"}); !strings.HasSuffix(string(body), " HTTP/1.1 true") || !strings.HasPrefix(string(body), "8443-"+secure.SandboxID) {
+		t.Errorf("a server with TLS answers %s", body)
+	}
+	if n := get[sandboxDetail](l, 200, req{method: "GET", path: l.e2b("/sandboxes/" + secure.SandboxID), key: l.user}).Network; fmt.Sprint(n["httpsPorts"]) != "[8443]" {
+		t.Errorf("it is shown as %v", n)
+	}
 
 	// By headers, and where nothing is.
 	l.want(200, req{method: "GET", path: "http://" + l.addr + "/", key: "none", header: map[string]string{"E2b-Sandbox-Id": public.SandboxID, "E2b-Sandbox-Port": "8080"}})

@@ -40,7 +40,7 @@ func (p *Proxy) ServeSandbox(w http.ResponseWriter, r *http.Request, t Target) {
 		rec.Route = "sandbox"
 	}
 	if shown, ok := p.admit(w, r, t); ok {
-		p.serve(w, r, r.URL, destination{Target: t, host: shown.Host}, p.sandbox)
+		p.serve(w, r, r.URL, toPreview(t, shown), p.sandbox)
 	}
 }
 

@@ -20,6 +20,9 @@ var ourHeaders = []string{
 func address(pr *httputil.ProxyRequest) destination {
 	d, _ := pr.In.Context().Value(destinationKey{}).(destination)
 	pr.Out.URL.Scheme = "http"
+	if d.tls {
+		pr.Out.URL.Scheme = "https"
+	}
 	pr.Out.URL.Host = d.VM.String() + ":" + strconv.Itoa(int(d.Port))
 	return d
 }

@@ -2,11 +2,13 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,6 +30,8 @@ const (
 
 	// dialTimeout includes resuming a paused VM.
 	dialTimeout = 60 * time.Second
+	// handshakeTimeout is for servers that speak TLS themselves.
+	handshakeTimeout = 10 * time.Second
 	// idleTimeout keeps connections for the burst of requests that one page
 	// makes, and no longer: only dialling a port resumes a paused VM, so a
 	// connection must not outlive the quiet after which a VM may be paused.
@@ -108,6 +112,9 @@ func New(c Config) *Proxy {
 		MaxResponseHeaderBytes: maxHeaderSize,
 		WriteBufferSize:        copyBuffer,
 		ReadBufferSize:         copyBuffer,
+		TLSHandshakeTimeout:    handshakeTimeout,
+		// The connection is the VM's whatever its server shows: nobody is between.
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // see above
 	}
 	pool := &bufferPool{}
 	base := func(rewrite func(*httputil.ProxyRequest), modify func(*http.Response) error, fail func(http.ResponseWriter, error)) *httputil.ReverseProxy {
@@ -132,7 +139,7 @@ func (p *Proxy) ServePreview(w http.ResponseWriter, r *http.Request, t Target) {
 		rec.Route = "preview"
 	}
 	if shown, ok := p.admit(w, r, t); ok {
-		p.serve(w, r, r.URL, destination{Target: t, host: shown.Host}, p.preview)
+		p.serve(w, r, r.URL, toPreview(t, shown), p.preview)
 	}
 }
 
@@ -150,11 +157,18 @@ func (p *Proxy) ServePath(w http.ResponseWriter, r *http.Request, t Target, pref
 }
 
 // destination is where a request goes; prefix is the path form's, and host what
-// a server is told in the place of the one that was asked for.
+// a server is told in the place of the one that was asked for. tls: the server
+// speaks it.
 type destination struct {
 	Target
 	prefix string
 	host   string
+	tls    bool
+}
+
+// toPreview is where a preview's visitor is led, by how the VM shows it.
+func toPreview(t Target, shown vmm.Preview) destination {
+	return destination{Target: t, host: shown.Host, tls: slices.Contains(shown.HTTPS, t.Port)}
 }
 
 type destinationKey struct{}

@@ -2,7 +2,7 @@
 // file's working directory. Each check prints one line of JSON.
 import { createRequire } from 'node:module'
 import { fileURLToPath, pathToFileURL } from 'node:url'
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import assert from 'node:assert/strict'
@@ -11,6 +11,7 @@ import https from 'node:https'
 
 const require = createRequire(process.cwd() + '/')
 const e2b = await import(pathToFileURL(require.resolve('e2b')).href)
+const minor = Number(JSON.parse(readFileSync(join(process.cwd(), 'node_modules/e2b/package.json'))).version.split('.')[1])
 const { Sandbox, Template } = e2b.default?.Sandbox ? e2b.default : e2b
 
 // TEST_LIMIT is how many seconds a check may take, TEST_FEATURES which are wanted.
@@ -320,6 +321,26 @@ await check('getHost', 'a traffic token', async () => {
   assert.ok([401, 403].includes((await get({})).status))
   await s.kill()
 })
+if (minor > 45) {
+  await check('getHost', 'a server that speaks TLS itself', async () => {
+    const s = await make('base', { network: { httpsPorts: [8443] } })
+    assert.deepEqual((await s.getInfo()).network.httpsPorts, [8443])
+    await s.commands.run('openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=own -keyout key.pem -out cert.pem 2>&1')
+    await s.files.write('serve.py', [
+      'import http.server, ssl',
+      'context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)',
+      'context.load_cert_chain("cert.pem", "key.pem")',
+      'server = http.server.HTTPServer(("", 8443), http.server.SimpleHTTPRequestHandler)',
+      'server.socket = context.wrap_socket(server.socket, server_side=True)',
+      'server.serve_forever()'].join('\n'))
+    await s.commands.run('exec python3 serve.py', { background: true })
+    await until(async () => (await visit(s.getHost(8443), '/')).status === 200)
+    assert.match((await visit(s.getHost(8443), '/cert.pem')).body, /BEGIN CERTIFICATE/)
+    await s.kill()
+  })
+} else {
+  tell({ feature: 'getHost', check: 'a server that speaks TLS itself', skip: 'this version has none' })
+}
 
 await check('metrics', 'what a sandbox uses', async () => {
   const [m] = await until(async () => { const list = await sbx.getMetrics(); return list.length ? list : undefined })

@@ -14,6 +14,7 @@ import urllib.request
 
 from e2b import AsyncSandbox, Sandbox, SandboxQuery, SandboxState, Template
 from e2b import exceptions as ex
+from e2b.sandbox.sandbox_api import SandboxNetworkOpts
 from e2b.sandbox.commands.command_handle import CommandExitException, PtySize
 
 # TEST_LIMIT is how many seconds a check may take, TEST_FEATURES which are wanted.
@@ -443,6 +444,28 @@ def _():
     until(lambda: get({"e2b-traffic-access-token": s.traffic_access_token}) == 200)
     assert get({"e2b-traffic-access-token": "wrong"}) == 403
     assert get({}) in (401, 403)
+    s.kill()
+
+
+SERVE = """
+import http.server, ssl
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("cert.pem", "key.pem")
+server = http.server.HTTPServer(("", 8443), http.server.SimpleHTTPRequestHandler)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+"""
+
+
+@check("getHost", "a server that speaks TLS itself", lambda: "https_ports" in SandboxNetworkOpts.__annotations__)
+def _():
+    s = make("base", network={"https_ports": [8443]})
+    assert s.get_info().network["https_ports"] == [8443]
+    s.commands.run("openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=own -keyout key.pem -out cert.pem 2>&1")
+    s.files.write("serve.py", SERVE)
+    s.commands.run("exec python3 serve.py", background=True)
+    until(lambda: visit(s.get_host(8443), "/")[0] == 200)
+    assert "BEGIN CERTIFICATE" in visit(s.get_host(8443), "/cert.pem")[1]
     s.kill()
 
 
