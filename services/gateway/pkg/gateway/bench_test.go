@@ -107,3 +107,35 @@ func BenchmarkOutput(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkAgent measures a request to an agent through the gateway, beside the
+// same to the agent itself. Of those that change something most are counted in
+// the audit log, for they come faster than each is recorded.
+func BenchmarkAgent(b *testing.B) {
+	agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "{}") }))
+	b.Cleanup(agent.Close)
+	l := newLab(b, quiet, recorded(b))
+	made := l.sandbox(`{"templateID":"base"}`)
+	l.core.Expose(domain.ID(made.SandboxID), vmm.AgentPort, agent.Listener.Addr().String())
+	for name, path := range map[string]string{"looking": "/process.Process/List", "changing": "/process.Process/Start"} {
+		q := l.toAgent(made, "POST", path, "{}")
+		for where, at := range map[string]string{"gateway": q.path, "direct": agent.URL + path} {
+			q.path = at
+			client := l.client
+			if where == "direct" {
+				client = agent.Client()
+			}
+			b.Run(name+"/"+where, func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					resp, err := client.Do(l.request(q))
+					if err != nil {
+						b.Fatal(err)
+					}
+					_, _ = io.Copy(io.Discard, resp.Body)
+					_ = resp.Body.Close()
+				}
+			})
+		}
+	}
+}
