@@ -372,6 +372,20 @@ func (s *Service) VMUsage(ctx context.Context, by vmm.Caller, id domain.ID) (vmm
 	return node.Usage(ctx, vm)
 }
 
+// VMUsed implements vmm.VMs.
+func (s *Service) VMUsed(ctx context.Context, by vmm.Caller, id domain.ID, from, to time.Time) ([]domain.Usage, error) {
+	vm, err := s.GetVM(ctx, by, id)
+	if err != nil {
+		return nil, err
+	}
+	var out []domain.Usage
+	err = s.store.View(ctx, func(tx storage.Tx) (err error) {
+		out, err = tx.Usage().List(ctx, storage.UsageFilter{ProjectID: vm.ProjectID, VMID: vm.ID, From: from, To: to}, vmm.MaxSpans)
+		return err
+	})
+	return out, err
+}
+
 // VMTrace implements vmm.VMs.
 func (s *Service) VMTrace(ctx context.Context, by vmm.Caller, id domain.ID) ([]vmm.Phase, error) {
 	vm, err := s.GetVM(ctx, by, id)

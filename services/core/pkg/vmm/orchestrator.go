@@ -165,11 +165,17 @@ type VMs interface {
 	WaitVM(ctx context.Context, by Caller, id domain.ID) (*domain.VM, error)
 	// VMUsage reads what a VM uses now. Returns Conflict when it does not run.
 	VMUsage(ctx context.Context, by Caller, id domain.ID) (Usage, error)
+	// VMUsed lists what a VM used before, span by span, oldest first: spans that
+	// begin in [from, to), at most MaxSpans. They outlast restarts.
+	VMUsed(ctx context.Context, by Caller, id domain.ID, from, to time.Time) ([]domain.Usage, error)
 	// VMTrace gives the phases of the VM's last start, in order.
 	VMTrace(ctx context.Context, by Caller, id domain.ID) ([]Phase, error)
 	// VMPreviewToken gives the VM's preview token in clear.
 	VMPreviewToken(ctx context.Context, by Caller, id domain.ID) (string, error)
 }
+
+// MaxSpans bounds an answer of VMUsed.
+const MaxSpans = 1000
 
 // Phase is one timed step. One whose name has a dot in it is a part of the step
 // that is named before the dot, as its driver saw it.

@@ -286,6 +286,25 @@ func (o *Orchestrator) VMUsage(_ context.Context, by vmm.Caller, id domain.ID) (
 	return vmm.Usage{CPUTime: 1500 * time.Millisecond, MemoryBytes: 42 << 20, PIDs: 3, At: time.Now().UTC()}, nil
 }
 
+// VMUsed implements vmm.VMs: each minute of the last ten is a span.
+func (o *Orchestrator) VMUsed(_ context.Context, by vmm.Caller, id domain.ID, from, to time.Time) ([]domain.Usage, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if _, err := o.find(by, id); err != nil {
+		return nil, err
+	}
+	var out []domain.Usage
+	now := time.Now().UTC()
+	for ago := 10 * time.Minute; ago > 0; ago -= time.Minute {
+		begin := now.Add(-ago)
+		if begin.Before(from) || !begin.Before(to) {
+			continue
+		}
+		out = append(out, domain.Usage{VMID: id, From: begin, To: begin.Add(time.Minute), CPUSeconds: 30, MemoryByteSec: 60 * (42 << 20), DiskBytes: 1 << 20})
+	}
+	return out, nil
+}
+
 // VMTrace implements vmm.VMs.
 func (o *Orchestrator) VMTrace(_ context.Context, by vmm.Caller, id domain.ID) ([]vmm.Phase, error) {
 	o.mu.Lock()

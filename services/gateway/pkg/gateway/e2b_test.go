@@ -370,6 +370,59 @@ func TestE2BTraffic(t *testing.T) {
 	}
 }
 
+type metricAnswer struct {
+	Timestamp     time.Time `json:"timestamp"`
+	TimestampUnix int64     `json:"timestampUnix"`
+	CPUCount      int64     `json:"cpuCount"`
+	CPUUsedPct    float64   `json:"cpuUsedPct"`
+	MemUsed       int64     `json:"memUsed"`
+	MemTotal      int64     `json:"memTotal"`
+	MemCache      int64     `json:"memCache"`
+	DiskUsed      int64     `json:"diskUsed"`
+	DiskTotal     int64     `json:"diskTotal"`
+}
+
+func TestE2BMetrics(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	made := l.sandbox(`{"templateID":"base"}`)
+	at := l.e2b("/sandboxes/" + made.SandboxID + "/metrics")
+	ask := func(query string) []metricAnswer {
+		t.Helper()
+		return get[[]metricAnswer](l, 200, req{method: "GET", path: at + query, key: l.user})
+	}
+	all := ask("")
+	if len(all) != 11 || all[0].CPUUsedPct != 50 || all[0].MemUsed != 42<<20 || all[0].DiskUsed != 1<<20 {
+		t.Fatalf("%d: %+v", len(all), all)
+	}
+	if !slices.IsSortedFunc(all, func(a, b metricAnswer) int { return a.Timestamp.Compare(b.Timestamp) }) {
+		t.Errorf("out of order: %+v", all)
+	}
+	// A minute is a span, so half a minute around a point has it alone.
+	third := all[2].TimestampUnix
+	if got := ask(fmt.Sprintf("?start=%d&end=%d", third-30, third+30)); len(got) != 1 {
+		t.Errorf("around one: %+v", got)
+	}
+	if got := ask(fmt.Sprintf("?start=%d", third-30)); len(got) != 9 {
+		t.Errorf("from one on: %d", len(got))
+	}
+	if got := ask(fmt.Sprintf("?end=%d", third+30)); len(got) != 3 {
+		t.Errorf("to one: %d", len(got))
+	}
+	for _, query := range []string{"?end=1000", "?start=1000&end=2000", fmt.Sprintf("?start=%d", third+100000), fmt.Sprintf("?start=%d&end=%d", third+30, third-30)} {
+		if got := ask(query); len(got) != 0 {
+			t.Errorf("%s: %+v", query, got)
+		}
+	}
+	for _, query := range []string{"?start=x", "?end=-1", "?start=0"} {
+		l.fails(400, req{method: "GET", path: at + query, key: l.user})
+	}
+	l.want(204, req{method: "POST", path: l.e2b("/sandboxes/" + made.SandboxID + "/pause"), key: l.user})
+	if got := ask(""); len(got) != 10 {
+		t.Errorf("paused: %d", len(got))
+	}
+}
+
 // templateAnswer and the others are what the SDKs get as they build a template.
 type templateAnswer struct {
 	TemplateID string   `json:"templateID"`

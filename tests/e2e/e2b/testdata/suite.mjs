@@ -558,6 +558,16 @@ await check('mcp', 'a gateway in a template of that name', async () => {
   await Sandbox.deleteSnapshot('mcp-gateway')
 })
 
+await check('metrics', 'what it used before', async () => {
+  const list = await until(async () => { const l = await sbx.getMetrics(); return l.length > 1 ? l : undefined })
+  const [first] = list
+  assert.ok(first.memUsed > 0 && first.memTotal > 0 && first.cpuUsedPct >= 0 && first.timestamp < list.at(-1).timestamp)
+  const upTo = await sbx.getMetrics({ start: new Date(first.timestamp.getTime() - 1000), end: first.timestamp })
+  assert.deepEqual(upTo[0], first)
+  for (const m of upTo) assert.ok(m.timestamp - first.timestamp < 2000) // in whole seconds
+  assert.deepEqual(await sbx.getMetrics({ start: new Date(1e9), end: new Date(2e9) }), [])
+})
+
 await check('kill', 'once and again', async () => {
   const s = await make('base')
   assert.equal(await s.kill(), true)

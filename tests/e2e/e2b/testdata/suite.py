@@ -2,6 +2,7 @@
 is installed in this interpreter's environment. Each check prints one line of JSON."""
 
 import asyncio
+import datetime
 import http.client
 import json
 import os
@@ -724,6 +725,23 @@ def _():
         Sandbox.create(mcp={"absent": {}})
     assert "there is no server absent" in str(f.error), f.error
     Sandbox.delete_snapshot("mcp-gateway")
+
+
+@check("metrics", "what it used before")
+def _():
+    def several():
+        got = sbx().get_metrics()
+        return got if len(got) > 1 else None
+
+    points = until(several)
+    first = points[0]
+    assert first.mem_used > 0 and first.mem_total > 0 and first.cpu_used_pct >= 0 and first.timestamp < points[-1].timestamp
+    second = datetime.timedelta(seconds=1)
+    up_to = sbx().get_metrics(start=first.timestamp - second, end=first.timestamp)
+    assert up_to[0] == first
+    assert all(m.timestamp - first.timestamp < 2 * second for m in up_to)  # in whole seconds
+    past = datetime.datetime.fromtimestamp(1e6, datetime.timezone.utc)
+    assert sbx().get_metrics(start=past, end=past + second) == []
 
 
 @check("kill", "once and again")
