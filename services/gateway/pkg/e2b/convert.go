@@ -87,8 +87,12 @@ func toEgress(n network, internet *bool) (domain.EgressPolicy, error) {
 		return domain.EgressPolicy{}, unsupported("network.dnsServers", "the resolvers of sandboxes are the installation's")
 	case given(n.EgressProxy):
 		return domain.EgressPolicy{}, unsupported("network.egressProxy", "egress proxies of one's own are not supported")
-	case given(n.Rules):
-		return domain.EgressPolicy{}, unsupported("network.rules", "rules by host are not supported; stored secrets are given to hosts by egress policies")
+	}
+	for host, rules := range n.Rules { // those that change nothing are names for allowOut alone
+		if slices.ContainsFunc(rules, func(r rule) bool { return given(r.Transform) }) {
+			return domain.EgressPolicy{}, errors.New(errors.Unsupported, "headers of requests to %.64q are not changed on their way", host).WithField("network.rules").
+				WithHint("bind a stored secret to the host: the VM sends a placeholder, and the host gets the value")
+		}
 	}
 	p := domain.EgressPolicy{Allow: n.AllowOut, Deny: n.DenyOut}
 	if internet != nil && !*internet {

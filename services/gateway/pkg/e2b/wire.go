@@ -31,14 +31,19 @@ type (
 	}
 
 	network struct {
-		AllowPublicTraffic *bool           `json:"allowPublicTraffic,omitempty"`
-		AllowOut           []string        `json:"allowOut,omitempty"`
-		DenyOut            []string        `json:"denyOut,omitempty"`
-		DNSServers         []string        `json:"dnsServers,omitempty"`
-		EgressProxy        json.RawMessage `json:"egressProxy,omitempty"`
-		MaskRequestHost    string          `json:"maskRequestHost,omitempty"`
-		HTTPSPorts         []int           `json:"httpsPorts,omitempty"`
-		Rules              json.RawMessage `json:"rules,omitempty"`
+		AllowPublicTraffic *bool             `json:"allowPublicTraffic,omitempty"`
+		AllowOut           []string          `json:"allowOut,omitempty"`
+		DenyOut            []string          `json:"denyOut,omitempty"`
+		DNSServers         []string          `json:"dnsServers,omitempty"`
+		EgressProxy        json.RawMessage   `json:"egressProxy,omitempty"`
+		MaskRequestHost    string            `json:"maskRequestHost,omitempty"`
+		HTTPSPorts         []int             `json:"httpsPorts,omitempty"`
+		Rules              map[string][]rule `json:"rules,omitempty"` // by host
+	}
+
+	// rule is what is done to requests to a host; an empty one does nothing.
+	rule struct {
+		Transform json.RawMessage `json:"transform,omitempty"`
 	}
 
 	networkBody struct {

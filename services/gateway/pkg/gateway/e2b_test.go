@@ -153,13 +153,15 @@ func TestE2BRefuses(t *testing.T) {
 		"a long one":   `{"templateID":"base","timeout":99999999999}`,
 		"volumes":      `{"templateID":"base","volumeMounts":[{"name":"v","path":"/v"}]}`,
 		"egress proxy": `{"templateID":"base","network":{"egressProxy":{"address":"a:1"}}}`,
-		"rules":        `{"templateID":"base","network":{"rules":{"a.example":[{}]}}}`,
+		"rules":        `{"templateID":"base","network":{"rules":{"a.example":[{},{"transform":{"headers":{"A":"b"}}}]}}}`,
+		"resolvers":    `{"templateID":"base","network":{"dnsServers":["203.0.113.1"]}}`,
 		"no port":      `{"templateID":"base","network":{"httpsPorts":[65536]}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			l.fails(400, req{method: "POST", path: l.e2b("/v2/sandboxes"), key: l.user, body: body})
 		})
 	}
+	l.sandbox(`{"templateID":"base","network":{"rules":{"a.example":[{}],"b.example":[]},"allowOut":["a.example"]}}`)
 	l.fails(400, req{method: "GET", path: l.e2b("/v2/sandboxes?state=dead"), key: l.user})
 	l.fails(400, req{method: "GET", path: l.e2b("/v2/sandboxes?limit=0"), key: l.user})
 	l.fails(413, req{method: "POST", path: l.e2b("/v2/sandboxes"), key: l.user, body: `{"templateID":"` + strings.Repeat("x", 2<<20) + `"}`})

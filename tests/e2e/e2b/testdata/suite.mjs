@@ -357,6 +357,24 @@ await check('network', 'rules are set, shown and replaced', async () => {
   await fails(() => s.updateNetwork({ denyOut: ['not a network'] }), 'SandboxError', 'InvalidArgumentError')
   await s.kill()
 })
+if (minor > 45) {
+  await check('network', 'what cannot be had is refused', async () => {
+    const rules = { 'a.example': [{ transform: { headers: { Authorization: 'Bearer x' } } }] }
+    for (const [network, why] of [
+      [{ rules }, /stored secret/], [{ egressProxy: { address: 'proxy.example:1080' } }, /egress proxies/],
+    ]) {
+      const err = await fails(() => make('base', { network }), 'SandboxError')
+      assert.match(err.message, why)
+    }
+    const s = await make('base')
+    assert.match((await fails(() => s.updateNetwork({ rules }), 'SandboxError')).message, /stored secret/)
+    await s.updateNetwork({ rules: { 'a.example': [{}] }, allowOut: ({ rules }) => [...rules.keys()], denyOut: ['0.0.0.0/0'] })
+    assert.deepEqual((await s.getInfo()).network.allowOut, ['a.example'])
+    await s.kill()
+  })
+} else {
+  tell({ feature: 'network', check: 'what cannot be had is refused', skip: 'this version has none' })
+}
 await check('network', 'no internet', async () => {
   const s = await make('base', { allowInternetAccess: false })
   assert.equal((await s.getInfo()).allowInternetAccess, false)

@@ -493,6 +493,26 @@ def _():
     s.kill()
 
 
+@check("network", "what cannot be had is refused", lambda: "https_ports" in SandboxNetworkOpts.__annotations__)
+def _():
+    rules = {"a.example": [{"transform": {"headers": {"Authorization": "Bearer x"}}}]}
+    for network, why in [
+        ({"rules": rules}, "stored secret"),
+        ({"dns_servers": ["203.0.113.1"]}, "resolvers"),
+        ({"egress_proxy": {"address": "proxy.example:1080"}}, "egress proxies"),
+    ]:
+        with fails(ex.SandboxException) as f:
+            make("base", network=network)
+        assert why in str(f.error), f.error
+    s = make("base")
+    with fails(ex.SandboxException) as f:
+        s.update_network({"rules": rules})
+    assert "stored secret" in str(f.error), f.error
+    s.update_network({"rules": {"a.example": [{}]}, "allow_out": lambda ctx: list(ctx.rules.keys()), "deny_out": ["0.0.0.0/0"]})
+    assert s.get_info().network["allow_out"] == ["a.example"]
+    s.kill()
+
+
 @check("network", "no internet")
 def _():
     s = make("base", allow_internet_access=False)
