@@ -6,6 +6,7 @@ package codeinterpreter
 
 import (
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -18,17 +19,39 @@ import (
 // rootfsEnv names a root filesystem to make the template from at once.
 const rootfsEnv = "AETHERIUM_TEST_CODE_ROOTFS"
 
-// sdks are the packages.
+// sdks are the newest of both languages, and the newest that go with the 2.45
+// line of the SDK that they are made upon.
 var sdks = []sdk.Package{
 	{Language: sdk.JS, Name: "@e2b/code-interpreter", Version: "2.8.0"},
+	{Language: sdk.JS, Name: "@e2b/code-interpreter", Version: "2.7.2", With: []string{"e2b@2.45.0"}},
 	{Language: sdk.Python, Name: "e2b-code-interpreter", Version: "2.11.5"},
+	{Language: sdk.Python, Name: "e2b-code-interpreter", Version: "2.10.0", With: []string{"e2b==2.45.0"}},
 }
 
+// byNames are the checks that are made by names and over TLS too.
+const byNames = "TEST_CHECKS=runCode: text, results and the count,runCode: callbacks,contexts: made, listed, restarted and removed,runCode: a timeout ends what runs,files: beside it,runCode: a sandbox that is killed"
+
+// TestSDKs runs what each SDK does, without names and then as `aetherium e2b
+// env` sets it up. The matrix in the documentation must say what came of it.
 func TestSDKs(t *testing.T) {
 	sdk.Wanted(t)
-	s := serve(t)
+	names := sdk.NewNames(t)
+	s := serve(t, names.Settings...)
 	build(t, s)
-	run(t, s, sdks)
+	found := sdk.Matrix{By: "tests/e2e/codeinterpreter"}
+	asked := 0
+	for i, results := range run(t, s, sdks, sdk.Plain(t, s)) {
+		asked += min(1, len(results))
+		found.Columns = append(found.Columns, sdks[i].String())
+		for _, r := range results {
+			found.Add(sdks[i].String(), r)
+		}
+	}
+	environ := append(names.Environ(t, s), byNames)
+	t.Run("TLS", func(t *testing.T) { run(t, s, sdks, environ, names.Inside...) })
+	if !t.Failed() && asked == len(sdks) {
+		found.Compare(t)
+	}
 }
 
 // Sandboxes that go on from a memory, in which server and kernel run already,
@@ -50,7 +73,7 @@ func TestSDKsOnMachinesFromMemory(t *testing.T) {
 		t.Errorf("VMs are on %s, from memory %v", vm.Driver, vm.Memory)
 	}
 	sdk.CLI(t, s, "vm", "rm", vm.ID)
-	run(t, s, sdks[1:]) // emulated, each takes minutes; what differs is the machine, not the client
+	run(t, s, sdks[2:3], sdk.Plain(t, s)) // emulated, each takes minutes; what differs is the machine, not the client
 }
 
 // usable waits until a driver was tried out, which boots a machine.
@@ -81,18 +104,25 @@ func usable(t *testing.T, s *server.Server, driver string) {
 	}
 }
 
-func run(t *testing.T, s *server.Server, packages []sdk.Package) {
+// run has packages do what they do, at the same time, and returns what each
+// told; inside is what their programs are run by.
+func run(t *testing.T, s *server.Server, packages []sdk.Package, environ []string, inside ...string) [][]sdk.Result {
 	t.Helper()
-	environ := sdk.Plain(t, s)
-	for _, p := range packages {
-		t.Run(p.String(), func(t *testing.T) {
-			program, dir := p.Install(t, "e2b-code")
-			for _, r := range sdk.Play(t, 10*time.Minute, program, dir, environ) {
-				t.Run(r.Check, r.Judge)
-			}
-		})
-	}
+	results := make([][]sdk.Result, len(packages))
+	t.Run("packages", func(t *testing.T) {
+		for i, p := range packages {
+			t.Run(p.String(), func(t *testing.T) {
+				t.Parallel()
+				program, dir := p.Install(t, "e2b-code")
+				results[i] = sdk.Play(t, 10*time.Minute, slices.Concat(inside, program), dir, environ)
+				for _, r := range results[i] {
+					t.Run(r.Feature+"/"+r.Check, r.Judge)
+				}
+			})
+		}
+	})
 	sdk.Explain(t, s)
+	return results
 }
 
 func serve(t *testing.T, settings ...string) *server.Server {

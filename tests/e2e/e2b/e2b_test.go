@@ -17,8 +17,6 @@ import (
 const (
 	// driverEnv names the driver of the sandboxes.
 	driverEnv = "AETHERIUM_TEST_E2B_DRIVER"
-	// writeEnv has the matrix in the documentation written, not compared.
-	writeEnv = "AETHERIUM_TEST_E2B_WRITE"
 
 	defaultDriver = "oci"
 
@@ -42,13 +40,13 @@ func TestSDKs(t *testing.T) {
 	host := images(t, nil)
 	s := serve(t, driver, registriesEnv+host)
 	environ := append(sdk.Plain(t, s), "TEST_SCHEME=http", "TEST_REGISTRY="+host)
-	found := matrix{}
+	found := sdk.Matrix{By: "tests/e2e/e2b"}
 	for _, p := range sdks {
 		t.Run(p.String(), func(t *testing.T) {
 			program, dir := install(t, p)
-			found.columns = append(found.columns, p.String())
-			for _, r := range play(t, program, dir, environ) {
-				found.add(p.String(), r)
+			found.Columns = append(found.Columns, p.String())
+			for _, r := range play(t, program, dir, append(environ, "TEST_BREAKER="+breaks(t, s))) {
+				found.Add(p.String(), r)
 				t.Run(r.Feature+"/"+r.Check, r.Judge)
 			}
 		})
@@ -57,8 +55,8 @@ func TestSDKs(t *testing.T) {
 		t.Errorf("the commands that the SDKs ran are not in the audit log:\n%s", log)
 	}
 	sdk.Explain(t, s)
-	if !t.Failed() && len(found.columns) == len(sdks) && driver == defaultDriver {
-		found.compare(t)
+	if !t.Failed() && len(found.Columns) == len(sdks) && driver == defaultDriver {
+		found.Compare(t)
 	}
 }
 

@@ -30,6 +30,7 @@ type Package struct {
 	Language string
 	Name     string // in its registry
 	Version  string
+	With     []string // further packages of exact versions, as the registry's client takes them
 }
 
 // String is the language and the version.
@@ -58,14 +59,14 @@ func (p Package) Install(t *testing.T, kept string) (program []string, dir strin
 	program = []string{"node", filepath.Join(testdata, "suite.mjs")}
 	steps := [][]string{
 		{"npm", "init", "-y"},
-		{"npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--save-exact", p.Name + "@" + p.Version},
+		append([]string{"npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--save-exact", p.Name + "@" + p.Version}, p.With...),
 	}
 	if p.Language == Python {
 		python := filepath.Join(dir, "bin", "python")
 		program = []string{python, filepath.Join(testdata, "suite.py")}
 		steps = [][]string{
 			{"python3", "-m", "venv", dir},
-			{python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", p.Name + "==" + p.Version},
+			append([]string{python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", p.Name + "==" + p.Version}, p.With...),
 		}
 	}
 	ready := filepath.Join(dir, "ready")

@@ -191,6 +191,75 @@ func TestUsersRightsCount(t *testing.T) {
 	}
 }
 
+// An upload of which a part is missing leaves no new file, and an old one as it
+// was. A whole one is written in place, which needs no right to the directory.
+func TestSDKHalfUploads(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	r := newRig(t)
+	content := bytes.Repeat([]byte("content "), 128<<10)
+	var zipped, form bytes.Buffer
+	zip := gzip.NewWriter(&zipped)
+	_, _ = zip.Write(content)
+	must(t, zip.Close())
+	w := multipart.NewWriter(&form)
+	part, err := w.CreateFormFile("file", "any")
+	must(t, err)
+	_, _ = part.Write(content)
+	must(t, w.Close())
+	post := func(kind string, body []byte, headers ...string) int {
+		t.Helper()
+		status, _, _ := call(t, http.DefaultClient, "POST", r.sdk+"/files?username=user&path=dir/file", bytes.NewReader(body), append([]string{"Content-Type", kind}, headers...)...)
+		return status
+	}
+	halves := func(want int) {
+		t.Helper()
+		if status := post("application/octet-stream", zipped.Bytes()[:zipped.Len()/2], "Content-Encoding", "gzip"); status != want {
+			t.Errorf("half a body: %d", status)
+		}
+		if status := post(w.FormDataContentType(), form.Bytes()[:form.Len()/2]); status != want {
+			t.Errorf("half a form: %d", status)
+		}
+	}
+	dir := filepath.Join(r.home, "dir")
+	left := func() (names []string) {
+		t.Helper()
+		entries, err := os.ReadDir(dir)
+		must(t, err)
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return names
+	}
+	halves(400)
+	if names := left(); len(names) > 0 {
+		t.Errorf("half of a new file left %v", names)
+	}
+	file := filepath.Join(dir, "file")
+	must(t, os.WriteFile(file, []byte("as it was, which is longer"), 0o640))
+	must(t, os.Chown(file, 1000, 2000))
+	was, err := os.Stat(file)
+	must(t, err)
+	must(t, os.Chown(dir, 0, 0)) // the user may write the file alone
+	halves(400)
+	if got, err := os.ReadFile(file); err != nil || string(got) != "as it was, which is longer" {
+		t.Errorf("half of new content made it %d bytes: %v", len(got), err)
+	}
+	if status := post(w.FormDataContentType(), form.Bytes()); status != 200 {
+		t.Errorf("whole: %d", status)
+	}
+	got, err := os.ReadFile(file)
+	must(t, err)
+	is, err := os.Stat(file)
+	must(t, err)
+	if !bytes.Equal(got, content) || !os.SameFile(was, is) || is.Mode() != was.Mode() {
+		t.Errorf("whole: %d bytes, the same file: %v, mode %v", len(got), os.SameFile(was, is), is.Mode())
+	}
+	if names := left(); len(names) != 1 {
+		t.Errorf("left: %v", names)
+	}
+}
+
 func TestSDKFiles(t *testing.T) {
 	t.Parallel()
 	needRoot(t)

@@ -4,6 +4,7 @@ prints one line of JSON."""
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import urllib.error
@@ -49,7 +50,7 @@ def wrote(execution):
     return "".join(execution.logs.stdout)
 
 
-@check("run_code: text, results and the count")
+@check("runCode: text, results and the count")
 def _(s):
     first = s.run_code("x = 20\nx * 2 + 2")
     equal((first.text, first.error, wrote(first)), ("42", None, ""))
@@ -57,7 +58,7 @@ def _(s):
     equal((second.text, wrote(second), second.execution_count), ("a string", "20\n", first.execution_count + 1))
 
 
-@check("run_code: errors")
+@check("runCode: errors")
 def _(s):
     e = s.run_code("def f():\n    raise ValueError('no')\nf()").error
     equal((e.name, e.value), ("ValueError", "no"))
@@ -65,7 +66,7 @@ def _(s):
     equal(s.run_code("1").text, "1")
 
 
-@check("run_code: callbacks")
+@check("runCode: callbacks")
 def _(s):
     out, err, results, errors = [], [], [], []
     s.run_code(
@@ -75,14 +76,14 @@ def _(s):
     equal(("".join(out), "".join(err), [r.html for r in results], [e.name for e in errors]), ("o \u00fc\n", "e\n", ["<b>h</b>"], ["ZeroDivisionError"]))
 
 
-@check("run_code: environments")
+@check("runCode: environments")
 def _(s):
     code = "import os\nos.environ.get('FROM_SANDBOX'), os.environ.get('FROM_CALL')"
     equal(s.run_code(code, envs={"FROM_CALL": "b c"}).text, "('a', 'b c')")
     equal(s.run_code(code).text, "('a', None)")
 
 
-@check("run_code: every kind of result")
+@check("runCode: every kind of result")
 def _(s):
     r = s.run_code(
         "from IPython.display import display\n"
@@ -96,7 +97,7 @@ def _(s):
     equal(r.is_main_result, False)
 
 
-@check("run_code: tables and charts")
+@check("runCode: tables and charts")
 def _(s):
     r = s.run_code("import pandas\npandas.DataFrame({'a': [1, 2]})").results[0]
     equal(r.data, {"a": [1, 2]})
@@ -106,7 +107,7 @@ def _(s):
     equal((chart.type.value, chart.elements[0].label, chart.elements[0].points), ("line", "L", [(1.0, 3.0), (2.0, 4.0)]))
 
 
-@check("run_code: languages")
+@check("runCode: languages")
 def _(s):
     equal(wrote(s.run_code("x=1; echo $x; pwd", language="bash")), "1\n/home/user\n")
     equal(s.run_code("const x = await Promise.resolve(20); x + 1", language="js").text, "21")
@@ -114,7 +115,7 @@ def _(s):
     raises(ex.SandboxException, lambda: s.run_code("1", language="cobol"))
 
 
-@check("contexts")
+@check("contexts: made, listed, restarted and removed")
 def _(s):
     c = s.create_code_context(cwd="/tmp", language="python")
     equal((c.cwd, c.language), ("/tmp", "python"))
@@ -129,20 +130,20 @@ def _(s):
     raises(ex.NotFoundException, lambda: s.remove_code_context(c))
 
 
-@check("run_code: a timeout ends what runs")
+@check("runCode: a timeout ends what runs")
 def _(s):
     # Slower machines need longer than that to write a first word: none is waited for.
     raises(ex.TimeoutException, lambda: s.run_code("ended = False\ntry:\n    while True: pass\nexcept KeyboardInterrupt:\n    ended = True", timeout=2))
     equal(s.run_code("1").text, "1")  # it has its turn
 
 
-@check("run_code: a kernel that ends")
+@check("runCode: a kernel that ends")
 def _(s):
     equal(s.run_code("import os\nos._exit(1)").error.name, "KernelEnded")
     equal(s.run_code("1").text, "1")
 
 
-@check("files and commands beside it")
+@check("files: beside it")
 def _(s):
     s.files.write("/home/user/data.csv", "a,b\n1,2\n")
     equal(s.run_code("import pandas\nint(pandas.read_csv('data.csv')['b'][0])").text, "2")
@@ -150,7 +151,7 @@ def _(s):
     equal(s.commands.run("cat made").stdout, "by code")
 
 
-@check("who has no token runs nothing")
+@check("runCode: who has no token runs nothing")
 def _(s):
     from urllib.parse import urljoin
 
@@ -160,7 +161,7 @@ def _(s):
         equal(raises(urllib.error.HTTPError, lambda request=request: urllib.request.urlopen(request)).code, 401)
 
 
-@check("asynchronous: several at once")
+@check("async: several at once")
 def _(s):
     async def go():
         a = await AsyncSandbox.connect(s.sandbox_id)
@@ -175,7 +176,7 @@ def _(s):
     asyncio.run(go())
 
 
-@check("run_code: a sandbox that is killed")
+@check("runCode: a sandbox that is killed")
 def _(s):
     import threading
 
@@ -191,13 +192,17 @@ def main():
     signal.alarm(LIMIT)
     s = Sandbox.create(timeout=600, envs={"FROM_SANDBOX": "a"}, request_timeout=300)
     failed = False
+    wanted = os.environ.get("TEST_CHECKS")
     for name, f in CHECKS:
+        feature, _, what = name.partition(": ")
+        if wanted and name not in wanted.split(","):
+            continue
         signal.alarm(LIMIT)
-        line = {"check": name, "ok": True}
+        line = {"feature": feature, "check": what, "ok": True}
         try:
             f(s)
         except BaseException as e:  # whatever it is, it is told
-            line = {"check": name, "ok": False, "error": f"{type(e).__name__}: {e}"}
+            line = {"feature": feature, "check": what, "ok": False, "error": f"{type(e).__name__}: {e}"}
             failed = True
         print(json.dumps(line), flush=True)
     signal.alarm(0)

@@ -586,6 +586,113 @@ await check('metrics', 'what it used before', async () => {
   assert.deepEqual(await sbx.getMetrics({ start: new Date(1e9), end: new Date(2e9) }), [])
 })
 
+// What becomes of connections that break, by way of what breaks them as it is asked.
+const BREAKER = process.env.TEST_BREAKER
+const by = { apiUrl: BREAKER + '/e2b', sandboxUrl: BREAKER }
+const broken = (name, f) => (BREAKER ? check('connections', name, f) : undefined)
+const breakage = async (method, body) => {
+  const res = await fetch(BREAKER + '/break', { method, body: body && JSON.stringify(body) })
+  return method === 'GET' ? await res.json() : res.text()
+}
+const breaks = (method, path, how, more = {}) => breakage('PUT', { method, path, how, times: 1, ...more })
+const attempts = async () => (await breakage('GET')).seen
+const retrying = 'retries' in new e2b.ConnectionConfig()
+const marked = (m) => all(Sandbox.list({ query: { metadata: { broken: m } } }))
+
+await broken('a request that did not arrive makes nothing', async () => {
+  const metadata = { broken: mark + ' unsent' }
+  await breaks('POST', '/sandboxes', 'unsent')
+  await fails(() => make('base', { ...by, metadata }), 'Error')
+  assert.deepEqual([await attempts(), (await marked(metadata.broken)).length], [1, 0])
+  await make('base', { ...by, metadata })
+  assert.equal((await marked(metadata.broken)).length, 1)
+})
+await broken('a request whose answer is lost is not sent again', async () => {
+  const metadata = { broken: mark + ' unanswered' }
+  await breaks('POST', '/sandboxes', 'unanswered')
+  await fails(() => make('base', { ...by, metadata }), 'Error')
+  const [left, ...more] = await marked(metadata.broken)
+  assert.deepEqual([await attempts(), more.length], [1, 0])
+  await Sandbox.kill(left.sandboxId)
+})
+await broken('429 with Retry-After is heeded', async () => {
+  await breaks('GET', sbx.sandboxId, 'refused', { status: 429, times: 2 })
+  if (retrying) {
+    assert.equal((await Sandbox.getInfo(sbx.sandboxId, by)).sandboxId, sbx.sandboxId)
+    assert.equal(await attempts(), 3)
+  } else {
+    await fails(() => Sandbox.getInfo(sbx.sandboxId, by), 'RateLimitError')
+    assert.equal(await attempts(), 1)
+  }
+})
+await broken('503 with Retry-After', async () => {
+  await breaks('GET', sbx.sandboxId, 'refused', { status: 503, times: 9 })
+  await fails(() => Sandbox.getInfo(sbx.sandboxId, by), 'ServiceBusyError', 'SandboxError')
+  assert.equal(await attempts(), 1)
+})
+await broken('a request to the API that stalls', async () => {
+  await breaks('GET', sbx.sandboxId, 'stalled')
+  await fails(() => Sandbox.getInfo(sbx.sandboxId, { ...by, requestTimeoutMs: 500 }), 'TimeoutError', 'DOMException')
+  assert.equal((await Sandbox.getInfo(sbx.sandboxId, by)).state, 'running')
+})
+await broken('a request to a sandbox that stalls', async () => {
+  const s = await Sandbox.connect(sbx.sandboxId, by)
+  await breaks('POST', '/Start', 'stalled')
+  await fails(() => s.commands.run('true', { requestTimeoutMs: 500 }), 'TimeoutError')
+  await breaks('POST', '/Stat', 'stalled')
+  await fails(() => s.files.getInfo('/', { requestTimeoutMs: 500 }), 'TimeoutError')
+  await breaks('GET', '/files', 'stalled')
+  await fails(() => s.files.read('/etc/hostname', { requestTimeoutMs: 500 }), 'TimeoutError', 'DOMException')
+  assert.equal((await s.commands.run('echo on')).stdout, 'on\n')
+})
+await broken('a command whose stream breaks runs on, and is found by its number', async () => {
+  const s = await Sandbox.connect(sbx.sandboxId, by)
+  await breaks('POST', '/none', '')
+  let heard
+  const begun = new Promise((r) => { heard = r })
+  const cmd = await s.commands.run('echo begun; read a; seq 1 100000; exit 3', { background: true, stdin: true, onStdout: heard })
+  const ended = fails(() => cmd.wait(), 'SandboxError')
+  assert.equal(await begun, 'begun\n')
+  await breakage('DELETE')
+  const err = await ended
+  assert.notEqual(err.constructor.name, 'CommandExitError')
+  const again = await s.commands.connect(cmd.pid)
+  await s.commands.sendStdin(cmd.pid, 'go\n')
+  const end = await fails(() => again.wait(), 'CommandExitError')
+  assert.equal(end.exitCode, 3)
+  assert.equal(end.stdout, Array.from({ length: 100000 }, (_, i) => i + 1 + '\n').join(''))
+})
+await broken('a command whose output nobody takes any more comes to its end', async () => {
+  const s = await Sandbox.connect(sbx.sandboxId, by)
+  await breaks('POST', '/Start', 'download', { bytes: 100_000 })
+  let got = ''
+  await fails(() => s.commands.run('seq 1 1000000; echo whole > /tmp/js-whole', { onStdout: (d) => { got += d } }), 'SandboxError')
+  const numbers = got.split('\n').slice(0, -1)
+  assert.ok(numbers.length > 0 && numbers.every((n, i) => n === String(i + 1)), 'what came is not the beginning')
+  await until(async () => (await sbx.files.exists('/tmp/js-whole')) && (await sbx.files.read('/tmp/js-whole')) === 'whole\n')
+})
+await broken('half an upload changes nothing', async () => {
+  const s = await Sandbox.connect(sbx.sandboxId, by)
+  await sbx.files.write('halves/old', 'as it was')
+  for (const name of ['old', 'new']) {
+    await breaks('POST', '/files', 'upload', { bytes: 1 << 20 })
+    await fails(() => s.files.write('halves/' + name, 'x'.repeat(8 << 20)), 'Error')
+  }
+  await until(async () => (await sbx.commands.run('ls -A halves')).stdout === 'old\n')
+  assert.equal(await sbx.files.read('halves/old'), 'as it was')
+  await s.files.write('halves/old', 'y'.repeat(8 << 20))
+  assert.equal((await sbx.commands.run('stat -c "%U %s" halves/old')).stdout, `user ${8 << 20}\n`)
+})
+await broken('half a download is an error', async () => {
+  const s = await Sandbox.connect(sbx.sandboxId, by)
+  await sbx.commands.run('base64 -w 0 /dev/urandom | head -c 8000000 > halves/down')
+  for (const format of ['text', 'bytes']) {
+    await breaks('GET', '/files', 'download', { bytes: 1 << 20 })
+    await fails(() => s.files.read('halves/down', { format }), 'Error')
+    assert.equal((await s.files.read('halves/down', { format })).length, 8000000)
+  }
+})
+
 await check('kill', 'once and again', async () => {
   const s = await make('base')
   assert.equal(await s.kill(), true)

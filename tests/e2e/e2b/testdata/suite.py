@@ -13,7 +13,8 @@ import time
 import urllib.parse
 import urllib.request
 
-from e2b import AsyncSandbox, Sandbox, SandboxQuery, SandboxState, Template
+import httpx
+from e2b import AsyncSandbox, ConnectionConfig, Sandbox, SandboxQuery, SandboxState, Template
 from e2b import exceptions as ex
 from e2b.sandbox.sandbox_api import SandboxNetworkOpts
 from e2b.sandbox.commands.command_handle import CommandExitException, PtySize
@@ -762,6 +763,173 @@ def _():
     assert all(m.timestamp - first.timestamp < 2 * second for m in up_to)  # in whole seconds
     past = datetime.datetime.fromtimestamp(1e6, datetime.timezone.utc)
     assert sbx().get_metrics(start=past, end=past + second) == []
+
+
+# What becomes of connections that break, by way of what breaks them as it is asked.
+BREAKER = os.environ.get("TEST_BREAKER", "")
+BY = {"api_url": BREAKER + "/e2b", "sandbox_url": BREAKER}
+RETRYING = "retries" in ConnectionConfig.__init__.__code__.co_varnames
+KEYED = "idempotency_key" in Sandbox.create.__code__.co_varnames
+
+
+def broken(name, when=lambda: True):
+    return check("connections", name, when) if BREAKER else lambda f: f
+
+
+def breakage(method, body=None):
+    request = urllib.request.Request(BREAKER + "/break", body and json.dumps(body).encode(), method=method)
+    with urllib.request.urlopen(request) as resp:
+        return json.loads(resp.read() or b"null")
+
+
+def breaks(method, path, how, times=1, **more):
+    breakage("PUT", {"method": method, "path": path, "how": how, "times": times, **more})
+
+
+def attempts():
+    return breakage("GET")["seen"]
+
+
+def marked(m):
+    return everything(Sandbox.list(query=SandboxQuery(metadata={"broken": m})))
+
+
+@broken("a request that did not arrive makes nothing")
+def _():
+    metadata = {"broken": MARK + " unsent"}
+    breaks("POST", "/sandboxes", "unsent")
+    with fails(Exception):
+        make("base", metadata=metadata, **BY)
+    assert (attempts(), len(marked(metadata["broken"]))) == (1, 0)
+    make("base", metadata=metadata, **BY)
+    assert len(marked(metadata["broken"])) == 1
+
+
+@broken("a request whose answer is lost is not sent again")
+def _():
+    metadata = {"broken": MARK + " unanswered"}
+    breaks("POST", "/sandboxes", "unanswered")
+    with fails(Exception):
+        make("base", metadata=metadata, **BY)
+    (left,) = marked(metadata["broken"])
+    assert attempts() == 1
+    Sandbox.kill(left.sandbox_id)
+
+
+@broken("what an idempotency key made is made once, whatever became of the answers", lambda: KEYED)
+def _():
+    for how, status in (("unanswered", 0), ("replaced", 503), ("replaced", 429)):
+        key = f"key-{time.time_ns()}"
+        more = {"metadata": {"broken": key}, "idempotency_key": key, **BY}
+        breaks("POST", "/sandboxes", how, status=status, times=2)
+        if how == "unanswered":
+            for _ in range(2):
+                with fails(Exception):
+                    make("base", **more)
+        s = make("base", **more)
+        assert breakage("GET") == {"seen": 3, "keys": [key] * 3}
+        assert [i.sandbox_id for i in marked(key)] == [s.sandbox_id]
+        s.kill()
+
+
+@broken("429 with Retry-After is heeded")
+def _():
+    breaks("GET", sbx().sandbox_id, "refused", status=429, times=2)
+    if RETRYING:
+        assert Sandbox.get_info(sbx().sandbox_id, **BY).sandbox_id == sbx().sandbox_id
+        assert attempts() == 3
+    else:
+        with fails(ex.RateLimitException):
+            Sandbox.get_info(sbx().sandbox_id, **BY)
+        assert attempts() == 1
+
+
+@broken("503 with Retry-After")
+def _():
+    breaks("GET", sbx().sandbox_id, "refused", status=503, times=9)
+    with fails(ex.SandboxException, getattr(ex, "ServiceBusyException", ex.SandboxException)):
+        Sandbox.get_info(sbx().sandbox_id, **BY)
+    assert attempts() == (4 if RETRYING else 1)
+
+
+@broken("a request to the API that stalls")
+def _():
+    breaks("GET", sbx().sandbox_id, "stalled")
+    with fails(ex.TimeoutException, httpx.TimeoutException):
+        Sandbox.get_info(sbx().sandbox_id, request_timeout=0.5, **BY)
+    assert Sandbox.get_info(sbx().sandbox_id, **BY).state == SandboxState.RUNNING
+
+
+@broken("a request to a sandbox that stalls")
+def _():
+    s = Sandbox.connect(sbx().sandbox_id, **BY)
+    breaks("POST", "/Start", "stalled")
+    with fails(ex.TimeoutException):
+        s.commands.run("true", timeout=0.5, request_timeout=0.5)
+    breaks("POST", "/Stat", "stalled")
+    with fails(ex.TimeoutException):
+        s.files.get_info("/", request_timeout=0.5)
+    breaks("GET", "/files", "stalled")
+    with fails(ex.TimeoutException, httpx.TimeoutException):
+        s.files.read("/etc/hostname", request_timeout=0.5)
+    assert s.commands.run("echo on").stdout == "on\n"
+
+
+@broken("a command whose stream breaks runs on, and is found by its number")
+def _():
+    s = Sandbox.connect(sbx().sandbox_id, **BY)
+    breaks("POST", "/none", "")
+    cmd = s.commands.run("echo begun; read a; seq 1 100000; exit 3", background=True, stdin=True)
+    with fails(Exception) as f:
+        for stdout, _, _ in cmd:
+            assert stdout == "begun\n"
+            breakage("DELETE")
+        cmd.wait()
+    assert not isinstance(f.error, (CommandExitException, AssertionError)), f.error
+    again = s.commands.connect(cmd.pid)
+    s.commands.send_stdin(cmd.pid, "go\n")
+    with fails(CommandExitException) as f:
+        again.wait()
+    assert f.error.exit_code == 3
+    assert f.error.stdout == "".join(f"{i}\n" for i in range(1, 100001))
+
+
+@broken("a command whose output nobody takes any more comes to its end")
+def _():
+    s = Sandbox.connect(sbx().sandbox_id, **BY)
+    breaks("POST", "/Start", "download", bytes=100_000)
+    got = []
+    with fails(Exception) as f:
+        s.commands.run("seq 1 1000000; echo whole > /tmp/py-whole", on_stdout=got.append)
+    assert not isinstance(f.error, CommandExitException)
+    numbers = "".join(got).split("\n")[:-1]
+    assert numbers and numbers == [str(i + 1) for i in range(len(numbers))]
+    until(lambda: sbx().files.exists("/tmp/py-whole") and sbx().files.read("/tmp/py-whole") == "whole\n")
+
+
+@broken("half an upload changes nothing")
+def _():
+    s = Sandbox.connect(sbx().sandbox_id, **BY)
+    sbx().files.write("halves/old", "as it was")
+    for name in ("old", "new"):
+        breaks("POST", "/files", "upload", bytes=1 << 20)
+        with fails(Exception):
+            s.files.write("halves/" + name, "x" * (8 << 20))
+    until(lambda: sbx().commands.run("ls -A halves").stdout == "old\n")
+    assert sbx().files.read("halves/old") == "as it was"
+    s.files.write("halves/old", "y" * (8 << 20))
+    assert sbx().commands.run('stat -c "%U %s" halves/old').stdout == f"user {8 << 20}\n"
+
+
+@broken("half a download is an error")
+def _():
+    s = Sandbox.connect(sbx().sandbox_id, **BY)
+    sbx().commands.run("base64 -w 0 /dev/urandom | head -c 8000000 > halves/down")
+    for form in ("text", "bytes"):
+        breaks("GET", "/files", "download", bytes=1 << 20)
+        with fails(Exception):
+            s.files.read("halves/down", format=form)
+        assert len(s.files.read("halves/down", format=form)) == 8000000
 
 
 @check("kill", "once and again")

@@ -6,7 +6,6 @@ import (
 	"mime"
 	"net/http"
 	"net/textproto"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -128,24 +127,10 @@ func (h *Handler) form(r *http.Request, u *osuser.User, path string, meta map[st
 	}
 }
 
-// store writes a file in place, as clients of the field expect.
+// store writes a file.
 func (h *Handler) store(u *osuser.User, path string, meta map[string]string, r io.Reader) (uploaded, error) {
-	f, err := h.FS.Create(u, path)
-	if err != nil {
-		return uploaded{}, err
-	}
-	err = write(f, path, meta, r)
-	if closeErr := f.Close(); err == nil {
-		err = fsys.Error(closeErr, path)
-	}
+	err := h.FS.Write(u, path, meta, r)
 	return uploaded{Path: path, Name: filepath.Base(path), Type: "file", Metadata: meta}, err
-}
-
-func write(f *os.File, path string, meta map[string]string, r io.Reader) error {
-	if err := fsys.Store(f, r); err != nil {
-		return fsys.Error(err, path)
-	}
-	return fsys.SetMetadata(f, path, meta)
 }
 
 // decoded undoes the request's Content-Encoding.

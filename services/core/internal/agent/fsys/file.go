@@ -28,15 +28,94 @@ func (fs *FS) Open(u *osuser.User, path string) (f *os.File, info os.FileInfo, e
 	return f, info, Error(err, path)
 }
 
-// Create opens a file to be written in place, emptied, and makes its parents:
-// what SDKs of the field expect, and what watchers see as a write. Returns what Open does.
-func (fs *FS) Create(u *osuser.User, path string) (*os.File, error) {
-	err := osuser.Do(u, func() error { return os.MkdirAll(filepath.Dir(path), dirMode) })
+// Write has a file hold what r yields, and metadata, and makes its parents. It
+// is written in place, which SDKs of the field expect and watchers see as a
+// write. What r doesn't yield whole leaves no file where there was none, and
+// one that there was as it was: its new content is kept beside it until all of
+// it is there. Returns what Open does, and NoSpace.
+func (fs *FS) Write(u *osuser.User, path string, meta map[string]string, r io.Reader) error {
+	f, made, err := ensure(u, path)
 	if err != nil {
-		return nil, Error(err, filepath.Dir(path))
+		return Error(err, path)
 	}
-	f, _, err := open(u, path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
-	return f, Error(err, path)
+	defer func() { _ = f.Close() }()
+	if made {
+		err = Store(f, r)
+	} else {
+		err = rewrite(u, path, f, r)
+	}
+	if err == nil {
+		err = SetMetadata(f, path, meta)
+	}
+	if err != nil && made {
+		discard(u, path, f)
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	return Error(err, path)
+}
+
+// ensure opens a file to be written, and says whether it was made for that.
+func ensure(u *osuser.User, path string) (f *os.File, made bool, err error) {
+	f, _, err = open(u, path, os.O_WRONLY)
+	if !errors.Is(err, os.ErrNotExist) {
+		return f, false, err
+	}
+	if err := osuser.Do(u, func() error { return os.MkdirAll(filepath.Dir(path), dirMode) }); err != nil {
+		return nil, false, err
+	}
+	f, _, err = open(u, path, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
+	if errors.Is(err, os.ErrExist) { // a link that leads nowhere, or another was faster
+		f, _, err = open(u, path, os.O_WRONLY|os.O_CREATE)
+		return f, false, err
+	}
+	return f, err == nil, err
+}
+
+// rewrite gives a file the content that r yields once it is there, which until
+// then is in a file without a name.
+func rewrite(u *osuser.User, path string, f *os.File, r io.Reader) error {
+	var spool *os.File
+	err := osuser.Do(u, func() (err error) {
+		for _, dir := range []string{filepath.Dir(path), os.TempDir()} { // who may write a file may have no right to its directory
+			name := filepath.Join(dir, TempPrefix+rand.Text())
+			if spool, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600); err == nil {
+				return os.Remove(name)
+			}
+		}
+		return err
+	})
+	if spool != nil {
+		defer func() { _ = spool.Close() }()
+	}
+	if err != nil {
+		return err
+	}
+	if err := Store(spool, r); err != nil {
+		return err
+	}
+	if _, err := spool.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	return Store(f, spool)
+}
+
+// discard removes a file that was made, unless its name is another's by now.
+func discard(u *osuser.User, path string, f *os.File) {
+	ours, err := f.Stat()
+	if err != nil {
+		return
+	}
+	_ = osuser.Do(u, func() error {
+		if info, err := os.Lstat(path); err != nil || !os.SameFile(info, ours) {
+			return err
+		}
+		return os.Remove(path)
+	})
 }
 
 // open opens a regular file. Never blocking on what turns out to be a pipe or

@@ -1,33 +1,34 @@
-package e2b
+package sdk
 
 import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
-	"github.com/aetherium/aetherium/tests/internal/sdk"
 	"github.com/aetherium/aetherium/tests/internal/server"
 )
 
-// matrix is what came of each check by each SDK.
-type matrix struct {
-	columns []string
+// writeEnv has the matrices in the documentation written, not compared.
+const writeEnv = "AETHERIUM_TEST_E2B_WRITE"
+
+// Matrix is what came of each check by each package, as docs/E2B.md shows it.
+type Matrix struct {
+	By      string // the suite that writes it
+	Columns []string
 	rows    []string // feature and check, as they came first
 	cells   map[[2]string]string
 }
 
-func (m *matrix) add(column string, r sdk.Result) {
+// Add takes what a package did.
+func (m *Matrix) Add(column string, r Result) {
 	row := "`" + r.Feature + "` | " + r.Check
 	if m.cells == nil {
 		m.cells = map[[2]string]string{}
 	}
-	known := false
-	for _, other := range m.rows {
-		known = known || other == row
-	}
-	if !known {
+	if !slices.Contains(m.rows, row) {
 		m.rows = append(m.rows, row)
 	}
 	cell := "fails"
@@ -41,12 +42,12 @@ func (m *matrix) add(column string, r sdk.Result) {
 }
 
 // String is a table; what an SDK was not asked is empty.
-func (m *matrix) String() string {
+func (m *Matrix) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "| call | what is checked | %s |\n|---|---|%s\n", strings.Join(m.columns, " | "), strings.Repeat("---|", len(m.columns)))
+	fmt.Fprintf(&b, "| call | what is checked | %s |\n|---|---|%s\n", strings.Join(m.Columns, " | "), strings.Repeat("---|", len(m.Columns)))
 	for _, row := range m.rows {
 		fmt.Fprintf(&b, "| %s |", row)
-		for _, column := range m.columns {
+		for _, column := range m.Columns {
 			fmt.Fprintf(&b, " %s |", m.cells[[2]string{row, column}])
 		}
 		b.WriteString("\n")
@@ -54,13 +55,8 @@ func (m *matrix) String() string {
 	return b.String()
 }
 
-const (
-	matrixBegin = "<!-- what follows is written by tests/e2e/e2b -->\n"
-	matrixEnd   = "<!-- what precedes is written by tests/e2e/e2b -->\n"
-)
-
-// compare checks the matrix in the documentation, or writes it.
-func (m *matrix) compare(t *testing.T) {
+// Compare checks the matrix in the documentation, or writes it.
+func (m *Matrix) Compare(t *testing.T) {
 	t.Helper()
 	root, err := server.Root()
 	if err != nil {
@@ -71,8 +67,10 @@ func (m *matrix) compare(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	head, rest, begun := strings.Cut(string(text), matrixBegin)
-	shown, tail, ended := strings.Cut(rest, matrixEnd)
+	begin := "<!-- what follows is written by " + m.By + " -->\n"
+	end := "<!-- what precedes is written by " + m.By + " -->\n"
+	head, rest, begun := strings.Cut(string(text), begin)
+	shown, tail, ended := strings.Cut(rest, end)
 	if !begun || !ended {
 		t.Fatalf("%s has no place for the matrix", path)
 	}
@@ -83,7 +81,7 @@ func (m *matrix) compare(t *testing.T) {
 		t.Errorf("%s does not say what was found: %s=1 has it written", path, writeEnv)
 		return
 	}
-	if err := os.WriteFile(path, []byte(head+matrixBegin+m.String()+matrixEnd+tail), 0o644); err != nil {
+	if err := os.WriteFile(path, []byte(head+begin+m.String()+end+tail), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
