@@ -94,7 +94,8 @@ type Resources struct {
 
 // Mount is an extra tree shown to a VM.
 type Mount struct {
-	Source   string `json:"source"` // a volume name; never a host path
+	Source   string `json:"source"` // a volume's name, or in a request its name or ID; never a host path
+	VolumeID ID     `json:"volume_id,omitempty"`
 	Target   string `json:"target"` // absolute path in the VM
 	ReadOnly bool   `json:"read_only"`
 }

@@ -15,8 +15,8 @@ type Quotas interface {
 	// PutOverride replaces a project's; the zero value removes it. Returns
 	// NotFound for the project.
 	PutOverride(ctx context.Context, project domain.ID, o domain.QuotaOverride) error
-	// Held counts a project's VMs but one and sums what they may use, as
-	// Workers.Reserved does.
+	// Held counts a project's VMs but one and sums what they and its volumes may
+	// use, as Workers.Reserved does.
 	Held(ctx context.Context, project, except domain.ID) (domain.Quota, error)
 	// Created counts the VMs of a project that were made after a time,
 	// tombstones included.

@@ -28,6 +28,9 @@ func SealedSecret(s *domain.Secret) string {
 	return "secrets/" + string(s.ID) + "/value/" + string(s.ProjectID) + "/" + s.Name
 }
 
+// SealedVolumeToken is the place of the token that opens a volume's content.
+func SealedVolumeToken(id domain.ID) string { return "volumes/" + string(id) + "/token" }
+
 // SealedSetting is the place of a setting that is a secret. Such settings have
 // keys that begin with SealedSettings, and values in standard base64.
 func SealedSetting(key string) string { return "settings/" + key }

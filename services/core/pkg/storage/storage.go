@@ -60,6 +60,7 @@ type Tx interface {
 	Members() Members
 	Idempotency() Idempotency
 	Secrets() Secrets
+	Volumes() Volumes
 	Settings() Settings
 	Sealed() Sealed
 	Quotas() Quotas

@@ -128,6 +128,7 @@ func TestPlansUseIndexes(t *testing.T) {
 				return do(tx.Tasks().List(ctx, storage.TaskFilter{Subject: id, Page: pg}))
 			}},
 			call{name: "keys " + name, f: func(tx storage.Tx) error { return do(tx.Keys().List(ctx, p, pg)) }},
+			call{name: "volumes " + name, f: func(tx storage.Tx) error { return do(tx.Volumes().List(ctx, p, pg)) }},
 			call{name: "projects " + name, f: func(tx storage.Tx) error { return do(tx.Projects().List(ctx, pg)) }},
 		)
 	}
@@ -142,6 +143,9 @@ func TestPlansUseIndexes(t *testing.T) {
 		call{name: "VM by name", f: func(tx storage.Tx) error { _, _ = tx.VMs().ByName(ctx, p, "n"); return nil }},
 		call{name: "VM by ID", f: func(tx storage.Tx) error { _, _ = tx.VMs().Get(ctx, "", id); return nil }},
 		call{name: "count of a project", sorts: true, index: "vms_quota", f: func(tx storage.Tx) error { return do(tx.VMs().Count(ctx, p)) }},
+		call{name: "volume by name", f: func(tx storage.Tx) error { _, _ = tx.Volumes().ByName(ctx, p, "n"); return nil }},
+		call{name: "volumes of a worker", f: func(tx storage.Tx) error { return do(tx.Volumes().OnWorker(ctx, id, "", 10)) }},
+		call{name: "count of volumes", f: func(tx storage.Tx) error { return do(tx.Volumes().Count(ctx, p)) }},
 		call{name: "reserved", f: func(tx storage.Tx) error { return do(tx.Workers().Reserved(ctx, id)) }},
 		call{name: "held by a project", index: "vms_quota", f: func(tx storage.Tx) error { return do(tx.Quotas().Held(ctx, p, id)) }},
 		call{name: "created by a project", f: func(tx storage.Tx) error { return do(tx.Quotas().Created(ctx, p, now)) }},

@@ -34,6 +34,7 @@ func sealedValues(e *env) {
 			tx.Settings().Set(e.ctx(), storage.SealedSettings+"odd", "no base64!"),
 			tx.Settings().Set(e.ctx(), "plain", "plain"))
 	})
+	e.volume(q, "v")
 	type at struct{ column, row, value string }
 	all := func() map[string]at {
 		e.Helper()
@@ -59,7 +60,7 @@ func sealedValues(e *env) {
 		return out
 	}
 	found := all()
-	if len(found) != 5+4+1+1+1+2 {
+	if len(found) != 5+4+1+1+1+2+1 {
 		e.Fatalf("found %d: %v", len(found), found)
 	}
 	for _, v := range found {

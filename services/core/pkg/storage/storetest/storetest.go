@@ -67,6 +67,8 @@ func Run(t *testing.T, open Open) {
 		"idempotency keys":              idempotency,
 		"secrets":                       secrets,
 		"sealed values":                 sealedValues,
+		"volumes":                       volumes,
+		"volumes in use":                volumesInUse,
 		"text from outside stays as is": hostileText,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -12,7 +12,8 @@ type quotas struct{ s Session }
 
 const (
 	quotaColumns = "vms, milli_cpu, memory_bytes, disk_bytes, creates_per_minute, snapshots, templates"
-	heldQuery    = `SELECT COUNT(*), COALESCE(SUM(milli_cpu), 0), COALESCE(SUM(memory_bytes), 0), COALESCE(SUM(disk_bytes), 0) FROM (
+	heldQuery    = `SELECT COUNT(*), COALESCE(SUM(milli_cpu), 0), COALESCE(SUM(memory_bytes), 0),
+		COALESCE(SUM(disk_bytes), 0) + (SELECT COALESCE(SUM(disk_bytes), 0) FROM volumes WHERE project_id = ?) FROM (
 		SELECT CASE WHEN ` + holdsMemory + ` THEN milli_cpu ELSE 0 END AS milli_cpu,
 			CASE WHEN ` + holdsMemory + ` THEN memory_bytes ELSE 0 END AS memory_bytes,
 			disk_bytes
@@ -48,7 +49,7 @@ func (r quotas) Held(ctx context.Context, project, except domain.ID) (domain.Quo
 	var q domain.Quota
 	err := r.s.Query(ctx, func(row Row) error {
 		return row.Scan(&q.VMs, &q.MilliCPU, &q.MemoryBytes, &q.DiskBytes)
-	}, heldQuery, string(project), string(except))
+	}, heldQuery, string(project), string(project), string(except))
 	return q, err
 }
 

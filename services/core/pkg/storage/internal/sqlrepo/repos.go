@@ -72,6 +72,9 @@ func (t *Tx) Idempotency() storage.Idempotency { return idempotency{t.s} }
 // Secrets implements [storage.Tx].
 func (t *Tx) Secrets() storage.Secrets { return secrets{t.s} }
 
+// Volumes implements [storage.Tx].
+func (t *Tx) Volumes() storage.Volumes { return volumes{t.s} }
+
 // Settings implements [storage.Tx].
 func (t *Tx) Settings() storage.Settings { return settings{t.s} }
 

@@ -28,6 +28,7 @@ func sealedColumns() []sealedColumn {
 		{table: "executions", column: "command_sealed"},
 		{table: "snapshots", column: "env_sealed"},
 		{table: "secrets", column: "sealed"},
+		{table: "volumes", column: "token_sealed"},
 		{table: "settings", column: "value", key: "key", only: "key LIKE '" + storage.SealedSettings + "%'"},
 	}
 }

@@ -81,6 +81,9 @@ func (r vms) Insert(ctx context.Context, vm *domain.VM) error {
 		return vmFault(err, vm)
 	}
 	vm.Revision = 1
+	if err := r.mount(ctx, vm); err != nil {
+		return err
+	}
 	return r.index(ctx, vm, nil)
 }
 

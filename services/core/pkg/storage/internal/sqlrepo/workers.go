@@ -22,7 +22,8 @@ const (
 		AND NOT (observed = 'stopped' AND desired IN ('stopped', 'deleted'))
 		AND NOT (observed = 'paused' AND pause_mode <> 'freeze' AND desired IN ('paused', 'deleted'))))`
 
-	reservedQuery = `SELECT COALESCE(SUM(milli_cpu), 0), COALESCE(SUM(memory_bytes), 0), COALESCE(SUM(disk_bytes), 0), COALESCE(SUM(pids), 0) FROM (
+	reservedQuery = `SELECT COALESCE(SUM(milli_cpu), 0), COALESCE(SUM(memory_bytes), 0),
+		COALESCE(SUM(disk_bytes), 0) + (SELECT COALESCE(SUM(disk_bytes), 0) FROM volumes WHERE worker_id = ?), COALESCE(SUM(pids), 0) FROM (
 		SELECT CASE WHEN ` + holdsMemory + ` THEN milli_cpu ELSE 0 END AS milli_cpu,
 			CASE WHEN ` + holdsMemory + ` THEN memory_bytes ELSE 0 END AS memory_bytes,
 			disk_bytes,
@@ -136,6 +137,6 @@ func (r workers) Reserved(ctx context.Context, id domain.ID) (domain.Resources, 
 	var out domain.Resources
 	err := r.s.Query(ctx, func(row Row) error {
 		return row.Scan(&out.MilliCPU, &out.MemoryBytes, &out.DiskBytes, &out.PIDs)
-	}, reservedQuery, string(id))
+	}, reservedQuery, string(id), string(id))
 	return out, err
 }
