@@ -13,7 +13,7 @@ import (
 // Returns Unsupported, Unavailable.
 func (s *Service) choose(w *domain.Worker, spec domain.VMSpec) (domain.DriverInfo, error) {
 	if spec.Driver == domain.DriverAuto {
-		return s.chooseAny(w, spec.MinIsolation)
+		return s.chooseAny(w, spec)
 	}
 	i := slices.IndexFunc(w.Drivers, func(d domain.DriverInfo) bool { return d.Name == spec.Driver })
 	if i < 0 {
@@ -28,14 +28,28 @@ func (s *Service) choose(w *domain.Worker, spec domain.VMSpec) (domain.DriverInf
 	case !d.Usable:
 		return d, errors.New(errors.Unsupported, "the driver %s cannot be used here: %s", d.Name, d.Reason).WithField("driver").
 			WithHint("`aetherium doctor` shows what this host offers")
+	case len(spec.Mounts) > 0 && !can(d, CanVolumes):
+		return d, noVolumes(w, d.Name)
 	}
 	return d, nil
+}
+
+// noVolumes refuses a VM volumes that its driver cannot show it.
+func noVolumes(w *domain.Worker, driver string) error {
+	err := errors.New(errors.Unsupported, "the driver %s cannot give VMs volumes", driver).WithField("mounts")
+	for _, d := range w.Drivers {
+		if d.Usable && can(d, CanVolumes) {
+			return err.WithHint("the driver %s can", d.Name)
+		}
+	}
+	return err.WithHint("no driver here can")
 }
 
 // chooseAny is choose for auto: the default driver, else the others in their
 // order. What isolates less than a container is never chosen unless the request
 // says that so little is enough.
-func (s *Service) chooseAny(w *domain.Worker, minimum domain.Isolation) (domain.DriverInfo, error) {
+func (s *Service) chooseAny(w *domain.Worker, spec domain.VMSpec) (domain.DriverInfo, error) {
+	minimum, without := spec.MinIsolation, ""
 	enough := func(d domain.DriverInfo) bool {
 		if minimum == "" {
 			return d.Name == s.config.DefaultDriver || d.Isolation.AtLeast(domain.IsolationContainer)
@@ -44,10 +58,17 @@ func (s *Service) chooseAny(w *domain.Worker, minimum domain.Isolation) (domain.
 	}
 	for _, name := range append([]string{s.config.DefaultDriver}, domain.Drivers()...) {
 		for _, d := range w.Drivers {
-			if d.Name == name && d.Usable && enough(d) {
+			switch {
+			case d.Name != name || !d.Usable || !enough(d):
+			case len(spec.Mounts) > 0 && !can(d, CanVolumes):
+				without = d.Name
+			default:
 				return d, nil
 			}
 		}
+	}
+	if without != "" {
+		return domain.DriverInfo{}, noVolumes(w, without)
 	}
 	if minimum == "" {
 		return domain.DriverInfo{}, errors.New(errors.Unsupported, "no driver here isolates by container or better").WithField("driver").

@@ -67,6 +67,11 @@ type Node interface {
 	// TemplatesChanged tells the node that tags moved or a template went: what
 	// it keeps ready or stored of builds that nobody gets any more can go.
 	TemplatesChanged(ctx context.Context)
+	// MakeVolume makes a volume that is in the database. Returns NoSpace.
+	MakeVolume(ctx context.Context, v *domain.Volume) error
+	// DeleteVolume removes a volume's data; absent is success.
+	DeleteVolume(ctx context.Context, id domain.ID) error
+	OpenVolume(ctx context.Context, v *domain.Volume) (vmm.VolumeFiles, error)
 	// ForgetProject removes what is left of a project's VMs that are deleted:
 	// tombstones, executions with their output, logs.
 	ForgetProject(ctx context.Context, project domain.ID) error

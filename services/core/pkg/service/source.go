@@ -63,6 +63,9 @@ func (s *Service) resolveSource(ctx context.Context, tx storage.Tx, by vmm.Calle
 	if err := s.giveEgress(ctx, tx, req, vm, domain.VMSpec{}); err != nil {
 		return err
 	}
+	if err := s.giveMounts(ctx, tx, req.Mounts, nil, vm); err != nil {
+		return err
+	}
 	return s.fromBuild(vm, build)
 }
 
@@ -161,6 +164,9 @@ func (s *Service) fromSnapshot(ctx context.Context, tx storage.Tx, req vmm.Creat
 		return err
 	}
 	vm.WorkerID = snap.WorkerID
+	if err := s.giveMounts(ctx, tx, req.Mounts, origin.Mounts, vm); err != nil {
+		return err
+	}
 	if len(req.Env) == 0 && len(snap.EnvSealed) > 0 {
 		plain, err := s.sealer.Open(ctx, storage.SealedSnapshotEnv(snap.ID), snap.EnvSealed)
 		if err != nil {
@@ -190,6 +196,9 @@ func (s *Service) warm(ctx context.Context, tx storage.Tx, req vmm.CreateVM, vm 
 	why := FitsMemory(build, infoOf(w, vm.Spec.Driver), domain.Shape{Resources: vm.Spec.Resources, Network: vm.Spec.Network})
 	if why == nil && len(vm.Spec.Tools) > 0 {
 		why = noMemory("the template's memory is one of a VM without tools")
+	}
+	if why == nil && len(vm.Spec.Mounts) > 0 {
+		why = noMemory("the template's memory is one of a VM without volumes")
 	}
 	vm.Spec.Memory = why == nil
 	if req.Memory == nil {

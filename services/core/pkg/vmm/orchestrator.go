@@ -39,6 +39,7 @@ type Orchestrator interface {
 	Templates
 	Tools
 	Secrets
+	Volumes
 	Fleet
 	Events
 	Quotas
@@ -86,6 +87,8 @@ type CreateVM struct {
 	// ResumeFor is until its deadline when it is resumed by itself and has none
 	// to come; 0: the server's default.
 	ResumeFor time.Duration
+	// Mounts are the volumes that it has; nil: those of its snapshot's or origin's VM.
+	Mounts []domain.Mount
 	// Tools are those beside the server's defaults, as NAME or NAME@VERSION.
 	Tools []string
 	// IdempotencyKey: the same key by the same project yields the same VM.
@@ -451,6 +454,80 @@ type Secrets interface {
 	PutSecret(ctx context.Context, by Caller, name, value string) (*domain.Secret, error)
 	// DeleteSecret returns NotFound.
 	DeleteSecret(ctx context.Context, by Caller, name string) error
+}
+
+// CreateVolume asks for a volume.
+type CreateVolume struct {
+	Name      string
+	DiskBytes int64 // 0: what the disk of a VM has that asks for none
+}
+
+// Volumes are directories that outlive VMs. One that a VM has cannot be deleted.
+type Volumes interface {
+	// CreateVolume returns AlreadyExists for the name, QuotaExceeded,
+	// CapacityExhausted, Unsupported where no driver can show a volume to VMs.
+	CreateVolume(ctx context.Context, by Caller, req CreateVolume) (*domain.Volume, error)
+	GetVolume(ctx context.Context, by Caller, idOrName string) (*domain.Volume, error)
+	ListVolumes(ctx context.Context, by Caller, p Page) (List[*domain.Volume], error)
+	// DeleteVolume returns Conflict while a VM has it.
+	DeleteVolume(ctx context.Context, by Caller, idOrName string) error
+	// VolumeToken gives what opens the volume's content to who holds no key.
+	VolumeToken(ctx context.Context, by Caller, id domain.ID) (string, error)
+	// OpenVolume opens the content for who shows the volume's token; size is what
+	// the volume can hold. Returns NotFound, Unauthenticated.
+	OpenVolume(ctx context.Context, id domain.ID, token string) (files VolumeFiles, size int64, err error)
+}
+
+// VolumeEntryType is what something in a volume is.
+type VolumeEntryType string
+
+// The types, as E2B names them.
+const (
+	VolumeFile      VolumeEntryType = "file"
+	VolumeDirectory VolumeEntryType = "directory"
+	VolumeSymlink   VolumeEntryType = "symlink"
+	VolumeOther     VolumeEntryType = "unknown"
+)
+
+// VolumeEntry is something in a volume. Owners are numbers: each VM has its own users.
+type VolumeEntry struct {
+	Name       string
+	Path       string // from the volume's root on, which is /
+	Type       VolumeEntryType
+	Size       int64
+	Mode       uint32 // permission bits, setuid, setgid and sticky as in stat(2)
+	UID, GID   uint32
+	AccessedAt time.Time
+	ModifiedAt time.Time
+	ChangedAt  time.Time
+	Target     string // of a symlink, as it is written there
+}
+
+// VolumeAttr is whose an entry shall be and who may use it. Nil: as it is; of
+// a new one, user and group 1000, and mode 0644 or 0755.
+type VolumeAttr struct{ UID, GID, Mode *uint32 }
+
+// VolumeFiles is one volume's content, whether VMs have it or not. Paths cannot
+// leave the volume and follow no link. All return NotFound for what is not
+// there and InvalidArgument for a path that cannot be used.
+type VolumeFiles interface {
+	Stat(ctx context.Context, path string) (VolumeEntry, error)
+	// List walks a directory in lexical order, so many levels deep. Returns
+	// TooLarge when there is too much.
+	List(ctx context.Context, path string, depth int) ([]VolumeEntry, error)
+	// MakeDir makes the directories above it, too, with parents, and then takes one
+	// that is there for success. Returns AlreadyExists, NoSpace.
+	MakeDir(ctx context.Context, path string, a VolumeAttr, parents bool) (VolumeEntry, error)
+	// Read opens a regular file.
+	Read(ctx context.Context, path string) (VolumeEntry, io.ReadSeekCloser, error)
+	// Write replaces the file atomically: readers see the old or the new content.
+	// Returns NoSpace.
+	Write(ctx context.Context, path string, r io.Reader, a VolumeAttr, parents bool) (VolumeEntry, error)
+	// Set changes owner and mode of a file or directory.
+	Set(ctx context.Context, path string, a VolumeAttr) (VolumeEntry, error)
+	// Remove removes a file or a directory with all that is in it.
+	Remove(ctx context.Context, path string) error
+	Close() error
 }
 
 // Fleet tells about nodes.

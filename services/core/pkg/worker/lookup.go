@@ -47,6 +47,11 @@ func (w *Worker) spec(ctx context.Context, vm *domain.VM) (vmm.Spec, error) {
 		Resources: vm.Spec.Resources, Network: vm.Spec.Network, Hostname: vm.Spec.Hostname, Platform: vm.Spec.Platform,
 		Mounts: w.toolMounts(vm),
 	}
+	volumes, err := w.volumeMounts(ctx, vm)
+	if err != nil {
+		return spec, err
+	}
+	spec.Mounts = append(spec.Mounts, volumes...)
 	if vm.Spec.Memory && vm.Spec.SnapshotID != "" {
 		snap, err := w.loadSnapshot(ctx, vm)
 		if err != nil {

@@ -41,6 +41,9 @@ func (w *Worker) recover(ctx context.Context) error {
 	if err := w.dropForkSnapshots(ctx, 0); err != nil {
 		return err
 	}
+	if err := w.sweepVolumes(ctx); err != nil {
+		return err
+	}
 	w.recoverEgress(ctx, vms)
 	w.recoverBuilds()
 	w.pool.recover(pooled)

@@ -29,6 +29,7 @@ func (w *Worker) sweep(ctx context.Context) {
 		{"layers", w.sweepLayers},
 		{"tools", w.sweepTools},
 		{"tool logs", w.sweepToolLogs},
+		{"volumes", w.sweepVolumes},
 	} {
 		if err := part.do(ctx); err != nil && ctx.Err() == nil {
 			w.Log.Error("sweep", "part", part.name, "error", err)

@@ -82,6 +82,7 @@ type Deps struct {
 	Absent   []domain.DriverInfo   // drivers that this node should have and that could not be opened, with the reason
 	Images   Images
 	Journals *journal.Store
+	Volumes  Volumes // nil: it keeps none
 	Sealer   seal.Sealer
 	Queue    queue.Queue
 	Changes  *watch.Hub[domain.ID] // woken after each commit for a VM or task

@@ -38,6 +38,7 @@ type Orchestrator struct {
 	creates  int
 	panics   map[string]string
 	quotas   map[domain.ID]domain.QuotaOverride
+	volumes  volumes
 }
 
 type vm struct {

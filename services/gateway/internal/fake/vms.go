@@ -69,7 +69,7 @@ func (o *Orchestrator) insert(by vmm.Caller, req vmm.CreateVM) *vm {
 	if req.Egress != nil {
 		v.Spec.Egress = *req.Egress
 	}
-	v.Spec.Secrets = req.Secrets
+	v.Spec.Secrets, v.Spec.Mounts = req.Secrets, req.Mounts
 	if req.OnTimeout != "" {
 		v.OnTimeout = req.OnTimeout
 	}

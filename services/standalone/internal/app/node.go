@@ -20,6 +20,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/core/pkg/volume"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
 	"github.com/aetherium/aetherium/services/core/pkg/worker"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
@@ -181,7 +182,7 @@ func (n *node) assemble(ctx context.Context, serves bool) error {
 		Pool: worker.PoolConfig{Size: s.Pool.Size, Kinds: s.Pool.Kinds}, Tools: shed, EgressCA: n.egressCert,
 		Late: n.drivers.late, NoTrials: !serves,
 	}, worker.Deps{
-		Store: n.store, Drivers: n.drivers.drivers, Absent: n.drivers.absent, Images: n.images, Journals: n.journals,
+		Store: n.store, Drivers: n.drivers.drivers, Absent: n.drivers.absent, Images: n.images, Journals: n.journals, Volumes: volume.New(n.disk),
 		Sealer: n.sealer, Queue: memory.New(64, n.log), Changes: n.changes, Log: n.log,
 	})
 	n.service = service.New(service.Config{

@@ -106,18 +106,28 @@ func victim(dir string) int {
 	point, _ := strconv.ParseInt(os.Getenv(pointEnv), 10, 64)
 	b.calls.Store(0)
 	b.point.Store(point)
-	fork := spec("fork")
+	one, fork := withVolume("one", sharedDir(dir)), withVolume("fork", sharedDir(dir))
 	fork.DiskFrom = "snap"
-	if err := live(ctx, d, fork); err != nil {
+	if err := live(ctx, d, one, fork); err != nil {
 		fmt.Println(err)
 		return 1
 	}
 	return 0
 }
 
-func live(ctx context.Context, d *oci.Driver, fork vmm.Spec) error {
+// sharedDir is what both machines of a victim have mounted.
+func sharedDir(dir string) string { return dir + "/shared" }
+
+// share makes what a victim's machines have mounted.
+func (l *lab) share() {
+	l.t.Helper()
+	must(l.t, os.Mkdir(sharedDir(l.dir), 0o777))
+	must(l.t, os.WriteFile(sharedDir(l.dir)+"/kept", []byte("kept"), 0o600))
+}
+
+func live(ctx context.Context, d *oci.Driver, one, fork vmm.Spec) error {
 	steps := []func() error{
-		func() error { _, err := d.Create(ctx, spec("one")); return err },
+		func() error { _, err := d.Create(ctx, one); return err },
 		func() error { return d.Start(ctx, "one") },
 		func() error { _, err := d.Snapshot(ctx, "one", "snap", domain.SnapshotDisk); return err },
 		func() error { _, err := d.Create(ctx, fork); return err },
@@ -187,12 +197,29 @@ func (l *lab) sweep(when string) {
 			l.t.Errorf("%s: left %v", when, files)
 		}
 	}
+	if text, err := os.ReadFile(sharedDir(l.dir) + "/kept"); err != nil || string(text) != "kept" {
+		l.t.Errorf("%s: what was mounted has %q, %v", when, text, err)
+	}
+	l.noMounts()
 	must(l.t, errors.Join(l.Close(), l.net.Close(), l.pool.Close()))
+}
+
+// noMounts looks that nothing is mounted on the host for a machine.
+func (l *lab) noMounts() {
+	l.t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	must(l.t, err)
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, l.dir+"/run/m/") || strings.Contains(line, sharedDir(l.dir)) {
+			l.t.Errorf("still mounted: %s", line)
+		}
+	}
 }
 
 func TestKilledAnywhere(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
+	l.share()
 	must(t, errors.Join(l.Close(), l.net.Close(), l.pool.Close()))
 	step := 7
 	if os.Getenv(everyEnv) != "" {
@@ -213,6 +240,7 @@ func TestKilledAnywhere(t *testing.T) {
 func TestKilledDuringStart(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
+	l.share()
 	must(t, errors.Join(l.Close(), l.net.Close(), l.pool.Close()))
 	runtime := ociRuntime()
 	for name, what := range map[string]string{

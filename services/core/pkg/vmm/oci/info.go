@@ -41,6 +41,11 @@ func (d *Driver) Info(ctx context.Context) domain.DriverInfo {
 			"fork", "flatten", "meter", "resize", "rename", "egress",
 		},
 	}
+	// A directory that several machines write to needs an owner on disk that is
+	// the same in all of them.
+	if d.layers.mapping() == IDMapMount && d.runtime.kind != "runsc" {
+		info.Capabilities = append(info.Capabilities, "volumes")
+	}
 	if err := d.trial(ctx); err != nil {
 		info.Reason = errors.Public(err).Message
 		if info.Reason == "" || errors.HasCode(err, errors.Internal) {

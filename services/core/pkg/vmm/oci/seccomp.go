@@ -38,6 +38,7 @@ func confine(r *engine) (confinement, error) {
 		return confinement{}, errors.Wrap(err, errors.Internal, "cannot make the system call filter")
 	}
 	withoutAIO(profile)
+	withoutSubvolumes(profile)
 	if len(profile.Architectures) > 1 {
 		profile.Architectures = profile.Architectures[:1] // the native one comes first
 	}
@@ -66,6 +67,44 @@ func withoutAIO(profile *specs.LinuxSeccomp) {
 	}
 	missing := uint(unix.ENOSYS)
 	profile.Syscalls = append(profile.Syscalls, specs.LinuxSyscall{Names: []string{setup}, Action: specs.ActErrno, ErrnoRet: &missing})
+}
+
+// withoutSubvolumes refuses to make subvolumes and snapshots of btrfs, which
+// needs no privilege: what is in one is in nobody's quota, and keeps the volume
+// that it is in from being deleted. A rule can only say which requests of
+// ioctl(2) there may be, so it lists all others: by a bit in which a request
+// differs from all four, or by the whole of its type and number.
+func withoutSubvolumes(profile *specs.LinuxSeccomp) {
+	const (
+		call     = "ioctl"
+		magic    = 0x94 // BTRFS_IOCTL_MAGIC, linux/btrfs.h
+		typeBits = 8    // _IOC_TYPESHIFT, asm-generic/ioctl.h
+		both     = 0xffff
+	)
+	// SNAP_CREATE, SUBVOL_CREATE, SNAP_CREATE_V2 and SUBVOL_CREATE_V2.
+	refused := []uint64{1, 14, 23, 24}
+	for i, rule := range profile.Syscalls {
+		profile.Syscalls[i].Names = slices.DeleteFunc(slices.Clone(rule.Names), func(name string) bool { return name == call })
+	}
+	allow := func(mask, value uint64) {
+		profile.Syscalls = append(profile.Syscalls, specs.LinuxSyscall{
+			Names: []string{call}, Action: specs.ActAllow,
+			Args: []specs.LinuxSeccompArg{{Index: 1, Value: mask, ValueTwo: value, Op: specs.OpMaskedEqual}},
+		})
+	}
+	for bit := 7; bit >= 0; bit-- { // of the type; most differ in the first
+		mask := uint64(1) << (bit + typeBits)
+		allow(mask, ^uint64(magic<<typeBits)&mask)
+	}
+	const small = 32 // than which the refused numbers are
+	for bit := uint64(small); bit <= 0x80; bit <<= 1 {
+		allow(bit, bit)
+	}
+	for n := range uint64(small) {
+		if !slices.Contains(refused, n) {
+			allow(both, magic<<typeBits|n)
+		}
+	}
 }
 
 // apply puts the confinement into a machine's configuration.
