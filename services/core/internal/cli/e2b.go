@@ -26,6 +26,7 @@ const (
 	e2bDomainVariable  = "E2B_DOMAIN"
 	e2bAPIVariable     = "E2B_API_URL"
 	e2bSandboxVariable = "E2B_SANDBOX_URL"
+	e2bVolumeVariable  = "E2B_VOLUME_API_URL"
 )
 
 func (a *app) e2bCommand() *cobra.Command {
@@ -105,7 +106,7 @@ func (a *app) e2bEnvironment(ctx context.Context, plain bool) (sdkenv.Environmen
 		return e, err
 	}
 	if !plain {
-		e.Unset = []string{e2bAPIVariable, e2bSandboxVariable} // they would go before the domain
+		e.Unset = []string{e2bAPIVariable, e2bSandboxVariable, e2bVolumeVariable} // they would go before the domain
 	}
 	key, err := a.e2bKey(ctx, c, server, me, dir)
 	if err != nil {
@@ -125,6 +126,7 @@ func (a *app) e2bAddress(at api.Endpoints, server locate.Server, dir sdkenv.Dir,
 		}
 		return []sdkenv.Variable{
 			{Name: e2bAPIVariable, Value: base + api.E2BPath}, {Name: e2bSandboxVariable, Value: base}, {Name: e2bDomainVariable, Value: d},
+			{Name: e2bVolumeVariable, Value: base + api.E2BPath},
 		}, nil
 	}
 	if at.TLSURL == "" {

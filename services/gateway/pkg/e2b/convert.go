@@ -29,7 +29,7 @@ func toCreate(b createBody, defaultSeconds int64) (vmm.CreateVM, error) {
 	req := vmm.CreateVM{
 		Template: refOf(b.TemplateID), Env: b.EnvVars, Metadata: b.Metadata, Timeout: &timeout, OnTimeout: domain.TimeoutKill,
 		AutoResume: b.AutoResume != nil && b.AutoResume.Enabled, ResumeFor: max(timeout, resumeFor),
-		Previews: domain.Previews{Public: true},
+		Previews: domain.Previews{Public: true}, Mounts: toMounts(b.VolumeMounts),
 	}
 	if b.AutoPause {
 		req.OnTimeout = domain.TimeoutPause
@@ -37,10 +37,7 @@ func toCreate(b createBody, defaultSeconds int64) (vmm.CreateVM, error) {
 			req.OnTimeout = domain.TimeoutStop
 		}
 	}
-	switch {
-	case len(b.VolumeMounts) > 0:
-		return req, unsupported("volumeMounts", "volumes are not supported")
-	case given(b.IAM):
+	if given(b.IAM) {
 		return req, unsupported("iam", "identities of sandboxes are not supported")
 	}
 	n := network{}
@@ -158,7 +155,7 @@ func (a *API) detail(r *http.Request, vm *domain.VM) detail {
 		TemplateID: template, Alias: alias, SandboxID: vm.ID.String(), ClientID: clientID, EnvdVersion: envdVersion,
 		StartedAt: vm.CreatedAt, EndAt: vm.CreatedAt.AddDate(farAway, 0, 0), State: stateOf(vm), CPUCount: cpus(vm),
 		MemoryMB: vm.Spec.Resources.MemoryBytes / mib, DiskSizeMB: vm.Spec.Resources.DiskBytes / mib,
-		Metadata: vm.Metadata, Domain: a.domainOf(r),
+		Metadata: vm.Metadata, VolumeMounts: fromMounts(vm.Spec.Mounts), Domain: a.domainOf(r),
 		Lifecycle: &lifecycle{OnTimeout: string(domain.TimeoutKill), AutoResume: vm.AutoResume},
 	}
 	if vm.OnTimeout != domain.TimeoutKill {

@@ -79,6 +79,7 @@ func New(d Deps, r chi.Router) *API {
 	a.snapshotRoutes(r)
 	a.templateRoutes(r)
 	a.tagRoutes(r)
+	a.volumeRoutes(r)
 	return a
 }
 

@@ -54,6 +54,8 @@ type sandboxDetail struct {
 	AllowInternetAccess *bool             `json:"allowInternetAccess"`
 	Lifecycle           map[string]any    `json:"lifecycle"`
 	Domain              string            `json:"domain"`
+
+	VolumeMounts []map[string]string `json:"volumeMounts"`
 }
 
 // failureAnswer is an error as E2B's clients know it.
@@ -151,7 +153,6 @@ func TestE2BRefuses(t *testing.T) {
 		"no JSON":      `{`,
 		"a timeout":    `{"templateID":"base","timeout":-1}`,
 		"a long one":   `{"templateID":"base","timeout":99999999999}`,
-		"volumes":      `{"templateID":"base","volumeMounts":[{"name":"v","path":"/v"}]}`,
 		"egress proxy": `{"templateID":"base","network":{"egressProxy":{"address":"a:1"}}}`,
 		"rules":        `{"templateID":"base","network":{"rules":{"a.example":[{},{"transform":{"headers":{"A":"b"}}}]}}}`,
 		"resolvers":    `{"templateID":"base","network":{"dnsServers":["203.0.113.1"]}}`,

@@ -161,6 +161,7 @@ func (g *Gateway) routes() (http.Handler, error) {
 			}, r)
 		})
 		a.UploadRoute(r)
+		a.VolumeContentRoutes(r)
 	})
 	if g.deps.Root != nil {
 		r.NotFound(func(w http.ResponseWriter, r *http.Request) {
