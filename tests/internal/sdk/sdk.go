@@ -129,7 +129,9 @@ func Plain(t *testing.T, s *server.Server) []string {
 	at, err := url.Parse(s.URL)
 	must(t, err)
 	base := "http://" + net.JoinHostPort("localhost", at.Port())
-	return []string{"E2B_API_KEY=" + key, "E2B_API_URL=" + base + "/e2b", "E2B_SANDBOX_URL=" + base, "E2B_DOMAIN=aeth.localhost:" + at.Port()}
+	return []string{"E2B_API_KEY=" + key, "E2B_API_URL=" + base + "/e2b", "E2B_SANDBOX_URL=" + base, "E2B_DOMAIN=aeth.localhost:" + at.Port(),
+		"E2B_VOLUME_API_URL=" + base + "/e2b",
+	}
 }
 
 // Result is what a script tells of one check, a line of JSON each.

@@ -12,7 +12,7 @@ import https from 'node:https'
 const require = createRequire(process.cwd() + '/')
 const e2b = await import(pathToFileURL(require.resolve('e2b')).href)
 const minor = Number(JSON.parse(readFileSync(join(process.cwd(), 'node_modules/e2b/package.json'))).version.split('.')[1])
-const { Sandbox, Template } = e2b.default?.Sandbox ? e2b.default : e2b
+const { Sandbox, Template, Volume } = e2b.default?.Sandbox ? e2b.default : e2b
 
 // TEST_LIMIT is how many seconds a check may take, TEST_FEATURES which are wanted.
 const LIMIT = Number(process.env.TEST_LIMIT ?? 60) * 1000
@@ -691,6 +691,80 @@ await broken('half a download is an error', async () => {
     await fails(() => s.files.read('halves/down', { format }), 'Error')
     assert.equal((await s.files.read('halves/down', { format })).length, 8000000)
   }
+})
+
+const volumes = async (name, f) => {
+  if (Volume) await check('Volume', name, f)
+  else if (!FEATURES || FEATURES.includes('Volume')) tell({ feature: 'Volume', check: name, skip: 'this version has none' })
+}
+const volume = (name) => Volume.create(`${name}-${Date.now()}`)
+// destroyed tells whether it could be: sandboxes take a moment to end.
+const destroyed = (v) => Volume.destroy(v.volumeId).catch((err) => { if (err?.name !== 'VolumeError') throw err; return false })
+
+await volumes('create, list, look at and destroy', async () => {
+  const v = await volume('js')
+  assert.ok(v.volumeId && v.token)
+  const info = await Volume.getInfo(v.volumeId)
+  assert.deepEqual([info.volumeId, info.name, info.token], [v.volumeId, v.name, v.token])
+  assert.deepEqual((await Volume.list()).filter((i) => i.volumeId === v.volumeId).map((i) => i.name), [v.name])
+  await fails(() => Volume.create(v.name), 'VolumeError')
+  assert.equal(await Volume.destroy(v.volumeId), true)
+  assert.equal(await Volume.destroy(v.volumeId), false)
+  await fails(() => Volume.getInfo(v.volumeId), 'VolumeNotFoundError', 'NotFoundError')
+})
+await volumes('files: write, read, list, make, change and remove', async () => {
+  const v = await Volume.connect((await volume('js-files')).volumeId)
+  const e = await v.writeFile('/a.txt', 'héllo')
+  assert.deepEqual([e.path, e.name, e.size, e.uid, e.mode & 0o777], ['/a.txt', 'a.txt', 6, 1000, 0o644])
+  assert.equal(await v.readFile('a.txt'), 'héllo')
+  const bytes = new Uint8Array(1_000_000).map((_, i) => i % 251)
+  await v.writeFile('b', new Blob([bytes]).stream())
+  assert.deepEqual(await v.readFile('b', { format: 'bytes' }), bytes)
+  let n = 0
+  for await (const chunk of await v.readFile('b', { format: 'stream' })) n += chunk.length
+  assert.equal(n, bytes.length)
+  await v.writeFile('a.txt', 'again', { mode: 0o600, uid: 1234 })
+  const now = await v.getInfo('a.txt')
+  assert.deepEqual([now.size, now.uid, now.gid, now.mode & 0o777], [5, 1234, 1000, 0o600])
+  assert.ok(now.mtime instanceof Date && !Number.isNaN(now.mtime.getTime()))
+  assert.equal((await v.updateMetadata('a.txt', { mode: 0o640, gid: 7 })).gid, 7)
+  const missing = ['VolumePathNotFoundError', 'NotFoundError']
+  await fails(() => v.makeDir('d/e'), ...missing)
+  assert.equal((await v.makeDir('d/e', { force: true })).type, 'directory')
+  await v.writeFile('d/e/f', 'x')
+  assert.deepEqual((await v.list('/')).map((e) => e.path), ['/a.txt', '/b', '/d'])
+  assert.deepEqual((await v.list('/d', { depth: 2 })).map((e) => e.path), ['/d/e', '/d/e/f'])
+  assert.deepEqual([await v.exists('d/e/f'), await v.exists('d/none')], [true, false])
+  await v.remove('d')
+  assert.equal(await v.exists('d'), false)
+  for (const f of ['getInfo', 'readFile', 'remove', 'list']) await fails(() => v[f]('none'), ...missing)
+  await fails(() => new Volume(v.volumeId, v.name, '0'.repeat(40), v.domain).readFile('a.txt'), 'AuthenticationError')
+  assert.equal(await Volume.destroy(v.volumeId), true)
+})
+await volumes('in several sandboxes at once, and after them', async () => {
+  const v = await volume('js-shared')
+  await v.writeFile('given', 'from outside')
+  const a = await make('base', { volumeMounts: { '/mnt/data': v } })
+  const b = await make('base', { volumeMounts: { '/data/deep': v.name } })
+  assert.deepEqual((await a.getInfo()).volumeMounts, [{ name: v.name, path: '/mnt/data' }])
+  assert.equal((await a.commands.run('cat /mnt/data/given; mkdir /mnt/data/d; echo a >/mnt/data/d/f')).stdout, 'from outside')
+  assert.equal((await b.commands.run('cat /data/deep/d/f; echo b >>/data/deep/d/f; ln -s /etc/passwd /data/deep/link')).stdout, 'a\n')
+  assert.equal(await a.files.read('/mnt/data/d/f'), 'a\nb\n')
+  assert.equal((await v.getInfo('link')).target, '/etc/passwd')
+  await fails(() => v.readFile('link'), 'VolumeError')
+  await fails(() => Volume.destroy(v.volumeId), 'VolumeError')
+  await Promise.all([a.kill(), b.kill()])
+  assert.equal(await v.readFile('d/f'), 'a\nb\n')
+  await until(() => destroyed(v))
+})
+await volumes('where a sandbox cannot have one', async () => {
+  const v = await volume('js-where')
+  for (const path of ['/etc', '/proc/x', 'relative', '/mnt/../etc', '/']) {
+    await fails(() => make('base', { volumeMounts: { [path]: v } }), 'SandboxError', 'InvalidArgumentError')
+  }
+  await fails(() => make('base', { volumeMounts: { '/mnt/a': v, '/mnt/a/b': v } }), 'SandboxError', 'InvalidArgumentError')
+  await fails(() => make('base', { volumeMounts: { '/mnt/a': 'no-such-volume' } }), 'SandboxError', 'NotFoundError')
+  assert.equal(await Volume.destroy(v.volumeId), true)
 })
 
 await check('kill', 'once and again', async () => {

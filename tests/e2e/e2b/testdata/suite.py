@@ -4,6 +4,7 @@ is installed in this interpreter's environment. Each check prints one line of JS
 import asyncio
 import datetime
 import http.client
+import io
 import json
 import os
 import signal
@@ -18,6 +19,11 @@ from e2b import AsyncSandbox, ConnectionConfig, Sandbox, SandboxQuery, SandboxSt
 from e2b import exceptions as ex
 from e2b.sandbox.sandbox_api import SandboxNetworkOpts
 from e2b.sandbox.commands.command_handle import CommandExitException, PtySize
+
+try:
+    from e2b import AsyncVolume, Volume
+except ImportError:  # of before there were volumes
+    Volume = None
 
 # TEST_LIMIT is how many seconds a check may take, TEST_FEATURES which are wanted.
 LIMIT = int(os.environ.get("TEST_LIMIT", "60"))
@@ -950,6 +956,123 @@ def _():
     with fails(Exception) as f:
         cmd.wait()
     assert not isinstance(f.error, CommandExitException)
+
+
+def has_volumes():
+    return Volume is not None
+
+
+def volume(name):
+    return Volume.create(f"{name}-{time.time_ns()}")
+
+
+@check("Volume", "create, list, look at and destroy", has_volumes)
+def _():
+    v = volume("py")
+    assert v.volume_id and v.token
+    info = Volume.get_info(v.volume_id)
+    assert (info.volume_id, info.name, info.token) == (v.volume_id, v.name, v.token)
+    assert [i.name for i in Volume.list() if i.volume_id == v.volume_id] == [v.name]
+    with fails(ex.VolumeException):
+        Volume.create(v.name)
+    assert Volume.destroy(v.volume_id) is True
+    assert Volume.destroy(v.volume_id) is False
+    with fails(ex.NotFoundException):
+        Volume.get_info(v.volume_id)
+
+
+@check("Volume", "files: write, read, list, make, change and remove", has_volumes)
+def _():
+    v = Volume.connect(volume("py-files").volume_id)
+    try:
+        e = v.write_file("/a.txt", "héllo")
+        assert (e.path, e.name, e.size, e.uid, e.mode & 0o777) == ("/a.txt", "a.txt", 6, 1000, 0o644), e
+        assert v.read_file("a.txt") == "héllo"
+        data = bytes(range(256)) * 4096
+        v.write_file("b", io.BytesIO(data))
+        assert v.read_file("b", format="bytes") == data
+        assert b"".join(v.read_file("b", format="stream")) == data
+        v.write_file("a.txt", "again", mode=0o600, uid=1234)
+        e = v.get_info("a.txt")
+        assert (e.size, e.uid, e.gid, e.mode & 0o777) == (5, 1234, 1000, 0o600), e
+        assert v.update_metadata("a.txt", mode=0o640, gid=7).gid == 7
+        with fails(ex.NotFoundException):
+            v.make_dir("d/e")
+        assert v.make_dir("d/e", force=True).type == "directory"
+        v.write_file("d/e/f", "x")
+        assert [e.path for e in v.list("/")] == ["/a.txt", "/b", "/d"]
+        assert [e.path for e in v.list("/d", depth=2)] == ["/d/e", "/d/e/f"]
+        assert v.exists("d/e/f") and not v.exists("d/none")
+        v.remove("d")
+        assert not v.exists("d")
+        for missing in (v.get_info, v.read_file, v.remove, v.list):
+            with fails(ex.NotFoundException):
+                missing("none")
+        with fails(ex.AuthenticationException):
+            Volume(v.volume_id, v.name, token="0" * 40, domain=v._domain).read_file("a.txt")
+    finally:
+        assert Volume.destroy(v.volume_id)
+
+
+@check("Volume", "in several sandboxes at once, and after them", has_volumes)
+def _():
+    v = volume("py-shared")
+    v.write_file("given", "from outside")
+    a, b = make("base", volume_mounts={"/mnt/data": v}), make("base", volume_mounts={"/data/deep": v.name})
+    assert [(m["name"], m["path"]) for m in a.get_info().volume_mounts] == [(v.name, "/mnt/data")]
+    assert a.commands.run("cat /mnt/data/given; mkdir /mnt/data/d; echo a >/mnt/data/d/f").stdout == "from outside"
+    assert b.commands.run("cat /data/deep/d/f; echo b >>/data/deep/d/f; echo more >>/data/deep/given; ln -s /etc/passwd /data/deep/link").stdout == "a\n"
+    assert a.files.read("/mnt/data/d/f") == "a\nb\n"
+    a.pause()
+    a.connect()
+    assert a.commands.run("cat /mnt/data/given").stdout == "from outsidemore\n"
+    assert v.get_info("link").target == "/etc/passwd"
+    with fails(ex.VolumeException):
+        v.read_file("link")
+    with fails(ex.VolumeException):
+        Volume.destroy(v.volume_id)
+    s = a.create_snapshot()
+    c = make(s.snapshot_id)  # has its origin's volumes, as they are now
+    v.write_file("later", "x")
+    assert c.commands.run("cat /mnt/data/later").stdout == "x"
+    for s in (a, b, c):
+        s.kill()
+    assert v.read_file("d/f") == "a\nb\n"
+    until(lambda: destroyed(v))
+
+
+def destroyed(v):
+    """Whether it could be: sandboxes take a moment to end."""
+    try:
+        return Volume.destroy(v.volume_id)
+    except ex.VolumeException:
+        return False
+
+
+@check("Volume", "where a sandbox cannot have one", has_volumes)
+def _():
+    v = volume("py-where")
+    try:
+        for path in ("/etc", "/proc/x", "relative", "/mnt/../etc", "/"):
+            with fails(ex.SandboxException):
+                make("base", volume_mounts={path: v})
+        with fails(ex.SandboxException):
+            make("base", volume_mounts={"/mnt/a": v, "/mnt/a/b": v})
+        with fails(ex.SandboxException):
+            make("base", volume_mounts={"/mnt/a": "no-such-volume"})
+    finally:
+        assert Volume.destroy(v.volume_id)
+
+
+@check("Volume", "by the asynchronous client", has_volumes)
+async def _():
+    v = await AsyncVolume.create(f"py-async-{time.time_ns()}")
+    try:
+        await v.write_file("a/b", "text", force=True)
+        assert await v.read_file("a/b") == "text"
+        assert [e.name for e in await v.list("/")] == ["a"]
+    finally:
+        assert await AsyncVolume.destroy(v.volume_id)
 
 
 @check("async", "the asynchronous client")

@@ -1,0 +1,70 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/tests/internal/server"
+)
+
+// e2bCall does a request to the control plane that E2B's SDKs speak to.
+func e2bCall(ctx context.Context, t *testing.T, s *server.Server, secret, method, path, body string, want int) []byte {
+	t.Helper()
+	r, err := http.NewRequestWithContext(ctx, method, s.URL+api.E2BPath+path, strings.NewReader(body))
+	check(t, err)
+	r.Header.Set("Authorization", "Bearer "+secret)
+	resp, err := http.DefaultClient.Do(r)
+	check(t, err)
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
+	check(t, err)
+	if resp.StatusCode != want {
+		t.Fatalf("%s %s: %d %s", method, path, resp.StatusCode, text)
+	}
+	return text
+}
+
+// The server is killed while a VM has a volume: the VM keeps it, what was
+// written is there, and nothing of it stays mounted (own looks for that).
+func TestKillNineWithAVolume(t *testing.T) {
+	t.Parallel()
+	s := own(t)
+	ctx := limited(t)
+	key := s.Key
+	var v struct{ VolumeID, Token string }
+	check(t, json.Unmarshal(e2bCall(ctx, t, s, key, "POST", "/volumes", `{"name":"data"}`, 201), &v))
+	content := "/volumecontent/" + v.VolumeID
+	var made struct{ SandboxID string }
+	check(t, json.Unmarshal(e2bCall(ctx, t, s, key, "POST", "/v2/sandboxes", `{"templateID":"base","timeout":600,"volumeMounts":[{"name":"data","path":"/mnt/data"}]}`, 201), &made))
+	want := ""
+	for _, round := range []string{"one", "two", "three"} {
+		c, err := s.Client()
+		check(t, err)
+		// From outside and from the VM, by turns.
+		e2bCall(ctx, t, s, v.Token, "PUT", content+"/file?path=outside", round, 201)
+		x, err := c.Execute(ctx, made.SandboxID, api.Execute{Command: api.Command{Args: []string{"sh", "-c", "cat /mnt/data/outside >> /mnt/data/inside; cat /mnt/data/inside"}}})
+		check(t, err)
+		if want += round; x.Stdout != want {
+			t.Fatalf("in the VM: %q, want %q: %s", x.Stdout, want, x.Stderr)
+		}
+		c.Close()
+		check(t, s.Kill())
+		check(t, s.Start(ctx))
+		if got := e2bCall(ctx, t, s, v.Token, "GET", content+"/file?path=inside", "", 200); string(got) != want {
+			t.Fatalf("from outside: %q, want %q", got, want)
+		}
+	}
+	e2bCall(ctx, t, s, key, "DELETE", "/volumes/"+v.VolumeID, "", 409)
+	c, err := s.Client()
+	check(t, err)
+	defer c.Close()
+	_, err = c.DeleteVM(ctx, made.SandboxID)
+	check(t, err)
+	e2bCall(ctx, t, s, key, "DELETE", "/volumes/"+v.VolumeID, "", 204)
+	e2bCall(ctx, t, s, v.Token, "GET", content+"/dir?path=/", "", 401)
+}
