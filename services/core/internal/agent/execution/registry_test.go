@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/internal/agent/execution"
@@ -120,4 +121,53 @@ func TestForgottenIsFoundLate(t *testing.T) {
 	if _, _, err := r.Start(t.Context(), id(2), execution.Command{Args: []string{"true"}}); !errors.HasCode(err, errors.Unavailable) {
 		t.Errorf("while stopping: %v", err)
 	}
+}
+
+// The attachment that another took the execution from may still be at its last
+// look at the output: that does not hold up what the command writes for the other.
+func TestOlderHoldLooksOnceMore(t *testing.T) {
+	t.Parallel()
+	const each = 400_000
+	script := fmt.Sprintf("head -c %[1]d /dev/zero; read a; head -c %[1]d /dev/zero", each)
+	ex, _, err := newRegistry(t, 1).Start(t.Context(), id(1), execution.Command{Args: []string{"/bin/sh", "-c", script}, Stdin: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	older, err := ex.Hold(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer, err := ex.Hold(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer newer.Release()
+	buf := make([]byte, 64<<10)
+	take := func(to int64) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		for at := int64(0); at < to; {
+			c, changed, err := newer.Poll(buf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if at = c.Offset + int64(len(c.Data)); len(c.Data) > 0 {
+				continue
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				t.Fatalf("the output stopped at %d bytes of %d", at, to)
+			}
+		}
+	}
+	take(each)
+	if _, _, err := older.Poll(buf[:1]); err != nil {
+		t.Fatal(err)
+	}
+	if err := ex.PutInput(0, []byte("go\n")); err != nil {
+		t.Fatal(err)
+	}
+	take(2 * each)
 }

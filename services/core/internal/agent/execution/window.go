@@ -296,7 +296,8 @@ func (w *window) give(pos int64, buf []byte) (Chunk, <-chan struct{}, error) {
 	defer w.mu.Unlock()
 	c, changed, err := w.readLocked(pos, buf)
 	if len(c.Data) > 0 {
-		w.given = c.Offset + int64(len(c.Data))
+		// Never back: it may be one that another took the execution from, and that other has this already.
+		w.given = max(w.given, c.Offset+int64(len(c.Data)))
 		w.change.Notify()
 	}
 	return c, changed, err
