@@ -3,15 +3,20 @@ package microvm
 import (
 	"context"
 	"net"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/guest"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
 )
 
+// lastBreath is how long a monitor may take to end after its connections have:
+// far more than it does.
+const lastBreath = 2 * time.Second
+
 // introduce waits for a machine's agent and tells it who the machine is.
-func (d *Driver) introduce(ctx context.Context, m *machine, att network.Attachment, fork bool, t *trace) error {
-	ctx, cancel := context.WithCancel(ctx)
+func (d *Driver) introduce(caller context.Context, m *machine, att network.Attachment, fork bool, t *trace) error {
+	ctx, cancel := context.WithCancel(caller)
 	defer cancel()
 	w := d.turns.Watched(m.MachineID)
 	if w == nil {
@@ -33,6 +38,14 @@ func (d *Driver) introduce(ctx context.Context, m *machine, att network.Attachme
 		t.agent(agent)
 		return client.Assume(ctx, identity(m, att, fork))
 	}()
+	if err != nil && caller.Err() == nil {
+		// A process that ends closes its connections first.
+		select {
+		case <-w.Done():
+		case <-caller.Done():
+		case <-time.After(lastBreath):
+		}
+	}
 	if err != nil && !d.alive(m) { // what a broken connection says is not why
 		return errors.Wrap(err, errors.GuestFault, "the machine ended before its agent answered")
 	}
