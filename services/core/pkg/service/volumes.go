@@ -2,7 +2,6 @@ package service
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/subtle"
 	"encoding/hex"
 	"slices"
@@ -30,10 +29,8 @@ func (s *Service) CreateVolume(ctx context.Context, by vmm.Caller, req vmm.Creat
 			WithHint("%d to %d", domain.MinDiskBytes, domain.MaxDiskBytes)
 	}
 	v := &domain.Volume{ID: domain.NewID(), ProjectID: by.ProjectID, Name: req.Name, DiskBytes: req.DiskBytes, CreatedAt: s.time()}
-	var secret [tokenBytes]byte
-	_, _ = rand.Read(secret[:])
 	var err error
-	if v.TokenSealed, err = s.sealer.Seal(ctx, storage.SealedVolumeToken(v.ID), hex.AppendEncode(nil, secret[:])); err != nil {
+	if v.TokenSealed, err = s.sealer.Seal(ctx, storage.SealedVolumeToken(v.ID), newToken()); err != nil {
 		return nil, err
 	}
 	err = s.store.Update(ctx, func(tx storage.Tx) error {

@@ -71,16 +71,21 @@ func (w *Worker) volumeMounts(ctx context.Context, vm *domain.VM) ([]vmm.HostMou
 	if err != nil {
 		return nil, err
 	}
-	mounts := make([]vmm.HostMount, 0, len(vm.Spec.Mounts))
-	for _, m := range vm.Spec.Mounts {
-		var v *domain.Volume
-		if err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
-			v, err = tx.Volumes().Get(ctx, vm.ProjectID, m.VolumeID)
-			return err
-		}); err != nil {
-			return nil, err
+	volumes := make([]*domain.Volume, len(vm.Spec.Mounts))
+	err = w.Store.View(ctx, func(tx storage.Tx) (err error) {
+		for i, m := range vm.Spec.Mounts {
+			if volumes[i], err = tx.Volumes().Get(ctx, vm.ProjectID, m.VolumeID); err != nil {
+				return err
+			}
 		}
-		dir, err := kept.Make(ctx, v.ID, v.DiskBytes)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	mounts := make([]vmm.HostMount, 0, len(volumes))
+	for i, m := range vm.Spec.Mounts {
+		dir, err := kept.Make(ctx, volumes[i].ID, volumes[i].DiskBytes)
 		if err != nil {
 			return nil, err
 		}

@@ -234,12 +234,18 @@ func coded(err error) bool {
 // refuseClient answers a client whose token or signature does not count: in the
 // form of the protocol that it speaks.
 func refuseClient(w http.ResponseWriter, r *http.Request, err error) {
-	message := errors.Public(err).Message
-	if r.URL.Path == pathFiles || r.URL.Path == pathEnvs || r.URL.Path == pathMetrics {
-		answerSandbox(w, http.StatusUnauthorized, err, sandboxError{Message: message, Code: http.StatusUnauthorized})
-		return
+	const status = http.StatusUnauthorized
+	answerSandbox(w, status, err, agentFailure(r.URL.Path, status, "unauthenticated", errors.Public(err).Message))
+}
+
+// agentFailure is the body by which a client of an agent is told of a failure:
+// code is Connect's, for its calls.
+func agentFailure(path string, status int, code, message string) any {
+	switch path {
+	case pathFiles, pathEnvs, pathMetrics:
+		return sandboxError{Message: message, Code: status}
 	}
-	answerSandbox(w, http.StatusUnauthorized, err, map[string]string{"code": "unauthenticated", "message": message})
+	return map[string]string{"code": code, "message": message}
 }
 
 // agentWriter answers problems of ours as clients of an agent know them.
@@ -253,15 +259,11 @@ func (w agentWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // RenderProblem implements problem.Renderer.
 func (w agentWriter) RenderProblem(p *problem.Response) (contentType string, body []byte) {
-	var failure any = sandboxError{Message: p.Detail, Code: p.Status}
-	if w.path != pathFiles {
-		code := "unavailable"
-		if p.Code == string(errors.NoSpace) {
-			code = "resource_exhausted"
-		}
-		failure = map[string]string{"code": code, "message": p.Detail}
+	code := "unavailable"
+	if p.Code == string(errors.NoSpace) {
+		code = "resource_exhausted"
 	}
-	body, err := json.Marshal(failure)
+	body, err := json.Marshal(agentFailure(w.path, p.Status, code, p.Detail))
 	if err != nil { // cannot be: plain strings and numbers
 		panic(err)
 	}

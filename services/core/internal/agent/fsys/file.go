@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/aetherium/aetherium/libs/common/pkg/bulk"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/internal/agent/osuser"
 )
@@ -79,9 +78,8 @@ func rewrite(u *osuser.User, path string, f *os.File, r io.Reader) error {
 	var spool *os.File
 	err := osuser.Do(u, func() (err error) {
 		for _, dir := range []string{filepath.Dir(path), os.TempDir()} { // who may write a file may have no right to its directory
-			name := filepath.Join(dir, TempPrefix+rand.Text())
-			if spool, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600); err == nil {
-				return os.Remove(name)
+			if spool, err = temporary(dir); err == nil {
+				return os.Remove(spool.Name())
 			}
 		}
 		return err
@@ -95,13 +93,7 @@ func rewrite(u *osuser.User, path string, f *os.File, r io.Reader) error {
 	if err := Store(spool, r); err != nil {
 		return err
 	}
-	if _, err := spool.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	if err := f.Truncate(0); err != nil {
-		return err
-	}
-	return Store(f, spool)
+	return refill(f, spool)
 }
 
 // discard removes a file that was made, unless its name is another's by now.
@@ -151,19 +143,19 @@ func (fs *FS) Replace(u *osuser.User, path string, mode uint32, r io.Reader) (En
 	if err != nil {
 		return Entry{}, err
 	}
-	temp := filepath.Join(filepath.Dir(path), TempPrefix+rand.Text())
 	var f *os.File
 	err = osuser.Do(u, func() error {
 		if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
 			return err
 		}
-		f, err = os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+		f, err = temporary(filepath.Dir(path))
 		return err
 	})
 	if err != nil {
 		return Entry{}, Error(err, path)
 	}
 	defer func() { _ = f.Close() }()
+	temp := f.Name()
 	if err = Store(f, r); err == nil {
 		if err = dress(u, f, old, mode); err == nil {
 			err = osuser.Do(u, func() error { return os.Rename(temp, path) })
@@ -255,14 +247,26 @@ func chmod(f *os.File, mode uint32) error {
 
 // overwrite copies a finished temporary file over one that cannot be replaced.
 func overwrite(u *osuser.User, path string, from *os.File) error {
-	to, _, err := open(u, path, os.O_WRONLY|os.O_TRUNC)
+	to, _, err := open(u, path, os.O_WRONLY)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = to.Close() }()
+	return refill(to, from)
+}
+
+// temporary makes a file in a directory that is on its way into another's place.
+func temporary(dir string) (*os.File, error) {
+	return os.OpenFile(filepath.Join(dir, TempPrefix+rand.Text()), os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+}
+
+// refill gives a file the content of a temporary one, in place of its own.
+func refill(to, from *os.File) error {
 	if _, err := from.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	_, err = bulk.Store(to, from)
-	return err
+	if err := to.Truncate(0); err != nil {
+		return err
+	}
+	return Store(to, from)
 }

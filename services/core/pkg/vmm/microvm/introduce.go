@@ -38,7 +38,11 @@ func (d *Driver) introduce(caller context.Context, m *machine, att network.Attac
 		t.agent(agent)
 		return client.Assume(ctx, identity(m, att, fork))
 	}()
-	if err != nil && caller.Err() == nil {
+	if err == nil {
+		t.phase("identity")
+		return nil
+	}
+	if caller.Err() == nil {
 		// A process that ends closes its connections first.
 		select {
 		case <-w.Done():
@@ -46,11 +50,8 @@ func (d *Driver) introduce(caller context.Context, m *machine, att network.Attac
 		case <-time.After(lastBreath):
 		}
 	}
-	if err != nil && !d.alive(m) { // what a broken connection says is not why
+	if !d.alive(m) { // what a broken connection says is not why
 		return errors.Wrap(err, errors.GuestFault, "the machine ended before its agent answered")
-	}
-	if err == nil {
-		t.phase("identity")
 	}
 	return err
 }
