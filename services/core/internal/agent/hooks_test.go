@@ -8,8 +8,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/internal/executable"
 	"github.com/aetherium/aetherium/services/core/pkg/guest"
 )
 
@@ -19,7 +21,7 @@ func hook(t *testing.T, dir, name, script string) {
 	t.Helper()
 	at := filepath.Join("/etc/aetherium", dir)
 	must(t, os.MkdirAll(at, 0o755))
-	must(t, os.WriteFile(filepath.Join(at, name), []byte("#!/bin/sh\nexec 3>>/var/lib/log\n"+script+"\n"), 0o755))
+	must(t, executable.Install(strings.NewReader("#!/bin/sh\nexec 3>>/var/lib/log\n"+script+"\n"), filepath.Join(at, name), time.Time{}))
 }
 
 func TestHooks(t *testing.T) {

@@ -30,7 +30,8 @@ import (
 // vnetHeader is virtio's header before each frame of a tap (virtio 1.2, 5.1.6).
 const vnetHeader = 10
 
-// openTap opens an existing tap of the calling thread's namespace, as a monitor does.
+// openTap opens a tap of the calling thread's namespace, as a monitor does. One
+// that was not there is, as long as it is open.
 func openTap(name string, offloads uintptr) (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -71,13 +72,7 @@ func (l *lab) boot(netns string, a network.Attachment, tap string, offloads uint
 	g := &guest{netns: netns}
 	l.in(a.NetNS, func(int) (err error) { g.tap, err = openTap(tap, offloads); return err })
 	var nic *os.File
-	l.in(g.netns, func(int) error {
-		err := netlink.LinkAdd(&netlink.Tuntap{
-			LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_VNET_HDR | netlink.TUNTAP_NO_PI,
-		})
-		if err != nil {
-			return err
-		}
+	l.in(g.netns, func(int) (err error) {
 		if nic, err = openTap("eth0", offloads); err != nil {
 			return err
 		}

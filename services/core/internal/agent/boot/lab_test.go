@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -196,7 +197,10 @@ func tap(link *microvm.Link) error {
 		LinkAttrs: netlink.LinkAttrs{Name: link.Tap, TxQLen: -1}, Mode: netlink.TUNTAP_MODE_TAP,
 		Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR, Owner: uid, Group: uid,
 	}
-	if err := h.LinkAdd(t); err != nil {
+	syscall.ForkLock.RLock() // what starts meanwhile would have it open
+	err = h.LinkAdd(t)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
 		return err
 	}
 	return h.LinkSetUp(t)

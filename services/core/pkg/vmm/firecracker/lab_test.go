@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -266,7 +267,10 @@ func (l *lab) netNS(g microvm.Guest) {
 			LinkAttrs: netlink.LinkAttrs{Name: g.Link.Tap}, Mode: netlink.TUNTAP_MODE_TAP, Owner: g.UID, Group: g.UID,
 			Flags: netlink.TUNTAP_ONE_QUEUE | netlink.TUNTAP_VNET_HDR,
 		}
-		if err := netlink.LinkAdd(tap); err != nil {
+		syscall.ForkLock.RLock() // what starts meanwhile would have it open
+		err := netlink.LinkAdd(tap)
+		syscall.ForkLock.RUnlock()
+		if err != nil {
 			return err
 		}
 		if err := netlink.LinkSetHardwareAddr(tap, net.HardwareAddr{2, 0xfc, 0, 0, 0, 1}); err != nil {

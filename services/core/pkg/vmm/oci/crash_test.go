@@ -15,6 +15,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/internal/executable"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/oci"
@@ -253,7 +254,7 @@ func TestKilledDuringStart(t *testing.T) {
 	} {
 		script := filepath.Join(l.dir, runtime+"-"+name)
 		text := "#!/bin/sh\ncase \"$*\" in *' run '*) ;; *) exec RUNTIME \"$@\";; esac\n" + what + "\n"
-		must(t, os.WriteFile(script, []byte(strings.ReplaceAll(text, "RUNTIME", runtime)), 0o755))
+		must(t, executable.Install(strings.NewReader(strings.ReplaceAll(text, "RUNTIME", runtime)), script, time.Time{}))
 		if !l.dieAt(0, script) {
 			t.Errorf("%s: the victim lived", name)
 		}

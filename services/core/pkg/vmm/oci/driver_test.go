@@ -10,6 +10,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/internal/executable"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/oci"
 	"golang.org/x/sys/unix"
@@ -318,7 +319,8 @@ func TestAutoTriesTheRuntime(t *testing.T) {
 	l.boot(spec("one"))
 
 	bin := t.TempDir()
-	must(t, os.WriteFile(bin+"/crun", []byte("#!/bin/sh\n[ \"$1\" = --version ] && echo crun version 0 || exit 1\n"), 0o755))
+	const broken = "#!/bin/sh\n[ \"$1\" = --version ] && echo crun version 0 || exit 1\n"
+	must(t, executable.Install(strings.NewReader(broken), bin+"/crun", time.Time{}))
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	l.reopen()
 	if info := l.Info(t.Context()); !info.Usable || !strings.HasPrefix(info.Version, "runc") {

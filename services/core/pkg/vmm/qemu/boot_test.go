@@ -7,8 +7,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/internal/executable"
 	"github.com/aetherium/aetherium/services/core/internal/starting"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/qemu"
@@ -196,7 +198,7 @@ func TestStartingBesideOthers(t *testing.T) {
 	const started = "QEMU emulator version 9.0.0"
 	binary := filepath.Join(l.dir, "monitor", "bin", "qemu")
 	must(t, os.MkdirAll(filepath.Dir(binary), 0o755)) // the monitor's user passes
-	must(t, os.WriteFile(binary, []byte("#!/bin/sh\necho "+started+"\n"), 0o755))
+	must(t, executable.Install(strings.NewReader("#!/bin/sh\necho "+started+"\n"), binary, time.Time{}))
 	e, err := qemu.New(qemu.Config{Binary: binary, Accelerator: qemu.TCG})
 	must(t, err)
 	defer e.Close()

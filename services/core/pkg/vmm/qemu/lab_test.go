@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -261,6 +262,8 @@ func (l *lab) netNS(g microvm.Guest) {
 			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 				return err
 			}
+			syscall.ForkLock.RLock() // what starts meanwhile would have it open
+			defer syscall.ForkLock.RUnlock()
 			f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 			if err != nil {
 				return err
