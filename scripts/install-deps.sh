@@ -56,6 +56,7 @@ python3-venv                        python3-venv            python3        pytho
 /usr/lib/python3/dist-packages/matplotlib      python3-matplotlib      python3-matplotlib     python-matplotlib      py3-matplotlib
 node                                nodejs                  nodejs         nodejs           nodejs
 dockerd                             docker.io               moby-engine    docker           docker
+postgres-server                     postgresql              postgresql-server postgresql    postgresql
 '
 need_bench='
 dockerd                             docker.io               moby-engine    docker           docker
@@ -91,6 +92,8 @@ there() {
     /*) [ -e "$1" ] ;;
     # Not a program: what environments for Python programs are made with.
     python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null || /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null ;;
+    # Debian keeps the programs of each version apart.
+    postgres-server) compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null ;;
     *) command -v "$1" >/dev/null 2>&1 ;;
   esac
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/migrations"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
 )
 
@@ -54,13 +55,13 @@ func (c command) run(ctx context.Context) int {
 		}
 		*path = filepath.Join(dir, "aetherium.db")
 	}
-	var act func(context.Context, *sqlite.Migrator) error
+	var act func(context.Context, *migrations.Migrator) error
 	creates := false
 	switch rest := flags.Args(); {
 	case len(rest) == 1 && rest[0] == "up":
-		act, creates = c.changes(func(ctx context.Context, m *sqlite.Migrator) ([]sqlite.Migration, error) { return m.Up(ctx) }), true
+		act, creates = c.changes(func(ctx context.Context, m *migrations.Migrator) ([]migrations.Migration, error) { return m.Up(ctx) }), true
 	case len(rest) == 1 && rest[0] == "down":
-		act = c.changes(func(ctx context.Context, m *sqlite.Migrator) ([]sqlite.Migration, error) { return m.Down(ctx) })
+		act = c.changes(func(ctx context.Context, m *migrations.Migrator) ([]migrations.Migration, error) { return m.Down(ctx) })
 	case len(rest) == 1 && rest[0] == "status":
 		act = c.status
 	case len(rest) == 2 && rest[0] == "to":
@@ -68,7 +69,9 @@ func (c command) run(ctx context.Context) int {
 		if err != nil || version < 0 {
 			return c.misused("%q is not a version", rest[1])
 		}
-		act = c.changes(func(ctx context.Context, m *sqlite.Migrator) ([]sqlite.Migration, error) { return m.To(ctx, version) })
+		act = c.changes(func(ctx context.Context, m *migrations.Migrator) ([]migrations.Migration, error) {
+			return m.To(ctx, version)
+		})
 	default:
 		return c.misused("say what to do: up, down, status or to VERSION")
 	}
@@ -78,7 +81,7 @@ func (c command) run(ctx context.Context) int {
 	return 0
 }
 
-func (c command) open(ctx context.Context, path string, creates bool, act func(context.Context, *sqlite.Migrator) error) error {
+func (c command) open(ctx context.Context, path string, creates bool, act func(context.Context, *migrations.Migrator) error) error {
 	if _, err := os.Stat(path); err != nil && !creates {
 		return errors.Wrap(err, errors.NotFound, "there is no database %s", path)
 	}
@@ -91,8 +94,8 @@ func (c command) open(ctx context.Context, path string, creates bool, act func(c
 }
 
 // changes tells what a change of the schema did.
-func (c command) changes(do func(context.Context, *sqlite.Migrator) ([]sqlite.Migration, error)) func(context.Context, *sqlite.Migrator) error {
-	return func(ctx context.Context, m *sqlite.Migrator) error {
+func (c command) changes(do func(context.Context, *migrations.Migrator) ([]migrations.Migration, error)) func(context.Context, *migrations.Migrator) error {
+	return func(ctx context.Context, m *migrations.Migrator) error {
 		done, err := do(ctx, m)
 		for _, d := range done {
 			what := "taken back"
@@ -112,7 +115,7 @@ func (c command) changes(do func(context.Context, *sqlite.Migrator) ([]sqlite.Mi
 	}
 }
 
-func (c command) status(ctx context.Context, m *sqlite.Migrator) error {
+func (c command) status(ctx context.Context, m *migrations.Migrator) error {
 	current, newest, err := m.Versions(ctx)
 	if err != nil {
 		return err

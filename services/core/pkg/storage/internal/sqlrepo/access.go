@@ -67,7 +67,7 @@ func (r keys) Rotate(ctx context.Context, project, id domain.ID, secret storage.
 	w := where{args: []any{optMicros(oldUntil), optMicros(oldUntil), secret.Prefix, secret.Hash[:], micros(secret.At)}}
 	w.add("id = ?", string(id))
 	w.eq("project_id", project)
-	n, err := r.s.Exec(ctx, "UPDATE api_keys SET old_hash = CASE WHEN ? IS NULL THEN NULL ELSE hash END, old_until = ?, prefix = ?, hash = ?, rotated_at = ?"+
+	n, err := r.s.Exec(ctx, "UPDATE api_keys SET old_hash = CASE WHEN CAST(? AS BIGINT) IS NULL THEN NULL ELSE hash END, old_until = ?, prefix = ?, hash = ?, rotated_at = ?"+
 		w.String(), w.args...)
 	if err == nil && n == 0 {
 		return notFound("API key", id)

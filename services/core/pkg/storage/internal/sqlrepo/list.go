@@ -145,3 +145,12 @@ func marks(cols string) string {
 
 // sets is "a = ?, b = ?, …".
 func sets(cols string) string { return strings.ReplaceAll(cols, ", ", " = ?, ") + " = ?" }
+
+// excluded is "a = excluded.a, b = excluded.b, …".
+func excluded(cols string) string {
+	names := strings.Split(cols, ", ")
+	for i, c := range names {
+		names[i] = c + " = excluded." + c
+	}
+	return strings.Join(names, ", ")
+}

@@ -36,8 +36,8 @@ func (r quotas) PutOverride(ctx context.Context, project domain.ID, o domain.Quo
 		_, err := r.s.Exec(ctx, "DELETE FROM quotas WHERE project_id = ?", string(project))
 		return err
 	}
-	_, err := r.s.Exec(ctx, "INSERT OR REPLACE INTO quotas (project_id, "+quotaColumns+") VALUES (?, "+marks(quotaColumns)+")",
-		string(project), optInt(o.VMs), optInt(o.MilliCPU), optInt(o.MemoryBytes), optInt(o.DiskBytes), optInt(o.CreatesPerMinute),
+	_, err := r.s.Exec(ctx, "INSERT INTO quotas (project_id, "+quotaColumns+") VALUES (?, "+marks(quotaColumns)+") ON CONFLICT (project_id) DO UPDATE SET "+
+		excluded(quotaColumns), string(project), optInt(o.VMs), optInt(o.MilliCPU), optInt(o.MemoryBytes), optInt(o.DiskBytes), optInt(o.CreatesPerMinute),
 		optInt(o.Snapshots), optInt(o.Templates))
 	if violated(err, Reference) {
 		return errors.Wrap(err, errors.NotFound, "project %s does not exist", project)

@@ -1,0 +1,131 @@
+package postgres
+
+import (
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+)
+
+// channel is the name of what is listened to.
+const channel = "aetherium_changes"
+
+// listener hears of the commits of other processes.
+type listener struct {
+	cfg    *pgx.ConnConfig
+	log    *slog.Logger
+	self   string // this process's own commits are announced without it
+	events *signal
+	keys   *signal
+
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// listen starts to listen; nothing of what is committed from then on is missed.
+func listen(ctx context.Context, cfg *pgx.ConnConfig, log *slog.Logger, events, keys *signal) (*listener, error) {
+	l := &listener{cfg: cfg.Copy(), log: log, self: rand.Text(), events: events, keys: keys}
+	// There is no statement to cancel while it waits.
+	l.cfg.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.DeadlineContextWatcherHandler{Conn: conn.Conn()}
+	}
+	conn, err := l.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	background, cancel := context.WithCancel(context.Background())
+	l.cancel = cancel
+	l.wg.Go(func() { l.loop(background, conn) })
+	return l, nil
+}
+
+func (l *listener) stop() {
+	l.cancel()
+	l.wg.Wait()
+}
+
+// tell gives the statement, if any, that tells others of a commit.
+func (l *listener) tell(events, keys bool) string {
+	what := ""
+	if events {
+		what += "e"
+	}
+	if keys {
+		what += "k"
+	}
+	if what == "" {
+		return ""
+	}
+	return "NOTIFY " + channel + ", '" + what + " " + l.self + "'; "
+}
+
+func (l *listener) connect(ctx context.Context) (*pgx.Conn, error) {
+	conn, err := pgx.ConnectConfig(ctx, l.cfg)
+	if err != nil {
+		return nil, classify(err)
+	}
+	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
+		return nil, errors.Join(classify(err), conn.Close(ctx))
+	}
+	return conn, nil
+}
+
+func (l *listener) loop(ctx context.Context, conn *pgx.Conn) {
+	for {
+		err := l.hear(ctx, conn)
+		_ = conn.Close(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		l.log.Warn("the database tells of no changes at the moment", "error", err)
+		if conn = l.again(ctx); conn == nil {
+			return
+		}
+		// Whatever was told meanwhile was missed.
+		l.events.announce()
+		l.keys.announce()
+	}
+}
+
+// hear announces what is told until the connection breaks.
+func (l *listener) hear(ctx context.Context, conn *pgx.Conn) error {
+	for {
+		n, err := conn.WaitForNotification(ctx)
+		if err != nil {
+			return classify(err)
+		}
+		what, from, _ := strings.Cut(n.Payload, " ")
+		if from == l.self {
+			continue
+		}
+		if strings.Contains(what, "e") {
+			l.events.announce()
+		}
+		if strings.Contains(what, "k") {
+			l.keys.announce()
+		}
+	}
+}
+
+// again connects once more, however long it takes; nil when ctx ends.
+func (l *listener) again(ctx context.Context) *pgx.Conn {
+	const longest = 5 * time.Second
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, longest) {
+		if conn, err := l.connect(ctx); err == nil {
+			return conn
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
