@@ -41,7 +41,7 @@ func (s *Service) StartExecution(ctx context.Context, by vmm.Caller, vmID domain
 func (s *Service) started(ctx context.Context, by vmm.Caller, vmID, id domain.ID) (*domain.Execution, error) {
 	var x *domain.Execution
 	if node, err := s.nodes.Any(); err == nil {
-		x, _ = node.Execution(id)
+		x, _ = node.Execution(ctx, id)
 	}
 	if x == nil {
 		err := s.store.View(ctx, func(tx storage.Tx) (err error) {
@@ -71,7 +71,7 @@ func (s *Service) GetExecution(ctx context.Context, by vmm.Caller, id domain.ID)
 // fresher than in the database and sooner there.
 func (s *Service) execution(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.Execution, Node, error) {
 	if node, err := s.nodes.Any(); err == nil {
-		if x, ok := node.Execution(id); ok && x.ProjectID == by.ProjectID {
+		if x, ok := node.Execution(ctx, id); ok && x.ProjectID == by.ProjectID {
 			return x, node, nil
 		}
 	}
@@ -92,7 +92,7 @@ func (s *Service) execution(ctx context.Context, by vmm.Caller, id domain.ID) (*
 	if err != nil {
 		return nil, nil, err
 	}
-	if fresher, ok := node.Execution(id); ok && fresher.VMID == x.VMID {
+	if fresher, ok := node.Execution(ctx, id); ok && fresher.VMID == x.VMID {
 		x = fresher
 	}
 	return x, node, nil
@@ -120,7 +120,7 @@ func (s *Service) ListExecutions(ctx context.Context, by vmm.Caller, vmID domain
 		return list, err
 	}
 	for i, x := range list.Items {
-		if fresher, ok := node.Execution(x.ID); ok && fresher.VMID == x.VMID {
+		if fresher, ok := node.Execution(ctx, x.ID); ok && fresher.VMID == x.VMID {
 			list.Items[i] = fresher
 			continue
 		}
@@ -235,7 +235,7 @@ func (s *Service) awake(ctx context.Context, by vmm.Caller, node Node, id domain
 func (s *Service) StdinOffset(ctx context.Context, by vmm.Caller, id domain.ID) (int64, error) {
 	var offset int64
 	err := s.live(ctx, by, id, func(n Node) (err error) {
-		offset, err = n.StdinOffset(id)
+		offset, err = n.StdinOffset(ctx, id)
 		return err
 	})
 	return offset, err

@@ -32,7 +32,7 @@ func (s *Service) guestFiles(ctx context.Context, by vmm.Caller, vmID domain.ID,
 	if err != nil {
 		return nil, err
 	}
-	return node.Files(vm)
+	return node.Files(ctx, vm)
 }
 
 // StatFile implements vmm.Files.

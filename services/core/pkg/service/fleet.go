@@ -24,7 +24,7 @@ func (s *Service) Drivers(ctx context.Context, _ vmm.Caller) ([]domain.DriverInf
 	if err != nil {
 		return nil, err
 	}
-	return node.Drivers(ctx), nil
+	return node.Drivers(ctx)
 }
 
 // ListEvents implements vmm.Events.

@@ -24,39 +24,39 @@ import (
 type Node interface {
 	// Wake asks the node to converge a VM now.
 	Wake(vm domain.ID)
-	// Live returns a running VM that the node serves, from memory.
+	// Live returns a running VM that the node serves, from this process's memory.
 	Live(vm domain.ID) (*domain.VM, bool)
 
 	StartExecution(ctx context.Context, vm *domain.VM, req vmm.StartExecution) (*domain.Execution, error)
 	// Execution returns what the node knows of an execution, fresher than the database.
-	Execution(id domain.ID) (*domain.Execution, bool)
+	Execution(ctx context.Context, id domain.ID) (*domain.Execution, bool)
 	Output(ctx context.Context, x *domain.Execution, from int64, follow bool) (vmm.OutputReader, error)
 	WaitExecution(ctx context.Context, id domain.ID) (*domain.Execution, error)
 	// FlushExecutions writes what is only in memory beside the database.
 	FlushExecutions(ctx context.Context) error
 	WriteStdin(ctx context.Context, id domain.ID, offset int64, data []byte) error
-	StdinOffset(id domain.ID) (int64, error)
+	StdinOffset(ctx context.Context, id domain.ID) (int64, error)
 	CloseStdin(ctx context.Context, id domain.ID) error
 	ResizePTY(ctx context.Context, id domain.ID, size domain.PTYSize) error
 	SignalExecution(ctx context.Context, id domain.ID, signal int) error
 
-	Files(vm *domain.VM) (GuestFiles, error)
+	Files(ctx context.Context, vm *domain.VM) (GuestFiles, error)
 	Dial(ctx context.Context, vm *domain.VM, port uint16) (net.Conn, error)
 	Usage(ctx context.Context, vm *domain.VM) (vmm.Usage, error)
 	// ApplyEgress puts in force what the VM's row says that it may reach.
 	ApplyEgress(ctx context.Context, vm domain.ID) error
 	EgressLog(ctx context.Context, vm *domain.VM, q vmm.EgressLogQuery) ([]domain.EgressEntry, error)
-	Trace(vm domain.ID) []vmm.Phase
+	Trace(ctx context.Context, vm domain.ID) ([]vmm.Phase, error)
 
 	Snapshot(ctx context.Context, vm *domain.VM, snapshot domain.ID, kind domain.SnapshotKind) (vmm.SnapshotInfo, error)
 	DeleteSnapshot(ctx context.Context, driver string, snapshot domain.ID) error
-	Drivers(ctx context.Context) []domain.DriverInfo
+	Drivers(ctx context.Context) ([]domain.DriverInfo, error)
 
 	// RunTask wakes the node for a task that is in the database.
 	RunTask(id domain.ID)
 	// KeepLogin keeps, in memory and until the task has ended, what a build shows
 	// to a registry. It comes before RunTask.
-	KeepLogin(task domain.ID, login vmm.RegistryLogin)
+	KeepLogin(ctx context.Context, task domain.ID, login vmm.RegistryLogin) error
 	// CancelTask tells a running task to end.
 	CancelTask(id domain.ID)
 	BuildLog(ctx context.Context, build domain.ID, from int64, follow bool) (io.ReadCloser, error)

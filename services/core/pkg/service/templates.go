@@ -62,7 +62,9 @@ func (s *Service) BuildTemplate(ctx context.Context, by vmm.Caller, req vmm.Buil
 		if err != nil {
 			return nil, err
 		}
-		node.KeepLogin(task.ID, req.Registry)
+		if err := node.KeepLogin(ctx, task.ID, req.Registry); err != nil {
+			return nil, err
+		}
 	}
 	err := s.store.Update(ctx, func(tx storage.Tx) error {
 		tmpl, err := s.ownTemplate(ctx, tx, by, req.Name)

@@ -397,7 +397,7 @@ func (s *Service) VMTrace(ctx context.Context, by vmm.Caller, id domain.ID) ([]v
 	if err != nil {
 		return nil, err
 	}
-	return node.Trace(id), nil
+	return node.Trace(ctx, id)
 }
 
 // VMPreviewToken implements vmm.VMs.

@@ -87,7 +87,7 @@ func (b *builds) forgetLogin(task domain.ID) {
 }
 
 // KeepLogin implements service.Node.
-func (w *Worker) KeepLogin(task domain.ID, login vmm.RegistryLogin) {
+func (w *Worker) KeepLogin(_ context.Context, task domain.ID, login vmm.RegistryLogin) error {
 	b := &w.builds
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -95,6 +95,7 @@ func (w *Worker) KeepLogin(task domain.ID, login vmm.RegistryLogin) {
 		b.logins = make(map[domain.ID]vmm.RegistryLogin)
 	}
 	b.logins[task] = login
+	return nil
 }
 
 // hold counts by how many builds under way another build is needed.

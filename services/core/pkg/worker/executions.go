@@ -335,7 +335,7 @@ func (w *Worker) storedExecution(ctx context.Context, project, id domain.ID) (*d
 }
 
 // Execution implements service.Node.
-func (w *Worker) Execution(id domain.ID) (*domain.Execution, bool) {
+func (w *Worker) Execution(_ context.Context, id domain.ID) (*domain.Execution, bool) {
 	_, row, ok := w.execs.get(id)
 	return row, ok
 }
@@ -389,7 +389,7 @@ func (w *Worker) WriteStdin(ctx context.Context, id domain.ID, offset int64, dat
 }
 
 // StdinOffset implements service.Node.
-func (w *Worker) StdinOffset(id domain.ID) (int64, error) {
+func (w *Worker) StdinOffset(_ context.Context, id domain.ID) (int64, error) {
 	l, err := w.session(id)
 	if err != nil {
 		return 0, err

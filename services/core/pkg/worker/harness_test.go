@@ -2,7 +2,11 @@ package worker_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"log/slog"
+	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -15,6 +19,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/image"
 	"github.com/aetherium/aetherium/services/core/pkg/journal"
+	"github.com/aetherium/aetherium/services/core/pkg/nodelink"
 	"github.com/aetherium/aetherium/services/core/pkg/queue/memory"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
@@ -81,6 +86,7 @@ type bed struct {
 	config   worker.Config
 	ahead    atomic.Int64       // nanoseconds that the worker's clock is ahead
 	deps     func(*worker.Deps) // changes what the worker works with; nil: nothing
+	link     *link              // between service and worker; nil: a call in one process
 }
 
 func newBed(t *testing.T, options ...func(*worker.Config)) *bed {
@@ -141,6 +147,9 @@ func (b *bed) up() {
 		b.deps(&deps)
 	}
 	b.worker = worker.New(b.config, deps)
+	if os.Getenv("AETHERIUM_TEST_NODE") == "linked" {
+		b.link = newLink(b.worker, log)
+	}
 	b.Service = service.New(service.Config{
 		DefaultTemplate: "base", DefaultDriver: "fake", DefaultNetwork: domain.NetworkNone, Platform: "linux/amd64",
 		Defaults:   domain.Resources{MilliCPU: 1000, MemoryBytes: 256 << 20, DiskBytes: 256 << 20, PIDs: 256},
@@ -155,6 +164,7 @@ func (b *bed) down() {
 	if b.worker == nil {
 		return
 	}
+	b.link.cut()
 	must(b.t, b.worker.Stop(context.WithoutCancel(b.ctx)))
 	must(b.t, b.journals.Close())
 	b.worker = nil
@@ -163,6 +173,7 @@ func (b *bed) down() {
 // crash lets go of everything as the death of the process does.
 func (b *bed) crash() {
 	b.t.Helper()
+	b.link.cut()
 	b.worker.Crash(b.ctx)
 	must(b.t, b.journals.Close())
 	b.worker = nil
@@ -172,8 +183,40 @@ func (b *bed) crash() {
 func (b *bed) now() time.Time       { return time.Now().Add(time.Duration(b.ahead.Load())) }
 func (b *bed) skip(d time.Duration) { b.ahead.Add(int64(d)) }
 
-func (b *bed) Node(domain.ID) (service.Node, error) { return b.worker, nil }
-func (b *bed) Any() (service.Node, error)           { return b.worker, nil }
+func (b *bed) Node(domain.ID) (service.Node, error) { return b.Any() }
+
+func (b *bed) Any() (service.Node, error) {
+	if b.link != nil {
+		return b.link.node, nil
+	}
+	return b.worker, nil
+}
+
+// link is what lies between a gateway and a worker that are processes of their own.
+type link struct {
+	node   *nodelink.Client
+	server *httptest.Server
+}
+
+func newLink(node service.Node, log *slog.Logger) *link {
+	server := httptest.NewUnstartedServer(nil)
+	server.Config = nodelink.NewServer(nodelink.Handler(node, log), &tls.Config{MinVersion: tls.VersionTLS13}, log)
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	trust := x509.NewCertPool()
+	trust.AddCert(server.Certificate())
+	return &link{nodelink.NewClient(server.Listener.Addr().String(), &tls.Config{RootCAs: trust, MinVersion: tls.VersionTLS13}, log), server}
+}
+
+// cut ends the link, with the calls that are under way.
+func (l *link) cut() {
+	if l == nil {
+		return
+	}
+	l.node.Close()
+	l.server.CloseClientConnections()
+	l.server.Close()
+}
 
 func must(t *testing.T, err error) {
 	t.Helper()

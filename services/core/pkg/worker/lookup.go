@@ -111,7 +111,7 @@ func (w *Worker) DeleteSnapshot(ctx context.Context, driver string, id domain.ID
 }
 
 // Drivers implements service.Node.
-func (w *Worker) Drivers(context.Context) []domain.DriverInfo { return w.offers.all() }
+func (w *Worker) Drivers(context.Context) ([]domain.DriverInfo, error) { return w.offers.all(), nil }
 
 // Live implements service.Node.
 func (w *Worker) Live(id domain.ID) (*domain.VM, bool) {
@@ -124,13 +124,13 @@ func (w *Worker) Live(id domain.ID) (*domain.VM, bool) {
 }
 
 // Trace implements service.Node.
-func (w *Worker) Trace(id domain.ID) []vmm.Phase {
+func (w *Worker) Trace(_ context.Context, id domain.ID) ([]vmm.Phase, error) {
 	if l := w.vms.find(id); l != nil {
 		if p := l.phases.Load(); p != nil {
-			return *p
+			return *p, nil
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 // Usage implements service.Node.

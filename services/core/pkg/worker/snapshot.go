@@ -40,7 +40,7 @@ func (w *Worker) Snapshot(ctx context.Context, vm *domain.VM, id domain.ID, kind
 }
 
 // Files implements service.Node.
-func (w *Worker) Files(vm *domain.VM) (service.GuestFiles, error) {
+func (w *Worker) Files(_ context.Context, vm *domain.VM) (service.GuestFiles, error) {
 	l := w.vms.find(vm.ID)
 	if l == nil {
 		return nil, errors.New(errors.Unavailable, "the VM cannot be talked to at the moment").WithHint("try again")

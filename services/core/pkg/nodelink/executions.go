@@ -1,0 +1,294 @@
+package nodelink
+
+import (
+	"bufio"
+	"context"
+	"io"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+type (
+	byID struct {
+		ID domain.ID
+	}
+	startExecution struct {
+		VM  *domain.VM
+		Req vmm.StartExecution
+	}
+	readOutput struct {
+		Execution *domain.Execution
+		From      int64
+		Follow    bool
+	}
+	writeStdin struct {
+		ID     domain.ID
+		Offset int64
+		Length int
+	}
+	resizePTY struct {
+		ID   domain.ID
+		Size domain.PTYSize
+	}
+	signalExecution struct {
+		ID     domain.ID
+		Signal int
+	}
+)
+
+func (s *server) executions() {
+	answers(s, "executions.start", func(ctx context.Context, in startExecution) (*domain.Execution, error) {
+		return s.node.StartExecution(ctx, in.VM, in.Req)
+	})
+	answers(s, "executions.get", func(ctx context.Context, in byID) (*domain.Execution, error) {
+		x, _ := s.node.Execution(ctx, in.ID)
+		return x, nil
+	})
+	answers(s, "executions.wait", func(ctx context.Context, in byID) (*domain.Execution, error) {
+		return s.node.WaitExecution(ctx, in.ID)
+	})
+	answers(s, "executions.flush", func(ctx context.Context, _ none) (none, error) {
+		return none{}, s.node.FlushExecutions(ctx)
+	})
+	takes(s, "stdin.write", func(ctx context.Context, in writeStdin, body io.Reader) (none, error) {
+		if in.Length < 0 || in.Length > maxLine {
+			return none{}, errors.New(errors.TooLarge, "a piece of input has %d bytes", in.Length)
+		}
+		data := make([]byte, in.Length)
+		if _, err := io.ReadFull(body, data); err != nil {
+			return none{}, errors.Wrap(err, errors.InvalidArgument, "a piece of input was cut off")
+		}
+		return none{}, s.node.WriteStdin(ctx, in.ID, in.Offset, data)
+	})
+	answers(s, "stdin.offset", func(ctx context.Context, in byID) (int64, error) {
+		return s.node.StdinOffset(ctx, in.ID)
+	})
+	answers(s, "stdin.close", func(ctx context.Context, in byID) (none, error) {
+		return none{}, s.node.CloseStdin(ctx, in.ID)
+	})
+	answers(s, "pty.resize", func(ctx context.Context, in resizePTY) (none, error) {
+		return none{}, s.node.ResizePTY(ctx, in.ID, in.Size)
+	})
+	answers(s, "executions.signal", func(ctx context.Context, in signalExecution) (none, error) {
+		return none{}, s.node.SignalExecution(ctx, in.ID, in.Signal)
+	})
+	streams(s, "output.read", func(ctx context.Context, in readOutput, body io.Reader, out *answer) error {
+		r, err := s.node.Output(ctx, in.Execution, in.From, in.Follow)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = r.Close() }()
+		if err := out.begin(none{}); err != nil {
+			return err
+		}
+		// Whether the command is to wait for the reader is known once it reads.
+		how := make([]byte, 1)
+		if _, err := io.ReadFull(body, how); err != nil {
+			return err
+		}
+		if how[0] == holding {
+			r.Hold()
+		}
+		return sendOutput(ctx, r, out)
+	})
+}
+
+const (
+	holding = 'h'
+	looking = 'l'
+)
+
+// outputHead is an event of output before its bytes.
+type outputHead struct {
+	Offset int64                `json:"o,omitempty"`
+	Stream domain.OutputStream  `json:"s,omitempty"`
+	Length int                  `json:"n,omitempty"`
+	Gap    *domain.OutputGap    `json:"g,omitempty"`
+	End    *domain.ExecutionEnd `json:"e,omitempty"`
+}
+
+func sendOutput(ctx context.Context, r vmm.OutputReader, out *answer) error {
+	for {
+		e, err := r.Next(ctx)
+		if err == io.EOF { //nolint:errorlint // returned bare
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		head, err := line(outputHead{e.Offset, e.Stream, len(e.Data), e.Gap, e.End})
+		if err != nil {
+			return err
+		}
+		if _, err := out.Write(append(head, e.Data...)); err != nil {
+			return err
+		}
+	}
+}
+
+// StartExecution implements service.Node.
+func (c *Client) StartExecution(ctx context.Context, vm *domain.VM, req vmm.StartExecution) (*domain.Execution, error) {
+	return call[*domain.Execution](ctx, c, "executions.start", startExecution{vm, req})
+}
+
+// Execution implements service.Node.
+func (c *Client) Execution(ctx context.Context, id domain.ID) (*domain.Execution, bool) {
+	x, err := call[*domain.Execution](ctx, c, "executions.get", byID{id})
+	return x, err == nil && x != nil
+}
+
+// WaitExecution implements service.Node.
+func (c *Client) WaitExecution(ctx context.Context, id domain.ID) (*domain.Execution, error) {
+	return call[*domain.Execution](ctx, c, "executions.wait", byID{id})
+}
+
+// FlushExecutions implements service.Node.
+func (c *Client) FlushExecutions(ctx context.Context) error {
+	_, err := call[none](ctx, c, "executions.flush", none{})
+	return err
+}
+
+// WriteStdin implements service.Node.
+func (c *Client) WriteStdin(ctx context.Context, id domain.ID, offset int64, data []byte) error {
+	_, err := send[none](ctx, c, "stdin.write", writeStdin{id, offset, len(data)}, newBytes(data))
+	return err
+}
+
+// StdinOffset implements service.Node.
+func (c *Client) StdinOffset(ctx context.Context, id domain.ID) (int64, error) {
+	return call[int64](ctx, c, "stdin.offset", byID{id})
+}
+
+// CloseStdin implements service.Node.
+func (c *Client) CloseStdin(ctx context.Context, id domain.ID) error {
+	_, err := call[none](ctx, c, "stdin.close", byID{id})
+	return err
+}
+
+// ResizePTY implements service.Node.
+func (c *Client) ResizePTY(ctx context.Context, id domain.ID, size domain.PTYSize) error {
+	_, err := call[none](ctx, c, "pty.resize", resizePTY{id, size})
+	return err
+}
+
+// SignalExecution implements service.Node.
+func (c *Client) SignalExecution(ctx context.Context, id domain.ID, signal int) error {
+	_, err := call[none](ctx, c, "executions.signal", signalExecution{id, signal})
+	return err
+}
+
+// Output implements service.Node.
+func (c *Client) Output(ctx context.Context, x *domain.Execution, from int64, follow bool) (vmm.OutputReader, error) {
+	// The reader outlasts the context that it is opened with.
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, cancel)
+	how, say := io.Pipe()
+	r, err := c.open(life, "output.read", readOutput{x, from, follow}, how, new(none))
+	if stop() && err == nil {
+		return &output{reply: r, life: life, cancel: cancel, say: say, how: looking, events: make(chan outputEvent), done: make(chan struct{})}, nil
+	}
+	cancel()
+	if err == nil {
+		_ = r.Close()
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	_ = how.Close()
+	return nil, err
+}
+
+// output is the output of an execution at another node.
+type output struct {
+	reply   *reply
+	life    context.Context
+	cancel  context.CancelFunc
+	say     *io.PipeWriter
+	how     byte
+	started bool
+	events  chan outputEvent // one is read ahead
+	done    chan struct{}    // closed when nothing more is read
+	last    error            // after the last event
+}
+
+type outputEvent struct {
+	domain.OutputEvent
+	err error
+}
+
+// Hold implements vmm.OutputReader.
+func (o *output) Hold() { o.how = holding }
+
+// Next implements vmm.OutputReader.
+func (o *output) Next(ctx context.Context) (domain.OutputEvent, error) {
+	if o.last != nil {
+		return domain.OutputEvent{}, o.last
+	}
+	if !o.started {
+		o.started = true
+		go o.read()
+	}
+	select {
+	case e := <-o.events:
+		o.last = e.err
+		return e.OutputEvent, e.err
+	case <-ctx.Done():
+		return domain.OutputEvent{}, ctx.Err()
+	}
+}
+
+// read reads events until one of them is an error.
+func (o *output) read() {
+	defer close(o.done)
+	_, err := o.say.Write([]byte{o.how})
+	for {
+		var e outputEvent
+		if err == nil {
+			e.OutputEvent, err = nextEvent(o.reply.Reader)
+		}
+		if err != nil {
+			e = outputEvent{err: o.reply.why(err)}
+		}
+		select {
+		case o.events <- e:
+		case <-o.life.Done():
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func nextEvent(r *bufio.Reader) (domain.OutputEvent, error) {
+	if _, err := r.Peek(1); err != nil {
+		return domain.OutputEvent{}, err
+	}
+	var head outputHead
+	if err := readLine(r, &head); err != nil {
+		return domain.OutputEvent{}, err
+	}
+	if head.Length < 0 || head.Length > maxLine {
+		return domain.OutputEvent{}, garbled(nil)
+	}
+	e := domain.OutputEvent{Offset: head.Offset, Stream: head.Stream, Gap: head.Gap, End: head.End}
+	if head.Length > 0 {
+		e.Data = make([]byte, head.Length)
+		if _, err := io.ReadFull(r, e.Data); err != nil {
+			return domain.OutputEvent{}, err
+		}
+	}
+	return e, nil
+}
+
+// Close implements vmm.OutputReader.
+func (o *output) Close() error {
+	o.cancel()
+	err := o.say.Close()
+	if o.started {
+		<-o.done
+	}
+	return errors.Join(err, o.reply.Close())
+}

@@ -1,0 +1,110 @@
+package nodelink
+
+import (
+	"context"
+	"io"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/logging"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+type (
+	keepLogin struct {
+		Task               domain.ID
+		Username, Password string
+	}
+	readLog struct {
+		ID     domain.ID
+		From   int64
+		Follow bool
+	}
+)
+
+func (s *server) work() {
+	answers(s, "tasks.run", func(_ context.Context, in byID) (none, error) {
+		s.node.RunTask(in.ID)
+		return none{}, nil
+	})
+	answers(s, "tasks.cancel", func(_ context.Context, in byID) (none, error) {
+		s.node.CancelTask(in.ID)
+		return none{}, nil
+	})
+	answers(s, "tasks.login", func(ctx context.Context, in keepLogin) (none, error) {
+		return none{}, s.node.KeepLogin(ctx, in.Task, vmm.RegistryLogin{Username: in.Username, Password: logging.Secret(in.Password)})
+	})
+	follow := func(open func(context.Context, domain.ID, int64, bool) (io.ReadCloser, error)) func(context.Context, readLog, io.Reader, *answer) error {
+		return func(ctx context.Context, in readLog, _ io.Reader, out *answer) error {
+			r, err := open(ctx, in.ID, in.From, in.Follow)
+			if err != nil {
+				return err
+			}
+			return out.copy(none{}, r)
+		}
+	}
+	streams(s, "builds.log", follow(s.node.BuildLog))
+	streams(s, "tools.log", follow(s.node.ToolLog))
+	answers(s, "tools.list", func(ctx context.Context, _ none) ([]vmm.ToolInfo, error) {
+		return s.node.Tools(ctx)
+	})
+	answers(s, "tools.remove", func(ctx context.Context, t domain.Tool) (none, error) {
+		return none{}, s.node.RemoveTool(ctx, t)
+	})
+	answers(s, "templates.changed", func(ctx context.Context, _ none) (none, error) {
+		s.node.TemplatesChanged(ctx)
+		return none{}, nil
+	})
+	answers(s, "projects.forget", func(ctx context.Context, in byID) (none, error) {
+		return none{}, s.node.ForgetProject(ctx, in.ID)
+	})
+}
+
+// RunTask implements service.Node. It does not wait: the node finds the task.
+func (c *Client) RunTask(id domain.ID) { go c.tell(context.Background(), "tasks.run", byID{id}) }
+
+// CancelTask implements service.Node. It does not wait: the node finds the task.
+func (c *Client) CancelTask(id domain.ID) { go c.tell(context.Background(), "tasks.cancel", byID{id}) }
+
+// KeepLogin implements service.Node.
+func (c *Client) KeepLogin(ctx context.Context, task domain.ID, login vmm.RegistryLogin) error {
+	_, err := call[none](ctx, c, "tasks.login", keepLogin{task, login.Username, login.Password.Reveal()})
+	return err
+}
+
+// BuildLog implements service.Node.
+func (c *Client) BuildLog(ctx context.Context, build domain.ID, from int64, follow bool) (io.ReadCloser, error) {
+	return c.readLog(ctx, "builds.log", readLog{build, from, follow})
+}
+
+// ToolLog implements service.Node.
+func (c *Client) ToolLog(ctx context.Context, task domain.ID, from int64, follow bool) (io.ReadCloser, error) {
+	return c.readLog(ctx, "tools.log", readLog{task, from, follow})
+}
+
+func (c *Client) readLog(ctx context.Context, name string, in readLog) (io.ReadCloser, error) {
+	r, err := c.open(ctx, name, in, nil, new(none))
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Tools implements service.Node.
+func (c *Client) Tools(ctx context.Context) ([]vmm.ToolInfo, error) {
+	return call[[]vmm.ToolInfo](ctx, c, "tools.list", none{})
+}
+
+// RemoveTool implements service.Node.
+func (c *Client) RemoveTool(ctx context.Context, exact domain.Tool) error {
+	_, err := call[none](ctx, c, "tools.remove", exact)
+	return err
+}
+
+// TemplatesChanged implements service.Node.
+func (c *Client) TemplatesChanged(ctx context.Context) { c.tell(ctx, "templates.changed", none{}) }
+
+// ForgetProject implements service.Node.
+func (c *Client) ForgetProject(ctx context.Context, project domain.ID) error {
+	_, err := call[none](ctx, c, "projects.forget", byID{project})
+	return err
+}
