@@ -42,7 +42,13 @@ const (
 // byte of it is told once, and there is nothing on the host that has no owner.
 func TestKillNineAtRandomPoints(t *testing.T) {
 	t.Parallel()
-	first, last := uint64(1), uint64(crashSeeds)
+	crash(t, crashSeeds)
+}
+
+// crash kills a server of its own with so many seeds.
+func crash(t *testing.T, seeds uint64, settings ...string) {
+	t.Helper()
+	first, last := uint64(1), seeds
 	if text := os.Getenv("AETHERIUM_TEST_SEED"); text != "" {
 		n, err := strconv.ParseUint(text, 10, 64)
 		if err != nil {
@@ -50,8 +56,8 @@ func TestKillNineAtRandomPoints(t *testing.T) {
 		}
 		first, last = n, n
 	}
-	s := own(t, fmt.Sprintf("AETHERIUM_POOL_SIZE=%d", crashPool), fmt.Sprintf("AETHERIUM_POOL_KINDS=%d", crashKinds),
-		fmt.Sprintf("AETHERIUM_NETWORK_POOL=%d", crashPairs))
+	s := own(t, append(settings, fmt.Sprintf("AETHERIUM_POOL_SIZE=%d", crashPool), fmt.Sprintf("AETHERIUM_POOL_KINDS=%d", crashKinds),
+		fmt.Sprintf("AETHERIUM_NETWORK_POOL=%d", crashPairs))...)
 	c, err := s.Client()
 	if err != nil {
 		t.Fatal(err)

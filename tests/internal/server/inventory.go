@@ -14,6 +14,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/postgres"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
 )
 
@@ -141,6 +142,11 @@ func (s *Server) Pooled(ctx context.Context, driver string) (n int, err error) {
 }
 
 func (s *Server) store(ctx context.Context) (storage.Store, error) {
+	for _, kv := range s.Env {
+		if url, ok := strings.CutPrefix(kv, "AETHERIUM_DATABASE="); ok {
+			return postgres.Open(ctx, url, postgres.Options{Readers: 1, Logger: slog.New(slog.DiscardHandler)})
+		}
+	}
 	return sqlite.Open(ctx, filepath.Join(s.DataDir, "aetherium.db"), sqlite.Options{Readers: 1, Logger: slog.New(slog.DiscardHandler)})
 }
 

@@ -64,8 +64,8 @@ func (p *program) serve() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			// What this process starts has no business with the keys.
-			if err := os.Unsetenv(settings.SealKeysVariable); err != nil {
+			// What this process starts has no business with the keys or the database.
+			if err := errors.Join(os.Unsetenv(settings.SealKeysVariable), os.Unsetenv(settings.DatabaseVariable)); err != nil {
 				return errors.Wrap(err, errors.Internal, "the environment cannot be changed")
 			}
 			log, err := p.logger(s)
@@ -249,6 +249,10 @@ func (p *program) down() *cobra.Command {
 			}
 			if err := os.RemoveAll(s.DataDir); err != nil {
 				return errors.Wrap(err, errors.Internal, "the data directory cannot be removed")
+			}
+			if s.Postgres() {
+				fmt.Fprintln(p.stdout, "nothing is left but the database, which is PostgreSQL's to drop")
+				return nil
 			}
 			fmt.Fprintln(p.stdout, "nothing is left")
 			return nil

@@ -21,6 +21,8 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/pgtest"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/postgres"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/standalone/internal/app"
@@ -34,12 +36,20 @@ type installation struct {
 	dir     string
 	project domain.ID
 	env     []string
+	open    func() (storage.Store, error)
 }
 
 func newInstallation(t *testing.T, env ...string) *installation {
 	t.Helper()
 	dir := t.TempDir()
-	i := &installation{t: t, dir: dir, project: domain.NewID(), env: append(env, "AETHERIUM_DATA_DIR="+dir)}
+	return newInstallationIn(t, dir, func() (storage.Store, error) {
+		return sqlite.Open(t.Context(), filepath.Join(dir, "aetherium.db"), sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
+	}, env...)
+}
+
+func newInstallationIn(t *testing.T, dir string, open func() (storage.Store, error), env ...string) *installation {
+	t.Helper()
+	i := &installation{t: t, dir: dir, project: domain.NewID(), env: append(env, "AETHERIUM_DATA_DIR="+dir), open: open}
 	i.with(func(s storage.Store) {
 		check(t, s.Update(t.Context(), func(tx storage.Tx) error {
 			return tx.Projects().Insert(t.Context(), &domain.Project{ID: i.project, Name: "p", CreatedAt: time.Unix(1, 0)})
@@ -57,7 +67,7 @@ func check(t *testing.T, err error) {
 
 func (i *installation) with(f func(storage.Store)) {
 	i.t.Helper()
-	s, err := sqlite.Open(i.t.Context(), filepath.Join(i.dir, "aetherium.db"), sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
+	s, err := i.open()
 	check(i.t, err)
 	f(s)
 	check(i.t, s.Close())
@@ -192,6 +202,45 @@ func TestKeysWhileTheServerRuns(t *testing.T) {
 	}
 	if ids := i.filed().IDs(); len(ids) != 1 {
 		t.Errorf("keys %v", ids)
+	}
+}
+
+// The same with rows in PostgreSQL, whose password is told nowhere.
+func TestKeysOnPostgres(t *testing.T) {
+	t.Parallel()
+	server, err := pgtest.Start(t.Context())
+	check(t, err)
+	t.Cleanup(func() { check(t, server.Stop()) })
+	database := strings.Replace(server.URL("postgres"), "postgres@", "postgres:S3cret@", 1)
+	open := func() (storage.Store, error) {
+		return postgres.Open(t.Context(), database, postgres.Options{Logger: slog.New(slog.DiscardHandler)})
+	}
+	dir := t.TempDir()
+	i := newInstallationIn(t, dir, open, "AETHERIUM_DATABASE="+database)
+	i.says(1, "there is no installation in", "keys", "ls") // nothing of it is in this directory
+	check(t, os.Mkdir(filepath.Join(dir, "journals"), 0o700))
+	old := i.filed().IDs()[0]
+	i.put(i.filed(), "A")
+	i.says(1, "1 values are under the key|is the newest", "keys", "rm", old)
+	i.says(0, "1 values are under the newest key", "keys", "rotate")
+	i.opens(i.filed(), "A")
+
+	alone, err := postgres.Open(t.Context(), database, postgres.Options{Alone: true, Logger: slog.New(slog.DiscardHandler)})
+	check(t, err)
+	out := i.run(1, "keys", "rm", old)
+	check(t, alone.Close())
+	if !strings.Contains(out, "another server uses this database") || strings.Contains(out, "S3cret") {
+		t.Errorf("while a server runs: %s", out)
+	}
+	i.says(0, "is removed", "keys", "rm", old)
+	i.opens(i.filed(), "A")
+	if _, err := os.Stat(filepath.Join(dir, "aetherium.db")); !os.IsNotExist(err) {
+		t.Errorf("a file was made: %v", err)
+	}
+	check(t, server.Kill())
+	out = i.run(1, "keys", "ls")
+	if !strings.Contains(out, "the database cannot be reached") || strings.Contains(out, "S3cret") {
+		t.Errorf("while the database is away: %s", out)
 	}
 }
 

@@ -175,7 +175,7 @@ func (n *node) status(ctx context.Context, url string, started time.Time) (wire.
 // Down ends every VM that runs, and removes everything of this installation
 // from the host but the data directory. No server may run.
 func Down(ctx context.Context, s settings.Settings, log *slog.Logger) (err error) {
-	if _, serr := os.Stat(databaseFile(s)); os.IsNotExist(serr) {
+	if !installed(s) {
 		return nil // nothing was ever made
 	}
 	n, err := open(ctx, s, log, false)

@@ -19,7 +19,6 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/queue/memory"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
-	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
 	"github.com/aetherium/aetherium/services/core/pkg/volume"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
 	"github.com/aetherium/aetherium/services/core/pkg/worker"
@@ -68,7 +67,7 @@ func open(ctx context.Context, s settings.Settings, log *slog.Logger, serves boo
 	if err := os.MkdirAll(s.DataDir, 0o711); err != nil { //nolint:gosec // the mapped roots of VMs walk through it
 		return n, errors.Wrap(err, errors.Internal, "the data directory %s cannot be made", s.DataDir)
 	}
-	if n.store, err = sqlite.Open(ctx, databaseFile(s), sqlite.Options{Logger: log}); err != nil {
+	if n.store, err = openStore(ctx, s, log); err != nil {
 		return n, err
 	}
 	n.opened("store", n.store.Close)

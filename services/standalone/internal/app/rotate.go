@@ -3,8 +3,6 @@ package app
 import (
 	"context"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -12,7 +10,6 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/seal"
 	"github.com/aetherium/aetherium/services/core/pkg/rekey"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
-	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
 
@@ -52,11 +49,10 @@ func (v *vault) close() error { return v.store.Close() }
 // openVault opens and surveys. The caller holds the data directory.
 func openVault(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *vault, err error) {
 	v := &vault{settings: s}
-	path := databaseFile(s)
-	if _, err := os.Stat(path); err != nil {
-		return nil, errors.Wrap(err, errors.NotFound, "there is no installation in %s", s.DataDir).WithHint("AETHERIUM_DATA_DIR or data_dir names another directory")
+	if !installed(s) {
+		return nil, errors.New(errors.NotFound, "there is no installation in %s", s.DataDir).WithHint("AETHERIUM_DATA_DIR or data_dir names another directory")
 	}
-	if v.store, err = sqlite.Open(ctx, path, sqlite.Options{Logger: log}); err != nil {
+	if v.store, err = openStore(ctx, s, log); err != nil {
 		return nil, err
 	}
 	if err := v.look(ctx); err != nil {
@@ -64,8 +60,6 @@ func openVault(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *v
 	}
 	return v, nil
 }
-
-func databaseFile(s settings.Settings) string { return filepath.Join(s.DataDir, "aetherium.db") }
 
 // look finds out which keys there are and which are used.
 func (v *vault) look(ctx context.Context) (err error) {
@@ -194,10 +188,9 @@ func RemoveKey(ctx context.Context, s settings.Settings, log *slog.Logger, id st
 	if err := v.close(); err != nil {
 		return err
 	}
-	info, err := os.Stat(databaseFile(s) + "-wal")
 	switch {
-	case err == nil && info.Size() > 0:
-		return errors.New(errors.Conflict, "somebody else has the database open").WithHint("stop what uses %s", databaseFile(s))
+	case walRemains(s):
+		return errors.New(errors.Conflict, "somebody else has the database open").WithHint("stop what uses %s", s.DatabaseFile())
 	case newest:
 		return errors.New(errors.Conflict, "the key %s is the newest: it is what new values are sealed with", id).WithHint("`keys rotate` makes a newer one")
 	case n > 0:

@@ -17,6 +17,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/logging"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/postgres"
 	"github.com/aetherium/aetherium/services/core/pkg/tools"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/firecracker"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/oci"
@@ -25,20 +26,22 @@ import (
 
 // Settings are read from one YAML file and AETHERIUM_* variables.
 type Settings struct {
-	DataDir    string   `yaml:"data_dir" doc:"Where everything durable is kept: database, templates, disks, journals, keys."`
-	RuntimeDir string   `yaml:"runtime_dir" doc:"Where sockets and namespaces are kept; emptied by a reboot. Default: /run/aetherium-<instance>."`
-	BinDir     string   `yaml:"bin_dir" doc:"Where fc-agent and aetherium-netd are. Default: beside this program."`
-	Listen     Listen   `yaml:"listen"`
-	TLS        TLS      `yaml:"tls"`
-	Names      Names    `yaml:"names"`
-	Log        Log      `yaml:"log"`
-	VM         VM       `yaml:"vm"`
-	Pool       Pool     `yaml:"pool"`
-	Overcommit Over     `yaml:"overcommit"`
-	Drivers    []string `yaml:"drivers" doc:"Drivers that VMs can be made with: oci, firecracker, qemu, docker; auto: all that can be opened on this host. VMs of one that is left out are given up."`
-	OCI        OCI      `yaml:"oci"`
-	Docker     Docker   `yaml:"docker"`
-	MicroVM    MicroVM  `yaml:"microvm"`
+	DataDir string `yaml:"data_dir" doc:"Where everything durable is kept: database, templates, disks, journals, keys."`
+	// Database is a secret, as URLs have passwords.
+	Database   logging.Secret `yaml:"database" doc:"Where rows are kept: a file (SQLite), or postgres://user:password@host:5432/name (PostgreSQL, docs/DATABASE.md). Default: aetherium.db in the data directory."`
+	RuntimeDir string         `yaml:"runtime_dir" doc:"Where sockets and namespaces are kept; emptied by a reboot. Default: /run/aetherium-<instance>."`
+	BinDir     string         `yaml:"bin_dir" doc:"Where fc-agent and aetherium-netd are. Default: beside this program."`
+	Listen     Listen         `yaml:"listen"`
+	TLS        TLS            `yaml:"tls"`
+	Names      Names          `yaml:"names"`
+	Log        Log            `yaml:"log"`
+	VM         VM             `yaml:"vm"`
+	Pool       Pool           `yaml:"pool"`
+	Overcommit Over           `yaml:"overcommit"`
+	Drivers    []string       `yaml:"drivers" doc:"Drivers that VMs can be made with: oci, firecracker, qemu, docker; auto: all that can be opened on this host. VMs of one that is left out are given up."`
+	OCI        OCI            `yaml:"oci"`
+	Docker     Docker         `yaml:"docker"`
+	MicroVM    MicroVM        `yaml:"microvm"`
 	// Firecracker is what only that driver of the two has.
 	Firecracker Firecracker `yaml:"firecracker"`
 	Network     Network     `yaml:"network"`
@@ -357,6 +360,9 @@ func (s *Settings) check() error {
 		return errors.Wrap(err, errors.InvalidArgument, "data_dir cannot be resolved").WithField("data_dir")
 	}
 	s.DataDir = abs
+	if err := s.checkDatabase(); err != nil {
+		return err
+	}
 	if _, _, err := net.SplitHostPort(s.Listen.Address); err != nil {
 		return errors.Wrap(err, errors.InvalidArgument, "%q is not an address with a port", s.Listen.Address).
 			WithField("listen.address").WithHint("such as 127.0.0.1:7300")
@@ -413,6 +419,38 @@ func (s *Settings) check() error {
 		s.BinDir = filepath.Dir(exe)
 	}
 	return nil
+}
+
+// checkDatabase makes the database's place certain.
+func (s *Settings) checkDatabase() error {
+	name := s.Database.Reveal()
+	if s.Postgres() {
+		return postgres.CheckURL(name)
+	}
+	if name == "" {
+		name = filepath.Join(s.DataDir, "aetherium.db")
+	}
+	if strings.Contains(name, "://") {
+		return errors.New(errors.InvalidArgument, "the database is neither a file nor a URL of PostgreSQL").WithField("database").
+			WithHint("such as postgres://user@host:5432/aetherium")
+	}
+	abs, err := filepath.Abs(name)
+	if err != nil {
+		return errors.Wrap(err, errors.InvalidArgument, "the path of the database cannot be resolved").WithField("database")
+	}
+	s.Database = logging.Secret(abs)
+	return nil
+}
+
+// Postgres reports whether rows are kept in PostgreSQL.
+func (s *Settings) Postgres() bool { return postgres.IsURL(s.Database.Reveal()) }
+
+// DatabaseFile is where rows are kept otherwise.
+func (s *Settings) DatabaseFile() string {
+	if s.Database == "" { // settings that were not loaded
+		return filepath.Join(s.DataDir, "aetherium.db")
+	}
+	return s.Database.Reveal()
 }
 
 func (s *Settings) checkDrivers() error {
@@ -513,6 +551,9 @@ func (s Settings) KernelDir() string {
 
 // SealKeysVariable is the environment variable of Seal.Keys.
 const SealKeysVariable = Prefix + "_SEAL_KEYS"
+
+// DatabaseVariable is the environment variable of Database.
+const DatabaseVariable = Prefix + "_DATABASE"
 
 // LogFile is where a server in the background logs.
 func (s Settings) LogFile() string { return filepath.Join(s.DataDir, "server.log") }

@@ -1,8 +1,10 @@
 package settings_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -123,6 +125,34 @@ firecracker:
 		_, err := settings.Load("", []string{"AETHERIUM_FIRECRACKER_" + bad})
 		var e *errors.Error
 		if !errors.HasCode(err, errors.InvalidArgument) || !errors.As(err, &e) || field != "" && e.Field != field {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}
+
+// The database is a file in the data directory, or whatever else it is said to
+// be; what a URL has of a password is not shown.
+func TestDatabase(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	load := func(database string) (settings.Settings, error) {
+		return settings.Load("", []string{"AETHERIUM_DATA_DIR=" + dir, "AETHERIUM_DATABASE=" + database})
+	}
+	for database, want := range map[string]string{"": filepath.Join(dir, "aetherium.db"), "/var/lib/a.db": "/var/lib/a.db"} {
+		if s, err := load(database); err != nil || s.Postgres() || s.DatabaseFile() != want {
+			t.Errorf("%q: %s, %v", database, s.DatabaseFile(), err)
+		}
+	}
+	const url = "postgres://u:S3cret@db.example:5432/aetherium"
+	s, err := load(url)
+	if err != nil || !s.Postgres() || s.Database.Reveal() != url {
+		t.Errorf("%v", err)
+	}
+	if text := fmt.Sprintf("%v %+v %#v", s, s, s); strings.Contains(text, "S3cret") {
+		t.Errorf("the password is shown: %s", text)
+	}
+	for _, bad := range []string{"postgres://u:S3cret@db.example:port/a", "mysql://u:S3cret@h/a", "postgresql://u:S3cret@h/a?sslmode=x"} {
+		if _, err := load(bad); !errors.HasCode(err, errors.InvalidArgument) || strings.Contains(err.Error(), "S3cret") {
 			t.Errorf("%s: %v", bad, err)
 		}
 	}

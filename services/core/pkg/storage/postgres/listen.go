@@ -3,7 +3,7 @@ package postgres
 import (
 	"context"
 	"crypto/rand"
-	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -21,7 +21,7 @@ const channel = "aetherium_changes"
 // listener hears of the commits of other processes.
 type listener struct {
 	cfg    *pgx.ConnConfig
-	log    *slog.Logger
+	o      Options
 	self   string // this process's own commits are announced without it
 	events *signal
 	keys   *signal
@@ -31,8 +31,8 @@ type listener struct {
 }
 
 // listen starts to listen; nothing of what is committed from then on is missed.
-func listen(ctx context.Context, cfg *pgx.ConnConfig, log *slog.Logger, events, keys *signal) (*listener, error) {
-	l := &listener{cfg: cfg.Copy(), log: log, self: rand.Text(), events: events, keys: keys}
+func listen(ctx context.Context, cfg *pgx.ConnConfig, o Options, events, keys *signal) (*listener, error) {
+	l := &listener{cfg: cfg.Copy(), o: o, self: rand.Text(), events: events, keys: keys}
 	// There is no statement to cancel while it waits.
 	l.cfg.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.DeadlineContextWatcherHandler{Conn: conn.Conn()}
@@ -72,10 +72,30 @@ func (l *listener) connect(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, classify(err)
 	}
-	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
+	if l.o.Alone {
+		err = l.alone(ctx, conn)
+	}
+	if err == nil {
+		_, err = conn.Exec(ctx, "LISTEN "+channel)
+	}
+	if err != nil {
 		return nil, errors.Join(classify(err), conn.Close(ctx))
 	}
 	return conn, nil
+}
+
+// alone takes the lock of the only server. One that was killed a moment ago has
+// a session that ends at any moment, and is waited for.
+func (l *listener) alone(ctx context.Context, conn *pgx.Conn) error {
+	if _, err := conn.Exec(ctx, "SELECT set_config('lock_timeout', $1, false)", strconv.FormatInt(min(l.o.Wait, 5*time.Second).Milliseconds(), 10)); err != nil {
+		return err
+	}
+	_, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", int64(aloneLock))
+	var e *pgconn.PgError
+	if errors.As(err, &e) && e.Code == "55P03" {
+		return errors.Wrap(err, errors.Conflict, "another server uses this database").WithHint("stop it first, or give this one a database of its own")
+	}
+	return err
 }
 
 func (l *listener) loop(ctx context.Context, conn *pgx.Conn) {
@@ -85,7 +105,7 @@ func (l *listener) loop(ctx context.Context, conn *pgx.Conn) {
 		if ctx.Err() != nil {
 			return
 		}
-		l.log.Warn("the database tells of no changes at the moment", "error", err)
+		l.o.Logger.Warn("the database tells of no changes at the moment", "error", err)
 		if conn = l.again(ctx); conn == nil {
 			return
 		}

@@ -31,6 +31,9 @@ type Options struct {
 	Wait time.Duration
 	// Turn is how long a writing transaction may do nothing; 0: 10 s.
 	Turn time.Duration
+	// Alone refuses a database that another store was opened for with Alone, and
+	// keeps others from it: of a server that is to be the only one.
+	Alone bool
 	// Logger gets faults of background work; nil: slog.Default().
 	Logger *slog.Logger
 }
@@ -58,6 +61,7 @@ func (o Options) withDefaults(params url.Values) Options {
 const (
 	turnLock      = 0x61657468_00000001 // held by the transaction that writes
 	migrationLock = 0x61657468_00000002 // held by the session that migrates
+	aloneLock     = 0x61657468_00000003 // held by the listening session of the only server
 )
 
 // attempts bounds how often a transaction is begun: connections of a pool may
@@ -86,33 +90,41 @@ func IsURL(database string) bool {
 	return strings.HasPrefix(database, "postgres://") || strings.HasPrefix(database, "postgresql://")
 }
 
+// CheckURL returns InvalidArgument for what is no URL of PostgreSQL.
+func CheckURL(database string) error {
+	_, _, err := parse(database)
+	return err
+}
+
 // Open opens a database and brings its schema up to date. Returns Conflict when
-// its schema is newer than this program knows, InvalidArgument for a URL that is
-// none, Unavailable when the database cannot be reached.
+// its schema is newer than this program knows or another server is to be alone
+// with it, InvalidArgument for a URL that is none, Unavailable when the database
+// cannot be reached.
 func Open(ctx context.Context, database string, o Options) (*Store, error) {
 	cfg, params, err := parse(database)
 	if err != nil {
 		return nil, err
 	}
-	m, err := OpenMigrator(database)
-	if err != nil {
-		return nil, err
-	}
-	_, err = m.Up(ctx)
-	if cerr := m.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return nil, err
-	}
 	s := &Store{o: o.withDefaults(params), closing: make(chan struct{}), closed: make(chan struct{})}
-	if s.listener, err = listen(ctx, cfg.ConnConfig, s.o.Logger, &s.changed, &s.keysChanged); err != nil {
+	if s.listener, err = listen(ctx, cfg.ConnConfig, s.o, &s.changed, &s.keysChanged); err != nil {
 		return nil, err
+	}
+	if err := migrate(ctx, database); err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	if err := s.connect(ctx, cfg); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	return s, s.Ping(ctx)
+	return s, nil
+}
+
+func migrate(ctx context.Context, database string) error {
+	m, err := OpenMigrator(database)
+	if err != nil {
+		return err
+	}
+	_, err = m.Up(ctx)
+	return errors.Join(err, m.Close())
 }
 
 func (s *Store) connect(ctx context.Context, cfg *pgxpool.Config) (err error) {
@@ -125,8 +137,10 @@ func (s *Store) connect(ctx context.Context, cfg *pgxpool.Config) (err error) {
 	if s.writer, err = pool(1); err != nil {
 		return err
 	}
-	s.readers, err = pool(s.o.Readers)
-	return err
+	if s.readers, err = pool(s.o.Readers); err != nil {
+		return err
+	}
+	return s.Ping(ctx)
 }
 
 // parse reads a URL and adds what sessions of the store need, unless the URL says otherwise.

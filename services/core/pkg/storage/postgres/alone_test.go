@@ -1,0 +1,38 @@
+package postgres_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/postgres"
+)
+
+// Of the servers that are to be alone with a database there is one at a time;
+// what only looks is let in.
+func TestAlone(t *testing.T) {
+	t.Parallel()
+	database := server.Database(t)
+	o := quiet()
+	o.Alone, o.Wait = true, 50*time.Millisecond
+	first, err := postgres.Open(t.Context(), database, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := postgres.Open(t.Context(), database, o); !errors.HasCode(err, errors.Conflict) || errors.Public(err).Hint == "" {
+		t.Errorf("a second server: %v", err)
+	}
+	if err := open(t, database).Update(t.Context(), func(storage.Tx) error { return nil }); err != nil {
+		t.Errorf("beside it: %v", err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	o.Wait = 0
+	next, err := postgres.Open(t.Context(), database, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = next.Close()
+}
