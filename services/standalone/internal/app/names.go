@@ -47,7 +47,7 @@ func examineNames(ctx context.Context, s settings.Settings) Finding {
 	}
 	f.Detail = "do not resolve for programs on this host: SDKs do not find sandboxes by name"
 	if domain == "localhost" || strings.HasSuffix(domain, ".localhost") {
-		f.Hint = "install libnss-myhostname (Debian, Ubuntu) or use systemd-resolved; plain HTTP works without: aetherium e2b env --plain"
+		f.Hint = "\"make names\" installs libnss-myhostname (Debian, Ubuntu), or use systemd-resolved; plain HTTP works without: aetherium e2b env --plain"
 		return f
 	}
 	f.Hint = "have *." + domain + " point to this host in its zone, or have this host's resolver ask the server's own (names.address): docs/TLS.md"
