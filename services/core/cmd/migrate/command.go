@@ -8,11 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/migrations"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/postgres"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
 )
 
@@ -23,37 +25,42 @@ type command struct {
 	env      func(string) string
 }
 
-const usage = `Usage: aetherium-migrate [--db FILE] up|down|status|to VERSION
+const usage = `Usage: aetherium-migrate [--db DATABASE] up|down|status|to VERSION
+       aetherium-migrate copy [--from sqlite:FILE] [--to postgres://...]
 
-Changes the schema of a database that no server uses. The server itself
-migrates up when it starts; this is for going back and for looking.
+Changes the schema of a database, or copies one to PostgreSQL. A server migrates
+up by itself when it starts; this is for going back, for looking, and for
+migrating before new servers start. Servers are stopped before anything but up
+and status.
 
   up           apply every migration that is missing
   down         take the newest migration back (its data is lost)
   status       list the migrations and which are applied
   to VERSION   go up or down to a version; 0 is the empty database
+  copy         copy all rows of a file to an empty PostgreSQL database, in one
+               transaction, and read them back
 
-  --db FILE    the database file; default: aetherium.db in $AETHERIUM_DATA_DIR
+  --db DATABASE   a file, or postgres://user@host:5432/name; default:
+                  $AETHERIUM_DATABASE, else aetherium.db in $AETHERIUM_DATA_DIR
+  --from          default: aetherium.db in $AETHERIUM_DATA_DIR
+  --to            default: $AETHERIUM_DATABASE
+
+A password is better in the variable, or in a file named by $PGPASSFILE, than on
+the command line, where others on the host see it.
 `
 
 // run executes the command and gives the exit code: 0, 1 for a failure, 2 for wrong use.
 func (c command) run(ctx context.Context) int {
-	flags := flag.NewFlagSet("aetherium-migrate", flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
-	path := flags.String("db", "", "")
-	if err := flags.Parse(c.args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			_, _ = io.WriteString(c.out, usage)
-			return 0
-		}
-		return c.misused("%v", err)
+	if len(c.args) > 0 && c.args[0] == "copy" {
+		return c.copy(ctx, c.args[1:])
 	}
-	if *path == "" {
-		dir := c.env("AETHERIUM_DATA_DIR")
-		if dir == "" {
-			return c.misused("say which database: --db FILE")
-		}
-		*path = filepath.Join(dir, "aetherium.db")
+	flags := newFlags()
+	db := flags.String("db", c.database(), "")
+	if code, ok := c.parse(flags, c.args); !ok {
+		return code
+	}
+	if *db == "" {
+		return c.misused("say which database: --db FILE")
 	}
 	var act func(context.Context, *migrations.Migrator) error
 	creates := false
@@ -73,24 +80,105 @@ func (c command) run(ctx context.Context) int {
 			return m.To(ctx, version)
 		})
 	default:
-		return c.misused("say what to do: up, down, status or to VERSION")
+		return c.misused("say what to do: up, down, status, to VERSION or copy")
 	}
-	if err := c.open(ctx, *path, creates, act); err != nil {
+	if err := c.open(ctx, *db, creates, act); err != nil {
 		return c.failed(err)
 	}
 	return 0
 }
 
-func (c command) open(ctx context.Context, path string, creates bool, act func(context.Context, *migrations.Migrator) error) error {
-	if _, err := os.Stat(path); err != nil && !creates {
-		return errors.Wrap(err, errors.NotFound, "there is no database %s", path)
+func newFlags() *flag.FlagSet {
+	flags := flag.NewFlagSet("aetherium-migrate", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	return flags
+}
+
+// parse reads flags; where it is not ok the command ends with a code.
+func (c command) parse(flags *flag.FlagSet, args []string) (code int, ok bool) {
+	err := flags.Parse(args)
+	switch {
+	case err == nil:
+		return 0, true
+	case errors.Is(err, flag.ErrHelp):
+		_, _ = io.WriteString(c.out, usage)
+		return 0, false
 	}
-	m, err := sqlite.OpenMigrator(path, sqlite.Options{})
+	return c.misused("%v", err), false
+}
+
+// database is what the environment names.
+func (c command) database() string {
+	if db := c.env("AETHERIUM_DATABASE"); db != "" {
+		return db
+	}
+	return c.file()
+}
+
+// file is the data directory's.
+func (c command) file() string {
+	if dir := c.env("AETHERIUM_DATA_DIR"); dir != "" {
+		return filepath.Join(dir, "aetherium.db")
+	}
+	return ""
+}
+
+func (c command) open(ctx context.Context, db string, creates bool, act func(context.Context, *migrations.Migrator) error) error {
+	m, err := openMigrator(db, creates)
 	if err != nil {
 		return err
 	}
 	err = act(ctx, m)
 	return errors.Join(err, m.Close())
+}
+
+func openMigrator(db string, creates bool) (*migrations.Migrator, error) {
+	if postgres.IsURL(db) {
+		return postgres.OpenMigrator(db)
+	}
+	if _, err := os.Stat(db); err != nil && !creates {
+		return nil, errors.Wrap(err, errors.NotFound, "there is no database %s", db)
+	}
+	return sqlite.OpenMigrator(db, sqlite.Options{})
+}
+
+func (c command) copy(ctx context.Context, args []string) int {
+	flags := newFlags()
+	from, to := flags.String("from", c.file(), ""), flags.String("to", c.env("AETHERIUM_DATABASE"), "")
+	if code, ok := c.parse(flags, args); !ok {
+		return code
+	}
+	file := strings.TrimPrefix(*from, "sqlite:")
+	switch {
+	case flags.NArg() > 0:
+		return c.misused("copy takes no %q", flags.Arg(0))
+	case file == "" || postgres.IsURL(file):
+		return c.misused("say which file is copied: --from sqlite:FILE")
+	case !postgres.IsURL(*to):
+		return c.misused("say which database it is copied to: --to postgres://user@host:5432/name")
+	}
+	if err := c.transfer(ctx, file, *to); err != nil {
+		return c.failed(err)
+	}
+	return 0
+}
+
+func (c command) transfer(ctx context.Context, file, to string) error {
+	from, err := sqlite.OpenDump(ctx, file)
+	if err != nil {
+		return err
+	}
+	var rows int64
+	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
+	err = postgres.Copy(ctx, to, from, func(t postgres.Copied) {
+		rows += t.Rows
+		_, _ = fmt.Fprintf(w, "%s\t%d\n", t.Table, t.Rows)
+	})
+	if err := errors.Join(err, from.Close()); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(w, "\n%d rows are copied, and came back as they were\n", rows)
+	return w.Flush()
 }
 
 // changes tells what a change of the schema did.

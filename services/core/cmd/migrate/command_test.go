@@ -12,10 +12,16 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
 )
 
-func run(t *testing.T, env string, args ...string) (code int, out, errs string) {
+// run runs the program with a data directory in its environment.
+func run(t *testing.T, dir string, args ...string) (code int, out, errs string) {
+	t.Helper()
+	return runIn(t, map[string]string{"AETHERIUM_DATA_DIR": dir}, args...)
+}
+
+func runIn(t *testing.T, env map[string]string, args ...string) (code int, out, errs string) {
 	t.Helper()
 	var o, e bytes.Buffer
-	code = command{args: args, out: &o, err: &e, env: func(string) string { return env }}.run(t.Context())
+	code = command{args: args, out: &o, err: &e, env: func(name string) string { return env[name] }}.run(t.Context())
 	return code, o.String(), e.String()
 }
 

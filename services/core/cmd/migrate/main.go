@@ -1,6 +1,7 @@
-// Command migrate changes the schema of a database that no server uses:
+// Command migrate changes the schema of a database, and copies one to PostgreSQL:
 //
-//	aetherium-migrate --db FILE up|down|status|to VERSION
+//	aetherium-migrate --db DATABASE up|down|status|to VERSION
+//	aetherium-migrate copy --from sqlite:FILE --to postgres://...
 package main
 
 import (

@@ -78,9 +78,9 @@ func (r usage) Sum(ctx context.Context, f storage.UsageFilter) (domain.Usage, er
 		return out, err
 	}
 	// The newest span of each VM tells its disk.
-	out.DiskBytes, err = queryInt(ctx, r.s, "SELECT COALESCE(SUM(disk_bytes), 0) FROM usage JOIN ("+
-		"SELECT vm_id AS vm, project_id AS project, MAX(from_at) AS newest FROM usage"+w.String()+" GROUP BY vm_id, project_id) AS last "+
-		"ON usage.vm_id = last.vm AND usage.project_id = last.project AND usage.from_at = last.newest", w.args...)
+	out.DiskBytes, err = queryInt(ctx, r.s, "SELECT COALESCE(SUM(disk_bytes), 0) FROM ("+
+		"SELECT disk_bytes, ROW_NUMBER() OVER (PARTITION BY vm_id, project_id ORDER BY from_at DESC) AS nth FROM usage"+w.String()+
+		") AS last WHERE nth = 1", w.args...)
 	return out, err
 }
 
