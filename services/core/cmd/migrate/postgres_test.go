@@ -238,7 +238,7 @@ func TestCopyRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	refused("a server has the database open", "a server uses the database")
+	refused("a server has the database open", "another server uses this database")
 	if err := alone.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -15,11 +15,12 @@ func TestAlone(t *testing.T) {
 	t.Parallel()
 	database := server.Database(t)
 	o := quiet()
-	o.Alone, o.Wait = true, 50*time.Millisecond
+	o.Alone = true
 	first, err := postgres.Open(t.Context(), database, o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	o.Wait = 50 * time.Millisecond
 	if _, err := postgres.Open(t.Context(), database, o); !errors.HasCode(err, errors.Conflict) || errors.Public(err).Hint == "" {
 		t.Errorf("a second server: %v", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"iter"
 	"math"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -55,12 +56,8 @@ func Copy(ctx context.Context, database string, from dump.Source, tell func(Copi
 }
 
 func copyInto(ctx context.Context, tx pgx.Tx, from dump.Source, tell func(Copied)) error {
-	var alone bool
-	if err := tx.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock($1)", int64(aloneLock)).Scan(&alone); err != nil {
-		return classify(err)
-	}
-	if !alone {
-		return errors.New(errors.Conflict, "a server uses the database that is to be filled").WithHint("stop it, and give the copy an empty database")
+	if err := alone(ctx, tx, "pg_advisory_xact_lock", time.Minute); err != nil {
+		return err
 	}
 	if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(turnLock)); err != nil {
 		return classify(err)

@@ -73,7 +73,7 @@ func (l *listener) connect(ctx context.Context) (*pgx.Conn, error) {
 		return nil, classify(err)
 	}
 	if l.o.Alone {
-		err = l.alone(ctx, conn)
+		err = alone(ctx, conn, "pg_advisory_lock", l.o.Wait)
 	}
 	if err == nil {
 		_, err = conn.Exec(ctx, "LISTEN "+channel)
@@ -84,18 +84,22 @@ func (l *listener) connect(ctx context.Context) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// alone takes the lock of the only server. One that was killed a moment ago has
-// a session that ends at any moment, and is waited for.
-func (l *listener) alone(ctx context.Context, conn *pgx.Conn) error {
-	if _, err := conn.Exec(ctx, "SELECT set_config('lock_timeout', $1, false)", strconv.FormatInt(min(l.o.Wait, 5*time.Second).Milliseconds(), 10)); err != nil {
-		return err
+// alone takes the lock of the only server by a function of PostgreSQL's. One
+// that ended or was killed a moment ago has a session that ends at any moment,
+// and is waited for.
+func alone(ctx context.Context, on interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}, take string, wait time.Duration,
+) error {
+	if _, err := on.Exec(ctx, "SELECT set_config('lock_timeout', $1, false)", strconv.FormatInt(min(wait, 5*time.Second).Milliseconds(), 10)); err != nil {
+		return classify(err)
 	}
-	_, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", int64(aloneLock))
+	_, err := on.Exec(ctx, "SELECT "+take+"($1)", int64(aloneLock))
 	var e *pgconn.PgError
 	if errors.As(err, &e) && e.Code == "55P03" {
-		return errors.Wrap(err, errors.Conflict, "another server uses this database").WithHint("stop it first, or give this one a database of its own")
+		return errors.Wrap(err, errors.Conflict, "another server uses this database").WithHint("stop it first, or use a database of its own")
 	}
-	return err
+	return classify(err)
 }
 
 func (l *listener) loop(ctx context.Context, conn *pgx.Conn) {

@@ -187,7 +187,7 @@ func TestATurnEnds(t *testing.T) {
 	t.Parallel()
 	database := server.Database(t)
 	o := quiet()
-	o.Turn = 100 * time.Millisecond
+	o.Turn = 3 * time.Second // long enough to do something in it on a busy host
 	slow, err := postgres.Open(t.Context(), database, o)
 	if err != nil {
 		t.Fatal(err)
@@ -222,7 +222,7 @@ func TestWaitingForATurnEnds(t *testing.T) {
 	database := server.Database(t)
 	holder := open(t, database)
 	o := quiet()
-	o.Wait = 50 * time.Millisecond
+	o.Wait = 3 * time.Second // long enough to connect on a busy host
 	s, err := postgres.Open(t.Context(), database, o)
 	if err != nil {
 		t.Fatal(err)
@@ -232,7 +232,7 @@ func TestWaitingForATurnEnds(t *testing.T) {
 		if err := s.Update(t.Context(), set(t, "a", "1")); !errors.HasCode(err, errors.Unavailable) {
 			t.Errorf("waiting for another process: %v", err)
 		}
-		return s.Ping(t.Context()) // reads go on
+		return holder.Ping(t.Context()) // reads go on
 	}); err != nil {
 		t.Fatal(err)
 	}
