@@ -8,6 +8,7 @@ type EgressPolicy struct {
 	Allow []string `json:"allow,omitempty" nullable:"false" maxItems:"256" maxLength:"256" example:"*.github.com" doc:"Addresses, networks, domains, *.domains or *; beats deny"`
 	Deny  []string `json:"deny,omitempty" nullable:"false" maxItems:"256" maxLength:"256" example:"*" doc:"The same; * is everything that allow does not name"`
 	Learn bool     `json:"learn,omitempty" doc:"Let pass what the policy refuses, and note it: GET …/egress/learned tells what was needed"`
+	DNS   []string `json:"dns,omitempty" nullable:"false" maxItems:"10" maxLength:"64" example:"192.0.2.53" doc:"IPv4 addresses of the servers that names are asked of, in order, on port 53; absent: the installation's"`
 }
 
 // VMEgress is a VM's policy.

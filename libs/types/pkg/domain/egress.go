@@ -21,6 +21,10 @@ type EgressPolicy struct {
 	// Learn lets everything pass that the policy would refuse, and notes it, so
 	// that the allowlist that a run needs can be told from its log.
 	Learn bool `json:"learn,omitempty"`
+	// DNS are the servers (IPv4, port 53) that the VM's names are asked of, in
+	// order, in the place of the installation's. Only questions that the policy
+	// allows go there; those that the operator refuses are not asked.
+	DNS []string `json:"dns,omitempty"`
 }
 
 // AnyDestination as an entry is every address and every name.
@@ -29,6 +33,7 @@ const AnyDestination = "*"
 // The bounds on egress policies.
 const (
 	MaxEgressEntries = 256 // in each list
+	MaxDNSServers    = 10
 	MaxSecretUses    = 32
 	MaxSecretHosts   = 32
 	MaxSecretBytes   = 64 << 10
@@ -41,7 +46,9 @@ const (
 var domainNameForm = regexp.MustCompile(`^(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?$`)
 
 // IsZero reports whether the policy takes nothing away and asks for nothing.
-func (p EgressPolicy) IsZero() bool { return len(p.Allow) == 0 && len(p.Deny) == 0 && !p.Learn }
+func (p EgressPolicy) IsZero() bool {
+	return len(p.Allow) == 0 && len(p.Deny) == 0 && !p.Learn && len(p.DNS) == 0
+}
 
 // Normal gives the policy with each entry in its one form (lower case, no root
 // dot, networks without host bits, a single address as one, 0.0.0.0/0 as
@@ -65,6 +72,27 @@ func (p EgressPolicy) Normal(field string) (EgressPolicy, error) {
 			if !slices.Contains(*l.to, e) {
 				*l.to = append(*l.to, e)
 			}
+		}
+	}
+	var err error
+	out.DNS, err = NormalDNSServers(field+".dns", p.DNS)
+	return out, err
+}
+
+// NormalDNSServers gives servers in their one form, without repetitions, in
+// the order given. Returns InvalidArgument.
+func NormalDNSServers(field string, servers []string) ([]string, error) {
+	if len(servers) > MaxDNSServers {
+		return nil, invalid(field, "%d servers, at most %d are allowed", len(servers), MaxDNSServers)
+	}
+	var out []string
+	for _, text := range servers {
+		ip, err := netip.ParseAddr(strings.TrimSpace(text))
+		if err != nil || !ip.Is4() || !ip.IsGlobalUnicast() {
+			return nil, invalid(field, "%q is not the IPv4 address of a server", clip(text, 64)).WithHint("such as 192.0.2.53; it is asked on port 53")
+		}
+		if s := ip.String(); !slices.Contains(out, s) {
+			out = append(out, s)
 		}
 	}
 	return out, nil

@@ -154,20 +154,21 @@ func why(e api.EgressEntry) string {
 
 // policyFlags say what a VM may reach.
 type policyFlags struct {
-	allow, deny []string
-	learn       bool
+	allow, deny, dns []string
+	learn            bool
 }
 
 func (f *policyFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringArrayVar(&f.allow, "allow", nil, "address, network or domain that it may reach, as 203.0.113.0/24, example.com, *.example.com (repeatable; beats --deny)")
 	fl.StringArrayVar(&f.deny, "deny", nil, "the same that it may not reach; '*': everything that --allow does not name (repeatable)")
+	fl.StringArrayVar(&f.dns, "dns", nil, "IPv4 address of a server that its names are asked of, in place of the installation's (repeatable)")
 	fl.BoolVar(&f.learn, "learn", false, "let pass what the policy refuses, and note it for `aetherium egress learned`")
 }
 
 // policy gives what the flags say; nil when there are none.
 func (f *policyFlags) policy(cmd *cobra.Command) (*api.EgressPolicy, error) {
-	if !cmd.Flags().Changed("allow") && !cmd.Flags().Changed("deny") && !f.learn {
+	if !cmd.Flags().Changed("allow") && !cmd.Flags().Changed("deny") && !cmd.Flags().Changed("dns") && !f.learn {
 		return nil, nil
 	}
 	for name, entries := range map[string][]string{"allow": f.allow, "deny": f.deny} {
@@ -177,7 +178,10 @@ func (f *policyFlags) policy(cmd *cobra.Command) (*api.EgressPolicy, error) {
 			}
 		}
 	}
-	return &api.EgressPolicy{Allow: f.allow, Deny: f.deny, Learn: f.learn}, nil
+	if _, err := domain.NormalDNSServers("dns", f.dns); err != nil {
+		return nil, flagged(cmd, "dns", err)
+	}
+	return &api.EgressPolicy{Allow: f.allow, Deny: f.deny, Learn: f.learn, DNS: f.dns}, nil
 }
 
 func (a *app) egressSetCommand() *cobra.Command {
@@ -199,7 +203,7 @@ private and special addresses, the host and other VMs, which no policy reaches.`
 			}
 			switch {
 			case file != "" && p != nil:
-				return usagef(cmd, "--file excludes --allow, --deny and --learn")
+				return usagef(cmd, "--file excludes --allow, --deny, --dns and --learn")
 			case file != "":
 				if p, err = a.readPolicy(cmd, file); err != nil {
 					return err
@@ -291,7 +295,11 @@ func policyPairs(p api.EgressPolicy) [][2]string {
 	if p.Learn {
 		rest += "; learning: what would be denied passes"
 	}
-	return append(pairs, [2]string{"The rest", rest})
+	pairs = append(pairs, [2]string{"The rest", rest})
+	for _, s := range p.DNS {
+		pairs = append(pairs, [2]string{"Names from", s})
+	}
+	return pairs
 }
 
 func (a *app) egressLearnedCommand() *cobra.Command {
@@ -323,7 +331,11 @@ nothing else. A VM made or set with --learn shows every name.`,
 			for _, e := range p.Allow {
 				flags = append(flags, fmt.Sprintf("--allow '%s'", e))
 			}
-			pairs := append(policyPairs(p), [2]string{"As options", strings.Join(append(flags, "--deny '*'"), " ")})
+			flags = append(flags, "--deny '*'")
+			for _, s := range p.DNS {
+				flags = append(flags, "--dns "+s)
+			}
+			pairs := append(policyPairs(p), [2]string{"As options", strings.Join(flags, " ")})
 			return render.Pairs(a.Stdout, a.human, pairs)
 		},
 		ValidArgsFunction: a.firstArg(a.completeVMs()),

@@ -176,6 +176,11 @@ func (s *Service) VMEgressLog(ctx context.Context, by vmm.Caller, id domain.ID, 
 // VMEgressLearned implements vmm.Egress.
 func (s *Service) VMEgressLearned(ctx context.Context, by vmm.Caller, id domain.ID) (domain.EgressPolicy, error) {
 	var p domain.EgressPolicy
+	vm, err := s.GetVM(ctx, by, id)
+	if err != nil {
+		return p, err
+	}
+	p.DNS = vm.Spec.Egress.DNS
 	q := vmm.EgressLogQuery{Limit: vmm.MaxEgressEntries}
 	for {
 		entries, err := s.VMEgressLog(ctx, by, id, q)

@@ -91,11 +91,11 @@ func (a *API) egressLearned(ctx context.Context, in *VMPath) (*egressLearnedOutp
 }
 
 func egressPolicy(p domain.EgressPolicy) wire.EgressPolicy {
-	return wire.EgressPolicy{Allow: p.Allow, Deny: p.Deny, Learn: p.Learn}
+	return wire.EgressPolicy{Allow: p.Allow, Deny: p.Deny, Learn: p.Learn, DNS: p.DNS}
 }
 
 func toEgress(p wire.EgressPolicy) domain.EgressPolicy {
-	return domain.EgressPolicy{Allow: p.Allow, Deny: p.Deny, Learn: p.Learn}
+	return domain.EgressPolicy{Allow: p.Allow, Deny: p.Deny, Learn: p.Learn, DNS: p.DNS}
 }
 
 func egressEntry(e domain.EgressEntry) wire.EgressEntry {

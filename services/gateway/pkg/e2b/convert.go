@@ -80,8 +80,8 @@ func given(raw []byte) bool {
 // toEgress translates what a sandbox may reach.
 func toEgress(n network, internet *bool) (domain.EgressPolicy, error) {
 	switch {
-	case len(n.DNSServers) > 0:
-		return domain.EgressPolicy{}, unsupported("network.dnsServers", "the resolvers of sandboxes are the installation's")
+	case n.DNSServers != nil && len(n.DNSServers) == 0:
+		return domain.EgressPolicy{}, unsupported("network.dnsServers", "a sandbox without any DNS server is not supported")
 	case given(n.EgressProxy):
 		return domain.EgressPolicy{}, unsupported("network.egressProxy", "egress proxies of one's own are not supported")
 	}
@@ -91,7 +91,7 @@ func toEgress(n network, internet *bool) (domain.EgressPolicy, error) {
 				WithHint("bind a stored secret to the host: the VM sends a placeholder, and the host gets the value")
 		}
 	}
-	p := domain.EgressPolicy{Allow: n.AllowOut, Deny: n.DenyOut}
+	p := domain.EgressPolicy{Allow: n.AllowOut, Deny: n.DenyOut, DNS: n.DNSServers}
 	if internet != nil && !*internet {
 		p.Deny = append(slices.Clone(p.Deny), domain.AnyDestination)
 	}
@@ -117,7 +117,7 @@ func fromEgress(vm *domain.VM) (n *network, internet *bool) {
 	reaches := vm.Spec.Network != domain.NetworkNone && !slices.Contains(p.Deny, domain.AnyDestination)
 	return &network{
 		AllowPublicTraffic: &public, AllowOut: shown(p.Allow), DenyOut: shown(p.Deny), MaskRequestHost: vm.Spec.Previews.Host,
-		HTTPSPorts: https,
+		HTTPSPorts: https, DNSServers: p.DNS,
 	}, &reaches
 }
 

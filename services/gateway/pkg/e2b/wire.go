@@ -34,7 +34,7 @@ type (
 		AllowPublicTraffic *bool             `json:"allowPublicTraffic,omitempty"`
 		AllowOut           []string          `json:"allowOut,omitempty"`
 		DenyOut            []string          `json:"denyOut,omitempty"`
-		DNSServers         []string          `json:"dnsServers,omitempty"`
+		DNSServers         []string          `json:"dnsServers,omitempty"` // nil: the default; empty: none
 		EgressProxy        json.RawMessage   `json:"egressProxy,omitempty"`
 		MaskRequestHost    string            `json:"maskRequestHost,omitempty"`
 		HTTPSPorts         []int             `json:"httpsPorts,omitempty"`

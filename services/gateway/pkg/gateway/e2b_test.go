@@ -155,7 +155,7 @@ func TestE2BRefuses(t *testing.T) {
 		"a long one":   `{"templateID":"base","timeout":99999999999}`,
 		"egress proxy": `{"templateID":"base","network":{"egressProxy":{"address":"a:1"}}}`,
 		"rules":        `{"templateID":"base","network":{"rules":{"a.example":[{},{"transform":{"headers":{"A":"b"}}}]}}}`,
-		"resolvers":    `{"templateID":"base","network":{"dnsServers":["203.0.113.1"]}}`,
+		"no resolver":  `{"templateID":"base","network":{"dnsServers":[]}}`,
 		"no port":      `{"templateID":"base","network":{"httpsPorts":[65536]}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -163,6 +163,18 @@ func TestE2BRefuses(t *testing.T) {
 		})
 	}
 	l.sandbox(`{"templateID":"base","network":{"rules":{"a.example":[{}],"b.example":[]},"allowOut":["a.example"]}}`)
+	asks := l.sandbox(`{"templateID":"base","network":{"dnsServers":["203.0.113.53"]}}`)
+	path := l.e2b("/sandboxes/" + asks.SandboxID)
+	if n := get[sandboxDetail](l, 200, req{method: "GET", path: path, key: l.user}).Network; fmt.Sprint(n["dnsServers"]) != "[203.0.113.53]" {
+		t.Errorf("resolvers: %v", n)
+	}
+	l.want(204, req{method: "PUT", path: path + "/network", key: l.user, body: `{"denyOut":["203.0.113.0/24"]}`})
+	if n := get[sandboxDetail](l, 200, req{method: "GET", path: path, key: l.user}).Network; n["dnsServers"] != nil {
+		t.Errorf("resolvers that were left out stay: %v", n)
+	}
+	for _, body := range []string{`["2001:db8::53"]`, `["203.0.113.1:5353"]`, `["10.0.0.1"` + strings.Repeat(`,"10.0.0.1"`, 10) + `]`, `[]`} {
+		l.fails(400, req{method: "PUT", path: path + "/network", key: l.user, body: `{"dnsServers":` + body + `}`})
+	}
 	l.fails(400, req{method: "GET", path: l.e2b("/v2/sandboxes?state=dead"), key: l.user})
 	l.fails(400, req{method: "GET", path: l.e2b("/v2/sandboxes?limit=0"), key: l.user})
 	l.fails(413, req{method: "POST", path: l.e2b("/v2/sandboxes"), key: l.user, body: `{"templateID":"` + strings.Repeat("x", 2<<20) + `"}`})

@@ -19,14 +19,14 @@ func TestEgress(t *testing.T) {
 		t.Fatalf("%+v %+v", vm.Egress, vm.Secrets)
 	}
 	path := "/vms/" + vm.ID + "/egress"
-	if p := get[wire.VMEgress](l, 200, req{method: "PUT", path: path, body: `{"deny":["*.Evil.com"],"learn":true}`}); len(p.Deny) != 1 || p.Deny[0] != "*.evil.com" || !p.Learn || !p.InForce {
+	if p := get[wire.VMEgress](l, 200, req{method: "PUT", path: path, body: `{"deny":["*.Evil.com"],"learn":true,"dns":["192.0.2.53"]}`}); len(p.DNS) != 1 || len(p.Deny) != 1 || p.Deny[0] != "*.evil.com" || !p.Learn || !p.InForce {
 		t.Errorf("set %+v", p)
 	}
 	if p := get[wire.VMEgress](l, 200, req{method: "GET", path: path}); len(p.Allow) != 0 || p.Deny[0] != "*.evil.com" {
 		t.Errorf("got %+v", p)
 	}
 	for _, body := range []string{
-		`{"allow":["http://a"]}`, `{"deny":["::1"]}`, `{"allow":"a.com"}`, `{"deny":[null]}`, `{"allowed":[]}`,
+		`{"allow":["http://a"]}`, `{"deny":["::1"]}`, `{"allow":"a.com"}`, `{"deny":[null]}`, `{"allowed":[]}`, `{"dns":["127.0.0.1"]}`, `{"dns":["dns.test"]}`,
 		`{"allow":["` + strings.Repeat("a", 300) + `"]}`, `{"deny":[` + strings.Repeat(`"a.com",`, 256) + `"b.com"]}`,
 	} {
 		l.problem(400, errors.InvalidArgument, req{method: "PUT", path: path, body: body})

@@ -497,6 +497,11 @@ def _():
     assert shown() == ([], ["203.0.113.0/24"]), shown()
     with fails(ex.SandboxException):
         s.update_network({"deny_out": ["not a network"]})
+    if "dns_servers" in SandboxNetworkOpts.__annotations__:
+        s.update_network({"dns_servers": ["203.0.113.53"]})
+        assert s.get_info().network["dns_servers"] == ["203.0.113.53"]
+        s.update_network({"deny_out": ["203.0.113.0/24"]})
+        assert "dns_servers" not in s.get_info().network
     s.kill()
 
 
@@ -505,7 +510,7 @@ def _():
     rules = {"a.example": [{"transform": {"headers": {"Authorization": "Bearer x"}}}]}
     for network, why in [
         ({"rules": rules}, "stored secret"),
-        ({"dns_servers": ["203.0.113.1"]}, "resolvers"),
+        ({"dns_servers": []}, "DNS server") if "dns_servers" in SandboxNetworkOpts.__annotations__ else ({"rules": rules}, "stored secret"),
         ({"egress_proxy": {"address": "proxy.example:1080"}}, "egress proxies"),
     ]:
         with fails(ex.SandboxException) as f:

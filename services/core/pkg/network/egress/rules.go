@@ -11,6 +11,7 @@ import (
 type Rules struct {
 	allow, deny list
 	learn       bool
+	resolvers   []netip.AddrPort
 	secrets     []bound
 }
 
@@ -47,11 +48,19 @@ type Decision struct {
 // Entries that are not in it decide nothing.
 func New(p domain.EgressPolicy, secrets []Secret) *Rules {
 	r := &Rules{allow: newList(p.Allow), deny: newList(p.Deny), learn: p.Learn}
+	for _, s := range p.DNS {
+		if ip, err := netip.ParseAddr(s); err == nil {
+			r.resolvers = append(r.resolvers, netip.AddrPortFrom(ip, dnsPort))
+		}
+	}
 	for _, s := range secrets {
 		r.secrets = append(r.secrets, bound{s, newList(s.Hosts)})
 	}
 	return r
 }
+
+// dnsPort is where servers of names are asked (RFC 1035 §4.2).
+const dnsPort = 53
 
 func newList(entries []string) list {
 	l := list{exact: map[string]bool{}, below: map[string]bool{}}
@@ -116,9 +125,15 @@ func (r *Rules) Proxied() bool {
 func (r *Rules) Named() bool { return r.allow.named() || r.deny.named() }
 
 // AsksFewer reports whether the machine's questions for names must be looked
-// at: where names decide, and where everything is denied that is not allowed,
-// so that nothing leaves in questions.
-func (r *Rules) AsksFewer() bool { return r.Proxied() || r.deny.any && !r.allow.any }
+// at: where names decide, where everything is denied that is not allowed, so
+// that nothing leaves in questions, and where others are asked than usual, so
+// that nobody is until they are known.
+func (r *Rules) AsksFewer() bool {
+	return r.Proxied() || r.deny.any && !r.allow.any || len(r.resolvers) > 0
+}
+
+// Resolvers are who is asked for names, in order; empty: the installation's.
+func (r *Rules) Resolvers() []netip.AddrPort { return r.resolvers }
 
 // Addresses gives the networks that the policy allows and denies, for the
 // kernel. Denied to all is 0.0.0.0/0.

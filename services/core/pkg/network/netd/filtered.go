@@ -3,11 +3,13 @@ package netd
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/miekg/dns"
 
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/network/egress"
 )
 
 // filtered answers machines whose policies have names in them, and only what
@@ -65,10 +67,20 @@ func (f *filtered) answer(client netip.Addr, query *dns.Msg, stream bool) *dns.M
 		return new(dns.Msg).SetRcode(query, dns.RcodeServerFailure)
 	}
 	defer done()
-	answer := f.resolve(context.Background(), query, stream)
+	answer := f.resolve(context.Background(), f.asked(m.Rules()), query, stream)
 	answer.Answer = f.reachable(answer.Answer)
 	answer.Extra = f.reachable(answer.Extra)
 	return answer
+}
+
+// asked gives whom a machine's names are asked of. Its own servers are held to
+// what the operator lets it reach: to the kernel, netd may ask anybody.
+func (f *filtered) asked(r *egress.Rules) []netip.AddrPort {
+	own := r.Resolvers()
+	if len(own) == 0 {
+		return f.upstreams.now()
+	}
+	return slices.DeleteFunc(slices.Clone(own), func(s netip.AddrPort) bool { return f.floor.refuses(s.Addr()) })
 }
 
 // passes reports whether a kind of question is passed on.

@@ -18,7 +18,7 @@ const (
 	maxConnectionsPerClient = 16
 
 	streamIdle    = 5 * time.Second
-	tryFor        = 2 * time.Second // one resolver
+	tryFor        = 2 * time.Second // one resolver, at most
 	answerWithin  = 6 * time.Second // all of them
 	maxResolvers  = 3               // MAXNS of resolv.conf(5)
 	ednsSize      = 1232            // DNS Flag Day 2020: fits IPv6's minimum MTU
@@ -48,7 +48,7 @@ func (f *forwarder) ServeDNS(w dns.ResponseWriter, query *dns.Msg) {
 	} else if done, ok := f.queries.enter(client); !ok {
 		answer = new(dns.Msg).SetRcode(query, dns.RcodeServerFailure)
 	} else {
-		answer = f.resolve(context.Background(), query, stream)
+		answer = f.resolve(context.Background(), f.upstreams.now(), query, stream)
 		done()
 	}
 	f.reply(w, query, stream, answer)
@@ -87,7 +87,7 @@ func judge(query *dns.Msg) int {
 
 // resolve asks the resolvers in turn. What goes out is a new message with the
 // question; what comes back gets the query's ID.
-func (f *forwarder) resolve(ctx context.Context, query *dns.Msg, stream bool) *dns.Msg {
+func (f *forwarder) resolve(ctx context.Context, resolvers []netip.AddrPort, query *dns.Msg, stream bool) *dns.Msg {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	out := new(dns.Msg)
@@ -100,10 +100,11 @@ func (f *forwarder) resolve(ctx context.Context, query *dns.Msg, stream bool) *d
 	out.SetEdns0(ednsSize, edns != nil && edns.Do())
 
 	var last *dns.Msg
-	for _, to := range f.upstreams.now() {
-		answer, err := exchange(ctx, "udp", to, out)
+	wait := min(tryFor, answerWithin/time.Duration(max(1, len(resolvers)))) // the last one is asked too
+	for _, to := range resolvers {
+		answer, err := exchange(ctx, "udp", to, out, wait)
 		if err == nil && answer.Truncated && stream {
-			answer, err = exchange(ctx, "tcp", to, out)
+			answer, err = exchange(ctx, "tcp", to, out, wait)
 		}
 		if err != nil {
 			continue
@@ -127,8 +128,8 @@ func (f *forwarder) resolve(ctx context.Context, query *dns.Msg, stream bool) *d
 
 // exchange asks one resolver. Each question goes out from a port of its own.
 // An answer to another question is none.
-func exchange(ctx context.Context, network string, to netip.AddrPort, out *dns.Msg) (*dns.Msg, error) {
-	c := &dns.Client{Net: network, Timeout: tryFor, UDPSize: ednsSize}
+func exchange(ctx context.Context, network string, to netip.AddrPort, out *dns.Msg, wait time.Duration) (*dns.Msg, error) {
+	c := &dns.Client{Net: network, Timeout: wait, UDPSize: ednsSize}
 	answer, _, err := c.ExchangeContext(ctx, out, to.String())
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package netd
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"sync"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/network/egress"
 )
 
 // How long and how many answers are remembered for the proxy.
@@ -21,38 +23,46 @@ const (
 
 // resolver gives the proxy the addresses of names.
 type resolver struct {
-	forwarder *forwarder
-	now       func() time.Time
+	filtered *filtered
+	now      func() time.Time
 
 	mu    sync.Mutex
-	known map[string]known
+	known map[question]known
 }
+
+// question is a name and who was asked for it: what one machine's servers say
+// is nothing to the others.
+type question struct{ name, asked string }
 
 type known struct {
 	addrs []netip.Addr
 	until time.Time
 }
 
-func newResolver(f *forwarder) *resolver {
-	return &resolver{forwarder: f, now: time.Now, known: map[string]known{}}
+func newResolver(f *filtered) *resolver {
+	return &resolver{filtered: f, now: time.Now, known: map[question]known{}}
 }
 
-// resolve gives a name's IPv4 addresses. Returns NotFound where it has none,
+// resolve gives a name's IPv4 addresses, for a machine with these rules. Returns NotFound where it has none,
 // Unavailable where nobody says.
-func (r *resolver) resolve(ctx context.Context, name string) ([]netip.Addr, error) {
+func (r *resolver) resolve(ctx context.Context, rules *egress.Rules, name string) ([]netip.Addr, error) {
+	q := question{name: name}
+	if own := rules.Resolvers(); len(own) > 0 {
+		q.asked = fmt.Sprint(own)
+	}
 	r.mu.Lock()
-	k, ok := r.known[name]
+	k, ok := r.known[q]
 	r.mu.Unlock()
 	if !ok || !r.now().Before(k.until) {
 		var err error
-		if k, err = r.ask(ctx, name); err != nil {
+		if k, err = r.ask(ctx, rules, name); err != nil {
 			return nil, err
 		}
 		r.mu.Lock()
 		if len(r.known) >= maxNames {
 			clear(r.known)
 		}
-		r.known[name] = k
+		r.known[q] = k
 		r.mu.Unlock()
 	}
 	if len(k.addrs) == 0 {
@@ -61,8 +71,8 @@ func (r *resolver) resolve(ctx context.Context, name string) ([]netip.Addr, erro
 	return k.addrs, nil
 }
 
-func (r *resolver) ask(ctx context.Context, name string) (known, error) {
-	answer := r.forwarder.resolve(ctx, new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA), true)
+func (r *resolver) ask(ctx context.Context, rules *egress.Rules, name string) (known, error) {
+	answer := r.filtered.resolve(ctx, r.filtered.asked(rules), new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA), true)
 	if answer.Rcode != dns.RcodeSuccess && answer.Rcode != dns.RcodeNameError {
 		return known{}, errors.New(errors.Unavailable, "no resolver answers")
 	}

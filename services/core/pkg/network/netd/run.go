@@ -58,8 +58,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, ready func()) error 
 	f := newForwarder(cfg, newUpstreams(cfg.Resolvers, cfg.Clients, hostFiles()))
 	m := &machines{logs: o.logs, by: map[netip.Addr]*machine{}}
 	low := newFloor(cfg, log)
+	names := &filtered{f, m, low}
 	p := proxy.New(proxy.Config{
-		Machine: func(a netip.Addr) (proxy.Machine, bool) { return m.proxied(a) }, Resolve: newResolver(f).resolve, Refused: low.refuses,
+		Machine: func(a netip.Addr) (proxy.Machine, bool) { return m.proxied(a) }, Resolve: newResolver(names).resolve, Refused: low.refuses,
 		Original: originalDestination, CA: m.minter.Load, Roots: roots, Log: log,
 	})
 	defer func() { _ = p.Close() }()
@@ -68,7 +69,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, ready func()) error 
 
 	ended := make(chan error, 8)
 	serve := func(what func() error) { go func() { ended <- what() }() }
-	for _, s := range slices.Concat(servers(o.packets, o.stream, f), servers(o.filteredPackets, o.filteredStream, &filtered{f, m, low})) {
+	for _, s := range slices.Concat(servers(o.packets, o.stream, f), servers(o.filteredPackets, o.filteredStream, names)) {
 		serve(s.ActivateAndServe)
 	}
 	serve(func() error { return p.Serve(o.proxy) })

@@ -203,14 +203,14 @@ func (f *flow) end() {
 func (f *flow) dial(ctx context.Context, name string, d egress.Decision, byName bool) (*net.TCPConn, netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialWithin)
 	defer cancel()
+	rules := f.machine.Rules()
 	addrs := []netip.Addr{f.to.Addr()}
 	if byName {
 		var err error
-		if addrs, err = f.p.cfg.Resolve(ctx, name); err != nil || len(addrs) == 0 {
+		if addrs, err = f.p.cfg.Resolve(ctx, rules, name); err != nil || len(addrs) == 0 {
 			return nil, netip.Addr{}, &denial{reason: domain.EgressUnresolved}
 		}
 	}
-	rules := f.machine.Rules()
 	var why *denial
 	for _, ip := range addrs {
 		if f.p.cfg.Refused(ip) {

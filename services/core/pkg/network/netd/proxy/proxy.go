@@ -45,8 +45,8 @@ type Machine interface {
 type Config struct {
 	// Machine finds a machine by its address.
 	Machine func(netip.Addr) (Machine, bool)
-	// Resolve gives a name's IPv4 addresses.
-	Resolve func(ctx context.Context, name string) ([]netip.Addr, error)
+	// Resolve gives a name's IPv4 addresses, for a machine with these rules.
+	Resolve func(ctx context.Context, rules *egress.Rules, name string) ([]netip.Addr, error)
 	// Refused reports what the operator lets nobody connect to.
 	Refused func(netip.Addr) bool
 	// Original tells where a connection wanted to go.

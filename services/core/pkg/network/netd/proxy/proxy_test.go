@@ -70,7 +70,7 @@ func newRig(t *testing.T, server *httptest.Server, change ...func(*proxy.Config)
 	to := netip.MustParseAddrPort(server.Listener.Addr().String())
 	cfg := proxy.Config{
 		Machine: func(a netip.Addr) (proxy.Machine, bool) { return r.guest, a == loopback },
-		Resolve: func(_ context.Context, name string) ([]netip.Addr, error) {
+		Resolve: func(_ context.Context, _ *egress.Rules, name string) ([]netip.Addr, error) {
 			r.resolve(name)
 			return []netip.Addr{to.Addr()}, nil
 		},
