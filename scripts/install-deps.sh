@@ -55,6 +55,7 @@ python3-venv                        python3-venv            python3        pytho
 /usr/lib/python3/dist-packages/pandas          python3-pandas          python3-pandas         python-pandas          py3-pandas
 /usr/lib/python3/dist-packages/matplotlib      python3-matplotlib      python3-matplotlib     python-matplotlib      py3-matplotlib
 node                                nodejs                  nodejs         nodejs           nodejs
+esbuild                             esbuild                 golang-github-evanw-esbuild esbuild  esbuild
 dockerd                             docker.io               moby-engine    docker           docker
 postgres-server                     postgresql              postgresql-server postgresql    postgresql
 '

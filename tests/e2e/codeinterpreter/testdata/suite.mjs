@@ -65,6 +65,7 @@ check('runCode: tables and charts', async (s) => {
 check('runCode: languages', async (s) => {
   assert.equal(wrote(await s.runCode('x=1; echo $x', { language: 'bash' })), '1\n');
   assert.equal((await s.runCode('const x = await Promise.resolve(20); x + 1', { language: 'js' })).text, '21');
+  assert.equal((await s.runCode("import { basename } from 'node:path';\nconst n: string = basename('/a/b'); n as any", { language: 'typescript' })).text, 'b');
   await assert.rejects(s.runCode('1', { language: 'cobol' }), SandboxError);
 });
 

@@ -111,6 +111,7 @@ def _(s):
 def _(s):
     equal(wrote(s.run_code("x=1; echo $x; pwd", language="bash")), "1\n/home/user\n")
     equal(s.run_code("const x = await Promise.resolve(20); x + 1", language="js").text, "21")
+    equal(s.run_code("import { basename } from 'node:path';\nconst n: string = basename('/a/b'); n as any", language="ts").text, "b")
     equal(s.run_code("throw new TypeError('t')", language="javascript").error.name, "TypeError")
     raises(ex.SandboxException, lambda: s.run_code("1", language="cobol"))
 

@@ -46,8 +46,8 @@ func presets() map[string]Preset {
 	return map[string]Preset{
 		CodeInterpreter: {
 			Packages: append(BasePackages(),
-				// The server and its kernels, then what code is written with.
-				"python3-aiohttp", "python3-jupyter-client", "python3-ipykernel",
+				// The server and its kernels, what makes JavaScript of TypeScript, then what code is written with.
+				"python3-aiohttp", "python3-jupyter-client", "python3-ipykernel", "esbuild",
 				"python3-pip", "python3-venv", "python3-numpy", "python3-pandas", "python3-matplotlib", "python3-requests", "python3-pil", "python3-bs4", "python3-openpyxl"),
 			Files: sub(CodeInterpreter),
 			Dir:   "usr/lib/aetherium/" + CodeInterpreter,

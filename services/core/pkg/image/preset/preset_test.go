@@ -21,7 +21,7 @@ func TestFind(t *testing.T) {
 	}
 	for _, name := range []string{
 		"__main__.py", "interpreter/__init__.py", "interpreter/server.py", "kernels/aetherium-python/kernel.json", "kernels/aetherium-python/kernel.py",
-		"kernels/aetherium-bash/kernel.py", "kernels/aetherium-javascript/cells.js", "kernels/common/child.py",
+		"kernels/aetherium-bash/kernel.py", "kernels/common/cells.js", "kernels/common/child.py",
 	} {
 		if _, err := fs.Stat(p.Files, name); err != nil {
 			t.Error(err)

@@ -9,7 +9,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 PYTHON = "python"
 
 # Other names of languages.
-ALIASES = {"py": PYTHON, "python3": PYTHON, "js": "javascript", "node": "javascript", "sh": "bash", "shell": "bash"}
+ALIASES = {"py": PYTHON, "python3": PYTHON, "js": "javascript", "ts": "typescript", "node": "javascript", "sh": "bash", "shell": "bash"}
 
 OWN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "kernels")
 
@@ -85,7 +85,7 @@ def adopt(language, env):
 def call(language, what, env):
     if language == PYTHON:
         return f"__import__('aetherium_environment').{what}({text(env)!r})"
-    if language in ("bash", "javascript"):
+    if language in ("bash", "javascript", "typescript"):
         return f"\0aetherium environment {what} {text(env)}"
     if language == "r" and what != "leave":
         assigned = ", ".join(f"{json.dumps(k)} = {json.dumps(v)}" for k, v in env.items())

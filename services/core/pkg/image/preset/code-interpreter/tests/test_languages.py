@@ -84,6 +84,51 @@ class JavaScript(WithServer):
                 next(e for e in events if e["type"] == "stdout")
             self.assertEqual(self.run_code("'on'").main, "on")
 
+    def test_imports_what_it_names(self):
+        with open(os.path.join(self.server.home.name, "own.mjs"), "w") as f:
+            f.write("export default 'd'; export const a = 1, b = 2;")
+        code = "import own, { a as one, b } from './own.mjs';\nimport * as path from \"node:path\"\nimport 'node:fs';\n[own, one, b, path.basename('/x/y')].join()"
+        for _ in range(2):
+            self.assertEqual(self.run_code(code).main, "d,1,2,y")
+        self.assertEqual(self.run_code("path.sep + one").main, "/1")
+        self.assertEqual(self.run_code("import nothing from './nowhere.mjs'").errors[0]["name"], "Error")
+        self.assertEqual(self.run_code("(await import('./own.mjs')).b").main, "2")
+
+
+class TypeScript(WithServer):
+    def run_code(self, code, language="typescript", **body):
+        return self.server.run(code, language=language, **body)
+
+    def test_types_are_not_run(self):
+        ran = self.run_code(
+            "import { type PathLike, readFileSync } from 'node:fs';\ninterface A { n: number }\nenum E { One = 1, Two }\n"
+            "class P { constructor(readonly name: string) {} }\nconst a = { n: await Promise.resolve(3) } satisfies A;\n"
+            "console.log(new P('p').name, E[2]);\n(a as A).n!"
+        )
+        self.assertEqual((ran.stdout, ran.errors, ran.main), ("p Two\n", [], "3"))
+        self.assertEqual(self.run_code("function f<T>(x: T): T { return x }\nf<number>(a.n) + E.Two + readFileSync('/dev/null').length", language="ts").main, "5")
+        self.assertEqual(self.run_code("const wrong: string = 3 as any; typeof wrong").main, "number")
+
+    def test_text_stays_as_it_is(self):
+        text = "`\nimport x from \"y\";\n  ü\n`"
+        self.assertEqual(self.run_code(text).main, '\nimport x from "y";\n  ü\n')
+
+    def test_errors_are_where_they_were_written(self):
+        (error,) = self.run_code("type T = {\n  a: 1\n}\n\nfunction boom(x: number) {\n  throw new TypeError('no')\n}\nboom(1)").errors
+        self.assertEqual((error["name"], error["value"]), ("TypeError", "no"))
+        self.assertRegex(error["traceback"], r"at boom \(cell-\d+:6:9\)")
+        (error,) = self.run_code("// later\n\n\nboom(2)").errors  # in the cell before
+        self.assertRegex(error["traceback"], r"at boom \(cell-\d+:6:9\)(?s:.*)cell-\d+:4:1")
+        (error,) = self.run_code("let ok = 1;\nlet x: = 2").errors
+        self.assertEqual(error["name"], "SyntaxError")
+        self.assertRegex(error["traceback"], r"at cell-\d+:2:8")
+
+    def test_it_is_a_program_of_its_own(self):
+        self.assertIsNone(self.run_code("var mine: number = 1; undefined").main)
+        self.assertEqual(self.server.run("typeof mine", language="javascript").main, "undefined")
+        self.assertEqual(self.run_code("process.env.ONE as string", env_vars={"ONE": "it's $x"}).main, "it's $x")
+        self.assertEqual(self.run_code("process.argv.length + Number(mine)").main, "2")
+
 
 class Formats(WithServer):
     @classmethod
