@@ -84,7 +84,7 @@ func Start(ctx context.Context, settings ...string) (_ *Server, err error) {
 	s.args = []string{"-D", s.data(), "-k", s.dir}
 	for _, set := range append([]string{
 		"listen_addresses=", "fsync=off", "full_page_writes=off", "max_connections=300", "shared_buffers=64MB", "autovacuum=off",
-		"wal_level=minimal", "max_wal_senders=0", "log_min_messages=panic",
+		"wal_level=minimal", "max_wal_senders=0", "log_min_messages=panic", "dynamic_shared_memory_type=mmap", // /dev/shm is small in containers
 	}, settings...) {
 		s.args = append(s.args, "-c", set)
 	}

@@ -181,7 +181,7 @@ func parse(database string) (*pgxpool.Config, url.Values, error) {
 
 // View implements [storage.Store].
 func (s *Store) View(ctx context.Context, f func(storage.Tx) error) error {
-	return s.run(ctx, s.readers, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", "COMMIT", func(tx *sqlrepo.Tx) (string, error) {
+	return s.run(ctx, s.readers, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", func(tx *sqlrepo.Tx) (string, error) {
 		return "", f(tx)
 	})
 }
@@ -191,7 +191,7 @@ func (s *Store) Update(ctx context.Context, f func(storage.Tx) error) error {
 	begin := fmt.Sprintf("BEGIN; SET LOCAL lock_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = %d; SELECT pg_advisory_xact_lock(%d)",
 		s.o.Wait.Milliseconds(), s.o.Turn.Milliseconds(), turnLock)
 	var wrote, wroteKeys bool
-	err := s.run(ctx, s.writer, begin, "COMMIT", func(tx *sqlrepo.Tx) (string, error) {
+	err := s.run(ctx, s.writer, begin, func(tx *sqlrepo.Tx) (string, error) {
 		if err := f(tx); err != nil {
 			return "", err
 		}
@@ -259,9 +259,9 @@ func release(c *pgxpool.Conn) {
 	c.Release()
 }
 
-// run executes f between begin and end on a connection of a pool. Before the
-// end comes what f returns.
-func (s *Store) run(ctx context.Context, on *pgxpool.Pool, begin, end string, f func(*sqlrepo.Tx) (string, error)) error {
+// run executes f between begin and COMMIT on a connection of a pool. Right
+// before the commit comes what f returns, in the same round trip.
+func (s *Store) run(ctx context.Context, on *pgxpool.Pool, begin string, f func(*sqlrepo.Tx) (string, error)) error {
 	c, err := s.take(ctx, on, begin)
 	if err != nil {
 		return err
@@ -278,12 +278,12 @@ func (s *Store) run(ctx context.Context, on *pgxpool.Pool, begin, end string, f 
 	if err := sess.ready(ctx); err != nil {
 		return err
 	}
-	results, err := c.Conn().PgConn().Exec(ctx, last+end).ReadAll()
+	results, err := c.Conn().PgConn().Exec(ctx, last+"COMMIT").ReadAll()
 	if err != nil {
 		return sess.fault(ctx, err)
 	}
 	// A transaction that is void is rolled back by COMMIT, without an error.
-	if tag := results[len(results)-1].CommandTag.String(); tag != end {
+	if results[len(results)-1].CommandTag.String() != "COMMIT" {
 		return errors.New(errors.Internal, "a transaction went on after an error, and was rolled back")
 	}
 	return nil
