@@ -56,6 +56,7 @@ python3-venv                        python3-venv            python3        pytho
 /usr/lib/python3/dist-packages/matplotlib      python3-matplotlib      python3-matplotlib     python-matplotlib      py3-matplotlib
 node                                nodejs                  nodejs         nodejs           nodejs
 esbuild                             esbuild                 golang-github-evanw-esbuild esbuild  esbuild
+redis-server                        redis-server            redis          redis            redis
 dockerd                             docker.io               moby-engine    docker           docker
 postgres-server                     postgresql              postgresql-server postgresql    postgresql
 '

@@ -1,7 +1,14 @@
 // Package queue runs typed jobs. Args know their kind; handlers decide whether
 // a job is done, tried again or given up. The queue carries IDs, the database
 // carries the facts: a job that is lost in a crash is found again by a sweep,
-// so an in-process queue loses nothing.
+// so an in-process queue loses nothing. For the same reason jobs carry no
+// secrets: what is secret is in the database, sealed, under the ID.
+//
+// A job runs at least once: one whose process dies while it runs is run again,
+// by whatever process is there, and one whose process was only cut off may run
+// twice at a time. What must not happen twice, a user's command above all, its
+// handler fences by the facts: it compares and sets a state, generation or
+// epoch in the store before it acts.
 package queue
 
 import (
@@ -12,7 +19,8 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 )
 
-// Args are the arguments of a job. They must marshal to JSON.
+// Args are the arguments of a job. They must marshal to JSON, of at most
+// [MaxArgs] bytes.
 type Args interface {
 	// Kind names the job's type; one kind has one handler.
 	Kind() string
@@ -20,27 +28,38 @@ type Args interface {
 
 // Options of one job. The zero value is a job to be run now.
 type Options struct {
+	// ID names the job; one whose ID is that of a job that waits or runs is
+	// taken for the same. Empty: a new one.
+	ID string
 	// Key makes jobs of a kind unique and serial: one that waits takes in any
 	// further one of its key, and one that arrives while its like runs makes
-	// it run once more afterwards. Empty: neither.
+	// it run once more afterwards. Empty: neither. It goes without an ID.
 	Key string
+	// Tenant is on whose behalf the job runs. Of several that have jobs waiting,
+	// the one with the fewest running is next, then the one that waits longest.
+	Tenant string
 	// RunAt is the earliest time; zero is now.
 	RunAt time.Time
-	// Priority: higher first among those that wait.
+	// Priority: higher first among those of a tenant that wait, within ±[MaxPriority].
 	Priority int
+	// MaxAttempts is after how many attempts the job is given up; 0: never.
+	MaxAttempts int
 }
 
 // Job is a job as its handler sees it.
 type Job struct {
-	Kind    string
-	Key     string
-	Args    json.RawMessage
-	Attempt int // from 1
+	ID          string
+	Kind        string
+	Key         string
+	Tenant      string
+	Args        json.RawMessage
+	Attempt     int // from 1; one that its process did not survive counts, too
+	MaxAttempts int
 }
 
 // Handler runs one job. It returns nil when the job is done, [Retry], [Snooze]
 // or [Cancel] to decide, or any other error, which counts as a retry with the
-// default backoff.
+// default backoff. A job that is given up is kept among the dead.
 type Handler func(ctx context.Context, job Job) error
 
 // Typed makes a handler of a function that takes the arguments as what they
@@ -65,14 +84,17 @@ func On[A Args](q Queue, f func(ctx context.Context, args A, job Job) error) {
 type Queue interface {
 	// Handle registers the handler of a kind, before Start.
 	Handle(kind string, h Handler)
-	// Enqueue adds a job. Returns Unavailable after Stop, InvalidArgument for
-	// a kind without a handler or args that do not marshal.
+	// Enqueue adds a job. Returns Unavailable after Stop and when the queue
+	// cannot be reached, InvalidArgument for a kind without a handler or a job
+	// out of bounds, AlreadyExists for the ID of a dead job, CapacityExhausted
+	// when too many wait, NoSpace when there is no room to keep it.
 	Enqueue(ctx context.Context, args Args, o Options) error
 	// Start begins to run jobs. Starting twice is fine.
 	Start(ctx context.Context) error
 	// Stop takes nothing new and waits for running jobs until ctx ends, then
 	// cancels them and waits for them to return. Stopping twice is fine.
 	Stop(ctx context.Context) error
+	Inspector
 }
 
 // decision is a handler's error that says what becomes of the job.
@@ -102,28 +124,3 @@ func Snooze(after time.Duration) error { return &decision{after: after, snooze: 
 
 // Cancel gives the job up because of an error.
 func Cancel(because error) error { return &decision{cancel: true, because: because} }
-
-// Decide turns a handler's error into what becomes of the job: again tells
-// whether to run it again, after how long, and counted whether as an attempt.
-// It is exported for implementations of Queue.
-func Decide(err error, attempt int) (again bool, after time.Duration, counted bool) {
-	var d *decision
-	switch {
-	case err == nil:
-		return false, 0, true
-	case !errors.As(err, &d):
-		return true, Backoff(attempt), true
-	case d.cancel:
-		return false, 0, true
-	}
-	return true, d.after, !d.snooze
-}
-
-// Backoff is the default pause after an attempt: 0.1 s doubling to a minute.
-func Backoff(attempt int) time.Duration {
-	d := 100 * time.Millisecond
-	for range min(attempt-1, 10) {
-		d *= 2
-	}
-	return min(d, time.Minute)
-}

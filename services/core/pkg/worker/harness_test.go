@@ -141,7 +141,7 @@ func (b *bed) up() {
 	log := slog.New(slog.DiscardHandler)
 	deps := worker.Deps{
 		Store: b.store, Drivers: map[string]vmm.Driver{"fake": fake.New(b.node)}, Images: b.images, Journals: b.journals,
-		Sealer: b.sealer, Queue: memory.New(16, log), Changes: b.changes, Log: log, Now: b.now,
+		Sealer: b.sealer, Queue: memory.New(16, nil, log), Changes: b.changes, Log: log, Now: b.now,
 	}
 	if b.deps != nil {
 		b.deps(&deps)

@@ -182,7 +182,7 @@ func (n *node) assemble(ctx context.Context, serves bool) error {
 		Late: n.drivers.late, NoTrials: !serves,
 	}, worker.Deps{
 		Store: n.store, Drivers: n.drivers.drivers, Absent: n.drivers.absent, Images: n.images, Journals: n.journals, Volumes: volume.New(n.disk),
-		Sealer: n.sealer, Queue: memory.New(64, n.log), Changes: n.changes, Log: n.log,
+		Sealer: n.sealer, Queue: memory.New(64, nil, n.log), Changes: n.changes, Log: n.log,
 	})
 	n.service = service.New(service.Config{
 		DefaultTemplate: s.VM.Template, DefaultDriver: s.VM.Driver, BuildDriver: builder, DefaultNetwork: domain.NetworkMode(s.VM.Network),

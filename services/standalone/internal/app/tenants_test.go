@@ -86,7 +86,7 @@ func newHouse(t *testing.T, options ...func(*fake.Node)) *house {
 		Capacity: domain.Resources{MilliCPU: 32000, MemoryBytes: 32 << 30, DiskBytes: 256 << 30, PIDs: 1 << 20},
 	}, worker.Deps{
 		Store: store, Drivers: map[string]vmm.Driver{"fake": fake.New(machines)}, Images: &directories{built: map[string]image.Result{}},
-		Journals: journals, Sealer: sealer, Queue: memory.New(16, logger), Changes: changes, Log: logger,
+		Journals: journals, Sealer: sealer, Queue: memory.New(16, nil, logger), Changes: changes, Log: logger,
 	})
 	h.must(w.Start(ctx))
 	t.Cleanup(func() { h.must(w.Stop(context.WithoutCancel(ctx))) })

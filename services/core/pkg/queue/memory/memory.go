@@ -4,10 +4,7 @@ package memory
 import (
 	"container/heap"
 	"context"
-	"encoding/json"
-	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -19,13 +16,18 @@ import (
 type Queue struct {
 	workers int
 	log     *slog.Logger
+	metrics *queue.Metrics
 
 	mu       sync.Mutex
 	handlers map[string]queue.Handler
-	due      jobs              // may run now: by priority, then age
-	later    jobs              // not due yet: by time
+	byID     map[string]*item
 	byKey    map[jobKey]*keyed // jobs with a key that wait or run
+	tenants  map[string]*tenant
+	due      ring // tenants with jobs that may run now
+	later    jobs // not due yet: by time
+	dead     []*item
 	running  int
+	served   int64
 	seq      int64
 	timer    *time.Timer // of the earliest job that is not due yet
 	started  bool
@@ -51,16 +53,22 @@ type item struct {
 	seq      int64
 	index    int
 	in       *jobs // the heap it waits in
+
+	state    queue.State
+	since    time.Time // it runs or is dead
+	err      string
+	stop     context.CancelFunc // of one that runs
+	canceled bool
 }
 
 var _ queue.Queue = (*Queue)(nil)
 
-// New makes a queue that runs at most workers jobs at once.
-func New(workers int, log *slog.Logger) *Queue {
+// New makes a queue that runs at most workers jobs at once. metrics may be nil.
+func New(workers int, metrics *queue.Metrics, log *slog.Logger) *Queue {
 	q := &Queue{
-		workers: max(1, workers), log: log,
-		handlers: make(map[string]queue.Handler), byKey: make(map[jobKey]*keyed),
-		due: jobs{less: byPriority}, later: jobs{less: byTime},
+		workers: max(1, workers), log: log, metrics: metrics,
+		handlers: make(map[string]queue.Handler), byID: make(map[string]*item), byKey: make(map[jobKey]*keyed),
+		tenants: make(map[string]*tenant), later: jobs{less: byTime},
 	}
 	q.idle = sync.NewCond(&q.mu)
 	q.ctx, q.cancel = context.WithCancel(context.Background())
@@ -76,25 +84,33 @@ func (q *Queue) Handle(kind string, h queue.Handler) {
 
 // Enqueue implements queue.Queue.
 func (q *Queue) Enqueue(_ context.Context, args queue.Args, o queue.Options) error {
-	raw, err := json.Marshal(args)
+	job, err := queue.Prepare(args, o)
 	if err != nil {
-		return errors.Wrap(err, errors.InvalidArgument, "the arguments of the job cannot be stored")
+		return err
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.stopped {
 		return errors.New(errors.Unavailable, "the queue is stopped")
 	}
-	if q.handlers[args.Kind()] == nil {
-		return errors.New(errors.InvalidArgument, "no handler for jobs of kind %q", args.Kind())
+	if q.handlers[job.Kind] == nil {
+		return errors.New(errors.InvalidArgument, "no handler for jobs of kind %q", job.Kind)
+	}
+	if like := q.byID[job.ID]; like != nil {
+		if like.state == queue.Dead {
+			return queue.Taken(job.ID)
+		}
+		return nil
+	}
+	if len(q.byID)-q.running-len(q.dead) >= queue.MaxJobs {
+		return queue.Full()
 	}
 	if o.RunAt.IsZero() {
 		o.RunAt = time.Now()
 	}
-	q.add(&item{
-		job:   queue.Job{Kind: args.Kind(), Key: o.Key, Args: raw, Attempt: 1},
-		runAt: o.RunAt, priority: o.Priority,
-	})
+	it := &item{job: job, runAt: o.RunAt, priority: o.Priority}
+	q.byID[job.ID] = it
+	q.add(it)
 	q.dispatch()
 	return nil
 }
@@ -108,42 +124,63 @@ func (q *Queue) add(it *item) {
 		q.push(it)
 		return
 	}
-	k := q.byKey[jobKey{it.job.Kind, it.job.Key}]
+	k := q.byKey[it.key()]
 	if k == nil {
 		k = &keyed{}
-		q.byKey[jobKey{it.job.Kind, it.job.Key}] = k
+		q.byKey[it.key()] = k
 	}
 	switch {
+	case k.running && k.again != nil:
+		q.merge(k.again, it)
 	case k.running:
-		k.again = merge(k.again, it)
+		k.again = it
+		it.state = queue.Waiting
+	case k.waiting != nil && k.waiting.state == queue.Waiting:
+		q.merge(k.waiting, it)
+		heap.Fix(k.waiting.in, k.waiting.index) // its tenant keeps its place
 	case k.waiting != nil:
-		heap.Remove(k.waiting.in, k.waiting.index)
-		q.push(merge(k.waiting, it))
+		q.pull(k.waiting)
+		q.merge(k.waiting, it)
+		q.push(k.waiting)
 	default:
 		k.waiting = it
 		q.push(it)
 	}
 }
 
+func (it *item) key() jobKey { return jobKey{it.job.Kind, it.job.Key} }
+
 // push puts a job among those that may run now or those that wait for their time.
 func (q *Queue) push(it *item) {
-	it.in = &q.later
-	if !it.runAt.After(time.Now()) {
-		it.in = &q.due
+	if it.runAt.After(time.Now()) {
+		it.state, it.in = queue.Scheduled, &q.later
+		heap.Push(it.in, it)
+		return
 	}
+	t := q.tenant(it.job.Tenant)
+	if t.jobs.Len() == 0 {
+		t.served = q.served // after those who have waited
+		heap.Push(&q.due, t)
+	}
+	it.state, it.in = queue.Waiting, &t.jobs
 	heap.Push(it.in, it)
 }
 
-func merge(into, it *item) *item {
-	if into == nil {
-		return it
+// pull takes a job out of where it waits.
+func (q *Queue) pull(it *item) {
+	heap.Remove(it.in, it.index)
+	if it.in != &q.later {
+		q.settle(q.tenant(it.job.Tenant))
 	}
+}
+
+func (q *Queue) merge(into, it *item) {
 	into.job.Args = it.job.Args
 	into.priority = max(into.priority, it.priority)
 	if it.runAt.Before(into.runAt) {
 		into.runAt, into.job.Attempt = it.runAt, it.job.Attempt
 	}
-	return into
+	delete(q.byID, it.job.ID)
 }
 
 // Start implements queue.Queue.
@@ -168,14 +205,23 @@ func (q *Queue) dispatch() {
 	for len(q.later.items) > 0 && !q.later.items[0].runAt.After(now) {
 		q.push(heap.Pop(&q.later).(*item))
 	}
-	for q.running < q.workers && len(q.due.items) > 0 {
-		it := heap.Pop(&q.due).(*item)
+	for q.running < q.workers && len(q.due) > 0 {
+		t := q.due[0]
+		it := heap.Pop(&t.jobs).(*item)
+		q.served++
+		t.served = q.served
+		t.running++
+		q.settle(t)
 		if it.job.Key != "" {
-			k := q.byKey[jobKey{it.job.Kind, it.job.Key}]
+			k := q.byKey[it.key()]
 			k.waiting, k.running = nil, true
 		}
 		q.running++
-		go q.run(it, q.handlers[it.job.Kind])
+		var ctx context.Context
+		ctx, it.stop = context.WithCancel(q.ctx)
+		it.state, it.since = queue.Running, now
+		q.metrics.Started(it.job.Kind, now.Sub(it.runAt))
+		go q.run(ctx, it, q.handlers[it.job.Kind])
 	}
 	if len(q.later.items) == 0 {
 		return
@@ -192,27 +238,30 @@ func (q *Queue) dispatch() {
 	q.timer.Reset(wait)
 }
 
-func (q *Queue) run(it *item, h queue.Handler) {
-	err := q.call(h, it.job)
-	again, after, counted := queue.Decide(err, it.job.Attempt)
-	if err != nil {
-		q.log.Debug("job", "kind", it.job.Kind, "key", it.job.Key, "attempt", it.job.Attempt, "again", again, "after", after, "error", err)
-	}
+func (q *Queue) run(ctx context.Context, it *item, h queue.Handler) {
+	begun := time.Now()
+	err := queue.Run(ctx, h, it.job, q.log)
+	out := queue.Decide(err, it.job)
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	it.stop()
+	if it.canceled {
+		out = queue.Outcome{Verdict: queue.Canceled, Error: out.Error}
+	}
+	q.metrics.Ended(it.job.Kind, out.Verdict, time.Since(begun))
+	if err != nil {
+		q.log.Debug("job", "kind", it.job.Kind, "key", it.job.Key, "attempt", it.job.Attempt, "outcome", out.Verdict, "after", out.After, "error", err)
+	}
 	q.running--
+	t := q.tenant(it.job.Tenant)
+	t.running--
+	q.settle(t)
 	var meanwhile *item
-	if key := (jobKey{it.job.Kind, it.job.Key}); it.job.Key != "" {
-		meanwhile = q.byKey[key].again
-		delete(q.byKey, key)
+	if it.job.Key != "" {
+		meanwhile = q.byKey[it.key()].again
+		delete(q.byKey, it.key())
 	}
-	if again && !q.stopped {
-		next := &item{job: it.job, runAt: time.Now().Add(after), priority: it.priority}
-		if counted {
-			next.job.Attempt++
-		}
-		q.add(next)
-	}
+	q.conclude(it, out)
 	// After the retry of its own key, because what came later has the newer arguments.
 	if meanwhile != nil && !q.stopped {
 		q.add(meanwhile)
@@ -221,15 +270,28 @@ func (q *Queue) run(it *item, h queue.Handler) {
 	q.dispatch()
 }
 
-// call runs a handler; a panic of it is an error of this job alone.
-func (q *Queue) call(h queue.Handler, job queue.Job) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			q.log.Error("job panicked", "kind", job.Kind, "key", job.Key, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			err = errors.New(errors.Internal, "the job panicked")
+// conclude does what was decided about a job that ran.
+func (q *Queue) conclude(it *item, out queue.Outcome) {
+	it.err = out.Error
+	switch out.Verdict {
+	case queue.Retried, queue.Snoozed:
+		if out.Verdict == queue.Retried {
+			it.job.Attempt++
 		}
-	}()
-	return h(q.ctx, job)
+		it.runAt = time.Now().Add(out.After)
+		if !q.stopped {
+			q.add(it)
+		}
+	case queue.GivenUp:
+		it.state, it.since = queue.Dead, time.Now()
+		q.dead = append(q.dead, it)
+		if len(q.dead) > queue.MaxDead {
+			delete(q.byID, q.dead[0].job.ID)
+			q.dead = q.dead[1:]
+		}
+	default:
+		delete(q.byID, it.job.ID)
+	}
 }
 
 // Stop implements queue.Queue.
@@ -247,42 +309,4 @@ func (q *Queue) Stop(ctx context.Context) error {
 	}
 	q.cancel()
 	return nil
-}
-
-// jobs is a heap (container/heap).
-type jobs struct {
-	items []*item
-	less  func(a, b *item) bool
-}
-
-func byPriority(a, b *item) bool {
-	if a.priority != b.priority {
-		return a.priority > b.priority
-	}
-	return a.seq < b.seq
-}
-
-func byTime(a, b *item) bool { return a.runAt.Before(b.runAt) }
-
-func (j *jobs) Len() int           { return len(j.items) }
-func (j *jobs) Less(a, b int) bool { return j.less(j.items[a], j.items[b]) }
-func (j *jobs) Swap(a, b int) {
-	j.items[a], j.items[b] = j.items[b], j.items[a]
-	j.items[a].index, j.items[b].index = a, b
-}
-
-// Push implements heap.Interface.
-func (j *jobs) Push(x any) {
-	it := x.(*item)
-	it.index = len(j.items)
-	j.items = append(j.items, it)
-}
-
-// Pop implements heap.Interface.
-func (j *jobs) Pop() any {
-	last := len(j.items) - 1
-	it := j.items[last]
-	j.items[last] = nil
-	j.items = j.items[:last]
-	return it
 }

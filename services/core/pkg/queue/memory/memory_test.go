@@ -12,6 +12,6 @@ import (
 func TestQueue(t *testing.T) {
 	t.Parallel()
 	queuetest.Run(t, func(_ *testing.T, workers int) queue.Queue {
-		return memory.New(workers, slog.New(slog.DiscardHandler))
+		return memory.New(workers, nil, slog.New(slog.DiscardHandler))
 	})
 }

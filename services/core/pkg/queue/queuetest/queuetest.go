@@ -4,6 +4,7 @@ package queuetest
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -23,6 +24,10 @@ type unknown struct{}
 
 func (unknown) Kind() string { return "unknown" }
 
+type large string
+
+func (large) Kind() string { return "large" }
+
 // Run runs the suite; open yields a fresh queue that runs at most workers jobs at once.
 func Run(t *testing.T, open func(t *testing.T, workers int) queue.Queue) {
 	t.Helper()
@@ -40,6 +45,16 @@ func Run(t *testing.T, open func(t *testing.T, workers int) queue.Queue) {
 		"what waits survives no stop":  stoppedWhileWaiting,
 		"stopping before starting":     stopUnstarted,
 		"the end of one frees its key": keyIsFreed,
+		"tenants take turns":           tenantsTakeTurns,
+		"a tenant's turns are counted": turnsAreCounted,
+		"an ID is one job":             idIsOneJob,
+		"attempts end":                 attemptsEnd,
+		"what waits is canceled":       cancelWaiting,
+		"what runs is canceled":        cancelRunning,
+		"a canceled key is free":       cancelKeyed,
+		"the dead are kept":            deadLetters,
+		"the dead take what is newer":  deadKeys,
+		"jobs are listed":              listed,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -259,6 +274,21 @@ func refused(t *testing.T, open func(*testing.T, int) queue.Queue) {
 	q := open(t, 1)
 	if err := q.Enqueue(context.Background(), unknown{}, queue.Options{}); !errors.HasCode(err, errors.InvalidArgument) {
 		t.Errorf("a kind without a handler: %v", err)
+	}
+	q.Handle("greet", func(context.Context, queue.Job) error { return nil })
+	q.Handle("large", func(context.Context, queue.Job) error { return nil })
+	long := strings.Repeat("x", 256)
+	for name, o := range map[string]queue.Options{
+		"an ID and a key": {ID: "a", Key: "b"}, "a long ID": {ID: long}, "a long key": {Key: long}, "a long tenant": {Tenant: long},
+		"a zero byte": {Key: "a\x00b"}, "a high priority": {Priority: queue.MaxPriority + 1}, "a low priority": {Priority: -queue.MaxPriority - 1},
+		"less than no attempts": {MaxAttempts: -1},
+	} {
+		if err := q.Enqueue(context.Background(), greet{1}, o); !errors.HasCode(err, errors.InvalidArgument) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := q.Enqueue(context.Background(), large(strings.Repeat("x", queue.MaxArgs)), queue.Options{}); !errors.HasCode(err, errors.InvalidArgument) {
+		t.Errorf("large arguments: %v", err)
 	}
 }
 
