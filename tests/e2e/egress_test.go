@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -391,5 +393,66 @@ print(u.urlopen(u.Request('https://x.bound.test/', headers={'Authorization': os.
 	g.cli("secret", "rm", "token")
 	if out, err := s.CLI(limited(t), "vm", "create", "--use-secret", "A=token"); err == nil {
 		t.Errorf("a secret that is gone: %s", out)
+	}
+}
+
+// Headers that rules set on the way reach their hosts, and are nowhere in the
+// VM; they are set while it runs, and inherited.
+func TestHeadersOutsideTheGuest(t *testing.T) {
+	if !apart(t) {
+		return
+	}
+	i := newInternet(t)
+	s := i.server()
+	g := &guest{t, s}
+	env := map[string]string{}
+	check(t, s.JSON(limited(t), &env, "e2b", "env"))
+	const value, second = "ghp_this-is-the-real-one", "ghp_another-real-one"
+	vm := strings.TrimSpace(g.cli("vm", "create", "--name", "job", "-q"))
+	rules := func(body string) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(limited(t), http.MethodPut, s.URL+"/e2b/sandboxes/"+vm+"/network", strings.NewReader(body))
+		check(t, err)
+		req.Header.Set("X-API-KEY", env["E2B_API_KEY"])
+		resp, err := http.DefaultClient.Do(req)
+		check(t, err)
+		text, err := io.ReadAll(resp.Body)
+		check(t, errors.Join(err, resp.Body.Close()))
+		if resp.StatusCode != http.StatusNoContent {
+			t.Fatalf("%d: %s", resp.StatusCode, text)
+		}
+	}
+	with := func(value string) string {
+		return `{"rules":{"*.bound.test":[{"transform":{"headers":{"Authorization":"` + value + `"}}}]}}`
+	}
+	rules(with(value))
+	asked := curl + "https://api.bound.test/"
+	g.want("job", asked, "0", "for api.bound.test, authorized by ["+value+"]")
+	g.want("job", `node -e "fetch('https://api.bound.test/', {headers: {authorization: 'mine'}}).then(r => r.text()).then(console.log)"`, "0", "authorized by ["+value+"]")
+	g.want("job", curl+"-k https://other.test/", "0", "authorized by []")
+	g.want("job", curl+"http://api.bound.test/", "0", "authorized by []")
+	if out, _ := g.sh("job", "(env; cat /proc/[0-9]*/environ; grep -rlaF "+value[4:]+" /root /home /etc /tmp /run /usr/local) 2>/dev/null | grep -aF "+value[4:]+"$"); out != "" {
+		t.Errorf("the VM has it: %s", out)
+	}
+	fork := strings.TrimSpace(g.cli("vm", "fork", "job", "-q"))
+	g.want(fork, asked, "0", "authorized by ["+value+"]")
+
+	check(t, s.Kill())
+	for _, pid := range s.Helpers("aetherium-netd") {
+		check(t, syscall.Kill(pid, syscall.SIGKILL))
+	}
+	check(t, s.Start(limited(t)))
+	g.want("job", asked, "0", "authorized by ["+value+"]")
+	rules(with(second))
+	g.want("job", asked, "0", "authorized by ["+second+"]")
+	g.want(fork, asked, "0", "authorized by ["+value+"]")
+	rules(`{}`)
+	g.cli("cp", i.roots, "job:/tmp/roots.pem")
+	g.want("job", curl+"--cacert /tmp/roots.pem https://api.bound.test/", "0", "authorized by []") // with its own certificate
+	for _, file := range s.Files() {
+		raw, err := os.ReadFile(file)
+		if err == nil && (bytes.Contains(raw, []byte(value)) || bytes.Contains(raw, []byte(second))) && !strings.Contains(file, "/journals/") {
+			t.Errorf("%s holds what the headers say: %t", file, bytes.Contains(raw, []byte(value)))
+		}
 	}
 }

@@ -25,6 +25,9 @@ type EgressPolicy struct {
 	// order, in the place of the installation's. Only questions that the policy
 	// allows go there; those that the operator refuses are not asked.
 	DNS []string `json:"dns,omitempty"`
+	// Rules set headers on the way. Their values are stored apart, encrypted:
+	// in a VM's spec they are empty.
+	Rules []HeaderRule `json:"rules,omitempty"`
 }
 
 // AnyDestination as an entry is every address and every name.
@@ -47,7 +50,7 @@ var domainNameForm = regexp.MustCompile(`^(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9
 
 // IsZero reports whether the policy takes nothing away and asks for nothing.
 func (p EgressPolicy) IsZero() bool {
-	return len(p.Allow) == 0 && len(p.Deny) == 0 && !p.Learn && len(p.DNS) == 0
+	return len(p.Allow) == 0 && len(p.Deny) == 0 && !p.Learn && len(p.DNS) == 0 && len(p.Rules) == 0
 }
 
 // Normal gives the policy with each entry in its one form (lower case, no root
@@ -75,7 +78,10 @@ func (p EgressPolicy) Normal(field string) (EgressPolicy, error) {
 		}
 	}
 	var err error
-	out.DNS, err = NormalDNSServers(field+".dns", p.DNS)
+	if out.DNS, err = NormalDNSServers(field+".dns", p.DNS); err != nil {
+		return out, err
+	}
+	out.Rules, err = NormalHeaderRules(field+".rules", p.Rules)
 	return out, err
 }
 
@@ -201,10 +207,13 @@ type BoundSecret struct {
 type Egress struct {
 	Policy  EgressPolicy  `json:"policy"` // in its normal form
 	Secrets []BoundSecret `json:"secrets,omitempty"`
+	Rules   []HeaderRule  `json:"rules,omitempty"` // those of the policy, with their values
 }
 
 // IsZero reports whether it is the default.
-func (e Egress) IsZero() bool { return e.Policy.IsZero() && len(e.Secrets) == 0 }
+func (e Egress) IsZero() bool {
+	return e.Policy.IsZero() && len(e.Secrets) == 0 && len(e.Rules) == 0
+}
 
 // ValidateSecretName checks the name of a stored secret.
 func ValidateSecretName(field, name string) error {

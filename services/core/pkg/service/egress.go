@@ -43,7 +43,7 @@ func checkEgress(req *vmm.CreateVM) error {
 func (s *Service) giveEgress(ctx context.Context, tx storage.Tx, req vmm.CreateVM, vm *domain.VM, origin domain.VMSpec) error {
 	vm.Spec.Egress, vm.Spec.Secrets = origin.Egress, slices.Clone(origin.Secrets)
 	if req.Egress != nil {
-		vm.Spec.Egress = *req.Egress
+		vm.Spec.Egress = req.Egress.WithoutValues()
 	}
 	if req.Secrets != nil {
 		vm.Spec.Secrets = slices.Clone(req.Secrets)
@@ -108,13 +108,39 @@ func (s *Service) SetVMEgress(ctx context.Context, by vmm.Caller, id domain.ID, 
 		if vm.Spec.Network == domain.NetworkNone && !p.IsZero() {
 			return errors.New(errors.Conflict, "the VM has network none and reaches nothing")
 		}
-		vm.Spec.Egress = p
-		return nil
+		if len(p.Rules) > 0 && !settled(vm) {
+			return errors.New(errors.Conflict, "rules for headers are set while a VM runs or is stopped, not in between or paused").
+				WithHint("wait for it, or resume it: it is made to trust a certificate")
+		}
+		return s.storeEgress(ctx, vm, p)
 	})
+	p = p.WithoutValues()
 	if err != nil {
 		return p, err
 	}
 	return p, s.applyEgress(ctx, vm)
+}
+
+// settled reports whether a VM runs, or is to be told everything at its start.
+func settled(vm *domain.VM) bool {
+	return vm.Observed == domain.Running && vm.Desired == domain.WantRunning || vm.Observed == domain.Stopped && vm.Desired == domain.WantStopped
+}
+
+// storeEgress gives a VM another policy, whose headers' values are encrypted.
+func (s *Service) storeEgress(ctx context.Context, vm *domain.VM, p domain.EgressPolicy) error {
+	had := len(vm.Spec.Egress.Rules) > 0
+	vm.Spec.Egress = p.WithoutValues()
+	if !had && len(p.Rules) == 0 {
+		return nil
+	}
+	place := storage.SealedVMEnv(vm.ID)
+	kept, err := openPrivate(ctx, s.sealer, place, vm.EnvSealed)
+	if err != nil {
+		return err
+	}
+	kept.Rules = p.Rules
+	vm.EnvSealed, err = kept.seal(ctx, s.sealer, place)
+	return err
 }
 
 func (s *Service) changeEgress(ctx context.Context, project, id domain.ID, change func(*domain.VM) error) (*domain.VM, error) {

@@ -34,18 +34,64 @@ func OpenCommand(ctx context.Context, sealer seal.Sealer, id domain.ID, sealed [
 
 // OpenEnv decrypts a VM's environment; none yields an empty map.
 func OpenEnv(ctx context.Context, sealer seal.Sealer, vm *domain.VM) (map[string]string, error) {
-	env := map[string]string{}
-	if len(vm.EnvSealed) == 0 {
-		return env, nil
+	p, err := openPrivate(ctx, sealer, storage.SealedVMEnv(vm.ID), vm.EnvSealed)
+	if p.Env == nil {
+		p.Env = map[string]string{}
 	}
-	plain, err := sealer.Open(ctx, storage.SealedVMEnv(vm.ID), vm.EnvSealed)
+	return p.Env, err
+}
+
+// OpenHeaderRules decrypts the rules of a VM's policy with their values: for
+// what sets the headers. No caller from outside may see the result.
+func OpenHeaderRules(ctx context.Context, sealer seal.Sealer, vm *domain.VM) ([]domain.HeaderRule, error) {
+	if len(vm.Spec.Egress.Rules) == 0 {
+		return nil, nil
+	}
+	p, err := openPrivate(ctx, sealer, storage.SealedVMEnv(vm.ID), vm.EnvSealed)
+	return p.Rules, err
+}
+
+// private is what is stored of a VM encrypted: in one value, as it is read
+// together. Where there is an environment alone, the value is just that.
+type private struct {
+	Env   map[string]string   `json:"env,omitempty"`
+	Rules []domain.HeaderRule `json:"rules,omitempty"`
+}
+
+func openPrivate(ctx context.Context, sealer seal.Sealer, place string, sealed []byte) (private, error) {
+	var p private
+	if len(sealed) == 0 {
+		return p, nil
+	}
+	plain, err := sealer.Open(ctx, place, sealed)
 	if err != nil {
-		return nil, err
+		return p, err
 	}
-	if err := json.Unmarshal(plain, &env); err != nil {
-		return nil, errors.Wrap(err, errors.Internal, "the stored environment is damaged")
+	if json.Unmarshal(plain, &p.Env) == nil {
+		return p, nil
 	}
-	return env, nil
+	p = private{}
+	if err := json.Unmarshal(plain, &p); err != nil {
+		// Not wrapped: its text could hold a part of it.
+		return private{}, errors.New(errors.Internal, "what is stored encrypted of the VM is damaged")
+	}
+	return p, nil
+}
+
+// seal gives the value to store; nil: there is none.
+func (p private) seal(ctx context.Context, sealer seal.Sealer, place string) ([]byte, error) {
+	if len(p.Env) == 0 && len(p.Rules) == 0 {
+		return nil, nil
+	}
+	var value any = p
+	if len(p.Rules) == 0 {
+		value = p.Env
+	}
+	plain, err := json.Marshal(value)
+	if err != nil {
+		return nil, errors.Wrap(err, errors.Internal, "the environment could not be stored")
+	}
+	return sealer.Seal(ctx, place, plain)
 }
 
 // SecretValue finds a project's stored secret by name and decrypts it: for

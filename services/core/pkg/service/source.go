@@ -167,16 +167,33 @@ func (s *Service) fromSnapshot(ctx context.Context, tx storage.Tx, req vmm.Creat
 	if err := s.giveMounts(ctx, tx, req.Mounts, origin.Mounts, vm); err != nil {
 		return err
 	}
-	if len(req.Env) == 0 && len(snap.EnvSealed) > 0 {
-		plain, err := s.sealer.Open(ctx, storage.SealedSnapshotEnv(snap.ID), snap.EnvSealed)
-		if err != nil {
-			return err
-		}
-		if vm.EnvSealed, err = s.sealer.Seal(ctx, storage.SealedVMEnv(vm.ID), plain); err != nil {
-			return err
-		}
+	if err := s.givePrivate(ctx, req, snap, vm); err != nil {
+		return err
 	}
 	return vm.Spec.Resources.Validate("resources")
+}
+
+// givePrivate gives a new VM what its snapshot has encrypted, but for what it
+// is given itself.
+func (s *Service) givePrivate(ctx context.Context, req vmm.CreateVM, snap *domain.Snapshot, vm *domain.VM) error {
+	if len(req.Env) > 0 && req.Egress != nil || len(snap.EnvSealed) == 0 {
+		return nil
+	}
+	p, err := openPrivate(ctx, s.sealer, storage.SealedSnapshotEnv(snap.ID), snap.EnvSealed)
+	if err != nil {
+		return err
+	}
+	if len(req.Env) > 0 {
+		p.Env = req.Env
+	}
+	switch {
+	case req.Egress != nil:
+		p.Rules = req.Egress.Rules
+	case vm.Spec.Network == domain.NetworkNone:
+		p.Rules = nil
+	}
+	vm.EnvSealed, err = p.seal(ctx, s.sealer, storage.SealedVMEnv(vm.ID))
+	return err
 }
 
 // warm has a VM that was placed go on from its build's memory where that fits.

@@ -2,7 +2,6 @@ package service
 
 import (
 	"context"
-	"encoding/json"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -174,20 +173,12 @@ func (s *Service) newVM(ctx context.Context, by vmm.Caller, id domain.ID, req vm
 	if vm.TokenSealed, err = s.sealer.Seal(ctx, storage.SealedVMToken(vm.ID), newTokens()); err != nil {
 		return nil, err
 	}
-	if len(req.Env) > 0 {
-		if vm.EnvSealed, err = s.sealEnv(ctx, vm.ID, req.Env); err != nil {
-			return nil, err
-		}
+	p := private{Env: req.Env}
+	if req.Egress != nil {
+		p.Rules = req.Egress.Rules
 	}
-	return vm, nil
-}
-
-func (s *Service) sealEnv(ctx context.Context, id domain.ID, env map[string]string) ([]byte, error) {
-	plain, err := json.Marshal(env)
-	if err != nil {
-		return nil, errors.Wrap(err, errors.Internal, "the environment could not be stored")
-	}
-	return s.sealer.Seal(ctx, storage.SealedVMEnv(id), plain)
+	vm.EnvSealed, err = p.seal(ctx, s.sealer, storage.SealedVMEnv(vm.ID))
+	return vm, err
 }
 
 func (s *Service) setDeadline(vm *domain.VM, timeout time.Duration) {

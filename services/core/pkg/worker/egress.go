@@ -32,6 +32,9 @@ func (w *Worker) ApplyEgress(ctx context.Context, id domain.ID) error {
 		return err
 	}
 	if vm.MachineID != "" && vm.Observed != domain.Deleted {
+		if err := w.trustForRules(ctx, vm); err != nil {
+			return err
+		}
 		if err := w.setEgress(ctx, vm); err != nil {
 			return err
 		}
@@ -55,6 +58,26 @@ func (w *Worker) ApplyEgress(ctx context.Context, id domain.ID) error {
 	return err
 }
 
+// trustForRules has a running VM trust what its requests meet by rules that
+// are new to it; one that starts is made to before.
+func (w *Worker) trustForRules(ctx context.Context, vm *domain.VM) error {
+	if len(vm.Spec.Egress.Rules) == 0 || vm.EgressAck == vm.EgressGen || vm.Observed != domain.Running {
+		return nil
+	}
+	driver, err := w.driver(vm.Spec.Driver)
+	if err != nil {
+		return err
+	}
+	client := w.client(driver, vm.MachineID)
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, w.config.ReadyTimeout)
+	defer cancel()
+	if _, err := client.Handshake(ctx); err != nil {
+		return err
+	}
+	return w.configure(ctx, vm, client)
+}
+
 func (w *Worker) setEgress(ctx context.Context, vm *domain.VM) error {
 	driver, err := w.driver(vm.Spec.Driver)
 	if err != nil {
@@ -65,6 +88,9 @@ func (w *Worker) setEgress(ctx context.Context, vm *domain.VM) error {
 		return errors.New(errors.Unsupported, "the driver %s cannot restrict what a VM reaches", vm.Spec.Driver)
 	}
 	e := domain.Egress{Policy: vm.Spec.Egress}
+	if e.Rules, err = service.OpenHeaderRules(ctx, w.Sealer, vm); err != nil {
+		return err
+	}
 	for _, use := range vm.Spec.Secrets {
 		if len(use.Hosts) == 0 {
 			continue

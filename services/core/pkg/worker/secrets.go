@@ -13,10 +13,10 @@ import (
 )
 
 // secretEnv adds a VM's secrets to its environment: values, and placeholders
-// of those that are bound to hosts. For the latter the VM is made to trust the
-// certificates that its requests to these hosts meet.
+// of those that are bound to hosts. For the latter, and for rules of its policy
+// that set headers, the VM is made to trust the certificates that its requests to these hosts meet.
 func (w *Worker) secretEnv(ctx context.Context, vm *domain.VM, client *guest.Client, env map[string]string) error {
-	bound := false
+	bound := len(vm.Spec.Egress.Rules) > 0
 	for _, use := range vm.Spec.Secrets {
 		if len(use.Hosts) > 0 {
 			env[use.Env] = use.Placeholder
@@ -58,7 +58,7 @@ const maxBundle = 4 << 20
 func (w *Worker) trustEgressCA(ctx context.Context, client *guest.Client, env map[string]string) error {
 	ca := w.config.EgressCA
 	if len(ca) == 0 {
-		return errors.New(errors.Unsupported, "this worker has no certificate authority for bound secrets")
+		return errors.New(errors.Unsupported, "this worker has no certificate authority for requests that are changed on their way")
 	}
 	root := vmm.FileOptions{User: "0", Mode: 0o644}
 	if _, err := client.Write(ctx, guestCA, bytes.NewReader(ca), root); err != nil {

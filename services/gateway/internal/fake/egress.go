@@ -33,6 +33,7 @@ func (o *Orchestrator) SetVMEgress(_ context.Context, by vmm.Caller, id domain.I
 	if err != nil {
 		return p, err
 	}
+	p = p.WithoutValues()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	v, err := o.find(by, id)

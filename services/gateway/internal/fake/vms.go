@@ -15,6 +15,13 @@ import (
 
 // CreateVM implements vmm.VMs.
 func (o *Orchestrator) CreateVM(_ context.Context, by vmm.Caller, req vmm.CreateVM) (*domain.VM, error) {
+	if req.Egress != nil {
+		p, err := req.Egress.Normal("egress")
+		if err != nil {
+			return nil, err
+		}
+		req.Egress = &p
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if req.Template == "" {
@@ -67,7 +74,7 @@ func (o *Orchestrator) insert(by vmm.Caller, req vmm.CreateVM) *vm {
 		files: map[string]*file{}, ports: map[uint16]string{}, watch: map[chan vmm.FileEvent]string{}, conns: map[net.Conn]struct{}{},
 	}
 	if req.Egress != nil {
-		v.Spec.Egress = *req.Egress
+		v.Spec.Egress = req.Egress.WithoutValues()
 	}
 	v.Spec.Secrets, v.Spec.Mounts = req.Secrets, req.Mounts
 	if req.OnTimeout != "" {

@@ -3,6 +3,7 @@ package e2b
 import (
 	"math"
 	"net/http"
+	"net/textproto"
 	"slices"
 	"strings"
 	"time"
@@ -85,17 +86,57 @@ func toEgress(n network, internet *bool) (domain.EgressPolicy, error) {
 	case given(n.EgressProxy):
 		return domain.EgressPolicy{}, unsupported("network.egressProxy", "egress proxies of one's own are not supported")
 	}
-	for host, rules := range n.Rules { // those that change nothing are names for allowOut alone
-		if slices.ContainsFunc(rules, func(r rule) bool { return given(r.Transform) }) {
-			return domain.EgressPolicy{}, errors.New(errors.Unsupported, "headers of requests to %.64q are not changed on their way", host).WithField("network.rules").
-				WithHint("bind a stored secret to the host: the VM sends a placeholder, and the host gets the value")
-		}
+	rules, err := toRules(n.Rules)
+	if err != nil {
+		return domain.EgressPolicy{}, err
 	}
-	p := domain.EgressPolicy{Allow: n.AllowOut, Deny: n.DenyOut, DNS: n.DNSServers}
+	p := domain.EgressPolicy{Allow: n.AllowOut, Deny: n.DenyOut, DNS: n.DNSServers, Rules: rules}
 	if internet != nil && !*internet {
 		p.Deny = append(slices.Clone(p.Deny), domain.AnyDestination)
 	}
 	return p, nil
+}
+
+// toRules translates what is done to requests by host: of a host's rules the
+// last that sets a header counts. Those that set none are names for allowOut alone.
+func toRules(by map[string][]rule) ([]domain.HeaderRule, error) {
+	var out []domain.HeaderRule
+	for host, rules := range by {
+		headers := map[string]string{}
+		for _, r := range rules {
+			if r.Transform == nil {
+				continue
+			}
+			for name, value := range r.Transform.Headers {
+				if strings.Contains(value, identityToken) {
+					return nil, unsupported("network.rules", "identities of sandboxes are not supported, in headers neither")
+				}
+				headers[textproto.CanonicalMIMEHeaderKey(name)] = value
+			}
+		}
+		if len(headers) > 0 {
+			out = append(out, domain.HeaderRule{Host: host, Headers: headers})
+		}
+	}
+	return out, nil
+}
+
+// identityToken begins what E2B puts a sandbox's identity in the place of.
+const identityToken = "${e2b.identity."
+
+// hidden stands for a header's value, which nobody gets to read.
+const hidden = "***"
+
+func fromRules(rules []domain.HeaderRule) map[string][]rule {
+	out := make(map[string][]rule, len(rules))
+	for _, r := range rules {
+		t := &transform{Headers: make(map[string]string, len(r.Headers))}
+		for name := range r.Headers {
+			t.Headers[name] = hidden
+		}
+		out[r.Host] = []rule{{Transform: t}}
+	}
+	return out
 }
 
 // fromEgress is toEgress backwards.
@@ -117,7 +158,7 @@ func fromEgress(vm *domain.VM) (n *network, internet *bool) {
 	reaches := vm.Spec.Network != domain.NetworkNone && !slices.Contains(p.Deny, domain.AnyDestination)
 	return &network{
 		AllowPublicTraffic: &public, AllowOut: shown(p.Allow), DenyOut: shown(p.Deny), MaskRequestHost: vm.Spec.Previews.Host,
-		HTTPSPorts: https, DNSServers: p.DNS,
+		HTTPSPorts: https, DNSServers: p.DNS, Rules: fromRules(p.Rules),
 	}, &reaches
 }
 

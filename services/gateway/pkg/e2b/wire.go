@@ -43,7 +43,11 @@ type (
 
 	// rule is what is done to requests to a host; an empty one does nothing.
 	rule struct {
-		Transform json.RawMessage `json:"transform,omitempty"`
+		Transform *transform `json:"transform,omitempty"`
+	}
+
+	transform struct {
+		Headers map[string]string `json:"headers,omitempty"`
 	}
 
 	networkBody struct {

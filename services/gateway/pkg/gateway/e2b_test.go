@@ -154,7 +154,7 @@ func TestE2BRefuses(t *testing.T) {
 		"a timeout":    `{"templateID":"base","timeout":-1}`,
 		"a long one":   `{"templateID":"base","timeout":99999999999}`,
 		"egress proxy": `{"templateID":"base","network":{"egressProxy":{"address":"a:1"}}}`,
-		"rules":        `{"templateID":"base","network":{"rules":{"a.example":[{},{"transform":{"headers":{"A":"b"}}}]}}}`,
+		"identities":   `{"templateID":"base","network":{"rules":{"a.example":[{},{"transform":{"headers":{"A":"Bearer ${e2b.identity.tokens.x}"}}}]}}}`,
 		"no resolver":  `{"templateID":"base","network":{"dnsServers":[]}}`,
 		"no port":      `{"templateID":"base","network":{"httpsPorts":[65536]}}`,
 	} {
@@ -163,6 +163,13 @@ func TestE2BRefuses(t *testing.T) {
 		})
 	}
 	l.sandbox(`{"templateID":"base","network":{"rules":{"a.example":[{}],"b.example":[]},"allowOut":["a.example"]}}`)
+	sets := l.sandbox(`{"templateID":"base","network":{"rules":{"A.example":[{"transform":{"headers":{"authorization":"secret-1","X-A":"b"}}},{"transform":{"headers":{"x-a":"c"}}}]}}}`)
+	if n := get[sandboxDetail](l, 200, req{method: "GET", path: l.e2b("/sandboxes/" + sets.SandboxID), key: l.user}).Network; fmt.Sprint(n["rules"]) != "map[a.example:[map[transform:map[headers:map[Authorization:*** X-A:***]]]]]" {
+		t.Errorf("rules: %v", n)
+	}
+	for _, body := range []string{`{"rules":{"*":[{"transform":{"headers":{"A":"b"}}}]}}`, `{"rules":{"a.test":[{"transform":{"headers":{"Host":"b"}}}]}}`, `{"rules":{"a.test":[{"transform":{"headers":{"A":"secret-2\n"}}}]}}`} {
+		l.fails(400, req{method: "PUT", path: l.e2b("/sandboxes/" + sets.SandboxID + "/network"), key: l.user, body: body})
+	}
 	asks := l.sandbox(`{"templateID":"base","network":{"dnsServers":["203.0.113.53"]}}`)
 	path := l.e2b("/sandboxes/" + asks.SandboxID)
 	if n := get[sandboxDetail](l, 200, req{method: "GET", path: path, key: l.user}).Network; fmt.Sprint(n["dnsServers"]) != "[203.0.113.53]" {

@@ -359,15 +359,18 @@ await check('network', 'rules are set, shown and replaced', async () => {
 })
 if (minor > 45) {
   await check('network', 'what cannot be had is refused', async () => {
-    const rules = { 'a.example': [{ transform: { headers: { Authorization: 'Bearer x' } } }] }
+    const rules = { 'a.example': [{ transform: { headers: { Authorization: 'Bearer ${e2b.identity.tokens.x}' } } }] }
     for (const [network, why] of [
-      [{ rules }, /stored secret/], [{ egressProxy: { address: 'proxy.example:1080' } }, /egress proxies/],
+      [{ rules }, /identities/], [{ egressProxy: { address: 'proxy.example:1080' } }, /egress proxies/],
     ]) {
       const err = await fails(() => make('base', { network }), 'SandboxError')
       assert.match(err.message, why)
     }
     const s = await make('base')
-    assert.match((await fails(() => s.updateNetwork({ rules }), 'SandboxError')).message, /stored secret/)
+    assert.match((await fails(() => s.updateNetwork({ rules }), 'SandboxError')).message, /identities/)
+    await s.updateNetwork({ rules: { 'a.example': [{ transform: { headers: { Authorization: 'Bearer x' } } }] } })
+    assert.deepEqual((await s.getInfo()).network.rules, { 'a.example': [{ transform: { headers: { Authorization: '***' } } }] })
+    assert.match((await s.commands.run('echo $NODE_EXTRA_CA_CERTS; test -s $NODE_EXTRA_CA_CERTS')).stdout, /aetherium-egress/)
     await s.updateNetwork({ rules: { 'a.example': [{}] }, allowOut: ({ rules }) => [...rules.keys()], denyOut: ['0.0.0.0/0'] })
     assert.deepEqual((await s.getInfo()).network.allowOut, ['a.example'])
     await s.kill()

@@ -507,10 +507,10 @@ def _():
 
 @check("network", "what cannot be had is refused", lambda: "https_ports" in SandboxNetworkOpts.__annotations__)
 def _():
-    rules = {"a.example": [{"transform": {"headers": {"Authorization": "Bearer x"}}}]}
+    rules = {"a.example": [{"transform": {"headers": {"Authorization": "Bearer ${e2b.identity.tokens.x}"}}}]}
     for network, why in [
-        ({"rules": rules}, "stored secret"),
-        ({"dns_servers": []}, "DNS server") if "dns_servers" in SandboxNetworkOpts.__annotations__ else ({"rules": rules}, "stored secret"),
+        ({"rules": rules}, "identities"),
+        ({"dns_servers": []}, "DNS server") if "dns_servers" in SandboxNetworkOpts.__annotations__ else ({"rules": rules}, "identities"),
         ({"egress_proxy": {"address": "proxy.example:1080"}}, "egress proxies"),
     ]:
         with fails(ex.SandboxException) as f:
@@ -519,7 +519,10 @@ def _():
     s = make("base")
     with fails(ex.SandboxException) as f:
         s.update_network({"rules": rules})
-    assert "stored secret" in str(f.error), f.error
+    assert "identities" in str(f.error), f.error
+    s.update_network({"rules": {"a.example": [{"transform": {"headers": {"Authorization": "Bearer x"}}}]}})
+    assert s.get_info().network["rules"] == {"a.example": [{"transform": {"headers": {"Authorization": "***"}}}]}
+    assert "aetherium-egress" in s.commands.run("echo $NODE_EXTRA_CA_CERTS; test -s $NODE_EXTRA_CA_CERTS").stdout
     s.update_network({"rules": {"a.example": [{}]}, "allow_out": lambda ctx: list(ctx.rules.keys()), "deny_out": ["0.0.0.0/0"]})
     assert s.get_info().network["allow_out"] == ["a.example"]
     s.kill()

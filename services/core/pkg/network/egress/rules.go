@@ -13,6 +13,8 @@ type Rules struct {
 	learn       bool
 	resolvers   []netip.AddrPort
 	secrets     []bound
+	headers     map[string]map[string]string // by entry of headed
+	headed      list
 }
 
 // bound is a secret with its hosts ready to be matched.
@@ -45,8 +47,8 @@ type Decision struct {
 }
 
 // New makes rules of a policy in its normal form (domain.EgressPolicy.Normal).
-// Entries that are not in it decide nothing.
-func New(p domain.EgressPolicy, secrets []Secret) *Rules {
+// Entries that are not in it decide nothing. The rules have their values.
+func New(p domain.EgressPolicy, secrets []Secret, rules ...domain.HeaderRule) *Rules {
 	r := &Rules{allow: newList(p.Allow), deny: newList(p.Deny), learn: p.Learn}
 	for _, s := range p.DNS {
 		if ip, err := netip.ParseAddr(s); err == nil {
@@ -56,6 +58,12 @@ func New(p domain.EgressPolicy, secrets []Secret) *Rules {
 	for _, s := range secrets {
 		r.secrets = append(r.secrets, bound{s, newList(s.Hosts)})
 	}
+	hosts := make([]string, len(rules))
+	r.headers = make(map[string]map[string]string, len(rules))
+	for i, rule := range rules {
+		hosts[i], r.headers[rule.Host] = rule.Host, rule.Headers
+	}
+	r.headed = newList(hosts)
 	return r
 }
 
@@ -118,7 +126,7 @@ func (l list) addr(ip netip.Addr) (entry string, ok bool) {
 
 // Proxied reports whether names decide, so that connections must be looked into.
 func (r *Rules) Proxied() bool {
-	return r.learn || len(r.secrets) > 0 || r.allow.named() || r.deny.named()
+	return r.learn || len(r.secrets) > 0 || len(r.headers) > 0 || r.allow.named() || r.deny.named()
 }
 
 // Named reports whether names are allowed or denied, so that who hides one gains by it.
@@ -212,6 +220,18 @@ func (r *Rules) denied(rule string) Decision {
 		return Decision{Allow: true, Rule: rule, Learned: true}
 	}
 	return Decision{Rule: rule, Reason: domain.EgressPolicyDenied}
+}
+
+// Headers are those that requests to a host get; nil: none. The caller does
+// not change them.
+func (r *Rules) Headers(host string) map[string]string {
+	entry, _ := r.headed.name(host) // the longest of those that match
+	return r.headers[entry]
+}
+
+// Intercepts reports whether requests to a host are changed on their way.
+func (r *Rules) Intercepts(host string) bool {
+	return len(r.Headers(host)) > 0 || len(r.SecretsFor(host)) > 0
 }
 
 // SecretsFor gives the secrets that are bound to a host.

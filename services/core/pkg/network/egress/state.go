@@ -12,10 +12,11 @@ type Machine struct {
 	ID      string              `json:"id"`      // names its log
 	Policy  domain.EgressPolicy `json:"policy"`  // in its normal form
 	Secrets []Secret            `json:"secrets,omitempty"`
+	Headers []domain.HeaderRule `json:"headers,omitempty"`
 }
 
 // Rules of the machine.
-func (m Machine) Rules() *Rules { return New(m.Policy, m.Secrets) }
+func (m Machine) Rules() *Rules { return New(m.Policy, m.Secrets, m.Headers...) }
 
 // State is everything that netd must know; what is not in it is forgotten.
 type State struct {
@@ -23,7 +24,7 @@ type State struct {
 	CA       *CA       `json:"ca,omitempty"` // nil: no TLS is intercepted
 }
 
-// CA signs the certificates of hosts that secrets are bound to.
+// CA signs the certificates of hosts whose requests are changed.
 type CA struct {
 	Certificate []byte `json:"certificate"` // PEM
 	Key         []byte `json:"key"`         // PEM, PKCS #8

@@ -175,7 +175,7 @@ func (f *flow) tls(br *bufio.Reader, e *early) error {
 		return f.failed("tls", name, f.deny(name, d))
 	}
 	_ = f.client.SetReadDeadline(time.Time{})
-	if minter := f.p.cfg.CA(); name != "" && minter != nil && len(rules.SecretsFor(name)) > 0 {
+	if minter := f.p.cfg.CA(); name != "" && minter != nil && rules.Intercepts(name) {
 		e.discard(f)
 		f.sni = name
 		f.carriesRequests()

@@ -160,6 +160,12 @@ func (s *served) rewrite(r *httputil.ProxyRequest) {
 			r.Out.Header[h] = v // the machine's own
 		}
 	}
+	if s.sni != "" {
+		// After what the machine's own Connection header takes away.
+		for h, v := range s.machine.Rules().Headers(name) {
+			r.Out.Header[h] = []string{v}
+		}
+	}
 	// One entry for each request that comes on a kept connection, too.
 	d, byName := s.machine.Rules().Connection(name, s.to.Addr())
 	if addr, ok := s.connectedTo(name); ok && d.Allow {

@@ -50,6 +50,22 @@ func intercepted(t *testing.T, handler http.HandlerFunc) (*rig, *tls.Config) {
 	return r, &tls.Config{RootCAs: trust, ServerName: host}
 }
 
+// tls is a connection whose server's certificate is not looked at.
+func (r *rig) tls(t *testing.T) *tls.Conn {
+	t.Helper()
+	c, err := r.handshake(t, r.dial())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func (r *rig) handshake(t *testing.T, c net.Conn) (*tls.Conn, error) {
+	t.Helper()
+	secure := tls.Client(c, &tls.Config{ServerName: host, InsecureSkipVerify: true}) //nolint:gosec // a guest may do so
+	return secure, secure.HandshakeContext(t.Context())
+}
+
 // client speaks HTTP through the rig, whatever address is asked for.
 func (r *rig) client(trust *tls.Config, http2 bool) *http.Client {
 	var d net.Dialer

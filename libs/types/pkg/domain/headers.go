@@ -1,0 +1,96 @@
+package domain
+
+import (
+	"maps"
+	"net/textproto"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// HeaderRule sets headers of a VM's HTTPS requests to a host on their way, so
+// that what they say never is in the VM.
+type HeaderRule struct {
+	// Host is a domain, or one with *. in front: every name below it. Of the
+	// rules that match a host the exact one counts, else the one with the longest
+	// domain; no other.
+	Host string `json:"host"`
+	// Headers, by name, take the place of those that a request has.
+	Headers map[string]string `json:"headers"`
+}
+
+// The bounds on header rules.
+const (
+	MaxHeaderRules     = 64
+	MaxRuleHeaders     = 32 // of one
+	MaxRuleHeaderBytes = 64 << 10
+)
+
+// headerNameForm is a token (RFC 9110 §5.6.2).
+var headerNameForm = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$")
+
+// unsettable reports whether a header is of the connection, or says where a
+// request begins, ends or goes.
+func unsettable(name string) bool {
+	switch name {
+	case "Connection", "Content-Length", "Expect", "Host", "Http2-Settings", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection",
+		"Te", "Trailer", "Transfer-Encoding", "Upgrade":
+		return true
+	}
+	return false
+}
+
+// NormalHeaderRules gives rules in their one form, in the order of their
+// hosts. Returns InvalidArgument, without any value.
+func NormalHeaderRules(field string, rules []HeaderRule) ([]HeaderRule, error) {
+	if len(rules) > MaxHeaderRules {
+		return nil, invalid(field, "%d hosts, at most %d are allowed", len(rules), MaxHeaderRules)
+	}
+	var out []HeaderRule
+	size := 0
+	for _, r := range rules {
+		host, ok := normalDomain(r.Host)
+		if !ok {
+			return nil, invalid(field, "%q is not a domain", clip(r.Host, 64)).WithHint("such as api.example.com, or *.example.com for all below")
+		}
+		if slices.ContainsFunc(out, func(o HeaderRule) bool { return o.Host == host }) {
+			return nil, invalid(field, "there are two rules for %s", host)
+		}
+		if len(r.Headers) == 0 || len(r.Headers) > MaxRuleHeaders {
+			return nil, invalid(field, "%d headers for %s, 1 to %d are allowed", len(r.Headers), host, MaxRuleHeaders)
+		}
+		n := HeaderRule{Host: host, Headers: make(map[string]string, len(r.Headers))}
+		for text, value := range r.Headers {
+			name := textproto.CanonicalMIMEHeaderKey(text)
+			if !headerNameForm.MatchString(name) || unsettable(name) {
+				return nil, invalid(field, "%q is not a header that can be set", clip(text, 64))
+			}
+			if _, twice := n.Headers[name]; twice {
+				return nil, invalid(field, "the header %s is set twice for %s", name, host)
+			}
+			if strings.ContainsFunc(value, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }) {
+				return nil, invalid(field, "the value of the header %s has a control character", name)
+			}
+			n.Headers[name] = strings.Trim(value, " \t")
+			size += len(name) + len(value)
+		}
+		out = append(out, n)
+	}
+	if size > MaxRuleHeaderBytes {
+		return nil, invalid(field, "the headers have %d bytes, at most %d are allowed", size, MaxRuleHeaderBytes)
+	}
+	slices.SortFunc(out, func(a, b HeaderRule) int { return strings.Compare(a.Host, b.Host) })
+	return out, nil
+}
+
+// WithoutValues gives the policy without what its headers say: that is secret.
+func (p EgressPolicy) WithoutValues() EgressPolicy {
+	p.Rules = slices.Clone(p.Rules)
+	for i, r := range p.Rules {
+		p.Rules[i].Headers = make(map[string]string, len(r.Headers))
+		for name := range maps.Keys(r.Headers) {
+			p.Rules[i].Headers[name] = ""
+		}
+	}
+	return p
+}
