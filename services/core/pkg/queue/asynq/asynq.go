@@ -68,13 +68,20 @@ type Queue struct {
 
 	mu       sync.Mutex
 	handlers map[string]queue.Handler
-	running  map[string]context.CancelFunc // by ID, in this process
+	running  map[string]held // by runner, in this process
 	started  bool
 	stopped  bool
 	ended    chan struct{} // closed when Stop is through
 }
 
 var _ queue.Queue = (*Queue)(nil)
+
+// held is a job that this process has. One that was given to it again, since it
+// had lost its lease, it has twice until the first has ended.
+type held struct {
+	id     string
+	cancel context.CancelFunc
+}
 
 // slip is what Asynq carries: the job is in the keys of this package.
 type slip struct {
@@ -102,7 +109,7 @@ func New(c Config) (*Queue, error) {
 		name: "aetherium:" + c.Name, client: c.Client, scripts: s, metrics: c.Metrics, log: c.Logger,
 		tasks: hibiken.NewClientFromRedisClient(c.Client), tasked: hibiken.NewInspectorFromRedisClient(c.Client),
 		wake: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{}),
-		handlers: make(map[string]queue.Handler), running: make(map[string]context.CancelFunc),
+		handlers: make(map[string]queue.Handler), running: make(map[string]held),
 	}
 	q.ctx, q.cancel = context.WithCancel(context.Background())
 	q.server = hibiken.NewServerFromRedisClient(&front{UniversalClient: c.Client, queue: q, pending: "asynq:{" + q.name + "}:pending"}, hibiken.Config{
@@ -236,17 +243,17 @@ func (q *Queue) process(leased context.Context, t *hibiken.Task) error {
 	}
 	q.runs.Add(1)
 	ctx, cancel := context.WithCancel(leased) // ends with the lease
-	q.running[s.ID] = cancel
+	runner := string(domain.NewID())
+	q.running[runner] = held{s.ID, cancel}
 	q.mu.Unlock()
 	defer q.runs.Done()
 	defer context.AfterFunc(q.ctx, cancel)()
-	runner := string(domain.NewID())
 	job, waited, err := q.begin(leased, s, runner)
 	defer func() {
 		cancel()
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		delete(q.running, s.ID)
+		delete(q.running, runner)
 	}()
 	if err != nil || job == nil {
 		return err

@@ -54,8 +54,10 @@ func (q *Queue) listen() {
 func (q *Queue) end(id string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if cancel := q.running[id]; cancel != nil {
-		cancel()
+	for _, h := range q.running {
+		if h.id == id {
+			h.cancel()
+		}
 	}
 }
 
