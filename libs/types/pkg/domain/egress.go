@@ -28,6 +28,8 @@ type EgressPolicy struct {
 	// Rules set headers on the way. Their values are stored apart, encrypted:
 	// in a VM's spec they are empty.
 	Rules []HeaderRule `json:"rules,omitempty"`
+	// Proxy, if set, is what TCP connections go through.
+	Proxy *EgressProxy `json:"proxy,omitempty"`
 }
 
 // AnyDestination as an entry is every address and every name.
@@ -50,7 +52,7 @@ var domainNameForm = regexp.MustCompile(`^(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9
 
 // IsZero reports whether the policy takes nothing away and asks for nothing.
 func (p EgressPolicy) IsZero() bool {
-	return len(p.Allow) == 0 && len(p.Deny) == 0 && !p.Learn && len(p.DNS) == 0 && len(p.Rules) == 0
+	return len(p.Allow) == 0 && len(p.Deny) == 0 && !p.Learn && len(p.DNS) == 0 && len(p.Rules) == 0 && p.Proxy == nil
 }
 
 // Normal gives the policy with each entry in its one form (lower case, no root
@@ -81,7 +83,11 @@ func (p EgressPolicy) Normal(field string) (EgressPolicy, error) {
 	if out.DNS, err = NormalDNSServers(field+".dns", p.DNS); err != nil {
 		return out, err
 	}
-	out.Rules, err = NormalHeaderRules(field+".rules", p.Rules)
+	if out.Rules, err = NormalHeaderRules(field+".rules", p.Rules); err != nil || p.Proxy == nil {
+		return out, err
+	}
+	proxy, err := p.Proxy.Normal(field + ".proxy")
+	out.Proxy = &proxy
 	return out, err
 }
 
@@ -208,11 +214,12 @@ type Egress struct {
 	Policy  EgressPolicy  `json:"policy"` // in its normal form
 	Secrets []BoundSecret `json:"secrets,omitempty"`
 	Rules   []HeaderRule  `json:"rules,omitempty"` // those of the policy, with their values
+	Proxy   *EgressProxy  `json:"proxy,omitempty"` // that of the policy, with its password
 }
 
 // IsZero reports whether it is the default.
 func (e Egress) IsZero() bool {
-	return e.Policy.IsZero() && len(e.Secrets) == 0 && len(e.Rules) == 0
+	return e.Policy.IsZero() && len(e.Secrets) == 0 && len(e.Rules) == 0 && e.Proxy == nil
 }
 
 // ValidateSecretName checks the name of a stored secret.

@@ -83,8 +83,12 @@ func NormalHeaderRules(field string, rules []HeaderRule) ([]HeaderRule, error) {
 	return out, nil
 }
 
-// WithoutValues gives the policy without what its headers say: that is secret.
+// WithoutValues gives the policy without what its headers say and its proxy's
+// password: they are secret.
 func (p EgressPolicy) WithoutValues() EgressPolicy {
+	if p.Proxy != nil {
+		p.Proxy = &EgressProxy{Address: p.Proxy.Address, Username: p.Proxy.Username}
+	}
 	p.Rules = slices.Clone(p.Rules)
 	for i, r := range p.Rules {
 		p.Rules[i].Headers = make(map[string]string, len(r.Headers))

@@ -88,7 +88,7 @@ func (m *Manager) enforce(ctx context.Context, p *pair, want func() domain.Egres
 	if err != nil {
 		return err
 	}
-	rules := egress.New(e.Policy, e.Secrets, e.Rules...)
+	rules := machineOf(rec, e).Rules()
 	if told && !p.unsettled && reflect.DeepEqual(was, e) {
 		return nil
 	}
@@ -189,7 +189,7 @@ func kernelEgress(r record) firewall.Egress {
 }
 
 func machineOf(r record, e domain.Egress) egress.Machine {
-	return egress.Machine{Address: r.Address.Addr(), ID: r.Machine, Policy: e.Policy, Secrets: e.Secrets, Headers: e.Rules}
+	return egress.Machine{Address: r.Address.Addr(), ID: r.Machine, Policy: e.Policy, Secrets: e.Secrets, Headers: e.Rules, Proxy: e.Proxy}
 }
 
 // claimedNAT gives what netd must know of the machines that are there.

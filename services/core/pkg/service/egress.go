@@ -126,11 +126,11 @@ func settled(vm *domain.VM) bool {
 	return vm.Observed == domain.Running && vm.Desired == domain.WantRunning || vm.Observed == domain.Stopped && vm.Desired == domain.WantStopped
 }
 
-// storeEgress gives a VM another policy, whose headers' values are encrypted.
+// storeEgress gives a VM another policy, whose secret parts are encrypted.
 func (s *Service) storeEgress(ctx context.Context, vm *domain.VM, p domain.EgressPolicy) error {
-	had := len(vm.Spec.Egress.Rules) > 0
+	had := len(vm.Spec.Egress.Rules) > 0 || vm.Spec.Egress.Proxy != nil
 	vm.Spec.Egress = p.WithoutValues()
-	if !had && len(p.Rules) == 0 {
+	if !had && len(p.Rules) == 0 && p.Proxy == nil {
 		return nil
 	}
 	place := storage.SealedVMEnv(vm.ID)
@@ -138,7 +138,7 @@ func (s *Service) storeEgress(ctx context.Context, vm *domain.VM, p domain.Egres
 	if err != nil {
 		return err
 	}
-	kept.Rules = p.Rules
+	kept.Rules, kept.Proxy = p.Rules, p.Proxy
 	vm.EnvSealed, err = kept.seal(ctx, s.sealer, place)
 	return err
 }

@@ -21,7 +21,8 @@ func TestHeaderRulesAreSecret(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	policy := func(value string) *domain.EgressPolicy {
-		return &domain.EgressPolicy{Rules: []domain.HeaderRule{{Host: "api.test", Headers: map[string]string{"authorization": value}}}}
+		return &domain.EgressPolicy{Rules: []domain.HeaderRule{{Host: "api.test", Headers: map[string]string{"authorization": value}}},
+			Proxy: &domain.EgressProxy{Address: "Proxy.test:1080", Username: "u", Password: value}}
 	}
 	vm, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Network: domain.NetworkNAT, Egress: policy("Bearer secret-1"), Env: map[string]string{"A": "b"}})
 	must(t, err)
@@ -32,8 +33,12 @@ func TestHeaderRulesAreSecret(t *testing.T) {
 		if text := fmt.Sprintf("%+v", *row); strings.Contains(text, "secret-") || len(row.Spec.Egress.Rules) > 0 != (value != "") {
 			t.Errorf("%s: stored is %s", what, text)
 		}
-		rules, err := service.OpenHeaderRules(b.ctx, b.sealer, row)
+		e, err := service.OpenEgress(b.ctx, b.sealer, row)
 		must(t, err)
+		rules := e.Rules
+		if (e.Proxy != nil) != (value != "") || e.Proxy != nil && e.Proxy.Password != value {
+			t.Errorf("%s: the proxy is %+v", what, e.Proxy)
+		}
 		if value == "" && len(rules) != 0 || value != "" && (len(rules) != 1 || rules[0].Headers["Authorization"] != value) {
 			t.Errorf("%s: %+v", what, rules)
 		}

@@ -41,14 +41,17 @@ func OpenEnv(ctx context.Context, sealer seal.Sealer, vm *domain.VM) (map[string
 	return p.Env, err
 }
 
-// OpenHeaderRules decrypts the rules of a VM's policy with their values: for
-// what sets the headers. No caller from outside may see the result.
-func OpenHeaderRules(ctx context.Context, sealer seal.Sealer, vm *domain.VM) ([]domain.HeaderRule, error) {
-	if len(vm.Spec.Egress.Rules) == 0 {
-		return nil, nil
+// OpenEgress gives a VM's policy, and decrypts what its headers say and its
+// proxy's password: for what puts it in force. No caller from outside may see
+// the result.
+func OpenEgress(ctx context.Context, sealer seal.Sealer, vm *domain.VM) (domain.Egress, error) {
+	e := domain.Egress{Policy: vm.Spec.Egress}
+	if len(e.Policy.Rules) == 0 && e.Policy.Proxy == nil {
+		return e, nil
 	}
 	p, err := openPrivate(ctx, sealer, storage.SealedVMEnv(vm.ID), vm.EnvSealed)
-	return p.Rules, err
+	e.Rules, e.Proxy = p.Rules, p.Proxy
+	return e, err
 }
 
 // private is what is stored of a VM encrypted: in one value, as it is read
@@ -56,6 +59,7 @@ func OpenHeaderRules(ctx context.Context, sealer seal.Sealer, vm *domain.VM) ([]
 type private struct {
 	Env   map[string]string   `json:"env,omitempty"`
 	Rules []domain.HeaderRule `json:"rules,omitempty"`
+	Proxy *domain.EgressProxy `json:"proxy,omitempty"`
 }
 
 func openPrivate(ctx context.Context, sealer seal.Sealer, place string, sealed []byte) (private, error) {
@@ -80,11 +84,11 @@ func openPrivate(ctx context.Context, sealer seal.Sealer, place string, sealed [
 
 // seal gives the value to store; nil: there is none.
 func (p private) seal(ctx context.Context, sealer seal.Sealer, place string) ([]byte, error) {
-	if len(p.Env) == 0 && len(p.Rules) == 0 {
+	if len(p.Env) == 0 && len(p.Rules) == 0 && p.Proxy == nil {
 		return nil, nil
 	}
 	var value any = p
-	if len(p.Rules) == 0 {
+	if len(p.Rules) == 0 && p.Proxy == nil {
 		value = p.Env
 	}
 	plain, err := json.Marshal(value)

@@ -188,9 +188,9 @@ func (s *Service) givePrivate(ctx context.Context, req vmm.CreateVM, snap *domai
 	}
 	switch {
 	case req.Egress != nil:
-		p.Rules = req.Egress.Rules
+		p.Rules, p.Proxy = req.Egress.Rules, req.Egress.Proxy
 	case vm.Spec.Network == domain.NetworkNone:
-		p.Rules = nil
+		p.Rules, p.Proxy = nil, nil
 	}
 	vm.EnvSealed, err = p.seal(ctx, s.sealer, storage.SealedVMEnv(vm.ID))
 	return err

@@ -175,7 +175,7 @@ func (s *Service) newVM(ctx context.Context, by vmm.Caller, id domain.ID, req vm
 	}
 	p := private{Env: req.Env}
 	if req.Egress != nil {
-		p.Rules = req.Egress.Rules
+		p.Rules, p.Proxy = req.Egress.Rules, req.Egress.Proxy
 	}
 	vm.EnvSealed, err = p.seal(ctx, s.sealer, storage.SealedVMEnv(vm.ID))
 	return vm, err

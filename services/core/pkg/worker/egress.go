@@ -87,8 +87,8 @@ func (w *Worker) setEgress(ctx context.Context, vm *domain.VM) error {
 	if !ok {
 		return errors.New(errors.Unsupported, "the driver %s cannot restrict what a VM reaches", vm.Spec.Driver)
 	}
-	e := domain.Egress{Policy: vm.Spec.Egress}
-	if e.Rules, err = service.OpenHeaderRules(ctx, w.Sealer, vm); err != nil {
+	e, err := service.OpenEgress(ctx, w.Sealer, vm)
+	if err != nil {
 		return err
 	}
 	for _, use := range vm.Spec.Secrets {

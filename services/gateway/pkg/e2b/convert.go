@@ -83,14 +83,17 @@ func toEgress(n network, internet *bool) (domain.EgressPolicy, error) {
 	switch {
 	case n.DNSServers != nil && len(n.DNSServers) == 0:
 		return domain.EgressPolicy{}, unsupported("network.dnsServers", "a sandbox without any DNS server is not supported")
-	case given(n.EgressProxy):
-		return domain.EgressPolicy{}, unsupported("network.egressProxy", "egress proxies of one's own are not supported")
+	case n.EgressProxy != nil && given(n.EgressProxy.TLS):
+		return domain.EgressPolicy{}, unsupported("network.egressProxy.tls", "egress proxies are not spoken to by TLS")
 	}
 	rules, err := toRules(n.Rules)
 	if err != nil {
 		return domain.EgressPolicy{}, err
 	}
 	p := domain.EgressPolicy{Allow: n.AllowOut, Deny: n.DenyOut, DNS: n.DNSServers, Rules: rules}
+	if e := n.EgressProxy; e != nil {
+		p.Proxy = &domain.EgressProxy{Address: e.Address, Username: e.Username, Password: e.Password}
+	}
 	if internet != nil && !*internet {
 		p.Deny = append(slices.Clone(p.Deny), domain.AnyDestination)
 	}
@@ -156,9 +159,13 @@ func fromEgress(vm *domain.VM) (n *network, internet *bool) {
 		https = append(https, int(port))
 	}
 	reaches := vm.Spec.Network != domain.NetworkNone && !slices.Contains(p.Deny, domain.AnyDestination)
+	var proxy *egressProxy
+	if p.Proxy != nil {
+		proxy = &egressProxy{Address: p.Proxy.Address, Username: p.Proxy.Username}
+	}
 	return &network{
 		AllowPublicTraffic: &public, AllowOut: shown(p.Allow), DenyOut: shown(p.Deny), MaskRequestHost: vm.Spec.Previews.Host,
-		HTTPSPorts: https, DNSServers: p.DNS, Rules: fromRules(p.Rules),
+		HTTPSPorts: https, DNSServers: p.DNS, Rules: fromRules(p.Rules), EgressProxy: proxy,
 	}, &reaches
 }
 

@@ -35,10 +35,17 @@ type (
 		AllowOut           []string          `json:"allowOut,omitempty"`
 		DenyOut            []string          `json:"denyOut,omitempty"`
 		DNSServers         []string          `json:"dnsServers,omitempty"` // nil: the default; empty: none
-		EgressProxy        json.RawMessage   `json:"egressProxy,omitempty"`
+		EgressProxy        *egressProxy      `json:"egressProxy,omitempty"`
 		MaskRequestHost    string            `json:"maskRequestHost,omitempty"`
 		HTTPSPorts         []int             `json:"httpsPorts,omitempty"`
 		Rules              map[string][]rule `json:"rules,omitempty"` // by host
+	}
+
+	egressProxy struct {
+		Address  string          `json:"address"`
+		Username string          `json:"username,omitempty"`
+		Password string          `json:"password,omitempty"` // never told
+		TLS      json.RawMessage `json:"tls,omitempty"`
 	}
 
 	// rule is what is done to requests to a host; an empty one does nothing.

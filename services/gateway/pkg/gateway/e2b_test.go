@@ -153,7 +153,9 @@ func TestE2BRefuses(t *testing.T) {
 		"no JSON":      `{`,
 		"a timeout":    `{"templateID":"base","timeout":-1}`,
 		"a long one":   `{"templateID":"base","timeout":99999999999}`,
-		"egress proxy": `{"templateID":"base","network":{"egressProxy":{"address":"a:1"}}}`,
+		"egress proxy": `{"templateID":"base","network":{"egressProxy":{"address":"proxy.test:1080","tls":{"enabled":true}}}}`,
+		"its address":  `{"templateID":"base","network":{"egressProxy":{"address":"a:1"}}}`,
+		"its password": `{"templateID":"base","network":{"egressProxy":{"address":"proxy.test:1080","password":"p"}}}`,
 		"identities":   `{"templateID":"base","network":{"rules":{"a.example":[{},{"transform":{"headers":{"A":"Bearer ${e2b.identity.tokens.x}"}}}]}}}`,
 		"no resolver":  `{"templateID":"base","network":{"dnsServers":[]}}`,
 		"no port":      `{"templateID":"base","network":{"httpsPorts":[65536]}}`,
@@ -169,6 +171,10 @@ func TestE2BRefuses(t *testing.T) {
 	}
 	for _, body := range []string{`{"rules":{"*":[{"transform":{"headers":{"A":"b"}}}]}}`, `{"rules":{"a.test":[{"transform":{"headers":{"Host":"b"}}}]}}`, `{"rules":{"a.test":[{"transform":{"headers":{"A":"secret-2\n"}}}]}}`} {
 		l.fails(400, req{method: "PUT", path: l.e2b("/sandboxes/" + sets.SandboxID + "/network"), key: l.user, body: body})
+	}
+	tunnels := l.sandbox(`{"templateID":"base","network":{"egressProxy":{"address":"proxy.test:1080","username":"u","password":"secret-3"}}}`)
+	if n := get[sandboxDetail](l, 200, req{method: "GET", path: l.e2b("/sandboxes/" + tunnels.SandboxID), key: l.user}).Network; fmt.Sprint(n["egressProxy"]) != "map[address:proxy.test:1080 username:u]" {
+		t.Errorf("proxy: %v", n)
 	}
 	asks := l.sandbox(`{"templateID":"base","network":{"dnsServers":["203.0.113.53"]}}`)
 	path := l.e2b("/sandboxes/" + asks.SandboxID)

@@ -511,7 +511,7 @@ def _():
     for network, why in [
         ({"rules": rules}, "identities"),
         ({"dns_servers": []}, "DNS server") if "dns_servers" in SandboxNetworkOpts.__annotations__ else ({"rules": rules}, "identities"),
-        ({"egress_proxy": {"address": "proxy.example:1080"}}, "egress proxies"),
+        ({"egress_proxy": {"address": "proxy.example:1080", "tls": True}}, "TLS"),
     ]:
         with fails(ex.SandboxException) as f:
             make("base", network=network)
@@ -523,6 +523,8 @@ def _():
     s.update_network({"rules": {"a.example": [{"transform": {"headers": {"Authorization": "Bearer x"}}}]}})
     assert s.get_info().network["rules"] == {"a.example": [{"transform": {"headers": {"Authorization": "***"}}}]}
     assert "aetherium-egress" in s.commands.run("echo $NODE_EXTRA_CA_CERTS; test -s $NODE_EXTRA_CA_CERTS").stdout
+    s.update_network({"egress_proxy": {"address": "proxy.example:1080", "username": "u", "password": "p"}})
+    assert s.get_info().network["egress_proxy"] == {"address": "proxy.example:1080", "username": "u"}
     s.update_network({"rules": {"a.example": [{}]}, "allow_out": lambda ctx: list(ctx.rules.keys()), "deny_out": ["0.0.0.0/0"]})
     assert s.get_info().network["allow_out"] == ["a.example"]
     s.kill()

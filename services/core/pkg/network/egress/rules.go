@@ -15,6 +15,7 @@ type Rules struct {
 	secrets     []bound
 	headers     map[string]map[string]string // by entry of headed
 	headed      list
+	proxy       *domain.EgressProxy
 }
 
 // bound is a secret with its hosts ready to be matched.
@@ -126,7 +127,7 @@ func (l list) addr(ip netip.Addr) (entry string, ok bool) {
 
 // Proxied reports whether names decide, so that connections must be looked into.
 func (r *Rules) Proxied() bool {
-	return r.learn || len(r.secrets) > 0 || len(r.headers) > 0 || r.allow.named() || r.deny.named()
+	return r.learn || len(r.secrets) > 0 || len(r.headers) > 0 || r.proxy != nil || r.allow.named() || r.deny.named()
 }
 
 // Named reports whether names are allowed or denied, so that who hides one gains by it.
@@ -221,6 +222,10 @@ func (r *Rules) denied(rule string) Decision {
 	}
 	return Decision{Rule: rule, Reason: domain.EgressPolicyDenied}
 }
+
+// Proxy is what TCP connections go through; nil: they go directly. It has its
+// password.
+func (r *Rules) Proxy() *domain.EgressProxy { return r.proxy }
 
 // Headers are those that requests to a host get; nil: none. The caller does
 // not change them.

@@ -13,10 +13,15 @@ type Machine struct {
 	Policy  domain.EgressPolicy `json:"policy"`  // in its normal form
 	Secrets []Secret            `json:"secrets,omitempty"`
 	Headers []domain.HeaderRule `json:"headers,omitempty"`
+	Proxy   *domain.EgressProxy `json:"proxy,omitempty"`
 }
 
 // Rules of the machine.
-func (m Machine) Rules() *Rules { return New(m.Policy, m.Secrets, m.Headers...) }
+func (m Machine) Rules() *Rules {
+	r := New(m.Policy, m.Secrets, m.Headers...)
+	r.proxy = m.Proxy
+	return r
+}
 
 // State is everything that netd must know; what is not in it is forgotten.
 type State struct {

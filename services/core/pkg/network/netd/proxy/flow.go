@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/network/egress"
 )
@@ -224,16 +225,17 @@ func (f *flow) dial(ctx context.Context, name string, d egress.Decision, byName 
 				continue
 			}
 		}
-		dialer := net.Dialer{KeepAliveConfig: probed()}
-		c, err := dialer.DialContext(ctx, "tcp4", netip.AddrPortFrom(ip, f.to.Port()).String())
+		c, err := f.connect(ctx, rules, netip.AddrPortFrom(ip, f.to.Port()))
 		if err != nil {
-			why = &denial{reason: domain.EgressUnreachable, addr: ip}
+			if !errors.As(err, &why) {
+				why = &denial{reason: domain.EgressUnreachable, addr: ip}
+			}
 			continue
 		}
 		if err := f.join(c, target{name: name, addr: ip}); err != nil {
 			return nil, ip, err
 		}
-		return c.(*net.TCPConn), ip, nil
+		return c, ip, nil
 	}
 	return nil, netip.Addr{}, why
 }
