@@ -438,10 +438,14 @@ func (l *lab) h2(t *testing.T) (net.Conn, *http2.Framer) {
 	return c, f
 }
 
-func (l *lab) h2Headers(method, path string) []byte {
+func (l *lab) h2Headers(method, path string, more ...[2]string) []byte {
+	return h2Block(append([][2]string{{":method", method}, {":scheme", "http"}, {":authority", "localhost"}, {":path", path}, {"authorization", "Bearer " + l.admin}}, more...))
+}
+
+func h2Block(fields [][2]string) []byte {
 	var block bytes.Buffer
 	enc := hpack.NewEncoder(&block)
-	for _, h := range [][2]string{{":method", method}, {":scheme", "http"}, {":authority", "localhost"}, {":path", path}, {"authorization", "Bearer " + l.admin}} {
+	for _, h := range fields {
 		_ = enc.WriteField(hpack.HeaderField{Name: h[0], Value: h[1], Sensitive: true}) // not indexed: each block stands for itself
 	}
 	return block.Bytes()

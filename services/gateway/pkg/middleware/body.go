@@ -29,6 +29,7 @@ type body struct {
 	over    atomic.Bool // read to its end, or broken
 	duplex  atomic.Bool // read on while the answer is written
 	until   time.Time   // when it must have come; zero: whenever
+	dog     watchdog    // of reads on HTTP/2
 }
 
 // FinishBody has a request's body come by a time, at whatever pace. It is
@@ -55,23 +56,40 @@ func (b *body) Read(p []byte) (int, error) {
 			deadline = at
 		}
 	}
-	if !deadline.IsZero() {
-		_ = b.control.SetReadDeadline(deadline)
-	}
+	b.bound(deadline)
 	n, err := b.ReadCloser.Read(p)
 	switch {
 	case errors.Is(err, io.EOF):
 		b.over.Store(true)
 		fallthrough
 	case err == nil:
-		if !deadline.IsZero() {
-			_ = b.control.SetReadDeadline(time.Time{})
-		}
+		b.unbound(deadline)
 		return n, err
 	}
 	// An expired deadline stays: the server, too, tries to read the rest.
 	b.over.Store(true)
 	return n, readError(err)
+}
+
+// bound has a read end by a deadline; zero: never.
+func (b *body) bound(deadline time.Time) {
+	switch {
+	case deadline.IsZero():
+	case b.http2:
+		b.dog.start(time.Until(deadline))
+	default:
+		_ = b.control.SetReadDeadline(deadline)
+	}
+}
+
+func (b *body) unbound(deadline time.Time) {
+	switch {
+	case deadline.IsZero():
+	case b.http2:
+		b.dog.stop()
+	default:
+		_ = b.control.SetReadDeadline(time.Time{})
+	}
 }
 
 // answered is called when the answer begins.

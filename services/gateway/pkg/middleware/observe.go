@@ -52,7 +52,7 @@ func Observe(o Observer, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
 		control := http.NewResponseController(rw)
-		w := &recorder{ResponseWriter: rw, control: control, http2: r.ProtoMajor >= 2, stall: o.Stall}
+		w := &recorder{ResponseWriter: rw, control: control, http2: r.ProtoMajor >= 2, stall: o.Stall, dog: watchdog{end: control.SetWriteDeadline}}
 		if !w.http2 {
 			w.arm() // for what the server itself writes, such as 100 Continue
 		}
@@ -61,7 +61,7 @@ func Observe(o Observer, next http.Handler) http.Handler {
 		rec := &Record{ID: id, Route: "unmatched", Client: clientAddress(r, o.Trusted)}
 		r = r.WithContext(context.WithValue(r.Context(), recordKey{}, rec))
 		if r.Body != nil && r.Body != http.NoBody {
-			w.in = &body{ReadCloser: r.Body, control: control, stall: o.Stall, http2: w.http2}
+			w.in = &body{ReadCloser: r.Body, control: control, stall: o.Stall, http2: w.http2, dog: watchdog{end: control.SetReadDeadline}}
 			r.Body, rec.body = w.in, w.in
 			defer w.in.drain()
 		}

@@ -10,8 +10,8 @@ import (
 )
 
 // recorder is the outermost ResponseWriter: it remembers what was answered and
-// moves the write deadline along with every write, so that a client that has
-// stopped reading holds a connection for no longer than stall.
+// has a deadline for every write, so that a client that has stopped reading
+// holds a connection for no longer than stall.
 type recorder struct {
 	http.ResponseWriter
 	control *http.ResponseController
@@ -20,7 +20,8 @@ type recorder struct {
 	status  int
 	bytes   int64
 	err     atomic.Pointer[error]
-	armed   time.Time // when the write deadline was last set
+	armed   time.Time // when the write deadline was last set, on HTTP/1
+	dog     watchdog  // of writes on HTTP/2
 	in      *body     // the request's; nil where there is none
 }
 
@@ -46,7 +47,9 @@ func (w *recorder) WriteHeader(status int) {
 	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		w.begin(status)
 	}
-	w.arm()
+	if !w.http2 { // where it waits for nothing
+		w.arm()
+	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
@@ -75,13 +78,17 @@ func (w *recorder) FlushError() error {
 // Flush is FlushError for callers that know only http.Flusher.
 func (w *recorder) Flush() { _ = w.FlushError() }
 
-// arm sets the write deadline, now and then: precision is not needed and
-// streams write often.
+// arm sets the write deadline. On HTTP/1 now and then: precision is not needed
+// and streams write often.
 func (w *recorder) arm() {
 	if w.stall <= 0 {
 		return
 	}
-	if now := time.Now(); w.http2 || now.Sub(w.armed) > w.stall/8 {
+	if w.http2 {
+		w.dog.start(w.stall)
+		return
+	}
+	if now := time.Now(); now.Sub(w.armed) > w.stall/8 {
 		w.armed = now
 		_ = w.control.SetWriteDeadline(now.Add(w.stall))
 	}
@@ -92,6 +99,6 @@ func (w *recorder) arm() {
 // own last flush, and every later write moves it first.
 func (w *recorder) disarm() {
 	if w.http2 && w.stall > 0 {
-		_ = w.control.SetWriteDeadline(time.Time{})
+		w.dog.stop()
 	}
 }

@@ -192,6 +192,9 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, u *url.URL, d dest
 		return
 	}
 	middleware.Duplex(r.Context())
+	if r.ProtoMajor >= 2 {
+		w = endsAtOnce(w)
+	}
 	via.ServeHTTP(w, r)
 }
 
