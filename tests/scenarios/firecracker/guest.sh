@@ -13,18 +13,21 @@ export AETHERIUM_TEST_VMLINUX=/aetherium/kernel/vmlinux AETHERIUM_TEST_MODULES=/
 # Emulation of emulation is slow: what a guest's kernel does for a real processor alone is left out.
 export AETHERIUM_TEST_KERNEL_ARGS="mitigations=off cryptomgr.notests nokaslr"
 
+# package: the kernel as its package is unpacked, in /data/package.
+package() {
+  mkdir -p /data/package/boot /data/package/lib
+  cp kernel/vmlinuz "/data/package/boot/vmlinuz-$(uname -r)"
+  ln -sfn /lib/modules /data/package/lib/modules
+}
 # suite [ARGUMENT...]: the drivers' conformance suite, with the real agent.
 suite() {
-  local package=/run/package # as a kernel package is unpacked
   if ! id user >/dev/null 2>&1; then
     useradd -m -s /bin/bash user
     echo 'user ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/user
   fi
-  mkdir -p "$package/boot" "$package/lib"
-  cp kernel/vmlinuz "$package/boot/vmlinuz-$(uname -r)"
-  ln -sfn /lib/modules "$package/lib/modules"
+  package
   mountpoint -q /template || mount --bind / /template # the root's own file system alone
-  AETHERIUM_TEST_KERNEL=$package AETHERIUM_TEST_DISK=xfs AETHERIUM_TEST_AGENT=/aetherium/bin/fc-agent \
+  AETHERIUM_TEST_KERNEL=/data/package AETHERIUM_TEST_DISK=xfs AETHERIUM_TEST_REAL_AGENT=/aetherium/bin/fc-agent \
     AETHERIUM_TEST_ROOTFS=/template go_test test/vmmtest.test "$@"
 }
 # What of it fits into every run: of each kind of thing that a driver does one.
@@ -34,6 +37,11 @@ behaviours='every_call_twice|stop_and_start_keep_the_disk|exit_codes|stdout_and_
 behaviours+='|a_frozen_machine_stands_still.*|two_machines_from_one_disk|a_paused_machine_is_gone.*|a_machine_whose_memory_is_kept_goes_on'
 behaviours+='|a_command_that_ended_meanwhile|orphans_show|nothing_is_left'
 uffd() { AETHERIUM_TEST_BACKEND=uffd suite "$@"; }
+attacks() {
+  package
+  AETHERIUM_TEST_KERNEL=/data/package AETHERIUM_TEST_DISK=xfs AETHERIUM_TEST_REAL_AGENT=/aetherium/bin/fc-agent \
+    AETHERIUM_TEST_INTRUDER=/aetherium/test/intruder go_test test/microvm.test -test.run=TestAttacksOnFirecracker
+}
 bench() { AETHERIUM_BENCH_ROUNDS=${AETHERIUM_BENCH_ROUNDS:-5} test/firecracker.test -test.run=TestFloor -test.v | grep -E '^\{|FAIL|_test.go'; }
 
 echo "=== $(uname -r), $("$AETHERIUM_TEST_FIRECRACKER" --version | head -n 1), KVM: $(ls /dev/kvm), up for $(cut -d' ' -f1 /proc/uptime) s"
@@ -43,6 +51,7 @@ step part-uffd uffd -test.run='TestFirecracker/^forks$/^(two_machines_from_one_m
 TEST_TIMEOUT=100m
 step suite suite -test.run=TestFirecracker
 step suite-uffd uffd -test.run='TestFirecracker/^(memory|forks.*)$'
+step attacks attacks
 step bench bench
 echo "$passed_tests passed, $failed_tests failed"
 inside_end

