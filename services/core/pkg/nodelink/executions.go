@@ -2,6 +2,7 @@ package nodelink
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"io"
 
@@ -152,7 +153,7 @@ func (c *Client) FlushExecutions(ctx context.Context) error {
 
 // WriteStdin implements service.Node.
 func (c *Client) WriteStdin(ctx context.Context, id domain.ID, offset int64, data []byte) error {
-	_, err := send[none](ctx, c, "stdin.write", writeStdin{id, offset, len(data)}, newBytes(data))
+	_, err := send[none](ctx, c, "stdin.write", writeStdin{id, offset, len(data)}, bytes.NewReader(data))
 	return err
 }
 

@@ -1,7 +1,6 @@
 package nodelink
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -19,8 +18,6 @@ type onFile struct {
 	Recursive bool
 	Options   vmm.FileOptions
 }
-
-func newBytes(b []byte) io.Reader { return bytes.NewReader(b) }
 
 func (s *server) files() {
 	on := func(do func(context.Context, service.GuestFiles, onFile) (vmm.FileInfo, error)) func(context.Context, onFile) (vmm.FileInfo, error) {

@@ -101,5 +101,5 @@ func garbled(err error) error {
 	return errors.Wrap(err, errors.Unavailable, "the worker's answer is not understood").WithHint("do gateway and worker have versions that fit?")
 }
 
-// None is what a call without arguments is given, and what one without a result answers.
+// none is what a call without arguments is given, and what one without a result answers.
 type none struct{}

@@ -237,12 +237,12 @@ func TestStopLeavesJobs(t *testing.T) {
 	}
 }
 
-func TestRedisIsRestarted(t *testing.T) {
-	t.Parallel()
-	server := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
-	q := open(t, server, "shared", 1)
-	inside, release := make(chan struct{}, 3), make(chan struct{})
-	ran := make(chan string, 8)
+// occupy has a queue's one place taken by the job "runs" until release is closed,
+// and "waits" waiting for it. ran tells of those that are done.
+func occupy(t *testing.T, q *asynq.Queue) (ran chan string, release chan struct{}) {
+	t.Helper()
+	inside := make(chan struct{}, 3)
+	ran, release = make(chan string, 8), make(chan struct{})
 	queue.On(q, func(_ context.Context, _ work, job queue.Job) error {
 		inside <- struct{}{}
 		<-release
@@ -253,6 +253,14 @@ func TestRedisIsRestarted(t *testing.T) {
 	enqueue(t, q, queue.Options{ID: "runs"})
 	<-inside
 	enqueue(t, q, queue.Options{ID: "waits"})
+	return ran, release
+}
+
+func TestRedisIsRestarted(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
+	q := open(t, server, "shared", 1)
+	ran, release := occupy(t, q)
 	server.Kill(t)
 	if err := q.Enqueue(t.Context(), work{}, queue.Options{}); !errors.HasCode(err, errors.Unavailable) {
 		t.Errorf("without Redis: %v", err)
@@ -284,18 +292,7 @@ func TestRedisHasNoMemory(t *testing.T) {
 	server := redistest.Start(t)
 	client := server.Client(t)
 	q := open(t, server, "shared", 1)
-	inside, release := make(chan struct{}, 3), make(chan struct{})
-	ran := make(chan string, 8)
-	queue.On(q, func(_ context.Context, _ work, job queue.Job) error {
-		inside <- struct{}{}
-		<-release
-		ran <- job.ID
-		return nil
-	})
-	begin(t, q)
-	enqueue(t, q, queue.Options{ID: "runs"})
-	<-inside
-	enqueue(t, q, queue.Options{ID: "waits"})
+	ran, release := occupy(t, q)
 	room := func(bytes string) {
 		if err := client.ConfigSet(t.Context(), "maxmemory", bytes).Err(); err != nil {
 			t.Fatal(err)

@@ -200,12 +200,7 @@ func cancelRunning(t *testing.T, open func(*testing.T, int) queue.Queue) {
 	if v := <-begun; v != 2 {
 		t.Errorf("%d ran after it was canceled", v)
 	}
-	eventually(t, q, queue.Running, 0)
-	for _, s := range queue.States() {
-		if l := list(t, q, s); len(l) != 0 {
-			t.Errorf("%s: %+v", s, l)
-		}
-	}
+	nothingIsLeft(t, q)
 }
 
 func cancelKeyed(t *testing.T, open func(*testing.T, int) queue.Queue) {
@@ -324,12 +319,7 @@ func deadKeys(t *testing.T, open func(*testing.T, int) queue.Queue) {
 	if v := <-ran; v != 3 {
 		t.Errorf("%d ran, want the newest", v)
 	}
-	eventually(t, q, queue.Running, 0)
-	for _, s := range queue.States() {
-		if l := list(t, q, s); len(l) != 0 {
-			t.Errorf("%s: %+v", s, l)
-		}
-	}
+	nothingIsLeft(t, q)
 }
 
 func listed(t *testing.T, open func(*testing.T, int) queue.Queue) {
@@ -375,5 +365,16 @@ func listed(t *testing.T, open func(*testing.T, int) queue.Queue) {
 	close(release)
 	for range 2 {
 		<-begun
+	}
+}
+
+// nothingIsLeft waits until no job runs, and then finds none of any state.
+func nothingIsLeft(t *testing.T, q queue.Queue) {
+	t.Helper()
+	eventually(t, q, queue.Running, 0)
+	for _, s := range queue.States() {
+		if l := list(t, q, s); len(l) != 0 {
+			t.Errorf("%s: %+v", s, l)
+		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/internal/sqlrepo"
 )
 
 // channel is the name of what is listened to.
@@ -23,15 +24,15 @@ type listener struct {
 	cfg    *pgx.ConnConfig
 	o      Options
 	self   string // this process's own commits are announced without it
-	events *signal
-	keys   *signal
+	events *sqlrepo.Signal
+	keys   *sqlrepo.Signal
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 }
 
 // listen starts to listen; nothing of what is committed from then on is missed.
-func listen(ctx context.Context, cfg *pgx.ConnConfig, o Options, events, keys *signal) (*listener, error) {
+func listen(ctx context.Context, cfg *pgx.ConnConfig, o Options, events, keys *sqlrepo.Signal) (*listener, error) {
 	l := &listener{cfg: cfg.Copy(), o: o, self: rand.Text(), events: events, keys: keys}
 	// There is no statement to cancel while it waits.
 	l.cfg.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
@@ -114,8 +115,8 @@ func (l *listener) loop(ctx context.Context, conn *pgx.Conn) {
 			return
 		}
 		// Whatever was told meanwhile was missed.
-		l.events.announce()
-		l.keys.announce()
+		l.events.Announce()
+		l.keys.Announce()
 	}
 }
 
@@ -131,10 +132,10 @@ func (l *listener) hear(ctx context.Context, conn *pgx.Conn) error {
 			continue
 		}
 		if strings.Contains(what, "e") {
-			l.events.announce()
+			l.events.Announce()
 		}
 		if strings.Contains(what, "k") {
-			l.keys.announce()
+			l.keys.Announce()
 		}
 	}
 }

@@ -79,8 +79,8 @@ type Store struct {
 	closed  chan struct{} // closed when all is let go of
 	shut    sync.Once
 
-	changed     signal
-	keysChanged signal
+	changed     sqlrepo.Signal
+	keysChanged sqlrepo.Signal
 }
 
 var _ storage.Store = (*Store)(nil)
@@ -201,10 +201,10 @@ func (s *Store) Update(ctx context.Context, f func(storage.Tx) error) error {
 	// After an error it is not certain what became of the commit, and to look
 	// once more costs little.
 	if wrote {
-		s.changed.announce()
+		s.changed.Announce()
 	}
 	if wroteKeys {
-		s.keysChanged.announce()
+		s.keysChanged.Announce()
 	}
 	return err
 }
@@ -293,10 +293,10 @@ func (s *Store) run(ctx context.Context, on *pgxpool.Pool, begin string, f func(
 func (s *Store) KeysVersion() uint64 { return 0 }
 
 // Changed implements [storage.Store].
-func (s *Store) Changed() <-chan struct{} { return s.changed.channel() }
+func (s *Store) Changed() <-chan struct{} { return s.changed.Channel() }
 
 // KeysChanged implements [storage.Store].
-func (s *Store) KeysChanged() <-chan struct{} { return s.keysChanged.channel() }
+func (s *Store) KeysChanged() <-chan struct{} { return s.keysChanged.Channel() }
 
 // Ping implements [storage.Store].
 func (s *Store) Ping(ctx context.Context) error {
@@ -320,31 +320,6 @@ func (s *Store) Close() error {
 	})
 	<-s.closed
 	return nil
-}
-
-// signal wakes whoever waits for something to happen.
-type signal struct {
-	mu sync.Mutex
-	c  chan struct{}
-}
-
-// channel is closed by the next announcement.
-func (s *signal) channel() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.c == nil {
-		s.c = make(chan struct{})
-	}
-	return s.c
-}
-
-func (s *signal) announce() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.c != nil {
-		close(s.c)
-		s.c = nil
-	}
 }
 
 // session runs a transaction's statements.

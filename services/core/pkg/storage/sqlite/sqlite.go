@@ -45,9 +45,8 @@ type Store struct {
 
 	keys atomic.Uint64 // commits that changed what anybody may do
 
-	mu          sync.Mutex
-	changed     chan struct{}
-	keysChanged chan struct{}
+	changed     sqlrepo.Signal
+	keysChanged sqlrepo.Signal
 }
 
 var _ storage.Store = (*Store)(nil)
@@ -87,9 +86,6 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 		log:     o.Logger,
 		closing: make(chan struct{}),
 		closed:  make(chan struct{}),
-		changed: make(chan struct{}),
-
-		keysChanged: make(chan struct{}),
 	}
 	if err := s.connect(ctx, o); err != nil {
 		return nil, errors.Join(err, db.Close())
@@ -180,10 +176,10 @@ func (s *Store) Update(ctx context.Context, f func(storage.Tx) error) error {
 		}
 		s.writer <- c
 		if wrote {
-			s.announce(&s.changed)
+			s.changed.Announce()
 		}
 		if wroteKeys {
-			s.announce(&s.keysChanged)
+			s.keysChanged.Announce()
 		}
 	}()
 	err = s.run(ctx, c, "BEGIN IMMEDIATE", func(tx *sqlrepo.Tx) error {
@@ -257,26 +253,10 @@ func (s *Store) run(ctx context.Context, c *conn, begin string, f func(*sqlrepo.
 func (s *Store) KeysVersion() uint64 { return s.keys.Load() + 1 }
 
 // Changed implements [storage.Store].
-func (s *Store) Changed() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.changed
-}
+func (s *Store) Changed() <-chan struct{} { return s.changed.Channel() }
 
 // KeysChanged implements [storage.Store].
-func (s *Store) KeysChanged() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.keysChanged
-}
-
-// announce wakes who waits on a channel.
-func (s *Store) announce(c *chan struct{}) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	close(*c)
-	*c = make(chan struct{})
-}
+func (s *Store) KeysChanged() <-chan struct{} { return s.keysChanged.Channel() }
 
 // Ping implements [storage.Store].
 func (s *Store) Ping(ctx context.Context) error {
