@@ -21,7 +21,7 @@ oci() {
   AETHERIUM_TEST_RUNTIME=$1 AETHERIUM_TEST_DISK=$2 AETHERIUM_TEST_AGENT=/aetherium/test/agent \
     AETHERIUM_TEST_REAL_AGENT=/aetherium/bin/fc-agent AETHERIUM_TEST_INTRUDER=/aetherium/test/intruder go_test test/oci.test
 }
-suite() { AETHERIUM_TEST_RUNTIME=$1 AETHERIUM_TEST_DISK=$2 AETHERIUM_TEST_AGENT=/aetherium/bin/fc-agent AETHERIUM_TEST_ROOTFS=/template go_test test/vmmtest.test -test.run=TestOCI; }
+suite() { AETHERIUM_TEST_RUNTIME=$1 AETHERIUM_TEST_DISK=$2 AETHERIUM_TEST_REAL_AGENT=/aetherium/bin/fc-agent AETHERIUM_TEST_ROOTFS=/template go_test test/vmmtest.test -test.run=TestOCI; }
 bench() {
   local runtime
   for runtime in runc crun runc crun; do

@@ -7,13 +7,13 @@ import (
 	"testing"
 )
 
-// agentEnv names a guest agent's program, where there is no Go to build one.
-const agentEnv = "AETHERIUM_TEST_AGENT"
+// AgentEnv names a guest agent's program, where there is no Go to build one.
+const AgentEnv = "AETHERIUM_TEST_REAL_AGENT"
 
 // Agent gives the ordinary guest agent's program.
 func Agent(t testing.TB) string {
 	t.Helper()
-	if agent := os.Getenv(agentEnv); agent != "" {
+	if agent := os.Getenv(AgentEnv); agent != "" {
 		return agent
 	}
 	agent := filepath.Join(t.TempDir(), "fc-agent")

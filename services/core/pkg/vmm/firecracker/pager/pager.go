@@ -14,8 +14,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
+	"strconv"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,44 +34,122 @@ const (
 const handOver = 2 * time.Minute
 
 // Main runs a page server: `fc-pager --uid N --root DIR -- MONITOR [ARGUMENT...]`.
-// It returns when the monitor has ended, or with an error, upon which the process
-// is to end, and the monitor with it.
+// It starts the monitor and executes itself anew, as `fc-pager --uid N --serve`,
+// without rights. It returns when the monitor has ended, or with an error, upon
+// which the process is to end, and the monitor with it.
 func Main(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("fc-pager", flag.ContinueOnError)
 	uid := flags.Int("uid", 0, "user and group `ID` of the monitor, and of this process once it serves")
 	root := flags.String("root", "", "empty `directory` that is this process's root once it serves")
+	serving := flags.Bool("serve", false, "the monitor is started, and the rights are given up")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if *uid <= 0 || *root == "" || flags.NArg() == 0 {
+	if *uid <= 0 || *serving != (*root == "") || *serving != (flags.NArg() == 0) {
 		return fmt.Errorf("usage: fc-pager --uid N --root DIR -- MONITOR [ARGUMENT...]")
 	}
 	if os.Getpid() != 1 {
 		return fmt.Errorf("not the first process of a process namespace")
 	}
+	if *serving {
+		return serve(*uid)
+	}
+	if err := startMonitor(ctx, flags.Args()); err != nil {
+		return err
+	}
+	return giveUp(*uid, *root)
+}
+
+// startMonitor starts the monitor, which has none of the descriptors.
+func startMonitor(ctx context.Context, args []string) error {
 	for fd := fdListener; fd <= fdTouched; fd++ {
 		unix.CloseOnExec(fd)
 	}
-	monitor := exec.CommandContext(ctx, flags.Arg(0), flags.Args()[1:]...)
+	monitor := exec.CommandContext(ctx, args[0], args[1:]...)
 	monitor.Stdout, monitor.Stderr, monitor.Env = os.Stdout, os.Stderr, []string{}
-	if err := monitor.Start(); err != nil {
+	return monitor.Start()
+}
+
+// giveUp executes the program anew, with what it holds open and no way to more.
+// It returns only with an error.
+//
+// IDs are each thread's own (credentials(7)). This thread alone changes its own,
+// and is the only one after that: package syscall would change those of all that
+// the runtime has, each in a handler of a signal, and waits until they all have.
+func giveUp(id int, root string) error {
+	runtime.LockOSThread()
+	self, err := unix.Open("/proc/self/exe", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("open", err)
+	}
+	args, err := syscall.SlicePtrFromStrings([]string{"fc-pager", "--uid", strconv.Itoa(id), "--serve"})
+	if err != nil {
 		return err
+	}
+	none := unix.Rlimit{}
+	env := []*byte{nil}
+	for _, step := range []struct {
+		what string
+		err  func() error
+	}{
+		{"fcntl", func() error { return keepOpen(fdListener, fdMemory, fdTouched) }},
+		{"chroot", func() error { return unix.Chroot(root) }},
+		{"chdir", func() error { return unix.Chdir("/") }},
+		{"setrlimit", func() error { return unix.Setrlimit(unix.RLIMIT_FSIZE, &none) }},
+		{"setrlimit", func() error { return unix.Setrlimit(unix.RLIMIT_CORE, &none) }},
+		{"setgroups", func() error { return unix.Setgroups(nil) }},
+		{"setresgid", func() error { return unix.Setresgid(id, id, id) }},
+		{"setresuid", func() error { return unix.Setresuid(id, id, id) }},
+		{"execveat", func() error { return execute(self, args, env) }},
+	} {
+		if err := step.err(); err != nil {
+			return os.NewSyscallError(step.what, err)
+		}
+	}
+	return nil
+}
+
+func keepOpen(fds ...int) error {
+	for _, fd := range fds {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// execute has the process go on as the program that a descriptor is of
+// (execveat(2)): there is no path to it any more.
+func execute(fd int, args, env []*byte) error {
+	var here [1]byte
+	_, _, errno := unix.RawSyscall6(unix.SYS_EXECVEAT, uintptr(fd), uintptr(unsafe.Pointer(&here[0])),
+		uintptr(unsafe.Pointer(&args[0])), uintptr(unsafe.Pointer(&env[0])), unix.AT_EMPTY_PATH, 0)
+	return errno
+}
+
+// serve serves the memory of the monitor, which was started before this program
+// was executed anew.
+func serve(uid int) error {
+	// The monitor has the same ID. Nothing of a guest runs in it yet: it has not
+	// handed over a memory.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl", err)
+	}
+	for fd := fdListener; fd <= fdTouched; fd++ {
+		unix.CloseOnExec(fd)
 	}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		reap()
 	}()
-	if err := giveUp(*uid, *root); err != nil {
-		return err
-	}
 	memory, err := openMemory(os.NewFile(fdMemory, "memory"), os.NewFile(fdTouched, "touched"))
 	if err != nil {
 		return err
 	}
 	failed := make(chan error, 1)
 	go func() {
-		fault, regions, err := receive(os.NewFile(fdListener, "listener"), uint32(*uid), memory.size) // as parsed
+		fault, regions, err := receive(os.NewFile(fdListener, "listener"), uint32(uid), memory.size) // as parsed
 		if err != nil {
 			failed <- err
 			return
@@ -90,28 +171,4 @@ func reap() {
 			return
 		}
 	}
-}
-
-// giveUp leaves the process with what it holds open, and no way to more. Package
-// syscall changes the IDs of all threads.
-func giveUp(id int, root string) error {
-	none := unix.Rlimit{}
-	for _, step := range []struct {
-		what string
-		err  func() error
-	}{
-		{"chroot", func() error { return unix.Chroot(root) }},
-		{"chdir", func() error { return unix.Chdir("/") }},
-		{"setrlimit", func() error { return unix.Setrlimit(unix.RLIMIT_FSIZE, &none) }},
-		{"setrlimit", func() error { return unix.Setrlimit(unix.RLIMIT_CORE, &none) }},
-		{"setgroups", func() error { return syscall.Setgroups(nil) }},
-		{"setresgid", func() error { return syscall.Setresgid(id, id, id) }},
-		{"setresuid", func() error { return syscall.Setresuid(id, id, id) }},
-		{"prctl", func() error { return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }}, // the monitor has the same ID
-	} {
-		if err := step.err(); err != nil {
-			return os.NewSyscallError(step.what, err)
-		}
-	}
-	return nil
 }

@@ -11,12 +11,13 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/vmmtest"
 	"golang.org/x/sys/unix"
 )
 
 // The programs that the suite runs; where there is no Go they are given.
 const (
-	agentEnv    = "AETHERIUM_TEST_REAL_AGENT"
+	agentEnv    = vmmtest.AgentEnv
 	intruderEnv = "AETHERIUM_TEST_INTRUDER"
 	insideEnv   = "AETHERIUM_ATTACK_TEST"
 )
