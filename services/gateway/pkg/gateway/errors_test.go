@@ -215,6 +215,9 @@ func TestLogsHoldNoSecrets(t *testing.T) {
 	l.do(req{method: "GET", path: "/vms", key: "aeth_0123456789012345678901234567890123456789"})
 	link := get[wire.Link](l, 201, req{method: "POST", path: "/vms/" + vm + "/ports/80/links"})
 	l.do(req{method: "GET", path: link.URL, key: "none"})
+	if err := l.server.Stop(t.Context()); err != nil { // it has written all by then
+		t.Error(err)
+	}
 	log := l.log.String()
 	_, secret, _ := strings.Cut(link.URL, "aeth_token=")
 	for _, s := range []string{l.admin, "aeth_0123456789012345678901234567890123456789", secret, "private-path-in-query"} {

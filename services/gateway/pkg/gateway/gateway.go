@@ -2,14 +2,17 @@ package gateway
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 	chimiddleware "github.com/go-chi/chi/v5/middleware"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/common/pkg/logging"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
@@ -25,6 +28,10 @@ import (
 	"github.com/aetherium/aetherium/services/gateway/pkg/ws"
 )
 
+// linesWait is how much later than a request's end its line in the log may be
+// written: to write it takes longer than all that is ours in passing a request on.
+const linesWait = 50 * time.Millisecond
+
 // Gateway is the whole handler.
 type Gateway struct {
 	config  Config
@@ -38,6 +45,7 @@ type Gateway struct {
 	limits  *limit.Limits
 	trail   *trail.Trail
 	guard   *auth.Guard
+	lines   *logging.Batch // the log of requests
 
 	stopping context.Context
 	stop     context.CancelFunc
@@ -58,7 +66,7 @@ func New(c Config, d Deps) (*Gateway, error) {
 	if d.Ready == nil {
 		d.Ready = func(context.Context) error { return nil }
 	}
-	g := &Gateway{config: c, deps: d, hosts: auth.NewHosts(c.Hosts...), limits: limit.New(c.Limits, nil), trail: trail.New(d.Audit, d.Logger)}
+	g := &Gateway{config: c, deps: d, hosts: auth.NewHosts(c.Hosts...), limits: limit.New(c.Limits, nil), trail: trail.New(d.Audit, d.Logger), lines: logging.NewBatch(d.Logger.Handler(), linesWait)}
 	if g.metrics, err = middleware.NewMetrics(d.Collectors...); err != nil {
 		return nil, errors.Wrap(err, errors.Internal, "two parts describe the same metric")
 	}
@@ -77,7 +85,7 @@ func New(c Config, d Deps) (*Gateway, error) {
 	}
 	g.api = middleware.Secure(c.TLSAddress == "", cors.Handler(g.router))
 	g.handler = middleware.Observe(
-		middleware.Observer{Logger: d.Logger, Metrics: g.metrics, Stall: c.Stall, Trusted: c.TrustedProxies},
+		middleware.Observer{Logger: slog.New(g.lines), Metrics: g.metrics, Stall: c.Stall, Trusted: c.TrustedProxies},
 		g.limits.Addresses(http.HandlerFunc(g.dispatch)),
 	)
 	return g, nil

@@ -245,6 +245,7 @@ func (s *Server) Stop(ctx context.Context) error {
 	if !first {
 		return nil
 	}
+	defer s.gateway.lines.Flush()
 	defer s.abort(nil)
 	ctx, cancel := context.WithTimeout(ctx, s.gateway.config.StopGrace)
 	defer cancel()

@@ -40,6 +40,11 @@ const (
 	maxIdlePerVM  = 16
 	maxPerPort    = 512
 	maxHeaderSize = 256 << 10
+	// flushInterval is how long the first bytes of an answer of known length, and
+	// its header, may wait for more. What is short goes out at its end, in one
+	// piece; to send each part at once would cost a process's waking up, there and
+	// here. An answer of unknown length, which may be live output, waits for nothing.
+	flushInterval = 100 * time.Millisecond
 	copyBuffer    = 32 << 10
 )
 
@@ -120,7 +125,7 @@ func New(c Config) *Proxy {
 	base := func(rewrite func(*httputil.ProxyRequest), modify func(*http.Response) error, fail func(http.ResponseWriter, error)) *httputil.ReverseProxy {
 		return &httputil.ReverseProxy{
 			Transport: p.transport, Rewrite: rewrite, ModifyResponse: modify, BufferPool: pool,
-			FlushInterval: -1, // live output is the point of a preview
+			FlushInterval: flushInterval,
 			ErrorLog:      slog.NewLogLogger(c.Logger.Handler(), slog.LevelDebug),
 			ErrorHandler:  func(w http.ResponseWriter, _ *http.Request, err error) { fail(w, err) },
 		}
@@ -192,9 +197,6 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, u *url.URL, d dest
 		return
 	}
 	middleware.Duplex(r.Context())
-	if r.ProtoMajor >= 2 {
-		w = endsAtOnce(w)
-	}
 	via.ServeHTTP(w, r)
 }
 
