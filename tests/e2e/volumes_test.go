@@ -68,3 +68,42 @@ func TestKillNineWithAVolume(t *testing.T) {
 	e2bCall(ctx, t, s, key, "DELETE", "/volumes/"+v.VolumeID, "", 204)
 	e2bCall(ctx, t, s, v.Token, "GET", content+"/dir?path=/", "", 401)
 }
+
+// Two VMs see the same files, one of them without the right to change them,
+// and the files outlive both.
+func TestVolumesOfVMs(t *testing.T) {
+	t.Parallel()
+	must := func(args ...string) string {
+		t.Helper()
+		stdout, stderr, code := invoke(t, "", args...)
+		if code != 0 {
+			t.Fatalf("%v: exit code %d\n%s%s", args, code, stdout, stderr)
+		}
+		return stdout
+	}
+	name := "shared-" + strings.ToLower(t.Name())
+	must("volume", "create", name, "--disk", "64MiB")
+	t.Cleanup(func() { invoke(t, "", "volume", "rm", name) })
+	one := createVM(t, "--volume", name+":/mnt/data")
+	two := createVM(t, "--volume", name+":/srv/data:ro")
+	must("exec", one, "--", "sh", "-c", "echo from one > /mnt/data/file")
+	if got := must("exec", two, "--", "cat", "/srv/data/file"); got != "from one\n" {
+		t.Errorf("the other VM reads %q", got)
+	}
+	_, stderr, code := invoke(t, "", "exec", two, "--", "sh", "-c", "echo from two > /srv/data/file")
+	if code == 0 || !strings.Contains(stderr, "Read-only file system") {
+		t.Errorf("writing where it must not: exit code %d, %s", code, stderr)
+	}
+	if got := must("vm", "get", two); !strings.Contains(got, "Volume\t"+name+":/srv/data:ro\n") {
+		t.Errorf("the VM shows %s", got)
+	}
+	_, stderr, code = invoke(t, "", "volume", "rm", name)
+	if code != 1 || !strings.Contains(stderr, "in use by 2 VMs (conflict)") {
+		t.Errorf("removing it: exit code %d, %s", code, stderr)
+	}
+	must("vm", "rm", one, two)
+	if got := must("run", "--network", "none", "--volume", name+":/mnt/data", "--", "cat", "/mnt/data/file"); got != "from one\n" {
+		t.Errorf("afterwards: %q", got)
+	}
+	must("volume", "rm", name)
+}

@@ -23,6 +23,7 @@ type VM struct {
 	Hostname      string            `json:"hostname"`
 	DefaultUser   string            `json:"default_user,omitempty"`
 	Tools         []string          `json:"tools,omitempty" nullable:"false" example:"node@22.23.3" doc:"Programs beside its template's; with exact versions once its machine is made"`
+	Volumes       []VMVolume        `json:"volumes,omitempty" nullable:"false" doc:"Volumes that it has"`
 	Metadata      map[string]string `json:"metadata"`
 	PauseMode     string            `json:"pause_mode,omitempty" doc:"Mode of the pause asked for or in force"`
 	Deadline      *time.Time        `json:"deadline,omitempty" doc:"When on_timeout happens; absent: never"`
@@ -76,6 +77,7 @@ type CreateVM struct {
 	Network       string            `json:"network,omitempty" enum:"none,nat"`
 	Egress        *EgressPolicy     `json:"egress,omitempty" doc:"What it may reach; absent: everything but private and special addresses, or what the VM that it is made from could"`
 	Secrets       []SecretUse       `json:"secrets,omitempty" nullable:"false" maxItems:"32" doc:"Stored secrets that it is given; absent: those of the VM that it is made from"`
+	Volumes       []VolumeMount     `json:"volumes,omitzero" nullable:"false" maxItems:"16" doc:"Volumes that it has, on the driver oci; absent: those of the VM that it is made from"`
 	Env           map[string]string `json:"env,omitempty" maxProperties:"256" doc:"Environment of every execution; kept encrypted, never shown again"`
 	Metadata      map[string]string `json:"metadata,omitempty" maxProperties:"64" doc:"Labels of yours"`
 	TimeoutMS     *int64            `json:"timeout_ms,omitempty" minimum:"0" maximum:"31536000000" doc:"Until the deadline; 0: none; absent: the server's default"`

@@ -60,6 +60,12 @@ var argumentForms = map[string]func(string) *errors.Error{
 		}
 		return wrongArgument("%q is not the ID or name of a key", s).WithHint("`aetherium key ls` lists keys")
 	},
+	"VOLUME": func(s string) *errors.Error {
+		if isRef(s) {
+			return nil
+		}
+		return wrongArgument("%q is not the name or ID of a volume", s).WithHint("`aetherium volume ls` lists volumes")
+	},
 	"USER": func(s string) *errors.Error {
 		if domain.IsID(s) || domain.ValidateUserName("", strings.ToLower(s)) == nil {
 			return nil

@@ -122,6 +122,13 @@ func (a *app) completeSnapshots(cmd *cobra.Command, args []string, _ string) ([]
 	})
 }
 
+func (a *app) completeVolumes(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.offer(cmd, args, func(ctx context.Context, c *client.Client) ([]string, error) {
+		list, err := client.Collect(c.Volumes(ctx, client.Page{Limit: maxOffers}))
+		return describeEach(list, func(v api.Volume) string { return v.Name + "\tvolume" }), err
+	})
+}
+
 func (a *app) completeTasks(states ...string) completer {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		return a.offer(cmd, args, func(ctx context.Context, c *client.Client) ([]string, error) {
@@ -201,6 +208,20 @@ func (a *app) completeCopy(cmd *cobra.Command, _ []string, toComplete string) ([
 		return nil, cobra.ShellCompDirectiveDefault
 	}
 	names, _ := a.completeVMs("running")(cmd, nil, toComplete)
+	return beforeColon(names)
+}
+
+// completeMount offers volumes, with their colon.
+func (a *app) completeMount(cmd *cobra.Command, _ []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+	if strings.Contains(toComplete, ":") {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	names, _ := a.completeVolumes(cmd, nil, toComplete)
+	return beforeColon(names)
+}
+
+// beforeColon offers names that go on behind a colon.
+func beforeColon(names []string) ([]string, cobra.ShellCompDirective) {
 	for i, n := range names {
 		name, about, _ := strings.Cut(n, "\t")
 		names[i] = name + ":\t" + about

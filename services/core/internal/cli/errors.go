@@ -94,6 +94,7 @@ var listed = []struct{ words, hint string }{
 	{"no VM ", "`aetherium vm ls` lists VMs, with --all those that have ended too"},
 	{"no template ", "`aetherium template ls` lists templates"},
 	{"no snapshot ", "`aetherium snapshot ls` lists snapshots"},
+	{"no volume ", "`aetherium volume ls` lists volumes"},
 	{"no task ", "`aetherium task ls` lists tasks"},
 	{"no secret ", "`aetherium secret ls` lists secrets"},
 	{"no project ", "`aetherium project ls` lists projects, for administrators"},

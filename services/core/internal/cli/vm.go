@@ -46,7 +46,8 @@ func (a *app) vmCreateCommand() *cobra.Command {
 		Aliases: []string{"new"},
 		Short:   "Create a VM and wait until it is ready",
 		Example: `  aetherium vm create --name web --memory 1GiB --timeout 2h
-  aetherium vm create --from my-snapshot --secret TOKEN`,
+  aetherium vm create --from my-snapshot --secret TOKEN
+  aetherium vm create --volume data:/mnt/data`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			req, err := vm.request(cmd)
@@ -196,6 +197,9 @@ func (a *app) describeVM(vm api.VM) [][2]string {
 	}
 	if vm.IdleTimeoutMS > 0 {
 		p = append(p, [2]string{"Idle timeout", units.Duration(time.Duration(vm.IdleTimeoutMS) * time.Millisecond)})
+	}
+	for _, v := range vm.Volumes {
+		p = append(p, [2]string{"Volume", mountText(v.VolumeMount)})
 	}
 	for _, k := range slices.Sorted(maps.Keys(vm.Metadata)) {
 		p = append(p, [2]string{"Metadata", k + "=" + vm.Metadata[k]})

@@ -24,6 +24,7 @@ type vmFlags struct {
 	metadata  []string
 	tools     []string
 	secrets   []string
+	volumes   []string
 	cold      bool
 	egress    policyFlags
 }
@@ -47,9 +48,11 @@ func (f *vmFlags) register(a *app, cmd *cobra.Command) {
 	fl.StringArrayVar(&f.metadata, "metadata", nil, "label K=V (repeatable)")
 	fl.StringArrayVar(&f.tools, "tool", nil, "program it is given beside its template's, as node@22 or npm:prettier (repeatable)")
 	fl.StringArrayVar(&f.secrets, "use-secret", nil, "stored secret it is given, as ENV=NAME; as ENV=NAME@HOST,… it sees a placeholder, and requests to these hosts leave with the value (repeatable)")
+	fl.StringArrayVar(&f.volumes, "volume", nil, "volume it has, as VOLUME:PATH, or VOLUME:PATH:ro where it must not write; on the driver oci (repeatable)")
 	f.egress.register(cmd)
 	must(cmd.RegisterFlagCompletionFunc("template", a.flagValues(a.completeTemplates)))
 	must(cmd.RegisterFlagCompletionFunc("from", a.flagValues(a.completeTemplates)))
+	must(cmd.RegisterFlagCompletionFunc("volume", a.completeMount))
 	must(cmd.RegisterFlagCompletionFunc("network", fixed("none", "nat")))
 	must(cmd.RegisterFlagCompletionFunc("driver", fixed(append([]string{domain.DriverAuto}, domain.Drivers()...)...)))
 	must(cmd.RegisterFlagCompletionFunc("isolation", fixed("container-root", "container", "gvisor", "microvm")))
@@ -67,6 +70,10 @@ func (f *vmFlags) request(cmd *cobra.Command) (api.CreateVM, error) {
 		return api.CreateVM{}, err
 	}
 	secrets, err := storedSecrets(cmd, f.secrets)
+	if err != nil {
+		return api.CreateVM{}, err
+	}
+	volumes, err := volumeMounts(cmd, f.volumes)
 	if err != nil {
 		return api.CreateVM{}, err
 	}
@@ -88,7 +95,7 @@ func (f *vmFlags) request(cmd *cobra.Command) (api.CreateVM, error) {
 	}
 	req := api.CreateVM{
 		Name: f.name, Template: f.template, Driver: f.driver, MinIsolation: f.isolation,
-		Network: f.network, Hostname: f.hostname, Metadata: metadata, Tools: f.tools, Egress: egress, Secrets: secrets,
+		Network: f.network, Hostname: f.hostname, Metadata: metadata, Tools: f.tools, Egress: egress, Secrets: secrets, Volumes: volumes,
 	}
 	if r != (api.Resources{}) {
 		req.Resources = &r

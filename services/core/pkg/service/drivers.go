@@ -36,7 +36,7 @@ func (s *Service) choose(w *domain.Worker, spec domain.VMSpec) (domain.DriverInf
 
 // noVolumes refuses a VM volumes that its driver cannot show it.
 func noVolumes(w *domain.Worker, driver string) error {
-	err := errors.New(errors.Unsupported, "the driver %s cannot give VMs volumes", driver).WithField("mounts")
+	err := errors.New(errors.Unsupported, "the driver %s cannot give VMs volumes", driver).WithField("volumes")
 	for _, d := range w.Drivers {
 		if d.Usable && can(d, CanVolumes) {
 			return err.WithHint("the driver %s can", d.Name)

@@ -88,7 +88,7 @@ func (s *Service) checkCreate(req *vmm.CreateVM) error {
 		domain.ValidateHostname("hostname", req.Hostname),
 		domain.ValidateUser("default_user", req.DefaultUser),
 		domain.ValidateTools("tools", req.Tools),
-		domain.ValidateMounts("mounts", req.Mounts),
+		domain.ValidateMounts("volumes", req.Mounts),
 		req.OnTimeout.Validate("on_timeout"),
 		s.checkTimeout("timeout_ms", req.Timeout),
 		domain.ValidateDuration("idle_timeout_ms", req.IdleTimeout),

@@ -199,13 +199,13 @@ func (s *Service) giveMounts(ctx context.Context, tx storage.Tx, asked, inherite
 		}
 		v, err := findVolume(ctx, tx, vm.ProjectID, ref)
 		if errors.HasCode(err, errors.NotFound) {
-			return errors.New(errors.NotFound, "there is no volume %q", m.Source).WithField("mounts")
+			return errors.New(errors.NotFound, "there is no volume %q", m.Source).WithField("volumes")
 		}
 		if err != nil {
 			return err
 		}
 		if vm.WorkerID != "" && vm.WorkerID != v.WorkerID {
-			return errors.New(errors.Unsupported, "the volume %q is on another worker than what else the VM needs", v.Name).WithField("mounts")
+			return errors.New(errors.Unsupported, "the volume %q is on another worker than what else the VM needs", v.Name).WithField("volumes")
 		}
 		vm.WorkerID = v.WorkerID
 		m.Source, m.VolumeID = v.Name, v.ID

@@ -97,7 +97,17 @@ func TestVolumesOfVMs(t *testing.T) {
 	if err := b.DeleteVolume(b.ctx, b.by, "data"); !errors.HasCode(err, errors.Conflict) {
 		t.Error(err)
 	}
-	for _, id := range []domain.ID{vm.ID, forks[0].ID, again.ID} {
+	reader := b.running(vmm.CreateVM{Mounts: []domain.Mount{{Source: v.ID.String(), Target: "/srv/data", ReadOnly: true}}})
+	want := vmm.HostMount{Source: content, Target: "/srv/data", ReadOnly: true}
+	for made := false; !made; { // behind those that were made from the first
+		select {
+		case s := <-specs:
+			made = s.Mounts[0] == want
+		default:
+			t.Fatalf("no machine was made with %+v", want)
+		}
+	}
+	for _, id := range []domain.ID{vm.ID, forks[0].ID, again.ID, reader.ID} {
 		_, err := b.DeleteVM(b.ctx, b.by, id)
 		must(t, err)
 		_, err = b.WaitVM(b.ctx, b.by, id)
@@ -157,6 +167,9 @@ func TestVolumesThatCannotBe(t *testing.T) {
 	for _, driver := range []string{"", "fake", domain.DriverAuto} {
 		_, err = b.CreateVM(b.ctx, b.by, vmm.CreateVM{Driver: driver, Mounts: data("data")})
 		refused(errors.Unsupported, err)
+		if e := errors.Public(err); e.Field != "volumes" || e.Message != "the driver fake cannot give VMs volumes" || e.Hint != "no driver here can" {
+			t.Errorf("%s: %+v", driver, e)
+		}
 	}
 	refused(errors.Unsupported, create(vmm.CreateVolume{Name: "other"}))
 }

@@ -50,6 +50,11 @@ func (o *Orchestrator) CreateVM(_ context.Context, by vmm.Caller, req vmm.Create
 			return nil, errors.New(errors.AlreadyExists, "there is a VM %q already", req.Name).WithField("name")
 		}
 	}
+	mounts, err := o.mounts(by.ProjectID, req.Mounts)
+	if err != nil {
+		return nil, err
+	}
+	req.Mounts = mounts
 	v := o.insert(by, req)
 	if req.IdempotencyKey != "" {
 		o.keys[by.ProjectID.String()+req.IdempotencyKey] = idempotent{req.RequestDigest, v.ID}

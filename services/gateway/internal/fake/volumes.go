@@ -71,6 +71,23 @@ func (o *Orchestrator) volume(project domain.ID, ref string) *domain.Volume {
 	return nil
 }
 
+// mounts finds the volumes that a VM shall have, under the lock.
+func (o *Orchestrator) mounts(project domain.ID, asked []domain.Mount) ([]domain.Mount, error) {
+	if err := domain.ValidateMounts("volumes", asked); err != nil {
+		return nil, err
+	}
+	out := make([]domain.Mount, 0, len(asked))
+	for _, m := range asked {
+		v := o.volume(project, m.Source)
+		if v == nil {
+			return nil, errors.New(errors.NotFound, "there is no volume %q", m.Source).WithField("volumes")
+		}
+		m.Source, m.VolumeID = v.Name, v.ID
+		out = append(out, m)
+	}
+	return out, nil
+}
+
 // GetVolume implements vmm.Volumes.
 func (o *Orchestrator) GetVolume(_ context.Context, by vmm.Caller, idOrName string) (*domain.Volume, error) {
 	o.mu.Lock()
@@ -81,17 +98,17 @@ func (o *Orchestrator) GetVolume(_ context.Context, by vmm.Caller, idOrName stri
 	return nil, errors.New(errors.NotFound, "there is no volume %q", idOrName)
 }
 
-// ListVolumes implements vmm.Volumes. There is one page.
-func (o *Orchestrator) ListVolumes(_ context.Context, by vmm.Caller, _ vmm.Page) (vmm.List[*domain.Volume], error) {
+// ListVolumes implements vmm.Volumes, oldest first.
+func (o *Orchestrator) ListVolumes(_ context.Context, by vmm.Caller, p vmm.Page) (vmm.List[*domain.Volume], error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	var list vmm.List[*domain.Volume]
+	var own []*domain.Volume
 	for _, v := range o.volumes.all {
 		if v.ProjectID == by.ProjectID {
-			list.Items = append(list.Items, v)
+			own = append(own, v)
 		}
 	}
-	return list, nil
+	return page(own, p)
 }
 
 // DeleteVolume implements vmm.Volumes.
@@ -103,7 +120,7 @@ func (o *Orchestrator) DeleteVolume(ctx context.Context, by vmm.Caller, idOrName
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, vm := range o.vms {
-		uses := func(m domain.Mount) bool { return m.Source == v.Name || m.Source == string(v.ID) }
+		uses := func(m domain.Mount) bool { return m.VolumeID == v.ID }
 		if vm.Observed != domain.Deleted && slices.ContainsFunc(vm.Spec.Mounts, uses) {
 			return errors.New(errors.Conflict, "the volume is in use by 1 VMs")
 		}

@@ -100,6 +100,7 @@ func New(d Deps, r chi.Router) (*API, error) {
 	a.portRoutes(r)
 	a.egressRoutes()
 	a.snapshotRoutes()
+	a.volumeRoutes()
 	a.templateRoutes()
 	a.toolRoutes()
 	a.secretRoutes()

@@ -50,6 +50,9 @@ func VM(v *domain.VM) wire.VM {
 	if len(v.Spec.Secrets) > 0 {
 		out.Secrets = mapped(v.Spec.Secrets, secretUse)
 	}
+	if len(v.Spec.Mounts) > 0 {
+		out.Volumes = mapped(v.Spec.Mounts, vmVolume)
+	}
 	if t := v.Tombstone; t != nil {
 		out.Tombstone = &wire.Tombstone{Cause: string(t.Cause), By: t.By, Detail: t.Detail, LastOutput: t.LastOutput, At: t.At}
 	}
@@ -82,6 +85,9 @@ func toCreate(c wire.CreateVM) vmm.CreateVM {
 	}
 	if c.Secrets != nil {
 		out.Secrets = mapped(c.Secrets, toSecretUse)
+	}
+	if c.Volumes != nil {
+		out.Mounts = mapped(c.Volumes, toMount)
 	}
 	if c.TimeoutMS != nil {
 		d := fromMS(*c.TimeoutMS)

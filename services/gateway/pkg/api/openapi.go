@@ -39,6 +39,7 @@ func (a *API) config() huma.Config {
 				{Name: "Files", Description: "Files in VMs"},
 				{Name: "Ports", Description: "Servers in VMs, seen from outside"},
 				{Name: "Snapshots", Description: "Frozen states that VMs start from"},
+				{Name: "Volumes", Description: "Directories that outlive VMs, and that several VMs have at once"},
 				{Name: "Templates", Description: "What VMs are made from"},
 				{Name: "Tools", Description: "Programs that VMs can be given beside their template"},
 				{Name: "Secrets", Description: "Values that VMs are given by name, written but never read back"},

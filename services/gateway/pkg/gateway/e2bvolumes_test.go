@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/gateway/pkg/gateway"
 )
 
 // volumeAnswer is what E2B's clients get of a volume.
@@ -35,12 +36,12 @@ type entryAnswer struct {
 }
 
 // volumeLab is a lab that keeps volumes.
-func volumeLab(t *testing.T) *lab {
+func volumeLab(t *testing.T, change ...func(*gateway.Config, *gateway.Deps)) *lab {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("files of other users need root")
 	}
-	l := newLab(t)
+	l := newLab(t, change...)
 	l.core.KeepVolumes(t.TempDir())
 	return l
 }

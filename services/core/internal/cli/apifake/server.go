@@ -59,6 +59,7 @@ type Server struct {
 	snapshots  []api.Snapshot
 	tasks      []api.Task
 	secrets    map[string]secret
+	volumes    []api.Volume
 	access     access
 	endpoints  api.Endpoints
 	events     []api.Event
@@ -223,6 +224,7 @@ func (s *Server) routes() http.Handler {
 	s.executionRoutes(handle)
 	s.fileRoutes(handle)
 	s.secretRoutes(handle)
+	s.volumeRoutes(handle)
 	s.egressRoutes(handle)
 	s.otherRoutes(handle)
 	s.quotaRoutes(handle)

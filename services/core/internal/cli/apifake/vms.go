@@ -158,9 +158,13 @@ func (s *Server) make(req api.CreateVM) (*vm, error) {
 		return nil, errors.New(errors.Unsupported, "no driver here isolates by %s", req.MinIsolation).WithField("min_isolation").
 			WithHint("firecracker cannot be used: there is no /dev/kvm")
 	}
+	volumes, err := s.mounts(req.Volumes)
+	if err != nil {
+		return nil, err
+	}
 	v := &vm{env: req.Env, VM: api.VM{
 		ID: newID(), Name: req.Name, State: "running", DesiredState: "running", Template: req.Template, Driver: "oci", Isolation: "container",
-		Platform: "linux/amd64", Network: req.Network, Metadata: req.Metadata, Tools: req.Tools, Egress: req.Egress, Secrets: req.Secrets, OnTimeout: "kill", CreatedAt: time.Now(), UpdatedAt: time.Now(),
+		Platform: "linux/amd64", Network: req.Network, Metadata: req.Metadata, Tools: req.Tools, Egress: req.Egress, Secrets: req.Secrets, Volumes: volumes, OnTimeout: "kill", CreatedAt: time.Now(), UpdatedAt: time.Now(),
 	}}
 	if req.Resources != nil {
 		v.Resources = *req.Resources

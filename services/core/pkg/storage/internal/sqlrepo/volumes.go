@@ -88,7 +88,7 @@ func (r vms) mount(ctx context.Context, vm *domain.VM) error {
 			string(vm.ProjectID), string(m.VolumeID), string(vm.ID))
 		switch {
 		case violated(err, Reference):
-			return errors.Wrap(err, errors.NotFound, "there is no volume %q", m.Source).WithField("mounts")
+			return errors.Wrap(err, errors.NotFound, "there is no volume %q", m.Source).WithField("volumes")
 		case err != nil:
 			return err
 		}
