@@ -15,6 +15,9 @@ type (
 	byID struct {
 		ID domain.ID
 	}
+	ofProject struct {
+		Project, ID domain.ID
+	}
 	startExecution struct {
 		VM  *domain.VM
 		Req vmm.StartExecution

@@ -22,8 +22,8 @@ type (
 )
 
 func (s *server) work() {
-	answers(s, "tasks.run", func(_ context.Context, in byID) (none, error) {
-		s.node.RunTask(in.ID)
+	answers(s, "tasks.run", func(_ context.Context, in ofProject) (none, error) {
+		s.node.RunTask(in.Project, in.ID)
 		return none{}, nil
 	})
 	answers(s, "tasks.cancel", func(_ context.Context, in byID) (none, error) {
@@ -60,7 +60,9 @@ func (s *server) work() {
 }
 
 // RunTask implements service.Node. It does not wait: the node finds the task.
-func (c *Client) RunTask(id domain.ID) { go c.tell(context.Background(), "tasks.run", byID{id}) }
+func (c *Client) RunTask(project, id domain.ID) {
+	go c.tell(context.Background(), "tasks.run", ofProject{project, id})
+}
 
 // CancelTask implements service.Node. It does not wait: the node finds the task.
 func (c *Client) CancelTask(id domain.ID) { go c.tell(context.Background(), "tasks.cancel", byID{id}) }

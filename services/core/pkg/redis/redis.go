@@ -4,6 +4,7 @@ package redis
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"strings"
@@ -32,7 +33,7 @@ func Parse(address logging.Secret) (*goredis.Options, error) {
 			WithHint("redis://[user:password@]host:6379/0, rediss:// for TLS, or unix:///path/of/socket?db=0")
 	}
 	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = timeout, timeout, timeout
-	o.MaxRetries, o.ContextTimeoutEnabled = retries, true
+	o.MaxRetries, o.DialerRetries, o.ContextTimeoutEnabled = retries, 1, true
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	return o, nil
 }
@@ -76,6 +77,17 @@ func keeps(ctx context.Context, c *goredis.Client, log *slog.Logger) error {
 
 func refused(err error) bool {
 	return goredis.HasErrorPrefix(err, "WRONGPASS") || goredis.HasErrorPrefix(err, "NOAUTH") || goredis.HasErrorPrefix(err, "ERR AUTH")
+}
+
+// LogTo has what the client library says of connections logged where it is of
+// use, for all of this process: those who use one tell their faults themselves.
+func LogTo(log *slog.Logger) { goredis.SetLogger(library{log}) }
+
+type library struct{ log *slog.Logger }
+
+// Printf implements the library's logging.
+func (l library) Printf(ctx context.Context, format string, v ...any) {
+	l.log.DebugContext(ctx, "redis client", "text", fmt.Sprintf(format, v...))
 }
 
 // Error gives an error of Redis its code: NoSpace when its memory is full,

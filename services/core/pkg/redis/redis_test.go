@@ -9,8 +9,8 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/logging"
-	"github.com/aetherium/aetherium/services/core/internal/redistest"
 	"github.com/aetherium/aetherium/services/core/pkg/redis"
+	"github.com/aetherium/aetherium/services/core/pkg/redis/redistest"
 )
 
 func TestOpen(t *testing.T) {

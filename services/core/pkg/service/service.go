@@ -22,8 +22,8 @@ import (
 // client of one elsewhere. Its methods trust their arguments: the service has
 // checked who asks and what for.
 type Node interface {
-	// Wake asks the node to converge a VM now.
-	Wake(vm domain.ID)
+	// Wake asks the node to converge a project's VM now.
+	Wake(project, vm domain.ID)
 	// Live returns a running VM that the node serves, from this process's memory.
 	Live(vm domain.ID) (*domain.VM, bool)
 
@@ -52,8 +52,8 @@ type Node interface {
 	DeleteSnapshot(ctx context.Context, driver string, snapshot domain.ID) error
 	Drivers(ctx context.Context) ([]domain.DriverInfo, error)
 
-	// RunTask wakes the node for a task that is in the database.
-	RunTask(id domain.ID)
+	// RunTask wakes the node for a project's task that is in the database.
+	RunTask(project, id domain.ID)
 	// KeepLogin keeps, in memory and until the task has ended, what a build shows
 	// to a registry. It comes before RunTask.
 	KeepLogin(ctx context.Context, task domain.ID, login vmm.RegistryLogin) error

@@ -22,7 +22,7 @@ import (
 // is asked. What it is not meant to be asked makes the test panic.
 type node struct{ service.Node }
 
-func (node) Wake(domain.ID)                    {}
+func (node) Wake(_, _ domain.ID)               {}
 func (node) Live(domain.ID) (*domain.VM, bool) { return nil, false }
 
 // Snapshot says that there was nothing to copy.

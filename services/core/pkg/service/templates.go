@@ -100,7 +100,7 @@ func (s *Service) BuildTemplate(ctx context.Context, by vmm.Caller, req vmm.Buil
 	if nerr != nil {
 		return task, nil //nolint:nilerr // the row is durable: the worker finds it when it is back
 	}
-	node.RunTask(task.ID)
+	node.RunTask(task.ProjectID, task.ID)
 	return task, nil
 }
 

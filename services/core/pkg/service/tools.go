@@ -53,7 +53,7 @@ func (s *Service) InstallTools(ctx context.Context, by vmm.Caller, tools []strin
 		return nil, err
 	}
 	if node, err := s.nodes.Any(); err == nil { // else the worker finds the row when it is back
-		node.RunTask(task.ID)
+		node.RunTask(task.ProjectID, task.ID)
 	}
 	return task, nil
 }

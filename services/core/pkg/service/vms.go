@@ -239,7 +239,7 @@ func (s *Service) wake(vm *domain.VM) {
 		s.log.Warn("worker not reached", "vm", vm.ID, "worker", vm.WorkerID, "error", err)
 		return
 	}
-	node.Wake(vm.ID)
+	node.Wake(vm.ProjectID, vm.ID)
 }
 
 // GetVM implements vmm.VMs.

@@ -155,7 +155,7 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 func (w *Worker) greet(ctx context.Context, vm *domain.VM, driver vmm.Driver, client *guest.Client, trace *trace) error {
 	ctx, cancel := context.WithTimeout(ctx, w.config.ReadyTimeout)
 	defer cancel()
-	w.watchExit(vm.ID, vm.MachineID, driver)
+	w.watchExit(vm, vm.MachineID, driver)
 	if !trace.greeted {
 		if _, err := client.Handshake(ctx); err != nil {
 			return err

@@ -87,8 +87,8 @@ func (s *steps) cancelAll() {
 }
 
 // Wake implements service.Node.
-func (w *Worker) Wake(id domain.ID) {
-	w.enqueueConverge(id)
+func (w *Worker) Wake(project, id domain.ID) {
+	w.enqueueConverge(project, id)
 	if !w.steps.underway(id) {
 		return
 	}
@@ -113,15 +113,15 @@ func (w *Worker) load(ctx context.Context, id domain.ID) (*domain.VM, error) {
 // turn; a life cycle needs at most four.
 const maxStepsInARow = 8
 
-// converge steps one VM until it is as wanted. Calls for one VM never overlap.
+// converge steps one VM of a project until it is as wanted. Calls for one VM never overlap.
 // An error means: try again later.
-func (w *Worker) converge(ctx context.Context, id domain.ID) error {
+func (w *Worker) converge(ctx context.Context, project, id domain.ID) error {
 	for range maxStepsInARow {
 		if done, err := w.convergeOnce(ctx, id); done || err != nil {
 			return err
 		}
 	}
-	w.enqueueConverge(id)
+	w.enqueueConverge(project, id)
 	return nil
 }
 

@@ -52,7 +52,7 @@ func saved(vm *domain.VM) bool {
 func (w *Worker) drainOne(ctx context.Context, id domain.ID, by string) error {
 	sub := w.Changes.Subscribe(id)
 	defer sub.Done()
-	_, err := w.commit(ctx, id, events.VMUpdated, func(_ storage.Tx, row *domain.VM) error {
+	vm, err := w.commit(ctx, id, events.VMUpdated, func(_ storage.Tx, row *domain.VM) error {
 		if row.Desired == domain.WantDeleted || row.Desired == domain.WantStopped {
 			return nil
 		}
@@ -64,7 +64,7 @@ func (w *Worker) drainOne(ctx context.Context, id domain.ID, by string) error {
 	if err != nil {
 		return err
 	}
-	w.Wake(id)
+	w.Wake(vm.ProjectID, id)
 	for {
 		changed := sub.Changed()
 		row, err := w.load(ctx, id)

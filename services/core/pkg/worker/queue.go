@@ -29,9 +29,10 @@ type taskArgs struct {
 // Kind implements queue.Args.
 func (taskArgs) Kind() string { return taskKind }
 
-func (w *Worker) enqueueConverge(id domain.ID) {
+// enqueueConverge has a VM of a project stepped.
+func (w *Worker) enqueueConverge(project, id domain.ID) {
 	// Creating and stepping VMs goes before long tasks.
-	w.enqueue(convergeArgs{id}, queue.Options{Key: string(id), Priority: 1})
+	w.enqueue(convergeArgs{id}, queue.Options{Key: string(id), Tenant: string(project), Priority: 1})
 }
 
 func (w *Worker) enqueue(args queue.Args, o queue.Options) {
@@ -45,7 +46,7 @@ func (w *Worker) handleConverge(ctx context.Context, job queue.Job) error {
 	if err := json.Unmarshal(job.Args, &args); err != nil {
 		return queue.Cancel(err)
 	}
-	err := w.converge(ctx, args.VM)
+	err := w.converge(ctx, domain.ID(job.Tenant), args.VM)
 	if err != nil {
 		w.Log.Warn("VM not converged, trying again", "vm", args.VM, "attempt", job.Attempt, "error", err)
 	}
@@ -61,6 +62,6 @@ func (w *Worker) handleTask(ctx context.Context, job queue.Job) error {
 }
 
 // RunTask implements service.Node.
-func (w *Worker) RunTask(id domain.ID) {
-	w.enqueue(taskArgs{id}, queue.Options{Key: string(id)})
+func (w *Worker) RunTask(project, id domain.ID) {
+	w.enqueue(taskArgs{id}, queue.Options{Key: string(id), Tenant: string(project)})
 }

@@ -13,16 +13,17 @@ import (
 )
 
 // recover compares what runs on the node with what the store says: it takes
-// up what belongs to a VM, removes what belongs to none, and steps every VM
-// that a crash left between states.
-func (w *Worker) recover(ctx context.Context) error {
+// up what belongs to a VM, removes what belongs to none, and has every VM
+// stepped that a crash left between states. It returns those that run, and that
+// their clients wait for.
+func (w *Worker) recover(ctx context.Context) (running []*domain.VM, err error) {
 	vms, err := w.onWorker(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	pooled, err := w.pooled(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	owned := make(map[domain.ID]*domain.VM, len(vms))
 	for _, vm := range vms {
@@ -32,22 +33,21 @@ func (w *Worker) recover(ctx context.Context) error {
 	}
 	for name, d := range w.Deps.Drivers {
 		if err := w.recoverMachines(ctx, name, d, owned, pooled); err != nil {
-			return err
+			return nil, err
 		}
 		if err := w.recoverSnapshots(ctx, name, d); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if err := w.dropForkSnapshots(ctx, 0); err != nil {
-		return err
+		return nil, err
 	}
 	if err := w.sweepVolumes(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	w.recoverEgress(ctx, vms)
 	w.recoverBuilds()
 	w.pool.recover(pooled)
-	var wg sync.WaitGroup
 	for _, vm := range vms {
 		w.setAlarm(vm)
 		if lifecycle.Next(w.view(vm)) == lifecycle.None {
@@ -58,13 +58,21 @@ func (w *Worker) recover(ctx context.Context) error {
 			continue
 		}
 		if vm.Observed == domain.Running && vm.Desired == domain.WantRunning {
-			// Its clients are waiting: the start is over when it can be talked to.
-			wg.Go(func() { w.waitConverged(ctx, vm) })
+			running = append(running, vm)
 		}
-		w.enqueueConverge(vm.ID)
+		w.enqueueConverge(vm.ProjectID, vm.ID)
+	}
+	return running, w.requeueTasks(ctx)
+}
+
+// waitAllConverged blocks until VMs that ran can be talked to again or are known
+// not to be.
+func (w *Worker) waitAllConverged(ctx context.Context, vms []*domain.VM) {
+	var wg sync.WaitGroup
+	for _, vm := range vms {
+		wg.Go(func() { w.waitConverged(ctx, vm) })
 	}
 	wg.Wait()
-	return w.requeueTasks(ctx)
 }
 
 func (w *Worker) onWorker(ctx context.Context) ([]*domain.VM, error) {
@@ -124,7 +132,7 @@ func (w *Worker) recoverMachines(
 			continue
 		}
 		if s.Status == vmm.StatusRunning || s.Status == vmm.StatusPaused {
-			w.watchExit(owned[id].ID, id, d)
+			w.watchExit(owned[id], id, d)
 		}
 	}
 	return nil
@@ -222,7 +230,7 @@ func (w *Worker) waitConverged(ctx context.Context, vm *domain.VM) {
 }
 
 // watchExit waits for a machine's end, once at a time, and has the VM stepped then.
-func (w *Worker) watchExit(vm, id domain.ID, d vmm.Driver) {
+func (w *Worker) watchExit(vm *domain.VM, id domain.ID, d vmm.Driver) {
 	run, start := w.machines.watch(id)
 	if !start {
 		return
@@ -237,8 +245,8 @@ func (w *Worker) watchExit(vm, id domain.ID, d vmm.Driver) {
 			exit = vmm.Exit{At: w.time()}
 		}
 		if w.machines.ended(id, run, exit) {
-			w.Log.Info("machine ended", "vm", vm, "machine", id, "oom", exit.OOM, "code", exit.Code, "known", exit.Known)
-			w.Wake(vm)
+			w.Log.Info("machine ended", "vm", vm.ID, "machine", id, "oom", exit.OOM, "code", exit.Code, "known", exit.Known)
+			w.Wake(vm.ProjectID, vm.ID)
 		}
 	})
 }

@@ -428,7 +428,7 @@ func (w *Worker) due(ctx context.Context, id domain.ID) {
 		w.enforceAlone(ctx, id, err)
 		return
 	}
-	w.Wake(id)
+	w.Wake(vm.ProjectID, id)
 }
 
 // enforceAlone stops a VM whose time is up while the store is away: its disk

@@ -20,6 +20,7 @@ func (w *Worker) sweep(ctx context.Context) {
 		do   func(context.Context) error
 	}{
 		{"wishes", w.sweepWishes},
+		{"tasks", w.requeueTasks},
 		{"rows", w.sweepRows},
 		{"tombstones", w.sweepTombstones},
 		{"executions", w.sweepExecutions},
@@ -50,7 +51,7 @@ func (w *Worker) sweepWishes(ctx context.Context) error {
 		return err
 	})
 	for _, vm := range due {
-		w.Wake(vm.ID)
+		w.Wake(vm.ProjectID, vm.ID)
 	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -14,7 +15,34 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 )
 
-// requeueTasks takes up what was pending or under way when the process ended.
+// underway are the tasks that run in this process.
+type underway struct {
+	mu    sync.Mutex
+	tasks map[domain.ID]bool
+}
+
+func (u *underway) enter(id domain.ID) (leave func()) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.tasks == nil {
+		u.tasks = make(map[domain.ID]bool)
+	}
+	u.tasks[id] = true
+	return func() {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		delete(u.tasks, id)
+	}
+}
+
+func (u *underway) has(id domain.ID) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.tasks[id]
+}
+
+// requeueTasks takes up what was pending or under way when a process ended, or
+// when the queue lost it.
 func (w *Worker) requeueTasks(ctx context.Context) error {
 	var list []*domain.Task
 	err := w.Store.View(ctx, func(tx storage.Tx) error {
@@ -32,7 +60,9 @@ func (w *Worker) requeueTasks(ctx context.Context) error {
 		return nil
 	})
 	for _, t := range list {
-		w.RunTask(t.ID)
+		if !w.tasks.has(t.ID) {
+			w.RunTask(t.ProjectID, t.ID)
+		}
 	}
 	return err
 }
@@ -42,6 +72,7 @@ var runnable = []string{service.TaskBuild, service.TaskTools}
 
 // runTask runs one task that the worker knows how to run. An error means: try again.
 func (w *Worker) runTask(ctx context.Context, id domain.ID) (err error) {
+	defer w.tasks.enter(id)()
 	defer func() {
 		if err == nil {
 			w.builds.forgetLogin(id)

@@ -107,6 +107,7 @@ type Worker struct {
 	restless restless
 	egress   keyed[domain.ID] // one change of a VM's egress at a time
 	steps    steps
+	tasks    underway
 	clock    *clock
 	rows     *rows
 	builds   builds
@@ -149,13 +150,16 @@ func (w *Worker) Start(ctx context.Context) error {
 	}
 	w.Queue.Handle(convergeKind, w.handleConverge)
 	w.Queue.Handle(taskKind, w.handleTask)
+	w.wg.Go(w.rows.run)
+	running, err := w.recover(ctx)
+	if err != nil {
+		return err
+	}
+	// Only now: jobs that outlived the last process are for what is taken up.
 	if err := w.Queue.Start(ctx); err != nil {
 		return err
 	}
-	w.wg.Go(w.rows.run)
-	if err := w.recover(ctx); err != nil {
-		return err
-	}
+	w.waitAllConverged(ctx, running)
 	if err := w.pool.remember(ctx); err != nil {
 		return err
 	}

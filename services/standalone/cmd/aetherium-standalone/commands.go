@@ -20,6 +20,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/logging"
 	"github.com/aetherium/aetherium/libs/common/pkg/version"
 	"github.com/aetherium/aetherium/services/core/pkg/client"
+	"github.com/aetherium/aetherium/services/core/pkg/redis"
 	"github.com/aetherium/aetherium/services/standalone/internal/app"
 	"github.com/aetherium/aetherium/services/standalone/internal/daemon"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
@@ -64,14 +65,17 @@ func (p *program) serve() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			// What this process starts has no business with the keys or the database.
-			if err := errors.Join(os.Unsetenv(settings.SealKeysVariable), os.Unsetenv(settings.DatabaseVariable)); err != nil {
-				return errors.Wrap(err, errors.Internal, "the environment cannot be changed")
+			// What this process starts has no business with the keys, the database or the queue.
+			for _, name := range []string{settings.SealKeysVariable, settings.DatabaseVariable, settings.QueueVariable} {
+				if err := os.Unsetenv(name); err != nil {
+					return errors.Wrap(err, errors.Internal, "the environment cannot be changed")
+				}
 			}
 			log, err := p.logger(s)
 			if err != nil {
 				return err
 			}
+			redis.LogTo(log)
 			lock, err := daemon.Lock(s.LockFile(), s.PIDFile())
 			if err != nil {
 				return err

@@ -128,7 +128,7 @@ func (n *node) ensureBase(ctx context.Context, project domain.ID) (task *domain.
 		return err
 	})
 	if err == nil && task != nil {
-		n.worker.RunTask(task.ID)
+		n.worker.RunTask(task.ProjectID, task.ID)
 	}
 	return task, err
 }

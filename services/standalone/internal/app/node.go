@@ -16,13 +16,14 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/image"
 	"github.com/aetherium/aetherium/services/core/pkg/journal"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
-	"github.com/aetherium/aetherium/services/core/pkg/queue/memory"
+	"github.com/aetherium/aetherium/services/core/pkg/queue"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/volume"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
 	"github.com/aetherium/aetherium/services/core/pkg/worker"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
+	goredis "github.com/redis/go-redis/v9"
 )
 
 // node is everything below the gateway: store, drivers, worker and service.
@@ -30,6 +31,8 @@ type node struct {
 	settings settings.Settings
 	log      *slog.Logger
 	store    storage.Store
+	redis    *goredis.Client // nil: jobs wait in memory
+	queue    queue.Queue
 	images   *image.Store
 	journals *journal.Store
 	network  *network.Manager
@@ -39,8 +42,9 @@ type node struct {
 	service  *service.Service
 	changes  *watch.Hub[domain.ID]
 
-	sealer     seal.Sealer
-	egressCert []byte // PEM
+	sealer       seal.Sealer
+	egressCert   []byte // PEM
+	queueMetrics *queue.Metrics
 
 	instance   string
 	runtimeDir string
@@ -58,7 +62,7 @@ func (n *node) opened(name string, do func() error) { n.closers = append(n.close
 // does not serve takes no room for VMs' disks, and does without keys: whoever
 // has lost them can still end what runs.
 func open(ctx context.Context, s settings.Settings, log *slog.Logger, serves bool) (n *node, err error) {
-	n = &node{settings: s, log: log, changes: new(watch.Hub[domain.ID])}
+	n = &node{settings: s, log: log, changes: new(watch.Hub[domain.ID]), queueMetrics: queue.NewMetrics()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.close())
@@ -71,6 +75,9 @@ func open(ctx context.Context, s settings.Settings, log *slog.Logger, serves boo
 		return n, err
 	}
 	n.opened("store", n.store.Close)
+	if err := n.openRedis(ctx, serves); err != nil {
+		return n, err
+	}
 	if err := n.openKeys(ctx, serves); err != nil {
 		return n, err
 	}
@@ -175,6 +182,9 @@ func (n *node) assemble(ctx context.Context, serves bool) error {
 	if err != nil {
 		return err
 	}
+	if err := n.openQueue(); err != nil {
+		return err
+	}
 	n.worker = worker.New(worker.Config{
 		Name: hostname(), Version: version.Version, Platform: platform(), Capacity: room, DataDir: s.DataDir,
 		KeepTombstones: time.Duration(s.Keep.Tombstones), KeepTasks: time.Duration(s.Keep.Tasks), KeepEvents: time.Duration(s.Keep.Events),
@@ -182,7 +192,7 @@ func (n *node) assemble(ctx context.Context, serves bool) error {
 		Late: n.drivers.late, NoTrials: !serves,
 	}, worker.Deps{
 		Store: n.store, Drivers: n.drivers.drivers, Absent: n.drivers.absent, Images: n.images, Journals: n.journals, Volumes: volume.New(n.disk),
-		Sealer: n.sealer, Queue: memory.New(64, nil, n.log), Changes: n.changes, Log: n.log,
+		Sealer: n.sealer, Queue: n.queue, Changes: n.changes, Log: n.log,
 	})
 	n.service = service.New(service.Config{
 		DefaultTemplate: s.VM.Template, DefaultDriver: s.VM.Driver, BuildDriver: builder, DefaultNetwork: domain.NetworkMode(s.VM.Network),

@@ -17,6 +17,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/logging"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/redis"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/postgres"
 	"github.com/aetherium/aetherium/services/core/pkg/tools"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/firecracker"
@@ -28,7 +29,9 @@ import (
 type Settings struct {
 	DataDir string `yaml:"data_dir" doc:"Where everything durable is kept: database, templates, disks, journals, keys."`
 	// Database is a secret, as URLs have passwords.
-	Database   logging.Secret `yaml:"database" doc:"Where rows are kept: a file (SQLite), or postgres://user:password@host:5432/name (PostgreSQL, docs/DATABASE.md). Default: aetherium.db in the data directory."`
+	Database logging.Secret `yaml:"database" doc:"Where rows are kept: a file (SQLite), or postgres://user:password@host:5432/name (PostgreSQL, docs/DATABASE.md). Default: aetherium.db in the data directory."`
+	// Queue is a secret for the same reason.
+	Queue      logging.Secret `yaml:"queue" doc:"Where jobs wait: redis://user:password@host:6379/0, rediss:// (TLS) or unix:// (Redis, docs/QUEUE.md). Default: in memory."`
 	RuntimeDir string         `yaml:"runtime_dir" doc:"Where sockets and namespaces are kept; emptied by a reboot. Default: /run/aetherium-<instance>."`
 	BinDir     string         `yaml:"bin_dir" doc:"Where fc-agent and aetherium-netd are. Default: beside this program."`
 	Listen     Listen         `yaml:"listen"`
@@ -363,6 +366,9 @@ func (s *Settings) check() error {
 	if err := s.checkDatabase(); err != nil {
 		return err
 	}
+	if err := s.checkQueue(); err != nil {
+		return err
+	}
 	if _, _, err := net.SplitHostPort(s.Listen.Address); err != nil {
 		return errors.Wrap(err, errors.InvalidArgument, "%q is not an address with a port", s.Listen.Address).
 			WithField("listen.address").WithHint("such as 127.0.0.1:7300")
@@ -440,6 +446,18 @@ func (s *Settings) checkDatabase() error {
 	}
 	s.Database = logging.Secret(abs)
 	return nil
+}
+
+func (s *Settings) checkQueue() error {
+	if s.Queue == "" {
+		return nil
+	}
+	_, err := redis.Parse(s.Queue)
+	var e *errors.Error
+	if errors.As(err, &e) {
+		return e.WithField("queue")
+	}
+	return err
 }
 
 // Postgres reports whether rows are kept in PostgreSQL.
@@ -554,6 +572,9 @@ const SealKeysVariable = Prefix + "_SEAL_KEYS"
 
 // DatabaseVariable is the environment variable of Database.
 const DatabaseVariable = Prefix + "_DATABASE"
+
+// QueueVariable is the environment variable of Queue.
+const QueueVariable = Prefix + "_QUEUE"
 
 // LogFile is where a server in the background logs.
 func (s Settings) LogFile() string { return filepath.Join(s.DataDir, "server.log") }

@@ -157,3 +157,27 @@ func TestDatabase(t *testing.T) {
 		}
 	}
 }
+
+// The queue is in memory, or in a Redis whose address is checked and not shown.
+func TestQueue(t *testing.T) {
+	t.Parallel()
+	load := func(queue string) (settings.Settings, error) {
+		return settings.Load("", []string{"AETHERIUM_DATA_DIR=/var/lib/a", "AETHERIUM_QUEUE=" + queue})
+	}
+	for _, good := range []string{"", "redis://u:S3cret@redis.example:6379/2", "rediss://redis.example", "unix:///run/redis/s?db=1"} {
+		s, err := load(good)
+		if err != nil || s.Queue.Reveal() != good {
+			t.Errorf("%q: %v", good, err)
+		}
+		if text := fmt.Sprintf("%v %+v %#v", s, s, s); strings.Contains(text, "S3cret") {
+			t.Errorf("the password is shown: %s", text)
+		}
+	}
+	for _, bad := range []string{"/run/redis", "http://u:S3cret@h", "redis://u:S3cret@h:port", "redis://u:S3cret@h/zero"} {
+		_, err := load(bad)
+		var e *errors.Error
+		if !errors.HasCode(err, errors.InvalidArgument) || !errors.As(err, &e) || e.Field != "queue" || e.Hint == "" || strings.Contains(err.Error(), "S3cret") {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}

@@ -44,13 +44,19 @@ type Config struct {
 	Client  goredis.UniversalClient // stays the caller's
 	Name    string                  // processes with the same name share the queue
 	Workers int                     // jobs that run at once in this process
-	Metrics *queue.Metrics          // may be nil
+	// Owner names this process and those before and after it in its place, of
+	// which one lives at a time. What the one before had when it was killed is put
+	// back at Start; without an owner its leases are waited for.
+	Owner   string
+	Metrics *queue.Metrics // may be nil
 	Logger  *slog.Logger
 }
 
 // Queue implements queue.Queue on Redis.
 type Queue struct {
 	name    string // of Asynq's queue
+	owner   string
+	life    string // of the owner: this process
 	client  goredis.UniversalClient
 	scripts *scripts
 	tasks   *hibiken.Client
@@ -106,7 +112,7 @@ func New(c Config) (*Queue, error) {
 		return nil, errors.Wrap(err, errors.Internal, "the queue's scripts are missing")
 	}
 	q := &Queue{
-		name: "aetherium:" + c.Name, client: c.Client, scripts: s, metrics: c.Metrics, log: c.Logger,
+		name: "aetherium:" + c.Name, owner: c.Owner, life: string(domain.NewID()), client: c.Client, scripts: s, metrics: c.Metrics, log: c.Logger,
 		tasks: hibiken.NewClientFromRedisClient(c.Client), tasked: hibiken.NewInspectorFromRedisClient(c.Client),
 		wake: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{}),
 		handlers: make(map[string]queue.Handler), running: make(map[string]held),
@@ -186,7 +192,7 @@ func (q *Queue) rouse() {
 }
 
 // Start implements queue.Queue. Redis may be away: jobs run once it is there.
-func (q *Queue) Start(context.Context) error {
+func (q *Queue) Start(ctx context.Context) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.stopped {
@@ -199,6 +205,9 @@ func (q *Queue) Start(context.Context) error {
 		return errors.Wrap(redis.Error(err), errors.Unavailable, "the queue does not start")
 	}
 	q.started = true
+	if q.owner != "" && q.reclaim(ctx) != nil {
+		q.loops.Go(q.reclaims)
+	}
 	q.loops.Go(q.listen)
 	q.loops.Go(q.sweeps)
 	return nil
@@ -282,7 +291,7 @@ func (q *Queue) run(ctx context.Context, job queue.Job, waited time.Duration) qu
 func (q *Queue) begin(ctx context.Context, s slip, runner string) (*queue.Job, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	out, err := q.scripts.run(ctx, q.scripts.begin, s.ID, s.Run, runner, queue.MaxDead)
+	out, err := q.scripts.run(ctx, q.scripts.begin, s.ID, s.Run, runner, queue.MaxDead, q.owner, q.life)
 	f, ok := out.([]any)
 	if err != nil || !ok || len(f) != 7 {
 		return nil, 0, err

@@ -6,10 +6,10 @@ import (
 	"testing"
 
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
-	"github.com/aetherium/aetherium/services/core/internal/redistest"
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
 	"github.com/aetherium/aetherium/services/core/pkg/queue/asynq"
 	"github.com/aetherium/aetherium/services/core/pkg/queue/queuetest"
+	"github.com/aetherium/aetherium/services/core/pkg/redis/redistest"
 )
 
 func TestQueue(t *testing.T) {
@@ -22,7 +22,14 @@ func TestQueue(t *testing.T) {
 
 func open(t *testing.T, server *redistest.Server, name string, workers int) *asynq.Queue {
 	t.Helper()
-	q, err := asynq.New(asynq.Config{Client: server.Client(t), Name: name, Workers: workers, Logger: slog.New(slog.NewTextHandler(logged{t}, nil))})
+	return owned(t, server, name, "", workers)
+}
+
+func owned(t *testing.T, server *redistest.Server, name, owner string, workers int) *asynq.Queue {
+	t.Helper()
+	q, err := asynq.New(asynq.Config{
+		Client: server.Client(t), Name: name, Owner: owner, Workers: workers, Logger: slog.New(slog.NewTextHandler(logged{t}, nil)),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

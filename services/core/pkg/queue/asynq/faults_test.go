@@ -14,10 +14,10 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/logging"
-	"github.com/aetherium/aetherium/services/core/internal/redistest"
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
 	"github.com/aetherium/aetherium/services/core/pkg/queue/asynq"
 	"github.com/aetherium/aetherium/services/core/pkg/redis"
+	"github.com/aetherium/aetherium/services/core/pkg/redis/redistest"
 	goredis "github.com/redis/go-redis/v9"
 )
 
@@ -44,7 +44,7 @@ func child(address logging.Secret) int {
 	if err != nil {
 		return 1
 	}
-	q, err := asynq.New(asynq.Config{Client: client, Name: "shared", Workers: 1, Logger: log})
+	q, err := asynq.New(asynq.Config{Client: client, Name: "shared", Owner: "node", Workers: 1, Logger: log})
 	if err != nil {
 		return 1
 	}
@@ -93,18 +93,10 @@ func age(t *testing.T, c *goredis.Client, set string) {
 	}
 }
 
-// A process that is killed while it runs a job: the job is run again by another
-// one, which knows that it is the second attempt; its key is held all the time.
-func TestKilledWhileRunning(t *testing.T) {
-	t.Parallel()
-	server := redistest.Start(t)
-	q := open(t, server, "shared", 2)
-	attempts := make(chan queue.Job, 2)
-	queue.On(q, func(_ context.Context, _ work, job queue.Job) error {
-		attempts <- job
-		return nil
-	})
-	enqueue(t, q, queue.Options{Key: "k", Tenant: "t"})
+// killedInside has the job that waits run by a process of the owner "node", which
+// is killed meanwhile.
+func killedInside(t *testing.T, server *redistest.Server) {
+	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -125,6 +117,21 @@ func TestKilledWhileRunning(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
+}
+
+// A process that is killed while it runs a job: the job is run again by another
+// one, which knows that it is the second attempt; its key is held all the time.
+func TestKilledWhileRunning(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	q := open(t, server, "shared", 2)
+	attempts := make(chan queue.Job, 2)
+	queue.On(q, func(_ context.Context, _ work, job queue.Job) error {
+		attempts <- job
+		return nil
+	})
+	enqueue(t, q, queue.Options{Key: "k", Tenant: "t"})
+	killedInside(t, server)
 	enqueue(t, q, queue.Options{Key: "k"}) // waits for the one whose process is gone
 	if l, err := q.List(t.Context(), queue.Running, 10); err != nil || len(l) != 1 || l[0].Attempt != 1 {
 		t.Errorf("running: %+v, %v", l, err)
@@ -133,6 +140,75 @@ func TestKilledWhileRunning(t *testing.T) {
 	begin(t, q)
 	if a, b := <-attempts, <-attempts; a.Attempt != 2 || a.Tenant != "t" || b.Attempt != 1 || b.Tenant != "" {
 		t.Errorf("ran %+v, then %+v", a, b)
+	}
+}
+
+// What comes in the place of a process that was killed runs its job at once, and
+// what is in another place leaves it alone. What was to end does not run again.
+func TestKilledAndStartedAgain(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	other, after := owned(t, server, "shared", "other", 1), owned(t, server, "shared", "node", 1)
+	attempts := make(chan queue.Job, 2)
+	for _, q := range []*asynq.Queue{other, after} {
+		queue.On(q, func(_ context.Context, _ work, job queue.Job) error {
+			attempts <- job
+			return nil
+		})
+	}
+	enqueue(t, after, queue.Options{Key: "k", Tenant: "t"})
+	killedInside(t, server)
+	begin(t, other)
+	if l, err := other.List(t.Context(), queue.Running, 10); err != nil || len(l) != 1 || l[0].Attempt != 1 {
+		t.Errorf("running: %+v, %v", l, err)
+	}
+	begin(t, after)
+	if job := <-attempts; job.Attempt != 2 || job.Tenant != "t" {
+		t.Errorf("ran %+v", job)
+	}
+}
+
+func TestKilledAndToEnd(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	q := owned(t, server, "shared", "node", 1)
+	ran := make(chan string, 2)
+	queue.On(q, func(_ context.Context, _ work, job queue.Job) error {
+		ran <- job.ID
+		return nil
+	})
+	enqueue(t, q, queue.Options{ID: "ends"})
+	killedInside(t, server)
+	if err := q.Cancel(t.Context(), "ends"); err != nil {
+		t.Fatal(err)
+	}
+	begin(t, q)
+	if counts, err := q.Count(t.Context()); err != nil || counts[queue.Running]+counts[queue.Waiting] != 0 {
+		t.Errorf("counted %v, %v", counts, err)
+	}
+	enqueue(t, q, queue.Options{ID: "next"})
+	if id := <-ran; id != "next" {
+		t.Errorf("%s ran", id)
+	}
+}
+
+// Redis is away when the process starts that follows the killed one.
+func TestStartedBeforeRedis(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
+	q := owned(t, server, "shared", "node", 1)
+	attempts := make(chan queue.Job, 1)
+	queue.On(q, func(_ context.Context, _ work, job queue.Job) error {
+		attempts <- job
+		return nil
+	})
+	enqueue(t, q, queue.Options{})
+	killedInside(t, server)
+	server.Kill(t)
+	begin(t, q)
+	server.Restart(t)
+	if job := <-attempts; job.Attempt != 2 {
+		t.Errorf("ran %+v", job)
 	}
 }
 

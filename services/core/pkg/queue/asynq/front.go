@@ -67,7 +67,7 @@ func (q *Queue) admit(ctx context.Context) (wait time.Duration, err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	out, err := q.scripts.run(ctx, q.scripts.admit)
+	out, err := q.scripts.run(ctx, q.scripts.admit, q.owner, q.life)
 	f, ok := out.([]any)
 	switch {
 	case err != nil || !ok || len(f) != 2:

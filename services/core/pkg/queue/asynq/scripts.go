@@ -18,8 +18,8 @@ type scripts struct {
 	client goredis.UniversalClient
 	prefix string
 
-	enqueue, admit, begin, finish, sweep, orphan *goredis.Script
-	cancel, revive, remove, list                 *goredis.Script
+	enqueue, admit, begin, finish, sweep, orphan, reclaim *goredis.Script
+	cancel, revive, remove, list                          *goredis.Script
 }
 
 func newScripts(client goredis.UniversalClient, prefix string) (*scripts, error) {
@@ -29,7 +29,7 @@ func newScripts(client goredis.UniversalClient, prefix string) (*scripts, error)
 		return nil, err
 	}
 	for name, script := range map[string]**goredis.Script{
-		"enqueue": &s.enqueue, "admit": &s.admit, "begin": &s.begin, "finish": &s.finish, "sweep": &s.sweep, "orphan": &s.orphan,
+		"enqueue": &s.enqueue, "admit": &s.admit, "begin": &s.begin, "finish": &s.finish, "sweep": &s.sweep, "orphan": &s.orphan, "reclaim": &s.reclaim,
 		"cancel": &s.cancel, "revive": &s.revive, "remove": &s.remove, "list": &s.list,
 	} {
 		own, err := lua.ReadFile("lua/" + name + ".lua")

@@ -61,6 +61,29 @@ func (q *Queue) end(id string) {
 	}
 }
 
+// reclaim puts back what ran or was about to in the owner's last process.
+func (q *Queue) reclaim(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	out, err := q.scripts.run(ctx, q.scripts.reclaim, q.owner, q.life)
+	if n := number(out); n > 0 {
+		q.log.Info("jobs of the process that was here before are put back", "jobs", n)
+		q.rouse()
+	}
+	return err
+}
+
+// reclaims does so once Redis is there.
+func (q *Queue) reclaims() {
+	for q.reclaim(q.ctx) != nil {
+		select {
+		case <-q.ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
 // sweeps looks after what was handed out until the queue ends.
 func (q *Queue) sweeps() {
 	tick := time.NewTicker(handedOut / 2)

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/aetherium/aetherium/services/core/internal/redistest"
+	"github.com/aetherium/aetherium/services/core/pkg/redis/redistest"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
 	"github.com/aetherium/aetherium/services/core/pkg/watch/relay"
 )

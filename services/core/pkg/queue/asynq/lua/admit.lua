@@ -1,4 +1,4 @@
--- Hands out the next job: its ID and run; or, where there is none, the
+-- owner, life: hands out the next job: its ID and run; or, where there is none, the
 -- microseconds until there is one, -1: none is scheduled.
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'later', '-inf', now, 'LIMIT', 0, 100)) do
   redis.call('ZREM', P .. 'later', id)
@@ -23,5 +23,5 @@ if k then
   redis.call('HSET', k, 'runs', id)
 end
 redis.call('ZADD', P .. 'admitted', now, id)
-redis.call('HSET', J(id), 'state', 'admitted')
+redis.call('HSET', J(id), 'state', 'admitted', 'owner', ARGV[1], 'life', ARGV[2])
 return {id, redis.call('HINCRBY', J(id), 'run', 1)}

@@ -1,4 +1,4 @@
--- id, run, runner, most dead: gives a job that was handed out to its handler.
+-- id, run, runner, most dead, owner, life: gives a job that was handed out to its handler.
 -- Nothing is returned where it is no longer to run.
 local id = ARGV[1]
 local v = redis.call('HMGET', J(id), 'state', 'run', 'attempt', 'most', 'at')
@@ -22,6 +22,7 @@ if canceled or tonumber(v[4]) > 0 and attempt > tonumber(v[4]) then
   return false
 end
 redis.call('ZADD', P .. 'running', now, id)
-redis.call('HSET', J(id), 'state', 'running', 'runner', ARGV[3], 'attempt', attempt, 'since', now)
+redis.call('HSET', J(id), 'state', 'running', 'runner', ARGV[3], 'owner', ARGV[5], 'life', ARGV[6],
+  'attempt', attempt, 'since', now)
 local j = redis.call('HMGET', J(id), 'kind', 'key', 'tenant', 'args')
 return {j[1], j[2], j[3], j[4], attempt, tonumber(v[4]), now - tonumber(v[5])}

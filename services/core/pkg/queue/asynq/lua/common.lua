@@ -147,3 +147,18 @@ local function bury(id, why, most)
     end
   end
 end
+
+-- put_back lets a job wait again that was handed out and that nothing runs; one
+-- that is to end has ended.
+local function put_back(id)
+  local state = redis.call('HGET', J(id), 'state')
+  local canceled = redis.call('SISMEMBER', P .. 'canceled', id) == 1
+  local again = release(id)
+  if canceled then
+    redis.call('DEL', J(id))
+  else
+    if state == 'running' then redis.call('HINCRBY', J(id), 'attempt', 1) end
+    insert(id)
+  end
+  if again then insert(again) end
+end

@@ -1,0 +1,162 @@
+// Package standby is a queue that goes on while the one that processes share
+// cannot be reached: what that one does not take is run by this process, from
+// its memory. It is for jobs that this process would run anyhow, and that a
+// sweep finds in the database if the process ends before they have run.
+package standby
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/queue"
+)
+
+const (
+	// patience is for the shared queue to take a job.
+	patience = time.Second
+	// pause is between attempts at a shared queue that was away.
+	pause = time.Second
+)
+
+// Queue implements queue.Queue on two others.
+type Queue struct {
+	shared, own queue.Queue
+	log         *slog.Logger
+	like        likes
+
+	mu    sync.Mutex
+	tried time.Time // the last attempt of those that failed; zero: it is there
+}
+
+var _ queue.Queue = (*Queue)(nil)
+
+// New makes a queue of one that processes share and one of this process.
+func New(shared, own queue.Queue, log *slog.Logger) *Queue {
+	return &Queue{shared: shared, own: own, log: log}
+}
+
+// Handle implements queue.Queue. Jobs of a key do not overlap in this process,
+// whichever queue has them, and though one has lost its lease.
+func (q *Queue) Handle(kind string, h queue.Handler) {
+	alone := func(ctx context.Context, job queue.Job) error {
+		if job.Key == "" {
+			return h(ctx, job)
+		}
+		leave, err := q.like.enter(ctx, like{kind, job.Key})
+		if err != nil {
+			return err
+		}
+		defer leave()
+		return h(ctx, job)
+	}
+	q.shared.Handle(kind, alone)
+	q.own.Handle(kind, alone)
+}
+
+// Enqueue implements queue.Queue. A job that is given to the shared queue while
+// that fails may run in both.
+func (q *Queue) Enqueue(ctx context.Context, args queue.Args, o queue.Options) error {
+	if !q.ask() {
+		return q.own.Enqueue(ctx, args, o)
+	}
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err := q.shared.Enqueue(limited, args, o)
+	switch {
+	case ctx.Err() != nil, err != nil && !away(err):
+		return err
+	case err != nil:
+		if q.tell(false) {
+			q.log.Warn("the shared queue is away: jobs are run by this process alone", "error", err)
+		}
+		return q.own.Enqueue(ctx, args, o)
+	}
+	if q.tell(true) {
+		q.log.Info("the shared queue is back")
+	}
+	return nil
+}
+
+func away(err error) bool {
+	return errors.HasCode(err, errors.Unavailable) || errors.HasCode(err, errors.DeadlineExceeded) || errors.HasCode(err, errors.NoSpace)
+}
+
+// ask reports whether the shared queue is to be tried; of those who come while
+// it is away, one does after each pause.
+func (q *Queue) ask() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.tried.IsZero() && time.Since(q.tried) < pause {
+		return false
+	}
+	if !q.tried.IsZero() {
+		q.tried = time.Now()
+	}
+	return true
+}
+
+// tell says whether the shared queue was there, and reports whether that is new.
+func (q *Queue) tell(there bool) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	changed := q.tried.IsZero() != there
+	if q.tried = time.Now(); there {
+		q.tried = time.Time{}
+	}
+	return changed
+}
+
+// Start implements queue.Queue.
+func (q *Queue) Start(ctx context.Context) error {
+	if err := q.own.Start(ctx); err != nil {
+		return err
+	}
+	return q.shared.Start(ctx)
+}
+
+// Stop implements queue.Queue.
+func (q *Queue) Stop(ctx context.Context) error {
+	own := make(chan error, 1)
+	go func() { own <- q.own.Stop(ctx) }()
+	return errors.Join(q.shared.Stop(ctx), <-own)
+}
+
+// likes are the keys whose jobs run.
+type likes struct {
+	mu   sync.Mutex
+	busy map[like]chan struct{} // closed when its job has ended
+}
+
+type like struct{ kind, key string }
+
+// enter waits until no job of a key runs.
+func (l *likes) enter(ctx context.Context, k like) (leave func(), err error) {
+	for {
+		l.mu.Lock()
+		ended := l.busy[k]
+		if ended == nil {
+			break
+		}
+		l.mu.Unlock()
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	defer l.mu.Unlock()
+	if l.busy == nil {
+		l.busy = make(map[like]chan struct{})
+	}
+	ended := make(chan struct{})
+	l.busy[k] = ended
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.busy, k)
+		close(ended)
+	}, nil
+}
