@@ -75,7 +75,8 @@ func New(dataDir string, extra ...string) (*Server, error) {
 		}
 	}
 	// Many VMs with the usual disk are promised more than a small host has.
-	s.Env = append(s.Env, "AETHERIUM_VM_DISK=2GiB", "AETHERIUM_LOG_LEVEL=warn", "AETHERIUM_DATA_DIR="+dataDir, "AETHERIUM_RUNTIME_DIR="+s.RuntimeDir, "AETHERIUM_LISTEN_ADDRESS="+address)
+	// No boots in the background, but for those who are about them.
+	s.Env = append(s.Env, "AETHERIUM_MICROVM_BOOTED_MAX=0", "AETHERIUM_VM_DISK=2GiB", "AETHERIUM_LOG_LEVEL=warn", "AETHERIUM_DATA_DIR="+dataDir, "AETHERIUM_RUNTIME_DIR="+s.RuntimeDir, "AETHERIUM_LISTEN_ADDRESS="+address)
 	s.Env = append(s.Env, extra...)
 	return s, nil
 }

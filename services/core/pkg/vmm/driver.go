@@ -156,6 +156,11 @@ type (
 	Tracer interface {
 		Trace(ctx context.Context, id string) ([]Phase, error)
 	}
+	// BootKeeper keeps memories of machines that have booted, for others of the same
+	// template and shape to go on from in place of a boot.
+	BootKeeper interface {
+		Booted(ctx context.Context) (BootedCounts, error)
+	}
 	// Resizer changes limits of a running machine ("resize").
 	Resizer interface {
 		Resize(ctx context.Context, id string, r domain.Resources) error
@@ -192,6 +197,17 @@ type Flat struct {
 	Upper string
 	// ID says what an owner's ID in Dir is in the machine; nil: the same.
 	ID func(uint32) uint32
+}
+
+// BootedCounts tells of memories of booted machines: what happened in this
+// process, and what is there.
+type BootedCounts struct {
+	Made   int64
+	Used   int64 // machines that went on from one
+	Missed int64 // machines that booted, for there was none that fits
+	Failed int64 // memories that could not be made or gone on from
+	Kept   int
+	Bytes  int64 // on the disk, of all that are kept
 }
 
 // SnapshotInfo describes a snapshot that was taken.

@@ -1,15 +1,21 @@
 package worker
 
 import (
+	"context"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
 // maxPhaseNames bounds the names of phases that are told apart: some come from
 // drivers, and what is not known in advance must not grow the metrics for ever.
 const maxPhaseNames = 128
+
+// maxCollect bounds how long what is read when it is asked for may take.
+const maxCollect = 5 * time.Second
 
 // metrics are what a worker counts.
 type metrics struct {
@@ -38,7 +44,47 @@ func newMetrics() *metrics {
 
 // Collectors are the worker's metrics for Prometheus.
 func (w *Worker) Collectors() []prometheus.Collector {
-	return []prometheus.Collector{w.metrics.starts, w.metrics.phases}
+	return []prometheus.Collector{w.metrics.starts, w.metrics.phases, booted{w}}
+}
+
+// booted tells of the memories that drivers keep of booted machines.
+type booted struct{ w *Worker }
+
+var (
+	bootedEvents = prometheus.NewDesc("aetherium_booted_memories_total",
+		"Memories of booted machines, by what happened: made, used (a machine went on from one), missed (one booted, for there was none), failed.",
+		[]string{"driver", "event"}, nil)
+	bootedKept = prometheus.NewDesc("aetherium_booted_memories", "Memories of booted machines that are kept.", []string{"driver"}, nil)
+	bootedSize = prometheus.NewDesc("aetherium_booted_memory_bytes", "What kept memories of booted machines take of the disk.", []string{"driver"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (booted) Describe(to chan<- *prometheus.Desc) {
+	to <- bootedEvents
+	to <- bootedKept
+	to <- bootedSize
+}
+
+// Collect implements prometheus.Collector.
+func (b booted) Collect(to chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), maxCollect)
+	defer cancel()
+	for name, d := range b.w.Deps.Drivers {
+		k, ok := d.(vmm.BootKeeper)
+		if !ok {
+			continue
+		}
+		c, err := k.Booted(ctx)
+		if err != nil {
+			b.w.Log.Debug("kept memories not counted", "driver", name, "error", err)
+			continue
+		}
+		for event, n := range map[string]int64{"made": c.Made, "used": c.Used, "missed": c.Missed, "failed": c.Failed} {
+			to <- prometheus.MustNewConstMetric(bootedEvents, prometheus.CounterValue, float64(n), name, event)
+		}
+		to <- prometheus.MustNewConstMetric(bootedKept, prometheus.GaugeValue, float64(c.Kept), name)
+		to <- prometheus.MustNewConstMetric(bootedSize, prometheus.GaugeValue, float64(c.Bytes), name)
+	}
 }
 
 // started counts a start that came to its end.

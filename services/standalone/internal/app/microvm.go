@@ -44,6 +44,7 @@ func openMicroVM(ctx context.Context, g ground, engine microvm.Engine, boots *ke
 	d, err := microvm.New(ctx, microvm.Config{
 		Instance: g.instance, StateDir: filepath.Join(g.state, engine.Name()), RuntimeDir: filepath.Join(g.run, engine.Name()),
 		Engine: engine, Kernel: boots.Kernel, Network: g.network.For(engine.Name()), Volumes: g.disk, Logger: g.log,
+		Booted: microvm.Booted{Max: g.settings.MicroVM.Booted.Max, Bytes: int64(g.settings.MicroVM.Booted.Size)},
 	})
 	if err != nil {
 		return nil, err // and not a nil *microvm.Driver

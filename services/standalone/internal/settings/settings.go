@@ -133,6 +133,14 @@ type Docker struct {
 // MicroVM is what the drivers firecracker and qemu have in common.
 type MicroVM struct {
 	Kernel string `yaml:"kernel" doc:"Directory of the guests' kernel, as kernel install makes it. Default: kernel in the data directory."`
+	// Booted is one of each driver's.
+	Booted Booted `yaml:"booted"`
+}
+
+// Booted bounds the memories of booted machines that VMs go on from in place of a boot.
+type Booted struct {
+	Max  int          `yaml:"max" doc:"How many memories of booted machines are kept, one of each template, resources and network that were booted twice; VMs of that kind then go on from it; 0: none, every VM boots."`
+	Size config.Bytes `yaml:"size" doc:"What they may take of the VMs' disk, all of a driver together; those used least recently go first."`
 }
 
 // Firecracker is the firecracker driver's configuration.
@@ -316,6 +324,7 @@ func Defaults() Settings {
 		Drivers:     []string{domain.DriverAuto},
 		OCI:         OCI{Runtime: oci.RuntimeAuto},
 		Docker:      Docker{Socket: "/var/run/docker.sock"},
+		MicroVM:     MicroVM{Booted: Booted{Max: 8, Size: 2 << 30}},
 		Firecracker: Firecracker{Backend: string(firecracker.File)},
 		Tools: Tools{
 			Mise: tools.DefaultMise, Registry: tools.DefaultRegistry, Template: "base",
@@ -352,7 +361,7 @@ func Load(path string, environ []string) (Settings, error) {
 	return s, s.check()
 }
 
-// maxPool bounds the pool's size and kinds.
+// maxPool bounds the pool's size and kinds, and the memories of booted machines.
 const maxPool = 1000
 
 var domainForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
@@ -489,6 +498,11 @@ func (s *Settings) checkDrivers() error {
 			WithHint("add it to drivers")
 	case s.MicroVM.Kernel != "" && !filepath.IsAbs(s.MicroVM.Kernel):
 		return errors.New(errors.InvalidArgument, "the kernel's directory must be an absolute path").WithField("microvm.kernel")
+	case s.MicroVM.Booted.Max < 0 || s.MicroVM.Booted.Max > maxPool:
+		return errors.New(errors.InvalidArgument, "%d kept memories are out of range", s.MicroVM.Booted.Max).
+			WithField("microvm.booted.max").WithHint("0 to %d", maxPool)
+	case s.MicroVM.Booted.Size < 0:
+		return errors.New(errors.InvalidArgument, "kept memories cannot take %d bytes", s.MicroVM.Booted.Size).WithField("microvm.booted.size")
 	case !filepath.IsAbs(s.Docker.Socket):
 		return errors.New(errors.InvalidArgument, "the Docker engine's socket must be an absolute path").WithField("docker.socket")
 	}

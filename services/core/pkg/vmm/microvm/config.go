@@ -38,7 +38,7 @@ type Volumes interface {
 	List(ctx context.Context) ([]string, error)
 }
 
-// Config is what a driver works with. All but Logger is needed.
+// Config is what a driver works with. All but Booted and Logger is needed.
 type Config struct {
 	// Instance tells this installation from others on the host; it is in the
 	// name of everything made here. Lower case letters, digits and dashes, at most 32.
@@ -53,6 +53,7 @@ type Config struct {
 	Kernel  func(context.Context) (Kernel, error)
 	Network Network
 	Volumes Volumes
+	Booted  Booted
 	Logger  *slog.Logger // nil: discard
 }
 
@@ -118,6 +119,8 @@ const (
 	snapshotVolume = "s"
 	memoryVolume   = "r" // beside the snapshot's disk
 	blankVolume    = "b" // empty disks of a size
+	bootedVolume   = "k" // disk of a machine that had booted
+	bootedMemory   = "w" // its memory
 )
 
 // volume names a volume.
@@ -125,6 +128,17 @@ func (c *Config) volume(kind, id string) string { return c.volumes(kind) + id }
 
 // volumes is what the names of volumes of a kind begin with.
 func (c *Config) volumes(kind string) string { return c.Engine.Name() + "-" + kind + "-" }
+
+// stored are the volumes of a saved memory and of the disk of its moment.
+type stored struct{ disk, memory string }
+
+func (c *Config) snapshot(id string) stored {
+	return stored{c.volume(snapshotVolume, id), c.volume(memoryVolume, id)}
+}
+
+func (c *Config) booted(key string) stored {
+	return stored{c.volume(bootedVolume, key), c.volume(bootedMemory, key)}
+}
 
 func (c *Config) recordsDir() string   { return filepath.Join(c.StateDir, "machines") }
 func (c *Config) imagesDir() string    { return filepath.Join(c.StateDir, "images") }

@@ -27,6 +27,8 @@ const (
 	pointEnv  = "AETHERIUM_TEST_POINT"  // at which call it dies
 	// everyEnv tries every point instead of some.
 	everyEnv = "AETHERIUM_TEST_EVERY_POINT"
+	// keepsEnv has it keep memories of booted machines.
+	keepsEnv = "AETHERIUM_TEST_KEEPS"
 )
 
 // bomb kills the process at a given call. The methods it stands before and
@@ -150,12 +152,20 @@ func victim(dir string) int {
 		fmt.Println(err)
 		return 1
 	}
-	_, _, d, err := openHost(ctx, dir, bombed)
+	options, made := []func(*microvm.Config){bombed}, chan string(nil)
+	if os.Getenv(keepsEnv) != "" {
+		made = make(chan string, 16)
+		options = append(options, keeping(1, made))
+	}
+	_, _, d, err := openHost(ctx, dir, options...)
 	if err != nil {
 		fmt.Println(err)
 		return 1
 	}
 	todo := steps(ctx, d, dir+"/rootfs")
+	if made != nil {
+		todo = keeps(ctx, d, dir+"/rootfs", made)
+	}
 	if kernel != "" {
 		todo = sleeps(ctx, d, dir)
 	}

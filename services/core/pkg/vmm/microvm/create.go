@@ -51,7 +51,11 @@ func (d *Driver) Create(ctx context.Context, spec vmm.Spec) (vmm.Handle, error) 
 	case m.Whole:
 		return m.handle(d.engine.Name()), nil
 	}
-	if err := d.furnish(ctx, m); err != nil {
+	err = d.furnish(ctx, m)
+	if errors.HasCode(err, errors.NoSpace) && d.booted.empty(ctx) { // what is kept to be faster goes first
+		err = d.furnish(ctx, m)
+	}
+	if err != nil {
 		return nil, err
 	}
 	m.Whole = true
@@ -66,7 +70,7 @@ func (d *Driver) Create(ctx context.Context, spec vmm.Spec) (vmm.Handle, error) 
 func (d *Driver) furnish(ctx context.Context, m *machine) error {
 	spec := m.Spec
 	if spec.Memory {
-		kept, err := d.keptMemory(ctx, spec.DiskFrom)
+		kept, err := d.keptMemory(d.cfg.snapshot(spec.DiskFrom))
 		if err != nil {
 			return err
 		}
@@ -79,14 +83,25 @@ func (d *Driver) furnish(ctx context.Context, m *machine) error {
 		if m.Drives, err = d.images.drives(ctx, d.cfg.imagesDir(), spec); err != nil {
 			return err
 		}
+		if err := d.booted.choose(ctx, m); err != nil {
+			return err
+		}
 	}
 	if _, err := d.cfg.Network.Acquire(ctx, spec.MachineID, spec.Network, spec.Hostname); err != nil {
 		return err
 	}
 	volume := d.cfg.paths(spec.MachineID).volume
-	if spec.DiskFrom != "" {
-		return d.fromSnapshot(ctx, spec, volume)
+	switch {
+	case spec.DiskFrom != "":
+		return d.fromStored(ctx, spec, d.cfg.snapshot(spec.DiskFrom), volume)
+	case m.Booted != "":
+		return d.fromStored(ctx, spec, d.cfg.booted(m.Booted), volume)
 	}
+	return d.fromBlank(ctx, spec, volume)
+}
+
+// fromBlank makes a machine's disk of an empty one.
+func (d *Driver) fromBlank(ctx context.Context, spec vmm.Spec, volume string) error {
 	size := diskSize(spec.Resources.DiskBytes)
 	blank, err := d.blank(ctx, size)
 	if err != nil {
@@ -95,18 +110,17 @@ func (d *Driver) furnish(ctx context.Context, m *machine) error {
 	return d.cfg.Volumes.Clone(ctx, blank, volume, size+diskSlack)
 }
 
-// fromSnapshot makes a machine's disk of a snapshot's. It has the size that it
+// fromStored makes a machine's disk of a snapshot's. It has the size that it
 // had; where the machine is to have a larger one, it grows when it boots next.
-func (d *Driver) fromSnapshot(ctx context.Context, spec vmm.Spec, volume string) error {
-	from := d.cfg.volume(snapshotVolume, spec.DiskFrom)
-	info, err := os.Lstat(filepath.Join(d.cfg.Volumes.Path(from), diskFile))
+func (d *Driver) fromStored(ctx context.Context, spec vmm.Spec, from stored, volume string) error {
+	info, err := os.Lstat(filepath.Join(d.cfg.Volumes.Path(from.disk), diskFile))
 	if err != nil {
 		return errors.Wrap(err, errors.NotFound, "there is no such snapshot")
 	}
 	if !info.Mode().IsRegular() || info.Size() > endless {
 		return errors.New(errors.Internal, "the snapshot's disk is not what it was")
 	}
-	return d.cfg.Volumes.Clone(ctx, from, volume, max(info.Size(), diskSize(spec.Resources.DiskBytes))+diskSlack)
+	return d.cfg.Volumes.Clone(ctx, from.disk, volume, max(info.Size(), diskSize(spec.Resources.DiskBytes))+diskSlack)
 }
 
 // grow makes a machine's disk as large as it is to be; its agent does the same

@@ -29,6 +29,7 @@ type Driver struct {
 	flushes sync.WaitGroup // records on their way to disk
 	images  images
 	proof   proof
+	booted  *booted
 	wakes   watch.Hub[string] // of machines that no longer are paused without a monitor
 
 	mu      sync.Mutex
@@ -43,6 +44,7 @@ var (
 	_ vmm.Meter            = (*Driver)(nil)
 	_ vmm.Renamer          = (*Driver)(nil)
 	_ vmm.Tracer           = (*Driver)(nil)
+	_ vmm.BootKeeper       = (*Driver)(nil)
 	_ vmm.EgressController = (*Driver)(nil)
 	_ vmm.Closer           = (*Driver)(nil)
 	_ vmm.Teardowner       = (*Driver)(nil)
@@ -87,13 +89,18 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 			return nil, fault.Of(err, "cannot make the driver's directories")
 		}
 	}
-	return d, d.recover(ctx)
+	d.booted = newBooted(d)
+	if err := d.recover(ctx); err != nil {
+		return nil, err
+	}
+	return d, d.booted.recover(ctx)
 }
 
 func (d *Driver) group(id string) cgroup.Group { return d.cgroups.Group(d.cfg.paths(id).cgroup) }
 
 // Close lets go of what is held in this process. Machines go on.
 func (d *Driver) Close() error {
+	d.booted.stop()
 	d.turns.Close()
 	d.mu.Lock()
 	clients := d.clients
@@ -110,6 +117,7 @@ func (d *Driver) Close() error {
 // run; stopped and paused ones keep their records, disks and memories. Network
 // and volumes, which others may share, stay: who made them takes them down.
 func (d *Driver) Teardown(ctx context.Context) error {
+	d.booted.stop()
 	states, err := d.List(ctx)
 	if err != nil {
 		return err

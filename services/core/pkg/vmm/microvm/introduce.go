@@ -16,6 +16,18 @@ const lastBreath = 2 * time.Second
 
 // introduce waits for a machine's agent and tells it who the machine is.
 func (d *Driver) introduce(caller context.Context, m *machine, att network.Attachment, fork bool, t *trace) error {
+	err := d.heard(caller, m, func(ctx context.Context, client *guest.Client, agent guest.Agent) error {
+		t.agent(agent)
+		return client.Assume(ctx, identity(m, att, fork))
+	})
+	if err == nil {
+		t.phase("identity")
+	}
+	return err
+}
+
+// heard waits for a machine's agent, and talks to it while its monitor lives.
+func (d *Driver) heard(caller context.Context, m *machine, talk func(context.Context, *guest.Client, guest.Agent) error) error {
 	ctx, cancel := context.WithCancel(caller)
 	defer cancel()
 	w := d.turns.Watched(m.MachineID)
@@ -35,11 +47,9 @@ func (d *Driver) introduce(caller context.Context, m *machine, att network.Attac
 		if err != nil {
 			return err
 		}
-		t.agent(agent)
-		return client.Assume(ctx, identity(m, att, fork))
+		return talk(ctx, client, agent)
 	}()
 	if err == nil {
-		t.phase("identity")
 		return nil
 	}
 	if caller.Err() == nil {

@@ -66,6 +66,7 @@ func newLab(t testing.TB, options ...func(*microvm.Config)) *lab {
 	must(t, os.Chmod(dir, 0o711))
 	must(t, os.WriteFile(dir+"/instance", fmt.Appendf(nil, "m%d-%d", os.Getpid(), instances.Add(1)), 0o600))
 	must(t, os.MkdirAll(dir+"/rootfs/etc", 0o755))
+	must(t, os.Symlink("/proc/self/exe", filepath.Join(dir, attack.NetdName)))
 	l := &lab{t: t, dir: dir}
 	l.open = func() {
 		t.Helper()
@@ -93,6 +94,7 @@ func openHost(ctx context.Context, dir string, options ...func(*microvm.Config))
 	}
 	manager, err := network.Open(ctx, network.Config{
 		Instance: string(instance), RuntimeDir: dir + "/net", HostDir: dir + "/nethost", PoolNAT: -1, PoolNone: -1,
+		NetdPath: filepath.Join(dir, attack.NetdName),
 	})
 	if err != nil {
 		return nil, nil, nil, err

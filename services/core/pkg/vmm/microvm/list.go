@@ -20,6 +20,9 @@ func (d *Driver) List(ctx context.Context) ([]vmm.State, error) {
 	}
 	states := make([]vmm.State, 0, len(ids))
 	for _, id := range ids {
+		if d.booted.makes(id) {
+			continue // it is nobody's, and its maker removes it
+		}
 		states = append(states, d.state(id))
 	}
 	return states, nil

@@ -4,12 +4,16 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/guest"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
@@ -142,4 +146,63 @@ func victimOnQEMU(b *bomb, kernel string) (func(*microvm.Config), error) {
 		onQEMU(k)(c)
 		c.Engine = savingEngine{c.Engine, bombedEngine{c.Engine, b}}
 	}, err
+}
+
+// Two real machines that go on from one kept memory are told apart by all that
+// must not be shared.
+func TestKeptWithQEMU(t *testing.T) {
+	t.Parallel()
+	packaged := os.Getenv("AETHERIUM_TEST_KERNEL")
+	if packaged == "" {
+		t.Skip("no kernel is given in AETHERIUM_TEST_KERNEL")
+	}
+	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+		t.Skip("QEMU is not installed")
+	}
+	l, await := keepingLab(t, 1, onQEMU(buildKernel(t, packaged, vmmtest.Agent(t))))
+	for path, content := range map[string]string{
+		"etc/passwd": "root:x:0:0:root:/root:/bin/sh\n", "etc/group": "root:x:0:\n", "etc/machine-id": "",
+		"etc/ssh/ssh_host_ed25519_key": "old", "etc/ssh/ssh_host_ed25519_key.pub": "old",
+	} {
+		path = l.dir + "/rootfs/" + path
+		must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		must(t, os.WriteFile(path, []byte(content), 0o600))
+	}
+	for _, dir := range []string{"proc", "sys", "dev", "run", "tmp", "root"} {
+		must(t, os.MkdirAll(l.dir+"/rootfs/"+dir, 0o755))
+	}
+	s := spec("x")
+	s.Network = domain.NetworkNAT
+	l.twice(s)
+	await("kept")
+	seen := map[string]string{}
+	for _, id := range []string{"one", "two"} {
+		s := spec(id)
+		s.Network = domain.NetworkNAT
+		l.boot(s)
+		if !l.restored(id) {
+			t.Errorf("%s was booted", id)
+		}
+		c := guest.New(func(ctx context.Context) (net.Conn, error) { return l.Dial(ctx, id, vmm.AgentPort) }, guest.Options{})
+		t.Cleanup(c.Close)
+		for _, path := range []string{
+			"/proc/sys/kernel/hostname", "/proc/sys/kernel/random/uuid", "/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub",
+			"/proc/net/fib_trie", // its address
+		} {
+			_, content, err := c.Read(t.Context(), path, vmm.FileOptions{User: "root"})
+			must(t, err)
+			raw, err := io.ReadAll(content)
+			if err := errors.Join(err, content.Close()); err != nil {
+				t.Fatalf("%s: %v", path, err)
+			}
+			if text := strings.TrimSpace(string(raw)); text == "" || text == "old" || text == seen[path] {
+				t.Errorf("%s: %s is %q, which is not its own", id, path, text)
+			} else {
+				seen[path] = text
+			}
+		}
+	}
+	if c := l.counts(); c.Used != 2 || c.Made != 1 {
+		t.Errorf("%+v", c)
+	}
 }

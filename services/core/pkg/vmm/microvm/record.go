@@ -39,6 +39,9 @@ type facts struct {
 	Hostname string `json:"hostname,omitempty"`
 	// Drives are the images that it has beside its own disk.
 	Drives []Drive `json:"drives,omitempty"`
+	// Booted names the memory of a booted machine that it goes on from at its first
+	// start, and whose disk it has; empty: it boots.
+	Booted string `json:"booted,omitempty"`
 	// Kernel is what it booted last; a memory needs the same.
 	Kernel Kernel `json:"kernel"`
 	// Suspended: it is paused, and its memory is saved as Version of the engine has it.
@@ -139,6 +142,19 @@ func (d *Driver) saveFacts(m *machine) error {
 func (d *Driver) saveRun(m *machine) error {
 	m.run.Version, m.run.BootID = recordVersion, d.boot
 	return record.Write(d.cfg.paths(m.MachineID).run, m.run)
+}
+
+// source is what a machine's first start goes on from; ok is false for one that
+// boots, or has started.
+func (d *Driver) source(m *machine) (from stored, ok bool) {
+	switch {
+	case m.Started:
+	case m.Spec.Memory:
+		return d.cfg.snapshot(m.Spec.DiskFrom), true
+	case m.Booted != "":
+		return d.cfg.booted(m.Booted), true
+	}
+	return stored{}, false
 }
 
 // handle is the part of a record that does not change.

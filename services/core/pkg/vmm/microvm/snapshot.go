@@ -16,7 +16,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/record"
 )
 
-// kept is what is known of a snapshot's memory. Its file is written last: with
+// kept is what is known of a saved memory. Its file is written last: with
 // it the memory is whole.
 type kept struct {
 	Version       int              `json:"version"`
@@ -33,9 +33,9 @@ type kept struct {
 
 const keptFile = "kept.json"
 
-// keptMemory finds a snapshot's memory. Returns NotFound.
-func (d *Driver) keptMemory(_ context.Context, snapshotID string) (*kept, error) {
-	dir := d.cfg.Volumes.Path(d.cfg.volume(memoryVolume, snapshotID))
+// keptMemory finds a saved memory. Returns NotFound.
+func (d *Driver) keptMemory(at stored) (*kept, error) {
+	dir := d.cfg.Volumes.Path(at.memory)
 	k := kept{dir: filepath.Join(dir, memoryName)}
 	switch err := record.Read(filepath.Join(dir, keptFile), &k); {
 	case os.IsNotExist(err):
@@ -104,25 +104,31 @@ func (d *Driver) Snapshot(ctx context.Context, id, snapshotID string, kind domai
 		return info, errors.New(errors.Conflict, "the machine is not whole")
 	}
 	if kind == domain.SnapshotMemory {
-		info.Frozen, err = d.keepMemory(ctx, m, snapshotID)
+		info.Frozen, err = d.keepMemory(ctx, m, d.cfg.snapshot(snapshotID))
 	} else {
 		info.Frozen, err = d.keepDisk(ctx, m, snapshotID)
 	}
 	if err != nil {
 		return info, err
 	}
-	for _, kind := range []string{snapshotVolume, memoryVolume} {
-		usage, err := d.cfg.Volumes.Usage(ctx, d.cfg.volume(kind, snapshotID))
+	info.Bytes, err = d.storedBytes(ctx, d.cfg.snapshot(snapshotID))
+	return info, err
+}
+
+// storedBytes is what a saved memory and its disk take; what is not there takes none.
+func (d *Driver) storedBytes(ctx context.Context, at stored) (n int64, err error) {
+	for _, volume := range []string{at.disk, at.memory} {
+		usage, err := d.cfg.Volumes.Usage(ctx, volume)
 		if err != nil && !errors.HasCode(err, errors.NotFound) {
-			return info, err
+			return n, err
 		}
-		info.Bytes += usage.Used
+		n += usage.Used
 	}
-	return info, nil
+	return n, nil
 }
 
 func (d *Driver) keepDisk(ctx context.Context, m *machine, snapshotID string) (time.Duration, error) {
-	copyDisk := func() error { return d.copyDisk(ctx, m, snapshotID) }
+	copyDisk := func() error { return d.copyDisk(ctx, m, d.cfg.snapshot(snapshotID)) }
 	if m.Suspended || !d.alive(m) {
 		return 0, copyDisk()
 	}
@@ -146,18 +152,17 @@ func (d *Driver) flush(m *machine) error {
 
 // copyDisk copies the disk of a machine that stands still to a snapshot, out of
 // its monitor's reach.
-func (d *Driver) copyDisk(ctx context.Context, m *machine, snapshotID string) error {
-	snapshot := d.cfg.volume(snapshotVolume, snapshotID)
-	if err := d.cfg.Volumes.Clone(ctx, d.cfg.paths(m.MachineID).volume, snapshot, 0); err != nil {
+func (d *Driver) copyDisk(ctx context.Context, m *machine, to stored) error {
+	if err := d.cfg.Volumes.Clone(ctx, d.cfg.paths(m.MachineID).volume, to.disk, 0); err != nil {
 		return err
 	}
-	return d.own(snapshot, 0)
+	return d.own(to.disk, 0)
 }
 
 // keepMemory keeps the memory of a machine that runs, or is paused with it
 // saved, with its disk of the same moment.
-func (d *Driver) keepMemory(ctx context.Context, m *machine, snapshotID string) (time.Duration, error) {
-	if _, err := d.keptMemory(ctx, snapshotID); err == nil {
+func (d *Driver) keepMemory(ctx context.Context, m *machine, to stored) (time.Duration, error) {
+	if _, err := d.keptMemory(to); err == nil {
 		return 0, nil
 	}
 	version := m.EngineVersion
@@ -171,42 +176,41 @@ func (d *Driver) keepMemory(ctx context.Context, m *machine, snapshotID string) 
 		}
 	}
 	// What a call before left is not whole.
-	if err := d.DeleteSnapshot(ctx, snapshotID); err != nil {
+	if err := d.dropStored(ctx, to); err != nil {
 		return 0, err
 	}
-	volume := d.cfg.volume(memoryVolume, snapshotID)
 	var frozen time.Duration
 	var err error
 	if m.Suspended {
-		err = d.cfg.Volumes.Clone(ctx, d.cfg.paths(m.MachineID).memory, volume, 0)
+		err = d.cfg.Volumes.Clone(ctx, d.cfg.paths(m.MachineID).memory, to.memory, 0)
 		if err == nil {
-			err = d.copyDisk(ctx, m, snapshotID)
+			err = d.copyDisk(ctx, m, to)
 		}
 	} else {
-		frozen, err = d.save(ctx, m, volume, snapshotID)
+		frozen, err = d.save(ctx, m, to)
 	}
 	if err == nil {
-		err = record.Write(filepath.Join(d.cfg.Volumes.Path(volume), keptFile), kept{
+		err = record.Write(filepath.Join(d.cfg.Volumes.Path(to.memory), keptFile), kept{
 			Version: recordVersion, EngineVersion: version, Resources: m.Spec.Resources, Network: m.Spec.Network == domain.NetworkNAT,
 			BuildID: m.Spec.BuildID, Kernel: m.Kernel, Drives: m.Drives, CreatedAt: time.Now().UTC(),
 		})
 	}
 	if err != nil {
-		return 0, errors.Join(err, d.DeleteSnapshot(context.WithoutCancel(ctx), snapshotID))
+		return 0, errors.Join(err, d.dropStored(context.WithoutCancel(ctx), to))
 	}
 	return frozen, nil
 }
 
 // save has a running machine's memory saved, and its disk copied.
-func (d *Driver) save(ctx context.Context, m *machine, volume, snapshotID string) (time.Duration, error) {
+func (d *Driver) save(ctx context.Context, m *machine, to stored) (time.Duration, error) {
 	// What is cached is written while it still runs.
 	if err := d.flush(m); err != nil {
 		return 0, err
 	}
-	if err := d.cfg.Volumes.Create(ctx, volume, 0); err != nil {
+	if err := d.cfg.Volumes.Create(ctx, to.memory, 0); err != nil {
 		return 0, err
 	}
-	dir, err := d.memoryDir(volume)
+	dir, err := d.memoryDir(to.memory)
 	if err != nil {
 		return 0, err
 	}
@@ -215,7 +219,7 @@ func (d *Driver) save(ctx context.Context, m *machine, volume, snapshotID string
 		return 0, err
 	}
 	frozen, err := d.engine.Save(ctx, *m.run.Guest, Memory{Dir: dir}, false, func(ctx context.Context) error {
-		return d.copyDisk(ctx, m, snapshotID)
+		return d.copyDisk(ctx, m, to)
 	})
 	switch {
 	case m.run.Paused || m.run.Phase == phaseWaking:
@@ -237,26 +241,35 @@ func (d *Driver) DeleteSnapshot(ctx context.Context, snapshotID string) error {
 	if !idForm.MatchString(snapshotID) {
 		return nil // never ours
 	}
+	return d.dropStored(ctx, d.cfg.snapshot(snapshotID))
+}
+
+// dropStored removes a saved memory and its disk. Absent is success.
+func (d *Driver) dropStored(ctx context.Context, at stored) error {
 	// First what tells that the memory is whole.
-	memory := d.cfg.volume(memoryVolume, snapshotID)
-	if err := record.Remove(filepath.Join(d.cfg.Volumes.Path(memory), keptFile)); err != nil {
+	if err := record.Remove(filepath.Join(d.cfg.Volumes.Path(at.memory), keptFile)); err != nil {
 		return err
 	}
-	return errors.Join(d.cfg.Volumes.Delete(ctx, memory), d.cfg.Volumes.Delete(ctx, d.cfg.volume(snapshotVolume, snapshotID)))
+	return errors.Join(d.cfg.Volumes.Delete(ctx, at.memory), d.cfg.Volumes.Delete(ctx, at.disk))
 }
 
 // ListSnapshots names the snapshots here. See [vmm.Snapshotter].
 func (d *Driver) ListSnapshots(ctx context.Context) ([]string, error) {
+	return d.listStored(ctx, snapshotVolume, memoryVolume)
+}
+
+// listStored names what volumes of two kinds there are.
+func (d *Driver) listStored(ctx context.Context, disks, memories string) ([]string, error) {
 	volumes, err := d.cfg.Volumes.List(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var ids []string
 	for _, v := range volumes {
-		id, ok := strings.CutPrefix(v, d.cfg.volumes(snapshotVolume))
+		id, ok := strings.CutPrefix(v, d.cfg.volumes(disks))
 		if !ok {
 			// A memory whose disk was never copied, of a call that was cut short.
-			id, ok = strings.CutPrefix(v, d.cfg.volumes(memoryVolume))
+			id, ok = strings.CutPrefix(v, d.cfg.volumes(memories))
 		}
 		if ok && !slices.Contains(ids, id) {
 			ids = append(ids, id)
@@ -283,8 +296,19 @@ func (d *Driver) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	keys, err := d.listStored(ctx, bootedVolume, bootedMemory)
+	if err != nil {
+		return err
+	}
+	var all []stored
 	for _, id := range snapshots {
-		k, err := d.keptMemory(ctx, id)
+		all = append(all, d.cfg.snapshot(id))
+	}
+	for _, key := range keys {
+		all = append(all, d.cfg.booted(key))
+	}
+	for _, at := range all {
+		k, err := d.keptMemory(at)
 		if errors.HasCode(err, errors.NotFound) {
 			continue
 		}

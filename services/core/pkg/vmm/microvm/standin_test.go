@@ -331,6 +331,10 @@ func (m *standInMonitor) Assume(_ context.Context, r *connect.Request[guestv1.As
 	return connect.NewResponse(&guestv1.AssumeResponse{}), nil
 }
 
+func (m *standInMonitor) Quiesce(context.Context, *connect.Request[guestv1.QuiesceRequest]) (*connect.Response[guestv1.QuiesceResponse], error) {
+	return connect.NewResponse(&guestv1.QuiesceResponse{}), nil
+}
+
 func (m *standInMonitor) Thaw(context.Context, *connect.Request[guestv1.ThawRequest]) (*connect.Response[guestv1.ThawResponse], error) {
 	return connect.NewResponse(&guestv1.ThawResponse{}), nil
 }

@@ -48,24 +48,39 @@ func (d *Driver) Start(ctx context.Context, id string) error {
 			return err
 		}
 	}
-	from := ""
-	if m.Spec.Memory && !m.Started {
-		kept, err := d.keptMemory(ctx, m.Spec.DiskFrom)
+	t := beginTrace()
+	first := !m.Started
+	if m.Booted != "" && first {
+		err = d.booted.goOn(ctx, m, t)
+	} else {
+		err = d.run(ctx, m, bootPatience, t)
+	}
+	if err == nil && first {
+		d.booted.started(m)
+	}
+	return err
+}
+
+// run takes a machine to one that runs: from the memory that it is to go on from,
+// or by a boot.
+func (d *Driver) run(ctx context.Context, m *machine, patience time.Duration, t *trace) error {
+	memory := ""
+	if from, ok := d.source(m); ok {
+		kept, err := d.keptMemory(from)
 		if err != nil {
 			return err
 		}
 		if err := d.sameEngine(ctx, kept.EngineVersion, "start from the snapshot's disk, without its memory"); err != nil {
 			return err
 		}
-		if err := d.unbegin(ctx, m); err != nil {
+		if err := d.unbegin(ctx, m, from); err != nil {
 			return err
 		}
-		from = kept.dir
+		memory = kept.dir
 	}
-	ctx, cancel := context.WithTimeout(ctx, bootPatience)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	t := beginTrace()
-	att, err := d.launch(ctx, m, phaseStarting, from, t)
+	att, err := d.launch(ctx, m, phaseStarting, memory, t)
 	if err == nil {
 		err = d.present(ctx, m, att, t)
 	}
@@ -88,7 +103,7 @@ func (d *Driver) undo(ctx context.Context, m *machine, why error) error {
 // unbegin gives a machine whose first start from a memory was not done the disk
 // of that memory again: what a guest has written since would not be what the
 // memory knows of it. Nobody has used the machine yet.
-func (d *Driver) unbegin(ctx context.Context, m *machine) error {
+func (d *Driver) unbegin(ctx context.Context, m *machine, from stored) error {
 	if !m.Begun {
 		return nil
 	}
@@ -96,7 +111,7 @@ func (d *Driver) unbegin(ctx context.Context, m *machine) error {
 	if err := d.cfg.Volumes.Delete(ctx, volume); err != nil {
 		return err
 	}
-	if err := d.fromSnapshot(ctx, m.Spec, volume); err != nil {
+	if err := d.fromStored(ctx, m.Spec, from, volume); err != nil {
 		return err
 	}
 	m.Begun = false
@@ -116,15 +131,17 @@ func (d *Driver) launch(ctx context.Context, m *machine, as phase, memory string
 	}
 	t.phase("prepare")
 	var pid int
+	how := "monitor"
 	if memory == "" {
 		pid, err = d.engine.Boot(ctx, g)
 	} else {
+		how = "restore"
 		pid, err = d.engine.Restore(ctx, g, Memory{Dir: memory})
 	}
 	if err != nil {
 		return att, err
 	}
-	t.phase("monitor")
+	t.phase(how)
 	return att, d.settle(ctx, m, g, pid, memory != "")
 }
 
@@ -219,7 +236,11 @@ func (d *Driver) prepare(ctx context.Context, m *machine, memory string) (Guest,
 	if err != nil {
 		return g, att, err
 	}
-	return g, att, group.SetLimits(cgroup.Limits{Memory: g.Memory + overhead, PIDs: monitorPIDs})
+	limits := cgroup.Limits{Memory: g.Memory + overhead, PIDs: monitorPIDs}
+	if ofNobody(m.MachineID) {
+		limits.MilliCPU = makerCPU
+	}
+	return g, att, group.SetLimits(limits)
 }
 
 // settle books the monitor that a machine has now, and that the memory that it
@@ -244,7 +265,8 @@ func (d *Driver) settle(ctx context.Context, m *machine, g Guest, pid int, resto
 		return err
 	}
 	// From here on there is no way back.
-	m.Suspended, m.Begun = false, m.Spec.Memory && !m.Started
+	m.Suspended = false
+	_, m.Begun = d.source(m)
 	return d.saveFacts(m)
 }
 
