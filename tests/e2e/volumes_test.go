@@ -102,8 +102,10 @@ func TestVolumesOfVMs(t *testing.T) {
 		t.Errorf("removing it: exit code %d, %s", code, stderr)
 	}
 	must("vm", "rm", one, two)
-	if got := must("run", "--network", "none", "--volume", name+":/mnt/data", "--", "cat", "/mnt/data/file"); got != "from one\n" {
+	three := createVM(t, "--volume", name+":/mnt/data")
+	if got := must("exec", three, "--", "cat", "/mnt/data/file"); got != "from one\n" {
 		t.Errorf("afterwards: %q", got)
 	}
+	must("vm", "rm", three)
 	must("volume", "rm", name)
 }

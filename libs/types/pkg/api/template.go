@@ -70,6 +70,18 @@ type BuildTemplate struct {
 	NoCache   bool              `json:"no_cache,omitempty" doc:"Carry out every step anew, also those whose results are kept from earlier builds"`
 }
 
+// TagTemplate says what a tag of a template is to point at: one of both.
+type TagTemplate struct {
+	Build string `json:"build,omitempty" maxLength:"20" pattern:"^[a-z0-9]{20}$" patternDescription:"an ID: 20 characters of a-z and 0-9" doc:"ID of a build of the template"`
+	Tag   string `json:"tag,omitempty" maxLength:"63" pattern:"^[A-Za-z0-9][A-Za-z0-9._-]*$" patternDescription:"letters, digits, dots, dashes and underscores" doc:"Another tag of the template: the build that it points at"`
+}
+
+// TemplateTag is a tag of a template, and the build that it points at.
+type TemplateTag struct {
+	Tag     string `json:"tag"`
+	BuildID string `json:"build_id"`
+}
+
 // Upload is a file that was sent to be used later.
 type Upload struct {
 	ID        string    `json:"id"`

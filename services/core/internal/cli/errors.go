@@ -93,6 +93,7 @@ func (a *app) report(ctx context.Context, err error) int {
 var listed = []struct{ words, hint string }{
 	{"no VM ", "`aetherium vm ls` lists VMs, with --all those that have ended too"},
 	{"no template ", "`aetherium template ls` lists templates"},
+	{"has no tag ", "`aetherium template ls` shows the tags of templates"},
 	{"no snapshot ", "`aetherium snapshot ls` lists snapshots"},
 	{"no volume ", "`aetherium volume ls` lists volumes"},
 	{"no task ", "`aetherium task ls` lists tasks"},

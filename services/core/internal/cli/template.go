@@ -18,7 +18,8 @@ import (
 )
 
 func (a *app) templateCommand() *cobra.Command {
-	return group("template", "Build and manage templates", a.templateListCommand(), a.templateBuildCommand(), a.templateRemoveCommand())
+	return group("template", "Build and manage templates",
+		a.templateListCommand(), a.templateGetCommand(), a.templateBuildCommand(), a.templateTagCommand(), a.templateUntagCommand(), a.templateRemoveCommand())
 }
 
 func templateName(t api.Template) string { return t.Name }

@@ -50,6 +50,18 @@ func (c *Client) DeleteTemplate(ctx context.Context, name string) error {
 	return c.perform(ctx, remove("templates", name))
 }
 
+// TagTemplate points a tag of a template at one of its builds. Returns
+// NotFound, InvalidArgument for a build of another template, Conflict.
+func (c *Client) TagTemplate(ctx context.Context, name, tag string, req api.TagTemplate) (api.TemplateTag, error) {
+	return fetch[api.TemplateTag](ctx, c, call{method: http.MethodPut, path: []string{"templates", name, "tags", tag}, body: req, safe: true})
+}
+
+// UntagTemplate removes a tag of a template; its build stays. Returns NotFound,
+// InvalidArgument for latest.
+func (c *Client) UntagTemplate(ctx context.Context, name, tag string) error {
+	return c.perform(ctx, remove("templates", name, "tags", tag))
+}
+
 // BuildTemplate starts a template build. The task's subject is the build.
 func (c *Client) BuildTemplate(ctx context.Context, req api.BuildTemplate) (api.Task, error) {
 	accepted, err := fetch[api.Accepted](ctx, c, create(req, "templates"))

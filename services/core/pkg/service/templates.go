@@ -281,39 +281,28 @@ func (s *Service) TemplateTags(ctx context.Context, by vmm.Caller, nameOrID stri
 }
 
 // TagTemplate implements vmm.Templates.
-func (s *Service) TagTemplate(ctx context.Context, by vmm.Caller, ref string, tags []string) (domain.ID, error) {
-	if len(tags) == 0 {
+func (s *Service) TagTemplate(ctx context.Context, by vmm.Caller, req vmm.TagTemplate) (domain.ID, error) {
+	if len(req.Tags) == 0 {
 		return "", errors.New(errors.InvalidArgument, "no tag is named").WithField("tags")
 	}
-	if err := checkTags(tags); err != nil {
-		return "", err
-	}
-	if err := domain.ValidateTemplateRef("template", ref); err != nil {
+	if err := checkTags(req.Tags); err != nil {
 		return "", err
 	}
 	var build domain.ID
 	err := s.changeTags(ctx, func(tx storage.Tx) (*domain.Template, error) {
-		name, tag, tagged := strings.Cut(ref, ":")
-		named, err := s.findSource(ctx, tx, by, name)
+		var tmpl *domain.Template
+		var b *domain.Build
+		var err error
+		if req.Of == "" {
+			tmpl, b, err = s.buildToTag(ctx, tx, by, req.Ref)
+		} else {
+			tmpl, b, err = s.buildOf(ctx, tx, by, req.Of, req.Ref)
+		}
 		if err != nil {
 			return nil, err
-		}
-		if named.Kind == storage.KindSnapshot {
-			return nil, notFound("template", name)
-		}
-		b, err := s.findBuild(ctx, tx, by, named, tag, tagged)
-		if err != nil {
-			return nil, err
-		}
-		tmpl, err := tx.Templates().Get(ctx, by.ProjectID, b.TemplateID)
-		if err != nil {
-			return nil, err
-		}
-		if tmpl.ProjectID != by.ProjectID {
-			return nil, notFound("template", name)
 		}
 		build = b.ID
-		for _, t := range tags {
+		for _, t := range req.Tags {
 			tmpl.Tags[t] = b.ID
 		}
 		if len(tmpl.Tags) > maxTags {
@@ -324,18 +313,64 @@ func (s *Service) TagTemplate(ctx context.Context, by vmm.Caller, ref string, ta
 	return build, err
 }
 
+// buildToTag finds a build, and the template of the project that it is one of.
+func (s *Service) buildToTag(ctx context.Context, tx storage.Tx, by vmm.Caller, ref string) (*domain.Template, *domain.Build, error) {
+	if err := domain.ValidateTemplateRef("template", ref); err != nil {
+		return nil, nil, err
+	}
+	name, tag, tagged := strings.Cut(ref, ":")
+	named, err := s.findSource(ctx, tx, by, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if named.Kind == storage.KindSnapshot {
+		return nil, nil, notFound("template", name)
+	}
+	b, err := s.findBuild(ctx, tx, by, named, tag, tagged)
+	if err != nil {
+		return nil, nil, err
+	}
+	tmpl, err := findOwn(ctx, tx, by, string(b.TemplateID))
+	return tmpl, b, err
+}
+
+// buildOf finds a build of a template of the project, by its ID or by a tag.
+func (s *Service) buildOf(ctx context.Context, tx storage.Tx, by vmm.Caller, template, ref string) (*domain.Template, *domain.Build, error) {
+	tmpl, err := findOwn(ctx, tx, by, template)
+	if err != nil {
+		return nil, nil, err
+	}
+	named := storage.Named{Kind: storage.KindTemplate, ID: tmpl.ID}
+	if domain.IsID(ref) {
+		named = storage.Named{Kind: kindBuild, ID: domain.ID(ref)}
+	}
+	b, err := s.findBuild(ctx, tx, by, named, ref, true)
+	if err == nil && b.TemplateID != tmpl.ID {
+		err = errors.New(errors.InvalidArgument, "the build %s is not one of the template %q", b.ID, tmpl.Name).WithField("build").
+			WithHint("`aetherium template get %s` lists its builds", tmpl.Name)
+	}
+	return tmpl, b, err
+}
+
+// findOwn finds a template that the project may change: others' public ones are
+// not.
+func findOwn(ctx context.Context, tx storage.Tx, by vmm.Caller, nameOrID string) (*domain.Template, error) {
+	tmpl, err := findTemplate(ctx, tx, by, nameOrID)
+	if err == nil && tmpl.ProjectID != by.ProjectID {
+		err = notFound("template", nameOrID)
+	}
+	return tmpl, err
+}
+
 // UntagTemplate implements vmm.Templates.
 func (s *Service) UntagTemplate(ctx context.Context, by vmm.Caller, nameOrID string, tags []string) error {
 	if slices.Contains(tags, domain.DefaultTag) {
 		return errors.New(errors.InvalidArgument, "the tag %q is what the name alone means: it moves, and stays", domain.DefaultTag).WithField("tags")
 	}
 	return s.changeTags(ctx, func(tx storage.Tx) (*domain.Template, error) {
-		tmpl, err := findTemplate(ctx, tx, by, nameOrID)
+		tmpl, err := findOwn(ctx, tx, by, nameOrID)
 		if err != nil {
 			return nil, err
-		}
-		if tmpl.ProjectID != by.ProjectID {
-			return nil, notFound("template", nameOrID)
 		}
 		for _, t := range tags {
 			delete(tmpl.Tags, t)
@@ -368,12 +403,9 @@ func (s *Service) changeTags(ctx context.Context, change func(tx storage.Tx) (*d
 // uses stay until the last user is gone; the worker removes them then.
 func (s *Service) DeleteTemplate(ctx context.Context, by vmm.Caller, nameOrID string) error {
 	err := s.store.Update(ctx, func(tx storage.Tx) error {
-		tmpl, err := findTemplate(ctx, tx, by, nameOrID)
+		tmpl, err := findOwn(ctx, tx, by, nameOrID)
 		if err != nil {
 			return err
-		}
-		if tmpl.ProjectID != by.ProjectID {
-			return notFound("template", nameOrID)
 		}
 		return tx.Templates().Delete(ctx, by.ProjectID, tmpl.ID)
 	})

@@ -397,6 +397,14 @@ type TemplateTag struct {
 	Build *domain.Build
 }
 
+// TagTemplate asks for tags on a build that is there.
+type TagTemplate struct {
+	// Ref is the build: name, name:tag, or its ID; with Of, which says by name or
+	// ID what template's it must be, one of that template's tags, or its ID.
+	Ref, Of string
+	Tags    []string
+}
+
 // Templates builds and lists templates.
 type Templates interface {
 	// BuildTemplate starts a build as a task.
@@ -405,10 +413,10 @@ type Templates interface {
 	ListTemplates(ctx context.Context, by Caller, p Page) (List[*TemplateInfo], error)
 	// TemplateTags lists the template's tags, by name.
 	TemplateTags(ctx context.Context, by Caller, nameOrID string) ([]TemplateTag, error)
-	// TagTemplate points tags at the build that ref names: name, name:tag, or a
-	// build's ID. Returns NotFound for what is not the project's own, Conflict
-	// for a build that is not ready and for too many tags.
-	TagTemplate(ctx context.Context, by Caller, ref string, tags []string) (build domain.ID, err error)
+	// TagTemplate points tags of a build's template at it. Returns NotFound for
+	// what is not the project's own, InvalidArgument for a build of another
+	// template, Conflict for one that is not ready and for too many tags.
+	TagTemplate(ctx context.Context, by Caller, req TagTemplate) (build domain.ID, err error)
 	// UntagTemplate removes tags; those that are not there are no error. Returns
 	// InvalidArgument for the default one, without which a name means nothing.
 	UntagTemplate(ctx context.Context, by Caller, nameOrID string, tags []string) error

@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 
@@ -34,7 +35,7 @@ func TestTagsAreMoved(t *testing.T) {
 	}
 	tag := func(ref, want string, tags ...string) {
 		t.Helper()
-		if _, err := b.TagTemplate(b.ctx, b.by, ref, tags); err != nil {
+		if _, err := b.TagTemplate(b.ctx, b.by, vmm.TagTemplate{Ref: ref, Tags: tags}); err != nil {
 			t.Fatal(err)
 		}
 		if got := shown(); got != want {
@@ -78,7 +79,7 @@ func TestTagsAreMoved(t *testing.T) {
 		{other, "app", []string{"x"}, errors.NotFound},
 		{other, first.String(), []string{"x"}, errors.NotFound},
 	} {
-		if _, err := b.TagTemplate(b.ctx, c.by, c.ref, c.tags); !errors.HasCode(err, c.want) {
+		if _, err := b.TagTemplate(b.ctx, c.by, vmm.TagTemplate{Ref: c.ref, Tags: c.tags}); !errors.HasCode(err, c.want) {
 			t.Errorf("tagging %s %v: %v, want %s", c.ref, c.tags, err, c.want)
 		}
 	}
@@ -94,12 +95,74 @@ func TestTagsAreMoved(t *testing.T) {
 		for j := range tags {
 			tags[j] = fmt.Sprint("n", i+j)
 		}
-		_, err = b.TagTemplate(b.ctx, b.by, "app", tags)
+		_, err = b.TagTemplate(b.ctx, b.by, vmm.TagTemplate{Ref: "app", Tags: tags})
 	}
 	if !errors.HasCode(err, errors.Conflict) {
 		t.Errorf("tags without end: %v", err)
 	}
 	if list, err := b.TemplateTags(b.ctx, b.by, "app"); err != nil || len(list) > 256 {
 		t.Errorf("%d tags, %v", len(list), err)
+	}
+}
+
+// Where a template is named, its builds alone are tagged, however they are named.
+func TestTagsOfOneTemplate(t *testing.T) {
+	t.Parallel()
+	b := newMemoryBed(t)
+	var builds []domain.ID
+	for _, name := range []string{"app", "app", "other"} {
+		req := vmm.BuildTemplate{ID: domain.NewID(), Name: name}
+		if task := b.build(req); task.State != domain.TaskSucceeded {
+			t.Fatalf("%+v", task.Error)
+		}
+		builds = append(builds, req.ID)
+	}
+	app, err := b.GetTemplate(b.ctx, b.by, "app")
+	must(t, err)
+	other, err := b.GetTemplate(b.ctx, b.by, "other")
+	must(t, err)
+	for _, c := range []struct {
+		ref, of, tag string
+		want         domain.ID
+	}{
+		{builds[0].String(), "app", "V1", builds[0]},
+		{"latest", "app", "v2", builds[1]},
+		{"V1", app.Template.ID.String(), "latest", builds[0]},
+	} {
+		if got, err := b.TagTemplate(b.ctx, b.by, vmm.TagTemplate{Ref: c.ref, Of: c.of, Tags: []string{c.tag}}); err != nil || got != c.want {
+			t.Errorf("%+v: %s, %v", c, got, err)
+		}
+	}
+	stranger := vmm.Caller{ProjectID: domain.NewID(), Name: "other"}
+	for _, c := range []struct {
+		by      vmm.Caller
+		ref, of string
+		want    errors.Code
+	}{
+		{b.by, builds[2].String(), "app", errors.InvalidArgument},
+		{b.by, app.Template.ID.String(), "app", errors.NotFound}, // which is no build
+		{b.by, other.Template.ID.String(), "app", errors.NotFound},
+		{b.by, domain.NewID().String(), "app", errors.NotFound},
+		{b.by, "none", "app", errors.NotFound},
+		{b.by, "latest", "none", errors.NotFound},
+		{b.by, "latest", builds[0].String(), errors.NotFound},
+		{b.by, "latest", "No*name", errors.InvalidArgument},
+		{stranger, "latest", "app", errors.NotFound},
+		{stranger, builds[0].String(), app.Template.ID.String(), errors.NotFound},
+	} {
+		if _, err := b.TagTemplate(b.ctx, c.by, vmm.TagTemplate{Ref: c.ref, Of: c.of, Tags: []string{"x"}}); !errors.HasCode(err, c.want) {
+			t.Errorf("%s of %s: %v, want %s", c.ref, c.of, err, c.want)
+		}
+	}
+	_, err = b.TagTemplate(b.ctx, b.by, vmm.TagTemplate{Ref: builds[2].String(), Of: "app", Tags: []string{"x"}})
+	if e := errors.Public(err); e.Field != "build" || e.Message != fmt.Sprintf("the build %s is not one of the template %q", builds[2], "app") {
+		t.Errorf("%+v", e)
+	}
+	for name, want := range map[string]map[string]domain.ID{
+		"app": {"latest": builds[0], "V1": builds[0], "v2": builds[1]}, "other": {"latest": builds[2]},
+	} {
+		if got, err := b.GetTemplate(b.ctx, b.by, name); err != nil || !maps.Equal(got.Template.Tags, want) {
+			t.Errorf("%s: %v, want %v (%v)", name, got.Template.Tags, want, err)
+		}
 	}
 }

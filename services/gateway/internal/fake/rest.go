@@ -137,7 +137,13 @@ func (o *Orchestrator) BuildTemplate(_ context.Context, by vmm.Caller, req vmm.B
 		req.ID = domain.NewID()
 	}
 	b := &domain.Build{ID: req.ID, TemplateID: id, State: domain.BuildReady, Source: req.Source, Platform: "linux/amd64", CreatedAt: now, ReadyAt: &now}
-	o.temps[req.Name] = &vmm.TemplateInfo{Template: &domain.Template{ID: id, Name: req.Name, Tags: map[string]domain.ID{"latest": b.ID}, CreatedAt: now, UpdatedAt: now}, Builds: []*domain.Build{b}}
+	if t := o.temps[req.Name]; t != nil && t.Template.ProjectID == by.ProjectID {
+		b.TemplateID = t.Template.ID
+		t.Template.Tags[domain.DefaultTag], t.Builds = b.ID, append([]*domain.Build{b}, t.Builds...)
+	} else {
+		made := &domain.Template{ID: id, ProjectID: by.ProjectID, Name: req.Name, Tags: map[string]domain.ID{domain.DefaultTag: b.ID}, CreatedAt: now, UpdatedAt: now}
+		o.temps[req.Name] = &vmm.TemplateInfo{Template: made, Builds: []*domain.Build{b}}
+	}
 	t := o.task(by, "template.build", id)
 	o.finish(t)
 	return t, nil
@@ -187,37 +193,67 @@ func (o *Orchestrator) TemplateTags(ctx context.Context, by vmm.Caller, nameOrID
 	defer o.mu.Unlock()
 	var out []vmm.TemplateTag
 	for _, tag := range slices.Sorted(maps.Keys(t.Template.Tags)) {
-		out = append(out, vmm.TemplateTag{Name: tag, Build: t.Builds[0]})
+		i := slices.IndexFunc(t.Builds, func(b *domain.Build) bool { return b.ID == t.Template.Tags[tag] })
+		out = append(out, vmm.TemplateTag{Name: tag, Build: t.Builds[i]})
 	}
 	return out, nil
 }
 
-// TagTemplate implements vmm.Templates: a template has one build here.
-func (o *Orchestrator) TagTemplate(ctx context.Context, by vmm.Caller, ref string, tags []string) (domain.ID, error) {
-	name, _, _ := strings.Cut(ref, ":")
-	t, err := o.GetTemplate(ctx, by, name)
-	if err != nil {
-		return "", err
+// ownTemplate finds a template of the project's by name, under the lock.
+func (o *Orchestrator) ownTemplate(project domain.ID, name string) (*vmm.TemplateInfo, error) {
+	if t := o.temps[name]; t != nil && t.Template.ProjectID == project {
+		return t, nil
+	}
+	return nil, errors.New(errors.NotFound, "there is no template %q", name)
+}
+
+// TagTemplate implements vmm.Templates.
+func (o *Orchestrator) TagTemplate(_ context.Context, by vmm.Caller, req vmm.TagTemplate) (domain.ID, error) {
+	name, tag, tagged := req.Of, req.Ref, true
+	if req.Of == "" {
+		name, tag, tagged = strings.Cut(req.Ref, ":")
+	}
+	if !tagged {
+		tag = domain.DefaultTag
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, tag := range tags {
-		t.Template.Tags[tag] = t.Builds[0].ID
+	t, err := o.ownTemplate(by.ProjectID, name)
+	if err != nil {
+		return "", err
 	}
-	return t.Builds[0].ID, nil
+	build, known := t.Template.Tags[tag]
+	if domain.IsID(tag) {
+		build = domain.ID(tag)
+		known = slices.ContainsFunc(t.Builds, func(b *domain.Build) bool { return b.ID == build })
+	}
+	switch {
+	case known:
+	case domain.IsID(tag):
+		return "", errors.New(errors.InvalidArgument, "the build %s is not one of the template %q", tag, name).WithField("build")
+	default:
+		return "", errors.New(errors.NotFound, "the template %q has no build tagged %q", name, tag)
+	}
+	for _, tag := range req.Tags {
+		t.Template.Tags[tag] = build
+	}
+	return build, nil
 }
 
 // UntagTemplate implements vmm.Templates.
-func (o *Orchestrator) UntagTemplate(ctx context.Context, by vmm.Caller, nameOrID string, tags []string) error {
-	t, err := o.GetTemplate(ctx, by, nameOrID)
+func (o *Orchestrator) UntagTemplate(_ context.Context, by vmm.Caller, nameOrID string, tags []string) error {
+	if slices.Contains(tags, domain.DefaultTag) {
+		return errors.New(errors.InvalidArgument, "the tag %q is what the name alone means", domain.DefaultTag).WithField("tags")
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	t, err := o.ownTemplate(by.ProjectID, nameOrID)
 	if err != nil {
 		return err
 	}
-	o.locked(func() {
-		for _, tag := range tags {
-			delete(t.Template.Tags, tag)
-		}
-	})
+	for _, tag := range tags {
+		delete(t.Template.Tags, tag)
+	}
 	return nil
 }
 

@@ -19,9 +19,20 @@ import (
 )
 
 type (
-	templatePath struct {
+	// TemplatePath names a template in a path.
+	TemplatePath struct {
 		Name string `path:"name" maxLength:"63" pattern:"^[a-z0-9][a-z0-9._-]*$" doc:"Name or ID of a template"`
 	}
+	// TagPath names a tag of a template in a path.
+	TagPath struct {
+		TemplatePath
+		Tag string `path:"tag" maxLength:"63" pattern:"^[A-Za-z0-9][A-Za-z0-9._-]*$" patternDescription:"letters, digits, dots, dashes and underscores" doc:"A tag"`
+	}
+	tagInput struct {
+		TagPath
+		Body wire.TagTemplate
+	}
+	tagOutput          struct{ Body wire.TemplateTag }
 	buildTemplateInput struct {
 		KeyHeader
 		Body wire.BuildTemplate
@@ -45,7 +56,7 @@ func (a *API) templateRoutes() {
 	const tag = "Templates"
 	register(a, operation("list-templates", http.MethodGet, "/templates", tag, "List templates", ""), options{scope: domain.ScopeRead}, a.listTemplates)
 	register(a, operation("get-template", http.MethodGet, "/templates/{name}", tag, "Get a template and its newest builds", ""), options{scope: domain.ScopeRead},
-		func(ctx context.Context, in *templatePath) (*templateOutput, error) {
+		func(ctx context.Context, in *TemplatePath) (*templateOutput, error) {
 			t, err := a.VMs.GetTemplate(ctx, auth.CallerFrom(ctx), in.Name)
 			if err != nil {
 				return nil, err
@@ -53,12 +64,15 @@ func (a *API) templateRoutes() {
 			return &templateOutput{template(t)}, nil
 		})
 	register(a, operation("delete-template", http.MethodDelete, "/templates/{name}", tag, "Delete a template and those of its builds that nothing uses", ""), options{scope: domain.ScopeManage},
-		func(ctx context.Context, in *templatePath) (*empty, error) {
+		func(ctx context.Context, in *TemplatePath) (*empty, error) {
 			return nil, a.VMs.DeleteTemplate(ctx, auth.CallerFrom(ctx), in.Name)
 		})
 	build := operation("build-template", http.MethodPost, "/templates", tag, "Build a template", "As a task; its builds' logs tell how it goes.")
 	build.DefaultStatus = http.StatusAccepted
 	register(a, build, options{scope: domain.ScopeManage}, a.buildTemplate)
+
+	register(a, operation("tag-template", http.MethodPut, "/templates/{name}/tags/{tag}", tag, "Point a tag at a build of the template", "The tag is made, or moved: from then on NAME:TAG means that build. `latest` is what the name alone means."), options{scope: domain.ScopeManage}, a.tagTemplate)
+	register(a, operation("untag-template", http.MethodDelete, "/templates/{name}/tags/{tag}", tag, "Remove a tag of a template", "The build stays. `latest` moves, and cannot be removed."), options{scope: domain.ScopeManage}, a.untagTemplate)
 
 	log := operation("get-build-log", http.MethodGet, "/templates/builds/{id}/log", tag, "Read a build's log", "")
 	log.Responses = map[string]*huma.Response{"200": binaryResponse("text/plain", "The log")}
@@ -98,6 +112,34 @@ func (a *API) buildTemplate(ctx context.Context, in *buildTemplateInput) (*accep
 	}
 	trail.Subject(ctx, "template", in.Body.Name)
 	return &acceptedTaskOutput{Location: location("tasks", t.ID.String()), Body: wire.Accepted{Task: task(t)}}, nil
+}
+
+func (a *API) tagTemplate(ctx context.Context, in *tagInput) (*tagOutput, error) {
+	ref := in.Body.Build
+	if (ref == "") == (in.Body.Tag == "") {
+		return nil, errors.New(errors.InvalidArgument, "one of build and tag says what the tag is to point at").WithField("body")
+	}
+	if ref == "" {
+		ref = in.Body.Tag
+	}
+	build, err := a.VMs.TagTemplate(ctx, auth.CallerFrom(ctx), vmm.TagTemplate{Ref: ref, Of: in.Name, Tags: []string{in.Tag}})
+	if err != nil {
+		return nil, err
+	}
+	return &tagOutput{wire.TemplateTag{Tag: in.Tag, BuildID: build.String()}}, nil
+}
+
+// untagTemplate says so where there is no such tag: it may be mistyped.
+func (a *API) untagTemplate(ctx context.Context, in *TagPath) (*empty, error) {
+	by := auth.CallerFrom(ctx)
+	t, err := a.VMs.GetTemplate(ctx, by, in.Name)
+	if err != nil {
+		return nil, err
+	}
+	if _, there := t.Template.Tags[in.Tag]; !there {
+		return nil, errors.New(errors.NotFound, "the template %q has no tag %q", t.Template.Name, in.Tag).WithField("path.tag")
+	}
+	return nil, a.VMs.UntagTemplate(ctx, by, in.Name, []string{in.Tag})
 }
 
 // source finds out what a source names on the server. Paths there are for

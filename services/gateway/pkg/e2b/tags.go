@@ -53,7 +53,7 @@ func (a *API) assignTags(w http.ResponseWriter, r *http.Request, by vmm.Caller) 
 	}
 	ref := refOf(body.Target)
 	trail.Subject(r.Context(), "template", ref)
-	build, err := a.VMs.TagTemplate(r.Context(), by, ref, tagsOf(body.Tags))
+	build, err := a.VMs.TagTemplate(r.Context(), by, vmm.TagTemplate{Ref: ref, Tags: tagsOf(body.Tags)})
 	if err != nil {
 		return err
 	}

@@ -22,8 +22,12 @@ func fromPath(rec *domain.AuditRecord, route *chi.Context) {
 		if before == "sandboxes" { // as E2B calls them
 			before = "vms"
 		}
-		if before == "ports" {
+		switch before {
+		case "ports":
 			continue // of a VM, which is the subject
+		case "tags": // as a reference to a template has it
+			rec.SubjectID += ":" + value
+			continue
 		}
 		rec.SubjectKind, rec.SubjectID = singular(before), value
 		if before == "vms" && domain.IsID(value) {

@@ -167,6 +167,31 @@ func (s *Server) otherRoutes(handle register) {
 		}
 		return 204, nil, nil
 	}))
+	handle("PUT /templates/{name}/tags/{tag}", reply(func(r *http.Request) (int, any, error) {
+		var req api.TagTemplate
+		if err := readJSON(r, &req); err != nil {
+			return 0, nil, err
+		}
+		t, tag := s.templates[0], r.PathValue("tag")
+		switch {
+		case t.Name != r.PathValue("name"):
+			return 0, nil, errors.New(errors.NotFound, "no template is named %q", r.PathValue("name"))
+		case req.Tag != "" && t.Tags[req.Tag] == "":
+			return 0, nil, errors.New(errors.NotFound, "the template %q has no build tagged %q", t.Name, req.Tag)
+		case req.Build != "" && req.Build != BuildID:
+			return 0, nil, errors.New(errors.InvalidArgument, "the build %s is not one of the template %q", req.Build, t.Name).WithField("build")
+		}
+		t.Tags[tag] = BuildID
+		return 200, api.TemplateTag{Tag: tag, BuildID: BuildID}, nil
+	}))
+	handle("DELETE /templates/{name}/tags/{tag}", reply(func(r *http.Request) (int, any, error) {
+		t, tag := s.templates[0], r.PathValue("tag")
+		if t.Tags[tag] == "" {
+			return 0, nil, errors.New(errors.NotFound, "the template %q has no tag %q", t.Name, tag)
+		}
+		delete(t.Tags, tag)
+		return 204, nil, nil
+	}))
 	handle("POST /templates", reply(func(r *http.Request) (int, any, error) {
 		var req api.BuildTemplate
 		if err := readJSON(r, &req); err != nil {
