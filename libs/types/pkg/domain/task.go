@@ -28,6 +28,7 @@ type Task struct {
 	ProjectID   ID
 	Kind        string // "vm.create", "template.build", …
 	Subject     ID     // what it works on
+	WorkerID    ID     // the worker that runs it; empty: none does, it stands for what its subject comes to
 	State       TaskState
 	Args        json.RawMessage
 	Result      json.RawMessage

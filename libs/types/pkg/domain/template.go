@@ -43,6 +43,7 @@ type Build struct {
 	ID            ID
 	ProjectID     ID
 	TemplateID    ID
+	WorkerID      ID // the worker that makes it, and has what it made
 	State         BuildState
 	Platform      string
 	Source        TemplateSource

@@ -47,8 +47,7 @@ func (s *server) executions() {
 		return s.node.StartExecution(ctx, in.VM, in.Req)
 	})
 	answers(s, "executions.get", func(ctx context.Context, in byID) (*domain.Execution, error) {
-		x, _ := s.node.Execution(ctx, in.ID)
-		return x, nil
+		return s.node.Execution(ctx, in.ID)
 	})
 	answers(s, "executions.wait", func(ctx context.Context, in byID) (*domain.Execution, error) {
 		return s.node.WaitExecution(ctx, in.ID)
@@ -138,9 +137,8 @@ func (c *Client) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 }
 
 // Execution implements service.Node.
-func (c *Client) Execution(ctx context.Context, id domain.ID) (*domain.Execution, bool) {
-	x, err := call[*domain.Execution](ctx, c, "executions.get", byID{id})
-	return x, err == nil && x != nil
+func (c *Client) Execution(ctx context.Context, id domain.ID) (*domain.Execution, error) {
+	return call[*domain.Execution](ctx, c, "executions.get", byID{id})
 }
 
 // WaitExecution implements service.Node.

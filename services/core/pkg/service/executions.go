@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"sync"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -39,21 +40,12 @@ func (s *Service) StartExecution(ctx context.Context, by vmm.Caller, vmID domain
 // the same ID never runs twice. nil: it has not been used. Returns AlreadyExists
 // where it was in another VM, whosever that is: an ID is one execution's.
 func (s *Service) started(ctx context.Context, by vmm.Caller, vmID, id domain.ID) (*domain.Execution, error) {
-	var x *domain.Execution
-	if node, err := s.nodes.Any(); err == nil {
-		x, _ = node.Execution(ctx, id)
+	x, _, err := s.anyExecution(ctx, storage.System, id)
+	if errors.HasCode(err, errors.NotFound) {
+		return nil, nil //nolint:nilerr // that is the answer
 	}
-	if x == nil {
-		err := s.store.View(ctx, func(tx storage.Tx) (err error) {
-			x, err = tx.Executions().Get(ctx, storage.System, id)
-			return err
-		})
-		if errors.HasCode(err, errors.NotFound) {
-			return nil, nil //nolint:nilerr // that is the answer
-		}
-		if err != nil {
-			return nil, err
-		}
+	if err != nil {
+		return nil, err
 	}
 	if x.ProjectID != by.ProjectID || x.VMID != vmID {
 		return nil, errors.New(errors.AlreadyExists, "another execution has this ID").WithField("id")
@@ -67,35 +59,69 @@ func (s *Service) GetExecution(ctx context.Context, by vmm.Caller, id domain.ID)
 	return x, err
 }
 
-// execution finds an execution: in the memory of the node first, where it is
-// fresher than in the database and sooner there.
+// execution finds an execution: in the memory of its node, where it is fresher
+// than in the database and sooner there.
 func (s *Service) execution(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.Execution, Node, error) {
-	if node, err := s.nodes.Any(); err == nil {
-		if x, ok := node.Execution(ctx, id); ok && x.ProjectID == by.ProjectID {
+	if node := s.nodes.Here(); node != nil {
+		if x, err := node.Execution(ctx, id); err == nil && x.ProjectID == by.ProjectID {
 			return x, node, nil
 		}
 	}
-	var x *domain.Execution
-	var vm *domain.VM
-	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
-		if x, err = tx.Executions().Get(ctx, by.ProjectID, id); err != nil {
-			return err
-		}
-		vm, err = tx.VMs().Get(ctx, by.ProjectID, x.VMID)
-		return err
-	})
+	x, node, err := s.anyExecution(ctx, by.ProjectID, id)
+	if err != nil || node != nil {
+		return x, node, err
+	}
+	vm, err := s.GetVM(ctx, by, x.VMID)
 	if err != nil {
 		return nil, nil, err
 	}
 	s.openCommand(ctx, x)
-	node, err := s.nodes.Node(vm.WorkerID)
-	if err != nil {
+	if node, err = s.nodes.Node(vm.WorkerID); err != nil {
 		return nil, nil, err
 	}
-	if fresher, ok := node.Execution(ctx, id); ok && fresher.VMID == x.VMID {
+	if fresher, err := node.Execution(ctx, id); err == nil && fresher.VMID == x.VMID {
 		x = fresher
 	}
 	return x, node, nil
+}
+
+// anyExecution finds an execution of a project, or of any, in the database, or at
+// the worker that started it just now: the row is written a moment after that,
+// and whoever asks may be quicker, by another gateway. node is where it was found.
+// Returns NotFound, and Unavailable where a worker that may have it is not reached.
+func (s *Service) anyExecution(ctx context.Context, project, id domain.ID) (x *domain.Execution, node Node, err error) {
+	stored := func() error {
+		return s.store.View(ctx, func(tx storage.Tx) (err error) {
+			x, err = tx.Executions().Get(ctx, project, id)
+			return err
+		})
+	}
+	err = stored()
+	if !errors.HasCode(err, errors.NotFound) {
+		return x, nil, err
+	}
+	var mu sync.Mutex
+	missing := s.everywhere(ctx, func(n Node) error {
+		young, err := n.Execution(ctx, id)
+		if err == nil && (project == storage.System || young.ProjectID == project) {
+			mu.Lock()
+			defer mu.Unlock()
+			x, node = young, n
+		}
+		if errors.HasCode(err, errors.NotFound) {
+			return nil
+		}
+		return err
+	})
+	if node != nil {
+		return x, node, nil
+	}
+	if missing != nil {
+		return nil, nil, missing
+	}
+	// It was written meanwhile, or never was.
+	err = stored()
+	return x, nil, err
 }
 
 // ListExecutions implements vmm.Executions.
@@ -119,10 +145,13 @@ func (s *Service) ListExecutions(ctx context.Context, by vmm.Caller, vmID domain
 	if err != nil {
 		return list, err
 	}
+	here := s.nodes.Here()
 	for i, x := range list.Items {
-		if fresher, ok := node.Execution(ctx, x.ID); ok && fresher.VMID == x.VMID {
-			list.Items[i] = fresher
-			continue
+		if here != nil {
+			if fresher, err := here.Execution(ctx, x.ID); err == nil && fresher.VMID == x.VMID {
+				list.Items[i] = fresher
+				continue
+			}
 		}
 		s.openCommand(ctx, x)
 	}

@@ -2,7 +2,11 @@ package service
 
 import (
 	"context"
+	"slices"
+	"sync"
+	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
@@ -19,12 +23,104 @@ func (s *Service) ListWorkers(ctx context.Context, _ vmm.Caller) ([]*domain.Work
 }
 
 // Drivers implements vmm.Fleet.
-func (s *Service) Drivers(ctx context.Context, _ vmm.Caller) ([]domain.DriverInfo, error) {
-	node, err := s.nodes.Any()
+func (s *Service) Drivers(ctx context.Context, by vmm.Caller) ([]domain.DriverInfo, error) {
+	if node := s.nodes.Here(); node != nil {
+		return node.Drivers(ctx)
+	}
+	workers, err := s.ListWorkers(ctx, by)
 	if err != nil {
 		return nil, err
 	}
-	return node.Drivers(ctx)
+	return best(workers), nil
+}
+
+// best is each driver as the worker has it that can do most by it: one that can
+// use it before one that cannot, the ready before others.
+func best(workers []*domain.Worker) []domain.DriverInfo {
+	at := map[string]int{} // in all
+	rank := map[string]int{}
+	var all []domain.DriverInfo
+	for _, w := range workers {
+		for _, d := range w.Drivers {
+			r := 0
+			if d.Usable {
+				r += 2
+			}
+			if w.State == domain.WorkerReady {
+				r++
+			}
+			i, known := at[d.Name]
+			switch {
+			case !known:
+				at[d.Name], rank[d.Name] = len(all), r
+				all = append(all, d)
+			case r > rank[d.Name]:
+				all[i], rank[d.Name] = d, r
+			}
+		}
+	}
+	return all
+}
+
+// worker picks the worker for work that is bound to none: the one with the most
+// memory left of those that are ready and can use the driver, if one is named.
+// Where none is, any of them, which does the work when it can.
+// Returns CapacityExhausted where there are no workers.
+func (s *Service) worker(ctx context.Context, tx storage.Tx, driver string) (domain.ID, error) {
+	workers, err := tx.Workers().All(ctx)
+	if err != nil {
+		return "", err
+	}
+	var chosen domain.ID
+	var most float64
+	for _, w := range workers {
+		fit := freeMemory(w)
+		if w.State == domain.WorkerReady {
+			fit += 2
+		}
+		if driver == "" || slices.ContainsFunc(w.Drivers, func(d domain.DriverInfo) bool { return d.Name == driver && d.Usable }) {
+			fit += 4
+		}
+		if chosen == "" || fit > most {
+			chosen, most = w.ID, fit
+		}
+	}
+	if chosen == "" {
+		return "", errors.New(errors.CapacityExhausted, "there is no worker to do this").WithRetryAfter(5 * time.Second)
+	}
+	return chosen, nil
+}
+
+// everywhere calls f for each worker that is not away, several at a time, and
+// joins what they tell. One that is not reached is told of, and no other fails by it.
+func (s *Service) everywhere(ctx context.Context, f func(Node) error) error {
+	if node := s.nodes.Here(); node != nil {
+		return f(node) // it is the only one
+	}
+	var workers []*domain.Worker
+	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+		workers, err = tx.Workers().All(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	errs := make([]error, len(workers))
+	var all sync.WaitGroup
+	for i, w := range workers {
+		if w.State == domain.WorkerAway {
+			continue
+		}
+		all.Go(func() {
+			node, err := s.nodes.Node(w.ID)
+			if err == nil {
+				err = f(node)
+			}
+			errs[i] = err
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
 }
 
 // ListEvents implements vmm.Events.

@@ -81,7 +81,7 @@ func (s *Service) AgentAccess(ctx context.Context, vmID domain.ID) (vmm.AgentAcc
 
 // anyVM reads a VM of any project: for callers that hold no key but the VM's token.
 func (s *Service) anyVM(ctx context.Context, id domain.ID) (*domain.VM, error) {
-	if node, err := s.nodes.Any(); err == nil {
+	if node := s.nodes.Here(); node != nil {
 		if vm, ok := node.Live(id); ok {
 			return vm, nil
 		}

@@ -52,9 +52,5 @@ func (s *Service) EmptyProject(ctx context.Context, project domain.ID) error {
 			return err
 		}
 	}
-	node, err := s.nodes.Any()
-	if err != nil {
-		return err
-	}
-	return node.ForgetProject(ctx, project)
+	return s.everywhere(ctx, func(n Node) error { return n.ForgetProject(ctx, project) })
 }

@@ -29,7 +29,8 @@ type Node interface {
 
 	StartExecution(ctx context.Context, vm *domain.VM, req vmm.StartExecution) (*domain.Execution, error)
 	// Execution returns what the node knows of an execution, fresher than the database.
-	Execution(ctx context.Context, id domain.ID) (*domain.Execution, bool)
+	// Returns NotFound where it knows nothing of it (any more).
+	Execution(ctx context.Context, id domain.ID) (*domain.Execution, error)
 	Output(ctx context.Context, x *domain.Execution, from int64, follow bool) (vmm.OutputReader, error)
 	WaitExecution(ctx context.Context, id domain.ID) (*domain.Execution, error)
 	// FlushExecutions writes what is only in memory beside the database.
@@ -91,12 +92,13 @@ type GuestFiles interface {
 	Watch(ctx context.Context, path string, recursive bool, o vmm.FileOptions) (<-chan vmm.FileEvent, error)
 }
 
-// Nodes finds the worker that owns a VM.
+// Nodes finds workers.
 type Nodes interface {
 	// Node returns Unavailable when the worker cannot be reached.
 	Node(id domain.ID) (Node, error)
-	// Any returns some node, for work that is bound to none.
-	Any() (Node, error)
+	// Here is the worker of this process, which is asked before the database:
+	// what it knows is fresher and costs no trip. nil: this process has none.
+	Here() Node
 }
 
 // Config is what an installation gives its VMs.
@@ -167,7 +169,7 @@ func (s *Service) time() time.Time { return s.now().UTC().Truncate(time.Microsec
 // resumes by itself is resumed first.
 // Returns NotFound, Gone, Conflict.
 func (s *Service) running(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.VM, Node, error) {
-	if node, err := s.nodes.Any(); err == nil {
+	if node := s.nodes.Here(); node != nil {
 		if vm, ok := node.Live(id); ok && vm.ProjectID == by.ProjectID {
 			return vm, node, nil
 		}
@@ -192,13 +194,7 @@ func (s *Service) running(ctx context.Context, by vmm.Caller, id domain.ID) (*do
 		return nil, nil, notRunning(vm)
 	}
 	node, err := s.nodes.Node(vm.WorkerID)
-	if err != nil {
-		return nil, nil, err
-	}
-	if live, ok := node.Live(id); ok {
-		return live, node, nil
-	}
-	return vm, node, nil
+	return vm, node, err
 }
 
 func notRunning(vm *domain.VM) error {

@@ -34,7 +34,7 @@ func (node) Snapshot(context.Context, *domain.VM, domain.ID, domain.SnapshotKind
 type nodes struct{}
 
 func (nodes) Node(domain.ID) (service.Node, error) { return node{}, nil }
-func (nodes) Any() (service.Node, error)           { return node{}, nil }
+func (nodes) Here() service.Node                   { return node{} }
 
 // bench is a service over a real store with one worker's row and one template.
 type bench struct {

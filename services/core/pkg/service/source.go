@@ -121,6 +121,11 @@ func (s *Service) findBuild(ctx context.Context, tx storage.Tx, by vmm.Caller, n
 }
 
 func (s *Service) fromBuild(vm *domain.VM, build *domain.Build) error {
+	if vm.WorkerID != "" && vm.WorkerID != build.WorkerID {
+		return errors.New(errors.Conflict, "the template and a volume are on different workers").WithField("template").
+			WithHint("build the template again, or make the volume anew")
+	}
+	vm.WorkerID = build.WorkerID
 	vm.Spec.TemplateID, vm.Spec.BuildID = build.TemplateID, build.ID
 	vm.Spec.Resources = vm.Spec.Resources.Or(build.Shape).Or(s.config.Defaults)
 	if vm.Spec.DefaultUser == "" {

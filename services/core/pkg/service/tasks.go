@@ -73,10 +73,19 @@ func (s *Service) CancelTask(ctx context.Context, by vmm.Caller, id domain.ID) (
 		_, err := s.DeleteVM(ctx, by, t.Subject)
 		return t, err
 	}
-	if node, err := s.nodes.Any(); err == nil {
-		node.CancelTask(t.ID)
-	}
+	s.tell(t.WorkerID, func(n Node) { n.CancelTask(t.ID) })
 	return t, nil
+}
+
+// tell has a worker look at what is in the database already. One that is not
+// reached, or none, finds the row by itself.
+func (s *Service) tell(worker domain.ID, what func(Node)) {
+	if worker == "" {
+		return
+	}
+	if node, err := s.nodes.Node(worker); err == nil {
+		what(node)
+	}
 }
 
 // taskVMCreate is the kind of the task that stands for an asynchronous creation.

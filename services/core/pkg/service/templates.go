@@ -57,8 +57,15 @@ func (s *Service) BuildTemplate(ctx context.Context, by vmm.Caller, req vmm.Buil
 		ID: domain.NewID(), ProjectID: by.ProjectID, Kind: TaskBuild, Subject: req.ID, State: domain.TaskPending,
 		MaxAttempts: 1, CreatedAt: now, UpdatedAt: now, RunAt: now,
 	}
+	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+		task.WorkerID, err = s.worker(ctx, tx, args.Driver)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
 	if args.Login {
-		node, err := s.nodes.Any()
+		node, err := s.nodes.Node(task.WorkerID)
 		if err != nil {
 			return nil, err
 		}
@@ -66,7 +73,7 @@ func (s *Service) BuildTemplate(ctx context.Context, by vmm.Caller, req vmm.Buil
 			return nil, err
 		}
 	}
-	err := s.store.Update(ctx, func(tx storage.Tx) error {
+	err = s.store.Update(ctx, func(tx storage.Tx) error {
 		tmpl, err := s.ownTemplate(ctx, tx, by, req.Name)
 		if err != nil {
 			return err
@@ -79,7 +86,7 @@ func (s *Service) BuildTemplate(ctx context.Context, by vmm.Caller, req vmm.Buil
 			return err
 		}
 		build := &domain.Build{
-			ID: task.Subject, ProjectID: by.ProjectID, TemplateID: tmpl.ID, State: domain.BuildWaiting, Platform: s.config.Platform,
+			ID: task.Subject, ProjectID: by.ProjectID, TemplateID: tmpl.ID, WorkerID: task.WorkerID, State: domain.BuildWaiting, Platform: s.config.Platform,
 			Source: req.Source, Warm: req.Warm, Shape: req.Shape, DefaultUser: req.User, Env: req.Env, CreatedAt: now,
 		}
 		if err := tx.Builds().Insert(ctx, build); err != nil {
@@ -90,17 +97,13 @@ func (s *Service) BuildTemplate(ctx context.Context, by vmm.Caller, req vmm.Buil
 		}
 		return tx.Outbox().Append(ctx, events.Task(events.TaskCreated, task, now))
 	})
-	node, nerr := s.nodes.Any()
 	if err != nil {
-		if args.Login && nerr == nil {
-			node.CancelTask(task.ID) // which there is not
+		if args.Login {
+			s.tell(task.WorkerID, func(n Node) { n.CancelTask(task.ID) }) // which there is not
 		}
 		return nil, err
 	}
-	if nerr != nil {
-		return task, nil //nolint:nilerr // the row is durable: the worker finds it when it is back
-	}
-	node.RunTask(task.ProjectID, task.ID)
+	s.tell(task.WorkerID, func(n Node) { n.RunTask(task.ProjectID, task.ID) })
 	return task, nil
 }
 
@@ -393,10 +396,19 @@ func (s *Service) changeTags(ctx context.Context, change func(tx storage.Tx) (*d
 	if err != nil {
 		return err
 	}
-	if node, err := s.nodes.Any(); err == nil { // else the worker's sweep does it
-		node.TemplatesChanged(ctx)
-	}
+	s.templatesChanged(ctx)
 	return nil
+}
+
+// templatesChanged tells the workers; the sweeps of those that are not reached do it.
+func (s *Service) templatesChanged(ctx context.Context) {
+	err := s.everywhere(ctx, func(n Node) error {
+		n.TemplatesChanged(ctx)
+		return nil
+	})
+	if err != nil {
+		s.log.Warn("not all workers were told that templates changed", "error", err)
+	}
 }
 
 // DeleteTemplate implements vmm.Templates. Builds that a VM or snapshot still
@@ -412,22 +424,21 @@ func (s *Service) DeleteTemplate(ctx context.Context, by vmm.Caller, nameOrID st
 	if err != nil {
 		return err
 	}
-	if node, err := s.nodes.Any(); err == nil { // else the worker's sweep does it
-		node.TemplatesChanged(ctx)
-	}
+	s.templatesChanged(ctx)
 	return nil
 }
 
 // BuildLog implements vmm.Templates.
 func (s *Service) BuildLog(ctx context.Context, by vmm.Caller, build domain.ID, from int64, follow bool) (io.ReadCloser, error) {
-	err := s.store.View(ctx, func(tx storage.Tx) error {
-		_, err := tx.Builds().Get(ctx, by.ProjectID, build)
+	var made *domain.Build
+	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+		made, err = tx.Builds().Get(ctx, by.ProjectID, build)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	node, err := s.nodes.Any()
+	node, err := s.nodes.Node(made.WorkerID)
 	if err != nil {
 		return nil, err
 	}

@@ -149,7 +149,7 @@ type live struct {
 	vm *domain.VM
 }
 
-func (l live) Any() (service.Node, error) { return liveNode{vm: l.vm}, nil }
+func (l live) Here() service.Node { return liveNode{vm: l.vm} }
 
 type liveNode struct {
 	node

@@ -1,9 +1,14 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -19,11 +24,31 @@ type ToolArgs struct {
 
 // ListTools implements vmm.Tools.
 func (s *Service) ListTools(ctx context.Context, _ vmm.Caller) ([]vmm.ToolInfo, error) {
-	node, err := s.nodes.Any()
+	type exact struct{ name, version string }
+	var mu sync.Mutex
+	known := map[exact]vmm.ToolInfo{}
+	err := s.everywhere(ctx, func(n Node) error {
+		tools, err := n.Tools(ctx)
+		mu.Lock()
+		defer mu.Unlock()
+		for _, t := range tools {
+			at := exact{t.Name, t.Version}
+			if other, twice := known[at]; twice {
+				t.VMs += other.VMs
+				if other.InstalledAt.Before(t.InstalledAt) {
+					t.InstalledAt = other.InstalledAt
+				}
+			}
+			known[at] = t
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	return node.Tools(ctx)
+	return slices.SortedFunc(maps.Values(known), func(a, b vmm.ToolInfo) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Version, b.Version))
+	}), nil
 }
 
 // InstallTools implements vmm.Tools.
@@ -43,7 +68,10 @@ func (s *Service) InstallTools(ctx context.Context, by vmm.Caller, tools []strin
 		ID: domain.NewID(), ProjectID: by.ProjectID, Kind: TaskTools, State: domain.TaskPending, Args: args,
 		MaxAttempts: 1, CreatedAt: now, UpdatedAt: now, RunAt: now,
 	}
-	err = s.store.Update(ctx, func(tx storage.Tx) error {
+	err = s.store.Update(ctx, func(tx storage.Tx) (err error) {
+		if task.WorkerID, err = s.worker(ctx, tx, ""); err != nil {
+			return err
+		}
 		if err := tx.Tasks().Insert(ctx, task); err != nil {
 			return err
 		}
@@ -52,9 +80,7 @@ func (s *Service) InstallTools(ctx context.Context, by vmm.Caller, tools []strin
 	if err != nil {
 		return nil, err
 	}
-	if node, err := s.nodes.Any(); err == nil { // else the worker finds the row when it is back
-		node.RunTask(task.ProjectID, task.ID)
-	}
+	s.tell(task.WorkerID, func(n Node) { n.RunTask(task.ProjectID, task.ID) })
 	return task, nil
 }
 
@@ -67,7 +93,7 @@ func (s *Service) ToolLog(ctx context.Context, by vmm.Caller, task domain.ID, fr
 	if t.Kind != TaskTools {
 		return nil, notFound("installation", string(task))
 	}
-	node, err := s.nodes.Any()
+	node, err := s.nodes.Node(t.WorkerID)
 	if err != nil {
 		return nil, err
 	}
@@ -79,26 +105,28 @@ func (s *Service) RemoveTool(ctx context.Context, by vmm.Caller, dir, version st
 	if !by.Admin {
 		return errors.New(errors.PermissionDenied, "tools are removed by administrators")
 	}
-	node, err := s.nodes.Any()
-	if err != nil {
-		return err
-	}
-	all, err := node.Tools(ctx)
-	if err != nil {
-		return err
-	}
-	found := false
-	for _, t := range all {
-		exact := domain.Tool{Name: t.Name, Version: t.Version}
-		if exact.Dir() != dir || version != "" && version != t.Version {
-			continue
-		}
-		found = true
-		if err := node.RemoveTool(ctx, exact); err != nil {
+	var found atomic.Bool
+	err := s.everywhere(ctx, func(n Node) error {
+		all, err := n.Tools(ctx)
+		if err != nil {
 			return err
 		}
+		for _, t := range all {
+			exact := domain.Tool{Name: t.Name, Version: t.Version}
+			if exact.Dir() != dir || version != "" && version != t.Version {
+				continue
+			}
+			found.Store(true)
+			if err := n.RemoveTool(ctx, exact); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	if !found {
+	if !found.Load() {
 		name := dir
 		if version != "" {
 			name += "@" + version

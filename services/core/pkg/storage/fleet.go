@@ -56,6 +56,7 @@ type TaskFilter struct {
 	ProjectID domain.ID
 	Kind      string
 	Subject   domain.ID
+	WorkerID  domain.ID
 	States    []domain.TaskState // any of them
 	Page
 }

@@ -75,8 +75,9 @@ type Builds interface {
 	Delete(ctx context.Context, project, id domain.ID) error
 	// InUse reports whether a VM that is not deleted, a snapshot or a machine uses the build.
 	InUse(ctx context.Context, id domain.ID) (bool, error)
-	// Orphans lists builds whose template is gone and that nothing uses, oldest first.
-	Orphans(ctx context.Context, limit int) ([]*domain.Build, error)
+	// Orphans lists a worker's builds whose template is gone and that nothing uses,
+	// oldest first.
+	Orphans(ctx context.Context, worker domain.ID, limit int) ([]*domain.Build, error)
 	List(ctx context.Context, f BuildFilter) (List[*domain.Build], error)
 }
 

@@ -335,9 +335,11 @@ func (w *Worker) storedExecution(ctx context.Context, project, id domain.ID) (*d
 }
 
 // Execution implements service.Node.
-func (w *Worker) Execution(_ context.Context, id domain.ID) (*domain.Execution, bool) {
-	_, row, ok := w.execs.get(id)
-	return row, ok
+func (w *Worker) Execution(_ context.Context, id domain.ID) (*domain.Execution, error) {
+	if _, row, ok := w.execs.get(id); ok {
+		return row, nil
+	}
+	return nil, errors.New(errors.NotFound, "the execution %s is not in this worker's memory", id)
 }
 
 // FlushExecutions implements service.Node.

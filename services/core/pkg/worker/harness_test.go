@@ -183,13 +183,21 @@ func (b *bed) crash() {
 func (b *bed) now() time.Time       { return time.Now().Add(time.Duration(b.ahead.Load())) }
 func (b *bed) skip(d time.Duration) { b.ahead.Add(int64(d)) }
 
-func (b *bed) Node(domain.ID) (service.Node, error) { return b.Any() }
-
-func (b *bed) Any() (service.Node, error) {
+func (b *bed) Node(id domain.ID) (service.Node, error) {
+	if id != b.worker.ID() {
+		return nil, errors.New(errors.Unavailable, "there is no worker %q", id)
+	}
 	if b.link != nil {
 		return b.link.node, nil
 	}
 	return b.worker, nil
+}
+
+func (b *bed) Here() service.Node {
+	if b.link != nil {
+		return nil
+	}
+	return b.worker
 }
 
 // link is what lies between a gateway and a worker that are processes of their own.

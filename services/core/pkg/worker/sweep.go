@@ -191,7 +191,7 @@ const forkSnapshotAge = 10 * time.Minute
 func (w *Worker) sweepBuilds(ctx context.Context) error {
 	var orphans []*domain.Build
 	err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
-		orphans, err = tx.Builds().Orphans(ctx, sweepBatch)
+		orphans, err = tx.Builds().Orphans(ctx, w.id, sweepBatch)
 		return err
 	})
 	for _, b := range orphans {

@@ -49,7 +49,7 @@ func (w *Worker) requeueTasks(ctx context.Context) error {
 		list = nil
 		for _, kind := range runnable {
 			page, err := tx.Tasks().List(ctx, storage.TaskFilter{
-				Kind: kind, States: []domain.TaskState{domain.TaskPending, domain.TaskRunning},
+				Kind: kind, WorkerID: w.id, States: []domain.TaskState{domain.TaskPending, domain.TaskRunning},
 				Page: storage.Page{Limit: storage.MaxPage},
 			})
 			if err != nil {
@@ -79,7 +79,7 @@ func (w *Worker) runTask(ctx context.Context, id domain.ID) (err error) {
 		}
 	}()
 	task, err := w.changeTask(ctx, id, func(t *domain.Task) bool {
-		if t.State.Ended() || !slices.Contains(runnable, t.Kind) {
+		if t.State.Ended() || t.WorkerID != w.id || !slices.Contains(runnable, t.Kind) {
 			return false
 		}
 		t.State = domain.TaskRunning

@@ -157,14 +157,14 @@ func (n *node) baseTask(ctx context.Context, tx storage.Tx, tmpl *domain.Templat
 	}
 	at := now()
 	build := &domain.Build{
-		ID: domain.NewID(), ProjectID: tmpl.ProjectID, TemplateID: tmpl.ID, State: domain.BuildWaiting, Platform: platform(),
+		ID: domain.NewID(), ProjectID: tmpl.ProjectID, TemplateID: tmpl.ID, WorkerID: n.worker.ID(), State: domain.BuildWaiting, Platform: platform(),
 		Source: n.images.BaseSource(), CreatedAt: at,
 	}
 	if err := tx.Builds().Insert(ctx, build); err != nil {
 		return nil, err
 	}
 	task := &domain.Task{
-		ID: domain.NewID(), ProjectID: tmpl.ProjectID, Kind: service.TaskBuild, Subject: build.ID, State: domain.TaskPending,
+		ID: domain.NewID(), ProjectID: tmpl.ProjectID, Kind: service.TaskBuild, Subject: build.ID, WorkerID: n.worker.ID(), State: domain.TaskPending,
 		Args: args, MaxAttempts: 1, CreatedAt: at, UpdatedAt: at, RunAt: at,
 	}
 	if err := tx.Tasks().Insert(ctx, task); err != nil {

@@ -231,5 +231,5 @@ func (o oneNode) Node(id domain.ID) (service.Node, error) {
 	return o.worker, nil
 }
 
-// Any implements service.Nodes.
-func (o oneNode) Any() (service.Node, error) { return o.worker, nil }
+// Here implements service.Nodes.
+func (o oneNode) Here() service.Node { return o.worker }

@@ -14,7 +14,7 @@ func tasks(e *env) {
 	mk := func(change func(*domain.Task)) *domain.Task {
 		at := e.tick()
 		task := &domain.Task{
-			ID: domain.NewID(), ProjectID: p, Kind: "vm.create", Subject: domain.NewID(), State: domain.TaskPending, Args: []byte(`{"a": 1}`),
+			ID: domain.NewID(), ProjectID: p, Kind: "vm.create", Subject: domain.NewID(), WorkerID: domain.NewID(), State: domain.TaskPending, Args: []byte(`{"a": 1}`),
 			MaxAttempts: 3, CreatedAt: at, UpdatedAt: at, RunAt: at,
 		}
 		if change != nil {
@@ -57,6 +57,7 @@ func tasks(e *env) {
 		return tids(read(e, func(tx storage.Tx) (storage.List[*domain.Task], error) { return tx.Tasks().List(e.ctx(), f) }).Items)
 	}
 	same(e, "by subject", list(storage.TaskFilter{Subject: later.Subject}), []domain.ID{later.ID})
+	same(e, "by worker", list(storage.TaskFilter{WorkerID: later.WorkerID}), []domain.ID{later.ID})
 	same(e, "by state", list(storage.TaskFilter{States: []domain.TaskState{domain.TaskPending}}), []domain.ID{sooner.ID, later.ID})
 	same(e, "by kind", list(storage.TaskFilter{Kind: "nothing"}), []domain.ID{})
 	for _, bad := range []func(*domain.Task){

@@ -15,7 +15,10 @@ func templates(e *env) {
 		return read(e, func(tx storage.Tx) (*domain.Template, error) { return tx.Templates().Get(e.ctx(), p, tpl.ID) })
 	}
 	same(e, "stored", get(), tpl)
-	b1, b2 := e.build(tpl, nil), e.build(tpl, nil)
+	here := domain.NewID()
+	on := func(worker domain.ID) func(*domain.Build) { return func(b *domain.Build) { b.WorkerID = worker } }
+	b1, b2 := e.build(tpl, on(here)), e.build(tpl, on(here))
+	e.build(tpl, on(domain.NewID()))
 	stale := *tpl
 	tpl.Tags = map[string]domain.ID{"latest": b1.ID, "v1": b1.ID}
 	e.update(func(tx storage.Tx) error { return tx.Templates().Update(e.ctx(), tpl) })
@@ -67,7 +70,7 @@ func templates(e *env) {
 	if _, c := resolve("base2"); c != errors.NotFound {
 		e.Errorf("the name of a deleted template: %s", c)
 	}
-	orphans := read(e, func(tx storage.Tx) ([]*domain.Build, error) { return tx.Builds().Orphans(e.ctx(), 10) })
+	orphans := read(e, func(tx storage.Tx) ([]*domain.Build, error) { return tx.Builds().Orphans(e.ctx(), here, 10) })
 	same(e, "orphans", ids(orphans, func(b *domain.Build) domain.ID { return b.ID }), []domain.ID{b1.ID, b2.ID})
 }
 
@@ -137,7 +140,7 @@ func builds(e *env) {
 	p := e.project("p")
 	tpl := e.template(p, "base")
 	b := e.build(tpl, func(b *domain.Build) {
-		b.Platform, b.Source, b.Shape = "linux/amd64", domain.TemplateSource{Packages: []string{"git"}, Suite: "bookworm"}, domain.Resources{MilliCPU: 1, MemoryBytes: 2, DiskBytes: 3, PIDs: 4}
+		b.WorkerID, b.Platform, b.Source, b.Shape = domain.NewID(), "linux/amd64", domain.TemplateSource{Packages: []string{"git"}, Suite: "bookworm"}, domain.Resources{MilliCPU: 1, MemoryBytes: 2, DiskBytes: 3, PIDs: 4}
 		b.Warm = domain.WarmUp{Start: "serve", Memory: true, Ready: "probe", Driver: "qemu", Network: domain.NetworkNAT}
 	})
 	get := func() *domain.Build {

@@ -12,7 +12,7 @@ import (
 type builds struct{ s Session }
 
 const (
-	buildFixed    = "id, project_id, template_id, platform, source, warm, created_at"
+	buildFixed    = "id, project_id, template_id, worker_id, platform, source, warm, created_at"
 	buildChanging = "state, shape, kernel, driver_version, artifacts, default_user, env, work_dir, reason, ready_at, revision"
 	buildColumns  = buildFixed + ", " + buildChanging
 	buildSelect   = "SELECT " + buildColumns + " FROM builds"
@@ -31,7 +31,7 @@ func buildChangingOf(b *domain.Build, revision int64) []any {
 
 func scanBuild(r Row) (*domain.Build, error) {
 	b := new(domain.Build)
-	return b, r.Scan(&b.ID, &b.ProjectID, &b.TemplateID, &b.Platform, jsonText{&b.Source}, jsonText{&b.Warm}, scanTime{&b.CreatedAt},
+	return b, r.Scan(&b.ID, &b.ProjectID, &b.TemplateID, &b.WorkerID, &b.Platform, jsonText{&b.Source}, jsonText{&b.Warm}, scanTime{&b.CreatedAt},
 		&b.State, jsonText{&b.Shape}, &b.Kernel, &b.DriverVersion, jsonText{&b.Artifacts}, &b.DefaultUser, jsonText{&b.Env},
 		&b.WorkDir, &b.Reason, scanOptTime{&b.ReadyAt}, &b.Revision)
 }
@@ -54,7 +54,7 @@ func (r builds) Insert(ctx context.Context, b *domain.Build) error {
 	if found == 0 {
 		return notFound("template", b.TemplateID)
 	}
-	args := []any{string(b.ID), string(b.ProjectID), string(b.TemplateID), b.Platform, jsonText{b.Source}, jsonText{b.Warm}, micros(b.CreatedAt)}
+	args := []any{string(b.ID), string(b.ProjectID), string(b.TemplateID), string(b.WorkerID), b.Platform, jsonText{b.Source}, jsonText{b.Warm}, micros(b.CreatedAt)}
 	_, err = r.s.Exec(ctx, "INSERT INTO builds ("+buildColumns+") VALUES ("+marks(buildColumns)+")", append(args, buildChangingOf(b, 1)...)...)
 	if violated(err, Unique) {
 		return errors.Wrap(err, errors.AlreadyExists, "build %s exists already", b.ID)
@@ -114,10 +114,10 @@ func (r builds) InUse(ctx context.Context, id domain.ID) (bool, error) {
 	return n > 0, err
 }
 
-func (r builds) Orphans(ctx context.Context, limit int) ([]*domain.Build, error) {
-	return queryAll(ctx, r.s, scanBuild, buildSelect+` WHERE NOT EXISTS (
+func (r builds) Orphans(ctx context.Context, worker domain.ID, limit int) ([]*domain.Build, error) {
+	return queryAll(ctx, r.s, scanBuild, buildSelect+` WHERE worker_id = ? AND NOT EXISTS (
 		SELECT 1 FROM templates t WHERE t.id = builds.template_id AND t.project_id = builds.project_id)
-		AND NOT `+buildUsed+" ORDER BY created_at, id LIMIT ?", clampLimit(limit))
+		AND NOT `+buildUsed+" ORDER BY created_at, id LIMIT ?", string(worker), clampLimit(limit))
 }
 
 func (r builds) List(ctx context.Context, f storage.BuildFilter) (storage.List[*domain.Build], error) {

@@ -13,7 +13,7 @@ import (
 type tasks struct{ s Session }
 
 const (
-	taskFixed    = "id, project_id, kind, subject, args, created_at"
+	taskFixed    = "id, project_id, kind, subject, worker_id, args, created_at"
 	taskChanging = "state, result, error, attempts, max_attempts, cancel_asked, updated_at, run_at, ended_at, revision"
 	taskColumns  = taskFixed + ", " + taskChanging
 	taskSelect   = "SELECT " + taskColumns + " FROM tasks"
@@ -28,7 +28,7 @@ func taskChangingOf(t *domain.Task, revision int64) []any {
 
 func scanTask(r Row) (*domain.Task, error) {
 	t := new(domain.Task)
-	return t, r.Scan(&t.ID, &t.ProjectID, &t.Kind, &t.Subject, scanRawJSON{&t.Args}, scanTime{&t.CreatedAt},
+	return t, r.Scan(&t.ID, &t.ProjectID, &t.Kind, &t.Subject, &t.WorkerID, scanRawJSON{&t.Args}, scanTime{&t.CreatedAt},
 		&t.State, scanRawJSON{&t.Result}, scanOptJSON[domain.TaskError]{&t.Error}, &t.Attempts, &t.MaxAttempts, scanFlag{&t.CancelAsked},
 		scanTime{&t.UpdatedAt}, scanTime{&t.RunAt}, scanOptTime{&t.EndedAt}, &t.Revision)
 }
@@ -56,7 +56,7 @@ func (r tasks) Insert(ctx context.Context, t *domain.Task) error {
 	if err := checkTask(t); err != nil {
 		return err
 	}
-	args := []any{string(t.ID), string(t.ProjectID), t.Kind, string(t.Subject), rawJSON(t.Args), micros(t.CreatedAt)}
+	args := []any{string(t.ID), string(t.ProjectID), t.Kind, string(t.Subject), string(t.WorkerID), rawJSON(t.Args), micros(t.CreatedAt)}
 	_, err := r.s.Exec(ctx, "INSERT INTO tasks ("+taskColumns+") VALUES ("+marks(taskColumns)+")", append(args, taskChangingOf(t, 1)...)...)
 	switch {
 	case violated(err, Unique):
@@ -93,6 +93,7 @@ func (r tasks) List(ctx context.Context, f storage.TaskFilter) (storage.List[*do
 	w := &where{}
 	w.eq("subject", f.Subject)
 	w.eq("project_id", f.ProjectID)
+	w.eq("worker_id", f.WorkerID)
 	if f.Kind != "" {
 		w.add("kind = ?", f.Kind)
 	}

@@ -1,0 +1,165 @@
+package worker_test
+
+import (
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/image"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/fake"
+	"github.com/aetherium/aetherium/services/core/pkg/watch"
+	"github.com/aetherium/aetherium/services/core/pkg/worker"
+)
+
+// fleet is two workers over one store, and a service that reaches both as a
+// gateway of its own does.
+type fleet struct {
+	*service.Service
+	one, other *bed
+
+	mu    sync.Mutex
+	links map[domain.ID]*link
+}
+
+func newFleet(t *testing.T) *fleet {
+	t.Helper()
+	one := newBed(t)
+	dir := t.TempDir()
+	other := &bed{
+		t: t, ctx: one.ctx, store: one.store, sealer: one.sealer, by: one.by, config: one.config,
+		node: fake.NewNode(t.TempDir()), images: &images{built: map[string]image.Result{}},
+	}
+	other.config.Name, other.config.DataDir = "other", dir
+	t.Cleanup(func() { must(t, other.node.Close()) })
+	changes := new(watch.Hub[domain.ID])
+	shared := func(d *worker.Deps) { d.Changes = changes }
+	one.down()
+	one.deps, other.deps = shared, shared
+	f := &fleet{one: one, other: other, links: map[domain.ID]*link{}}
+	log := slog.New(slog.DiscardHandler)
+	for _, b := range []*bed{one, other} {
+		b.up()
+		f.links[b.worker.ID()] = newLink(b.worker, log)
+	}
+	t.Cleanup(other.down)
+	t.Cleanup(func() {
+		for _, l := range f.links {
+			l.cut()
+		}
+	})
+	f.Service = service.New(service.Config{
+		DefaultTemplate: "base", DefaultDriver: "fake", DefaultNetwork: domain.NetworkNone, Platform: "linux/amd64",
+		Defaults:   domain.Resources{MilliCPU: 1000, MemoryBytes: 256 << 20, DiskBytes: 256 << 20, PIDs: 256},
+		Overcommit: service.Overcommit{Memory: 1, Disk: 1},
+	}, service.Deps{Store: one.store, Nodes: f, Sealer: one.sealer, Changes: changes, Log: log})
+	one.Service, other.Service = f.Service, f.Service
+	return f
+}
+
+func (f *fleet) Node(id domain.ID) (service.Node, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if l := f.links[id]; l != nil {
+		return l.node, nil
+	}
+	return nil, errors.New(errors.Unavailable, "there is no worker %q", id)
+}
+
+func (f *fleet) Here() service.Node { return nil }
+
+// cut ends the way to a worker.
+func (f *fleet) cut(b *bed) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.links[b.worker.ID()].cut()
+	delete(f.links, b.worker.ID())
+}
+
+// What is of one worker is found there, and there alone.
+func TestTwoWorkers(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	one, other := f.one, f.other
+	large := one.running(vmm.CreateVM{Resources: domain.Resources{MemoryBytes: 4 << 30}})
+	if large.WorkerID != one.worker.ID() {
+		t.Fatalf("a VM of the first worker's template is on %s", large.WorkerID)
+	}
+
+	// The other has more memory left.
+	f.one.template("second", "/")
+	info, err := f.GetTemplate(one.ctx, one.by, "second")
+	must(t, err)
+	build := info.Builds[0]
+	if build.WorkerID != other.worker.ID() {
+		t.Errorf("the second template is on %s", build.WorkerID)
+	}
+	if _, err := one.images.Get(one.ctx, build.ID.String()); !errors.HasCode(err, errors.NotFound) {
+		t.Errorf("it is on the first worker: %v", err)
+	}
+	vm := other.running(vmm.CreateVM{Template: "second"})
+	if vm.WorkerID != other.worker.ID() {
+		t.Errorf("a VM of the second template is on %s", vm.WorkerID)
+	}
+	for _, id := range []domain.ID{large.ID, vm.ID} {
+		if out, x := other.sh(id, "echo here"); out != "here\n" || x.State != domain.ExecutionExited {
+			t.Errorf("%q, %s", out, x.State)
+		}
+	}
+
+	// An execution is found from the moment that its start is told of.
+	start := vmm.StartExecution{Command: domain.Command{Args: []string{"true"}}}
+	for range 30 {
+		x, err := f.StartExecution(one.ctx, one.by, vm.ID, start)
+		must(t, err)
+		if got, err := f.GetExecution(one.ctx, one.by, x.ID); err != nil || got.ID != x.ID {
+			t.Fatalf("%+v, %v", got, err)
+		}
+	}
+	start.ID = domain.NewID()
+	for range 2 {
+		x, err := f.StartExecution(one.ctx, one.by, vm.ID, start)
+		must(t, err)
+		if x.VMID != vm.ID {
+			t.Errorf("%+v", x)
+		}
+	}
+	_, err = f.StartExecution(one.ctx, one.by, large.ID, start)
+	refused(t, err, errors.AlreadyExists)
+	_, err = f.GetExecution(one.ctx, one.by, domain.NewID())
+	refused(t, err, errors.NotFound)
+
+	// What nobody uses is removed by the worker that has it.
+	_, err = f.DeleteVM(one.ctx, one.by, vm.ID)
+	must(t, err)
+	_, err = f.WaitVM(one.ctx, one.by, vm.ID)
+	must(t, err)
+	must(t, f.DeleteTemplate(one.ctx, one.by, "second"))
+	for {
+		if _, err := other.images.Get(one.ctx, build.ID.String()); errors.HasCode(err, errors.NotFound) {
+			break
+		}
+		other.worker.Sweep(one.ctx)
+		must(t, one.ctx.Err())
+		time.Sleep(time.Millisecond)
+	}
+
+	// Without one worker the other is there, and nothing is told to be absent that may be.
+	f.cut(other)
+	if out, _ := one.sh(large.ID, "echo here"); out != "here\n" {
+		t.Errorf("%q", out)
+	}
+	_, err = f.GetExecution(one.ctx, one.by, domain.NewID())
+	refused(t, err, errors.Unavailable)
+}
+
+func refused(t *testing.T, err error, code errors.Code) {
+	t.Helper()
+	if !errors.HasCode(err, code) {
+		t.Errorf("%v, not %s", err, code)
+	}
+}
