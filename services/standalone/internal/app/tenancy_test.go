@@ -55,14 +55,15 @@ func probes() map[string][]probe {
 		"get-snapshot": of("snapshot"), "delete-snapshot": of("snapshot"),
 		"get-task": of("task"), "cancel-task": of("task"),
 		"get-template": of("template"), "delete-template": of("template"), "get-build-log": of("build"), "get-installation-log": of("installation"),
-		"delete-secret":     of("secret"),
+		"delete-secret": of("secret"),
+		"get-volume":    of("volume"), "delete-volume": of("volume"),
 		"get-project-quota": of("project"), "set-project-quota": {{kind: "project", body: `{"vms":1}`}},
 		"list-audit":  {{kind: "project", query: "project=%s"}, {kind: "vm", query: "subject=%s"}, {kind: "user", query: "actor=%s"}},
 		"get-project": of("project"), "patch-project": {{kind: "project", body: `{"name":"taken"}`}}, "delete-project": of("project"),
 		"get-user": of("user"), "patch-user": {{kind: "user", body: `{"disabled":true}`}}, "delete-user": of("user"), "remove-member": of("user"),
 		"get-key": of("key"), "revoke-key": of("key"), "rotate-key": of("key"), "create-key": {{kind: "user", body: `{"name":"k","user":"%s"}`}},
 		"create-vm": {
-			{kind: "source", body: `{"template":"%s"}`}, {kind: "secret", body: `{"secrets":[{"name":"%s","env":"X"}]}`},
+			{kind: "source", body: `{"template":"%s"}`}, {kind: "volume", body: `{"volumes":[{"volume":"%s","path":"/mnt/x"}]}`}, {kind: "secret", body: `{"secrets":[{"name":"%s","env":"X"}]}`},
 			{kind: "secret", body: `{"secrets":[{"name":"%s","env":"X","hosts":["example.com"]}],"network":"nat"}`},
 		},
 		"build-template": {
@@ -81,7 +82,7 @@ var others = map[string]string{
 	"list-keys": "a list", "list-members": "a list",
 	"get-quota": "the asker's own", "set-secret": "the asker's own: TestSameNamesAreDifferentThings",
 	// TestListsShowOwnThings
-	"list-vms": "a list", "list-snapshots": "a list", "list-tasks": "a list", "list-templates": "a list", "list-secrets": "a list", "list-events": "a list", "stream-events": "a list",
+	"list-vms": "a list", "list-snapshots": "a list", "list-tasks": "a list", "list-templates": "a list", "list-secrets": "a list", "list-volumes": "a list", "create-volume": "the asker's own: names are each project's", "list-events": "a list", "stream-events": "a list",
 }
 
 type described struct {
@@ -263,7 +264,7 @@ func TestListsShowOwnThings(t *testing.T) {
 		ok[wire.VM](b, ask{method: "POST", path: "/vms", body: wire.CreateVM{}})
 		ok[wire.VM](a, ask{method: "POST", path: "/vms", body: wire.CreateVM{Template: "a-template"}})
 	}
-	lists := []string{"/vms", "/vms?include_deleted=true", "/snapshots", "/tasks", "/templates", "/secrets", "/events", "/quota", "/tools", "/drivers", "/keys", "/members", "/me", "/audit", "/vms?name=a-machine", "/vms?metadata=whose:a", "/vms?template=a-template"}
+	lists := []string{"/vms", "/vms?include_deleted=true", "/snapshots", "/tasks", "/templates", "/secrets", "/volumes", "/events", "/quota", "/tools", "/drivers", "/keys", "/members", "/me", "/audit", "/vms?name=a-machine", "/vms?metadata=whose:a", "/vms?template=a-template"}
 	for _, path := range lists {
 		if got := b.do(ask{method: "GET", path: path}); got.status != http.StatusOK {
 			t.Errorf("%s: %d %s", path, got.status, got.body)

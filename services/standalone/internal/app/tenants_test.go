@@ -442,7 +442,10 @@ func (c *tenant) settle(root *tenant) belongings {
 		ID: domain.NewID(), ProjectID: c.project, Kind: service.TaskTools, State: domain.TaskFailed, Args: json.RawMessage(`{"tools":["node"]}`),
 		MaxAttempts: 1, CreatedAt: ended, UpdatedAt: ended, RunAt: ended, EndedAt: &ended,
 	}
-	c.must(c.store.Update(c.ctx, func(tx storage.Tx) error { return tx.Tasks().Insert(c.ctx, tools) }))
+	volume := &domain.Volume{ID: domain.NewID(), ProjectID: c.project, Name: "a-volume", WorkerID: domain.ID(ok[wire.VM](c, ask{method: "GET", path: "/vms/" + vm.ID}).WorkerID), DiskBytes: 1 << 20, TokenSealed: []byte("of nobody"), CreatedAt: ended}
+	c.must(c.store.Update(c.ctx, func(tx storage.Tx) error {
+		return errors.Join(tx.Tasks().Insert(c.ctx, tools), tx.Volumes().Insert(c.ctx, volume))
+	}))
 	user := ok[wire.User](root, ask{method: "POST", path: "/users", body: wire.CreateUser{Name: "carol"}})
 	ok[wire.Member](c, ask{method: "PUT", path: "/members/carol", body: wire.SetMember{Role: "viewer"}})
 	key := ok[wire.NewKey](c, ask{method: "POST", path: "/keys", body: wire.CreateKey{Name: "a-key"}})
@@ -458,6 +461,7 @@ func (c *tenant) settle(root *tenant) belongings {
 	thing("installation", tools.ID.String())
 	thing("secret", "a-secret")
 	thing("upload", upload.ID)
+	thing("volume", volume.ID.String(), volume.Name)
 	thing("project", c.project.String(), "alice")
 	return b
 }
@@ -503,7 +507,7 @@ func (c *tenant) everything(b belongings) string {
 	vm := b["vm"].mine[0]
 	for _, path := range []string{
 		"/vms?include_deleted=true", "/vms/" + vm, "/vms/" + vm + "/executions", "/executions/" + b["execution"].mine[0], "/executions/" + b["execution"].mine[1],
-		"/vms/" + vm + "/egress", "/vms/" + vm + "/files?path=kept", "/templates", "/templates/a-template", "/snapshots", "/tasks", "/secrets", "/quota", "/members", "/keys/" + b["key"].mine[0], "/events?limit=1000",
+		"/vms/" + vm + "/egress", "/vms/" + vm + "/files?path=kept", "/templates", "/templates/a-template", "/snapshots", "/tasks", "/secrets", "/volumes", "/volumes/a-volume", "/quota", "/members", "/keys/" + b["key"].mine[0], "/events?limit=1000",
 		"/executions/" + b["execution"].mine[1] + "/output", "/templates/builds/" + b["build"].mine[0] + "/log",
 	} {
 		a := c.do(ask{method: "GET", path: path})
