@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/core/pkg/client"
 	"github.com/aetherium/aetherium/services/core/pkg/redis/redistest"
 )
 
@@ -113,6 +116,14 @@ func TestRedisGoesAndComesBack(t *testing.T) {
 	r.Kill(t)
 	create("during")
 	check("before", "during")
+	once, err := client.New(client.Options{URL: s.URL, Key: s.Key, Patience: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer once.Close()
+	if _, err := once.Queue(ctx); !errors.HasCode(err, errors.Unavailable) {
+		t.Errorf("its jobs without Redis: %v", err)
+	}
 	if out, err := s.Standalone(ctx, "stop"); err != nil {
 		t.Fatalf("without Redis: %s, %v", out, err)
 	}
@@ -126,6 +137,9 @@ func TestRedisGoesAndComesBack(t *testing.T) {
 	check("before", "during")
 	create("after")
 	check("after")
+	if q, err := c.Queue(ctx); err != nil || q.Dead != 0 {
+		t.Errorf("%+v, %v", q, err)
+	}
 	for _, name := range []string{"before", "during", "after"} {
 		if _, err := c.DeleteVM(ctx, name); err != nil {
 			t.Error(err)

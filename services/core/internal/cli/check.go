@@ -72,6 +72,12 @@ var argumentForms = map[string]func(string) *errors.Error{
 		}
 		return wrongArgument("%q is not the name or ID of a user", s).WithHint("a name or an email address")
 	},
+	"JOB": func(s string) *errors.Error {
+		if domain.IsID(s) {
+			return nil
+		}
+		return wrongArgument("%q is not the ID of a job", s).WithHint("`aetherium queue ls` lists jobs")
+	},
 	"TASK": func(s string) *errors.Error {
 		if domain.IsID(s) {
 			return nil

@@ -17,6 +17,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/queue"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/proxy"
 	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
@@ -58,6 +59,8 @@ type Deps struct {
 	Trail *trail.Trail
 	// Audit reads what was recorded; nil: nothing is.
 	Audit AuditLog
+	// Queue is what administrators look into; nil: none.
+	Queue queue.Inspector
 	// Status tells what the server is; it is asked by administrators only.
 	Status func(ctx context.Context) (wire.Status, error)
 	// Endpoints tells where the server is reached.
@@ -106,6 +109,7 @@ func New(d Deps, r chi.Router) (*API, error) {
 	a.secretRoutes()
 	a.taskRoutes()
 	a.fleetRoutes()
+	a.queueRoutes()
 	a.eventRoutes()
 	a.quotaRoutes()
 	a.auditRoutes()

@@ -16,6 +16,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/core/pkg/queue"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
@@ -160,6 +161,8 @@ type Deps struct {
 	// Projects lets callers work in other projects than their key's, and tells
 	// when what credentials give changes. Optional: there are no others.
 	Projects auth.Projects
+	// Queue is what administrators look into. Optional.
+	Queue queue.Inspector
 	// Collectors are other parts' metrics, served with the gateway's. Optional.
 	Collectors []prometheus.Collector
 	// Root answers on the API's hosts where the gateway itself does not: a

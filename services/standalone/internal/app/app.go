@@ -90,6 +90,7 @@ func (n *node) serve(ctx context.Context, who *credentials, ready func() error) 
 	var server *gateway.Server
 	g, err := gateway.New(config, gateway.Deps{
 		VMs: n.service, Tasks: n.service, Authenticator: who.authenticator, Projects: who.lookup, Access: who.service, Tokens: who.tokens, Idempotency: api.NewMemoryIdempotency(nil), Uploads: uploads, Audit: audit, Logger: n.log,
+		Queue:      n.queue,
 		Collectors: append(n.worker.Collectors(), n.queueMetrics.Collectors(n.queue)...),
 		Ready:      func(ctx context.Context) error { return n.store.Ping(ctx) },
 		Status:     func(ctx context.Context) (wire.Status, error) { return n.status(ctx, server.URL(), started) },

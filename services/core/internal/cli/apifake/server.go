@@ -60,6 +60,7 @@ type Server struct {
 	tasks      []api.Task
 	secrets    map[string]secret
 	volumes    []api.Volume
+	jobs       []api.Job
 	access     access
 	endpoints  api.Endpoints
 	events     []api.Event
@@ -86,7 +87,7 @@ func New(tb testing.TB, set ...func(*Server)) *Server {
 	tb.Helper()
 	s := &Server{
 		tb: tb, dir: tb.TempDir(), changed: make(chan struct{}), claims: map[string]*claim{},
-		failures: map[string]api.Problem{}, secrets: map[string]secret{}, access: seedAccess(), endpoints: seedEndpoints(), TellStdin: true,
+		failures: map[string]api.Problem{}, secrets: map[string]secret{}, jobs: someJobs(), access: seedAccess(), endpoints: seedEndpoints(), TellStdin: true,
 		// An address of its own, so that nobody takes the port while it is down.
 		address: fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250)),
 	}
@@ -225,6 +226,7 @@ func (s *Server) routes() http.Handler {
 	s.fileRoutes(handle)
 	s.secretRoutes(handle)
 	s.volumeRoutes(handle)
+	s.queueRoutes(handle)
 	s.egressRoutes(handle)
 	s.otherRoutes(handle)
 	s.quotaRoutes(handle)

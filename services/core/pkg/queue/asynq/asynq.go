@@ -41,7 +41,7 @@ const (
 
 // Config of a queue.
 type Config struct {
-	Client  goredis.UniversalClient // stays the caller's
+	Client  goredis.UniversalClient // stays the caller's, who closes it after Stop
 	Name    string                  // processes with the same name share the queue
 	Workers int                     // jobs that run at once in this process
 	// Owner names this process and those before and after it in its place, of

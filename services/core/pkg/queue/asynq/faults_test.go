@@ -144,7 +144,7 @@ func TestKilledWhileRunning(t *testing.T) {
 }
 
 // What comes in the place of a process that was killed runs its job at once, and
-// what is in another place leaves it alone. What was to end does not run again.
+// what is in another place leaves it alone.
 func TestKilledAndStartedAgain(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -168,6 +168,7 @@ func TestKilledAndStartedAgain(t *testing.T) {
 	}
 }
 
+// What was to end when its process was killed does not run again.
 func TestKilledAndToEnd(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
