@@ -55,6 +55,7 @@ func probes() map[string][]probe {
 		"get-snapshot": of("snapshot"), "delete-snapshot": of("snapshot"),
 		"get-task": of("task"), "cancel-task": of("task"),
 		"get-template": of("template"), "delete-template": of("template"), "get-build-log": of("build"), "get-installation-log": of("installation"),
+		"tag-template": {{kind: "template", body: `{"tag":"latest"}`}}, "untag-template": of("template"),
 		"delete-secret": of("secret"),
 		"get-volume":    of("volume"), "delete-volume": of("volume"),
 		"get-project-quota": of("project"), "set-project-quota": {{kind: "project", body: `{"vms":1}`}},
@@ -118,7 +119,7 @@ func (p probe) with(op described, thing string) ask {
 		switch name {
 		case "{port}":
 			return "8080"
-		case "{path}":
+		case "{path}", "{tag}":
 			return "x"
 		}
 		return thing
