@@ -57,7 +57,6 @@ func probes() map[string][]probe {
 		"get-template": of("template"), "delete-template": of("template"), "get-build-log": of("build"), "get-installation-log": of("installation"),
 		"tag-template": {{kind: "template", body: `{"tag":"latest"}`}}, "untag-template": of("template"),
 		"delete-secret": of("secret"),
-		"tag-template":  {{kind: "template", body: `{"tag":"latest"}`}, {kind: "build", body: `{"build":"%s"}`}}, "untag-template": of("template"),
 		"get-volume":    of("volume"), "delete-volume": of("volume"),
 		"get-project-quota": of("project"), "set-project-quota": {{kind: "project", body: `{"vms":1}`}},
 		"list-audit":  {{kind: "project", query: "project=%s"}, {kind: "vm", query: "subject=%s"}, {kind: "user", query: "actor=%s"}},
