@@ -102,8 +102,14 @@ func TestVolumesOfVMs(t *testing.T) {
 		t.Errorf("removing it: exit code %d, %s", code, stderr)
 	}
 	must("vm", "rm", one, two)
+	if got := must("volume", "cp", name+":file", "-"); got != "from one\n" {
+		t.Errorf("from outside: %q", got)
+	}
+	if stdout, stderr, code := invoke(t, "from outside\n", "volume", "cp", "-", name+":in/outside"); code != 0 {
+		t.Errorf("to the volume: exit code %d, %s%s", code, stdout, stderr)
+	}
 	three := createVM(t, "--volume", name+":/mnt/data")
-	if got := must("exec", three, "--", "cat", "/mnt/data/file"); got != "from one\n" {
+	if got := must("exec", three, "--", "cat", "/mnt/data/file", "/mnt/data/in/outside"); got != "from one\nfrom outside\n" {
 		t.Errorf("afterwards: %q", got)
 	}
 	must("vm", "rm", three)

@@ -18,6 +18,12 @@ type CreateVolume struct {
 	DiskBytes int64  `json:"disk_bytes,omitempty" minimum:"0" maximum:"70368744177664" doc:"What it can hold; 0 or absent: what the disk of a VM has that asks for none"`
 }
 
+// MakeVolumeDir asks for a directory in a volume, and its missing parents.
+type MakeVolumeDir struct {
+	Path string `json:"path" minLength:"1" maxLength:"4096"`
+	Mode string `json:"mode,omitempty" pattern:"^0?[0-7]{3,4}$" doc:"Octal; absent: 0755"`
+}
+
 // VolumeMount is a volume that a VM has, and where.
 type VolumeMount struct {
 	Volume   string `json:"volume" minLength:"1" maxLength:"63" pattern:"^[A-Za-z0-9][A-Za-z0-9._-]*$" doc:"Its name, or in a request its name or ID"`

@@ -52,9 +52,10 @@ never followed).`,
 
 type copier struct {
 	*app
-	user  string
-	links string
-	c     *client.Client
+	volumes bool // the other side is a volume: of one file, for volumes have no tar
+	user    string
+	links   string
+	c       *client.Client
 }
 
 // place is one side of a copy.
@@ -168,7 +169,21 @@ func (c *copier) copy(ctx context.Context, src, dst place) error {
 	return c.down(ctx, src, dst.path)
 }
 
-func (c *copier) file(p place) client.File { return client.File{VM: p.vm, Path: p.path, User: c.user} }
+func (c *copier) file(p place) client.File {
+	if c.volumes {
+		return client.File{Volume: p.vm, Path: p.path}
+	}
+	return client.File{VM: p.vm, Path: p.path, User: c.user}
+}
+
+// noTree refuses a directory tree where the other side has no tar.
+func (c *copier) noTree(path string) error {
+	if !c.volumes {
+		return nil
+	}
+	return errors.New(errors.InvalidArgument, "%s is a directory: one file at a time is copied into and out of volumes", path).
+		WithHint("give a VM the volume by --volume, and use `aetherium cp`")
+}
 
 // stat describes a place in a VM; exists is false where there is nothing.
 func (c *copier) stat(ctx context.Context, p place) (kind string, size int64, exists bool, err error) {
@@ -189,16 +204,19 @@ func (c *copier) stat(ctx context.Context, p place) (kind string, size int64, ex
 	return "", 0, false, err
 }
 
-// vmMissing tells a VM that does not exist from a path in it that does not.
+// vmMissing tells a VM or a volume that does not exist from a path in it that does not.
 func vmMissing(err error) bool {
 	var e *errors.Error
-	return errors.As(err, &e) && (e.Field == "vm" || strings.Contains(e.Message, " VM "))
+	return errors.As(err, &e) && (e.Field == "vm" || strings.Contains(e.Message, " VM ") || strings.HasPrefix(e.Message, "no volume ") || strings.HasPrefix(e.Message, "volume "))
 }
 
 func (c *copier) fromStdin(ctx context.Context, dst place) error {
 	p := c.progress("stdin", -1)
 	defer p.done()
 	if strings.HasSuffix(dst.path, "/") {
+		if err := c.noTree(dst.path); err != nil {
+			return err
+		}
 		if err := c.c.MakeDir(ctx, c.file(dst)); err != nil {
 			return err
 		}
@@ -220,6 +238,9 @@ func (c *copier) toStdout(ctx context.Context, src place) error {
 	defer p.done()
 	if kind != "dir" {
 		_, err = c.c.ReadFile(ctx, c.file(src), p.writer(c.Stdout))
+		return err
+	}
+	if err := c.noTree(src.path); err != nil {
 		return err
 	}
 	if terminal.Is(c.Stdout) {
@@ -245,6 +266,11 @@ func (c *copier) up(ctx context.Context, src string, dst place) error {
 	info, err := os.Stat(src)
 	if err != nil {
 		return localError(err)
+	}
+	if info.IsDir() {
+		if err := c.noTree(src); err != nil {
+			return err
+		}
 	}
 	content := info.IsDir() && isContent(src)
 	if strings.HasSuffix(dst.path, "/") || dst.path == "." {

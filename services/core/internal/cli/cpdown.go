@@ -124,6 +124,9 @@ func createBeside(name string, mode fs.FileMode) (*os.File, error) {
 
 // downTree copies a directory tree out of a VM.
 func (c *copier) downTree(ctx context.Context, src place, dst string, toDir bool) error {
+	if err := c.noTree(src.path); err != nil {
+		return err
+	}
 	if toDir && !isContent(src.path) {
 		name, err := remoteBase(src.path)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/internal/cli/render"
@@ -15,7 +16,7 @@ import (
 
 func (a *app) volumeCommand() *cobra.Command {
 	return group("volume", "Make and manage directories that outlive VMs",
-		a.volumeListCommand(), a.volumeCreateCommand(), a.volumeGetCommand(), a.volumeRemoveCommand())
+		a.volumeListCommand(), a.volumeCreateCommand(), a.volumeGetCommand(), a.volumeCopyCommand(), a.volumeRemoveCommand())
 }
 
 func volumeName(v api.Volume) string { return v.Name }
@@ -107,6 +108,52 @@ func (a *app) volumeRemoveCommand() *cobra.Command {
 		},
 		ValidArgsFunction: a.completeVolumes,
 	}
+}
+
+func (a *app) volumeCopyCommand() *cobra.Command {
+	c := &copier{app: a, volumes: true}
+	return &cobra.Command{
+		Use:   "cp SRC DST",
+		Short: "Copy a file into or out of a volume, whether a VM has it or not",
+		Long: `Copies one file between here and a volume. The side in the volume is VOLUME:PATH,
+from the volume's root on. - is stdin or stdout.`,
+		Example: `  aetherium volume cp data.csv data:in/
+  aetherium volume cp data:out/result.json - | jq .`,
+		Args: volumeCopyArgs,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if c.c, err = c.client(); err != nil {
+				return err
+			}
+			return c.copy(cmd.Context(), parsePlace(args[0]), parsePlace(args[1]))
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+			if strings.ContainsAny(toComplete, ":/") || strings.HasPrefix(toComplete, ".") {
+				return nil, cobra.ShellCompDirectiveDefault
+			}
+			return a.completeMount(cmd, args, toComplete)
+		},
+	}
+}
+
+func volumeCopyArgs(cmd *cobra.Command, args []string) error {
+	if err := exactly("SRC", "DST")(cmd, args); err != nil {
+		return err
+	}
+	inVolume := 0
+	for _, arg := range args {
+		p := parsePlace(arg)
+		if p.vm == "" {
+			continue
+		}
+		inVolume++
+		if err := checkArgument(cmd, "VOLUME", p.vm); err != nil {
+			return err
+		}
+	}
+	if inVolume != 1 {
+		return usage(cmd, errors.New(errors.InvalidArgument, "one side is to be in a volume, the other here").WithHint("write VOLUME:PATH for the side in a volume"))
+	}
+	return nil
 }
 
 // readOnly ends a mount that the VM cannot write to.

@@ -12,15 +12,25 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 )
 
-// File names a file in a VM. A relative path starts at the user's home.
+// File names a file in a VM, where a relative path starts at the user's home,
+// or in a volume. Of a volume there is no tar.
 type File struct {
-	VM   string
-	Path string
-	User string // whose rights count; empty: the VM's default user
+	VM     string
+	Volume string // in the place of VM
+	Path   string
+	User   string // whose rights count in a VM; empty: its default user
+}
+
+// at are the segments of what is done to files where this one is.
+func (f File) at(segments ...string) []string {
+	if f.Volume != "" {
+		return append([]string{"volumes", f.Volume, "files"}, segments...)
+	}
+	return append([]string{"vms", f.VM, "files"}, segments...)
 }
 
 func (f File) call(method string, segments ...string) call {
-	cl := call{method: method, path: append([]string{"vms", f.VM, "files"}, segments...), length: -1}.param("path", f.Path)
+	cl := call{method: method, path: f.at(segments...), length: -1}.param("path", f.Path)
 	if f.User != "" {
 		cl = cl.param("user", f.User)
 	}
@@ -36,11 +46,17 @@ func (c *Client) StatFile(ctx context.Context, f File) (api.FileInfo, error) {
 // there already is success.
 func (c *Client) MakeDir(ctx context.Context, f File) error {
 	body := api.MakeDir{Path: f.Path, User: f.User}
-	_, err := fetch[api.FileInfo](ctx, c, post(body, "vms", f.VM, "files", "mkdir").repeatable())
+	_, err := fetch[api.FileInfo](ctx, c, post(body, f.at("mkdir")...).repeatable())
 	if errors.HasCode(err, errors.AlreadyExists) {
 		return nil
 	}
 	return err
+}
+
+// ListFiles lists a directory, so many levels deep, at least one.
+func (c *Client) ListFiles(ctx context.Context, f File, depth int) ([]api.FileInfo, error) {
+	l, err := fetch[api.List[api.FileInfo]](ctx, c, f.call(http.MethodGet, "list").param("depth", strconv.Itoa(depth)).repeatable())
+	return l.Items, err
 }
 
 // RemoveFile removes a file or a directory with what is in it.

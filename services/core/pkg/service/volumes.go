@@ -176,12 +176,26 @@ func (s *Service) OpenVolume(ctx context.Context, id domain.ID, token string) (v
 	if subtle.ConstantTimeCompare(own, []byte(token)) != 1 {
 		return nil, 0, refused
 	}
+	files, err := s.openVolume(ctx, v)
+	return files, v.DiskBytes, err
+}
+
+// OpenOwnVolume implements vmm.Volumes.
+func (s *Service) OpenOwnVolume(ctx context.Context, by vmm.Caller, idOrName string) (vmm.VolumeFiles, *domain.Volume, error) {
+	v, err := s.GetVolume(ctx, by, idOrName)
+	if err != nil {
+		return nil, nil, err
+	}
+	files, err := s.openVolume(ctx, v)
+	return files, v, err
+}
+
+func (s *Service) openVolume(ctx context.Context, v *domain.Volume) (vmm.VolumeFiles, error) {
 	node, err := s.nodes.Node(v.WorkerID)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	files, err := node.OpenVolume(ctx, v)
-	return files, v.DiskBytes, err
+	return node.OpenVolume(ctx, v)
 }
 
 // giveMounts finds the volumes that a VM shall have, in the transaction that

@@ -484,6 +484,8 @@ type Volumes interface {
 	// OpenVolume opens the content for who shows the volume's token; size is what
 	// the volume can hold. Returns NotFound, Unauthenticated.
 	OpenVolume(ctx context.Context, id domain.ID, token string) (files VolumeFiles, size int64, err error)
+	// OpenOwnVolume opens the content for the volume's project.
+	OpenOwnVolume(ctx context.Context, by Caller, idOrName string) (VolumeFiles, *domain.Volume, error)
 }
 
 // VolumeEntryType is what something in a volume is.

@@ -202,6 +202,18 @@ func TestVolumeTokens(t *testing.T) {
 	if _, err := b.VolumeToken(b.ctx, stranger, one.ID); !errors.HasCode(err, errors.NotFound) {
 		t.Error(err)
 	}
+	// To the project its own are open without one.
+	for _, ref := range []string{"one", one.ID.String()} {
+		files, v, err := b.OpenOwnVolume(b.ctx, b.by, ref)
+		must(t, err)
+		must(t, files.Close())
+		if v.ID != one.ID {
+			t.Errorf("%+v", v)
+		}
+		if _, _, err := b.OpenOwnVolume(b.ctx, stranger, ref); !errors.HasCode(err, errors.NotFound) {
+			t.Error(err)
+		}
+	}
 	// It is not in the database as it is.
 	must(t, b.store.View(b.ctx, func(tx storage.Tx) error {
 		row, err := tx.Volumes().Get(b.ctx, b.by.ProjectID, one.ID)

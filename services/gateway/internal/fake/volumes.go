@@ -139,6 +139,16 @@ func (o *Orchestrator) VolumeToken(ctx context.Context, by vmm.Caller, id domain
 	return o.volumes.tokens[id], nil
 }
 
+// OpenOwnVolume implements vmm.Volumes.
+func (o *Orchestrator) OpenOwnVolume(ctx context.Context, by vmm.Caller, idOrName string) (vmm.VolumeFiles, *domain.Volume, error) {
+	v, err := o.GetVolume(ctx, by, idOrName)
+	if err != nil {
+		return nil, nil, err
+	}
+	files, err := o.volumes.store.Open(v.ID)
+	return files, v, err
+}
+
 // OpenVolume implements vmm.Volumes.
 func (o *Orchestrator) OpenVolume(_ context.Context, id domain.ID, token string) (vmm.VolumeFiles, int64, error) {
 	o.mu.Lock()

@@ -34,23 +34,11 @@ func (a *API) readFile(ctx context.Context, in *readFileInput) (*huma.StreamResp
 			if err != nil {
 				return err
 			}
-			if in.IfNoneMatch != "" && matches(in.IfNoneMatch, etag(info)) {
-				describe(w.Header(), info)
-				w.WriteHeader(http.StatusNotModified)
+			if in.answered(w, r, info) {
 				return nil
 			}
-			if r.Method == http.MethodHead {
-				describe(w.Header(), info)
-				if info.Type == "file" {
-					w.Header().Set("Content-Length", strconv.FormatInt(info.Size, 10))
-				}
-				w.WriteHeader(http.StatusOK)
-				return nil
-			}
-			if in.IfRange == "" || in.IfRange == etag(info) {
-				if asked, partial, err = parseRange(in.Range, info.Size); err != nil {
-					return problem.From(err).SetHeader("Content-Range", fmt.Sprintf("bytes */%d", info.Size))
-				}
+			if asked, partial, err = in.span(info); err != nil {
+				return err
 			}
 		}
 		if partial {
@@ -72,9 +60,42 @@ func (a *API) readFile(ctx context.Context, in *readFileInput) (*huma.StreamResp
 		if asked.start+asked.length > info.Size {
 			return errors.New(errors.Conflict, "the file became shorter while it was read").WithHint("ask again")
 		}
-		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", asked.start, asked.start+asked.length-1, info.Size))
-		return copyExactly(w, http.StatusPartialContent, body, asked.length)
+		return copyPart(w, body, asked, info)
 	}), nil
+}
+
+// answered answers who asks for a file's headers alone, or has it already.
+func (in ReadHeaders) answered(w http.ResponseWriter, r *http.Request, info vmm.FileInfo) bool {
+	status := http.StatusOK
+	switch {
+	case in.IfNoneMatch != "" && matches(in.IfNoneMatch, etag(info)):
+		status = http.StatusNotModified
+	case r.Method != http.MethodHead:
+		return false
+	case info.Type == "file":
+		w.Header().Set("Content-Length", strconv.FormatInt(info.Size, 10))
+	}
+	describe(w.Header(), info)
+	w.WriteHeader(status)
+	return true
+}
+
+// span is the part of a file that is wanted; partial is false for all of it.
+// Returns OutOfRange.
+func (in ReadHeaders) span(info vmm.FileInfo) (asked span, partial bool, err error) {
+	if in.IfRange != "" && in.IfRange != etag(info) {
+		return span{}, false, nil
+	}
+	if asked, partial, err = parseRange(in.Range, info.Size); err != nil {
+		err = problem.From(err).SetHeader("Content-Range", fmt.Sprintf("bytes */%d", info.Size))
+	}
+	return asked, partial, err
+}
+
+// copyPart streams a part of a file, which r is at.
+func copyPart(w http.ResponseWriter, r io.Reader, part span, info vmm.FileInfo) error {
+	w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", part.start, part.start+part.length-1, info.Size))
+	return copyExactly(w, http.StatusPartialContent, r, part.length)
 }
 
 func describe(h http.Header, f vmm.FileInfo) {

@@ -22,11 +22,15 @@ type (
 		VMPath
 		PathQuery
 	}
-	readFileInput struct {
-		FileInput
+	// ReadHeaders say which part of a file is wanted, and when.
+	ReadHeaders struct {
 		Range       string `header:"Range" maxLength:"128" doc:"One range of bytes (RFC 9110 §14)"`
 		IfRange     string `header:"If-Range" maxLength:"128" doc:"The ETag for which Range holds"`
 		IfNoneMatch string `header:"If-None-Match" maxLength:"1024"`
+	}
+	readFileInput struct {
+		FileInput
+		ReadHeaders
 	}
 	writeFileInput struct {
 		FileInput
@@ -56,16 +60,7 @@ type (
 
 func (a *API) fileRoutes() {
 	const tag = "Files"
-	read := operation("read-file", http.MethodGet, "/vms/{vm}/files", tag, "Read a file", "Its bytes, whole or a range.")
-	read.Responses = map[string]*huma.Response{
-		"200": binaryResponse("application/octet-stream", "The file"),
-		"206": binaryResponse("application/octet-stream", "A range of it"),
-		"304": {Description: "It is still what If-None-Match names"},
-	}
-	register(a, read, options{scope: domain.ScopeRead}, a.readFile)
-	head := operation("head-file", http.MethodHead, "/vms/{vm}/files", tag, "Describe a file by headers", "")
-	head.Responses = map[string]*huma.Response{"200": {Description: "Content-Length, ETag, Last-Modified and X-File-* tell"}}
-	register(a, head, options{scope: domain.ScopeRead}, a.readFile)
+	reads(a, "file", "/vms/{vm}/files", tag, "Read a file", "Describe a file by headers", a.readFile)
 
 	write := operation("write-file", http.MethodPut, "/vms/{vm}/files", tag, "Write a file", "Replaces it as a whole: readers see the old content or the new.")
 	write.RequestBody = binaryBody("application/octet-stream", "The content; none makes an empty file")
@@ -119,6 +114,20 @@ func (a *API) fileRoutes() {
 	up.RequestBody = binaryBody("application/x-tar", "A tar; none makes the directory")
 	up.Responses = map[string]*huma.Response{"204": {Description: "Unpacked"}}
 	register(a, up, options{scope: domain.ScopeRun}, a.writeTar)
+}
+
+// reads adds the operations that answer with a file: GET and HEAD.
+func reads[I any](a *API, what, path, tag, read, head string, handler func(context.Context, *I) (*huma.StreamResponse, error)) {
+	get := operation("read-"+what, http.MethodGet, path, tag, read, "Its bytes, whole or a range.")
+	get.Responses = map[string]*huma.Response{
+		"200": binaryResponse("application/octet-stream", "The file"),
+		"206": binaryResponse("application/octet-stream", "A range of it"),
+		"304": {Description: "It is still what If-None-Match names"},
+	}
+	register(a, get, options{scope: domain.ScopeRead}, handler)
+	describe := operation("head-"+what, http.MethodHead, path, tag, head, "")
+	describe.Responses = map[string]*huma.Response{"200": {Description: "Content-Length, ETag, Last-Modified and X-File-* tell"}}
+	register(a, describe, options{scope: domain.ScopeRead}, handler)
 }
 
 func streamResponses[T any](a *API) map[string]*huma.Response {

@@ -57,6 +57,7 @@ func (a *API) volumeRoutes() {
 			}
 			return nil, a.VMs.DeleteVolume(ctx, by, v.ID.String())
 		})
+	a.volumeFileRoutes()
 }
 
 func (a *API) createVolume(ctx context.Context, in *createVolumeInput) (*createdVolumeOutput, error) {

@@ -152,3 +152,108 @@ func TestVolumesInTheAuditLog(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+func TestVolumeFiles(t *testing.T) {
+	t.Parallel()
+	l := volumeLab(t, recorded(t))
+	v := l.makeVolume("data")
+	at := func(method, what, query string, body any) req {
+		return req{method: method, path: "/volumes/data/files" + what + "?" + query, key: l.user, body: body}
+	}
+	f := get[wire.FileInfo](l, 200, at("PUT", "", "path=/d/e/a.txt", "hello"))
+	if f.Name != "a.txt" || f.Path != "/d/e/a.txt" || f.Type != "file" || f.SizeBytes != 5 || f.Mode != "0644" || f.Owner != "1000" || f.Group != "1000" || f.ModifiedAt.IsZero() {
+		t.Errorf("%+v", f)
+	}
+	if got := get[wire.FileInfo](l, 200, at("GET", "/stat", "path=d/e/a.txt", nil)); got.SizeBytes != 5 || got.Path != f.Path {
+		t.Errorf("%+v", got)
+	}
+	resp, text := l.want(200, at("GET", "", "path=/d/e/a.txt", nil))
+	if string(text) != "hello" || resp.Header.Get("X-Content-Type-Options") != "nosniff" || resp.Header.Get("Content-Security-Policy") != "sandbox" {
+		t.Errorf("%q, %v", text, resp.Header)
+	}
+	tag := resp.Header.Get("ETag")
+	read := func(status int, header, value, want string) {
+		t.Helper()
+		q := at("GET", "", "path=/d/e/a.txt", nil)
+		q.header = map[string]string{"Range": "bytes=1-2"}
+		q.header[header] = value
+		if _, text := l.want(status, q); string(text) != want {
+			t.Errorf("%s %s: %q", header, value, text)
+		}
+	}
+	read(206, "Range", "bytes=1-2", "el")
+	read(206, "If-Range", tag, "el")
+	read(200, "If-Range", `"other"`, "hello")
+	read(304, "If-None-Match", tag, "")
+	outside := at("GET", "", "path=/d/e/a.txt", nil)
+	outside.header = map[string]string{"Range": "bytes=9-"}
+	l.problem(416, errors.OutOfRange, outside)
+	for path, kind := range map[string]string{"d": "dir", "d/e/a.txt": "file"} {
+		if resp, _ := l.want(200, at("HEAD", "", "path="+path, nil)); resp.Header.Get(wire.HeaderFileType) != kind || (kind == "file") != (resp.ContentLength == 5) {
+			t.Errorf("%s: %v", path, resp.Header)
+		}
+	}
+	if got := get[wire.FileInfo](l, 200, at("PUT", "", "path=d/e/a.txt&mode=0600", "")); got.Mode != "0600" || got.SizeBytes != 0 {
+		t.Errorf("%+v", got)
+	}
+	for range 2 { // one that is there is success
+		if got := get[wire.FileInfo](l, 200, at("POST", "/mkdir", "", wire.MakeVolumeDir{Path: "x/y", Mode: "0700"})); got.Type != "dir" || got.Path != "/x/y" || got.Mode != "0700" {
+			t.Errorf("%+v", got)
+		}
+	}
+	list := func(query string) string {
+		t.Helper()
+		var paths []string
+		for _, f := range get[wire.List[wire.FileInfo]](l, 200, at("GET", "/list", query, nil)).Items {
+			paths = append(paths, f.Path)
+		}
+		return strings.Join(paths, " ")
+	}
+	if got := list("path=/"); got != "/d /x" {
+		t.Error(got)
+	}
+	if got := list("path=/&depth=3"); got != "/d /d/e /d/e/a.txt /x /x/y" {
+		t.Error(got)
+	}
+	l.want(204, at("DELETE", "", "path=d", nil))
+	l.problem(404, errors.NotFound, at("GET", "", "path=d/e/a.txt", nil))
+	if got := list("path=../.."); got != "/x" {
+		t.Error(got)
+	}
+
+	// What cannot be.
+	for _, q := range []req{
+		at("DELETE", "", "path=/", nil), at("PUT", "", "path=/", "x"), at("PUT", "", "path=x", "x"), at("PUT", "", "path=a&mode=9", "x"), at("PUT", "", "", "x"),
+		at("GET", "", "path=x", nil), at("GET", "/list", "path=/&depth=0", nil), at("GET", "/list", "path=/&depth=65", nil), at("GET", "/stat", "path=%00", nil),
+		at("GET", "/stat", "path="+strings.Repeat("a/", 2048), nil), at("POST", "/mkdir", "", `{}`), at("POST", "/mkdir", "", `{"path":"a","user":"root"}`),
+	} {
+		l.problem(400, errors.InvalidArgument, q)
+	}
+	l.problem(413, errors.TooLarge, at("PUT", "", "path=big", strings.Repeat("x", 2<<20)))
+	// Another project sees no volume, and who may only read changes nothing.
+	reader := l.ring.mint(l.project, "reader", domain.ScopeRead)
+	for _, q := range []req{
+		at("GET", "", "path=a", nil), at("PUT", "", "path=a", "x"), at("DELETE", "", "path=x", nil), at("GET", "/stat", "path=x", nil),
+		at("GET", "/list", "path=/", nil), at("POST", "/mkdir", "", wire.MakeVolumeDir{Path: "z"}),
+	} {
+		q.key = l.other
+		l.problem(404, errors.NotFound, q)
+		if q.key = reader; q.method != "GET" {
+			l.problem(403, errors.PermissionDenied, q)
+		}
+	}
+	if got := list("path=/"); got != "/x" {
+		t.Error(got)
+	}
+	// Every change of what is in a volume is recorded, under its ID.
+	done := map[string]int{}
+	for _, r := range l.records("result=done&subject=" + v.ID) {
+		done[r.Operation]++
+		if r.SubjectKind != "volume" || r.Actor != "alice" {
+			t.Errorf("%+v", r)
+		}
+	}
+	if want := (map[string]int{"create-volume": 1, "write-volume-file": 2, "make-volume-dir": 2, "remove-volume-file": 1}); fmt.Sprint(done) != fmt.Sprint(want) {
+		t.Errorf("%v, want %v", done, want)
+	}
+}

@@ -36,6 +36,7 @@ func probes() map[string][]probe {
 	file := func(query string) []probe { return []probe{{kind: "vm", query: query}} }
 	raw := func(query string) []probe { return []probe{{kind: "vm", query: query, body: []byte("x")}} }
 	vm := func(body any) []probe { return []probe{{kind: "vm", body: body}} }
+	volume := func(query string, body any) []probe { return []probe{{kind: "volume", query: query, body: body}} }
 	of := func(kind string) []probe { return []probe{{kind: kind}} }
 	return map[string][]probe{
 		"get-vm": {{kind: "vm"}, {kind: "vm", query: "trace=true"}}, "delete-vm": vm(nil), "patch-vm": vm(`{"name":"taken"}`), "start-vm": vm(nil), "stop-vm": vm(nil),
@@ -57,7 +58,9 @@ func probes() map[string][]probe {
 		"get-template": of("template"), "delete-template": of("template"), "get-build-log": of("build"), "get-installation-log": of("installation"),
 		"tag-template": {{kind: "template", body: `{"tag":"latest"}`}}, "untag-template": of("template"),
 		"delete-secret": of("secret"),
-		"get-volume":    of("volume"), "delete-volume": of("volume"),
+		"get-volume":    of("volume"), "delete-volume": of("volume"), "read-volume-file": volume("path=kept", nil), "head-volume-file": volume("path=kept", nil),
+		"write-volume-file": volume("path=kept", []byte("x")), "remove-volume-file": volume("path=kept", nil), "stat-volume-file": volume("path=kept", nil),
+		"list-volume-files": volume("path=/", nil), "make-volume-dir": volume("", `{"path":"d"}`),
 		"get-project-quota": of("project"), "set-project-quota": {{kind: "project", body: `{"vms":1}`}},
 		"list-audit":  {{kind: "project", query: "project=%s"}, {kind: "vm", query: "subject=%s"}, {kind: "user", query: "actor=%s"}},
 		"get-project": of("project"), "patch-project": {{kind: "project", body: `{"name":"taken"}`}}, "delete-project": of("project"),

@@ -32,22 +32,41 @@ func (s *Server) Dir(vm string) string {
 }
 
 func (s *Server) fileRoutes(handle register) {
+	s.filesIn(handle, "/vms/{vm}/files", func(r *http.Request) (string, error) {
+		v, err := s.find(r.PathValue("vm"))
+		if err != nil {
+			return "", err
+		}
+		return v.dir, nil
+	})
+	s.filesIn(handle, "/volumes/{volume}/files", func(r *http.Request) (string, error) {
+		v, err := s.volume(r.PathValue("volume"))
+		return filepath.Join(s.dir, v.ID), err
+	})
+}
+
+// filesIn serves the files below the directory that find, which is called with
+// the lock held, says.
+func (s *Server) filesIn(handle register, at string, find func(*http.Request) (string, error)) {
+	dirOf := func(r *http.Request) (string, error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return find(r)
+	}
 	with := func(f func(w http.ResponseWriter, r *http.Request, name string) error) func(http.ResponseWriter, *http.Request) error {
 		return func(w http.ResponseWriter, r *http.Request) error {
-			s.mu.Lock()
-			v, err := s.find(r.PathValue("vm"))
-			s.mu.Unlock()
+			dir, err := dirOf(r)
 			if err != nil {
 				return err
 			}
-			err = f(w, r, filepath.Join(v.dir, filepath.Join("/", r.URL.Query().Get("path"))))
+			err = f(w, r, filepath.Join(dir, filepath.Join("/", r.URL.Query().Get("path"))))
 			if errors.Is(err, fs.ErrNotExist) {
 				return errors.New(errors.NotFound, "there is no file %q", r.URL.Query().Get("path")).WithField("path")
 			}
 			return err
 		}
 	}
-	handle("GET /vms/{vm}/files/stat", with(func(w http.ResponseWriter, _ *http.Request, name string) error {
+	handle("GET "+at+"/stat", with(func(w http.ResponseWriter, _ *http.Request, name string) error {
 		info, err := os.Lstat(name)
 		if err != nil {
 			return err
@@ -62,7 +81,7 @@ func (s *Server) fileRoutes(handle register) {
 		writeJSON(w, 200, api.FileInfo{Name: info.Name(), Path: name, Type: kind, SizeBytes: info.Size(), ModifiedAt: info.ModTime()})
 		return nil
 	}))
-	handle("GET /vms/{vm}/files", with(func(w http.ResponseWriter, r *http.Request, name string) error {
+	handle("GET "+at, with(func(w http.ResponseWriter, r *http.Request, name string) error {
 		w.Header().Set("ETag", `"e1"`)
 		if s.FileBytes != nil {
 			http.ServeContent(w, r, "x", time.Time{}, bytes.NewReader(s.FileBytes))
@@ -76,7 +95,7 @@ func (s *Server) fileRoutes(handle register) {
 		http.ServeContent(w, r, "x", time.Time{}, f)
 		return nil
 	}))
-	handle("PUT /vms/{vm}/files", with(func(w http.ResponseWriter, r *http.Request, name string) error {
+	handle("PUT "+at, with(func(w http.ResponseWriter, r *http.Request, name string) error {
 		data, err := io.ReadAll(r.Body)
 		if err != nil {
 			return err
@@ -91,14 +110,14 @@ func (s *Server) fileRoutes(handle register) {
 		writeJSON(w, 201, api.FileInfo{Name: filepath.Base(name), Path: name, Type: "file", SizeBytes: int64(len(data))})
 		return nil
 	}))
-	handle("GET /vms/{vm}/files/tar", with(func(w http.ResponseWriter, r *http.Request, name string) error {
+	handle("GET "+at+"/tar", with(func(w http.ResponseWriter, r *http.Request, name string) error {
 		if s.Tar != nil {
 			_, err := w.Write(s.Tar)
 			return err
 		}
 		return pack.Tree(r.Context(), w, name, pack.Options{})
 	}))
-	handle("PUT /vms/{vm}/files/tar", with(func(w http.ResponseWriter, r *http.Request, name string) error {
+	handle("PUT "+at+"/tar", with(func(w http.ResponseWriter, r *http.Request, name string) error {
 		root, err := os.OpenRoot(name)
 		if err != nil {
 			return err
@@ -110,18 +129,16 @@ func (s *Server) fileRoutes(handle register) {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}))
-	handle("POST /vms/{vm}/files/mkdir", func(w http.ResponseWriter, r *http.Request) error {
+	handle("POST "+at+"/mkdir", func(w http.ResponseWriter, r *http.Request) error {
 		var req api.MakeDir
 		if err := readJSON(r, &req); err != nil {
 			return err
 		}
-		s.mu.Lock()
-		v, err := s.find(r.PathValue("vm"))
-		s.mu.Unlock()
+		dir, err := dirOf(r)
 		if err != nil {
 			return err
 		}
-		if err := os.MkdirAll(filepath.Join(v.dir, filepath.Join("/", req.Path)), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Join(dir, filepath.Join("/", req.Path)), 0o755); err != nil {
 			return errors.New(errors.Conflict, "%s", err)
 		}
 		writeJSON(w, 201, api.FileInfo{Path: req.Path, Type: "dir"})

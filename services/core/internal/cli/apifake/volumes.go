@@ -2,6 +2,8 @@ package apifake
 
 import (
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -66,7 +68,7 @@ func (s *Server) volumeRoutes(handle register) {
 		v := api.Volume{ID: newID(), Name: req.Name, DiskBytes: req.DiskBytes, WorkerID: newID(), CreatedAt: time.Now()}
 		s.volumes = append(s.volumes, v)
 		writeJSON(w, http.StatusCreated, v)
-		return nil
+		return os.Mkdir(filepath.Join(s.dir, v.ID), 0o755)
 	})
 	handle("GET /volumes/{volume}", with(func(w http.ResponseWriter, v api.Volume) error {
 		writeJSON(w, http.StatusOK, v)
