@@ -64,8 +64,8 @@ fi
 if [ -n "$integration" ]; then
   say "go test tests"
   # They make their own base, as users do, and have the kernel that was fetched.
-  # One package after the other: servers of two share the host's ranges of user IDs.
-  (eval "$fixtures" && unset AETHERIUM_TEST_ROOTFS && cd tests && CGO_ENABLED=1 "${GO:-go}" test -race -count=1 -p 1 -timeout 20m ./...) || failed+=(tests) # they test bin/, which the cache of results does not see
+  # Two packages at a time, for they wait more than they compute; the longest first.
+  (eval "$fixtures" && unset AETHERIUM_TEST_ROOTFS && cd tests && CGO_ENABLED=1 "${GO:-go}" test -race -count=1 -p 2 -timeout 20m ./e2e/e2b ./e2e ./...) || failed+=(tests) # they test bin/, which the cache of results does not see
 fi
 if [ ${#failed[@]} -gt 0 ]; then
   echo "FAILED: ${failed[*]}" >&2
