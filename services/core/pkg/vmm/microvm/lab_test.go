@@ -92,8 +92,9 @@ func openHost(ctx context.Context, dir string, options ...func(*microvm.Config))
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	// Labs lease what there is once on the host as servers do: they are on the same.
 	manager, err := network.Open(ctx, network.Config{
-		Instance: string(instance), RuntimeDir: dir + "/net", HostDir: dir + "/nethost", PoolNAT: -1, PoolNone: -1,
+		Instance: string(instance), RuntimeDir: dir + "/net", PoolNAT: -1, PoolNone: -1,
 		NetdPath: filepath.Join(dir, attack.NetdName),
 	})
 	if err != nil {
