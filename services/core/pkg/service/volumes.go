@@ -64,19 +64,22 @@ func (s *Service) CreateVolume(ctx context.Context, by vmm.Caller, req vmm.Creat
 }
 
 // placeVolume chooses the worker whose disk a volume is on, as place does for VMs.
+// Returns what that does.
 func (s *Service) placeVolume(ctx context.Context, tx storage.Tx, v *domain.Volume) error {
 	workers, err := tx.Workers().All(ctx)
 	if err != nil {
 		return err
 	}
 	shows := func(d domain.DriverInfo) bool { return d.Usable && can(d, CanVolumes) }
-	able, most := false, int64(0)
+	able, possible, most := false, false, int64(0)
 	for _, w := range workers {
 		if w.State != domain.WorkerReady || !slices.ContainsFunc(w.Drivers, shows) {
 			continue
 		}
 		able = true
-		if s.lacks(w, domain.Resources{DiskBytes: v.DiskBytes}) != "" {
+		room := domain.Resources{DiskBytes: v.DiskBytes}
+		possible = possible || s.lacks(&domain.Worker{Capacity: w.Capacity}, room) == ""
+		if s.lacks(w, room) != "" {
 			continue
 		}
 		if free := w.Capacity.DiskBytes - w.Reserved.DiskBytes; v.WorkerID == "" || free > most {
@@ -89,6 +92,9 @@ func (s *Service) placeVolume(ctx context.Context, tx storage.Tx, v *domain.Volu
 	case !able:
 		return errors.New(errors.Unsupported, "no driver here can show a volume to VMs").
 			WithHint("the driver oci can, on a file system that maps owners; `aetherium doctor` shows what this host offers")
+	}
+	if !possible {
+		return errors.New(errors.InvalidArgument, "no worker's disk is large enough for this volume").WithField("disk_bytes")
 	}
 	return errors.New(errors.CapacityExhausted, "no worker has room for this volume").WithRetryAfter(5 * time.Second).
 		WithHint("ask for less, delete volumes or VMs, or raise the overcommit of disk_bytes in the configuration")

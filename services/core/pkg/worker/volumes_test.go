@@ -143,6 +143,7 @@ func TestVolumesThatCannotBe(t *testing.T) {
 	refused(errors.InvalidArgument, create(vmm.CreateVolume{}))
 	refused(errors.InvalidArgument, create(vmm.CreateVolume{Name: "small", DiskBytes: 1}))
 	refused(errors.CapacityExhausted, create(vmm.CreateVolume{Name: "big", DiskBytes: 64 << 30}))
+	refused(errors.InvalidArgument, create(vmm.CreateVolume{Name: "larger", DiskBytes: 65 << 30})) // whatever is deleted
 	one := int64(1 << 30)
 	admin := b.by
 	admin.Admin = true
