@@ -56,8 +56,6 @@ if [ -n "$unit" ]; then
   say "the code interpreter's server"
   # By Debian's Python: its packages are what the template has.
   (cd services/core/pkg/image/preset/code-interpreter && /usr/bin/python3 -m unittest discover -t . -s tests) || failed+=("the code interpreter's server")
-  say "go test services/core, the worker at the other end of a link"
-  (cd services/core && AETHERIUM_TEST_NODE=linked CGO_ENABLED=1 "${GO:-go}" test -race -timeout 15m ./pkg/worker) || failed+=("services/core with a linked worker")
   say "go test services/core, machines by runc"
   (cd services/core && AETHERIUM_TEST_RUNTIME=runc CGO_ENABLED=1 "${GO:-go}" test -race -timeout 15m ./pkg/vmm/oci) || failed+=("services/core with runc")
 fi
