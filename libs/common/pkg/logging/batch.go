@@ -3,7 +3,6 @@ package logging
 import (
 	"context"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 )
@@ -25,7 +24,6 @@ type batchQueue struct {
 
 	mu      sync.Mutex // of the fields
 	waiting []batched
-	spare   []batched
 	timer   *time.Timer
 
 	writing sync.Mutex // one batch after the other
@@ -83,13 +81,9 @@ func (q *batchQueue) flush() {
 	defer q.writing.Unlock()
 	q.mu.Lock()
 	batch := q.waiting
-	q.waiting, q.spare = q.spare, nil
+	q.waiting = nil
 	q.mu.Unlock()
 	for _, b := range batch {
 		_ = b.to.Handle(context.Background(), b.record) // as slog.Logger does with it
 	}
-	clear(batch)
-	q.mu.Lock()
-	q.spare = slices.Clip(batch)[:0]
-	q.mu.Unlock()
 }

@@ -62,11 +62,6 @@ func (s *Service) GetExecution(ctx context.Context, by vmm.Caller, id domain.ID)
 // execution finds an execution: in the memory of its node, where it is fresher
 // than in the database and sooner there.
 func (s *Service) execution(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.Execution, Node, error) {
-	if node := s.nodes.Here(); node != nil {
-		if x, err := node.Execution(ctx, id); err == nil && x.ProjectID == by.ProjectID {
-			return x, node, nil
-		}
-	}
 	x, node, err := s.anyExecution(ctx, by.ProjectID, id)
 	if err != nil || node != nil {
 		return x, node, err
@@ -85,9 +80,10 @@ func (s *Service) execution(ctx context.Context, by vmm.Caller, id domain.ID) (*
 	return x, node, nil
 }
 
-// anyExecution finds an execution of a project, or of any, in the database, or at
-// the worker that started it just now: the row is written a moment after that,
-// and whoever asks may be quicker, by another gateway. node is where it was found.
+// anyExecution finds an execution of a project, or of any, in the memory of this
+// process's worker, in the database, or at the worker that started it just now:
+// the row is written a moment after that, and whoever asks may be quicker, by
+// another gateway. node is the worker in whose memory it was found, if it was.
 // Returns NotFound, and Unavailable where a worker that may have it is not reached.
 func (s *Service) anyExecution(ctx context.Context, project, id domain.ID) (x *domain.Execution, node Node, err error) {
 	stored := func() error {
@@ -96,6 +92,14 @@ func (s *Service) anyExecution(ctx context.Context, project, id domain.ID) (x *d
 			return err
 		})
 	}
+	of := func(x *domain.Execution) bool { return project == storage.System || x.ProjectID == project }
+	if here := s.nodes.Here(); here != nil {
+		if x, err := here.Execution(ctx, id); err == nil && of(x) {
+			return x, here, nil
+		}
+		err = stored() // where it is before it is forgotten
+		return x, nil, err
+	}
 	err = stored()
 	if !errors.HasCode(err, errors.NotFound) {
 		return x, nil, err
@@ -103,7 +107,7 @@ func (s *Service) anyExecution(ctx context.Context, project, id domain.ID) (x *d
 	var mu sync.Mutex
 	missing := s.everywhere(ctx, func(n Node) error {
 		young, err := n.Execution(ctx, id)
-		if err == nil && (project == storage.System || young.ProjectID == project) {
+		if err == nil && of(young) {
 			mu.Lock()
 			defer mu.Unlock()
 			x, node = young, n

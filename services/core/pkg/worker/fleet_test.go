@@ -52,11 +52,7 @@ func newFleet(t *testing.T) *fleet {
 			l.cut()
 		}
 	})
-	f.Service = service.New(service.Config{
-		DefaultTemplate: "base", DefaultDriver: "fake", DefaultNetwork: domain.NetworkNone, Platform: "linux/amd64",
-		Defaults:   domain.Resources{MilliCPU: 1000, MemoryBytes: 256 << 20, DiskBytes: 256 << 20, PIDs: 256},
-		Overcommit: service.Overcommit{Memory: 1, Disk: 1},
-	}, service.Deps{Store: one.store, Nodes: f, Sealer: one.sealer, Changes: changes, Log: log})
+	f.Service = one.serve(f, changes)
 	one.Service, other.Service = f.Service, f.Service
 	return f
 }

@@ -150,12 +150,17 @@ func (b *bed) up() {
 	if os.Getenv("AETHERIUM_TEST_NODE") == "linked" {
 		b.link = newLink(b.worker, log)
 	}
-	b.Service = service.New(service.Config{
+	b.Service = b.serve(b, b.changes)
+	must(b.t, b.worker.Start(b.ctx))
+}
+
+// serve makes a service of the bed's store that reaches nodes.
+func (b *bed) serve(nodes service.Nodes, changes *watch.Hub[domain.ID]) *service.Service {
+	return service.New(service.Config{
 		DefaultTemplate: "base", DefaultDriver: "fake", DefaultNetwork: domain.NetworkNone, Platform: "linux/amd64",
 		Defaults:   domain.Resources{MilliCPU: 1000, MemoryBytes: 256 << 20, DiskBytes: 256 << 20, PIDs: 256},
 		Overcommit: service.Overcommit{Memory: 1, Disk: 1},
-	}, service.Deps{Store: b.store, Nodes: b, Sealer: b.sealer, Changes: b.changes, Log: log})
-	must(b.t, b.worker.Start(b.ctx))
+	}, service.Deps{Store: b.store, Nodes: nodes, Sealer: b.sealer, Changes: changes, Log: slog.New(slog.DiscardHandler)})
 }
 
 // down lets go of everything as an orderly end does. VMs run on.

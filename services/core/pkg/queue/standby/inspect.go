@@ -43,25 +43,23 @@ func (q *Queue) List(ctx context.Context, s queue.State, limit int) ([]queue.Inf
 
 // Cancel implements queue.Inspector.
 func (q *Queue) Cancel(ctx context.Context, id string) error {
-	return either(q.own.Cancel, q.shared.Cancel)(ctx, id)
+	return either(ctx, id, q.own.Cancel, q.shared.Cancel)
 }
 
 // Revive implements queue.Inspector.
 func (q *Queue) Revive(ctx context.Context, id string) error {
-	return either(q.own.Revive, q.shared.Revive)(ctx, id)
+	return either(ctx, id, q.own.Revive, q.shared.Revive)
 }
 
 // Remove implements queue.Inspector.
 func (q *Queue) Remove(ctx context.Context, id string) error {
-	return either(q.own.Remove, q.shared.Remove)(ctx, id)
+	return either(ctx, id, q.own.Remove, q.shared.Remove)
 }
 
 // either changes the job in the queue that has it.
-func either(own, shared func(context.Context, string) error) func(context.Context, string) error {
-	return func(ctx context.Context, id string) error {
-		if err := own(ctx, id); !errors.HasCode(err, errors.NotFound) {
-			return err
-		}
-		return shared(ctx, id)
+func either(ctx context.Context, id string, own, shared func(context.Context, string) error) error {
+	if err := own(ctx, id); !errors.HasCode(err, errors.NotFound) {
+		return err
 	}
+	return shared(ctx, id)
 }

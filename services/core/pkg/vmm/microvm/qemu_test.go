@@ -67,10 +67,10 @@ func buildKernel(t *testing.T, packaged, agent string) microvm.Kernel {
 	return k
 }
 
-// A real monitor that was killed in the middle of saving a machine lets it go
-// on; one that was restored is not restored again once it went on.
-func TestKilledWithQEMU(t *testing.T) {
-	t.Parallel()
+// qemuKernel builds what QEMU boots with the ordinary agent, and skips the test
+// where there is not all that this takes.
+func qemuKernel(t *testing.T) microvm.Kernel {
+	t.Helper()
 	packaged := os.Getenv("AETHERIUM_TEST_KERNEL")
 	if packaged == "" {
 		t.Skip("no kernel is given in AETHERIUM_TEST_KERNEL")
@@ -78,7 +78,14 @@ func TestKilledWithQEMU(t *testing.T) {
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		t.Skip("QEMU is not installed")
 	}
-	k := buildKernel(t, packaged, vmmtest.Agent(t))
+	return buildKernel(t, packaged, vmmtest.Agent(t))
+}
+
+// A real monitor that was killed in the middle of saving a machine lets it go
+// on; one that was restored is not restored again once it went on.
+func TestKilledWithQEMU(t *testing.T) {
+	t.Parallel()
+	k := qemuKernel(t)
 	raw, err := json.Marshal(k)
 	must(t, err)
 	l := newLab(t, onQEMU(k))
@@ -152,14 +159,7 @@ func victimOnQEMU(b *bomb, kernel string) (func(*microvm.Config), error) {
 // must not be shared.
 func TestKeptWithQEMU(t *testing.T) {
 	t.Parallel()
-	packaged := os.Getenv("AETHERIUM_TEST_KERNEL")
-	if packaged == "" {
-		t.Skip("no kernel is given in AETHERIUM_TEST_KERNEL")
-	}
-	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
-		t.Skip("QEMU is not installed")
-	}
-	l, await := keepingLab(t, 1, onQEMU(buildKernel(t, packaged, vmmtest.Agent(t))))
+	l, await := keepingLab(t, 1, onQEMU(qemuKernel(t)))
 	for path, content := range map[string]string{
 		"etc/passwd": "root:x:0:0:root:/root:/bin/sh\n", "etc/group": "root:x:0:\n", "etc/machine-id": "",
 		"etc/ssh/ssh_host_ed25519_key": "old", "etc/ssh/ssh_host_ed25519_key.pub": "old",
