@@ -81,6 +81,10 @@ func (b *breaker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		b.control(w, r)
 		return
 	}
+	if r.ProtoMajor == 1 {
+		// Else the answer breaks where the end of the request is still being passed on.
+		_ = http.NewResponseController(w).EnableFullDuplex()
+	}
 	reset := func() { cut(r) }
 	f := b.next(r)
 	defer func() {

@@ -657,7 +657,7 @@ await broken('a command whose stream breaks runs on, and is found by its number'
   const begun = new Promise((r) => { heard = r })
   const cmd = await s.commands.run('echo begun; read a; seq 1 100000; exit 3', { background: true, stdin: true, onStdout: heard })
   const ended = fails(() => cmd.wait(), 'SandboxError')
-  assert.equal(await begun, 'begun\n')
+  assert.equal(await Promise.race([begun, ended.then((err) => err.message)]), 'begun\n')
   await breakage('DELETE')
   const err = await ended
   assert.notEqual(err.constructor.name, 'CommandExitError')

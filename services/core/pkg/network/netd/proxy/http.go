@@ -90,6 +90,11 @@ func (p *Proxy) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, http.StatusRequestHeaderFieldsTooLarge, name, &denial{reason: domain.EgressBusy})
 		return
 	}
+	if r.ProtoMajor == 1 {
+		// Else the server, once the answer begins, reads the rest of the body
+		// itself: the answer waits for it, or breaks where it was being passed on.
+		_ = http.NewResponseController(w).EnableFullDuplex()
+	}
 	s.forward.ServeHTTP(w, r)
 }
 

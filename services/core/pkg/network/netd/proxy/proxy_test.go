@@ -201,6 +201,36 @@ func TestKeptConnectionsAreJudgedAnew(t *testing.T) {
 	}
 }
 
+// A server may answer before it has all that it is sent, and be sent more for it.
+func TestAnswersBeforeTheRequestEnds(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		control := http.NewResponseController(w)
+		if err := errors.Join(control.EnableFullDuplex(), control.Flush()); err != nil {
+			t.Error(err)
+		}
+		_, _ = io.Copy(w, r.Body)
+	}))
+	t.Cleanup(server.Close)
+	r := newRig(t, server)
+	r.may(t, only("a.test"))
+	c := r.dial()
+	if _, err := io.WriteString(c, "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if _, err := io.WriteString(c, "5\r\nafter\r\n0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(resp.Body); err != nil || string(got) != "after" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 // An upgrade to a protocol in which every request names its host is not asked for.
 func TestRequestsStayInSight(t *testing.T) {
 	t.Parallel()
