@@ -32,6 +32,7 @@ type TaskError struct {
 type Worker struct {
 	ID       string    `json:"id"`
 	Name     string    `json:"name"`
+	Address  string    `json:"address,omitempty" example:"node-1:7400" doc:"Where it is reached by gateways; absent: it is in the gateway's own process"`
 	Version  string    `json:"version"`
 	Platform string    `json:"platform"`
 	State    string    `json:"state" enum:"ready,cordoned,away"`

@@ -53,6 +53,7 @@ type TaskError struct {
 type Worker struct {
 	ID       ID
 	Name     string // host name
+	Address  string // host:port of its node link; empty: it is in the gateway's own process
 	Version  string
 	Platform string
 	Drivers  []DriverInfo

@@ -121,6 +121,7 @@ func deployment(t *testing.T) string {
 			tx.Projects().Insert(ctx, &domain.Project{ID: p, Name: "p", CreatedAt: at}),
 			tx.Settings().Set(ctx, "k", "v"),
 			tx.Workers().Insert(ctx, &domain.Worker{ID: owner, Name: "w", SeenAt: at, JoinedAt: at}),
+			tx.JoinTokens().Insert(ctx, &domain.JoinToken{ID: domain.NewID(), Hash: [32]byte{1}, CreatedAt: at, ExpiresAt: at}),
 			tx.Templates().Insert(ctx, tmpl), tx.Builds().Insert(ctx, build),
 			tx.Volumes().Insert(ctx, vol), tx.VMs().Insert(ctx, vm),
 			tx.Machines().Insert(ctx, &domain.Machine{ID: domain.NewID(), WorkerID: owner, VMID: vm.ID, Handle: []byte{1}, CreatedAt: at}),

@@ -51,6 +51,22 @@ type Workers interface {
 	Reserved(ctx context.Context, id domain.ID) (domain.Resources, error)
 }
 
+// JoinTokens is the table of the tokens by which workers join.
+type JoinTokens interface {
+	// ByHash returns NotFound.
+	ByHash(ctx context.Context, hash [32]byte) (*domain.JoinToken, error)
+	// Insert returns AlreadyExists.
+	Insert(ctx context.Context, t *domain.JoinToken) error
+	// Use notes which worker, with which key, has joined by a token. Returns
+	// Conflict when one has already, NotFound.
+	Use(ctx context.Context, id, worker domain.ID, key [32]byte, at time.Time) error
+	// Delete returns NotFound.
+	Delete(ctx context.Context, id domain.ID) error
+	List(ctx context.Context, p Page) (List[*domain.JoinToken], error)
+	// DeleteExpired removes at most limit tokens, used or not, that expired before a time.
+	DeleteExpired(ctx context.Context, before time.Time, limit int) (int, error)
+}
+
 // TaskFilter narrows a list of tasks. Zero fields do not filter.
 type TaskFilter struct {
 	ProjectID domain.ID

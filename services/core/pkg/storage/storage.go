@@ -53,6 +53,7 @@ type Tx interface {
 	Names() Names
 	Tasks() Tasks
 	Workers() Workers
+	JoinTokens() JoinTokens
 	Outbox() Outbox
 	Usage() UsageRows
 	Keys() Keys

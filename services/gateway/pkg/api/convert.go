@@ -236,7 +236,7 @@ func driver(d domain.DriverInfo) wire.Driver {
 
 func worker(w *domain.Worker) wire.Worker {
 	return wire.Worker{
-		ID: w.ID.String(), Name: w.Name, Version: w.Version, Platform: w.Platform, State: string(w.State),
+		ID: w.ID.String(), Name: w.Name, Address: w.Address, Version: w.Version, Platform: w.Platform, State: string(w.State),
 		Drivers: mapped(w.Drivers, driver), Capacity: resources(w.Capacity), Reserved: resources(w.Reserved),
 		SeenAt: w.SeenAt, JoinedAt: w.JoinedAt,
 	}

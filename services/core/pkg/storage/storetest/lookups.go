@@ -209,6 +209,14 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 		Lookup{Name: "idempotency expiry", Run: func(ctx context.Context, tx storage.Tx) error {
 			return do(tx.Idempotency().DeleteExpired(ctx, now, 10))
 		}},
+		Lookup{Name: "join tokens", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.JoinTokens().List(ctx, desc)) }},
+		Lookup{Name: "join token by hash", Run: func(ctx context.Context, tx storage.Tx) error {
+			_, _ = tx.JoinTokens().ByHash(ctx, [32]byte{})
+			return nil
+		}},
+		Lookup{Name: "delete join tokens", Run: func(ctx context.Context, tx storage.Tx) error {
+			return do(tx.JoinTokens().DeleteExpired(ctx, now, 10))
+		}},
 		Lookup{Name: "secrets", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Secrets().List(ctx, p)) }},
 	)
 	return calls

@@ -44,6 +44,7 @@ func Run(t *testing.T, open Open) {
 		"machines":                    machines,
 		"claiming machines":           claims,
 		"workers and what is held":    workers,
+		"join tokens":                 joinTokens,
 		"executions keep every field": executionFields,
 		"executions only go forward":  executionUpserts,
 		"executions by state and age": executionQueries,

@@ -252,7 +252,7 @@ func claims(e *env) {
 func workers(e *env) {
 	p := e.project("p")
 	w := &domain.Worker{
-		ID: domain.NewID(), Name: "host", Version: "1", Platform: "linux/amd64",
+		ID: domain.NewID(), Name: "host", Address: "host:7400", Version: "1", Platform: "linux/amd64",
 		Drivers:  []domain.DriverInfo{{Name: "oci", Version: "2", Isolation: domain.IsolationContainer, Usable: true, Capabilities: []string{"fork"}}},
 		Capacity: domain.Resources{MilliCPU: 4000, MemoryBytes: 8 << 30, DiskBytes: 100 << 30, PIDs: 9000},
 		State:    domain.WorkerReady, SeenAt: e.now, JoinedAt: e.now,
@@ -267,7 +267,7 @@ func workers(e *env) {
 		return tx.Workers().Insert(e.ctx(), &domain.Worker{ID: domain.NewID(), Name: "host"})
 	})
 	stale := *w
-	w.State, w.Version = domain.WorkerCordoned, "2"
+	w.State, w.Version, w.Address = domain.WorkerCordoned, "2", "[2001:db8::1]:7400"
 	e.update(func(tx storage.Tx) error { return tx.Workers().Update(e.ctx(), w) })
 	e.refused(errors.Conflict, func(tx storage.Tx) error { return tx.Workers().Update(e.ctx(), &stale) })
 	w.SeenAt = e.tick()

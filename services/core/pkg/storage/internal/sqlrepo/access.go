@@ -29,8 +29,8 @@ func scanKey(r Row) (*domain.APIKey, error) {
 	return k, err
 }
 
-// oldHash keeps the hash of an earlier secret; without one it is NULL.
-func oldHash(h [32]byte) any {
+// optHash keeps an optional hash; zero is NULL.
+func optHash(h [32]byte) any {
 	if h == ([32]byte{}) {
 		return nil
 	}
@@ -51,7 +51,7 @@ func (r keys) ByHash(ctx context.Context, hash [32]byte) (*domain.APIKey, error)
 func (r keys) Insert(ctx context.Context, k *domain.APIKey) error {
 	r.tx.wroteKeys = true
 	_, err := r.s.Exec(ctx, "INSERT INTO api_keys ("+keyColumns+") VALUES ("+marks(keyColumns)+")",
-		string(k.ID), string(k.ProjectID), string(k.UserID), k.Name, k.Prefix, k.Hash[:], oldHash(k.OldHash), optMicros(k.OldUntil), jsonText{k.Scopes},
+		string(k.ID), string(k.ProjectID), string(k.UserID), k.Name, k.Prefix, k.Hash[:], optHash(k.OldHash), optMicros(k.OldUntil), jsonText{k.Scopes},
 		k.CreatedBy, micros(k.CreatedAt), optMicros(k.RotatedAt), optMicros(k.ExpiresAt), optMicros(k.LastUsedAt), optMicros(k.RevokedAt))
 	switch {
 	case violated(err, Unique):

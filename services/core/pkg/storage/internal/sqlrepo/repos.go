@@ -51,6 +51,9 @@ func (t *Tx) Tasks() storage.Tasks { return tasks{t.s} }
 // Workers implements [storage.Tx].
 func (t *Tx) Workers() storage.Workers { return workers{t.s} }
 
+// JoinTokens implements [storage.Tx].
+func (t *Tx) JoinTokens() storage.JoinTokens { return joinTokens{t.s} }
+
 // Outbox implements [storage.Tx].
 func (t *Tx) Outbox() storage.Outbox { return outbox{t} }
 

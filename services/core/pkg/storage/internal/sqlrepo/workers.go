@@ -12,7 +12,7 @@ type workers struct{ s Session }
 
 const (
 	workerFixed    = "id, joined_at"
-	workerChanging = "name, version, platform, drivers, milli_cpu, memory_bytes, disk_bytes, pids, state, seen_at, revision"
+	workerChanging = "name, version, platform, drivers, milli_cpu, memory_bytes, disk_bytes, pids, state, seen_at, address, revision"
 	workerColumns  = workerFixed + ", " + workerChanging
 	workerSelect   = "SELECT " + workerColumns + " FROM workers"
 
@@ -35,7 +35,7 @@ func workerChangingOf(w *domain.Worker, revision int64) []any {
 	c := w.Capacity
 	return []any{
 		w.Name, w.Version, w.Platform, jsonText{w.Drivers}, c.MilliCPU, c.MemoryBytes, c.DiskBytes, c.PIDs,
-		string(w.State), micros(w.SeenAt), revision,
+		string(w.State), micros(w.SeenAt), w.Address, revision,
 	}
 }
 
@@ -43,7 +43,7 @@ func scanWorker(r Row) (*domain.Worker, error) {
 	w := new(domain.Worker)
 	c := &w.Capacity
 	return w, r.Scan(&w.ID, scanTime{&w.JoinedAt}, &w.Name, &w.Version, &w.Platform, jsonText{&w.Drivers},
-		&c.MilliCPU, &c.MemoryBytes, &c.DiskBytes, &c.PIDs, &w.State, scanTime{&w.SeenAt}, &w.Revision)
+		&c.MilliCPU, &c.MemoryBytes, &c.DiskBytes, &c.PIDs, &w.State, scanTime{&w.SeenAt}, &w.Address, &w.Revision)
 }
 
 func (r workers) one(ctx context.Context, absent *errors.Error, cond, arg string) (*domain.Worker, error) {
