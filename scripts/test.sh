@@ -61,9 +61,10 @@ if [ -n "$unit" ]; then
 fi
 if [ -n "$integration" ]; then
   say "go test tests"
-  # They make their own base, as users do, and have the kernel that was fetched.
+  # They make their own base, as users do, but for the SDKs' further runs, and
+  # have the kernel that was fetched.
   # Two packages at a time, for they wait more than they compute; the longest first.
-  (eval "$fixtures" && unset AETHERIUM_TEST_ROOTFS && cd tests && CGO_ENABLED=1 "${GO:-go}" test -race -count=1 -p 2 -timeout 20m ./e2e/e2b ./e2e ./...) || failed+=(tests) # they test bin/, which the cache of results does not see
+  (eval "$fixtures" && export AETHERIUM_TEST_OTHER_ROOTFS="$AETHERIUM_TEST_ROOTFS" && unset AETHERIUM_TEST_ROOTFS && cd tests && CGO_ENABLED=1 "${GO:-go}" test -race -count=1 -p 2 -timeout 20m ./e2e/e2b ./e2e ./...) || failed+=(tests) # they test bin/, which the cache of results does not see
 fi
 if [ ${#failed[@]} -gt 0 ]; then
   echo "FAILED: ${failed[*]}" >&2

@@ -28,8 +28,8 @@ var sdks = []sdk.Package{
 	{Language: sdk.Python, Name: "e2b-code-interpreter", Version: "2.10.0", With: []string{"e2b==2.45.0"}},
 }
 
-// byNames are the checks that are made by names and over TLS too.
-const byNames = "TEST_CHECKS=runCode: text, results and the count,runCode: callbacks,contexts: made, listed, restarted and removed,runCode: a timeout ends what runs,files: beside it,runCode: a sandbox that is killed"
+// most are the checks that are made by names and over TLS, and of emulated machines, too.
+const most = "TEST_CHECKS=runCode: text, results and the count,runCode: callbacks,contexts: made, listed, restarted and removed,runCode: a timeout ends what runs,files: beside it,runCode: a sandbox that is killed"
 
 // TestSDKs runs what each SDK does, without names and then as `aetherium e2b
 // env` sets it up. The matrix in the documentation must say what came of it.
@@ -47,7 +47,7 @@ func TestSDKs(t *testing.T) {
 			found.Add(sdks[i].String(), r)
 		}
 	}
-	environ := append(names.Environ(t, s), byNames)
+	environ := append(names.Environ(t, s), most)
 	t.Run("TLS", func(t *testing.T) { run(t, s, sdks, environ, names.Inside...) })
 	if !t.Failed() && asked == len(sdks) {
 		found.Compare(t)
@@ -73,7 +73,7 @@ func TestSDKsOnMachinesFromMemory(t *testing.T) {
 		t.Errorf("VMs are on %s, from memory %v", vm.Driver, vm.Memory)
 	}
 	sdk.CLI(t, s, "vm", "rm", vm.ID)
-	run(t, s, sdks[2:3], sdk.Plain(t, s)) // emulated, each takes minutes; what differs is the machine, not the client
+	run(t, s, sdks[2:3], append(sdk.Plain(t, s), most)) // emulated, each takes minutes; what differs is the machine, not the client
 }
 
 // usable waits until a driver was tried out, which boots a machine.

@@ -4,6 +4,7 @@
 package e2b
 
 import (
+	"cmp"
 	"os"
 	"strconv"
 	"strings"
@@ -17,6 +18,11 @@ import (
 const (
 	// driverEnv names the driver of the sandboxes.
 	driverEnv = "AETHERIUM_TEST_E2B_DRIVER"
+
+	// rootfsEnv names a directory that base is made from; else it is made as users
+	// make it, which takes longer. The other is for all tests but one.
+	rootfsEnv      = "AETHERIUM_TEST_ROOTFS"
+	otherRootfsEnv = "AETHERIUM_TEST_OTHER_ROOTFS"
 
 	defaultDriver = "oci"
 
@@ -38,7 +44,7 @@ var sdks = []sdk.Package{
 func TestSDKs(t *testing.T) {
 	driver := wanted(t)
 	host := images(t, nil)
-	s := serve(t, driver, registriesEnv+host)
+	s := serveFrom(t, os.Getenv(rootfsEnv), driver, registriesEnv+host)
 	environ := append(sdk.Plain(t, s), "TEST_SCHEME=http", "TEST_REGISTRY="+host)
 	found := sdk.Matrix{By: "tests/e2e/e2b"}
 	for _, p := range sdks {
@@ -72,7 +78,11 @@ func wanted(t *testing.T) string {
 
 func serve(t *testing.T, driver string, settings ...string) *server.Server {
 	t.Helper()
-	rootfs := os.Getenv("AETHERIUM_TEST_ROOTFS")
+	return serveFrom(t, cmp.Or(os.Getenv(rootfsEnv), os.Getenv(otherRootfsEnv)), driver, settings...)
+}
+
+func serveFrom(t *testing.T, rootfs, driver string, settings ...string) *server.Server {
+	t.Helper()
 	all := append([]string{"AETHERIUM_VM_DRIVER=" + driver, "AETHERIUM_BASE_SKIP=" + strconv.FormatBool(rootfs != "")}, settings...)
 	const kernel = "AETHERIUM_MICROVM_KERNEL"
 	if v := os.Getenv(kernel); v != "" {
