@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"net"
 	"slices"
 	"sync"
@@ -56,45 +55,25 @@ func newAuthority(domain, owner string, now func() time.Time) (*Authority, error
 // parse reads an authority as marshal writes it.
 func parse(text []byte, domain string, now func() time.Time) (*Authority, error) {
 	a := &Authority{domain: domain, now: now, leaves: map[bool]*tls.Certificate{}}
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		switch block.Type {
-		case certificateBlock:
-			cert, err := x509.ParseCertificate(block.Bytes)
-			if err != nil {
-				return nil, err
-			}
-			a.cert = cert
-		case keyBlock:
-			key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-			if err != nil {
-				return nil, err
-			}
-			a.key, _ = key.(crypto.Signer)
-		}
+	certs, key, err := certificate.Parse(text)
+	if err != nil {
+		return nil, err
 	}
-	if a.cert == nil || a.key == nil || !a.cert.IsCA {
+	if len(certs) != 1 || key == nil || !certs[0].IsCA {
 		return nil, errors.Plain("it is not a certificate authority and its key")
 	}
-	public, ok := a.cert.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
-	if !ok || !public.Equal(a.key.Public()) {
-		return nil, errors.Plain("the key is another certificate's")
-	}
+	a.cert, a.key = certs[0], key
 	return a, nil
 }
-
-const (
-	certificateBlock = "CERTIFICATE"
-	keyBlock         = "PRIVATE KEY"
-)
 
 // marshal writes certificate and key into one text, so that one is never
 // found without the other.
 func (a *Authority) marshal() ([]byte, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(a.key)
+	key, err := certificate.KeyPEM(a.key)
 	if err != nil {
 		return nil, failed(err)
 	}
-	return slices.Concat(a.PEM(), pem.EncodeToMemory(&pem.Block{Type: keyBlock, Bytes: der})), nil
+	return slices.Concat(a.PEM(), key), nil
 }
 
 // serves reports whether the authority is good for its domain, and for long enough.
@@ -104,7 +83,7 @@ func (a *Authority) serves() bool {
 
 // PEM is the authority's certificate, for clients to trust.
 func (a *Authority) PEM() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: certificateBlock, Bytes: a.cert.Raw})
+	return certificate.PEM(a.cert)
 }
 
 // GetCertificate gives the server's certificate (tls.Config.GetCertificate):

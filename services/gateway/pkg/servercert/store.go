@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/certificate"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 )
 
@@ -40,7 +41,7 @@ func Open(dir, domain, owner string, now func() time.Time) (a *Authority, made b
 		if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the certificate is for every user of the host
 			return nil, false, unwritable(dir, err)
 		}
-		if err := write(file, text, 0o600); err != nil {
+		if err := certificate.WriteFile(file, text, 0o600); err != nil {
 			return nil, false, unwritable(file, err)
 		}
 		made = true
@@ -49,7 +50,7 @@ func Open(dir, domain, owner string, now func() time.Time) (a *Authority, made b
 	}
 	public := filepath.Join(dir, PublicFile)
 	if kept, err := os.ReadFile(public); err != nil || !bytes.Equal(kept, a.PEM()) {
-		if err := write(public, a.PEM(), 0o644); err != nil {
+		if err := certificate.WriteFile(public, a.PEM(), 0o644); err != nil {
 			return nil, false, unwritable(public, err)
 		}
 	}
@@ -79,31 +80,6 @@ func read(file, domain string, now func() time.Time) (*Authority, error) {
 			WithHint("remove %s to have a new one made, which clients have to be given", file)
 	}
 	return a, nil
-}
-
-// write makes a file anew, whole or not at all. What a process that was killed
-// has left of one is made anew, too.
-func write(file string, text []byte, mode fs.FileMode) error {
-	name := file + ".new"
-	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	tmp, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(text)
-	if err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
-		return errors.Join(err, os.Remove(name))
-	}
-	if err := os.Rename(name, file); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(file))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 func unwritable(file string, err error) error {

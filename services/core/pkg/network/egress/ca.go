@@ -3,7 +3,6 @@ package egress
 import (
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/certificate"
@@ -29,12 +28,9 @@ func NewCA(installation string, now time.Time) (*CA, error) {
 	if err != nil {
 		return failed(err)
 	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	text, err := certificate.KeyPEM(key)
 	if err != nil {
 		return failed(err)
 	}
-	return &CA{
-		Certificate: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}),
-		Key:         pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}),
-	}, nil
+	return &CA{Certificate: certificate.PEM(cert), Key: text}, nil
 }

@@ -1,0 +1,38 @@
+package client
+
+import (
+	"context"
+	"iter"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/types/pkg/api"
+)
+
+// JoinTokens lists the tokens by which workers join, ended ones as well, for administrators.
+func (c *Client) JoinTokens(ctx context.Context, p Page) iter.Seq2[api.JoinToken, error] {
+	return all[api.JoinToken](ctx, c, get("workers", "tokens"), p)
+}
+
+// CreateJoinToken makes a token by which one worker can join. It is not
+// repeated when the answer is lost: the token's text was told once, and would be
+// nobody's. Zero is an hour.
+func (c *Client) CreateJoinToken(ctx context.Context, ttl time.Duration) (api.NewJoinToken, error) {
+	return fetch[api.NewJoinToken](ctx, c, post(api.CreateJoinToken{TTLMS: ttl.Milliseconds()}, "workers", "tokens"))
+}
+
+// RevokeJoinToken makes a join token count no longer. Returns NotFound.
+func (c *Client) RevokeJoinToken(ctx context.Context, id string) error {
+	return c.perform(ctx, remove("workers", "tokens", id))
+}
+
+// JoinWorker makes a worker of who has a join token; it needs no key. Returns
+// Unauthenticated, Gone, Conflict, AlreadyExists, InvalidArgument.
+func (c *Client) JoinWorker(ctx context.Context, req api.JoinWorker) (api.WorkerCertificate, error) {
+	return fetch[api.WorkerCertificate](ctx, c, post(req, "workers", "join").repeatable())
+}
+
+// RenewWorker gives a worker a certificate of another key; it needs no API key.
+// Returns Unauthenticated, Gone, InvalidArgument.
+func (c *Client) RenewWorker(ctx context.Context, id string, req api.RenewWorker) (api.WorkerCertificate, error) {
+	return fetch[api.WorkerCertificate](ctx, c, post(req, "workers", id, "certificate").repeatable())
+}
