@@ -4,8 +4,9 @@
 //
 // The struct's fields carry `yaml:"name"` and `doc:"…"` tags. A field can be
 // overridden by a variable named after its path: with the prefix AETHERIUM,
-// `listen.address` is AETHERIUM_LISTEN_ADDRESS. Defaults are what the struct
-// holds when it is given.
+// `listen.address` is AETHERIUM_LISTEN_ADDRESS. What is in an embedded struct
+// with the tag `yaml:",inline"` is as if it stood in the outer one. Defaults are
+// what the struct holds when it is given.
 package config
 
 import (
@@ -111,7 +112,11 @@ func walk(v reflect.Value, path []string) []field {
 	var out []field
 	for i := range v.NumField() {
 		t := v.Type().Field(i)
-		name, _, _ := strings.Cut(t.Tag.Get("yaml"), ",")
+		name, how, _ := strings.Cut(t.Tag.Get("yaml"), ",")
+		if t.IsExported() && how == "inline" {
+			out = append(out, walk(v.Field(i), path)...)
+			continue
+		}
 		if !t.IsExported() || name == "" || name == "-" {
 			continue
 		}

@@ -129,7 +129,7 @@ type Service struct {
 	store   storage.Store
 	nodes   Nodes
 	sealer  seal.Sealer
-	changes *watch.Hub[domain.ID] // woken by the worker after each commit for a VM or task
+	changes watch.Changes[domain.ID] // woken by the worker after each commit for a VM or task
 	config  Config
 	log     *slog.Logger
 	now     func() time.Time
@@ -146,7 +146,7 @@ type Deps struct {
 	Store   storage.Store
 	Nodes   Nodes
 	Sealer  seal.Sealer
-	Changes *watch.Hub[domain.ID]
+	Changes watch.Changes[domain.ID]
 	Log     *slog.Logger
 	Now     func() time.Time // nil: time.Now
 }

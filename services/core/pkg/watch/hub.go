@@ -4,6 +4,12 @@ package watch
 
 import "sync"
 
+// Changes is a hub of this process, or one that is connected to those of others.
+type Changes[K comparable] interface {
+	Subscribe(key K) *Subscription[K]
+	Notify(key K)
+}
+
 // Hub hands out wake-ups by key. Its zero value is ready. The pattern is:
 // subscribe, look, wait, look again; so a change between looking and waiting
 // is never missed.

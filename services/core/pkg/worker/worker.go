@@ -20,6 +20,9 @@ import (
 
 // Config is how a worker behaves. Zero durations mean the defaults of [Config.withDefaults].
 type Config struct {
+	// ID is of the worker's row, made when it joined; empty: the row is that with
+	// its name, and made at the first start.
+	ID       domain.ID
 	Name     string // of the worker, by default the host's
 	Version  string
 	Platform string
@@ -85,7 +88,7 @@ type Deps struct {
 	Volumes  Volumes // nil: it keeps none
 	Sealer   seal.Sealer
 	Queue    queue.Queue
-	Changes  *watch.Hub[domain.ID] // woken after each commit for a VM or task
+	Changes  watch.Changes[domain.ID] // woken after each commit for a VM or task
 	Log      *slog.Logger
 	Now      func() time.Time // nil: time.Now
 }
@@ -222,11 +225,9 @@ func (w *Worker) every(d time.Duration, f func(context.Context)) {
 func (w *Worker) register(ctx context.Context) error {
 	var before []domain.DriverInfo
 	if err := w.Store.View(ctx, func(tx storage.Tx) error {
-		row, err := tx.Workers().ByName(ctx, w.config.Name)
-		if err == nil {
+		row, err := w.known(ctx, tx)
+		if err == nil && row != nil {
 			before = row.Drivers
-		} else if errors.HasCode(err, errors.NotFound) {
-			err = nil
 		}
 		return err
 	}); err != nil {
@@ -235,11 +236,11 @@ func (w *Worker) register(ctx context.Context) error {
 	w.learn(ctx, before)
 	now := w.time()
 	return w.Store.Update(ctx, func(tx storage.Tx) error {
-		row, err := tx.Workers().ByName(ctx, w.config.Name)
-		fresh := errors.HasCode(err, errors.NotFound)
-		if err != nil && !fresh {
+		row, err := w.known(ctx, tx)
+		if err != nil {
 			return err
 		}
+		fresh := row == nil
 		if fresh {
 			row = &domain.Worker{ID: domain.NewID(), Name: w.config.Name, State: domain.WorkerReady, JoinedAt: now}
 		}
@@ -253,4 +254,22 @@ func (w *Worker) register(ctx context.Context) error {
 		}
 		return tx.Workers().Update(ctx, row)
 	})
+}
+
+// known gives the worker's row; nil: it has none yet.
+// Returns NotFound for a worker that was removed.
+func (w *Worker) known(ctx context.Context, tx storage.Tx) (*domain.Worker, error) {
+	if w.config.ID != "" {
+		row, err := tx.Workers().Get(ctx, w.config.ID)
+		if errors.HasCode(err, errors.NotFound) {
+			return nil, errors.Wrap(err, errors.NotFound, "the worker %s is not one of this installation any more", w.config.ID).
+				WithHint("have it join again, with another data directory")
+		}
+		return row, err
+	}
+	row, err := tx.Workers().ByName(ctx, w.config.Name)
+	if errors.HasCode(err, errors.NotFound) {
+		return nil, nil
+	}
+	return row, err
 }

@@ -20,9 +20,11 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/logging"
 	"github.com/aetherium/aetherium/libs/common/pkg/version"
 	"github.com/aetherium/aetherium/services/core/pkg/client"
+	"github.com/aetherium/aetherium/services/core/pkg/daemon"
+	"github.com/aetherium/aetherium/services/core/pkg/host"
 	"github.com/aetherium/aetherium/services/core/pkg/redis"
+	core "github.com/aetherium/aetherium/services/core/pkg/settings"
 	"github.com/aetherium/aetherium/services/standalone/internal/app"
-	"github.com/aetherium/aetherium/services/standalone/internal/daemon"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
 
@@ -66,7 +68,7 @@ func (p *program) serve() *cobra.Command {
 				return err
 			}
 			// What this process starts has no business with the keys, the database or the queue.
-			for _, name := range []string{settings.SealKeysVariable, settings.DatabaseVariable, settings.QueueVariable} {
+			for _, name := range []string{core.SealKeysVariable, core.DatabaseVariable, core.QueueVariable} {
 				if err := os.Unsetenv(name); err != nil {
 					return errors.Wrap(err, errors.Internal, "the environment cannot be changed")
 				}
@@ -305,7 +307,7 @@ func (p *program) doctor() *cobra.Command {
 	return cmd
 }
 
-func printDoctor(out io.Writer, d app.Doctor) error {
+func printDoctor(out io.Writer, d host.Doctor) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "DRIVER\tUSABLE\tISOLATION\tVERSION\tCAPABILITIES OR REASON")
 	for _, i := range d.Drivers {
@@ -341,7 +343,7 @@ func (p *program) reference() *cobra.Command {
 		Use: "reference", Short: "Print every setting as Markdown", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			d := settings.Defaults()
-			_, err := fmt.Fprint(p.stdout, config.Reference(&d, settings.Prefix))
+			_, err := fmt.Fprint(p.stdout, config.Reference(&d, core.Prefix))
 			return err
 		},
 	}

@@ -18,8 +18,8 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/logging"
 	"github.com/aetherium/aetherium/libs/common/pkg/seal"
+	"github.com/aetherium/aetherium/services/core/pkg/daemon"
 	"github.com/aetherium/aetherium/services/standalone/internal/app"
-	"github.com/aetherium/aetherium/services/standalone/internal/daemon"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
 

@@ -19,14 +19,15 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/seal"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/daemon"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
+	core "github.com/aetherium/aetherium/services/core/pkg/settings"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/pgtest"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/postgres"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/standalone/internal/app"
-	"github.com/aetherium/aetherium/services/standalone/internal/daemon"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
 
@@ -269,7 +270,7 @@ func TestKeysOfTheEnvironment(t *testing.T) {
 	first := strings.TrimSpace(i.run(0, "keys", "new"))
 	given, err := seal.Parse(first)
 	check(t, err)
-	i.env = append(i.env, settings.SealKeysVariable+"="+first)
+	i.env = append(i.env, core.SealKeysVariable+"="+first)
 	i.says(0, `(?s)not everything is under the newest key yet\n1 values.*`+given.IDs()[0]+`\s+settings\s+1\s+newest; .*`+filed.IDs()[0]+`\s+file\s+0\s+unused`, "keys", "rotate")
 	i.opens(given, "A")
 	i.says(1, "keys are not made here(?s).*keys new", "keys", "rotate")
@@ -279,7 +280,7 @@ func TestKeysOfTheEnvironment(t *testing.T) {
 		t.Errorf("the file without keys: %v", err)
 	}
 	second := seal.NewKey()
-	i.env = append(i.env, settings.SealKeysVariable+"="+second+" "+first)
+	i.env = append(i.env, core.SealKeysVariable+"="+second+" "+first)
 	i.says(0, "1 values are under the newest key", "keys", "rotate")
 	newest, err := seal.Parse(second)
 	check(t, err)

@@ -19,8 +19,11 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/seal"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/installation"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
+	"github.com/aetherium/aetherium/services/gateway/pkg/serve"
+	gateway "github.com/aetherium/aetherium/services/gateway/pkg/settings"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
 
@@ -76,12 +79,16 @@ auth:
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{settings: s, store: store, sealer: seal.New(ring), instance: "here", log: slog.New(slog.DiscardHandler)}
-	project, err := n.bootstrap(t.Context())
+	log := slog.New(slog.DiscardHandler)
+	in := &installation.Installation{Store: store, Sealer: seal.New(ring), ID: "here"}
+	project, err := in.FirstProject(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	who, err := n.openAccess()
+	if err := serve.FirstKey(t.Context(), store, project, s.KeyFile(), log); err != nil {
+		t.Fatal(err)
+	}
+	who, err := serve.OpenAccess(s.Auth, in, nil, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +102,7 @@ auth:
 		if err != nil {
 			t.Fatal(err)
 		}
-		by, err := who.authenticator.Authenticate(t.Context(), text)
+		by, err := who.Authenticator.Authenticate(t.Context(), text)
 		return by.Name, by.Scopes.Widest(), err
 	}
 	for group, want := range map[string]domain.Scope{"dev": domain.ScopeRun, "ops": domain.ScopeAdmin} {
@@ -110,24 +117,24 @@ auth:
 	if err != nil {
 		t.Fatal(err)
 	}
-	by, err := who.authenticator.Authenticate(t.Context(), strings.TrimSpace(string(text)))
+	by, err := who.Authenticator.Authenticate(t.Context(), strings.TrimSpace(string(text)))
 	if err != nil || by.ProjectID != project || !by.Admin {
 		t.Fatalf("%+v, %v", by, err)
 	}
-	token, err := who.tokens.Issue(t.Context(), by, auth.IssueToken{})
+	token, err := who.Tokens.Issue(t.Context(), by, auth.IssueToken{})
 	if err != nil || time.Until(token.ExpiresAt) > 5*time.Minute {
 		t.Fatalf("%+v, %v", token, err)
 	}
-	if again, err := who.authenticator.Authenticate(t.Context(), token.Text); err != nil || again.KeyID != by.KeyID || again.TokenID != token.ID {
+	if again, err := who.Authenticator.Authenticate(t.Context(), token.Text); err != nil || again.KeyID != by.KeyID || again.TokenID != token.ID {
 		t.Errorf("%+v, %v", again, err)
 	}
 	// What cannot be is said before anything is served.
-	n.settings.Auth.OIDC[0].Audiences = nil
-	if _, err := n.openAccess(); !errors.HasCode(err, errors.InvalidArgument) {
+	s.Auth.OIDC[0].Audiences = nil
+	if _, err := serve.OpenAccess(s.Auth, in, nil, log); !errors.HasCode(err, errors.InvalidArgument) {
 		t.Errorf("without an audience: %v", err)
 	}
-	n.settings.Auth.OIDC, n.settings.Auth.Tokens.Algorithm = nil, settings.TokensHS256
-	if _, err := n.openAccess(); !errors.HasCode(err, errors.InvalidArgument) {
+	s.Auth.OIDC, s.Auth.Tokens.Algorithm = nil, gateway.TokensHS256
+	if _, err := serve.OpenAccess(s.Auth, in, nil, log); !errors.HasCode(err, errors.InvalidArgument) {
 		t.Errorf("without a secret: %v", err)
 	}
 }

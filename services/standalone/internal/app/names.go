@@ -8,36 +8,18 @@ import (
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
-	"github.com/aetherium/aetherium/services/gateway/pkg/names"
+	"github.com/aetherium/aetherium/services/core/pkg/host"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
-
-// serveNames serves the preview domain's names where that was asked for. The
-// function ends it.
-func (n *node) serveNames(ctx context.Context) (end func() error, err error) {
-	if n.settings.Names.Address == "" {
-		return func() error { return nil }, nil
-	}
-	answers, err := n.settings.NameAnswers()
-	if err != nil {
-		return nil, err
-	}
-	s, err := names.Listen(ctx, n.settings.Names.Address, n.settings.Listen.PreviewDomain, answers)
-	if err != nil {
-		return nil, err
-	}
-	n.log.Info("serving names", "address", s.Addr().String(), "domain", n.settings.Listen.PreviewDomain, "answers", answers)
-	return s.Close, nil
-}
 
 // lookupWithin bounds the question whether names resolve.
 const lookupWithin = 5 * time.Second
 
 // examineNames tells whether this host's programs find previews by their names.
-func examineNames(ctx context.Context, s settings.Settings) Finding {
+func examineNames(ctx context.Context, s settings.Settings) host.Finding {
 	domain := s.Listen.PreviewDomain
 	name := "8080-abcdefghij0123456789." + domain
-	f := Finding{What: "names below " + domain}
+	f := host.Finding{What: "names below " + domain}
 	ctx, cancel := context.WithTimeout(ctx, lookupWithin)
 	defer cancel()
 	found, err := lookup(ctx, name)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aetherium/aetherium/services/core/pkg/host"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
 
@@ -19,7 +20,7 @@ func TestExamineNames(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ask := func(domain string) Finding {
+	ask := func(domain string) host.Finding {
 		t.Helper()
 		s, err := settings.Load("", []string{"AETHERIUM_LISTEN_PREVIEW_DOMAIN=" + domain})
 		if err != nil {

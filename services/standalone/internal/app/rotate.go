@@ -8,6 +8,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/seal"
+	"github.com/aetherium/aetherium/services/core/pkg/installation"
 	"github.com/aetherium/aetherium/services/core/pkg/rekey"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
@@ -39,7 +40,7 @@ type SealKeys struct {
 type vault struct {
 	settings settings.Settings
 	store    storage.Store
-	ring     *keyring
+	ring     *installation.Keyring
 	newest   string
 	usage    *rekey.Usage
 }
@@ -49,10 +50,10 @@ func (v *vault) close() error { return v.store.Close() }
 // openVault opens and surveys. The caller holds the data directory.
 func openVault(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *vault, err error) {
 	v := &vault{settings: s}
-	if !installed(s) {
+	if !installation.Made(s.Common) {
 		return nil, errors.New(errors.NotFound, "there is no installation in %s", s.DataDir).WithHint("AETHERIUM_DATA_DIR or data_dir names another directory")
 	}
-	if v.store, err = openStore(ctx, s, log); err != nil {
+	if v.store, err = installation.OpenStore(ctx, s.Common, true, log); err != nil {
 		return nil, err
 	}
 	if err := v.look(ctx); err != nil {
@@ -63,7 +64,7 @@ func openVault(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *v
 
 // look finds out which keys there are and which are used.
 func (v *vault) look(ctx context.Context) (err error) {
-	if v.ring, err = openKeyring(v.settings, false); err != nil {
+	if v.ring, err = installation.OpenKeyring(v.settings.Common, false); err != nil {
 		return err
 	}
 	if v.newest, err = seal.NewestKey(ctx, v.ring); err != nil {
@@ -83,21 +84,21 @@ func (v *vault) keys() SealKeys {
 			}
 		}
 	}
-	if v.ring.remote != nil {
-		if v.ring.remote.Owns(v.newest) {
+	if v.ring.Remote != nil {
+		if v.ring.Remote.Owns(v.newest) {
 			add("kms", v.newest)
 		}
 		for _, id := range v.usage.Keys() {
-			if v.ring.remote.Owns(id) {
+			if v.ring.Remote.Owns(id) {
 				add("kms", id)
 			}
 		}
 	}
-	if v.ring.given != nil {
-		add("settings", v.ring.given.IDs()...)
+	if v.ring.Given != nil {
+		add("settings", v.ring.Given.IDs()...)
 	}
-	if v.ring.filed != nil {
-		add("file", v.ring.filed.IDs()...)
+	if v.ring.Filed != nil {
+		add("file", v.ring.Filed.IDs()...)
 	}
 	add("", v.usage.Keys()...)
 	return out
@@ -139,9 +140,9 @@ func RotateKeys(ctx context.Context, s settings.Settings, log *slog.Logger, tell
 		rot.Finished = rot.Finished || id != v.newest
 	}
 	if !rot.Finished {
-		if v.ring.remote != nil || v.ring.given != nil {
+		if v.ring.Remote != nil || v.ring.Given != nil {
 			where := "in the key management service"
-			if v.ring.remote == nil {
+			if v.ring.Remote == nil {
 				where = "by putting one in front of the others (`keys new` makes one)"
 			}
 			return v.keys(), errors.New(errors.Conflict, "everything is under the newest key already, and keys are not made here").
@@ -181,7 +182,7 @@ func RemoveKey(ctx context.Context, s settings.Settings, log *slog.Logger, id st
 		return err
 	}
 	n := v.usage.Count(id)
-	filed := v.ring.filed != nil && v.ring.filed.Owns(id)
+	filed := v.ring.Filed != nil && v.ring.Filed.Owns(id)
 	newest := id == v.newest
 	// What was rewrapped is durable once the database is closed, and its log is
 	// gone with it: a power failure must not bring back what needs the key.
@@ -189,7 +190,7 @@ func RemoveKey(ctx context.Context, s settings.Settings, log *slog.Logger, id st
 		return err
 	}
 	switch {
-	case walRemains(s):
+	case installation.Unwritten(s.Common):
 		return errors.New(errors.Conflict, "somebody else has the database open").WithHint("stop what uses %s", s.DatabaseFile())
 	case newest:
 		return errors.New(errors.Conflict, "the key %s is the newest: it is what new values are sealed with", id).WithHint("`keys rotate` makes a newer one")

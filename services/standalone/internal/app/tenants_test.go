@@ -23,7 +23,9 @@ import (
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/access"
+	"github.com/aetherium/aetherium/services/core/pkg/audit"
 	"github.com/aetherium/aetherium/services/core/pkg/image"
+	"github.com/aetherium/aetherium/services/core/pkg/installation"
 	"github.com/aetherium/aetherium/services/core/pkg/journal"
 	"github.com/aetherium/aetherium/services/core/pkg/queue/memory"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
@@ -36,7 +38,8 @@ import (
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/gateway"
-	"github.com/aetherium/aetherium/services/standalone/internal/settings"
+	"github.com/aetherium/aetherium/services/gateway/pkg/serve"
+	gatewaysettings "github.com/aetherium/aetherium/services/gateway/pkg/settings"
 )
 
 // house is an installation with several tenants: everything is real but the
@@ -97,13 +100,13 @@ func newHouse(t *testing.T, options ...func(*fake.Node)) *house {
 	}, service.Deps{Store: h.asked, Nodes: oneNode{w}, Sealer: sealer, Changes: changes, Log: logger})
 	h.uploads, err = api.NewUploadDir(filepath.Join(dir, "uploads"), nil)
 	h.must(err)
-	who, err := (&node{store: h.asked, sealer: sealer, log: logger, service: s, instance: "house"}).openAccess()
+	who, err := serve.OpenAccess(gatewaysettings.DefaultFront().Auth, &installation.Installation{Store: h.asked, Sealer: sealer, ID: "house"}, s, logger)
 	h.must(err)
-	log, shut, err := (&node{store: store, log: logger, settings: settings.Settings{DataDir: dir}}).openAudit(ctx)
+	log, shut, err := serve.OpenAudit(ctx, audit.Options{Dir: filepath.Join(dir, "audit"), Store: store, Log: logger})
 	h.must(err)
 	t.Cleanup(func() { h.must(shut()) })
 	g, err := gateway.New(gateway.Config{Address: "127.0.0.1:0", Version: "1.2.3-test", StopGrace: 5 * time.Second}, gateway.Deps{
-		VMs: s, Tasks: s, Authenticator: who.authenticator, Projects: who.lookup, Access: who.service, Tokens: who.tokens, Idempotency: api.NewMemoryIdempotency(nil),
+		VMs: s, Tasks: s, Authenticator: who.Authenticator, Projects: who.Lookup, Access: who.Service, Tokens: who.Tokens, Idempotency: api.NewMemoryIdempotency(nil),
 		Uploads: h.uploads, Audit: log, Logger: logger, Collectors: w.Collectors(), Status: func(context.Context) (wire.Status, error) { return wire.Status{VMs: map[string]int{}}, nil },
 	})
 	h.must(err)
@@ -131,7 +134,7 @@ func (h *house) must(err error) {
 // tenant makes a project and a key of it.
 func (h *house) tenant(name string, scope domain.Scope) *tenant {
 	h.t.Helper()
-	p := &domain.Project{ID: domain.NewID(), Name: name, CreatedAt: now()}
+	p := &domain.Project{ID: domain.NewID(), Name: name, CreatedAt: time.Now()}
 	h.must(h.store.Update(h.ctx, func(tx storage.Tx) error { return tx.Projects().Insert(h.ctx, p) }))
 	return (&tenant{house: h, project: p.ID}).with(name, scope)
 }
@@ -142,7 +145,7 @@ func (c *tenant) with(name string, scope domain.Scope) *tenant {
 	text, hash := auth.MintKey()
 	c.must(c.store.Update(c.ctx, func(tx storage.Tx) error {
 		return tx.Keys().Insert(c.ctx, &domain.APIKey{
-			ID: domain.NewID(), ProjectID: c.project, Name: name, Prefix: access.Shown(text), Hash: hash, Scopes: domain.Scopes{scope}, CreatedAt: now(),
+			ID: domain.NewID(), ProjectID: c.project, Name: name, Prefix: access.Shown(text), Hash: hash, Scopes: domain.Scopes{scope}, CreatedAt: time.Now(),
 		})
 	}))
 	return &tenant{house: c.house, project: c.project, key: text}
@@ -437,7 +440,7 @@ func (c *tenant) settle(root *tenant) belongings {
 	ok[any](c, ask{method: "PUT", path: "/vms/" + vm.ID + "/files?path=kept", body: []byte(fileSecret)})
 	snapshot := ok[wire.Snapshot](c, ask{method: "POST", path: "/vms/" + vm.ID + "/snapshots", body: wire.CreateSnapshot{Name: "a-snapshot"}})
 	upload := ok[wire.Upload](c, ask{method: "PUT", path: "/uploads", body: []byte("a tar")})
-	ended := now()
+	ended := time.Now().UTC().Truncate(time.Microsecond)
 	tools := &domain.Task{
 		ID: domain.NewID(), ProjectID: c.project, Kind: service.TaskTools, State: domain.TaskFailed, Args: json.RawMessage(`{"tools":["node"]}`),
 		MaxAttempts: 1, CreatedAt: ended, UpdatedAt: ended, RunAt: ended, EndedAt: &ended,

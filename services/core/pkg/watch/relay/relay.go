@@ -42,6 +42,9 @@ func Start[K ~string](c Config[K]) *Relay[K] {
 	return r
 }
 
+// Subscribe implements watch.Changes.
+func (r *Relay[K]) Subscribe(key K) *watch.Subscription[K] { return r.c.Hub.Subscribe(key) }
+
 // Notify wakes everybody who waits for key: here at once, in other processes
 // soon. It never waits itself.
 func (r *Relay[K]) Notify(key K) {

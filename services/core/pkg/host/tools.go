@@ -1,4 +1,4 @@
-package app
+package host
 
 import (
 	"os"
@@ -8,11 +8,10 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/image/untar"
 	"github.com/aetherium/aetherium/services/core/pkg/tools"
 	"github.com/aetherium/aetherium/services/core/pkg/worker"
-	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
 
 // toolsConfig is how the worker has tools installed.
-func toolsConfig(s settings.Settings, driver string) (worker.ToolsConfig, error) {
+func toolsConfig(s Settings, driver string) (worker.ToolsConfig, error) {
 	env, err := s.Tools.Environment()
 	if err != nil {
 		return worker.ToolsConfig{}, err

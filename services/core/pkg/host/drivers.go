@@ -1,4 +1,4 @@
-package app
+package host
 
 import (
 	"context"
@@ -15,12 +15,11 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/firecracker"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/oci"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/qemu"
-	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
 
 // ground is what drivers stand on.
 type ground struct {
-	settings settings.Settings
+	settings Settings
 	instance string
 	state    string // directory of what drivers keep, one below for each
 	run      string // and of what a reboot may take away

@@ -1,4 +1,4 @@
-package app
+package installation
 
 import (
 	"context"
@@ -6,16 +6,16 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/aetherium/aetherium/services/core/pkg/settings"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/postgres"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
-	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
 
-// openStore opens the installation's rows, for one process.
-func openStore(ctx context.Context, s settings.Settings, log *slog.Logger) (storage.Store, error) {
+// OpenStore opens the installation's rows; alone: for one process.
+func OpenStore(ctx context.Context, s settings.Common, alone bool, log *slog.Logger) (storage.Store, error) {
 	if s.Postgres() {
-		st, err := postgres.Open(ctx, s.Database.Reveal(), postgres.Options{Alone: true, Logger: log})
+		st, err := postgres.Open(ctx, s.Database.Reveal(), postgres.Options{Alone: alone, Logger: log})
 		if err != nil {
 			return nil, err // and no interface around a nil pointer
 		}
@@ -28,8 +28,8 @@ func openStore(ctx context.Context, s settings.Settings, log *slog.Logger) (stor
 	return st, nil
 }
 
-// installed reports whether a server ever ran on the data directory.
-func installed(s settings.Settings) bool {
+// Made reports whether a server ever ran on the data directory.
+func Made(s settings.Common) bool {
 	made := s.DatabaseFile()
 	if s.Postgres() {
 		made = filepath.Join(s.DataDir, "journals")
@@ -38,9 +38,9 @@ func installed(s settings.Settings) bool {
 	return !os.IsNotExist(err)
 }
 
-// walRemains reports whether what was written is not in the database file yet,
+// Unwritten reports whether what was written is not in the database file yet,
 // after it was closed. PostgreSQL's commits are durable by themselves.
-func walRemains(s settings.Settings) bool {
+func Unwritten(s settings.Common) bool {
 	if s.Postgres() {
 		return false
 	}

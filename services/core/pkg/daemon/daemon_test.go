@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
-	"github.com/aetherium/aetherium/services/standalone/internal/daemon"
+	"github.com/aetherium/aetherium/services/core/pkg/daemon"
 )
 
 const readyEnv = "DAEMON_TEST_READY"

@@ -15,7 +15,7 @@ type Names struct {
 }
 
 // NameAnswers are the addresses of the preview domain. Returns InvalidArgument.
-func (s Settings) NameAnswers() ([]netip.Addr, error) {
+func (s Front) NameAnswers() ([]netip.Addr, error) {
 	var out []netip.Addr
 	for _, text := range s.Names.Answers {
 		a, err := netip.ParseAddr(text)
@@ -34,7 +34,7 @@ func (s Settings) NameAnswers() ([]netip.Addr, error) {
 	return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}, nil
 }
 
-func (s Settings) checkNames() error {
+func (s Front) checkNames() error {
 	if s.Names.Address != "" {
 		if _, _, err := net.SplitHostPort(s.Names.Address); err != nil {
 			return errors.Wrap(err, errors.InvalidArgument, "%q is not an address with a port", s.Names.Address).

@@ -1,4 +1,4 @@
-package app
+package installation
 
 import (
 	"os"
@@ -6,22 +6,23 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/config"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/logging"
 	"github.com/aetherium/aetherium/libs/common/pkg/seal"
+	"github.com/aetherium/aetherium/services/core/pkg/settings"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
-	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
 
 // starting does what a starting server does about its keys.
-func starting(t *testing.T, store storage.Store, s settings.Settings) error {
+func starting(t *testing.T, store storage.Store, s settings.Common) error {
 	t.Helper()
 	check, err := storedCheck(t.Context(), store)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ring, err := openKeyring(s, check == "")
+	ring, err := OpenKeyring(s, check == "")
 	if err == nil {
 		err = checkKeys(t.Context(), store, ring.sealer(), check)
 	}
@@ -37,7 +38,7 @@ func TestTheRightKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	s := settings.Defaults()
+	s := settings.DefaultCommon()
 	s.DataDir = dir
 	for range 2 { // the first start, and another
 		if err := starting(t, store, s); err != nil {
@@ -68,7 +69,7 @@ func TestTheRightKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Old keys beside new ones are at hand.
-	for _, s := range []settings.Settings{s, other, away} {
+	for _, s := range []settings.Common{s, other, away} {
 		if err := starting(t, store, s); err != nil {
 			t.Error(err)
 		}
@@ -85,7 +86,7 @@ func TestTheServiceIsAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	s := settings.Defaults()
+	s := settings.DefaultCommon()
 	s.DataDir = dir
 	s.Seal.KMS.URL = "unix://" + filepath.Join(dir, "absent")
 	if err := starting(t, store, s); !errors.HasCode(err, errors.Unavailable) {
@@ -103,11 +104,11 @@ func TestKMSSettings(t *testing.T) {
 		"AETHERIUM_SEAL_KMS_COMMAND=relative,wrap":  "seal.kms.command",
 		"AETHERIUM_SEAL_KMS_URL=ftp://192.0.2.1/pw": "seal.kms.url",
 	} {
-		s, err := settings.Load("", []string{env, "AETHERIUM_DATA_DIR=" + t.TempDir()})
-		if err != nil {
+		s := settings.DefaultCommon()
+		if err := config.Load(&s, "", settings.Prefix, []string{env, "AETHERIUM_DATA_DIR=" + t.TempDir()}); err != nil {
 			t.Fatal(err)
 		}
-		_, err = openKeyring(s, true)
+		_, err := OpenKeyring(s, true)
 		var e *errors.Error
 		if !errors.As(err, &e) || e.Code != errors.InvalidArgument || e.Field != field {
 			t.Errorf("%s: %v", env, err)

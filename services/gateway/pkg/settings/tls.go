@@ -25,7 +25,7 @@ const defaultTLS = "127.0.0.1:7443"
 
 // TLSAddress is where TLS is served, empty for nowhere, and whether another
 // port may be taken.
-func (s Settings) TLSAddress() (address string, elsewhere bool) {
+func (s Front) TLSAddress() (address string, elsewhere bool) {
 	switch s.TLS.Address {
 	case TLSOff:
 		return "", false

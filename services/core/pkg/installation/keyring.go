@@ -1,4 +1,4 @@
-package app
+package installation
 
 import (
 	"context"
@@ -11,40 +11,40 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/seal"
 	"github.com/aetherium/aetherium/libs/common/pkg/seal/kms"
+	"github.com/aetherium/aetherium/services/core/pkg/settings"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
-	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
 
-// keyring is the installation's keys, from where they are. The first of key
+// Keyring is the installation's keys, from where they are. The first of key
 // management service, given keys and key file wraps; those behind it open what
 // they have wrapped, so that an installation can move from one to another.
-type keyring struct {
+type Keyring struct {
 	seal.Source
-	remote *kms.Ring  // nil: there is none
-	given  *seal.Keys // by the settings or the environment; nil: none
-	filed  *seal.Keys // in the key file; nil: there is none
+	Remote *kms.Ring  // nil: there is none
+	Given  *seal.Keys // by the settings or the environment; nil: none
+	Filed  *seal.Keys // in the key file; nil: there is none
 }
 
-// openKeyring makes a key file where there is none and none is elsewhere, if
+// OpenKeyring makes a key file where there is none and none is elsewhere, if
 // fresh says that nothing was ever sealed. Returns NotFound, InvalidArgument.
-func openKeyring(s settings.Settings, fresh bool) (*keyring, error) {
-	k := new(keyring)
+func OpenKeyring(s settings.Common, fresh bool) (*Keyring, error) {
+	k := new(Keyring)
 	var sources []seal.Source
 	if c := s.Seal.KMS; c.URL != "" || len(c.Command) > 0 {
 		var err error
-		if k.remote, err = kms.Open(kms.Config{
+		if k.Remote, err = kms.Open(kms.Config{
 			URL: c.URL, Command: c.Command, Env: othersEnviron(os.Environ()), TokenFile: c.TokenFile, CAFile: c.CAFile, Timeout: time.Duration(c.Timeout),
 		}); err != nil {
 			return nil, kmsField(err)
 		}
-		sources = append(sources, k.remote)
+		sources = append(sources, k.Remote)
 	}
 	if text := s.Seal.Keys.Reveal(); text != "" {
 		var err error
-		if k.given, err = seal.Parse(text); err != nil {
+		if k.Given, err = seal.Parse(text); err != nil {
 			return nil, err
 		}
-		sources = append(sources, k.given)
+		sources = append(sources, k.Given)
 	}
 	_, err := os.Stat(s.SealKeyFile())
 	switch {
@@ -53,10 +53,10 @@ func openKeyring(s settings.Settings, fresh bool) (*keyring, error) {
 		return nil, errors.Wrap(err, errors.NotFound, "the key file %s is not there", s.SealKeyFile()).
 			WithHint("bring it back: without it, nothing that is sealed opens")
 	default:
-		if k.filed, err = seal.LoadFile(s.SealKeyFile()); err != nil {
+		if k.Filed, err = seal.LoadFile(s.SealKeyFile()); err != nil {
 			return nil, err
 		}
-		sources = append(sources, k.filed)
+		sources = append(sources, k.Filed)
 	}
 	k.Source = seal.Join(sources[0], sources[1:]...)
 	return k, nil
@@ -77,8 +77,8 @@ func othersEnviron(environ []string) []string {
 	return slices.DeleteFunc(slices.Clone(environ), func(kv string) bool { return strings.HasPrefix(kv, settings.Prefix+"_") })
 }
 
-func (k *keyring) sealer() seal.Sealer {
-	if k.remote != nil {
+func (k *Keyring) sealer() seal.Sealer {
+	if k.Remote != nil {
 		return seal.NewReusing(k.Source, seal.Reuse{})
 	}
 	return seal.New(k.Source)
@@ -109,11 +109,11 @@ const (
 // openKeys makes the sealer, with the keys that the data is under.
 // Returns Conflict, NotFound, InvalidArgument, and Unavailable when what holds
 // the keys did not answer for a while: what is running then goes on as it is.
-func (n *node) openKeys(ctx context.Context, serves bool) error {
-	err := n.findKeys(ctx, serves)
+func (in *Installation) openKeys(ctx context.Context, s settings.Common, serves bool) error {
+	err := in.findKeys(ctx, s, serves)
 	if err != nil && !serves {
-		n.log.Warn("the keys are not at hand; going on without", "error", err)
-		n.sealer, err = keyless{err}, nil
+		in.log.Warn("the keys are not at hand; going on without", "error", err)
+		in.Sealer, err = keyless{err}, nil
 	}
 	return err
 }
@@ -124,25 +124,25 @@ type keyless struct{ why error }
 func (k keyless) Seal(context.Context, string, []byte) ([]byte, error) { return nil, k.why }
 func (k keyless) Open(context.Context, string, []byte) ([]byte, error) { return nil, k.why }
 
-func (n *node) findKeys(ctx context.Context, waits bool) error {
-	check, err := storedCheck(ctx, n.store)
+func (in *Installation) findKeys(ctx context.Context, s settings.Common, waits bool) error {
+	check, err := storedCheck(ctx, in.Store)
 	if err != nil {
 		return err
 	}
-	ring, err := openKeyring(n.settings, check == "")
+	ring, err := OpenKeyring(s, check == "")
 	if err != nil {
 		return err
 	}
-	n.sealer = ring.sealer()
+	in.Sealer = ring.sealer()
 	patience, cancel := context.WithTimeout(ctx, keysPatience)
 	defer cancel()
 	for told := false; ; told = true {
-		err := checkKeys(ctx, n.store, n.sealer, check)
+		err := checkKeys(ctx, in.Store, in.Sealer, check)
 		if !errors.HasCode(err, errors.Unavailable) || !waits {
 			return err
 		}
 		if !told {
-			n.log.Warn("what holds the keys does not answer; waiting for it", "error", err)
+			in.log.Warn("what holds the keys does not answer; waiting for it", "error", err)
 		}
 		select {
 		case <-time.After(keysPause):

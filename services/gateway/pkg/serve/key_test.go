@@ -1,17 +1,20 @@
-package app
+package serve_test
 
 import (
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/access"
+	"github.com/aetherium/aetherium/services/core/pkg/installation"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
-	"github.com/aetherium/aetherium/services/standalone/internal/settings"
+	"github.com/aetherium/aetherium/services/gateway/pkg/serve"
 )
 
 // The first key is made once. What became of it since stays so: a secret that
@@ -25,14 +28,18 @@ func TestTheFirstKey(t *testing.T) {
 	}
 	defer func() { _ = store.Close() }()
 	var log strings.Builder
-	n := &node{settings: settings.Settings{DataDir: dir}, store: store, log: slog.New(slog.NewTextHandler(&log, nil))}
+	in := &installation.Installation{Store: store}
+	file := filepath.Join(dir, "api.key")
 	start := func() (domain.ID, string) {
 		t.Helper()
-		project, err := n.bootstrap(t.Context())
+		project, err := in.FirstProject(t.Context())
+		if err == nil {
+			err = serve.FirstKey(t.Context(), store, project, file, slog.New(slog.NewTextHandler(&log, nil)))
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		text, err := os.ReadFile(n.settings.KeyFile())
+		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,7 +49,7 @@ func TestTheFirstKey(t *testing.T) {
 	opens := func(what, text string, want bool) {
 		t.Helper()
 		k, err := lookup.LookupKey(t.Context(), access.HashKey(text))
-		if ok := err == nil && k.Opens(access.HashKey(text), now()) && k.Scopes.Allows(domain.ScopeAdmin); ok != want {
+		if ok := err == nil && k.Opens(access.HashKey(text), time.Now()) && k.Scopes.Allows(domain.ScopeAdmin); ok != want {
 			t.Errorf("%s opens: %t, %v", what, ok, err)
 		}
 	}
@@ -74,7 +81,7 @@ func TestTheFirstKey(t *testing.T) {
 	opens("a revoked key", fresh.Text, false)
 	opens("a secret that was rotated away", first, false)
 	// The way back in: without its file a key is made.
-	if err := os.Remove(n.settings.KeyFile()); err != nil {
+	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
 	_, second := start()

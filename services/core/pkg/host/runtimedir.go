@@ -1,4 +1,4 @@
-package app
+package host
 
 import (
 	"os"
@@ -7,11 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
-	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
 
 // runtimeDir is where what a reboot ends is kept.
-func runtimeDir(s settings.Settings, instance string) string {
+func runtimeDir(s Settings, instance string) string {
 	if s.RuntimeDir != "" {
 		return s.RuntimeDir
 	}

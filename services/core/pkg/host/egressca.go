@@ -1,4 +1,4 @@
-package app
+package host
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/installation"
 	"github.com/aetherium/aetherium/services/core/pkg/network/egress"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 )
@@ -15,17 +16,17 @@ const settingEgressCA = storage.SealedSettings + "egress_ca"
 
 // egressCA gives the authority that VMs with bound secrets trust; it is made
 // at the first start.
-func (n *node) egressCA(ctx context.Context, instance string) (*egress.CA, error) {
+func egressCA(ctx context.Context, in *installation.Installation) (*egress.CA, error) {
 	damaged := func(err error) (*egress.CA, error) {
 		return nil, errors.Wrap(err, errors.Internal, "the egress proxy's certificate authority cannot be read")
 	}
 	var stored string
-	err := n.store.View(ctx, func(tx storage.Tx) (err error) {
+	err := in.Store.View(ctx, func(tx storage.Tx) (err error) {
 		stored, err = tx.Settings().Get(ctx, settingEgressCA)
 		return err
 	})
 	if errors.HasCode(err, errors.NotFound) {
-		ca, err := egress.NewCA(instance, now())
+		ca, err := egress.NewCA(in.ID, moment())
 		if err != nil {
 			return nil, err
 		}
@@ -33,11 +34,11 @@ func (n *node) egressCA(ctx context.Context, instance string) (*egress.CA, error
 		if err != nil {
 			return damaged(err)
 		}
-		sealed, err := n.sealer.Seal(ctx, storage.SealedSetting(settingEgressCA), plain)
+		sealed, err := in.Sealer.Seal(ctx, storage.SealedSetting(settingEgressCA), plain)
 		if err != nil {
 			return nil, err
 		}
-		err = n.store.Update(ctx, func(tx storage.Tx) (err error) {
+		err = in.Store.Update(ctx, func(tx storage.Tx) (err error) {
 			stored, err = tx.Settings().Init(ctx, settingEgressCA, base64.StdEncoding.EncodeToString(sealed))
 			return err
 		})
@@ -51,7 +52,7 @@ func (n *node) egressCA(ctx context.Context, instance string) (*egress.CA, error
 	if err != nil {
 		return damaged(err)
 	}
-	plain, err := n.sealer.Open(ctx, storage.SealedSetting(settingEgressCA), sealed)
+	plain, err := in.Sealer.Open(ctx, storage.SealedSetting(settingEgressCA), sealed)
 	if err != nil {
 		return damaged(err)
 	}

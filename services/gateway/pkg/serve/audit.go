@@ -1,21 +1,16 @@
-package app
+package serve
 
 import (
 	"context"
-	"path/filepath"
-	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/audit"
 )
 
-// openAudit opens the audit log and keeps bringing it into the database. shut
+// OpenAudit opens the audit log and keeps bringing it into the database. shut
 // is called when nothing is recorded any more.
-func (n *node) openAudit(ctx context.Context) (log *audit.Log, shut func() error, err error) {
-	log, err = audit.Open(ctx, audit.Options{
-		Dir: filepath.Join(n.settings.DataDir, "audit"), Store: n.store, Log: n.log,
-		Keep: time.Duration(n.settings.Keep.Audit), Lenient: n.settings.Audit.Lenient,
-	})
+func OpenAudit(ctx context.Context, o audit.Options) (log *audit.Log, shut func() error, err error) {
+	log, err = audit.Open(ctx, o)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -8,8 +8,16 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/config"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
-	"github.com/aetherium/aetherium/services/standalone/internal/settings"
+	"github.com/aetherium/aetherium/services/gateway/pkg/settings"
 )
+
+func load(file string, environ []string) (settings.Front, error) {
+	s := settings.DefaultFront()
+	if err := config.Load(&s, file, "AETHERIUM", environ); err != nil {
+		return s, err
+	}
+	return s, s.Check()
+}
 
 func TestAuth(t *testing.T) {
 	t.Parallel()
@@ -30,7 +38,7 @@ auth:
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, err := settings.Load(file, nil)
+	s, err := load(file, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +46,7 @@ auth:
 		t.Errorf("%+v", s.Auth)
 	}
 	for _, bad := range []string{"AETHERIUM_AUTH_TOKENS_ALGORITHM=none", "AETHERIUM_AUTH_TOKENS_TTL=2h", "AETHERIUM_AUTH_TOKENS_TTL=0", "AETHERIUM_AUTH_TOKENS_ROTATE=-1h", "AETHERIUM_AUTH_OIDC=https://id.example"} {
-		if _, err := settings.Load("", []string{bad}); !errors.HasCode(err, errors.InvalidArgument) {
+		if _, err := load("", []string{bad}); !errors.HasCode(err, errors.InvalidArgument) {
 			t.Errorf("%s: %v", bad, err)
 		}
 	}
@@ -50,12 +58,12 @@ auth:
 		if err := os.WriteFile(file, []byte(bad), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := settings.Load(file, nil); !errors.HasCode(err, errors.InvalidArgument) {
+		if _, err := load(file, nil); !errors.HasCode(err, errors.InvalidArgument) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	d := settings.Defaults()
-	ref := config.Reference(&d, settings.Prefix)
+	d := settings.DefaultFront()
+	ref := config.Reference(&d, "AETHERIUM")
 	for _, want := range []string{"| `auth.tokens.ttl` | `AETHERIUM_AUTH_TOKENS_TTL` | `15m0s` |", "| `auth.oidc` | |", "| `auth.oidc[].issuer` | |", "| `auth.oidc[].roles[].role` | |"} {
 		if !strings.Contains(ref, want) {
 			t.Errorf("no %q in\n%s", want, ref)

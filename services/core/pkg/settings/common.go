@@ -1,0 +1,191 @@
+// Package settings is what the processes of an installation are told, in groups:
+// each process has those that concern it, by the same names (libs/common/pkg/config).
+package settings
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/config"
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/common/pkg/logging"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/redis"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/postgres"
+)
+
+// Prefix of the environment variables.
+const Prefix = "AETHERIUM"
+
+// Variables that hold secrets, and that what a process starts has no business with.
+const (
+	SealKeysVariable = Prefix + "_SEAL_KEYS"
+	DatabaseVariable = Prefix + "_DATABASE"
+	QueueVariable    = Prefix + "_QUEUE"
+)
+
+// Common is what every process is told.
+type Common struct {
+	DataDir string `yaml:"data_dir" doc:"Where everything durable is kept: database, templates, disks, journals, keys."`
+	// Database is a secret, as URLs have passwords.
+	Database logging.Secret `yaml:"database" doc:"Where rows are kept: a file (SQLite), or postgres://user:password@host:5432/name (PostgreSQL, docs/DATABASE.md). Default: aetherium.db in the data directory."`
+	// Queue is a secret for the same reason.
+	Queue logging.Secret `yaml:"queue" doc:"Where jobs wait: redis://user:password@host:6379/0, rediss:// (TLS) or unix:// (Redis, docs/QUEUE.md). Default: in memory."`
+	Log   Log            `yaml:"log"`
+	VM    VM             `yaml:"vm"`
+	Keep  Keep           `yaml:"keep"`
+	Seal  Seal           `yaml:"seal"`
+}
+
+// Log says what is logged how.
+type Log struct {
+	Level  string `yaml:"level" doc:"debug, info, warn or error."`
+	Format string `yaml:"format" doc:"auto, text or json."`
+}
+
+// VM is what a VM gets unless it asks otherwise.
+type VM struct {
+	Driver     string          `yaml:"driver" doc:"Driver of VMs that name none; auto: the first that can be used of oci, firecracker and qemu."`
+	Template   string          `yaml:"template" doc:"Template of VMs that name none."`
+	Network    string          `yaml:"network" doc:"nat or none."`
+	MilliCPU   int64           `yaml:"milli_cpu" doc:"Thousandths of a core; default: all cores, at most 2000."`
+	Memory     config.Bytes    `yaml:"memory" doc:"Memory limit."`
+	Disk       config.Bytes    `yaml:"disk" doc:"How much a VM may write on top of its template."`
+	PIDs       int64           `yaml:"pids" doc:"Processes and threads."`
+	Timeout    config.Duration `yaml:"timeout" doc:"Time until a VM's deadline; 0: none."`
+	MaxTimeout config.Duration `yaml:"max_timeout" doc:"The longest time a VM may ask for; 0: any."`
+}
+
+// Keep says how long what has ended is kept.
+type Keep struct {
+	Tombstones config.Duration `yaml:"tombstones" doc:"Ended VMs, executions and their output."`
+	Tasks      config.Duration `yaml:"tasks" doc:"Ended tasks."`
+	Events     config.Duration `yaml:"events" doc:"Events."`
+	Audit      config.Duration `yaml:"audit" doc:"Records of who changed what; 0: for ever."`
+	Journal    config.Bytes    `yaml:"journal" doc:"Output kept of each execution; the oldest goes first."`
+}
+
+// Seal says where the keys are that data at rest is under (docs/ENCRYPTION.md).
+type Seal struct {
+	KeyFile string         `yaml:"key_file" doc:"File of keys, 64 hexadecimal digits each, the newest first; default: seal.key in the data directory, made at the first start unless keys or kms are given."`
+	Keys    logging.Secret `yaml:"keys" doc:"The keys themselves, as a file has them; they belong into the variable rather than into a configuration file."`
+	KMS     KMS            `yaml:"kms"`
+}
+
+// KMS is a key management service that holds the keys.
+type KMS struct {
+	URL       string          `yaml:"url" doc:"Key management service: unix:///path/of/socket, https://host/path, or http:// with a loopback address."`
+	Command   []string        `yaml:"command" doc:"Program and arguments that speak for a key management service, in the place of a URL."`
+	TokenFile string          `yaml:"token_file" doc:"File of the token that the service is sent; not readable by others."`
+	CAFile    string          `yaml:"ca_file" doc:"Certificates (PEM) that the service's must be signed by; default: the host's."`
+	Timeout   config.Duration `yaml:"timeout" doc:"How long the service has for an answer; there are three attempts."`
+}
+
+// DefaultCommon is for this host.
+func DefaultCommon() Common {
+	const week = config.Duration(7 * 24 * time.Hour)
+	return Common{
+		DataDir: defaultDataDir(),
+		Log:     Log{Level: "info", Format: "auto"},
+		VM: VM{
+			Driver: "oci", Template: "base", Network: "nat",
+			MilliCPU: min(2000, int64(runtime.NumCPU())*1000), Memory: 1 << 30, Disk: 10 << 30, PIDs: 4096,
+		},
+		Keep: Keep{Tombstones: week, Tasks: week, Events: week, Audit: config.Duration(90 * 24 * time.Hour), Journal: 64 << 20},
+		Seal: Seal{KMS: KMS{Timeout: config.Duration(5 * time.Second)}},
+	}
+}
+
+func defaultDataDir() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/aetherium"
+	}
+	if home, err := os.UserHomeDir(); err == nil {
+		return filepath.Join(home, ".local/share/aetherium")
+	}
+	return ".aetherium"
+}
+
+// Check makes the paths absolute. Returns InvalidArgument.
+func (s *Common) Check() error {
+	abs, err := filepath.Abs(s.DataDir)
+	if err != nil {
+		return errors.Wrap(err, errors.InvalidArgument, "data_dir cannot be resolved").WithField("data_dir")
+	}
+	s.DataDir = abs
+	if s.Keep.Audit < 0 {
+		return errors.New(errors.InvalidArgument, "records cannot be kept for %s", time.Duration(s.Keep.Audit)).WithField("keep.audit")
+	}
+	if known := append([]string{domain.DriverAuto}, domain.Drivers()...); !slices.Contains(known, s.VM.Driver) {
+		return errors.New(errors.InvalidArgument, "there is no driver %q", s.VM.Driver).WithField("vm.driver").WithHint("one of %s", strings.Join(known, ", "))
+	}
+	if err := s.checkDatabase(); err != nil {
+		return err
+	}
+	return s.checkQueue()
+}
+
+// checkDatabase makes the database's place certain.
+func (s *Common) checkDatabase() error {
+	name := s.Database.Reveal()
+	if s.Postgres() {
+		return postgres.CheckURL(name)
+	}
+	if name == "" {
+		name = filepath.Join(s.DataDir, "aetherium.db")
+	}
+	if strings.Contains(name, "://") {
+		return errors.New(errors.InvalidArgument, "the database is neither a file nor a URL of PostgreSQL").WithField("database").
+			WithHint("such as postgres://user@host:5432/aetherium")
+	}
+	abs, err := filepath.Abs(name)
+	if err != nil {
+		return errors.Wrap(err, errors.InvalidArgument, "the path of the database cannot be resolved").WithField("database")
+	}
+	s.Database = logging.Secret(abs)
+	return nil
+}
+
+func (s *Common) checkQueue() error {
+	if s.Queue == "" {
+		return nil
+	}
+	_, err := redis.Parse(s.Queue)
+	var e *errors.Error
+	if errors.As(err, &e) {
+		return e.WithField("queue")
+	}
+	return err
+}
+
+// Postgres reports whether rows are kept in PostgreSQL.
+func (s Common) Postgres() bool { return postgres.IsURL(s.Database.Reveal()) }
+
+// DatabaseFile is where rows are kept otherwise.
+func (s Common) DatabaseFile() string {
+	if s.Database == "" { // settings that were not loaded
+		return filepath.Join(s.DataDir, "aetherium.db")
+	}
+	return s.Database.Reveal()
+}
+
+// SealKeyFile holds the keys that data at rest is under, unless they are elsewhere.
+func (s Common) SealKeyFile() string {
+	if s.Seal.KeyFile != "" {
+		return s.Seal.KeyFile
+	}
+	return filepath.Join(s.DataDir, "seal.key")
+}
+
+// LogFile is where a server in the background logs.
+func (s Common) LogFile() string { return filepath.Join(s.DataDir, "server.log") }
+
+// PIDFile holds the running server's process ID.
+func (s Common) PIDFile() string { return filepath.Join(s.DataDir, "server.pid") }
+
+// LockFile is held locked by the running server.
+func (s Common) LockFile() string { return filepath.Join(s.DataDir, "lock") }

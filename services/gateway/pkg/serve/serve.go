@@ -1,0 +1,139 @@
+// Package serve runs a gateway with all that it stands on.
+package serve
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/common/pkg/version"
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/core/pkg/audit"
+	"github.com/aetherium/aetherium/services/core/pkg/installation"
+	"github.com/aetherium/aetherium/services/core/pkg/queue"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
+	core "github.com/aetherium/aetherium/services/core/pkg/settings"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/gateway/pkg/api"
+	"github.com/aetherium/aetherium/services/gateway/pkg/gateway"
+	"github.com/aetherium/aetherium/services/gateway/pkg/settings"
+)
+
+// stopLimit bounds an orderly end.
+const stopLimit = 30 * time.Second
+
+// Deps is what a gateway serves.
+type Deps struct {
+	Installation *installation.Installation
+	Service      *service.Service
+	Access       *Access
+	Queue        queue.Inspector
+	Collectors   []prometheus.Collector
+	Log          *slog.Logger
+}
+
+// Run serves until ctx ends. ready is called once it does, with where.
+func Run(ctx context.Context, common core.Common, limits core.Quotas, s settings.Front, d Deps, ready func(url string) error) (err error) {
+	uploads, err := api.NewUploadDir(filepath.Join(common.DataDir, "uploads"), nil)
+	if err != nil {
+		return errors.Wrap(err, errors.Internal, "the upload directory cannot be made")
+	}
+	uploads.Bound(int64(limits.Uploads))
+	proxies, err := s.Listen.Proxies()
+	if err != nil {
+		return err
+	}
+	in, who := d.Installation, d.Access
+	records, shut, err := OpenAudit(ctx, audit.Options{
+		Dir: filepath.Join(common.DataDir, "audit"), Store: in.Store, Log: d.Log,
+		Keep: time.Duration(common.Keep.Audit), Lenient: s.Audit.Lenient,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, shut()) }()
+	config := gateway.Config{
+		Address: s.Listen.Address, Hosts: s.Listen.Hosts, PreviewDomain: s.Listen.PreviewDomain, Version: version.Version,
+		Origins: s.Listen.Origins, TrustedProxies: proxies, Limits: s.Limits.Config(),
+	}
+	var trusted []byte
+	if config.TLSAddress, config.TLSElsewhere = s.TLSAddress(); config.TLSAddress != "" {
+		if config.TLS, trusted, err = openTLS(s, filepath.Join(common.DataDir, "tls"), in.ID, d.Log); err != nil {
+			return err
+		}
+	}
+	started := time.Now().UTC().Truncate(time.Microsecond)
+	var server *gateway.Server
+	g, err := gateway.New(config, gateway.Deps{
+		VMs: d.Service, Tasks: d.Service, Authenticator: who.Authenticator, Projects: who.Lookup, Access: who.Service, Tokens: who.Tokens, Idempotency: api.NewMemoryIdempotency(nil), Uploads: uploads, Audit: records, Logger: d.Log,
+		Queue:      d.Queue,
+		Collectors: d.Collectors,
+		Ready:      func(ctx context.Context) error { return in.Store.Ping(ctx) },
+		Status: func(ctx context.Context) (wire.Status, error) {
+			return status(ctx, in.Store, wire.Status{URL: server.URL(), DataDir: common.DataDir, StartedAt: started})
+		},
+		Endpoints: func() wire.Endpoints {
+			e := server.Endpoints()
+			e.Certificates = string(trusted)
+			return e
+		},
+	})
+	if err != nil {
+		return err
+	}
+	server = gateway.NewServer(g)
+	if err := server.Start(ctx); err != nil {
+		return err
+	}
+	defer func() {
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
+		defer cancel()
+		err = errors.Join(err, server.Stop(stop))
+	}()
+	unnamed, err := serveNames(ctx, s, d.Log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unnamed()) }()
+	touch, cancel := context.WithCancel(ctx)
+	flushed := make(chan error, 1)
+	go func() { flushed <- who.Keys.Run(touch) }()
+	defer func() {
+		cancel()
+		err = errors.Join(err, <-flushed)
+	}()
+	d.Log.Info("serving", "url", server.URL(), "tls_url", server.Endpoints().TLSURL, "version", version.Version)
+	if err := ready(server.URL()); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-server.Done():
+		return server.Err()
+	}
+}
+
+// status completes what a server says of itself.
+func status(ctx context.Context, store storage.Store, s wire.Status) (wire.Status, error) {
+	s.Version, s.PID, s.UptimeMS = version.Version, os.Getpid(), time.Since(s.StartedAt).Milliseconds()
+	err := store.View(ctx, func(tx storage.Tx) error {
+		counts, err := tx.VMs().Count(ctx, storage.System)
+		if err != nil {
+			return err
+		}
+		s.VMs = make(map[string]int, len(counts))
+		for state, c := range counts {
+			s.VMs[string(state)] = int(c)
+		}
+		workers, err := tx.Workers().All(ctx)
+		s.Workers = len(workers)
+		return err
+	})
+	return s, err
+}
