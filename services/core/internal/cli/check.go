@@ -78,6 +78,12 @@ var argumentForms = map[string]func(string) *errors.Error{
 		}
 		return wrongArgument("%q is not the ID of a job", s).WithHint("`aetherium queue ls` lists jobs")
 	},
+	"TOKEN": func(s string) *errors.Error {
+		if domain.IsID(s) {
+			return nil
+		}
+		return errors.New(errors.InvalidArgument, "it is not the ID of a join token").WithHint("`aetherium worker token ls` lists them; the token itself is not its ID")
+	},
 	"TASK": func(s string) *errors.Error {
 		if domain.IsID(s) {
 			return nil

@@ -50,23 +50,38 @@ func hashOf(t Token) [sha256.Size]byte {
 	return sha256.Sum256(public)
 }
 
+// Admitted is called once it is known that who asks may, and before anything is
+// done: its error ends the request. nil: nothing is.
+type Admitted func() error
+
+func (f Admitted) call() error {
+	if f == nil {
+		return nil
+	}
+	return f()
+}
+
 // Join makes a worker of who has a join token. Whoever has it asks again with
 // the same key gets a certificate of the same worker again: the answer may have
-// been lost. Nothing that is compared is secret. Returns InvalidArgument, Unauthenticated for a token
-// that there is not, Gone for one that has expired, or whose worker was removed,
-// Conflict for one that somebody else has used, AlreadyExists for the name.
-func (s *Service) Join(ctx context.Context, r JoinRequest) (Certificate, error) {
+// been lost. Nothing that is compared is secret. Returns InvalidArgument,
+// Unauthenticated for a token that there is not, Gone for one that has expired or
+// whose worker was removed, Conflict for one that somebody else has used,
+// AlreadyExists for the name.
+func (s *Service) Join(ctx context.Context, r JoinRequest, admitted Admitted) (Certificate, error) {
 	public, hash, err := s.checkJoin(r)
+	if err != nil {
+		return Certificate{}, err
+	}
+	// Who has no token has no turn among those who write.
+	if err = s.Store.View(ctx, func(tx storage.Tx) error { _, err := tokenOf(ctx, tx, r); return err }); err == nil {
+		err = admitted.call()
+	}
 	if err != nil {
 		return Certificate{}, err
 	}
 	var id domain.ID
 	err = s.Store.Update(ctx, func(tx storage.Tx) error {
-		token, err := tx.JoinTokens().ByHash(ctx, sha256.Sum256(r.Token))
-		if errors.HasCode(err, errors.NotFound) {
-			return errors.New(errors.Unauthenticated, "there is no such join token").
-				WithHint("it is another installation's, or was revoked; `aetherium worker token create` makes one")
-		}
+		token, err := tokenOf(ctx, tx, r)
 		if err != nil {
 			return err
 		}
@@ -97,6 +112,16 @@ func (s *Service) Join(ctx context.Context, r JoinRequest) (Certificate, error) 
 		return Certificate{}, err
 	}
 	return s.certify(id, public)
+}
+
+// tokenOf finds the token that a request was signed by. Returns Unauthenticated.
+func tokenOf(ctx context.Context, tx storage.Tx, r JoinRequest) (*domain.JoinToken, error) {
+	token, err := tx.JoinTokens().ByHash(ctx, sha256.Sum256(r.Token))
+	if errors.HasCode(err, errors.NotFound) {
+		return nil, errors.New(errors.Unauthenticated, "there is no such join token").
+			WithHint("it is another installation's, or was revoked; `aetherium worker token create` makes one")
+	}
+	return token, err
 }
 
 // again is for a token that was used: its worker may ask again.
@@ -195,12 +220,15 @@ func renewed(csr []byte) [sha256.Size]byte {
 // Renew gives a worker a certificate of another key. Returns InvalidArgument,
 // Unauthenticated for who does not have a valid certificate of that worker and
 // its key, Gone for a worker that was removed.
-func (s *Service) Renew(ctx context.Context, worker domain.ID, r RenewRequest) (Certificate, error) {
+func (s *Service) Renew(ctx context.Context, worker domain.ID, r RenewRequest, admitted Admitted) (Certificate, error) {
 	public, _, err := keyOf(r.CSR)
 	if err != nil {
 		return Certificate{}, err
 	}
 	if err := s.checkRenewal(worker, r); err != nil {
+		return Certificate{}, err
+	}
+	if err := admitted.call(); err != nil {
 		return Certificate{}, err
 	}
 	err = s.Store.View(ctx, func(tx storage.Tx) error {

@@ -61,6 +61,11 @@ type Deps struct {
 	Audit AuditLog
 	// Queue is what administrators look into; nil: none.
 	Queue queue.Inspector
+	// Fleet takes in workers; nil: there can be none but the server's own.
+	Fleet Fleet
+	// Refused says what to answer to who shows no key, and is refused with an
+	// error; nil: the error.
+	Refused func(ctx context.Context, err error) error
 	// Status tells what the server is; it is asked by administrators only.
 	Status func(ctx context.Context) (wire.Status, error)
 	// Endpoints tells where the server is reached.
@@ -80,15 +85,17 @@ type Deps struct {
 type API struct {
 	Deps
 	huma  huma.API
+	open  huma.API     // operations that need no key
 	start *huma.Schema // of a start frame
 	now   func() time.Time
 	fault error // in how operations are declared
 }
 
-// New makes the API and registers its operations on a router that is mounted
-// at wire.BasePath, behind authentication. Returns Internal when an operation
+// New makes the API and registers its operations on routers that are mounted
+// at wire.BasePath: behind authentication, and beside it those of who has no key
+// and proves in another way what they may. Returns Internal when an operation
 // does not say who may call it.
-func New(d Deps, r chi.Router) (*API, error) {
+func New(d Deps, r, open chi.Router) (*API, error) {
 	if d.MaxFileBytes <= 0 {
 		d.MaxFileBytes = DefaultMaxFileBytes
 	}
@@ -96,7 +103,11 @@ func New(d Deps, r chi.Router) (*API, error) {
 		d.MaxUploadBytes = DefaultMaxFileBytes
 	}
 	a := &API{Deps: d, now: time.Now}
-	a.huma = humachi.New(r, a.config())
+	if a.Refused == nil {
+		a.Refused = func(_ context.Context, err error) error { return err }
+	}
+	config := a.config()
+	a.huma, a.open = humachi.New(r, config), humachi.New(open, config) // in one document
 	a.vmRoutes()
 	a.executionRoutes()
 	a.fileRoutes()
@@ -109,6 +120,7 @@ func New(d Deps, r chi.Router) (*API, error) {
 	a.secretRoutes()
 	a.taskRoutes()
 	a.fleetRoutes()
+	a.workerRoutes()
 	a.queueRoutes()
 	a.eventRoutes()
 	a.quotaRoutes()
@@ -125,13 +137,19 @@ type options struct {
 	body       int64        // bound on the JSON body; 0: jsonBodyBytes
 	recognises bool         // the handler recognises requests repeated with an Idempotency-Key
 	secret     bool         // the answer is told once: it is not kept for a repeated request
+	open       bool         // it needs no key: its handler knows who may call it
 }
 
 // register adds a typed operation. The handler's errors may be anything; they
 // leave as problems.
 func register[I, O any](a *API, op huma.Operation, opt options, handler func(ctx context.Context, in *I) (*O, error)) {
-	if !a.needs(&op, opt.scope) {
-		return
+	at := a.open
+	if !opt.open {
+		if !a.needs(&op, opt.scope) {
+			return
+		}
+		at = a.huma
+		op.Security = []map[string][]string{{"bearer": {}}, {"key": {}}}
 	}
 	if opt.body == 0 {
 		opt.body = jsonBodyBytes
@@ -149,11 +167,13 @@ func register[I, O any](a *API, op huma.Operation, opt options, handler func(ctx
 		}
 	}
 	op.Responses["default"] = a.problemResponse()
-	op.Security = []map[string][]string{{"bearer": {}}, {"key": {}}}
 	op.Middlewares = append(op.Middlewares, a.around(op, opt))
 	a.Trail.Operation(op.Method, op.Path, op.OperationID)
-	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
+	huma.Register(at, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := handler(ctx, in)
+		if err != nil && opt.open {
+			err = a.Refused(ctx, err)
+		}
 		if err != nil {
 			return nil, asProblem(blame(ctx, err))
 		}

@@ -52,9 +52,11 @@ func (a *API) around(op huma.Operation, opt options) func(huma.Context, func(hum
 		if rec := middleware.RecordOf(r.Context()); rec != nil {
 			rec.Route = op.Path
 		}
-		if err := auth.Allow(r.Context(), opt.scope); err != nil {
-			writeProblem(w, err)
-			return
+		if !opt.open {
+			if err := auth.Allow(r.Context(), opt.scope); err != nil {
+				writeProblem(w, err)
+				return
+			}
 		}
 		if err := emptyQuery(hc.Operation().Parameters, r); err != nil {
 			writeProblem(w, err)
@@ -77,7 +79,7 @@ func (a *API) around(op huma.Operation, opt options) func(huma.Context, func(hum
 		run := func(w http.ResponseWriter, r *http.Request) {
 			next(&statusContext{humaContext: humachi.NewContext(hc.Operation(), r, w)})
 		}
-		if op.Method != http.MethodPost || opt.secret { // the others are idempotent by themselves
+		if op.Method != http.MethodPost || opt.secret || opt.open { // the others are idempotent by themselves
 			run(w, &r2)
 			return
 		}

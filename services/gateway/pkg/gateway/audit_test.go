@@ -73,7 +73,7 @@ func TestEveryChangeIsRecordedOnce(t *testing.T) {
 			at = regexp.MustCompile(`\{port\}`).ReplaceAllString(at, "80")
 			at = regexp.MustCompile(`\{\w+\}`).ReplaceAllString(at, "some-name")
 			for how, key := range map[string]string{"admin": "", "none": "none", "user": l.user} {
-				if how == "none" && mutations >= 15 {
+				if how == "none" && mutations >= 15 || keyless[op.OperationID] {
 					continue // those of one client are bounded
 				}
 				id := domain.NewID().String()

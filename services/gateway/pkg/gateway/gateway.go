@@ -134,6 +134,7 @@ func (g *Gateway) routes() (http.Handler, error) {
 	}
 	var fault error
 	r.Route(wire.BasePath, func(r chi.Router) {
+		open := r.With(g.trail.Requests, private)
 		r.Group(func(r chi.Router) {
 			r.Use(g.trail.Requests, g.guard.Require, g.trail.Callers, g.limits.Callers, g.trail.Room, private)
 			a, err := api.New(api.Deps{
@@ -145,7 +146,8 @@ func (g *Gateway) routes() (http.Handler, error) {
 				}),
 				Logger: g.deps.Logger, Status: g.status, Endpoints: g.endpoints, Version: g.config.Version,
 				BodyTimeout: g.config.BodyTimeout, MaxFileBytes: g.config.MaxFileBytes, MaxUploadBytes: g.config.MaxUploadBytes,
-			}, r)
+				Fleet: g.deps.Fleet, Refused: func(ctx context.Context, err error) error { return g.refused(ctx, vmm.Caller{}, err) },
+			}, r, open)
 			fault = err
 			asJSON, asYAML := a.Document()
 			for path, document := range map[string]http.Handler{"/openapi.json": asJSON, "/openapi.yaml": asYAML} {

@@ -166,16 +166,21 @@ func who(rec *domain.AuditRecord, r *http.Request, by vmm.Caller) {
 // Room refuses changes that could not be recorded. It stands behind the rate limits.
 func (t *Trail) Room(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if e := entryOf(r.Context()); e != nil {
-			commit, err := t.log.Reserve()
-			if err != nil {
-				problem.Write(w, err)
-				return
-			}
-			e.commit = commit
+		if err := t.Reserve(r.Context()); err != nil {
+			problem.Write(w, err)
+			return
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// Reserve is Room for a request without credentials, once its handler knows that
+// it may change something. Returns NoSpace, Unavailable.
+func (t *Trail) Reserve(ctx context.Context) (err error) {
+	if e := entryOf(ctx); e != nil {
+		e.commit, err = t.log.Reserve()
+	}
+	return err
 }
 
 // finish records a request that is about to be answered.

@@ -61,6 +61,7 @@ type Server struct {
 	secrets    map[string]secret
 	volumes    []api.Volume
 	jobs       []api.Job
+	joinTokens []api.JoinToken
 	access     access
 	endpoints  api.Endpoints
 	events     []api.Event
@@ -87,7 +88,7 @@ func New(tb testing.TB, set ...func(*Server)) *Server {
 	tb.Helper()
 	s := &Server{
 		tb: tb, dir: tb.TempDir(), changed: make(chan struct{}), claims: map[string]*claim{},
-		failures: map[string]api.Problem{}, secrets: map[string]secret{}, jobs: someJobs(), access: seedAccess(), endpoints: seedEndpoints(), TellStdin: true,
+		failures: map[string]api.Problem{}, secrets: map[string]secret{}, jobs: someJobs(), joinTokens: someJoinTokens(), access: seedAccess(), endpoints: seedEndpoints(), TellStdin: true,
 		// An address of its own, so that nobody takes the port while it is down.
 		address: fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250)),
 	}
@@ -227,6 +228,7 @@ func (s *Server) routes() http.Handler {
 	s.secretRoutes(handle)
 	s.volumeRoutes(handle)
 	s.queueRoutes(handle)
+	s.workerRoutes(handle)
 	s.egressRoutes(handle)
 	s.otherRoutes(handle)
 	s.quotaRoutes(handle)

@@ -115,12 +115,12 @@ func (in *installation) answer(c fleet.Certificate, err error) (api.WorkerCertif
 }
 
 func (in *installation) JoinWorker(ctx context.Context, r api.JoinWorker) (api.WorkerCertificate, error) {
-	return in.answer(in.service.Join(ctx, fleet.JoinRequest{Token: r.Token, Signature: r.Signature, CSR: r.CSR, Name: r.Name, Address: r.Address}))
+	return in.answer(in.service.Join(ctx, fleet.JoinRequest{Token: r.Token, Signature: r.Signature, CSR: r.CSR, Name: r.Name, Address: r.Address}, nil))
 }
 
 func (in *installation) RenewWorker(ctx context.Context, id string, r api.RenewWorker) (api.WorkerCertificate, error) {
 	in.renewals++
-	return in.answer(in.service.Renew(ctx, domain.ID(id), fleet.RenewRequest{CSR: r.CSR, Certificate: r.Certificate, Signature: r.Signature}))
+	return in.answer(in.service.Renew(ctx, domain.ID(id), fleet.RenewRequest{CSR: r.CSR, Certificate: r.Certificate, Signature: r.Signature}, nil))
 }
 
 var admin = vmm.Caller{Name: "root", Admin: true}

@@ -1,0 +1,143 @@
+package api
+
+import (
+	"context"
+	"encoding/hex"
+	"net/http"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/fleet"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
+	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
+)
+
+// workerBodyBytes bounds what is read of who has shown nothing yet.
+const workerBodyBytes = 64 << 10
+
+// Fleet takes in workers. Its errors are what fleet.Service promises.
+type Fleet interface {
+	CreateToken(ctx context.Context, by vmm.Caller, ttl time.Duration) (fleet.NewToken, error)
+	ListTokens(ctx context.Context, by vmm.Caller, p vmm.Page) (vmm.List[*domain.JoinToken], error)
+	RevokeToken(ctx context.Context, by vmm.Caller, id domain.ID) error
+	Join(ctx context.Context, r fleet.JoinRequest, admitted fleet.Admitted) (fleet.Certificate, error)
+	Renew(ctx context.Context, worker domain.ID, r fleet.RenewRequest, admitted fleet.Admitted) (fleet.Certificate, error)
+}
+
+type (
+	createJoinTokenInput struct{ Body *wire.CreateJoinToken }
+	newJoinTokenOutput   struct{ Body wire.NewJoinToken }
+	joinTokensOutput     struct{ Body *wire.List[wire.JoinToken] }
+	joinWorkerInput      struct{ Body wire.JoinWorker }
+	renewWorkerInput     struct {
+		IDPath
+		Body wire.RenewWorker
+	}
+	workerCertificateOutput struct{ Body wire.WorkerCertificate }
+)
+
+func (a *API) workerRoutes() {
+	const tag = "Fleet"
+	create := operation("create-join-token", http.MethodPost, "/workers/tokens", tag, "Make a token by which one worker can join", "Its text is told this once.")
+	create.DefaultStatus = http.StatusCreated
+	register(a, create, options{scope: domain.ScopeAdmin, secret: true}, a.createJoinToken)
+	register(a, operation("list-join-tokens", http.MethodGet, "/workers/tokens", tag, "List join tokens",
+		"Those that were used or have expired as well, until they ended 30 days ago."), options{scope: domain.ScopeAdmin}, a.listJoinTokens)
+	register(a, operation("revoke-join-token", http.MethodDelete, "/workers/tokens/{id}", tag, "Revoke a join token", "A worker that has joined by it stays."),
+		options{scope: domain.ScopeAdmin}, a.revokeJoinToken)
+	register(a, operation("join-worker", http.MethodPost, "/workers/join", tag, "Join as a worker",
+		"For worker daemons. It needs no key: the request is signed by the secret of a join token. "+
+			"Asked again with the same key it gives a certificate of the same worker."),
+		options{open: true, body: workerBodyBytes}, a.joinWorker)
+	register(a, operation("renew-worker", http.MethodPost, "/workers/{id}/certificate", tag, "Renew a worker's certificate",
+		"For worker daemons. It needs no key: the request is signed by that of the worker's certificate, which must be valid still."),
+		options{open: true, body: workerBodyBytes}, a.renewWorker)
+}
+
+func (a *API) fleet() (Fleet, error) {
+	if a.Fleet == nil {
+		return nil, errors.New(errors.Unsupported, "workers on other hosts need a database that they share, and this server's is a file").
+			WithHint("move to PostgreSQL: `aetherium-migrate copy` takes along what there is")
+	}
+	return a.Fleet, nil
+}
+
+func (a *API) createJoinToken(ctx context.Context, in *createJoinTokenInput) (*newJoinTokenOutput, error) {
+	f, err := a.fleet()
+	if err != nil {
+		return nil, err
+	}
+	t, err := f.CreateToken(ctx, auth.CallerFrom(ctx), fromMS(given(in.Body).TTLMS))
+	if err != nil {
+		return nil, err
+	}
+	trail.Subject(ctx, "token", t.Token.ID.String())
+	return &newJoinTokenOutput{wire.NewJoinToken{JoinToken: a.joinToken(t.Token), Token: t.Text}}, nil
+}
+
+func (a *API) listJoinTokens(ctx context.Context, in *PageQuery) (*joinTokensOutput, error) {
+	f, err := a.fleet()
+	if err != nil {
+		return nil, err
+	}
+	l, err := f.ListTokens(ctx, auth.CallerFrom(ctx), in.page())
+	if err != nil {
+		return nil, err
+	}
+	return &joinTokensOutput{listOf(l, a.joinToken)}, nil
+}
+
+func (a *API) revokeJoinToken(ctx context.Context, in *IDPath) (*empty, error) {
+	f, err := a.fleet()
+	if err != nil {
+		return nil, err
+	}
+	return nil, f.RevokeToken(ctx, auth.CallerFrom(ctx), in.id())
+}
+
+func (a *API) joinWorker(ctx context.Context, in *joinWorkerInput) (*workerCertificateOutput, error) {
+	f, err := a.fleet()
+	if err != nil {
+		return nil, err
+	}
+	b := in.Body
+	c, err := f.Join(ctx, fleet.JoinRequest{Token: b.Token, Signature: b.Signature, CSR: b.CSR, Name: b.Name, Address: b.Address},
+		func() error { return a.Trail.Reserve(ctx) })
+	if err == nil {
+		trail.Subject(ctx, "worker", c.Worker.String())
+	}
+	return certificateOr(c, err)
+}
+
+func (a *API) renewWorker(ctx context.Context, in *renewWorkerInput) (*workerCertificateOutput, error) {
+	f, err := a.fleet()
+	if err != nil {
+		return nil, err
+	}
+	b := in.Body
+	return certificateOr(f.Renew(ctx, in.id(), fleet.RenewRequest{CSR: b.CSR, Certificate: b.Certificate, Signature: b.Signature},
+		func() error { return a.Trail.Reserve(ctx) }))
+}
+
+func certificateOr(c fleet.Certificate, err error) (*workerCertificateOutput, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &workerCertificateOutput{wire.WorkerCertificate{WorkerID: c.Worker.String(), Certificate: string(c.PEM), Authority: string(c.Authority)}}, nil
+}
+
+func (a *API) joinToken(t *domain.JoinToken) wire.JoinToken {
+	out := wire.JoinToken{
+		ID: t.ID.String(), State: "usable", CreatedBy: t.CreatedBy, CreatedAt: t.CreatedAt, ExpiresAt: t.ExpiresAt, UsedAt: t.UsedAt, WorkerID: t.WorkerID.String(),
+	}
+	switch {
+	case t.UsedAt != nil:
+		out.State, out.KeySHA256 = "used", hex.EncodeToString(t.KeyHash[:])
+	case !a.now().Before(t.ExpiresAt):
+		out.State = "expired"
+	}
+	return out
+}
