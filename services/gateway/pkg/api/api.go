@@ -61,7 +61,7 @@ type Deps struct {
 	Audit AuditLog
 	// Queue is what administrators look into; nil: none.
 	Queue queue.Inspector
-	// Fleet takes in workers; nil: there can be none but the server's own.
+	// Fleet takes in workers; nil: there is the server's own alone.
 	Fleet Fleet
 	// Refused says what to answer to who shows no key, and is refused with an
 	// error; nil: the error.

@@ -59,8 +59,8 @@ func (a *API) workerRoutes() {
 
 func (a *API) fleet() (Fleet, error) {
 	if a.Fleet == nil {
-		return nil, errors.New(errors.Unsupported, "workers on other hosts need a database that they share, and this server's is a file").
-			WithHint("move to PostgreSQL: `aetherium-migrate copy` takes along what there is")
+		return nil, errors.New(errors.Unsupported, "this server has a worker of its own and takes in no others").
+			WithHint("workers on other hosts join gateways, with which they share PostgreSQL; `aetherium-migrate copy` takes along what there is in SQLite")
 	}
 	return a.Fleet, nil
 }

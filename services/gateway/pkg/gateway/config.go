@@ -161,7 +161,8 @@ type Deps struct {
 	// Projects lets callers work in other projects than their key's, and tells
 	// when what credentials give changes. Optional: there are no others.
 	Projects auth.Projects
-	// Fleet takes in workers on other hosts. Optional: there are none.
+	// Fleet takes in workers on other hosts. Optional: there is
+	// the server's own alone.
 	Fleet api.Fleet
 	// Queue is what administrators look into. Optional.
 	Queue queue.Inspector

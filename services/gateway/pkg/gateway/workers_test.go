@@ -133,7 +133,7 @@ func TestStrangersDoNotJoin(t *testing.T) {
 	l.problem(400, errors.InvalidArgument, req{method: "POST", path: "/workers/join", key: "none", body: "{}"})
 }
 
-// A server whose database is a file says why it takes no workers.
+// A server that is its own worker says why it takes in no others.
 func TestNoFleet(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)

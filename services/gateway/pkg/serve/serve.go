@@ -32,6 +32,7 @@ type Deps struct {
 	Installation *installation.Installation
 	Service      *service.Service
 	Access       *Access
+	Fleet        api.Fleet // takes in workers; nil: there is the process's own alone
 	Queue        queue.Inspector
 	Collectors   []prometheus.Collector
 	Log          *slog.Logger
@@ -72,6 +73,7 @@ func Run(ctx context.Context, common core.Common, limits core.Quotas, s settings
 	g, err := gateway.New(config, gateway.Deps{
 		VMs: d.Service, Tasks: d.Service, Authenticator: who.Authenticator, Projects: who.Lookup, Access: who.Service, Tokens: who.Tokens, Idempotency: api.NewMemoryIdempotency(nil), Uploads: uploads, Audit: records, Logger: d.Log,
 		Queue:      d.Queue,
+		Fleet:      d.Fleet,
 		Collectors: d.Collectors,
 		Ready:      func(ctx context.Context) error { return in.Store.Ping(ctx) },
 		Status: func(ctx context.Context) (wire.Status, error) {
