@@ -43,14 +43,6 @@ func New(d Deps) *Service {
 // time is now as the store keeps it.
 func (s *Service) time() time.Time { return s.Now().UTC().Truncate(time.Microsecond) }
 
-// adminsOnly is for what concerns the installation. Returns PermissionDenied.
-func adminsOnly(by vmm.Caller) error {
-	if by.Admin {
-		return nil
-	}
-	return errors.New(errors.PermissionDenied, "this is for administrators").WithHint("use credentials with the scope admin")
-}
-
 // noWider refuses to give a scope that the caller lacks. Returns PermissionDenied.
 func noWider(by vmm.Caller, scope domain.Scope, what string) error {
 	if by.Scopes.Allows(scope) {

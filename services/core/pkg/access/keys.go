@@ -132,7 +132,7 @@ func ownedBy(ctx context.Context, tx storage.Tx, by vmm.Caller, user string, k *
 		u, err := findUser(ctx, tx, user)
 		if err != nil || u.ID != by.UserID {
 			// Before anything is told of who is there.
-			if denied := adminsOnly(by); denied != nil {
+			if denied := by.AdminsOnly(); denied != nil {
 				return denied
 			}
 		}

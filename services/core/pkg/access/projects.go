@@ -11,7 +11,7 @@ import (
 
 // CreateProject is for administrators. Returns AlreadyExists, InvalidArgument.
 func (s *Service) CreateProject(ctx context.Context, by vmm.Caller, name string) (*domain.Project, error) {
-	if err := adminsOnly(by); err != nil {
+	if err := by.AdminsOnly(); err != nil {
 		return nil, err
 	}
 	if err := projectName("name", name); err != nil {
@@ -38,7 +38,7 @@ func (s *Service) GetProject(ctx context.Context, by vmm.Caller, nameOrID string
 // ListProjects is for administrators.
 func (s *Service) ListProjects(ctx context.Context, by vmm.Caller, page vmm.Page) (vmm.List[*domain.Project], error) {
 	var list vmm.List[*domain.Project]
-	if err := adminsOnly(by); err != nil {
+	if err := by.AdminsOnly(); err != nil {
 		return list, err
 	}
 	err := s.Store.View(ctx, func(tx storage.Tx) (err error) {
@@ -50,7 +50,7 @@ func (s *Service) ListProjects(ctx context.Context, by vmm.Caller, page vmm.Page
 
 // RenameProject is for administrators. Returns NotFound, AlreadyExists, InvalidArgument.
 func (s *Service) RenameProject(ctx context.Context, by vmm.Caller, nameOrID, name string) (*domain.Project, error) {
-	if err := adminsOnly(by); err != nil {
+	if err := by.AdminsOnly(); err != nil {
 		return nil, err
 	}
 	if err := projectName("name", name); err != nil {
@@ -71,7 +71,7 @@ func (s *Service) RenameProject(ctx context.Context, by vmm.Caller, nameOrID, na
 // Returns NotFound, and Conflict while it has VMs, tasks under way or
 // templates that others use, is the last, or is that of the key in use.
 func (s *Service) DeleteProject(ctx context.Context, by vmm.Caller, nameOrID string) error {
-	if err := adminsOnly(by); err != nil {
+	if err := by.AdminsOnly(); err != nil {
 		return err
 	}
 	var p *domain.Project

@@ -106,7 +106,7 @@ func (s *Signing) Verifier(ctx context.Context, id string) (SigningKey, error) {
 // Rotate makes another key sign from now on. The old ones verify until what
 // they have signed has expired; with forget, no longer: every token ends.
 func (s *Signing) Rotate(ctx context.Context, by vmm.Caller, forget bool) error {
-	if err := adminsOnly(by); err != nil {
+	if err := by.AdminsOnly(); err != nil {
 		return err
 	}
 	if err := s.enter(ctx); err != nil {

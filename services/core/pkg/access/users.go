@@ -56,7 +56,7 @@ func checkSubject(issuer, subject string) error {
 
 // CreateUser is for administrators. Returns AlreadyExists, InvalidArgument.
 func (s *Service) CreateUser(ctx context.Context, by vmm.Caller, req CreateUser) (*domain.User, error) {
-	if err := adminsOnly(by); err != nil {
+	if err := by.AdminsOnly(); err != nil {
 		return nil, err
 	}
 	name := userName(req.Name)
@@ -73,7 +73,7 @@ func (s *Service) CreateUser(ctx context.Context, by vmm.Caller, req CreateUser)
 
 // GetUser finds a user by ID or name, for administrators. Returns NotFound.
 func (s *Service) GetUser(ctx context.Context, by vmm.Caller, nameOrID string) (*domain.User, error) {
-	if err := adminsOnly(by); err != nil {
+	if err := by.AdminsOnly(); err != nil {
 		return nil, err
 	}
 	var u *domain.User
@@ -87,7 +87,7 @@ func (s *Service) GetUser(ctx context.Context, by vmm.Caller, nameOrID string) (
 // ListUsers is for administrators.
 func (s *Service) ListUsers(ctx context.Context, by vmm.Caller, p vmm.Page) (vmm.List[*domain.User], error) {
 	var list vmm.List[*domain.User]
-	if err := adminsOnly(by); err != nil {
+	if err := by.AdminsOnly(); err != nil {
 		return list, err
 	}
 	err := s.Store.View(ctx, func(tx storage.Tx) (err error) {
@@ -102,7 +102,7 @@ func (s *Service) ListUsers(ctx context.Context, by vmm.Caller, p vmm.Page) (vmm
 // NotFound, AlreadyExists, InvalidArgument, and Conflict for administrators
 // who would lock themselves out.
 func (s *Service) PatchUser(ctx context.Context, by vmm.Caller, nameOrID string, p PatchUser) (*domain.User, error) {
-	if err := adminsOnly(by); err != nil {
+	if err := by.AdminsOnly(); err != nil {
 		return nil, err
 	}
 	var u *domain.User
@@ -155,7 +155,7 @@ func (s *Service) patch(u *domain.User, p PatchUser) error {
 // DeleteUser removes a user and ends the user's keys and memberships, for
 // administrators. Returns NotFound, Conflict for the caller.
 func (s *Service) DeleteUser(ctx context.Context, by vmm.Caller, nameOrID string) error {
-	if err := adminsOnly(by); err != nil {
+	if err := by.AdminsOnly(); err != nil {
 		return err
 	}
 	return s.Store.Update(ctx, func(tx storage.Tx) error {

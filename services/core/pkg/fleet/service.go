@@ -43,14 +43,6 @@ func New(d Deps) *Service {
 // time is now as the store keeps it.
 func (s *Service) time() time.Time { return s.Now().UTC().Truncate(time.Microsecond) }
 
-// adminsOnly is for what concerns the installation. Returns PermissionDenied.
-func adminsOnly(by vmm.Caller) error {
-	if by.Admin {
-		return nil
-	}
-	return errors.New(errors.PermissionDenied, "this is for administrators").WithHint("use credentials with the scope admin")
-}
-
 // NewToken is a join token with its text, which is told this once.
 type NewToken struct {
 	Token *domain.JoinToken
@@ -60,7 +52,7 @@ type NewToken struct {
 // CreateToken makes a token by which one worker can join, for administrators.
 // ttl is how long it counts; 0: DefaultTokenTTL. Returns InvalidArgument.
 func (s *Service) CreateToken(ctx context.Context, by vmm.Caller, ttl time.Duration) (NewToken, error) {
-	if err := adminsOnly(by); err != nil {
+	if err := by.AdminsOnly(); err != nil {
 		return NewToken{}, err
 	}
 	if ttl == 0 {
@@ -91,7 +83,7 @@ func (s *Service) CreateToken(ctx context.Context, by vmm.Caller, ttl time.Durat
 // administrators. Returns InvalidArgument for a bad cursor.
 func (s *Service) ListTokens(ctx context.Context, by vmm.Caller, p vmm.Page) (vmm.List[*domain.JoinToken], error) {
 	var list vmm.List[*domain.JoinToken]
-	if err := adminsOnly(by); err != nil {
+	if err := by.AdminsOnly(); err != nil {
 		return list, err
 	}
 	err := s.Store.View(ctx, func(tx storage.Tx) (err error) {
@@ -104,7 +96,7 @@ func (s *Service) ListTokens(ctx context.Context, by vmm.Caller, p vmm.Page) (vm
 // RevokeToken makes a join token count no longer, and forgets it; a worker that
 // has joined by it stays. For administrators. Returns NotFound.
 func (s *Service) RevokeToken(ctx context.Context, by vmm.Caller, id domain.ID) error {
-	if err := adminsOnly(by); err != nil {
+	if err := by.AdminsOnly(); err != nil {
 		return err
 	}
 	return s.Store.Update(ctx, func(tx storage.Tx) error { return tx.JoinTokens().Delete(ctx, id) })

@@ -7,6 +7,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/logging"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 )
@@ -22,6 +23,14 @@ type Caller struct {
 	Scopes    domain.Scopes
 	Admin     bool      // its scopes include admin: may see nodes and host facts
 	Until     time.Time // when what was shown ends by itself; zero: never
+}
+
+// AdminsOnly is for what concerns the installation. Returns PermissionDenied.
+func (c Caller) AdminsOnly() error {
+	if c.Admin {
+		return nil
+	}
+	return errors.New(errors.PermissionDenied, "this is for administrators").WithHint("use credentials with the scope admin")
 }
 
 // Orchestrator is everything the product does with VMs, as one value. Its

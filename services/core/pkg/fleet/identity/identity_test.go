@@ -3,12 +3,18 @@ package identity_test
 import (
 	"bytes"
 	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"log/slog"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -385,6 +391,43 @@ func TestRequestsAreSigned(t *testing.T) {
 	}
 	if ws := in.workers(); len(ws) != 0 {
 		t.Errorf("there are %v", ws)
+	}
+}
+
+// What is certified is a P-256 key that who asks has.
+func TestKeysThatAreNotCertified(t *testing.T) {
+	t.Parallel()
+	in := newInstallation(t)
+	token, err := fleet.ParseToken(in.token())
+	must(t, err)
+	csr := func(key crypto.Signer) []byte {
+		out, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: []string{fleet.GatewayName}}, key)
+		must(t, err)
+		return out
+	}
+	good, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	other, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	must(t, err)
+	_, edwards, err := ed25519.GenerateKey(rand.Reader)
+	must(t, err)
+	forged := csr(good)
+	forged[len(forged)-1] ^= 1
+	for what, request := range map[string][]byte{"none": nil, "P-384": csr(other), "Ed25519": csr(edwards), "one that the sender does not have": forged, "behind it more": append(csr(good), 0)} {
+		if _, err := in.service.Join(t.Context(), token.Sign(request, "a", "a:7400"), nil); !errors.HasCode(err, errors.InvalidArgument) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	// Nothing else of the request counts.
+	c, err := in.service.Join(t.Context(), token.Sign(csr(good), "a", "a:7400"), nil)
+	must(t, err)
+	leaf, _, err := c.Check(in.authority.Hash(), good.Public(), in.now)
+	if err != nil || len(leaf.DNSNames) != 1 || leaf.DNSNames[0] != fleet.WorkerName(c.Worker) || leaf.IsCA ||
+		!slices.Equal(leaf.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}) {
+		t.Errorf("%+v, %v", leaf, err)
+	}
+	if _, err := identity.NewGateway("ftp://example.com"); !errors.HasCode(err, errors.InvalidArgument) {
+		t.Errorf("a URL that is none: %v", err)
 	}
 }
 

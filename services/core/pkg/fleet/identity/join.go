@@ -45,7 +45,7 @@ type Gateway interface {
 // does not matter: nothing that is sent is secret, all of it is signed, and what
 // is answered is known by the installation's authority. Returns InvalidArgument.
 func NewGateway(url string) (Gateway, error) {
-	return client.New(client.Options{URL: url, UserAgent: "aetherium-worker", Transport: &http.Transport{
+	c, err := client.New(client.Options{URL: url, UserAgent: "aetherium-worker", Transport: &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         (&net.Dialer{Timeout: connectLimit}).DialContext,
 		TLSHandshakeTimeout: connectLimit,
@@ -53,6 +53,10 @@ func NewGateway(url string) (Gateway, error) {
 		ForceAttemptHTTP2:   true,
 		DisableKeepAlives:   true, // one request now, and the next in weeks
 	}})
+	if err != nil {
+		return nil, err // and no interface around a nil pointer
+	}
+	return c, nil
 }
 
 // Joining is what a worker needs to join.
