@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,6 +33,9 @@ type Server struct {
 	Env        []string // of the server and of commands run by CLI
 
 	lease lease // known once it was started
+	// program is what runs; empty: all in one process.
+	program string
+	once    []string // settings of the first start alone
 }
 
 // Root is the repository's root, found upward from the working directory.
@@ -69,16 +73,17 @@ func New(dataDir string, extra ...string) (*Server, error) {
 		Bin: bin, DataDir: dataDir, URL: "http://" + address,
 		RuntimeDir: "/run/aetherium-test-" + strings.ToLower(rand.Text()[:10]), // short: it is in socket paths
 	}
-	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "AETHERIUM_") {
-			s.Env = append(s.Env, kv)
-		}
-	}
+	s.Env = environ()
 	// Many VMs with the usual disk are promised more than a small host has.
 	// No boots in the background, but for those who are about them.
 	s.Env = append(s.Env, "AETHERIUM_MICROVM_BOOTED_MAX=0", "AETHERIUM_VM_DISK=2GiB", "AETHERIUM_LOG_LEVEL=warn", "AETHERIUM_DATA_DIR="+dataDir, "AETHERIUM_RUNTIME_DIR="+s.RuntimeDir, "AETHERIUM_LISTEN_ADDRESS="+address)
 	s.Env = append(s.Env, extra...)
 	return s, nil
+}
+
+// environ is ours without settings.
+func environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "AETHERIUM_") })
 }
 
 // freePort asks the kernel for a free port.

@@ -62,7 +62,9 @@ func (h *Host) Foresee(ctx context.Context, by *service.Service, project domain.
 		h.log.Debug("no machines are made beforehand", "reason", err)
 		return
 	}
-	h.Worker.Expect(vm)
+	if vm.WorkerID == h.Worker.ID() { // else it has what they are made from
+		h.Worker.Expect(vm)
+	}
 }
 
 func (h *Host) baseTask(ctx context.Context, tx storage.Tx, tmpl *domain.Template) (*domain.Task, error) {

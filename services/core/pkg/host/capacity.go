@@ -31,7 +31,8 @@ func capacity(ctx context.Context, pool *disk.Pool) (domain.Resources, error) {
 	}, nil
 }
 
-func hostname() string {
+// Name is the host's.
+func Name() string {
 	name, err := os.Hostname()
 	if err != nil || name == "" {
 		return "localhost"

@@ -40,7 +40,8 @@ func (s Settings) KernelDir() string { return s.Host.KernelDir(s.DataDir) }
 type Options struct {
 	Instance string    // names what is made on the host; twelve characters
 	Worker   domain.ID // its row; empty: the one with its name
-	Name     string    // empty: the host's
+	Name     string    // empty: the row's, or the host's
+	Address  string    // at which gateways reach it; empty: the row's, or the worker is in their process
 	Queue    string    // where its jobs wait in Redis, if there is one
 	Serves   bool      // see [installation.Options]
 	Changes  watch.Changes[domain.ID]
@@ -185,11 +186,11 @@ func (h *Host) assemble(ctx context.Context) error {
 		return err
 	}
 	name := h.options.Name
-	if name == "" {
-		name = hostname()
+	if name == "" && h.options.Worker == "" {
+		name = Name()
 	}
 	h.Worker = worker.New(worker.Config{
-		ID: h.options.Worker, Name: name, Version: version.Version, Platform: settings.Platform(), Capacity: room, DataDir: s.DataDir,
+		ID: h.options.Worker, Name: name, Address: h.options.Address, Version: version.Version, Platform: settings.Platform(), Capacity: room, DataDir: s.DataDir,
 		KeepTombstones: time.Duration(s.Keep.Tombstones), KeepTasks: time.Duration(s.Keep.Tasks), KeepEvents: time.Duration(s.Keep.Events),
 		Pool: worker.PoolConfig{Size: s.Pool.Size, Kinds: s.Pool.Kinds}, Tools: shed, EgressCA: h.egressCert,
 		Late: h.drivers.late, NoTrials: !h.options.Serves,

@@ -61,6 +61,9 @@ func Open(ctx context.Context, s settings.Common, o Options) (in *Installation, 
 	return in, err
 }
 
+// WorkerQueue names the queue of a worker's jobs in Redis, which it alone reads.
+func (in *Installation) WorkerQueue(worker domain.ID) string { return in.ID + ":" + worker.String() }
+
 // Close closes what Open opened. Whatever uses it has ended before.
 func (in *Installation) Close() error {
 	var errs []error

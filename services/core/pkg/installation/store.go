@@ -12,10 +12,11 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
 )
 
-// OpenStore opens the installation's rows; alone: for one process.
+// OpenStore opens the installation's rows; alone: for one process, of which there
+// is no other, or as one of several.
 func OpenStore(ctx context.Context, s settings.Common, alone bool, log *slog.Logger) (storage.Store, error) {
 	if s.Postgres() {
-		st, err := postgres.Open(ctx, s.Database.Reveal(), postgres.Options{Alone: alone, Logger: log})
+		st, err := postgres.Open(ctx, s.Database.Reveal(), postgres.Options{Alone: alone, Among: !alone, Logger: log})
 		if err != nil {
 			return nil, err // and no interface around a nil pointer
 		}

@@ -38,9 +38,10 @@ func (s *Service) StartExecution(ctx context.Context, by vmm.Caller, vmID domain
 
 // started finds the execution that a caller's ID has been used for in the VM:
 // the same ID never runs twice. nil: it has not been used. Returns AlreadyExists
-// where it was in another VM, whosever that is: an ID is one execution's.
+// where it was in another VM, whosever that is: an ID is one execution's. What
+// is not written yet the VM's worker knows again, whom it is asked of next.
 func (s *Service) started(ctx context.Context, by vmm.Caller, vmID, id domain.ID) (*domain.Execution, error) {
-	x, _, err := s.anyExecution(ctx, storage.System, id)
+	x, _, err := s.knownExecution(ctx, storage.System, id)
 	if errors.HasCode(err, errors.NotFound) {
 		return nil, nil //nolint:nilerr // that is the answer
 	}
@@ -80,34 +81,20 @@ func (s *Service) execution(ctx context.Context, by vmm.Caller, id domain.ID) (*
 	return x, node, nil
 }
 
-// anyExecution finds an execution of a project, or of any, in the memory of this
-// process's worker, in the database, or at the worker that started it just now:
-// the row is written a moment after that, and whoever asks may be quicker, by
-// another gateway. node is the worker in whose memory it was found, if it was.
+// anyExecution finds an execution of a project where this process knows it, or at
+// the worker that started it just now: the row is written a moment after that,
+// and whoever asks may be quicker, by another gateway. node is the worker in whose
+// memory it was found, if it was.
 // Returns NotFound, and Unavailable where a worker that may have it is not reached.
 func (s *Service) anyExecution(ctx context.Context, project, id domain.ID) (x *domain.Execution, node Node, err error) {
-	stored := func() error {
-		return s.store.View(ctx, func(tx storage.Tx) (err error) {
-			x, err = tx.Executions().Get(ctx, project, id)
-			return err
-		})
-	}
-	of := func(x *domain.Execution) bool { return project == storage.System || x.ProjectID == project }
-	if here := s.nodes.Here(); here != nil {
-		if x, err := here.Execution(ctx, id); err == nil && of(x) {
-			return x, here, nil
-		}
-		err = stored() // where it is before it is forgotten
-		return x, nil, err
-	}
-	err = stored()
-	if !errors.HasCode(err, errors.NotFound) {
-		return x, nil, err
+	x, node, err = s.knownExecution(ctx, project, id)
+	if !errors.HasCode(err, errors.NotFound) || s.nodes.Here() != nil {
+		return x, node, err
 	}
 	var mu sync.Mutex
 	missing := s.everywhere(ctx, func(n Node) error {
 		young, err := n.Execution(ctx, id)
-		if err == nil && of(young) {
+		if err == nil && of(young, project) {
 			mu.Lock()
 			defer mu.Unlock()
 			x, node = young, n
@@ -120,12 +107,32 @@ func (s *Service) anyExecution(ctx context.Context, project, id domain.ID) (x *d
 	if node != nil {
 		return x, node, nil
 	}
-	if missing != nil {
+	// It was written meanwhile, or never was.
+	x, node, err = s.knownExecution(ctx, project, id)
+	if errors.HasCode(err, errors.NotFound) && missing != nil {
 		return nil, nil, missing
 	}
-	// It was written meanwhile, or never was.
-	err = stored()
+	return x, node, err
+}
+
+// knownExecution finds an execution of a project, or of any, in the memory of this
+// process's worker or in the database. Returns NotFound.
+func (s *Service) knownExecution(ctx context.Context, project, id domain.ID) (x *domain.Execution, node Node, err error) {
+	if here := s.nodes.Here(); here != nil {
+		if x, err := here.Execution(ctx, id); err == nil && of(x, project) {
+			return x, here, nil
+		}
+	}
+	err = s.store.View(ctx, func(tx storage.Tx) (err error) { // where it is before it is forgotten
+		x, err = tx.Executions().Get(ctx, project, id)
+		return err
+	})
 	return x, nil, err
+}
+
+// of reports whether an execution is of a project.
+func of(x *domain.Execution, project domain.ID) bool {
+	return project == storage.System || x.ProjectID == project
 }
 
 // ListExecutions implements vmm.Executions.

@@ -101,6 +101,25 @@ type Nodes interface {
 	Here() Node
 }
 
+// OneNode is the fleet of a process that has the only worker it knows of.
+type OneNode struct {
+	Only interface {
+		Node
+		ID() domain.ID // known once it has started
+	}
+}
+
+// Node implements Nodes.
+func (o OneNode) Node(id domain.ID) (Node, error) {
+	if id != o.Only.ID() {
+		return nil, errors.New(errors.Unavailable, "the worker %s is not this one", id)
+	}
+	return o.Only, nil
+}
+
+// Here implements Nodes.
+func (o OneNode) Here() Node { return o.Only }
+
 // Config is what an installation gives its VMs.
 type Config struct {
 	DefaultTemplate string

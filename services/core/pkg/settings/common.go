@@ -85,6 +85,16 @@ type KMS struct {
 	Timeout   config.Duration `yaml:"timeout" doc:"How long the service has for an answer; there are three attempts."`
 }
 
+// Builder is the driver of machines that templates are built in where it is not
+// known what a worker has: they need one that shows its snapshots' files, as the
+// drivers of containers do.
+func (v VM) Builder() string {
+	if v.Driver == "docker" {
+		return v.Driver
+	}
+	return "oci"
+}
+
 // DefaultCommon is for this host.
 func DefaultCommon() Common {
 	const week = config.Duration(7 * 24 * time.Hour)
@@ -127,6 +137,19 @@ func (s *Common) Check() error {
 		return err
 	}
 	return s.checkQueue()
+}
+
+// CheckShared is for processes that share an installation with others.
+// Returns InvalidArgument.
+func (s Common) CheckShared() error {
+	if !s.Postgres() {
+		return errors.New(errors.InvalidArgument, "processes share a database in PostgreSQL").WithField("database").
+			WithHint("such as postgres://user@host:5432/aetherium; aetherium-migrate copy brings one of SQLite there")
+	}
+	if s.Queue == "" {
+		return errors.New(errors.InvalidArgument, "processes wake each other by Redis").WithField("queue").WithHint("such as redis://host:6379/0")
+	}
+	return nil
 }
 
 // checkDatabase makes the database's place certain.
@@ -189,3 +212,9 @@ func (s Common) PIDFile() string { return filepath.Join(s.DataDir, "server.pid")
 
 // LockFile is held locked by the running server.
 func (s Common) LockFile() string { return filepath.Join(s.DataDir, "lock") }
+
+// KeyFile holds the first API key, where this process serves the API.
+func (s Common) KeyFile() string { return filepath.Join(s.DataDir, "api.key") }
+
+// ClientFile tells the command line where the server is.
+func (s Common) ClientFile() string { return filepath.Join(s.DataDir, "client.json") }

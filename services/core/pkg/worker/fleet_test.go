@@ -124,6 +124,8 @@ func TestTwoWorkers(t *testing.T) {
 			t.Errorf("%+v", x)
 		}
 	}
+	_, err = f.ListExecutions(one.ctx, one.by, vm.ID, vmm.Page{}) // it is written then
+	must(t, err)
 	_, err = f.StartExecution(one.ctx, one.by, large.ID, start)
 	refused(t, err, errors.AlreadyExists)
 	_, err = f.GetExecution(one.ctx, one.by, domain.NewID())
@@ -146,9 +148,14 @@ func TestTwoWorkers(t *testing.T) {
 
 	// Without one worker the other is there, and nothing is told to be absent that may be.
 	f.cut(other)
-	if out, _ := one.sh(large.ID, "echo here"); out != "here\n" {
-		t.Errorf("%q", out)
+	for range 30 { // each is looked for while it is written, and forgotten
+		if out, _ := one.sh(large.ID, "echo here"); out != "here\n" {
+			t.Errorf("%q", out)
+		}
 	}
+	start.ID = domain.NewID()
+	_, err = f.StartExecution(one.ctx, one.by, large.ID, start)
+	must(t, err)
 	_, err = f.GetExecution(one.ctx, one.by, domain.NewID())
 	refused(t, err, errors.Unavailable)
 }

@@ -22,8 +22,12 @@ import (
 type Config struct {
 	// ID is of the worker's row, made when it joined; empty: the row is that with
 	// its name, and made at the first start.
-	ID       domain.ID
-	Name     string // of the worker, by default the host's
+	ID domain.ID
+	// Address is host:port at which gateways reach the worker; empty: the one that
+	// its row has, or it is in their process.
+	Address string
+
+	Name     string // of the worker; empty: the one that its row has
 	Version  string
 	Platform string
 	Capacity domain.Resources
@@ -245,6 +249,12 @@ func (w *Worker) register(ctx context.Context) error {
 			row = &domain.Worker{ID: domain.NewID(), Name: w.config.Name, State: domain.WorkerReady, JoinedAt: now}
 		}
 		w.id = row.ID
+		if w.config.Name != "" {
+			row.Name = w.config.Name
+		}
+		if w.config.Address != "" {
+			row.Address = w.config.Address
+		}
 		row.Version, row.Platform, row.Drivers, row.Capacity, row.SeenAt = w.config.Version, w.config.Platform, w.offers.all(), w.config.Capacity, now
 		if row.State == domain.WorkerAway {
 			row.State = domain.WorkerReady

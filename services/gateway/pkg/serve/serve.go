@@ -3,6 +3,7 @@ package serve
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -38,7 +39,8 @@ type Deps struct {
 	Log          *slog.Logger
 }
 
-// Run serves until ctx ends. ready is called once it does, with where.
+// Run serves until ctx ends. ready is called once it does, with where, and once
+// the command line finds the server by what is in the data directory.
 func Run(ctx context.Context, common core.Common, limits core.Quotas, s settings.Front, d Deps, ready func(url string) error) (err error) {
 	uploads, err := api.NewUploadDir(filepath.Join(common.DataDir, "uploads"), nil)
 	if err != nil {
@@ -110,6 +112,9 @@ func Run(ctx context.Context, common core.Common, limits core.Quotas, s settings
 		err = errors.Join(err, <-flushed)
 	}()
 	d.Log.Info("serving", "url", server.URL(), "tls_url", server.Endpoints().TLSURL, "version", version.Version)
+	if err := announce(common, server.URL()); err != nil {
+		return err
+	}
 	if err := ready(server.URL()); err != nil {
 		return err
 	}
@@ -138,4 +143,18 @@ func status(ctx context.Context, store storage.Store, s wire.Status) (wire.Statu
 		return err
 	})
 	return s, err
+}
+
+// announce writes the file by which the command line finds the server.
+func announce(s core.Common, url string) error {
+	text, err := json.Marshal(map[string]string{"url": url, "key_file": s.KeyFile()})
+	if err != nil {
+		return errors.Wrap(err, errors.Internal, "the server cannot be announced")
+	}
+	file := s.ClientFile()
+	tmp := file + ".tmp"
+	if err := os.WriteFile(tmp, append(text, '\n'), 0o644); err != nil { //nolint:gosec // it holds no secret
+		return errors.Wrap(err, errors.Internal, "the server cannot be announced")
+	}
+	return os.Rename(tmp, file)
 }

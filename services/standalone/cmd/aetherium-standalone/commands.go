@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -67,26 +66,19 @@ func (p *program) serve() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			// What this process starts has no business with the keys, the database or the queue.
-			for _, name := range []string{core.SealKeysVariable, core.DatabaseVariable, core.QueueVariable} {
-				if err := os.Unsetenv(name); err != nil {
-					return errors.Wrap(err, errors.Internal, "the environment cannot be changed")
-				}
+			if err := daemon.Forget(core.SealKeysVariable, core.DatabaseVariable, core.QueueVariable); err != nil {
+				return err
 			}
 			log, err := p.logger(s)
 			if err != nil {
 				return err
 			}
 			redis.LogTo(log)
-			lock, err := daemon.Lock(s.LockFile(), s.PIDFile())
+			release, err := daemon.Hold(s.LockFile(), s.PIDFile())
 			if err != nil {
 				return err
 			}
-			defer func() { _ = lock.Close() }()
-			if err := os.WriteFile(s.PIDFile(), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil { //nolint:gosec // no secret
-				return errors.Wrap(err, errors.Internal, "the pid file cannot be written")
-			}
-			defer func() { _ = os.Remove(s.PIDFile()) }()
+			defer release()
 			if !s.Loopback() {
 				log.Warn("the API can be reached from other hosts; its keys are all that protects it", "address", s.Listen.Address, "tls", s.TLS.Address)
 			}

@@ -4,13 +4,12 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"syscall"
 
-	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/daemon"
 )
 
 func main() {
@@ -24,21 +23,5 @@ func main() {
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
 	cmd := newRoot(environ, stdout, stderr)
 	cmd.SetArgs(args)
-	err := cmd.ExecuteContext(ctx)
-	if err == nil {
-		return 0
-	}
-	var e *errors.Error
-	if !errors.As(err, &e) {
-		fmt.Fprintln(stderr, "aetherium-standalone:", err)
-		return 1
-	}
-	fmt.Fprintln(stderr, "aetherium-standalone:", e.Message)
-	if e.Err != nil {
-		fmt.Fprintln(stderr, "  because:", e.Err)
-	}
-	if e.Hint != "" {
-		fmt.Fprintln(stderr, "hint:", e.Hint)
-	}
-	return 1
+	return daemon.Report("aetherium-standalone", cmd.ExecuteContext(ctx), stderr)
 }

@@ -4,9 +4,7 @@ package app
 
 import (
 	"context"
-	"encoding/json"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -59,26 +57,7 @@ func Serve(ctx context.Context, s settings.Settings, log *slog.Logger, ready fun
 		Installation: n.in, Service: n.service, Access: who, Log: log,
 		Queue:      n.host.Queue,
 		Collectors: append(n.host.Worker.Collectors(), n.host.Metrics.Collectors(n.host.Queue)...),
-	}, func(url string) error {
-		if err := announce(s, url); err != nil {
-			return err
-		}
-		return ready()
-	})
-}
-
-// announce writes the files by which the command line finds the server.
-func announce(s settings.Settings, url string) error {
-	text, err := json.Marshal(map[string]string{"url": url, "key_file": s.KeyFile()})
-	if err != nil {
-		return errors.Wrap(err, errors.Internal, "the server cannot be announced")
-	}
-	file := s.ClientFile()
-	tmp := file + ".tmp"
-	if err := os.WriteFile(tmp, append(text, '\n'), 0o644); err != nil { //nolint:gosec // it holds no secret
-		return errors.Wrap(err, errors.Internal, "the server cannot be announced")
-	}
-	return os.Rename(tmp, file)
+	}, func(string) error { return ready() })
 }
 
 // Down ends every VM that runs, and removes everything of this installation

@@ -11,7 +11,6 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/installation"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
-	"github.com/aetherium/aetherium/services/core/pkg/worker"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
 
@@ -44,7 +43,7 @@ func open(ctx context.Context, s settings.Settings, log *slog.Logger, serves boo
 		return n, err
 	}
 	n.service = service.New(s.Service.Config(s.Common, n.host.Builder, s.Tools.Default), service.Deps{
-		Store: n.in.Store, Nodes: oneNode{n.host.Worker}, Sealer: n.in.Sealer, Changes: changes, Log: log,
+		Store: n.in.Store, Nodes: service.OneNode{Only: n.host.Worker}, Sealer: n.in.Sealer, Changes: changes, Log: log,
 	})
 	return n, nil
 }
@@ -60,17 +59,3 @@ func (n *node) close() error {
 	}
 	return err
 }
-
-// oneNode is the fleet of a single process.
-type oneNode struct{ worker *worker.Worker }
-
-// Node implements service.Nodes.
-func (o oneNode) Node(id domain.ID) (service.Node, error) {
-	if id != o.worker.ID() {
-		return nil, errors.New(errors.Unavailable, "the worker %s is not this one", id)
-	}
-	return o.worker, nil
-}
-
-// Here implements service.Nodes.
-func (o oneNode) Here() service.Node { return o.worker }

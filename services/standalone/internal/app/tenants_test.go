@@ -97,7 +97,7 @@ func newHouse(t *testing.T, options ...func(*fake.Node)) *house {
 		DefaultTemplate: "base", DefaultDriver: "fake", DefaultNetwork: domain.NetworkNone, Platform: "linux/amd64",
 		Defaults:   domain.Resources{MilliCPU: 1000, MemoryBytes: 256 << 20, DiskBytes: 256 << 20, PIDs: 256},
 		Overcommit: service.Overcommit{Memory: 1, Disk: 1},
-	}, service.Deps{Store: h.asked, Nodes: oneNode{w}, Sealer: sealer, Changes: changes, Log: logger})
+	}, service.Deps{Store: h.asked, Nodes: service.OneNode{Only: w}, Sealer: sealer, Changes: changes, Log: logger})
 	h.uploads, err = api.NewUploadDir(filepath.Join(dir, "uploads"), nil)
 	h.must(err)
 	who, err := serve.OpenAccess(gatewaysettings.DefaultFront().Auth, &installation.Installation{Store: h.asked, Sealer: sealer, ID: "house"}, s, logger)

@@ -2,8 +2,6 @@
 package settings
 
 import (
-	"path/filepath"
-
 	"github.com/aetherium/aetherium/libs/common/pkg/config"
 	core "github.com/aetherium/aetherium/services/core/pkg/settings"
 	"github.com/aetherium/aetherium/services/core/pkg/settings/node"
@@ -46,16 +44,5 @@ func (s *Settings) check() error {
 	return s.Front.Check()
 }
 
-// The files of an installation.
-
 // KernelDir is where the kernel of VMs that have one of their own is.
 func (s Settings) KernelDir() string { return s.Host.KernelDir(s.DataDir) }
-
-// KeyFile holds the first API key.
-func (s Settings) KeyFile() string { return filepath.Join(s.DataDir, "api.key") }
-
-// TLSDir has the certificate authority of this installation.
-func (s Settings) TLSDir() string { return filepath.Join(s.DataDir, "tls") }
-
-// ClientFile tells the command line where the server is.
-func (s Settings) ClientFile() string { return filepath.Join(s.DataDir, "client.json") }

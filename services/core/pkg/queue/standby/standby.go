@@ -23,6 +23,7 @@ const (
 
 // Queue implements queue.Queue on two others.
 type Queue struct {
+	queue.Joined
 	shared, own queue.Queue
 	log         *slog.Logger
 	like        likes
@@ -35,7 +36,8 @@ var _ queue.Queue = (*Queue)(nil)
 
 // New makes a queue of one that processes share and one of this process.
 func New(shared, own queue.Queue, log *slog.Logger) *Queue {
-	return &Queue{shared: shared, own: own, log: log}
+	both := []queue.Inspector{own, shared}
+	return &Queue{shared: shared, own: own, log: log, Joined: func(context.Context) ([]queue.Inspector, error) { return both, nil }}
 }
 
 // Handle implements queue.Queue. Jobs of a key do not overlap in this process,

@@ -27,8 +27,27 @@ func TestAlone(t *testing.T) {
 	if err := open(t, database).Update(t.Context(), func(storage.Tx) error { return nil }); err != nil {
 		t.Errorf("beside it: %v", err)
 	}
+	among := o
+	among.Alone, among.Among = false, true
+	if _, err := postgres.Open(t.Context(), database, among); !errors.HasCode(err, errors.Conflict) {
+		t.Errorf("one of several beside it: %v", err)
+	}
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
+	}
+	var several []*postgres.Store
+	for range 2 {
+		s, err := postgres.Open(t.Context(), database, among)
+		if err != nil {
+			t.Fatal(err)
+		}
+		several = append(several, s)
+	}
+	if _, err := postgres.Open(t.Context(), database, o); !errors.HasCode(err, errors.Conflict) {
+		t.Errorf("one that is to be alone beside several: %v", err)
+	}
+	for _, s := range several {
+		_ = s.Close()
 	}
 	o.Wait = 0
 	next, err := postgres.Open(t.Context(), database, o)

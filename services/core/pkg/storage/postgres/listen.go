@@ -73,8 +73,11 @@ func (l *listener) connect(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, classify(err)
 	}
-	if l.o.Alone {
+	switch {
+	case l.o.Alone:
 		err = alone(ctx, conn, "pg_advisory_lock", l.o.Wait)
+	case l.o.Among:
+		err = alone(ctx, conn, "pg_advisory_lock_shared", l.o.Wait)
 	}
 	if err == nil {
 		_, err = conn.Exec(ctx, "LISTEN "+channel)
@@ -98,7 +101,7 @@ func alone(ctx context.Context, on interface {
 	_, err := on.Exec(ctx, "SELECT "+take+"($1)", int64(aloneLock))
 	var e *pgconn.PgError
 	if errors.As(err, &e) && e.Code == "55P03" {
-		return errors.Wrap(err, errors.Conflict, "another server uses this database").WithHint("stop it first, or use a database of its own")
+		return errors.Wrap(err, errors.Conflict, "another server uses this database").WithHint("stop it first, or use a database of its own; gateways and workers that are processes of their own share one, aetherium-standalone does not")
 	}
 	return classify(err)
 }

@@ -34,6 +34,9 @@ type Options struct {
 	// Alone refuses a database that another store was opened for with Alone, and
 	// keeps others from it: of a server that is to be the only one.
 	Alone bool
+	// Among is for one of several servers: it keeps those from the database that
+	// are to be alone with it.
+	Among bool
 	// Logger gets faults of background work; nil: slog.Default().
 	Logger *slog.Logger
 }
@@ -61,7 +64,7 @@ func (o Options) withDefaults(params url.Values) Options {
 const (
 	turnLock      = 0x61657468_00000001 // held by the transaction that writes
 	migrationLock = 0x61657468_00000002 // held by the session that migrates
-	aloneLock     = 0x61657468_00000003 // held by the listening session of the only server
+	aloneLock     = 0x61657468_00000003 // held by the listening session of the only server, or shared by those of several
 )
 
 // attempts bounds how often a transaction is begun: connections of a pool may

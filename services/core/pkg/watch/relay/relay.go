@@ -12,6 +12,10 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 )
 
+// Backstop is after how long those who wait do well to look again, whatever they
+// were told: what Redis loses is found late, and never lost.
+const Backstop = 5 * time.Second
+
 // backlog is how many wake-ups may be on their way to Redis.
 const backlog = 1024
 

@@ -1,0 +1,49 @@
+package node_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/settings/node"
+)
+
+// A worker shares its database and its queue, and says where it is reached.
+func TestWorker(t *testing.T) {
+	t.Parallel()
+	shared := []string{"AETHERIUM_DATA_DIR=/var/lib/w", "AETHERIUM_DATABASE=postgres://u:S3cret@db/a", "AETHERIUM_QUEUE=redis://u:S3cret@redis"}
+	s, err := node.Load("", append([]string{"AETHERIUM_WORKER_TOKEN=S3cret", "AETHERIUM_WORKER_NAME=w", "AETHERIUM_POOL_SIZE=1"}, shared...))
+	if err != nil || s.Worker.Name != "w" || s.Worker.Token.Reveal() != "S3cret" || s.Pool.Size != 1 || s.KernelDir() != "/var/lib/w/kernel" {
+		t.Errorf("%+v, %v", s, err)
+	}
+	for bad, field := range map[string]string{
+		"AETHERIUM_DATABASE=":                  "database",
+		"AETHERIUM_QUEUE=":                     "queue",
+		"AETHERIUM_WORKER_ADDRESS=7310":        "worker.address",
+		"AETHERIUM_WORKER_ADDRESS=":            "worker.address",
+		"AETHERIUM_WORKER_ADDRESS=0.0.0.0:1":   "worker.advertise",
+		"AETHERIUM_WORKER_ADDRESS=:1":          "worker.advertise",
+		"AETHERIUM_WORKER_ADVERTISE=here":      "worker.advertise",
+		"AETHERIUM_WORKER_METRICS=7311":        "worker.metrics",
+		"AETHERIUM_WORKER_GATEWAY=example.com": "worker.gateway",
+		"AETHERIUM_VM_DRIVER=xen":              "vm.driver",
+		"AETHERIUM_DRIVERS=xen":                "drivers",
+	} {
+		_, err := node.Load("", append(shared, bad))
+		var e *errors.Error
+		if !errors.As(err, &e) || e.Code != errors.InvalidArgument || e.Field != field || e.Hint == "" || strings.Contains(err.Error(), "S3cret") {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	if _, err := node.Load("", append(shared, "AETHERIUM_WORKER_ADDRESS=0.0.0.0:7310", "AETHERIUM_WORKER_ADVERTISE=worker.example:7310")); err != nil {
+		t.Error(err)
+	}
+}
+
+// The example can be used as it is.
+func TestExample(t *testing.T) {
+	t.Parallel()
+	if _, err := node.Load("../../../config/worker.yaml", nil); err != nil {
+		t.Error(err)
+	}
+}

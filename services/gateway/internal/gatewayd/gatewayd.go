@@ -1,0 +1,85 @@
+// Package gatewayd is a gateway that is a process of its own. It has no state but
+// what the installation's processes share: any gateway answers for any worker.
+package gatewayd
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/fleet"
+	"github.com/aetherium/aetherium/services/core/pkg/fleet/nodes"
+	"github.com/aetherium/aetherium/services/core/pkg/installation"
+	"github.com/aetherium/aetherium/services/core/pkg/queue"
+	"github.com/aetherium/aetherium/services/core/pkg/queue/asynq"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
+	"github.com/aetherium/aetherium/services/core/pkg/watch"
+	"github.com/aetherium/aetherium/services/core/pkg/watch/relay"
+	"github.com/aetherium/aetherium/services/gateway/pkg/serve"
+	"github.com/aetherium/aetherium/services/gateway/pkg/settings"
+)
+
+// stopLimit bounds the end of what runs beside the server.
+const stopLimit = 5 * time.Second
+
+// Serve runs the gateway until ctx ends. ready is called once it serves, with where.
+func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, ready func(url string) error) (err error) {
+	if err := os.MkdirAll(s.DataDir, 0o700); err != nil {
+		return errors.Wrap(err, errors.Internal, "the data directory %s cannot be made", s.DataDir)
+	}
+	in, err := installation.Open(ctx, s.Common, installation.Options{Serves: true, Logger: log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, in.Close()) }()
+	authority, err := openAuthority(ctx, s.Workers, in)
+	if err != nil {
+		return err
+	}
+	changes := relay.Start(relay.Config[domain.ID]{
+		Client: in.Redis, Name: in.ID, Hub: new(watch.Hub[domain.ID]), Backstop: relay.Backstop, Logger: log,
+	})
+	defer changes.Close()
+	workers := nodes.New(nodes.Config{Store: in.Store, TLS: authority.ClientTLS, Logger: log})
+	defer workers.Close()
+	jobs := &queues{in: in, log: log, open: map[string]*asynq.Queue{}}
+	defer func() {
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
+		defer cancel()
+		err = errors.Join(err, jobs.close(stop))
+	}()
+	cases := service.New(s.Service.Config(s.Common, s.VM.Builder(), s.Tools.Default), service.Deps{
+		Store: in.Store, Nodes: workers, Sealer: in.Sealer, Changes: changes, Log: log,
+	})
+	project, err := in.FirstProject(ctx)
+	if err != nil {
+		return err
+	}
+	if err := serve.FirstKey(ctx, in.Store, project, s.KeyFile(), log); err != nil {
+		return err
+	}
+	who, err := serve.OpenAccess(s.Auth, in, cases, log)
+	if err != nil {
+		return err
+	}
+	running, cancel := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	defer func() { cancel(); beside.Wait() }()
+	beside.Go(func() { workers.Run(running) })
+	return serve.Run(ctx, s.Common, s.Quotas, s.Front, serve.Deps{
+		Installation: in, Service: cases, Access: who, Queue: queue.Joined(jobs.all), Log: log,
+		Fleet: fleet.New(fleet.Deps{Store: in.Store, Authority: authority}),
+	}, ready)
+}
+
+// openAuthority is whom gateways and workers know each other by.
+func openAuthority(ctx context.Context, s settings.Workers, in *installation.Installation) (*fleet.Authority, error) {
+	if s.CAFile != "" {
+		return fleet.Load(s.CAFile, s.CAKeyFile, nil)
+	}
+	return fleet.Open(ctx, in.Store, in.Sealer, nil)
+}

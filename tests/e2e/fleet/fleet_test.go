@@ -1,0 +1,225 @@
+// Package fleet tests an installation whose gateways and workers are processes
+// of their own, over a real PostgreSQL and a real Redis, all on this host. It
+// needs root, and loopback only.
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/core/pkg/client"
+	"github.com/aetherium/aetherium/services/core/pkg/redis/redistest"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/pgtest"
+	"github.com/aetherium/aetherium/tests/internal/server"
+)
+
+// rootfsEnv names a directory that templates are made from.
+const rootfsEnv = "AETHERIUM_TEST_OTHER_ROOTFS"
+
+// field is a fleet with its database and queue.
+type field struct {
+	*server.Fleet
+	t      *testing.T
+	ctx    context.Context
+	rootfs string
+}
+
+func newField(t *testing.T) *field {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("it needs root")
+	}
+	rootfs := os.Getenv(rootfsEnv)
+	if rootfs == "" {
+		t.Skip(rootfsEnv + " names no root filesystem")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	t.Cleanup(cancel)
+	pg, err := pgtest.Start(ctx)
+	must(t, err)
+	t.Cleanup(func() { must(t, pg.Stop()) })
+	r := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
+	dir, err := os.MkdirTemp("", "aetherium-fleet-")
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	must(t, os.Chmod(dir, 0o711)) //nolint:gosec // the mapped roots of VMs walk through it
+	return &field{
+		Fleet: server.NewFleet(dir, "AETHERIUM_DATABASE="+pg.URL("postgres"), "AETHERIUM_QUEUE="+r.Address().Reveal()),
+		t:     t, ctx: ctx, rootfs: rootfs,
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// gateway runs one.
+func (f *field) gateway(name string) *server.Server {
+	f.t.Helper()
+	s, err := f.Gateway(name)
+	must(f.t, err)
+	must(f.t, s.Run(f.ctx))
+	f.t.Cleanup(func() {
+		must(f.t, s.End(context.WithoutCancel(f.ctx)))
+		f.explain(name, s)
+	})
+	return s
+}
+
+// worker runs one that joins by a gateway. It leaves nothing on the host.
+func (f *field) worker(name string, by *server.Server, extra ...string) *server.Server {
+	f.t.Helper()
+	token, err := by.CLI(f.ctx, "worker", "token", "create", "--quiet")
+	must(f.t, err)
+	s, err := f.Worker(name, by, strings.TrimSpace(token), append(extra, "AETHERIUM_DRIVERS=oci")...)
+	must(f.t, err)
+	must(f.t, s.Run(f.ctx))
+	f.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(f.ctx), time.Minute)
+		defer cancel()
+		must(f.t, s.End(ctx))
+		must(f.t, s.Remove(ctx))
+		if left := s.Footprint(ctx); len(left) > 0 {
+			f.t.Errorf("the worker %s left something behind: %v", name, left)
+		}
+		f.explain(name, s)
+	})
+	return s
+}
+
+// explain shows the end of a process's log if the test has failed.
+func (f *field) explain(name string, s *server.Server) {
+	if f.t.Failed() {
+		lines := strings.Split(strings.TrimSpace(s.Log()), "\n")
+		f.t.Logf("the log of %s ends with\n%s", name, strings.Join(lines[max(0, len(lines)-40):], "\n"))
+	}
+}
+
+func (f *field) client(s *server.Server) *client.Client {
+	f.t.Helper()
+	c, err := s.Client()
+	must(f.t, err)
+	f.t.Cleanup(c.Close)
+	return c
+}
+
+func shell(script string) api.Execute {
+	return api.Execute{Command: api.Command{Args: []string{"sh", "-c", script}}}
+}
+
+func start(script string) api.StartExecution {
+	return api.StartExecution{Command: shell(script).Command}
+}
+
+// printed checks all that an execution prints until it ends, asked by a gateway.
+func (f *field) printed(by *server.Server, id, want string) {
+	f.t.Helper()
+	got, err := by.CLI(f.ctx, "logs", "--follow", id)
+	if err != nil || got != want {
+		f.t.Errorf("%d bytes of %d: ...%q, %v", len(got), len(want), got[max(0, len(got)-100):], err)
+	}
+}
+
+// says checks what a command in a VM prints, asked by a gateway.
+func (f *field) says(c *client.Client, vm, script, want string) {
+	f.t.Helper()
+	res, err := c.Execute(f.ctx, vm, shell(script))
+	if err != nil || res.Stdout != want {
+		f.t.Errorf("%s: %q, %v", script, res.Stdout, err)
+	}
+}
+
+// Two workers and two gateways: what is of one worker is reached by both
+// gateways, and outlives the death of each process.
+func TestGatewaysAndWorkers(t *testing.T) {
+	f := newField(t)
+	ctx := f.ctx
+	one, other := f.gateway("gateway-1"), f.gateway("gateway-2")
+	c, second := f.client(one), f.client(other)
+
+	// Without a worker there is an honest answer.
+	_, err := c.CreateVM(ctx, api.CreateVM{Template: "first", Network: "none"})
+	if !errors.HasCode(err, errors.NotFound) {
+		t.Errorf("without a template: %v", err)
+	}
+	first := f.worker("worker-1", one)
+	build := func(name string) {
+		t.Helper()
+		if out, err := one.CLI(ctx, "template", "build", name, "--dir", f.rootfs); err != nil {
+			t.Fatal(err, out)
+		}
+	}
+	build("first")
+	vm, err := c.CreateVM(ctx, api.CreateVM{Name: "kept", Template: "first", Resources: &api.Resources{MemoryBytes: 4 << 30}})
+	must(t, err)
+	f.worker("worker-2", other)
+	build("second") // the other worker has more memory left
+	apart, err := second.CreateVM(ctx, api.CreateVM{Name: "apart", Template: "second", Network: "none"})
+	must(t, err)
+	if vm.WorkerID == apart.WorkerID {
+		t.Errorf("both VMs are on %s", vm.WorkerID)
+	}
+	for _, from := range []*client.Client{c, second} {
+		for _, id := range []string{vm.ID, apart.ID} {
+			f.says(from, id, "echo here", "here\n")
+		}
+	}
+
+	// A command's output is had from either gateway, whole, though the one that
+	// it was asked for by is killed, and the other is asked from then on.
+	x, err := c.StartExecution(ctx, vm.ID, start("for i in $(seq 1 2000); do echo line $i; done; until test -e /tmp/go; do sleep 0.1; done; echo end"))
+	must(t, err)
+	must(t, one.Kill())
+	var lines strings.Builder
+	for i := range 2000 {
+		fmt.Fprintf(&lines, "line %d\n", i+1)
+	}
+	lines.WriteString("end\n")
+	f.says(second, vm.ID, "touch /tmp/go", "")
+	f.printed(other, x.ID, lines.String())
+	must(t, one.Run(ctx))
+	f.says(c, apart.ID, "echo again", "again\n")
+
+	// A worker that is killed leaves its VMs running. They are answered for with a
+	// reason until it is back, and are what they were.
+	f.says(c, vm.ID, "echo kept > /tmp/kept", "")
+	run, err := c.StartExecution(ctx, vm.ID, start("until test -e /tmp/on; do sleep 0.1; done; echo through"))
+	must(t, err)
+	must(t, first.Kill())
+	once, err := client.New(client.Options{URL: one.URL, Key: one.Key, Patience: time.Millisecond})
+	must(t, err)
+	defer once.Close()
+	if _, err := once.Execute(ctx, vm.ID, shell("true")); !errors.HasCode(err, errors.Unavailable) {
+		t.Errorf("without its worker: %v", err)
+	}
+	f.says(second, apart.ID, "echo others", "others\n")
+	must(t, first.Run(ctx))
+	for _, from := range []*client.Client{c, second} {
+		now, err := from.VM(ctx, "kept")
+		if err != nil || now.ID != vm.ID || now.State != "running" || now.Epoch != vm.Epoch {
+			t.Errorf("%+v, %v", now, err)
+		}
+		f.says(from, vm.ID, "cat /tmp/kept", "kept\n")
+	}
+	f.says(c, vm.ID, "touch /tmp/on", "")
+	f.printed(other, run.ID, "through\n")
+
+	// What is deleted by one is deleted for the other, at whichever worker.
+	for _, id := range []string{vm.ID, apart.ID} {
+		if _, err := c.DeleteVM(ctx, id); err != nil {
+			t.Error(err)
+		}
+		if got, err := second.VM(ctx, id); err != nil || got.State != "deleted" {
+			t.Errorf("%s, %v", got.State, err)
+		}
+	}
+}
