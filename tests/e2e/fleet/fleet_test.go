@@ -76,13 +76,20 @@ func (f *field) gateway(name string) *server.Server {
 }
 
 // worker runs one that joins by a gateway. It leaves nothing on the host.
-func (f *field) worker(name string, by *server.Server, extra ...string) *server.Server {
+func (f *field) worker(name string, by *server.Server) *server.Server {
+	f.t.Helper()
+	s := f.joining(name, by)
+	must(f.t, s.Run(f.ctx))
+	return s
+}
+
+// joining is a worker that does not run yet.
+func (f *field) joining(name string, by *server.Server) *server.Server {
 	f.t.Helper()
 	token, err := by.CLI(f.ctx, "worker", "token", "create", "--quiet")
 	must(f.t, err)
-	s, err := f.Worker(name, by, strings.TrimSpace(token), append(extra, "AETHERIUM_DRIVERS=oci")...)
+	s, err := f.Worker(name, by, strings.TrimSpace(token), "AETHERIUM_DRIVERS=oci")
 	must(f.t, err)
-	must(f.t, s.Run(f.ctx))
 	f.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(f.ctx), time.Minute)
 		defer cancel()
@@ -161,7 +168,18 @@ func TestGatewaysAndWorkers(t *testing.T) {
 	build("first")
 	vm, err := c.CreateVM(ctx, api.CreateVM{Name: "kept", Template: "first", Resources: &api.Resources{MemoryBytes: 4 << 30}})
 	must(t, err)
-	f.worker("worker-2", other)
+
+	// A worker that starts before its gateway waits for it.
+	early := f.joining("worker-2", other)
+	must(t, other.Kill())
+	joined := make(chan error, 1)
+	go func() { joined <- early.Run(ctx) }()
+	for !strings.Contains(early.Log(), "waiting for it") {
+		must(t, ctx.Err())
+		time.Sleep(10 * time.Millisecond) // it tells nobody but its log
+	}
+	must(t, other.Run(ctx))
+	must(t, <-joined)
 	build("second") // the other worker has more memory left
 	apart, err := second.CreateVM(ctx, api.CreateVM{Name: "apart", Template: "second", Network: "none"})
 	must(t, err)

@@ -33,6 +33,9 @@ import (
 const (
 	// stopLimit bounds an orderly end.
 	stopLimit = 30 * time.Second
+	// Waiting for a gateway to join by.
+	joinPatience = time.Minute
+	joinPause    = time.Second
 	// callLimit bounds a call of another process, and the end of one at a stop.
 	callLimit = 5 * time.Second
 	// instanceLength is of what names things on the host: interfaces and cgroups.
@@ -91,15 +94,31 @@ func advertised(w node.Worker, listening net.Addr) (string, error) {
 	return net.JoinHostPort(name, port), nil
 }
 
-// join finds out who the worker is.
+// join finds out who the worker is. A gateway that is asked for that may start
+// later than this worker.
 func (d *daemon) join(ctx context.Context, address string) (err error) {
 	if d.gateway, err = identity.NewGateway(d.settings.Worker.Gateway); err != nil {
 		return err
 	}
-	d.identity, err = identity.Join(ctx, identity.Joining{
-		Dir: d.settings.DataDir, Gateway: d.gateway, Token: d.settings.Worker.Token.Reveal(), Name: cmp.Or(d.settings.Worker.Name, host.Name()), Address: address,
-	})
-	return err
+	patience, cancel := context.WithTimeout(ctx, joinPatience)
+	defer cancel()
+	for told := false; ; told = true {
+		d.identity, err = identity.Join(ctx, identity.Joining{
+			Dir: d.settings.DataDir, Gateway: d.gateway, Token: d.settings.Worker.Token.Reveal(),
+			Name: cmp.Or(d.settings.Worker.Name, host.Name()), Address: address,
+		})
+		if !errors.HasCode(err, errors.Unavailable) {
+			return err
+		}
+		if !told {
+			d.log.Warn("the gateway does not answer; waiting for it", "gateway", d.settings.Worker.Gateway, "error", err)
+		}
+		select {
+		case <-time.After(joinPause):
+		case <-patience.Done():
+			return err
+		}
+	}
 }
 
 // open opens everything.
