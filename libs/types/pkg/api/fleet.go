@@ -30,17 +30,26 @@ type TaskError struct {
 
 // Worker is the daemon on a node that owns the VMs there.
 type Worker struct {
-	ID       string    `json:"id"`
-	Name     string    `json:"name"`
-	Address  string    `json:"address,omitempty" example:"node-1:7400" doc:"Where it is reached by gateways; absent: it is in the gateway's own process"`
-	Version  string    `json:"version"`
-	Platform string    `json:"platform"`
-	State    string    `json:"state" enum:"ready,cordoned,away"`
-	Drivers  []Driver  `json:"drivers" nullable:"false"`
-	Capacity Resources `json:"capacity" doc:"What the node gives to VMs in all"`
-	Reserved Resources `json:"reserved" doc:"What its VMs may use, summed"`
-	SeenAt   time.Time `json:"seen_at"`
-	JoinedAt time.Time `json:"joined_at"`
+	ID       string     `json:"id"`
+	Name     string     `json:"name"`
+	Address  string     `json:"address,omitempty" example:"node-1:7400" doc:"Where it is reached by gateways; absent: it is in the gateway's own process"`
+	Version  string     `json:"version"`
+	Platform string     `json:"platform"`
+	State    string     `json:"state" enum:"ready,cordoned,away" doc:"cordoned: it takes nothing new; away: nothing is heard of it, and its VMs may well run"`
+	Cordoned bool       `json:"cordoned" doc:"It takes nothing new; also while it is away"`
+	DrainAt  *time.Time `json:"drain_at,omitempty" doc:"It is drained: what is active then is ended by on_timeout"`
+	Drivers  []Driver   `json:"drivers" nullable:"false"`
+	Capacity Resources  `json:"capacity" doc:"What the node gives to VMs in all"`
+	Reserved Resources  `json:"reserved" doc:"What its VMs may use, summed"`
+	VMs      int        `json:"vms" doc:"VMs there that are not deleted"`
+	Active   int        `json:"active" doc:"Those of them that run, are on their way there or are frozen in memory"`
+	SeenAt   time.Time  `json:"seen_at" doc:"Its last sign of life"`
+	JoinedAt time.Time  `json:"joined_at"`
+}
+
+// DrainWorker says how long the VMs of a worker that is drained may go on.
+type DrainWorker struct {
+	WithinMS *int64 `json:"within_ms,omitempty" minimum:"0" maximum:"86400000" doc:"Until those that are left are ended; absent: 10 minutes"`
 }
 
 // Driver is what a driver on this installation can do.

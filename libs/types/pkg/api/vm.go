@@ -4,42 +4,43 @@ import "time"
 
 // VM is one isolated machine.
 type VM struct {
-	ID            string            `json:"id" doc:"Twenty characters of a-z and 0-9"`
-	Name          string            `json:"name,omitempty"`
-	State         string            `json:"state" enum:"pending,creating,starting,running,pausing,paused,resuming,stopping,stopped,deleting,deleted,failed,unreachable" doc:"What the worker last saw or is doing"`
-	DesiredState  string            `json:"desired_state" enum:"running,paused,stopped,deleted"`
-	Template      string            `json:"template,omitempty" doc:"As it was asked for"`
-	TemplateID    string            `json:"template_id,omitempty"`
-	BuildID       string            `json:"build_id,omitempty" doc:"The immutable template build it runs"`
-	SnapshotID    string            `json:"snapshot_id,omitempty" doc:"Made from this snapshot"`
-	Memory        bool              `json:"memory,omitempty" doc:"Its first start went on from the memory of its snapshot, its origin or its template"`
-	Driver        string            `json:"driver"`
-	Isolation     string            `json:"isolation" enum:"container-root,container,gvisor,microvm" doc:"What really separates it from its host"`
-	Platform      string            `json:"platform" example:"linux/amd64"`
-	Resources     Resources         `json:"resources"`
-	Network       string            `json:"network" enum:"none,nat"`
-	Egress        *EgressPolicy     `json:"egress,omitempty" doc:"What it may reach; absent: everything but private and special addresses"`
-	Secrets       []SecretUse       `json:"secrets,omitempty" nullable:"false" doc:"Stored secrets that it is given; never their values"`
-	Hostname      string            `json:"hostname"`
-	DefaultUser   string            `json:"default_user,omitempty"`
-	Tools         []string          `json:"tools,omitempty" nullable:"false" example:"node@22.23.3" doc:"Programs beside its template's; with exact versions once its machine is made"`
-	Volumes       []VMVolume        `json:"volumes,omitempty" nullable:"false" doc:"Volumes that it has"`
-	Metadata      map[string]string `json:"metadata"`
-	PauseMode     string            `json:"pause_mode,omitempty" doc:"Mode of the pause asked for or in force"`
-	Deadline      *time.Time        `json:"deadline,omitempty" doc:"When on_timeout happens; absent: never"`
-	OnTimeout     string            `json:"on_timeout" enum:"kill,pause,stop"`
-	IdleTimeoutMS int64             `json:"idle_timeout_ms,omitempty" doc:"on_timeout happens after so long without use; absent: never"`
-	AutoResume    bool              `json:"auto_resume" doc:"Traffic resumes it when paused"`
-	WorkerID      string            `json:"worker_id,omitempty"`
-	Epoch         int64             `json:"epoch" doc:"Rises by one with every start of a machine for it"`
-	Generation    int64             `json:"generation" doc:"Rises by one with every change of desired_state"`
-	Reason        string            `json:"reason,omitempty" doc:"Why it failed, or what it is waiting for"`
-	Tombstone     *Tombstone        `json:"tombstone,omitempty" doc:"What became of it; set once it has ended"`
-	CreatedAt     time.Time         `json:"created_at"`
-	UpdatedAt     time.Time         `json:"updated_at"`
-	StartedAt     *time.Time        `json:"started_at,omitempty" doc:"Of the present epoch"`
-	EndedAt       *time.Time        `json:"ended_at,omitempty"`
-	Phases        []Phase           `json:"phases,omitempty" nullable:"false" doc:"Timed steps of the last start; with ?trace=true"`
+	ID               string            `json:"id" doc:"Twenty characters of a-z and 0-9"`
+	Name             string            `json:"name,omitempty"`
+	State            string            `json:"state" enum:"pending,creating,starting,running,pausing,paused,resuming,stopping,stopped,deleting,deleted,failed,unreachable" doc:"What the worker last saw or is doing; unreachable: its worker is away, and the VM may well run"`
+	UnreachableSince *time.Time        `json:"unreachable_since,omitempty" doc:"Last sign of life of its worker, which is away"`
+	DesiredState     string            `json:"desired_state" enum:"running,paused,stopped,deleted"`
+	Template         string            `json:"template,omitempty" doc:"As it was asked for"`
+	TemplateID       string            `json:"template_id,omitempty"`
+	BuildID          string            `json:"build_id,omitempty" doc:"The immutable template build it runs"`
+	SnapshotID       string            `json:"snapshot_id,omitempty" doc:"Made from this snapshot"`
+	Memory           bool              `json:"memory,omitempty" doc:"Its first start went on from the memory of its snapshot, its origin or its template"`
+	Driver           string            `json:"driver"`
+	Isolation        string            `json:"isolation" enum:"container-root,container,gvisor,microvm" doc:"What really separates it from its host"`
+	Platform         string            `json:"platform" example:"linux/amd64"`
+	Resources        Resources         `json:"resources"`
+	Network          string            `json:"network" enum:"none,nat"`
+	Egress           *EgressPolicy     `json:"egress,omitempty" doc:"What it may reach; absent: everything but private and special addresses"`
+	Secrets          []SecretUse       `json:"secrets,omitempty" nullable:"false" doc:"Stored secrets that it is given; never their values"`
+	Hostname         string            `json:"hostname"`
+	DefaultUser      string            `json:"default_user,omitempty"`
+	Tools            []string          `json:"tools,omitempty" nullable:"false" example:"node@22.23.3" doc:"Programs beside its template's; with exact versions once its machine is made"`
+	Volumes          []VMVolume        `json:"volumes,omitempty" nullable:"false" doc:"Volumes that it has"`
+	Metadata         map[string]string `json:"metadata"`
+	PauseMode        string            `json:"pause_mode,omitempty" doc:"Mode of the pause asked for or in force"`
+	Deadline         *time.Time        `json:"deadline,omitempty" doc:"When on_timeout happens; absent: never"`
+	OnTimeout        string            `json:"on_timeout" enum:"kill,pause,stop"`
+	IdleTimeoutMS    int64             `json:"idle_timeout_ms,omitempty" doc:"on_timeout happens after so long without use; absent: never"`
+	AutoResume       bool              `json:"auto_resume" doc:"Traffic resumes it when paused"`
+	WorkerID         string            `json:"worker_id,omitempty"`
+	Epoch            int64             `json:"epoch" doc:"Rises by one with every start of a machine for it"`
+	Generation       int64             `json:"generation" doc:"Rises by one with every change of desired_state"`
+	Reason           string            `json:"reason,omitempty" doc:"Why it failed, or what it is waiting for"`
+	Tombstone        *Tombstone        `json:"tombstone,omitempty" doc:"What became of it; set once it has ended"`
+	CreatedAt        time.Time         `json:"created_at"`
+	UpdatedAt        time.Time         `json:"updated_at"`
+	StartedAt        *time.Time        `json:"started_at,omitempty" doc:"Of the present epoch"`
+	EndedAt          *time.Time        `json:"ended_at,omitempty"`
+	Phases           []Phase           `json:"phases,omitempty" nullable:"false" doc:"Timed steps of the last start; with ?trace=true"`
 }
 
 // Resources bound what a VM can use. Zero or absent in a request: the
@@ -53,7 +54,7 @@ type Resources struct {
 
 // Tombstone tells what became of a VM.
 type Tombstone struct {
-	Cause      string    `json:"cause" doc:"requested, deadline, idle, oom, guest_exit, guest_fault, create_fault or host_lost"`
+	Cause      string    `json:"cause" doc:"requested, deadline, idle, oom, guest_exit, guest_fault, create_fault, drained or host_lost"`
 	By         string    `json:"by,omitempty" doc:"Who asked: a key's name, or worker"`
 	Detail     string    `json:"detail,omitempty"`
 	LastOutput string    `json:"last_output,omitempty" doc:"Tail of the last execution's output"`

@@ -59,20 +59,35 @@ type Worker struct {
 	Drivers  []DriverInfo
 	Capacity Resources // what the node gives to VMs in all
 	Reserved Resources // what its VMs may use, summed
+	VMs      int       // VMs there that are not deleted
+	Active   int       // those of them that run, are on their way there, or are kept in memory
 	State    WorkerState
-	SeenAt   time.Time
+	Cordoned bool       // it takes nothing new; outlasts its being away
+	DrainAt  *time.Time // when it ends the VMs that are active then; nil: it does not. Only with Cordoned
+	SeenAt   time.Time  // the last sign of life, by the database's clock
 	JoinedAt time.Time
 	Revision int64
 }
 
-// WorkerState says whether a worker takes new VMs.
+// Standing is the state of the worker while it is not away.
+func (w *Worker) Standing() WorkerState {
+	if w.Cordoned {
+		return WorkerCordoned
+	}
+	return WorkerReady
+}
+
+// MaxDrain bounds how long a drain may wait for VMs to end by themselves.
+const MaxDrain = 24 * time.Hour
+
+// WorkerState says whether a worker is there and takes what is new.
 type WorkerState string
 
 // The worker states.
 const (
 	WorkerReady    WorkerState = "ready"
-	WorkerCordoned WorkerState = "cordoned"
-	WorkerAway     WorkerState = "away"
+	WorkerCordoned WorkerState = "cordoned" // it takes nothing new
+	WorkerAway     WorkerState = "away"     // nothing is heard of it; what it has may well run
 )
 
 // DriverInfo is what a driver on a worker can do.

@@ -34,6 +34,9 @@ const (
 	Unreachable ObservedState = "unreachable" // its worker is away; the VM may well run
 )
 
+// Rests reports whether a VM that is s stays so whatever becomes of its worker.
+func (s ObservedState) Rests() bool { return s == Stopped || s == Paused || s.Terminal() }
+
 // Terminal reports whether no step leads on from s by itself.
 func (s ObservedState) Terminal() bool { return s == Deleted || s == Failed }
 
@@ -165,6 +168,10 @@ type VM struct {
 
 	WorkerID  ID
 	MachineID ID // empty while no machine exists
+	// UnreachableSince is the last sign of life of a worker that is away; nil:
+	// it is not, or nothing of the VM is there. It is the worker's, read with the VM
+	// and not written.
+	UnreachableSince *time.Time
 
 	// Deadline is when OnTimeout happens; nil means never. DeadlineGen rises
 	// with every change, and DeadlineAck is the newest the worker enforces.
@@ -194,6 +201,15 @@ type VM struct {
 	EndedAt   *time.Time
 }
 
+// State is Observed as it is told outside: what a worker that is away is doing
+// is not known, but what rests stays at rest.
+func (vm *VM) State() ObservedState {
+	if vm.UnreachableSince != nil && !vm.Observed.Rests() {
+		return Unreachable
+	}
+	return vm.Observed
+}
+
 // Cause says why a VM ended.
 type Cause string
 
@@ -206,6 +222,7 @@ const (
 	CauseGuestExit   Cause = "guest_exit"   // its first process ended
 	CauseGuestFault  Cause = "guest_fault"  // its agent never answered, or lied
 	CauseCreateFault Cause = "create_fault" // the driver could not make it
+	CauseDrained     Cause = "drained"      // its worker was drained
 	CauseHostLost    Cause = "host_lost"    // gone while nobody looked: a reboot, or killed from outside
 )
 

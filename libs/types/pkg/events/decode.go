@@ -23,11 +23,17 @@ type WorkerPayload struct {
 	Name    string             `json:"name"`
 	State   domain.WorkerState `json:"state"`
 	Version string             `json:"version,omitempty"`
+	DrainAt *time.Time         `json:"drain_at,omitempty"` // it is drained, and ends what is left then
 }
 
 // Worker makes an event about a worker.
 func Worker(kind string, w *domain.Worker, at time.Time) *domain.Event {
-	return event(kind, "", w.ID, "", WorkerPayload{Name: w.Name, State: w.State, Version: w.Version}, at)
+	return event(kind, "", w.ID, "", WorkerPayload{Name: w.Name, State: w.State, Version: w.Version, DrainAt: w.DrainAt}, at)
+}
+
+// WorkerState makes the event that tells of a worker's state.
+func WorkerState(w *domain.Worker, at time.Time) *domain.Event {
+	return Worker("worker."+string(w.State), w, at)
 }
 
 // Types lists every event type.

@@ -96,6 +96,7 @@ var listed = []struct{ words, hint string }{
 	{"has no tag ", "`aetherium template ls` shows the tags of templates"},
 	{"no snapshot ", "`aetherium snapshot ls` lists snapshots"},
 	{"no volume ", "`aetherium volume ls` lists volumes"},
+	{"no worker is named ", "`aetherium worker ls` lists workers"},
 	{"join token ", "`aetherium worker token ls` lists join tokens"},
 	{"no dead job ", "`aetherium queue dead` lists dead jobs"},
 	{"no task ", "`aetherium task ls` lists tasks"},

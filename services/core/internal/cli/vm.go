@@ -178,7 +178,7 @@ func (a *app) describeVM(vm api.VM) [][2]string {
 		return value(render.Since(*t, now))
 	}
 	p := [][2]string{
-		{"ID", vm.ID}, {"Name", vm.Name}, {"State", vm.State}, {"Reason", vm.Reason},
+		{"ID", vm.ID}, {"Name", vm.Name}, {"State", vm.State}, {"Unreachable since", at(vm.UnreachableSince)}, {"Reason", vm.Reason},
 		{"Template", vm.Template}, {"Snapshot", vm.SnapshotID}, {"Driver", vm.Driver}, {"Isolation", vm.Isolation},
 		{"Platform", vm.Platform}, {"Resources", resources(vm.Resources)}, {"Network", vm.Network},
 		{"Hostname", vm.Hostname}, {"User", vm.DefaultUser}, {"Tools", strings.Join(vm.Tools, " ")}, {"Created", ago(&vm.CreatedAt)}, {"Started", ago(vm.StartedAt)},

@@ -2,12 +2,17 @@ package cli
 
 import (
 	"context"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/internal/cli/render"
+	"github.com/aetherium/aetherium/services/core/internal/cli/units"
 	"github.com/aetherium/aetherium/services/core/pkg/client"
 )
 
@@ -18,7 +23,174 @@ const (
 )
 
 func (a *app) workerCommand() *cobra.Command {
-	return group("worker", "See and change the installation's workers, for administrators", a.workerTokenCommand())
+	return group("worker", "See and change the installation's workers, for administrators",
+		a.workerListCommand(), a.workerCordonCommand(), a.workerUncordonCommand(), a.workerDrainCommand(), a.workerTokenCommand())
+}
+
+func workerName(w api.Worker) string { return w.Name }
+
+func workersListing(now time.Time) listing[api.Worker] {
+	part := func(reserved, all string) render.Cell { return render.Text(reserved + " of " + all) }
+	cores := func(milli int64) string { return strconv.FormatFloat(float64(milli)/1000, 'f', -1, 64) }
+	return listing[api.Worker]{
+		titles: []string{"NAME", "ID", "STATE", "DRAIN", "ADDRESS", "SEEN", "VMS", "ACTIVE", "CPU", "MEMORY", "DISK"},
+		name:   workerName,
+		row: func(w api.Worker) []render.Cell {
+			r, c := w.Reserved, w.Capacity
+			return []render.Cell{
+				render.Text(w.Name), render.Text(w.ID), render.Text(workerState(w)), render.Until(w.DrainAt, now), render.Text(w.Address),
+				render.Since(w.SeenAt, now), render.Int(int64(w.VMs)), render.Int(int64(w.Active)), part(cores(r.MilliCPU), cores(c.MilliCPU)),
+				part(units.Bytes(r.MemoryBytes), units.Bytes(c.MemoryBytes)), part(units.Bytes(r.DiskBytes), units.Bytes(c.DiskBytes)),
+			}
+		},
+	}
+}
+
+// workerState is a worker's state, with what it is again when it is back.
+func workerState(w api.Worker) string {
+	if w.Cordoned && w.State != string(domain.WorkerCordoned) {
+		return w.State + ", " + string(domain.WorkerCordoned)
+	}
+	return w.State
+}
+
+func (a *app) workerListCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   "List the workers, with what their VMs may use of them",
+		Args:    exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			workers, err := c.Workers(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return showAll(a, workers, workersListing(a.Now()))
+		},
+	}
+}
+
+func (a *app) workerCordonCommand() *cobra.Command {
+	return a.workersCommand("cordon WORKER…", "Have workers take nothing new; what they have goes on", (*client.Client).CordonWorker)
+}
+
+func (a *app) workerUncordonCommand() *cobra.Command {
+	return a.workersCommand("uncordon WORKER…", "Let workers take what is new again, and take a drain back", (*client.Client).UncordonWorker)
+}
+
+// workersCommand changes workers.
+func (a *app) workersCommand(use, short string, do func(*client.Client, context.Context, string) (api.Worker, error)) *cobra.Command {
+	return &cobra.Command{
+		Use:   use,
+		Short: short,
+		Args:  atLeastOne("WORKER"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			var done []api.Worker
+			for _, name := range args {
+				w, err := do(c, cmd.Context(), name)
+				if err != nil {
+					return errors.Join(showDone(a, done, workerName), err)
+				}
+				done = append(done, w)
+			}
+			return showDone(a, done, workerName)
+		},
+		ValidArgsFunction: a.completeWorkers,
+	}
+}
+
+func (a *app) completeWorkers(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.offer(cmd, args, func(ctx context.Context, c *client.Client) ([]string, error) {
+		workers, err := c.Workers(ctx)
+		names := make([]string, 0, len(workers))
+		for _, w := range workers {
+			names = append(names, w.Name+"\t"+workerState(w))
+		}
+		return names, err
+	})
+}
+
+// defaultDrain is how long the VMs of a drained worker go on where nothing is
+// said, and drainPoll how often it is looked how many are left.
+const (
+	defaultDrain = 10 * time.Minute
+	drainPoll    = time.Second
+)
+
+func (a *app) workerDrainCommand() *cobra.Command {
+	within, noWait := defaultDrain, false
+	cmd := &cobra.Command{
+		Use:   "drain WORKER",
+		Short: "Have a worker take nothing new and end its VMs",
+		Long: `Cordons a worker, and waits until nothing is active on it. VMs may go on until they
+end by themselves; those that are left after --within are paused, stopped or deleted,
+as their on_timeout says. The worker does so whether or not this command waits;
+"aetherium worker uncordon" takes it back. Drained again, the earlier time counts.`,
+		Example: `  aetherium worker drain node-2 --within 1h
+  aetherium worker drain node-2 --within 0s --no-wait`,
+		Args: exactly("WORKER"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if within < 0 {
+				return usagef(cmd, "--within: a time is not negative")
+			}
+			if err := checkAtMost(cmd, "within", within, domain.MaxDrain); err != nil {
+				return err
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			w, err := c.DrainWorker(cmd.Context(), args[0], within)
+			if err == nil && !noWait {
+				w, err = a.awaitDrain(cmd.Context(), c, w)
+			}
+			if err != nil {
+				return err
+			}
+			return showDone(a, []api.Worker{w}, workerName)
+		},
+		ValidArgsFunction: a.firstArg(a.completeWorkers),
+	}
+	cmd.Flags().Var((*durationFlag)(&within), "within", "end what is left after so long, up to 24h")
+	cmd.Flags().BoolVar(&noWait, "no-wait", false, "do not wait until nothing is active")
+	return cmd
+}
+
+// awaitDrain waits until nothing is active on a worker, and tells how many VMs are.
+func (a *app) awaitDrain(ctx context.Context, c *client.Client, w api.Worker) (api.Worker, error) {
+	told := -1
+	for w.Active > 0 {
+		if w.DrainAt == nil {
+			return w, errors.New(errors.Conflict, "the drain was taken back, with %d VMs active", w.Active)
+		}
+		if w.Active != told && !a.flags.quiet {
+			a.say("%d VMs are active on %s, until %s at most", w.Active, w.Name, at(w.DrainAt))
+			told = w.Active
+		}
+		select {
+		case <-time.After(drainPoll):
+		case <-ctx.Done():
+			return w, ctx.Err()
+		}
+		workers, err := c.Workers(ctx)
+		if err != nil {
+			return w, err
+		}
+		i := slices.IndexFunc(workers, func(other api.Worker) bool { return other.ID == w.ID })
+		if i < 0 {
+			return w, errors.New(errors.NotFound, "the worker %s was removed meanwhile", w.Name)
+		}
+		w = workers[i]
+	}
+	return w, nil
 }
 
 func (a *app) workerTokenCommand() *cobra.Command {

@@ -8,6 +8,24 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 )
 
+// CordonWorker has a worker, by ID or name, take nothing new, for administrators.
+// Returns NotFound, as those below do.
+func (c *Client) CordonWorker(ctx context.Context, worker string) (api.Worker, error) {
+	return fetch[api.Worker](ctx, c, post(nil, "workers", worker, "cordon").repeatable())
+}
+
+// UncordonWorker takes a cordon back, and a drain.
+func (c *Client) UncordonWorker(ctx context.Context, worker string) (api.Worker, error) {
+	return fetch[api.Worker](ctx, c, post(nil, "workers", worker, "uncordon").repeatable())
+}
+
+// DrainWorker has a worker take nothing new, and end the VMs that are active
+// after a time. Asked again, the earlier time counts.
+func (c *Client) DrainWorker(ctx context.Context, worker string, within time.Duration) (api.Worker, error) {
+	ms := within.Milliseconds()
+	return fetch[api.Worker](ctx, c, post(api.DrainWorker{WithinMS: &ms}, "workers", worker, "drain").repeatable())
+}
+
 // JoinTokens lists the tokens by which workers join, ended ones as well, for administrators.
 func (c *Client) JoinTokens(ctx context.Context, p Page) iter.Seq2[api.JoinToken, error] {
 	return all[api.JoinToken](ctx, c, get("workers", "tokens"), p)

@@ -8,12 +8,12 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 )
 
-// choose finds the driver that a worker makes a VM with: the one that is asked
+// driverFor finds the driver that a worker makes a VM with: the one that is asked
 // for, or for auto the first that can be used and isolates as it is asked to.
 // Returns Unsupported, Unavailable.
-func (s *Service) choose(w *domain.Worker, spec domain.VMSpec) (domain.DriverInfo, error) {
+func (s *Service) driverFor(w *domain.Worker, spec domain.VMSpec) (domain.DriverInfo, error) {
 	if spec.Driver == domain.DriverAuto {
-		return s.chooseAny(w, spec)
+		return s.anyDriverFor(w, spec)
 	}
 	i := slices.IndexFunc(w.Drivers, func(d domain.DriverInfo) bool { return d.Name == spec.Driver })
 	if i < 0 {
@@ -45,10 +45,10 @@ func noVolumes(w *domain.Worker, driver string) error {
 	return err.WithHint("no driver here can")
 }
 
-// chooseAny is choose for auto: the default driver, else the others in their
+// anyDriverFor is driverFor for auto: the default driver, else the others in their
 // order. What isolates less than a container is never chosen unless the request
 // says that so little is enough.
-func (s *Service) chooseAny(w *domain.Worker, spec domain.VMSpec) (domain.DriverInfo, error) {
+func (s *Service) anyDriverFor(w *domain.Worker, spec domain.VMSpec) (domain.DriverInfo, error) {
 	minimum, without := spec.MinIsolation, ""
 	enough := func(d domain.DriverInfo) bool {
 		if minimum == "" {

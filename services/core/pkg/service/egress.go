@@ -165,7 +165,7 @@ func (s *Service) changeEgress(ctx context.Context, project, id domain.ID, chang
 // applyEgress has the worker put a stored change in force. On an error the
 // worker's sweep tries again.
 func (s *Service) applyEgress(ctx context.Context, vm *domain.VM) error {
-	node, err := s.nodes.Node(vm.WorkerID)
+	node, err := s.nodeOf(vm)
 	if err == nil {
 		err = node.ApplyEgress(ctx, vm.ID)
 	}
@@ -192,7 +192,7 @@ func (s *Service) VMEgressLog(ctx context.Context, by vmm.Caller, id domain.ID, 
 	if err != nil {
 		return nil, err
 	}
-	node, err := s.nodes.Node(vm.WorkerID)
+	node, err := s.nodeOf(vm)
 	if err != nil {
 		return nil, err
 	}

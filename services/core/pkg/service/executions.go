@@ -72,7 +72,7 @@ func (s *Service) execution(ctx context.Context, by vmm.Caller, id domain.ID) (*
 		return nil, nil, err
 	}
 	s.openCommand(ctx, x)
-	if node, err = s.nodes.Node(vm.WorkerID); err != nil {
+	if node, err = s.nodeOf(vm); err != nil {
 		return nil, nil, err
 	}
 	if fresher, err := node.Execution(ctx, id); err == nil && fresher.VMID == x.VMID {
@@ -141,7 +141,7 @@ func (s *Service) ListExecutions(ctx context.Context, by vmm.Caller, vmID domain
 	if err != nil {
 		return vmm.List[*domain.Execution]{}, err
 	}
-	node, err := s.nodes.Node(vm.WorkerID)
+	node, err := s.nodeOf(vm)
 	if err != nil {
 		return vmm.List[*domain.Execution]{}, err
 	}

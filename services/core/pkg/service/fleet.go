@@ -2,9 +2,7 @@ package service
 
 import (
 	"context"
-	"slices"
 	"sync"
-	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -60,35 +58,6 @@ func best(workers []*domain.Worker) []domain.DriverInfo {
 		}
 	}
 	return all
-}
-
-// worker picks the worker for work that is bound to none: the one with the most
-// memory left of those that are ready and can use the driver, if one is named.
-// Where none is, any of them, which does the work when it can.
-// Returns CapacityExhausted where there are no workers.
-func (s *Service) worker(ctx context.Context, tx storage.Tx, driver string) (domain.ID, error) {
-	workers, err := tx.Workers().All(ctx)
-	if err != nil {
-		return "", err
-	}
-	var chosen domain.ID
-	var most float64
-	for _, w := range workers {
-		fit := freeMemory(w)
-		if w.State == domain.WorkerReady {
-			fit += 2
-		}
-		if driver == "" || slices.ContainsFunc(w.Drivers, func(d domain.DriverInfo) bool { return d.Name == driver && d.Usable }) {
-			fit += 4
-		}
-		if chosen == "" || fit > most {
-			chosen, most = w.ID, fit
-		}
-	}
-	if chosen == "" {
-		return "", errors.New(errors.CapacityExhausted, "there is no worker to do this").WithRetryAfter(5 * time.Second)
-	}
-	return chosen, nil
 }
 
 // everywhere calls f for each worker that is not away, several at a time, and

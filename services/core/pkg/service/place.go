@@ -2,6 +2,8 @@ package service
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -9,60 +11,130 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 )
 
-// place chooses the worker for vm in the transaction that inserts it, so that
-// two requests never take the same room. A VM that is bound to a worker (its
-// snapshot is there) gets that one or none.
-// Returns CapacityExhausted, Unsupported, InvalidArgument when no worker would
-// have room even if it were empty.
-func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM) error {
+// need is what a worker is chosen for.
+type need struct {
+	what      string // "VM", "volume"
+	field     string // of the request, that says how large it is
+	hint      string // what to do where none has room; %s is the resource of which too little is left
+	resources domain.Resources
+	bound     domain.ID                                // the worker that it must be; empty: any
+	unable    func(*domain.Worker) error               // why a worker cannot give it
+	better    func(w, than *domain.Worker) (more bool) // than the best so far
+}
+
+// choose finds a worker in the transaction that inserts what needs it, so that
+// two requests never take the same room. Those that are away or cordoned get
+// nothing new.
+// Returns CapacityExhausted, Unavailable where the worker that it must be is
+// away, InvalidArgument when no worker would have room even if it were empty,
+// and what unable does.
+func (s *Service) choose(ctx context.Context, tx storage.Tx, n need) (*domain.Worker, error) {
 	workers, err := tx.Workers().All(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var best, largest *domain.Worker
-	var bestFree float64
-	var chosen domain.DriverInfo
-	var unsupported error
+	var unable error
+	var closed []*domain.Worker // would do, but take nothing
 	possible, short := false, ""
 	for _, w := range workers {
-		if s.lacks(&domain.Worker{Capacity: w.Capacity}, vm.Spec.Resources) == "" {
+		if s.lacks(&domain.Worker{Capacity: w.Capacity}, n.resources) == "" {
 			possible = true
 		}
 		if largest == nil || w.Capacity.MemoryBytes > largest.Capacity.MemoryBytes {
 			largest = w
 		}
-		if w.State != domain.WorkerReady || vm.WorkerID != "" && vm.WorkerID != w.ID {
+		if n.bound != "" && n.bound != w.ID {
 			continue
 		}
-		driver, err := s.choose(w, vm.Spec)
-		if err != nil {
-			unsupported = err
+		if err := n.unable(w); err != nil {
+			unable = err
 			continue
 		}
-		if lacks := s.lacks(w, vm.Spec.Resources); lacks != "" {
+		lacks := s.lacks(w, n.resources)
+		switch {
+		case w.State != domain.WorkerReady:
+			closed = append(closed, w)
+		case lacks != "":
 			short = lacks
-			continue
-		}
-		if free := freeMemory(w); best == nil || free > bestFree {
-			best, bestFree, chosen = w, free, driver
+		case best == nil || n.better(w, best):
+			best = w
 		}
 	}
 	switch {
 	case best != nil:
-		vm.WorkerID, vm.Spec.Driver, vm.Isolation = best.ID, chosen.Name, chosen.Isolation
-		return nil
-	case unsupported != nil:
-		return unsupported
+		return best, nil
+	case unable != nil && short == "" && len(closed) == 0:
+		return nil, unable
 	case largest != nil && !possible:
 		c := largest.Capacity
-		return errors.New(errors.InvalidArgument, "no worker is large enough for this VM").WithField("resources").
+		return nil, errors.New(errors.InvalidArgument, "no worker is large enough for this %s", n.what).WithField(n.field).
 			WithHint("the largest has %d milli_cpu, %d memory_bytes and %d disk_bytes", c.MilliCPU, c.MemoryBytes, c.DiskBytes)
+	case short != "":
+		return nil, errors.New(errors.CapacityExhausted, "no worker has room for this %s", n.what).WithHint(n.hint, short).WithRetryAfter(retryPlace)
+	case n.bound != "" && len(closed) == 1 && closed[0].State == domain.WorkerAway:
+		return nil, workerAway(closed[0].Name)
 	}
-	none := errors.New(errors.CapacityExhausted, "no worker has room for this VM").WithRetryAfter(5 * time.Second)
-	if short == "" {
-		return none.WithHint("no worker is ready")
+	return nil, errors.New(errors.CapacityExhausted, "no worker takes anything new").WithHint("%s", states(closed)).WithRetryAfter(retryPlace)
+}
+
+// retryPlace is when a request that found no place may do so.
+const retryPlace = 5 * time.Second
+
+// states counts workers that take nothing new, for people.
+func states(workers []*domain.Worker) string {
+	count := map[domain.WorkerState]int{}
+	for _, w := range workers {
+		count[w.State]++
 	}
-	return none.WithHint("too little %s is left: ask for less, delete VMs, or raise the overcommit in the configuration", short)
+	if len(count) == 0 {
+		return "no worker has joined"
+	}
+	return fmt.Sprintf("of those that could, %d are away and %d cordoned", count[domain.WorkerAway], count[domain.WorkerCordoned])
+}
+
+// place chooses worker and driver for vm. A VM that is bound to a worker (its
+// snapshot is there) gets that one or none.
+// Returns what choose does, and Unsupported.
+func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM) error {
+	w, err := s.choose(ctx, tx, need{
+		what: "VM", field: "resources", hint: "too little %s is left: ask for less, delete VMs, or raise the overcommit in the configuration",
+		resources: vm.Spec.Resources, bound: vm.WorkerID,
+		unable: func(w *domain.Worker) error {
+			_, err := s.driverFor(w, vm.Spec)
+			return err
+		},
+		better: func(w, than *domain.Worker) bool { return freeMemory(w) > freeMemory(than) },
+	})
+	if err != nil {
+		return err
+	}
+	driver, err := s.driverFor(w, vm.Spec)
+	vm.WorkerID, vm.Spec.Driver, vm.Isolation = w.ID, driver.Name, driver.Isolation
+	return err
+}
+
+// worker picks the worker for work that is bound to none: the one with the most
+// memory left of those that can use the driver, if one is named. Where none can,
+// any of them, which does the work when it can.
+// Returns CapacityExhausted.
+func (s *Service) worker(ctx context.Context, tx storage.Tx, driver string) (domain.ID, error) {
+	can := func(w *domain.Worker) bool {
+		return driver == "" || slices.ContainsFunc(w.Drivers, func(d domain.DriverInfo) bool { return d.Name == driver && d.Usable })
+	}
+	w, err := s.choose(ctx, tx, need{
+		unable: func(*domain.Worker) error { return nil },
+		better: func(w, than *domain.Worker) bool {
+			if can(w) != can(than) {
+				return can(w)
+			}
+			return freeMemory(w) > freeMemory(than)
+		},
+	})
+	if err != nil {
+		return "", err
+	}
+	return w.ID, nil
 }
 
 // lacks names what a worker has too little of for r. Empty: r fits.
@@ -77,6 +149,9 @@ func (s *Service) lacks(w *domain.Worker, r domain.Resources) string {
 		{"memory_bytes", r.MemoryBytes, w.Reserved.MemoryBytes, w.Capacity.MemoryBytes, o.Memory},
 		{"disk_bytes", r.DiskBytes, w.Reserved.DiskBytes, w.Capacity.DiskBytes, o.Disk},
 	} {
+		if part.wanted == 0 {
+			continue
+		}
 		if part.wanted > part.capacity || part.times != 0 && float64(part.reserved+part.wanted) > float64(part.capacity)*part.times {
 			return part.name
 		}

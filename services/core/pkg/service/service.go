@@ -132,6 +132,9 @@ type Config struct {
 	DefaultTimeout time.Duration
 	MaxTimeout     time.Duration
 	Platform       string
+	// AwayAfter is how long a worker gives no sign of life until it is taken for
+	// away; 0: 20 s.
+	AwayAfter time.Duration
 	// KeepTombstones is how long ended VMs stay visible.
 	KeepTombstones time.Duration
 	// Overcommit is how many times a worker's capacity may be promised; 0: without bound.
@@ -153,6 +156,7 @@ type Service struct {
 	log     *slog.Logger
 	now     func() time.Time
 	opened  openedTokens
+	looked  watch.Hub[struct{}] // woken when it was looked which workers are away
 }
 
 var (
@@ -178,6 +182,9 @@ func New(config Config, d Deps) *Service {
 	if config.BuildDriver == "" {
 		config.BuildDriver = config.DefaultDriver
 	}
+	if config.AwayAfter == 0 {
+		config.AwayAfter = 20 * time.Second
+	}
 	return &Service{store: d.Store, nodes: d.Nodes, sealer: d.Sealer, changes: d.Changes, config: config, log: d.Log, now: d.Now}
 }
 
@@ -197,6 +204,9 @@ func (s *Service) running(ctx context.Context, by vmm.Caller, id domain.ID) (*do
 	if err != nil {
 		return nil, nil, err
 	}
+	if vm.UnreachableSince != nil {
+		return nil, nil, unreachable(vm)
+	}
 	if vm.Desired == domain.WantPaused && vm.AutoResume {
 		if _, err := s.ResumeVM(ctx, by, id); err != nil {
 			return nil, nil, err
@@ -212,7 +222,7 @@ func (s *Service) running(ctx context.Context, by vmm.Caller, id domain.ID) (*do
 	if vm.Observed != domain.Running {
 		return nil, nil, notRunning(vm)
 	}
-	node, err := s.nodes.Node(vm.WorkerID)
+	node, err := s.nodeOf(vm)
 	return vm, node, err
 }
 

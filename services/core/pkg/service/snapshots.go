@@ -38,8 +38,12 @@ func (s *Service) CreateSnapshot(ctx context.Context, by vmm.Caller, vmID domain
 func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.ID, req vmm.CreateSnapshot, ephemeral bool) (*domain.Snapshot, error) {
 	var vm *domain.VM
 	var snap *domain.Snapshot
+	var node Node
 	err := s.store.Update(ctx, func(tx storage.Tx) (err error) {
 		if vm, err = tx.VMs().Get(ctx, by.ProjectID, vmID); err != nil {
+			return err
+		}
+		if node, err = s.nodeOf(vm); err != nil {
 			return err
 		}
 		switch vm.Observed {
@@ -66,10 +70,6 @@ func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.I
 		}
 		return tx.Snapshots().Insert(ctx, snap)
 	})
-	if err != nil {
-		return nil, err
-	}
-	node, err := s.nodes.Node(vm.WorkerID)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +144,7 @@ func (s *Service) DeleteSnapshot(ctx context.Context, by vmm.Caller, id domain.I
 	if err != nil {
 		return err
 	}
-	node, err := s.nodes.Node(snap.WorkerID)
+	node, err := s.reach(ctx, snap.WorkerID)
 	if err != nil {
 		s.log.Warn("snapshot data is left to the sweep", "snapshot", id, "error", err)
 		return nil

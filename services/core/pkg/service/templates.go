@@ -65,7 +65,7 @@ func (s *Service) BuildTemplate(ctx context.Context, by vmm.Caller, req vmm.Buil
 		return nil, err
 	}
 	if args.Login {
-		node, err := s.nodes.Node(task.WorkerID)
+		node, err := s.reach(ctx, task.WorkerID)
 		if err != nil {
 			return nil, err
 		}
@@ -438,7 +438,7 @@ func (s *Service) BuildLog(ctx context.Context, by vmm.Caller, build domain.ID, 
 	if err != nil {
 		return nil, err
 	}
-	node, err := s.nodes.Node(made.WorkerID)
+	node, err := s.reach(ctx, made.WorkerID)
 	if err != nil {
 		return nil, err
 	}

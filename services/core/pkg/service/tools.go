@@ -93,7 +93,7 @@ func (s *Service) ToolLog(ctx context.Context, by vmm.Caller, task domain.ID, fr
 	if t.Kind != TaskTools {
 		return nil, notFound("installation", string(task))
 	}
-	node, err := s.nodes.Node(t.WorkerID)
+	node, err := s.reach(ctx, t.WorkerID)
 	if err != nil {
 		return nil, err
 	}

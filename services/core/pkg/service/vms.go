@@ -233,7 +233,10 @@ func (s *Service) emit(ctx context.Context, tx storage.Tx, kind string, vm *doma
 }
 
 func (s *Service) wake(vm *domain.VM) {
-	node, err := s.nodes.Node(vm.WorkerID)
+	if vm.UnreachableSince != nil {
+		return // the worker looks when it is back
+	}
+	node, err := s.nodeOf(vm)
 	if err != nil {
 		// The worker finds the row by itself when it is back.
 		s.log.Warn("worker not reached", "vm", vm.ID, "worker", vm.WorkerID, "error", err)
@@ -357,7 +360,7 @@ func (s *Service) VMUsage(ctx context.Context, by vmm.Caller, id domain.ID) (vmm
 	if vm.Observed != domain.Running && vm.Observed != domain.Paused {
 		return vmm.Usage{}, notRunning(vm)
 	}
-	node, err := s.nodes.Node(vm.WorkerID)
+	node, err := s.nodeOf(vm)
 	if err != nil {
 		return vmm.Usage{}, err
 	}
@@ -384,7 +387,7 @@ func (s *Service) VMTrace(ctx context.Context, by vmm.Caller, id domain.ID) ([]v
 	if err != nil {
 		return nil, err
 	}
-	node, err := s.nodes.Node(vm.WorkerID)
+	node, err := s.nodeOf(vm)
 	if err != nil {
 		return nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"slices"
-	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -52,7 +51,7 @@ func (s *Service) CreateVolume(ctx context.Context, by vmm.Caller, req vmm.Creat
 	if err != nil {
 		return nil, err
 	}
-	node, err := s.nodes.Node(v.WorkerID)
+	node, err := s.reach(ctx, v.WorkerID)
 	if err == nil {
 		err = node.MakeVolume(ctx, v)
 	}
@@ -63,41 +62,28 @@ func (s *Service) CreateVolume(ctx context.Context, by vmm.Caller, req vmm.Creat
 	return v, nil
 }
 
-// placeVolume chooses the worker whose disk a volume is on, as place does for VMs.
-// Returns what that does.
+// placeVolume chooses the worker whose disk a volume is on. Returns what choose
+// does, and Unsupported.
 func (s *Service) placeVolume(ctx context.Context, tx storage.Tx, v *domain.Volume) error {
-	workers, err := tx.Workers().All(ctx)
+	shows := func(d domain.DriverInfo) bool { return d.Usable && can(d, CanVolumes) }
+	free := func(w *domain.Worker) int64 { return w.Capacity.DiskBytes - w.Reserved.DiskBytes }
+	w, err := s.choose(ctx, tx, need{
+		what: "volume", field: "disk_bytes", hint: "too little %s is left: ask for less, delete volumes or VMs, or raise the overcommit in the configuration",
+		resources: domain.Resources{DiskBytes: v.DiskBytes},
+		unable: func(w *domain.Worker) error {
+			if slices.ContainsFunc(w.Drivers, shows) {
+				return nil
+			}
+			return errors.New(errors.Unsupported, "no driver here can show a volume to VMs").
+				WithHint("the driver oci can, on a file system that maps owners; `aetherium doctor` shows what this host offers")
+		},
+		better: func(w, than *domain.Worker) bool { return free(w) > free(than) },
+	})
 	if err != nil {
 		return err
 	}
-	shows := func(d domain.DriverInfo) bool { return d.Usable && can(d, CanVolumes) }
-	able, possible, most := false, false, int64(0)
-	for _, w := range workers {
-		if w.State != domain.WorkerReady || !slices.ContainsFunc(w.Drivers, shows) {
-			continue
-		}
-		able = true
-		room := domain.Resources{DiskBytes: v.DiskBytes}
-		possible = possible || s.lacks(&domain.Worker{Capacity: w.Capacity}, room) == ""
-		if s.lacks(w, room) != "" {
-			continue
-		}
-		if free := w.Capacity.DiskBytes - w.Reserved.DiskBytes; v.WorkerID == "" || free > most {
-			v.WorkerID, most = w.ID, free
-		}
-	}
-	switch {
-	case v.WorkerID != "":
-		return nil
-	case !able:
-		return errors.New(errors.Unsupported, "no driver here can show a volume to VMs").
-			WithHint("the driver oci can, on a file system that maps owners; `aetherium doctor` shows what this host offers")
-	}
-	if !possible {
-		return errors.New(errors.InvalidArgument, "no worker's disk is large enough for this volume").WithField("disk_bytes")
-	}
-	return errors.New(errors.CapacityExhausted, "no worker has room for this volume").WithRetryAfter(5 * time.Second).
-		WithHint("ask for less, delete volumes or VMs, or raise the overcommit of disk_bytes in the configuration")
+	v.WorkerID = w.ID
+	return nil
 }
 
 // GetVolume implements vmm.Volumes.
@@ -141,7 +127,7 @@ func (s *Service) DeleteVolume(ctx context.Context, by vmm.Caller, idOrName stri
 	if err != nil {
 		return err
 	}
-	node, err := s.nodes.Node(v.WorkerID)
+	node, err := s.reach(ctx, v.WorkerID)
 	if err == nil {
 		err = node.DeleteVolume(context.WithoutCancel(ctx), v.ID)
 	}
@@ -197,7 +183,7 @@ func (s *Service) OpenOwnVolume(ctx context.Context, by vmm.Caller, idOrName str
 }
 
 func (s *Service) openVolume(ctx context.Context, v *domain.Volume) (vmm.VolumeFiles, error) {
-	node, err := s.nodes.Node(v.WorkerID)
+	node, err := s.reach(ctx, v.WorkerID)
 	if err != nil {
 		return nil, err
 	}

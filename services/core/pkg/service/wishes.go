@@ -133,7 +133,7 @@ func (s *Service) wish(ctx context.Context, by vmm.Caller, id domain.ID, want do
 }
 
 // readmit checks that the worker of a VM whose memory was given up has room for
-// it again.
+// it again, and is not to be rid of what it has.
 func (s *Service) readmit(ctx context.Context, tx storage.Tx, vm *domain.VM) error {
 	w, err := tx.Workers().Get(ctx, vm.WorkerID)
 	if err != nil {
@@ -143,6 +143,10 @@ func (s *Service) readmit(ctx context.Context, tx storage.Tx, vm *domain.VM) err
 	need.DiskBytes = 0 // its disk is counted all along
 	if vm.Observed != domain.Stopped && vm.Observed != domain.Paused {
 		return nil // it is on its way there: its room is still its own
+	}
+	if w.DrainAt != nil {
+		return errors.New(errors.CapacityExhausted, "the VM's worker is being drained, and runs nothing more").
+			WithHint("what it has is kept; an administrator can take the drain back by `aetherium worker uncordon`").WithRetryAfter(time.Minute)
 	}
 	if s.lacks(w, need) == "" {
 		return nil
@@ -159,8 +163,10 @@ func (s *Service) readmit(ctx context.Context, tx storage.Tx, vm *domain.VM) err
 func (s *Service) WaitVM(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.VM, error) {
 	sub := s.changes.Subscribe(id)
 	defer sub.Done()
+	fleet := s.looked.Subscribe(struct{}{})
+	defer fleet.Done()
 	for {
-		changed := sub.Changed()
+		changed, looked := sub.Changed(), fleet.Changed()
 		vm, err := s.GetVM(ctx, by, id)
 		if err != nil {
 			return nil, err
@@ -173,8 +179,12 @@ func (s *Service) WaitVM(ctx context.Context, by vmm.Caller, id domain.ID) (*dom
 				return vm, nil
 			}
 		}
+		if vm.UnreachableSince != nil {
+			return vm, unreachable(vm)
+		}
 		select {
 		case <-changed:
+		case <-looked:
 		case <-ctx.Done():
 			return vm, errors.Wrap(ctx.Err(), errors.CodeOf(ctx.Err()), "the VM is still %s", vm.Observed)
 		}

@@ -26,8 +26,15 @@ type Projects interface {
 	List(ctx context.Context, p Page) (List[*domain.Project], error)
 }
 
-// Workers is the table of workers. Reserved is computed from the VMs placed
-// there at every read and never stored.
+// Sign is what a worker is told when it gives a sign of life.
+type Sign struct {
+	State    domain.WorkerState // as others see it
+	Cordoned bool
+	Drain    *time.Duration // until its drain ends VMs, 0 or less: now; nil: it is not drained
+}
+
+// Workers is the table of workers. Reserved and the numbers of VMs are computed
+// from the VMs placed there at every read and never stored.
 type Workers interface {
 	// Get returns NotFound.
 	Get(ctx context.Context, id domain.ID) (*domain.Worker, error)
@@ -35,10 +42,21 @@ type Workers interface {
 	ByName(ctx context.Context, name string) (*domain.Worker, error)
 	// Insert returns AlreadyExists for the ID or the name.
 	Insert(ctx context.Context, w *domain.Worker) error
-	// Update returns Conflict when changed meanwhile, NotFound.
+	// State is Get for who needs nothing else. Returns NotFound.
+	State(ctx context.Context, id domain.ID) (domain.WorkerState, error)
+	// Update writes everything but ID, times of joining and of the last sign of
+	// life. Returns Conflict when changed meanwhile, NotFound.
 	Update(ctx context.Context, w *domain.Worker) error
-	// Seen notes a sign of life without touching the revision. Returns NotFound.
-	Seen(ctx context.Context, id domain.ID, at time.Time) error
+	// Seen notes a sign of life at the database's present time, and tells what is
+	// wanted of the worker. It changes neither state nor revision. Returns NotFound.
+	Seen(ctx context.Context, id domain.ID) (Sign, error)
+	// Silent lists workers that are not away and gave no sign for longer than a
+	// time, by the database's clock.
+	Silent(ctx context.Context, since time.Duration) ([]domain.ID, error)
+	// Away makes a worker away that Silent would list, and reports whether it did.
+	Away(ctx context.Context, id domain.ID, since time.Duration) (bool, error)
+	// Clock is the database's present time.
+	Clock(ctx context.Context) (time.Time, error)
 	// Delete returns Conflict while VMs or machines are placed there, NotFound.
 	Delete(ctx context.Context, id domain.ID) error
 	// All lists workers by name.

@@ -552,6 +552,15 @@ type VolumeFiles interface {
 // Fleet tells about nodes.
 type Fleet interface {
 	ListWorkers(ctx context.Context, by Caller) ([]*domain.Worker, error)
+	// GetWorker finds a worker by ID or name. Returns NotFound, as those below do.
+	GetWorker(ctx context.Context, by Caller, idOrName string) (*domain.Worker, error)
+	// CordonWorker has a worker take nothing new; what it has goes on.
+	CordonWorker(ctx context.Context, by Caller, idOrName string) (*domain.Worker, error)
+	// UncordonWorker takes a cordon back, and a drain.
+	UncordonWorker(ctx context.Context, by Caller, idOrName string) (*domain.Worker, error)
+	// DrainWorker cordons a worker and has it end the VMs that are active after a
+	// time, at most domain.MaxDrain. Asked again, the earlier time counts.
+	DrainWorker(ctx context.Context, by Caller, idOrName string, within time.Duration) (*domain.Worker, error)
 	// Drivers tells what each driver on this installation can do.
 	Drivers(ctx context.Context, by Caller) ([]domain.DriverInfo, error)
 }

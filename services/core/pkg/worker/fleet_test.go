@@ -66,6 +66,34 @@ func (f *fleet) Node(id domain.ID) (service.Node, error) {
 	return nil, errors.New(errors.Unavailable, "there is no worker %q", id)
 }
 
+// silent has so much time pass that a worker without a sign of life since is away.
+func (f *fleet) silent(alive ...*bed) {
+	f.one.t.Helper()
+	f.one.late.Add(int64(time.Minute))
+	for _, b := range alive {
+		_, err := b.worker.Heartbeat(b.ctx)
+		must(b.t, err)
+	}
+	must(f.one.t, f.Review(f.one.ctx))
+}
+
+// crash has a worker's process die.
+func (f *fleet) crash(b *bed) domain.ID {
+	id := b.worker.ID()
+	f.cut(b)
+	b.crash()
+	return id
+}
+
+// again starts a worker anew.
+func (f *fleet) again(b *bed) {
+	b.up()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.links[b.worker.ID()] = newLink(b.worker, slog.New(slog.DiscardHandler))
+	b.Service = f.Service
+}
+
 func (f *fleet) Here() service.Node { return nil }
 
 // cut ends the way to a worker.

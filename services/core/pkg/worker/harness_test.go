@@ -85,6 +85,7 @@ type bed struct {
 	by       vmm.Caller
 	config   worker.Config
 	ahead    atomic.Int64       // nanoseconds that the worker's clock is ahead
+	late     *atomic.Int64      // nanoseconds that the database's clock is ahead
 	deps     func(*worker.Deps) // changes what the worker works with; nil: nothing
 	link     *link              // between service and worker; nil: a call in one process
 }
@@ -94,7 +95,8 @@ func newBed(t *testing.T, options ...func(*worker.Config)) *bed {
 	dir := t.TempDir()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
-	store, err := sqlite.Open(ctx, filepath.Join(dir, "db"), sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
+	late := new(atomic.Int64)
+	store, err := sqlite.Open(ctx, filepath.Join(dir, "db"), sqlite.Options{Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return time.Now().Add(time.Duration(late.Load())) }})
 	must(t, err)
 	t.Cleanup(func() { must(t, store.Close()) })
 	keys, err := seal.LoadFile(filepath.Join(dir, "key"))
@@ -102,7 +104,7 @@ func newBed(t *testing.T, options ...func(*worker.Config)) *bed {
 	node := fake.NewNode(t.TempDir())
 	t.Cleanup(func() { must(t, node.Close()) })
 	b := &bed{
-		t: t, ctx: ctx, node: node, images: &images{built: map[string]image.Result{}}, store: store, sealer: seal.New(keys),
+		t: t, ctx: ctx, node: node, images: &images{built: map[string]image.Result{}}, store: store, late: late, sealer: seal.New(keys),
 		by: vmm.Caller{ProjectID: domain.NewID(), Name: "tester"},
 		config: worker.Config{
 			Name: "node", Platform: "linux/amd64", DataDir: dir, ReadyTimeout: 10 * time.Second, StopGrace: 2 * time.Second,

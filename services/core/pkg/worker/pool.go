@@ -38,6 +38,7 @@ type pool struct {
 
 	mu      sync.Mutex
 	closed  bool
+	resting bool                // kinds are remembered, and no machine of them is kept
 	busy    int                 // fillings, adoptions and removals under way
 	shelves []*shelf            // used last first
 	pending map[domain.ID]*warm // have a row, or are about to, and are on no shelf yet
@@ -104,6 +105,30 @@ func (p *pool) want(key storage.PoolKey) {
 	p.mu.Unlock()
 	p.discard(out)
 	p.poke()
+}
+
+// rest removes the machines that are ready, and keeps others from being made,
+// until it is called with false.
+func (p *pool) rest(on bool) {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return
+	}
+	changed := p.resting != on
+	p.resting = on
+	var out []*shelf
+	for _, s := range p.shelves {
+		if on && len(s.ready) > 0 {
+			out = append(out, &shelf{key: s.key, ready: s.ready})
+			s.ready = nil
+		}
+	}
+	p.mu.Unlock()
+	p.discard(out)
+	if changed {
+		p.poke()
+	}
 }
 
 func (p *pool) poke() {

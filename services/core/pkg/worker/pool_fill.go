@@ -71,7 +71,7 @@ func (p *pool) lacking() (storage.PoolKey, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, s := range p.shelves {
-		if !p.closed && len(s.ready)+p.coming(s.key) < p.config.Size {
+		if !p.closed && !p.resting && len(s.ready)+p.coming(s.key) < p.config.Size {
 			return s.key, true
 		}
 	}
@@ -203,7 +203,7 @@ func (p *pool) shelve(key storage.PoolKey, m *warm, driver vmm.Driver) {
 	}
 	delete(p.pending, m.id)
 	at := slices.IndexFunc(p.shelves, func(s *shelf) bool { return s.key == key })
-	kept := !p.closed && at >= 0
+	kept := !p.closed && !p.resting && at >= 0
 	if kept {
 		p.shelves[at].ready = append(p.shelves[at].ready, m)
 	}

@@ -415,13 +415,7 @@ func (w *Worker) due(ctx context.Context, id domain.ID) {
 		if row.Generation != vm.Generation || row.DeadlineGen != vm.DeadlineGen {
 			return nil // its owner was quicker
 		}
-		row.Desired = lifecycle.AtDeadline(row.OnTimeout)
-		row.Generation++
-		row.Tombstone = &domain.Tombstone{Cause: cause, By: "worker", At: w.time()}
-		if row.Desired == domain.WantPaused {
-			row.PauseMode = w.pauseMode(row.Spec.Driver)
-			row.Tombstone = nil
-		}
+		w.timeUp(row, cause)
 		return nil
 	})
 	if err != nil {
@@ -429,6 +423,22 @@ func (w *Worker) due(ctx context.Context, id domain.ID) {
 		return
 	}
 	w.Wake(vm.ProjectID, id)
+}
+
+// timeUp changes what is wanted of a VM as its timeout says, for a cause. One
+// that is drained rests without memory: what is frozen would be lost with the node.
+func (w *Worker) timeUp(row *domain.VM, cause domain.Cause) {
+	row.Desired = lifecycle.AtDeadline(row.OnTimeout)
+	row.Generation++
+	mode := w.pauseMode(row.Spec.Driver)
+	if row.Desired == domain.WantPaused && cause == domain.CauseDrained && (mode == domain.PauseFreeze || row.Observed == domain.Paused) {
+		row.Desired = domain.WantStopped
+	}
+	row.Tombstone = &domain.Tombstone{Cause: cause, By: "worker", At: w.time()}
+	if row.Desired == domain.WantPaused {
+		row.PauseMode = mode
+		row.Tombstone = nil
+	}
 }
 
 // enforceAlone stops a VM whose time is up while the store is away: its disk

@@ -59,9 +59,6 @@ func (w *Worker) sweepWishes(ctx context.Context) error {
 func (w *Worker) sweepRows(ctx context.Context) error {
 	now := w.time()
 	return w.Store.Update(ctx, func(tx storage.Tx) error {
-		if err := tx.Workers().Seen(ctx, w.id, now); err != nil {
-			return err
-		}
 		if _, err := tx.Idempotency().DeleteExpired(ctx, now, sweepBatch); err != nil {
 			return err
 		}

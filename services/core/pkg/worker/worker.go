@@ -10,6 +10,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/seal"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/libs/types/pkg/events"
 	"github.com/aetherium/aetherium/services/core/pkg/image"
 	"github.com/aetherium/aetherium/services/core/pkg/journal"
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
@@ -36,6 +37,7 @@ type Config struct {
 	ReadyTimeout   time.Duration // for a started machine's agent to answer
 	StartUpTimeout time.Duration // for what a template starts in it to be ready
 	StopGrace      time.Duration // between asking a machine to end and ending it
+	HeartbeatEvery time.Duration // between signs of life; a few of them fit into service.Config.AwayAfter
 	SweepEvery     time.Duration // between looks for lost wishes and expired rows
 	UsageEvery     time.Duration // between usage samples
 	KeepTombstones time.Duration
@@ -63,6 +65,7 @@ func (c Config) withDefaults() Config {
 	set(&c.ReadyTimeout, 30*time.Second)
 	set(&c.StartUpTimeout, 3*time.Minute)
 	set(&c.StopGrace, 5*time.Second)
+	set(&c.HeartbeatEvery, 5*time.Second)
 	set(&c.SweepEvery, 30*time.Second)
 	set(&c.UsageEvery, 15*time.Second)
 	set(&c.KeepTombstones, 7*24*time.Hour)
@@ -173,6 +176,11 @@ func (w *Worker) Start(ctx context.Context) error {
 	w.pool.start(w.ctx)
 	w.tryLate()
 	w.wg.Go(func() { w.clock.run(w.ctx) })
+	// From here on it is there for others.
+	if _, err := w.Heartbeat(ctx); err != nil {
+		return err
+	}
+	w.wg.Go(func() { w.live(w.ctx) })
 	w.wg.Go(func() { w.every(w.config.SweepEvery, w.sweep) })
 	w.wg.Go(func() { w.every(w.config.UsageEvery, w.sampleUsage) })
 	return nil
@@ -191,6 +199,7 @@ func (w *Worker) Stop(ctx context.Context) error {
 	go func() { w.wg.Wait(); close(done) }()
 	select {
 	case <-done:
+		w.leave(ctx)
 	case <-ctx.Done():
 		err = errors.Join(err, ctx.Err())
 	}
@@ -225,7 +234,8 @@ func (w *Worker) every(d time.Duration, f func(context.Context)) {
 	}
 }
 
-// register finds or makes the worker's row and refreshes what it says.
+// register finds or makes the worker's row and refreshes what it says. One that
+// is away stays so until it has taken up what is on the node.
 func (w *Worker) register(ctx context.Context) error {
 	var before []domain.DriverInfo
 	if err := w.Store.View(ctx, func(tx storage.Tx) error {
@@ -246,7 +256,7 @@ func (w *Worker) register(ctx context.Context) error {
 		}
 		fresh := row == nil
 		if fresh {
-			row = &domain.Worker{ID: domain.NewID(), Name: w.config.Name, State: domain.WorkerReady, JoinedAt: now}
+			row = &domain.Worker{ID: domain.NewID(), Name: w.config.Name, State: domain.WorkerAway, SeenAt: now, JoinedAt: now}
 		}
 		w.id = row.ID
 		if w.config.Name != "" {
@@ -255,14 +265,15 @@ func (w *Worker) register(ctx context.Context) error {
 		if w.config.Address != "" {
 			row.Address = w.config.Address
 		}
-		row.Version, row.Platform, row.Drivers, row.Capacity, row.SeenAt = w.config.Version, w.config.Platform, w.offers.all(), w.config.Capacity, now
-		if row.State == domain.WorkerAway {
-			row.State = domain.WorkerReady
+		row.Version, row.Platform, row.Drivers, row.Capacity = w.config.Version, w.config.Platform, w.offers.all(), w.config.Capacity
+		w.pool.rest(row.Cordoned)
+		if !fresh {
+			return tx.Workers().Update(ctx, row)
 		}
-		if fresh {
-			return tx.Workers().Insert(ctx, row)
+		if err := tx.Workers().Insert(ctx, row); err != nil {
+			return err
 		}
-		return tx.Workers().Update(ctx, row)
+		return tx.Outbox().Append(ctx, events.Worker(events.WorkerJoined, row, now))
 	})
 }
 

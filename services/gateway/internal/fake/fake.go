@@ -30,6 +30,7 @@ type Orchestrator struct {
 	snaps    map[domain.ID]*domain.Snapshot
 	temps    map[string]*vmm.TemplateInfo
 	tools    []vmm.ToolInfo
+	worker   *domain.Worker                  // nil: nobody has asked yet
 	secrets  map[domain.ID]map[string]secret // by project and name
 	built    []vmm.BuildTemplate
 	keys     map[string]idempotent

@@ -333,7 +333,52 @@ func (o *Orchestrator) RemoveTool(_ context.Context, by vmm.Caller, dir, version
 // ListWorkers implements vmm.Fleet.
 func (o *Orchestrator) ListWorkers(ctx context.Context, by vmm.Caller) ([]*domain.Worker, error) {
 	d, err := o.Drivers(ctx, by)
-	return []*domain.Worker{{ID: domain.NewID(), Name: "node", State: domain.WorkerReady, Platform: "linux/amd64", Drivers: d}}, err
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.worker == nil {
+		o.worker = &domain.Worker{ID: domain.NewID(), Name: "node", State: domain.WorkerReady, Platform: "linux/amd64", Drivers: d}
+	}
+	w := *o.worker
+	return []*domain.Worker{&w}, err
+}
+
+// GetWorker implements vmm.Fleet.
+func (o *Orchestrator) GetWorker(ctx context.Context, by vmm.Caller, idOrName string) (*domain.Worker, error) {
+	all, err := o.ListWorkers(ctx, by)
+	if err != nil {
+		return nil, err
+	}
+	if w := all[0]; idOrName == w.Name || idOrName == w.ID.String() {
+		return w, nil
+	}
+	return nil, errors.New(errors.NotFound, "no worker is named %q", idOrName)
+}
+
+// CordonWorker implements vmm.Fleet.
+func (o *Orchestrator) CordonWorker(ctx context.Context, by vmm.Caller, idOrName string) (*domain.Worker, error) {
+	return o.changeWorker(ctx, by, idOrName, func(w *domain.Worker) { w.Cordoned = true })
+}
+
+// UncordonWorker implements vmm.Fleet.
+func (o *Orchestrator) UncordonWorker(ctx context.Context, by vmm.Caller, idOrName string) (*domain.Worker, error) {
+	return o.changeWorker(ctx, by, idOrName, func(w *domain.Worker) { w.Cordoned, w.DrainAt = false, nil })
+}
+
+// DrainWorker implements vmm.Fleet.
+func (o *Orchestrator) DrainWorker(ctx context.Context, by vmm.Caller, idOrName string, within time.Duration) (*domain.Worker, error) {
+	at := time.Now().Add(within).UTC()
+	return o.changeWorker(ctx, by, idOrName, func(w *domain.Worker) { w.Cordoned, w.DrainAt = true, &at })
+}
+
+func (o *Orchestrator) changeWorker(ctx context.Context, by vmm.Caller, idOrName string, change func(*domain.Worker)) (*domain.Worker, error) {
+	if _, err := o.GetWorker(ctx, by, idOrName); err != nil {
+		return nil, err
+	}
+	o.locked(func() {
+		change(o.worker)
+		o.worker.State = o.worker.Standing()
+	})
+	return o.GetWorker(ctx, by, idOrName)
 }
 
 // Drivers implements vmm.Fleet.

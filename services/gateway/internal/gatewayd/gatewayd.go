@@ -70,6 +70,7 @@ func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, ready func
 	var beside sync.WaitGroup
 	defer func() { cancel(); beside.Wait() }()
 	beside.Go(func() { workers.Run(running) })
+	beside.Go(func() { cases.Run(running) })
 	return serve.Run(ctx, s.Common, s.Quotas, s.Front, serve.Deps{
 		Installation: in, Service: cases, Access: who, Queue: queue.Joined(jobs.all), Log: log,
 		Fleet: fleet.New(fleet.Deps{Store: in.Store, Authority: authority}),

@@ -31,7 +31,7 @@ func listOf[T, U any](l vmm.List[T], f func(T) U) *wire.List[U] {
 // VM is a VM as it goes over the wire.
 func VM(v *domain.VM) wire.VM {
 	out := wire.VM{
-		ID: v.ID.String(), Name: v.Name, State: string(v.Observed), DesiredState: string(v.Desired),
+		ID: v.ID.String(), Name: v.Name, State: string(v.State()), UnreachableSince: v.UnreachableSince, DesiredState: string(v.Desired),
 		Template: v.Spec.Template, TemplateID: v.Spec.TemplateID.String(), BuildID: v.Spec.BuildID.String(),
 		SnapshotID: v.Spec.SnapshotID.String(), Memory: v.Spec.Memory, Driver: v.Spec.Driver, Isolation: string(v.Isolation),
 		Platform: v.Spec.Platform, Resources: resources(v.Spec.Resources), Network: string(v.Spec.Network),
@@ -237,6 +237,7 @@ func driver(d domain.DriverInfo) wire.Driver {
 func worker(w *domain.Worker) wire.Worker {
 	return wire.Worker{
 		ID: w.ID.String(), Name: w.Name, Address: w.Address, Version: w.Version, Platform: w.Platform, State: string(w.State),
+		Cordoned: w.Cordoned, DrainAt: w.DrainAt, VMs: w.VMs, Active: w.Active,
 		Drivers: mapped(w.Drivers, driver), Capacity: resources(w.Capacity), Reserved: resources(w.Reserved),
 		SeenAt: w.SeenAt, JoinedAt: w.JoinedAt,
 	}

@@ -124,6 +124,9 @@ func (a *API) settle(ctx context.Context, by vmm.Caller, vm *domain.VM, q WaitQu
 		}
 		return vm, false, nil
 	}
+	if got != nil && got.UnreachableSince != nil && errors.HasCode(err, errors.Unavailable) {
+		return got, false, nil // the wish is taken up when its worker is back
+	}
 	return vm, false, err
 }
 

@@ -39,8 +39,39 @@ type (
 	workerCertificateOutput struct{ Body wire.WorkerCertificate }
 )
 
+// WorkerPath names a worker in a path.
+type WorkerPath struct {
+	Worker string `path:"id" maxLength:"253" pattern:"^[A-Za-z0-9][A-Za-z0-9._-]*$" doc:"ID or name of a worker"`
+}
+
+type (
+	workerOutput     struct{ Body wire.Worker }
+	drainWorkerInput struct {
+		WorkerPath
+		Body *wire.DrainWorker
+	}
+)
+
+// defaultDrain is how long VMs go on where a drain says nothing.
+const defaultDrain = 10 * time.Minute
+
 func (a *API) workerRoutes() {
 	const tag = "Fleet"
+	register(a, operation("cordon-worker", http.MethodPost, "/workers/{id}/cordon", tag, "Have a worker take nothing new", "What it has goes on."),
+		options{scope: domain.ScopeAdmin}, a.onWorker(vmm.Fleet.CordonWorker))
+	register(a, operation("uncordon-worker", http.MethodPost, "/workers/{id}/uncordon", tag, "Let a worker take what is new again", "A drain is taken back, too."),
+		options{scope: domain.ScopeAdmin}, a.onWorker(vmm.Fleet.UncordonWorker))
+	register(a, operation("drain-worker", http.MethodPost, "/workers/{id}/drain", tag, "Have a worker end its VMs",
+		"It takes nothing new. VMs that still run at its drain_at are paused, stopped or deleted, as their on_timeout says; active tells how many are left. Asked again, the earlier time counts."),
+		options{scope: domain.ScopeAdmin}, func(ctx context.Context, in *drainWorkerInput) (*workerOutput, error) {
+			within := defaultDrain
+			if ms := given(in.Body).WithinMS; ms != nil {
+				within = fromMS(*ms)
+			}
+			return a.onWorker(func(f vmm.Fleet, ctx context.Context, by vmm.Caller, idOrName string) (*domain.Worker, error) {
+				return f.DrainWorker(ctx, by, idOrName, within)
+			})(ctx, &in.WorkerPath)
+		})
 	create := operation("create-join-token", http.MethodPost, "/workers/tokens", tag, "Make a token by which one worker can join", "Its text is told this once.")
 	create.DefaultStatus = http.StatusCreated
 	register(a, create, options{scope: domain.ScopeAdmin, secret: true}, a.createJoinToken)
@@ -55,6 +86,18 @@ func (a *API) workerRoutes() {
 	register(a, operation("renew-worker", http.MethodPost, "/workers/{id}/certificate", tag, "Renew a worker's certificate",
 		"For worker daemons. It needs no key: the request is signed by that of the worker's certificate, which must be valid still."),
 		options{open: true, body: workerBodyBytes}, a.renewWorker)
+}
+
+// onWorker answers with the worker that do gives.
+func (a *API) onWorker(do func(vmm.Fleet, context.Context, vmm.Caller, string) (*domain.Worker, error)) func(context.Context, *WorkerPath) (*workerOutput, error) {
+	return func(ctx context.Context, in *WorkerPath) (*workerOutput, error) {
+		w, err := do(a.VMs, ctx, auth.CallerFrom(ctx), in.Worker)
+		if err != nil {
+			return nil, err
+		}
+		trail.Subject(ctx, "worker", w.ID.String())
+		return &workerOutput{worker(w)}, nil
+	}
 }
 
 func (a *API) fleet() (Fleet, error) {

@@ -249,8 +249,11 @@ func (a *API) kill(w http.ResponseWriter, r *http.Request, by vmm.Caller) error 
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), killWait)
 	defer cancel()
-	_, err = a.VMs.WaitVM(ctx, by, vm.ID)
+	got, err := a.VMs.WaitVM(ctx, by, vm.ID)
 	a.Proxy.CloseIdle()
+	if got != nil && got.UnreachableSince != nil {
+		return empty(w) // it goes when its worker is back
+	}
 	if err != nil && ctx.Err() == nil && !errors.HasCode(err, errors.NotFound) {
 		return err
 	}

@@ -62,6 +62,7 @@ type Server struct {
 	volumes    []api.Volume
 	jobs       []api.Job
 	joinTokens []api.JoinToken
+	workers    []api.Worker
 	access     access
 	endpoints  api.Endpoints
 	events     []api.Event
@@ -88,7 +89,7 @@ func New(tb testing.TB, set ...func(*Server)) *Server {
 	tb.Helper()
 	s := &Server{
 		tb: tb, dir: tb.TempDir(), changed: make(chan struct{}), claims: map[string]*claim{},
-		failures: map[string]api.Problem{}, secrets: map[string]secret{}, jobs: someJobs(), joinTokens: someJoinTokens(), access: seedAccess(), endpoints: seedEndpoints(), TellStdin: true,
+		failures: map[string]api.Problem{}, secrets: map[string]secret{}, jobs: someJobs(), joinTokens: someJoinTokens(), workers: someWorkers(), access: seedAccess(), endpoints: seedEndpoints(), TellStdin: true,
 		// An address of its own, so that nobody takes the port while it is down.
 		address: fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250)),
 	}

@@ -20,7 +20,64 @@ func someJoinTokens() []api.JoinToken {
 	}}
 }
 
+// someWorkers are what a fake begins with.
+func someWorkers() []api.Worker {
+	seen := time.Now().Add(-time.Minute)
+	all := api.Resources{MilliCPU: 4000, MemoryBytes: 8 << 30, DiskBytes: 64 << 30, PIDs: 1000}
+	return []api.Worker{
+		{ID: "workeraaaaaaaaaaaaaa", Name: "node-1", Address: "node-1:7400", State: "ready", Capacity: all, Reserved: api.Resources{MilliCPU: 1500, MemoryBytes: 1 << 30}, VMs: 3, Active: 2, SeenAt: seen},
+		{ID: "workerbbbbbbbbbbbbbb", Name: "node-2", State: "away", Cordoned: true, Capacity: all, SeenAt: seen},
+	}
+}
+
 func (s *Server) workerRoutes(handle register) {
+	handle("GET /workers", func(w http.ResponseWriter, r *http.Request) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for i := range s.workers {
+			if x := &s.workers[i]; x.DrainAt != nil {
+				x.Active = max(0, x.Active-1) // one ends while it is looked
+			}
+		}
+		return page(w, r, s.workers)
+	})
+	change := func(do func(*api.Worker, *http.Request) error) func(http.ResponseWriter, *http.Request) error {
+		return func(w http.ResponseWriter, r *http.Request) error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			id := r.PathValue("id")
+			i := slices.IndexFunc(s.workers, func(x api.Worker) bool { return x.ID == id || x.Name == id })
+			if i < 0 {
+				return errors.New(errors.NotFound, "no worker is named %q", id)
+			}
+			x := &s.workers[i]
+			if err := do(x, r); err != nil {
+				return err
+			}
+			if x.State != "away" {
+				x.State = map[bool]string{true: "cordoned", false: "ready"}[x.Cordoned]
+			}
+			writeJSON(w, http.StatusOK, *x)
+			return nil
+		}
+	}
+	handle("POST /workers/{id}/cordon", change(func(x *api.Worker, _ *http.Request) error {
+		x.Cordoned = true
+		return nil
+	}))
+	handle("POST /workers/{id}/uncordon", change(func(x *api.Worker, _ *http.Request) error {
+		x.Cordoned, x.DrainAt = false, nil
+		return nil
+	}))
+	handle("POST /workers/{id}/drain", change(func(x *api.Worker, r *http.Request) error {
+		var req api.DrainWorker
+		if err := readJSON(r, &req); err != nil {
+			return err
+		}
+		at := time.Now().Add(time.Duration(*req.WithinMS) * time.Millisecond)
+		x.Cordoned, x.DrainAt = true, &at
+		return nil
+	}))
 	handle("POST /workers/tokens", func(w http.ResponseWriter, r *http.Request) error {
 		var req api.CreateJoinToken
 		if err := readJSON(r, &req); err != nil {

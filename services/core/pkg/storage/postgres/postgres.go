@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/internal/sqlrepo"
 )
@@ -212,6 +213,16 @@ func (s *Store) Update(ctx context.Context, f func(storage.Tx) error) error {
 	return err
 }
 
+// Heartbeat implements [storage.Store]. What it writes is in nobody's way: the
+// row's own lock is enough.
+func (s *Store) Heartbeat(ctx context.Context, worker domain.ID) (sign storage.Sign, err error) {
+	err = s.run(ctx, s.readers, "BEGIN", func(tx *sqlrepo.Tx) (string, error) {
+		sign, err = tx.Workers().Seen(ctx, worker)
+		return "", err
+	})
+	return sign, err
+}
+
 // take gives a connection with a transaction that has begun.
 func (s *Store) take(ctx context.Context, from *pgxpool.Pool, begin string) (*pgxpool.Conn, error) {
 	wait, cancel := context.WithTimeout(ctx, s.o.Wait)
@@ -352,6 +363,11 @@ func (s *session) fault(ctx context.Context, err error) error {
 		return own
 	}
 	return unreachable(err)
+}
+
+// Clock implements [sqlrepo.Session].
+func (s *session) Clock() (string, []any) {
+	return "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint", nil
 }
 
 // Exec implements [sqlrepo.Session].

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/internal/sqlrepo"
@@ -70,6 +71,7 @@ func (c *conn) close() error {
 // to the driver, which would start a goroutine for each to watch it.
 type session struct {
 	conn *conn
+	now  func() time.Time
 	over bool // the transaction has ended
 }
 
@@ -84,6 +86,9 @@ func (s *session) ready(ctx context.Context) error {
 	}
 	return nil
 }
+
+// Clock implements [sqlrepo.Session].
+func (s *session) Clock() (string, []any) { return "?", []any{s.now().UnixMicro()} }
 
 // Exec implements [sqlrepo.Session].
 func (s *session) Exec(ctx context.Context, query string, args ...any) (int64, error) {

@@ -74,7 +74,7 @@ func TestPlansUseIndexes(t *testing.T) {
 	defer func() { s.writer <- c }()
 
 	// The checks below see a scan and a sort.
-	bad := &planner{session: &session{conn: c}}
+	bad := &planner{session: &session{conn: c, now: time.Now}}
 	if err := bad.explain(ctx, "SELECT id FROM vms WHERE reason = 'x' ORDER BY reason, epoch", nil); err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func TestPlansUseIndexes(t *testing.T) {
 		t.Fatalf("not seen in %q", bad.how(0))
 	}
 	for _, call := range calls {
-		pl := &planner{session: &session{conn: c}}
+		pl := &planner{session: &session{conn: c, now: time.Now}}
 		if err := call.Run(ctx, sqlrepo.NewTx(pl)); err != nil {
 			t.Errorf("%s: %v", call.Name, err)
 			continue

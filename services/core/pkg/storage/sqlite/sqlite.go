@@ -16,6 +16,7 @@ import (
 	_ "modernc.org/sqlite" // registers the driver under the name "sqlite"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/internal/sqlrepo"
 )
@@ -26,6 +27,8 @@ type Options struct {
 	Readers int
 	// BusyTimeout is how long to wait for another process's lock; 0: 5 s.
 	BusyTimeout time.Duration
+	// Now is the database's clock; nil: time.Now.
+	Now func() time.Time
 	// Logger gets faults of background work; nil: slog.Default().
 	Logger *slog.Logger
 }
@@ -37,6 +40,7 @@ type Store struct {
 	reader chan *conn // holds free reading connections
 	checks *checkpointer
 	log    *slog.Logger
+	now    func() time.Time
 
 	closing  chan struct{} // closed by the first Close
 	closed   chan struct{} // closed when all is let go of
@@ -64,6 +68,9 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	m, err := OpenMigrator(path, o)
 	if err != nil {
 		return nil, err
@@ -84,6 +91,7 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 		writer:  make(chan *conn, 1),
 		reader:  make(chan *conn, o.Readers),
 		log:     o.Logger,
+		now:     o.Now,
 		closing: make(chan struct{}),
 		closed:  make(chan struct{}),
 	}
@@ -197,6 +205,15 @@ func (s *Store) Update(ctx context.Context, f func(storage.Tx) error) error {
 	return nil
 }
 
+// Heartbeat implements [storage.Store].
+func (s *Store) Heartbeat(ctx context.Context, worker domain.ID) (sign storage.Sign, err error) {
+	err = s.Update(ctx, func(tx storage.Tx) error {
+		sign, err = tx.Workers().Seen(ctx, worker)
+		return err
+	})
+	return sign, err
+}
+
 // take waits for a free connection.
 func (s *Store) take(ctx context.Context, from chan *conn) (*conn, error) {
 	// Closing wins over a free connection, and a dead context over both.
@@ -220,7 +237,7 @@ func (s *Store) take(ctx context.Context, from chan *conn) (*conn, error) {
 
 // run executes f between begin and COMMIT on a connection.
 func (s *Store) run(ctx context.Context, c *conn, begin string, f func(*sqlrepo.Tx) error) (err error) {
-	sess := &session{conn: c}
+	sess := &session{conn: c, now: s.now}
 	if _, err := sess.Exec(ctx, begin); err != nil {
 		return err
 	}

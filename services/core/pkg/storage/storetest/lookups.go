@@ -39,6 +39,9 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 			Lookup{Name: "VMs by state " + name, Index: "vms_live", Run: func(ctx context.Context, tx storage.Tx) error {
 				return do(tx.VMs().List(ctx, storage.VMFilter{ProjectID: p, States: []domain.ObservedState{domain.Running, domain.Paused}, Page: pg}))
 			}},
+			Lookup{Name: "unreachable VMs " + name, Index: "vms_live", Run: func(ctx context.Context, tx storage.Tx) error {
+				return do(tx.VMs().List(ctx, storage.VMFilter{ProjectID: p, States: []domain.ObservedState{domain.Unreachable, domain.Pending}, Page: pg}))
+			}},
 			Lookup{Name: "VMs by metadata " + name, Sorts: true, Run: func(ctx context.Context, tx storage.Tx) error {
 				return do(tx.VMs().List(ctx, storage.VMFilter{ProjectID: p, Metadata: map[string]string{"a": "b", "c": "d"}, Page: pg}))
 			}},

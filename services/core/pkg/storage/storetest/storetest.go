@@ -45,6 +45,7 @@ func Run(t *testing.T, open Open) {
 		"claiming machines":           claims,
 		"workers and what is held":    workers,
 		"join tokens":                 joinTokens,
+		"workers that are away":       liveness,
 		"executions keep every field": executionFields,
 		"executions only go forward":  executionUpserts,
 		"executions by state and age": executionQueries,

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"runtime"
 	"slices"
 	"time"
 
@@ -270,10 +271,7 @@ func workers(e *env) {
 	w.State, w.Version, w.Address = domain.WorkerCordoned, "2", "[2001:db8::1]:7400"
 	e.update(func(tx storage.Tx) error { return tx.Workers().Update(e.ctx(), w) })
 	e.refused(errors.Conflict, func(tx storage.Tx) error { return tx.Workers().Update(e.ctx(), &stale) })
-	w.SeenAt = e.tick()
-	e.update(func(tx storage.Tx) error { return tx.Workers().Seen(e.ctx(), w.ID, w.SeenAt) })
-	same(e, "updated and seen", get(), w)
-	e.refused(errors.NotFound, func(tx storage.Tx) error { return tx.Workers().Seen(e.ctx(), domain.NewID(), e.now) })
+	same(e, "updated", get(), w)
 
 	res := domain.Resources{MilliCPU: 10, MemoryBytes: 100, DiskBytes: 1000, PIDs: 1}
 	disk := domain.Resources{DiskBytes: 1000}
@@ -316,6 +314,9 @@ func workers(e *env) {
 			e.Errorf("want %s, observed %s, mode %s: holds %+v, want %+v", tc.desired, tc.observed, tc.mode, delta, tc.holds)
 		}
 	}
+	if now := get(); now.VMs != len(placed)-1 || now.Active != 8 {
+		e.Errorf("%d VMs, %d active", now.VMs, now.Active)
+	}
 	before := get().Reserved
 	pooled := e.machine(w.ID, func(m *domain.Machine) { m.Shape.Resources = res })
 	if after := get().Reserved; after != before { // the pool gives way to VMs
@@ -333,4 +334,142 @@ func workers(e *env) {
 	}
 	e.update(func(tx storage.Tx) error { return tx.Workers().Delete(e.ctx(), w.ID) })
 	e.refused(errors.NotFound, func(tx storage.Tx) error { return tx.Workers().Delete(e.ctx(), w.ID) })
+}
+
+// Whether a worker lives is a matter of the database's clock.
+func liveness(e *env) {
+	p := e.project("p")
+	w := &domain.Worker{ID: domain.NewID(), Name: "host", State: domain.WorkerReady, SeenAt: e.now, JoinedAt: e.now}
+	other := &domain.Worker{ID: domain.NewID(), Name: "other", State: domain.WorkerAway, SeenAt: e.now, JoinedAt: e.now}
+	for _, w := range []*domain.Worker{w, other} {
+		e.update(func(tx storage.Tx) error { return tx.Workers().Insert(e.ctx(), w) })
+	}
+	get := func() *domain.Worker {
+		e.Helper()
+		return read(e, func(tx storage.Tx) (*domain.Worker, error) { return tx.Workers().Get(e.ctx(), w.ID) })
+	}
+	silent := func(since time.Duration) []domain.ID {
+		e.Helper()
+		return read(e, func(tx storage.Tx) ([]domain.ID, error) { return tx.Workers().Silent(e.ctx(), since) })
+	}
+	away := func(id domain.ID, since time.Duration) (did bool) {
+		e.Helper()
+		e.update(func(tx storage.Tx) (err error) {
+			did, err = tx.Workers().Away(e.ctx(), id, since)
+			return err
+		})
+		return did
+	}
+
+	// e.now lies long ago for any database, so w has been silent for long.
+	const long = 30 * 24 * time.Hour
+	if ids := silent(long); len(ids) != 1 || ids[0] != w.ID {
+		e.Fatalf("silent: %v", ids)
+	}
+	sign, err := e.store.Heartbeat(e.ctx(), w.ID)
+	if err != nil || sign != (storage.Sign{State: domain.WorkerReady}) {
+		e.Fatalf("%+v, %v", sign, err)
+	}
+	if seen := get(); !seen.SeenAt.After(e.now) || seen.Revision != w.Revision {
+		e.Errorf("%+v", seen)
+	}
+	if _, err := e.store.Heartbeat(e.ctx(), domain.NewID()); !errors.HasCode(err, errors.NotFound) {
+		e.Errorf("a sign of nobody: %v", err)
+	}
+	if ids := silent(long); len(ids) != 0 {
+		e.Errorf("silent after a sign: %v", ids)
+	}
+	if away(w.ID, long) {
+		e.Error("away right after a sign")
+	}
+
+	// Once only, and who held the row before must read it again.
+	held := get()
+	for len(silent(0)) == 0 {
+		runtime.Gosched() // until the clock has moved on since the sign
+	}
+	if !away(w.ID, 0) || away(w.ID, 0) || away(other.ID, 0) || away(domain.NewID(), 0) {
+		e.Error("not away once")
+	}
+	e.refused(errors.Conflict, func(tx storage.Tx) error { return tx.Workers().Update(e.ctx(), held) })
+	state := read(e, func(tx storage.Tx) (domain.WorkerState, error) { return tx.Workers().State(e.ctx(), w.ID) })
+	if gone := get(); gone.State != domain.WorkerAway || state != domain.WorkerAway || !gone.SeenAt.Equal(held.SeenAt) {
+		e.Errorf("%+v, %s", gone, state)
+	}
+	if sign, err = e.store.Heartbeat(e.ctx(), w.ID); err != nil || sign.State != domain.WorkerAway {
+		e.Errorf("a sign does not bring back by itself: %+v, %v", sign, err)
+	}
+
+	// What is wanted of it is kept.
+	until := ptr(e.now)
+	e.update(func(tx storage.Tx) error {
+		w, err := tx.Workers().Get(e.ctx(), w.ID)
+		if err == nil {
+			w.Cordoned, w.DrainAt = true, until
+			err = tx.Workers().Update(e.ctx(), w)
+		}
+		return err
+	})
+	if got := get(); !got.Cordoned || got.DrainAt == nil || !got.DrainAt.Equal(*until) || got.Standing() != domain.WorkerCordoned {
+		e.Errorf("%+v", got)
+	}
+	if sign, err = e.store.Heartbeat(e.ctx(), w.ID); err != nil || !sign.Cordoned || sign.Drain == nil || *sign.Drain > -long {
+		e.Errorf("%+v, %v", sign, err)
+	}
+	e.update(func(tx storage.Tx) error {
+		now, err := tx.Workers().Clock(e.ctx())
+		if err != nil {
+			return err
+		}
+		w, err := tx.Workers().Get(e.ctx(), w.ID)
+		if err != nil {
+			return err
+		}
+		w.DrainAt = ptr(now.Add(time.Hour))
+		return tx.Workers().Update(e.ctx(), w)
+	})
+	if sign, err = e.store.Heartbeat(e.ctx(), w.ID); err != nil || sign.Drain == nil || *sign.Drain > time.Hour || *sign.Drain <= 0 {
+		e.Errorf("%+v, %v", sign, err)
+	}
+
+	// VMs of it keep what they are, and tell that it is not known.
+	states := []domain.ObservedState{domain.Pending, domain.Running, domain.Stopped, domain.Paused, domain.Failed, domain.Deleted}
+	for _, s := range states {
+		e.vm(p, func(vm *domain.VM) {
+			vm.WorkerID, vm.Observed = w.ID, s
+			if s == domain.Deleted {
+				vm.EndedAt = ptr(e.now)
+			}
+		})
+	}
+	e.vm(p, func(vm *domain.VM) { vm.Observed = domain.Running })
+	list := func(states ...domain.ObservedState) (out []domain.ObservedState) {
+		e.Helper()
+		got := read(e, func(tx storage.Tx) (storage.List[*domain.VM], error) {
+			return tx.VMs().List(e.ctx(), storage.VMFilter{ProjectID: p, States: states, IncludeDeleted: true, Page: storage.Page{Order: "asc"}})
+		})
+		for _, vm := range got.Items {
+			if lost := vm.WorkerID == w.ID && vm.Observed != domain.Deleted && get().State == domain.WorkerAway; lost != (vm.UnreachableSince != nil) {
+				e.Errorf("the %s VM: %v", vm.Observed, vm.UnreachableSince)
+			}
+			out = append(out, vm.State())
+		}
+		return out
+	}
+	same(e, "all", list(), []domain.ObservedState{
+		domain.Unreachable, domain.Unreachable, domain.Stopped, domain.Paused, domain.Failed, domain.Deleted, domain.Running,
+	})
+	same(e, "running", list(domain.Running), []domain.ObservedState{domain.Running})
+	same(e, "unreachable", list(domain.Unreachable), []domain.ObservedState{domain.Unreachable, domain.Unreachable})
+	same(e, "running or not known", list(domain.Running, domain.Unreachable), []domain.ObservedState{domain.Unreachable, domain.Unreachable, domain.Running})
+	same(e, "at rest", list(domain.Paused, domain.Stopped), []domain.ObservedState{domain.Stopped, domain.Paused})
+	e.update(func(tx storage.Tx) error {
+		w, err := tx.Workers().Get(e.ctx(), w.ID)
+		if err == nil {
+			w.State = w.Standing()
+			err = tx.Workers().Update(e.ctx(), w)
+		}
+		return err
+	})
+	same(e, "back", list(), append(states, domain.Running))
 }

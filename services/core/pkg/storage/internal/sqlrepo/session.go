@@ -20,6 +20,9 @@ type Session interface {
 	Exec(ctx context.Context, query string, args ...any) (int64, error)
 	// Query calls each for every row; the rows are closed when it returns.
 	Query(ctx context.Context, each func(Row) error, query string, args ...any) error
+	// Clock is an expression for the database's present time in microseconds,
+	// with its arguments.
+	Clock() (expr string, args []any)
 }
 
 // ViolationKind is which sort of constraint did not hold.

@@ -20,7 +20,9 @@ const (
 	vmChanging = "spec, name, metadata, isolation, desired, observed, pause_mode, generation, epoch, " +
 		"worker_id, machine_id, deadline, deadline_gen, deadline_ack, egress_gen, egress_ack, on_timeout, idle_timeout, auto_resume, " +
 		"env_sealed, token_sealed, reason, tombstone, updated_at, started_at, ended_at, revision"
-	vmSelect = "SELECT id, project_id, created_at, " + vmChanging + " FROM vms"
+	vmSelect = "SELECT id, project_id, created_at, " + vmChanging + ", " + vmAway + " FROM vms"
+	// vmAway is the last sign of life of a VM's worker that is away.
+	vmAway = "(SELECT w.seen_at FROM workers w WHERE w.id = vms.worker_id AND w.state = 'away' AND vms.observed <> 'deleted')"
 )
 
 var (
@@ -47,6 +49,7 @@ func scanVM(r Row) (*domain.VM, error) {
 		&vm.OnTimeout, scanDuration{&vm.IdleTimeout}, scanFlag{&vm.AutoResume},
 		&vm.EnvSealed, &vm.TokenSealed, &vm.Reason, scanOptJSON[domain.Tombstone]{&vm.Tombstone},
 		scanTime{&vm.UpdatedAt}, scanOptTime{&vm.StartedAt}, scanOptTime{&vm.EndedAt}, &vm.Revision,
+		scanOptTime{&vm.UnreachableSince},
 	)
 }
 
@@ -168,7 +171,7 @@ func (r vms) List(ctx context.Context, f storage.VMFilter) (storage.List[*domain
 	if !f.IncludeDeleted && !slices.Contains(f.States, domain.Deleted) {
 		w.add("observed <> 'deleted'")
 	}
-	anyOf(w, "observed", f.States)
+	inStates(w, f.States)
 	if f.Name != "" {
 		w.add("name = ?", f.Name)
 	}
@@ -183,6 +186,19 @@ func (r vms) List(ctx context.Context, f storage.VMFilter) (storage.List[*domain
 		w.add("EXISTS (SELECT 1 FROM vm_metadata m WHERE m.vm_id = vms.id AND m.project_id = vms.project_id AND m.key = ? AND m.value = ?)", k, f.Metadata[k])
 	}
 	return page(ctx, r.s, vmSelect, w, f.Page, scanVM, func(vm *domain.VM) (time.Time, domain.ID) { return vm.CreatedAt, vm.ID })
+}
+
+// inStates narrows a list to states as domain.VM.State tells them.
+func inStates(w *where, states []domain.ObservedState) {
+	const known = "(observed IN ('stopped', 'paused', 'deleted', 'failed') OR NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = vms.worker_id AND w.state = 'away'))"
+	anyOf(w, "observed", states)
+	switch {
+	case slices.Contains(states, domain.Unreachable):
+		last := &w.conds[len(w.conds)-1]
+		*last = "(" + *last + " AND " + known + " OR NOT " + known + ")"
+	case slices.ContainsFunc(states, func(s domain.ObservedState) bool { return !s.Rests() }):
+		w.add(known)
+	}
 }
 
 // The conditions below repeat those of the partial indexes word for word; that

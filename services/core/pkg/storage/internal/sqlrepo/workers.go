@@ -2,18 +2,20 @@ package sqlrepo
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
 )
 
 type workers struct{ s Session }
 
 const (
 	workerFixed    = "id, joined_at"
-	workerChanging = "name, version, platform, drivers, milli_cpu, memory_bytes, disk_bytes, pids, state, seen_at, address, revision"
-	workerColumns  = workerFixed + ", " + workerChanging
+	workerChanging = "name, version, platform, drivers, milli_cpu, memory_bytes, disk_bytes, pids, state, cordoned, drain_at, address, revision"
+	workerColumns  = workerFixed + ", seen_at, " + workerChanging
 	workerSelect   = "SELECT " + workerColumns + " FROM workers"
 
 	// A VM holds CPU, memory and PIDs unless it has ended or rests without
@@ -23,11 +25,13 @@ const (
 		AND NOT (observed = 'paused' AND pause_mode <> 'freeze' AND desired IN ('paused', 'deleted'))))`
 
 	reservedQuery = `SELECT COALESCE(SUM(milli_cpu), 0), COALESCE(SUM(memory_bytes), 0),
-		COALESCE(SUM(disk_bytes), 0) + (SELECT COALESCE(SUM(disk_bytes), 0) FROM volumes WHERE worker_id = ?), COALESCE(SUM(pids), 0) FROM (
+		COALESCE(SUM(disk_bytes), 0) + (SELECT COALESCE(SUM(disk_bytes), 0) FROM volumes WHERE worker_id = ?), COALESCE(SUM(pids), 0),
+		COUNT(*), COALESCE(SUM(active), 0) FROM (
 		SELECT CASE WHEN ` + holdsMemory + ` THEN milli_cpu ELSE 0 END AS milli_cpu,
 			CASE WHEN ` + holdsMemory + ` THEN memory_bytes ELSE 0 END AS memory_bytes,
 			disk_bytes,
-			CASE WHEN ` + holdsMemory + ` THEN pids ELSE 0 END AS pids
+			CASE WHEN ` + holdsMemory + ` THEN pids ELSE 0 END AS pids,
+			CASE WHEN ` + holdsMemory + ` THEN 1 ELSE 0 END AS active
 		FROM vms WHERE worker_id = ? AND observed <> 'deleted') AS held`
 )
 
@@ -35,15 +39,15 @@ func workerChangingOf(w *domain.Worker, revision int64) []any {
 	c := w.Capacity
 	return []any{
 		w.Name, w.Version, w.Platform, jsonText{w.Drivers}, c.MilliCPU, c.MemoryBytes, c.DiskBytes, c.PIDs,
-		string(w.State), micros(w.SeenAt), w.Address, revision,
+		string(w.State), flag(w.Cordoned), optMicros(w.DrainAt), w.Address, revision,
 	}
 }
 
 func scanWorker(r Row) (*domain.Worker, error) {
 	w := new(domain.Worker)
 	c := &w.Capacity
-	return w, r.Scan(&w.ID, scanTime{&w.JoinedAt}, &w.Name, &w.Version, &w.Platform, jsonText{&w.Drivers},
-		&c.MilliCPU, &c.MemoryBytes, &c.DiskBytes, &c.PIDs, &w.State, scanTime{&w.SeenAt}, &w.Address, &w.Revision)
+	return w, r.Scan(&w.ID, scanTime{&w.JoinedAt}, scanTime{&w.SeenAt}, &w.Name, &w.Version, &w.Platform, jsonText{&w.Drivers},
+		&c.MilliCPU, &c.MemoryBytes, &c.DiskBytes, &c.PIDs, &w.State, scanFlag{&w.Cordoned}, scanOptTime{&w.DrainAt}, &w.Address, &w.Revision)
 }
 
 func (r workers) one(ctx context.Context, absent *errors.Error, cond, arg string) (*domain.Worker, error) {
@@ -51,8 +55,7 @@ func (r workers) one(ctx context.Context, absent *errors.Error, cond, arg string
 	if err != nil {
 		return nil, err
 	}
-	w.Reserved, err = r.Reserved(ctx, w.ID)
-	return w, err
+	return w, r.count(ctx, w)
 }
 
 func (r workers) Get(ctx context.Context, id domain.ID) (*domain.Worker, error) {
@@ -66,7 +69,7 @@ func (r workers) ByName(ctx context.Context, name string) (*domain.Worker, error
 func (r workers) All(ctx context.Context) ([]*domain.Worker, error) {
 	ws, err := queryAll(ctx, r.s, scanWorker, workerSelect+" ORDER BY name")
 	for _, w := range ws {
-		if w.Reserved, err = r.Reserved(ctx, w.ID); err != nil {
+		if err = r.count(ctx, w); err != nil {
 			return nil, err
 		}
 	}
@@ -75,7 +78,7 @@ func (r workers) All(ctx context.Context) ([]*domain.Worker, error) {
 
 func (r workers) Insert(ctx context.Context, w *domain.Worker) error {
 	_, err := r.s.Exec(ctx, "INSERT INTO workers ("+workerColumns+") VALUES ("+marks(workerColumns)+")",
-		append([]any{string(w.ID), micros(w.JoinedAt)}, workerChangingOf(w, 1)...)...)
+		append([]any{string(w.ID), micros(w.JoinedAt), micros(w.SeenAt)}, workerChangingOf(w, 1)...)...)
 	if err != nil {
 		return workerFault(err, w)
 	}
@@ -109,12 +112,56 @@ func workerFault(err error, w *domain.Worker) error {
 	return err
 }
 
-func (r workers) Seen(ctx context.Context, id domain.ID, at time.Time) error {
-	n, err := r.s.Exec(ctx, "UPDATE workers SET seen_at = ? WHERE id = ?", micros(at), string(id))
-	if err == nil && n == 0 {
-		return notFound("worker", id)
+func (r workers) State(ctx context.Context, id domain.ID) (domain.WorkerState, error) {
+	var state domain.WorkerState
+	err := r.s.Query(ctx, func(row Row) error { return row.Scan(&state) }, "SELECT state FROM workers WHERE id = ?", string(id))
+	if err == nil && state == "" {
+		err = notFound("worker", id)
 	}
-	return err
+	return state, err
+}
+
+func (r workers) Seen(ctx context.Context, id domain.ID) (storage.Sign, error) {
+	now, args := r.s.Clock()
+	sign, err := queryOne(ctx, r.s, func(row Row) (*storage.Sign, error) {
+		s := new(storage.Sign)
+		var left *int64
+		err := row.Scan(&s.State, scanFlag{&s.Cordoned}, &left)
+		if left != nil {
+			d := time.Duration(*left) * time.Microsecond
+			s.Drain = &d
+		}
+		return s, err
+	}, notFound("worker", id), "UPDATE workers SET seen_at = "+now+" WHERE id = ? RETURNING state, cordoned, drain_at - seen_at", append(args, string(id))...)
+	if err != nil {
+		return storage.Sign{}, err
+	}
+	return *sign, nil
+}
+
+func (r workers) Silent(ctx context.Context, since time.Duration) ([]domain.ID, error) {
+	now, args := r.s.Clock()
+	var ids []domain.ID
+	err := r.s.Query(ctx, func(row Row) error {
+		var id domain.ID
+		err := row.Scan(&id)
+		ids = append(ids, id)
+		return err
+	}, "SELECT id FROM workers WHERE state <> 'away' AND seen_at < "+now+" - ? ORDER BY id", append(args, since.Microseconds())...)
+	return ids, err
+}
+
+func (r workers) Away(ctx context.Context, id domain.ID, since time.Duration) (bool, error) {
+	now, args := r.s.Clock()
+	n, err := r.s.Exec(ctx, "UPDATE workers SET state = 'away', revision = revision + 1 WHERE id = ? AND state <> 'away' AND seen_at < "+now+" - ?",
+		slices.Concat([]any{string(id)}, args, []any{since.Microseconds()})...)
+	return n > 0, err
+}
+
+func (r workers) Clock(ctx context.Context) (time.Time, error) {
+	now, args := r.s.Clock()
+	at, err := queryInt(ctx, r.s, "SELECT "+now, args...)
+	return time.UnixMicro(at).UTC(), err
 }
 
 func (r workers) Delete(ctx context.Context, id domain.ID) error {
@@ -134,9 +181,15 @@ func (r workers) Delete(ctx context.Context, id domain.ID) error {
 }
 
 func (r workers) Reserved(ctx context.Context, id domain.ID) (domain.Resources, error) {
-	var out domain.Resources
-	err := r.s.Query(ctx, func(row Row) error {
-		return row.Scan(&out.MilliCPU, &out.MemoryBytes, &out.DiskBytes, &out.PIDs)
-	}, reservedQuery, string(id), string(id))
-	return out, err
+	w := &domain.Worker{ID: id}
+	err := r.count(ctx, w)
+	return w.Reserved, err
+}
+
+// count fills in what is computed of the VMs on a worker.
+func (r workers) count(ctx context.Context, w *domain.Worker) error {
+	held := &w.Reserved
+	return r.s.Query(ctx, func(row Row) error {
+		return row.Scan(&held.MilliCPU, &held.MemoryBytes, &held.DiskBytes, &held.PIDs, &w.VMs, &w.Active)
+	}, reservedQuery, string(w.ID), string(w.ID))
 }

@@ -1,0 +1,129 @@
+package worker
+
+import (
+	"context"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/libs/types/pkg/events"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+)
+
+// live gives signs of life until the worker stops. While the database is not
+// reached others may take the worker for away; it goes on with what it has.
+func (w *Worker) live(ctx context.Context) {
+	next, missed := w.config.HeartbeatEvery, false
+	for {
+		select {
+		case <-time.After(next):
+		case <-ctx.Done():
+			return
+		}
+		drain, err := w.Heartbeat(ctx)
+		if err != nil && !missed && ctx.Err() == nil {
+			w.Log.Warn("no sign of life given, going on with what is here", "error", err)
+		}
+		missed, next = err != nil, w.config.HeartbeatEvery
+		if drain != nil && *drain > 0 {
+			next = min(next, *drain)
+		}
+	}
+}
+
+// Heartbeat gives one sign of life, and follows what is wanted of the worker:
+// cordoned, it keeps no warm machines; drained, it ends its VMs when it is time.
+// It returns how long until then; nil: it is not drained.
+func (w *Worker) Heartbeat(ctx context.Context) (drain *time.Duration, err error) {
+	beat, cancel := context.WithTimeout(ctx, w.config.HeartbeatEvery)
+	defer cancel()
+	sign, err := w.Store.Heartbeat(beat, w.id)
+	if err != nil {
+		return nil, err
+	}
+	if sign.State == domain.WorkerAway {
+		if err := w.back(ctx); err != nil {
+			return nil, err
+		}
+	}
+	w.pool.rest(sign.Cordoned)
+	if sign.Drain != nil && *sign.Drain <= 0 {
+		return sign.Drain, w.evacuate(ctx)
+	}
+	return sign.Drain, nil
+}
+
+// back makes a worker that was away what it was before, and looks for what was
+// asked of it meanwhile.
+func (w *Worker) back(ctx context.Context) error {
+	err := w.restate(ctx, func(row *domain.Worker) domain.WorkerState { return row.Standing() })
+	if err != nil {
+		return err
+	}
+	return errors.Join(w.sweepWishes(ctx), w.requeueTasks(ctx))
+}
+
+// leave tells others at once that the worker is away, which they would else
+// find out. What is on the node stays.
+func (w *Worker) leave(ctx context.Context) {
+	err := w.restate(ctx, func(*domain.Worker) domain.WorkerState { return domain.WorkerAway })
+	if err != nil {
+		w.Log.Warn("not told that this worker is away", "error", err)
+	}
+}
+
+// restate writes the worker's state with its event, unless it is that already.
+func (w *Worker) restate(ctx context.Context, to func(*domain.Worker) domain.WorkerState) error {
+	return w.Store.Update(ctx, func(tx storage.Tx) error {
+		row, err := tx.Workers().Get(ctx, w.id)
+		if err != nil || row.State == to(row) {
+			return err
+		}
+		row.State = to(row)
+		if err := tx.Workers().Update(ctx, row); err != nil {
+			return err
+		}
+		return tx.Outbox().Append(ctx, events.WorkerState(row, w.time()))
+	})
+}
+
+// evacuate ends every VM that is active, as its timeout would: those that can
+// rest do, the others are deleted. It does not wait for them.
+func (w *Worker) evacuate(ctx context.Context) error {
+	vms, err := w.onWorker(ctx)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	for _, vm := range vms {
+		if !active(vm) {
+			continue
+		}
+		if time.Since(start) > w.config.HeartbeatEvery {
+			break // the others after the next sign of life
+		}
+		changed := false
+		_, cerr := w.commit(ctx, vm.ID, events.VMUpdated, func(_ storage.Tx, row *domain.VM) error {
+			if changed = active(row); changed {
+				w.timeUp(row, domain.CauseDrained)
+			}
+			return nil
+		})
+		if err = errors.Join(err, cerr); changed {
+			w.Wake(vm.ProjectID, vm.ID)
+		}
+	}
+	return err
+}
+
+// active reports whether a VM holds memory, or is about to, and nothing is on
+// its way that ends this.
+func active(vm *domain.VM) bool {
+	switch vm.Desired {
+	case domain.WantDeleted, domain.WantStopped:
+		return false
+	case domain.WantPaused:
+		return vm.PauseMode == domain.PauseFreeze
+	}
+	return !vm.Observed.Terminal()
+}
