@@ -65,7 +65,7 @@ func must(t *testing.T, err error) {
 // gateway runs one.
 func (f *field) gateway(name string) *server.Server {
 	f.t.Helper()
-	s, err := f.Gateway(name)
+	s, err := f.Gateway(name, "AETHERIUM_WORKERS_AWAY_AFTER=10s")
 	must(f.t, err)
 	must(f.t, s.Run(f.ctx))
 	f.t.Cleanup(func() {
@@ -220,6 +220,14 @@ func TestGatewaysAndWorkers(t *testing.T) {
 		t.Errorf("without its worker: %v", err)
 	}
 	f.says(second, apart.ID, "echo others", "others\n")
+	for {
+		now, err := c.VM(ctx, vm.ID)
+		must(t, err)
+		if now.State == "unreachable" && now.UnreachableSince != nil {
+			break
+		}
+		time.Sleep(100 * time.Millisecond) // it becomes so without an event of its own
+	}
 	must(t, first.Run(ctx))
 	for _, from := range []*client.Client{c, second} {
 		now, err := from.VM(ctx, "kept")

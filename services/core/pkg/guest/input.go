@@ -76,6 +76,8 @@ func (in *input) write(ctx context.Context, offset int64, data []byte, wake func
 	}
 	for {
 		switch {
+		case len(data) == 0 && in.base >= last:
+			return nil // though the command ended of it
 		case in.fail != nil:
 			return in.fail
 		case len(data) > 0 && in.closeAt >= 0:
@@ -85,9 +87,6 @@ func (in *input) write(ctx context.Context, offset int64, data []byte, wake func
 			in.buf = append(in.buf, data[:n]...)
 			data = data[n:]
 			wake()
-		}
-		if len(data) == 0 && in.base >= last {
-			return nil
 		}
 		if err := in.change.Wait(ctx, &in.mu); err != nil {
 			return err

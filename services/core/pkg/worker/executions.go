@@ -295,6 +295,9 @@ func (w *Worker) endedUnseen(vm *domain.VM, e guest.Ended) {
 		return
 	case errors.HasCode(err, errors.NotFound) && e.Met != nil:
 		row = w.record(*e.Met, vm)
+	case errors.HasCode(err, errors.NotFound): // its VM was deleted meanwhile, or the agent made it up
+		w.Log.Debug("end of an execution that there is not", "execution", e.ID)
+		return
 	case err != nil:
 		w.Log.Error("end of an unknown execution", "execution", e.ID, "error", err)
 		return

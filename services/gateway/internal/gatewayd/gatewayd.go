@@ -52,7 +52,9 @@ func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, ready func
 		defer cancel()
 		err = errors.Join(err, jobs.close(stop))
 	}()
-	cases := service.New(s.Service.Config(s.Common, s.VM.Builder(), s.Tools.Default), service.Deps{
+	config := s.Service.Config(s.Common, s.VM.Builder(), s.Tools.Default)
+	config.AwayAfter = time.Duration(s.Workers.AwayAfter)
+	cases := service.New(config, service.Deps{
 		Store: in.Store, Nodes: workers, Sealer: in.Sealer, Changes: changes, Log: log,
 	})
 	project, err := in.FirstProject(ctx)

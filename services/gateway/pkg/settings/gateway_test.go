@@ -19,6 +19,8 @@ func TestGateway(t *testing.T) {
 		"AETHERIUM_DATABASE=/var/lib/a.db":    "database",
 		"AETHERIUM_QUEUE=":                    "queue",
 		"AETHERIUM_WORKERS_CA_FILE=/ca.pem":   "workers.ca_file",
+		"AETHERIUM_WORKERS_AWAY_AFTER=1s":     "workers.away_after",
+		"AETHERIUM_WORKERS_AWAY_AFTER=2h":     "workers.away_after",
 		"AETHERIUM_TOOLS_DEFAULT=../x":        "",
 		"AETHERIUM_LISTEN_ADDRESS=80":         "listen.address",
 		"AETHERIUM_OVERCOMMIT_MEMORY=-1":      "overcommit.memory",

@@ -151,16 +151,20 @@ func control(msg *guestv1.AttachRequest, ex *execution.Execution, hold *executio
 
 // deliver sends output, what became of the input, and the end.
 func deliver(stream channel, ex *execution.Execution, hold *execution.Hold, told int64, failed <-chan error) error {
-	for {
-		_, written, inputMoved := ex.InputProgress()
+	ack := func() (moved <-chan struct{}, err error) {
+		_, written, moved := ex.InputProgress()
 		if written > told {
 			told = written
-			err := stream.Send(&guestv1.AttachResponse{Response: &guestv1.AttachResponse_StdinAck_{
+			err = stream.Send(&guestv1.AttachResponse{Response: &guestv1.AttachResponse_StdinAck_{
 				StdinAck: &guestv1.AttachResponse_StdinAck{Offset: written},
 			}})
-			if err != nil {
-				return err
-			}
+		}
+		return moved, err
+	}
+	for {
+		inputMoved, err := ack()
+		if err != nil {
+			return err
 		}
 		if hold.Context.Err() != nil {
 			return gone(hold.Context)
@@ -168,6 +172,10 @@ func deliver(stream channel, ex *execution.Execution, hold *execution.Hold, told
 		chunk, outputMoved, err := hold.Poll(stream.room())
 		switch {
 		case errors.Is(err, io.EOF):
+			// What it ended by may be what it was told.
+			if _, err := ack(); err != nil {
+				return err
+			}
 			end, _ := ex.End()
 			return stream.Send(&guestv1.AttachResponse{Response: &guestv1.AttachResponse_End{End: endOf(end)}})
 		case err != nil:
