@@ -8,57 +8,30 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
-	"github.com/aetherium/aetherium/libs/common/pkg/config"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/logging"
-	"github.com/aetherium/aetherium/libs/common/pkg/version"
 	"github.com/aetherium/aetherium/services/core/internal/workerd"
 	"github.com/aetherium/aetherium/services/core/pkg/daemon"
+	"github.com/aetherium/aetherium/services/core/pkg/daemon/commandline"
 	"github.com/aetherium/aetherium/services/core/pkg/host"
-	"github.com/aetherium/aetherium/services/core/pkg/redis"
-	"github.com/aetherium/aetherium/services/core/pkg/settings"
 	"github.com/aetherium/aetherium/services/core/pkg/settings/node"
 )
 
-const name = "aetherium-worker"
+func main() { os.Exit(commandline.Main(run)) }
 
-// readyVariable tells a worker that somebody waits for it to be ready.
-const readyVariable = "AETHERIUM_READY_FD"
-
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	p := &program{environ: os.Environ(), stdout: os.Stdout, stderr: os.Stderr}
-	cmd := p.root()
-	cmd.SetArgs(os.Args[1:])
-	code := daemon.Report(name, cmd.ExecuteContext(ctx), os.Stderr)
-	stop()
-	os.Exit(code)
+// run is main as a value: it returns the exit code.
+func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
+	p := &program{commandline.Program{Name: "aetherium-worker", Environ: environ, Stdout: stdout, Stderr: stderr}}
+	defaults := node.Defaults()
+	return p.Run(ctx, args, "Machines for AI agents: a host's worker", p.serve(), p.down(), p.doctor(), p.Reference(&defaults))
 }
 
-type program struct {
-	environ        []string
-	stdout, stderr io.Writer
-	configFile     string
-}
+type program struct{ commandline.Program }
 
-func (p *program) root() *cobra.Command {
-	root := &cobra.Command{
-		Use: name, Short: "Machines for AI agents: a host's worker",
-		SilenceUsage: true, SilenceErrors: true, Version: version.String(),
-	}
-	root.SetOut(p.stdout)
-	root.SetErr(p.stderr)
-	root.PersistentFlags().StringVar(&p.configFile, "config", "", "YAML configuration file")
-	root.AddCommand(p.serve(), p.down(), p.doctor(), p.reference())
-	return root
-}
-
-func (p *program) load() (node.Settings, error) { return node.Load(p.configFile, p.environ) }
+func (p *program) load() (node.Settings, error) { return node.Load(p.ConfigFile, p.Environ) }
 
 func (p *program) serve() *cobra.Command {
 	return &cobra.Command{
@@ -68,20 +41,12 @@ func (p *program) serve() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := daemon.Forget(settings.SealKeysVariable, settings.DatabaseVariable, settings.QueueVariable, node.TokenVariable); err != nil {
-				return err
-			}
-			log, err := logging.New(p.stderr, logging.Format(s.Log.Format), s.Log.Level)
-			if err != nil {
-				return err
-			}
-			redis.LogTo(log)
-			release, err := daemon.Hold(s.LockFile(), s.PIDFile())
+			log, release, err := p.Begin(s.Common, node.TokenVariable)
 			if err != nil {
 				return err
 			}
 			defer release()
-			return workerd.Serve(cmd.Context(), s, log, func() error { return daemon.Ready(readyVariable) })
+			return workerd.Serve(cmd.Context(), s, log, p.Ready)
 		},
 	}
 }
@@ -94,7 +59,7 @@ func (p *program) down() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			log, err := logging.New(p.stderr, logging.Format(s.Log.Format), s.Log.Level)
+			log, err := p.Logger(s.Common)
 			if err != nil {
 				return err
 			}
@@ -109,7 +74,7 @@ func (p *program) down() *cobra.Command {
 			if err := workerd.Down(cmd.Context(), s, log); err != nil {
 				return err
 			}
-			fmt.Fprintf(p.stdout, "nothing is left running; the data is kept in %s\n", s.DataDir)
+			fmt.Fprintf(p.Stdout, "nothing is left running; the data is kept in %s\n", s.DataDir)
 			return nil
 		},
 	}
@@ -123,7 +88,7 @@ func (p *program) doctor() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			log, err := logging.New(p.stderr, logging.Text, "error")
+			log, err := logging.New(p.Stderr, logging.Text, "error")
 			if err != nil {
 				return err
 			}
@@ -131,20 +96,9 @@ func (p *program) doctor() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			out := json.NewEncoder(p.stdout)
+			out := json.NewEncoder(p.Stdout)
 			out.SetIndent("", "  ")
 			return out.Encode(d)
-		},
-	}
-}
-
-func (p *program) reference() *cobra.Command {
-	return &cobra.Command{
-		Use: "reference", Short: "Print every setting as Markdown", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			d := node.Defaults()
-			_, err := fmt.Fprint(p.stdout, config.Reference(&d, settings.Prefix))
-			return err
 		},
 	}
 }

@@ -236,7 +236,7 @@ func (s *Service) wake(vm *domain.VM) {
 	if vm.UnreachableSince != nil {
 		return // the worker looks when it is back
 	}
-	node, err := s.nodeOf(vm)
+	node, err := s.nodes.Node(vm.WorkerID)
 	if err != nil {
 		// The worker finds the row by itself when it is back.
 		s.log.Warn("worker not reached", "vm", vm.ID, "worker", vm.WorkerID, "error", err)

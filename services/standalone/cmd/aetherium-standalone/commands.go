@@ -14,49 +14,20 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/aetherium/aetherium/libs/common/pkg/config"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/logging"
-	"github.com/aetherium/aetherium/libs/common/pkg/version"
 	"github.com/aetherium/aetherium/services/core/pkg/client"
 	"github.com/aetherium/aetherium/services/core/pkg/daemon"
+	"github.com/aetherium/aetherium/services/core/pkg/daemon/commandline"
 	"github.com/aetherium/aetherium/services/core/pkg/host"
-	"github.com/aetherium/aetherium/services/core/pkg/redis"
-	core "github.com/aetherium/aetherium/services/core/pkg/settings"
 	"github.com/aetherium/aetherium/services/standalone/internal/app"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
 
-// readyVariable tells a server that somebody waits for it to be ready.
-const readyVariable = "AETHERIUM_READY_FD"
-
 // startLimit bounds how long start waits for the server; taking up many VMs takes a while.
 const startLimit = 2 * time.Minute
 
-type program struct {
-	environ        []string
-	stdout, stderr io.Writer
-	configFile     string
-}
-
-func newRoot(environ []string, stdout, stderr io.Writer) *cobra.Command {
-	p := &program{environ: environ, stdout: stdout, stderr: stderr}
-	root := &cobra.Command{
-		Use: "aetherium-standalone", Short: "Machines for AI agents: the server, in one process",
-		SilenceUsage: true, SilenceErrors: true, Version: version.String(),
-	}
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	root.PersistentFlags().StringVar(&p.configFile, "config", "", "YAML configuration file")
-	root.AddCommand(p.serve(), p.start(), p.stop(), p.down(), p.doctor(), p.keys(), p.kernel(), p.reference())
-	return root
-}
-
-func (p *program) load() (settings.Settings, error) { return settings.Load(p.configFile, p.environ) }
-
-func (p *program) logger(s settings.Settings) (*slog.Logger, error) {
-	return logging.New(p.stderr, logging.Format(s.Log.Format), s.Log.Level)
-}
+func (p *program) load() (settings.Settings, error) { return settings.Load(p.ConfigFile, p.Environ) }
 
 func (p *program) serve() *cobra.Command {
 	return &cobra.Command{
@@ -66,15 +37,7 @@ func (p *program) serve() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := daemon.Forget(core.SealKeysVariable, core.DatabaseVariable, core.QueueVariable); err != nil {
-				return err
-			}
-			log, err := p.logger(s)
-			if err != nil {
-				return err
-			}
-			redis.LogTo(log)
-			release, err := daemon.Hold(s.LockFile(), s.PIDFile())
+			log, release, err := p.Begin(s.Common)
 			if err != nil {
 				return err
 			}
@@ -82,7 +45,7 @@ func (p *program) serve() *cobra.Command {
 			if !s.Loopback() {
 				log.Warn("the API can be reached from other hosts; its keys are all that protects it", "address", s.Listen.Address, "tls", s.TLS.Address)
 			}
-			return app.Serve(cmd.Context(), s, log, func() error { return daemon.Ready(readyVariable) })
+			return app.Serve(cmd.Context(), s, log, p.Ready)
 		},
 	}
 }
@@ -101,7 +64,7 @@ func (p *program) start() *cobra.Command {
 				return err
 			}
 			if pid != 0 {
-				fmt.Fprintf(p.stdout, "the server is running (pid %d)\n", pid)
+				fmt.Fprintf(p.Stdout, "the server is running (pid %d)\n", pid)
 			} else if err := p.launch(cmd.Context(), s); err != nil {
 				return err
 			}
@@ -118,8 +81,8 @@ func (p *program) launch(ctx context.Context, s settings.Settings) error {
 		return errors.Wrap(err, errors.Internal, "this program's path is not known")
 	}
 	argv := []string{exe, "serve"}
-	if p.configFile != "" {
-		file, err := filepath.Abs(p.configFile)
+	if p.ConfigFile != "" {
+		file, err := filepath.Abs(p.ConfigFile)
 		if err != nil {
 			return errors.Wrap(err, errors.InvalidArgument, "the configuration file's path cannot be resolved")
 		}
@@ -127,10 +90,10 @@ func (p *program) launch(ctx context.Context, s settings.Settings) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
-	if err := daemon.Start(ctx, s.LogFile(), readyVariable, argv); err != nil {
+	if err := daemon.Start(ctx, s.LogFile(), commandline.ReadyVariable, argv); err != nil {
 		return err
 	}
-	fmt.Fprintf(p.stdout, "the server has started; it logs to %s\n", s.LogFile())
+	fmt.Fprintf(p.Stdout, "the server has started; it logs to %s\n", s.LogFile())
 	return nil
 }
 
@@ -154,8 +117,8 @@ func (p *program) awaitBase(ctx context.Context, s settings.Settings, quiet bool
 	if len(tmpl.Builds) == 0 {
 		return errors.New(errors.Unavailable, "the base template is not being made").WithHint("see %s", s.LogFile())
 	}
-	fmt.Fprintln(p.stdout, "making the base template (once; about a minute)")
-	out := p.stdout
+	fmt.Fprintln(p.Stdout, "making the base template (once; about a minute)")
+	out := p.Stdout
 	if quiet {
 		out = io.Discard
 	}
@@ -209,7 +172,7 @@ func (p *program) halt(ctx context.Context, s settings.Settings) error {
 		return err
 	}
 	if pid == 0 {
-		fmt.Fprintln(p.stdout, "no server is running")
+		fmt.Fprintln(p.Stdout, "no server is running")
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
@@ -217,7 +180,7 @@ func (p *program) halt(ctx context.Context, s settings.Settings) error {
 	if err := daemon.Stop(ctx, pid); err != nil {
 		return err
 	}
-	fmt.Fprintln(p.stdout, "the server has stopped")
+	fmt.Fprintln(p.Stdout, "the server has stopped")
 	return nil
 }
 
@@ -230,7 +193,7 @@ func (p *program) down() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			log, err := p.logger(s)
+			log, err := p.Logger(s.Common)
 			if err != nil {
 				return err
 			}
@@ -242,17 +205,17 @@ func (p *program) down() *cobra.Command {
 			}
 			_ = os.Remove(s.ClientFile())
 			if !purge {
-				fmt.Fprintf(p.stdout, "nothing is left running; the data is kept in %s\n", s.DataDir)
+				fmt.Fprintf(p.Stdout, "nothing is left running; the data is kept in %s\n", s.DataDir)
 				return nil
 			}
 			if err := os.RemoveAll(s.DataDir); err != nil {
 				return errors.Wrap(err, errors.Internal, "the data directory cannot be removed")
 			}
 			if s.Postgres() {
-				fmt.Fprintln(p.stdout, "nothing is left but the database, which is PostgreSQL's to drop")
+				fmt.Fprintln(p.Stdout, "nothing is left but the database, which is PostgreSQL's to drop")
 				return nil
 			}
-			fmt.Fprintln(p.stdout, "nothing is left")
+			fmt.Fprintln(p.Stdout, "nothing is left")
 			return nil
 		},
 	}
@@ -281,7 +244,7 @@ func (p *program) doctor() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			log, err := logging.New(p.stderr, logging.Text, "error")
+			log, err := logging.New(p.Stderr, logging.Text, "error")
 			if err != nil {
 				return err
 			}
@@ -290,9 +253,9 @@ func (p *program) doctor() *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return json.NewEncoder(p.stdout).Encode(d)
+				return json.NewEncoder(p.Stdout).Encode(d)
 			}
-			return printDoctor(p.stdout, d)
+			return printDoctor(p.Stdout, d)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
@@ -328,15 +291,4 @@ func yes(b bool) string {
 		return "yes"
 	}
 	return "no"
-}
-
-func (p *program) reference() *cobra.Command {
-	return &cobra.Command{
-		Use: "reference", Short: "Print every setting as Markdown", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			d := settings.Defaults()
-			_, err := fmt.Fprint(p.stdout, config.Reference(&d, core.Prefix))
-			return err
-		},
-	}
 }

@@ -43,7 +43,7 @@ func (p *program) kernelInstall() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(p.stdout, "%s is there for new machines; a server that runs finds it when it is started anew\n", source.Image)
+			_, err = fmt.Fprintf(p.Stdout, "%s is there for new machines; a server that runs finds it when it is started anew\n", source.Image)
 			return err
 		},
 	}

@@ -41,7 +41,7 @@ func (p *program) alone(f func(s settings.Settings, log *slog.Logger) error) err
 	if err != nil {
 		return err
 	}
-	log, err := logging.New(p.stderr, logging.Text, "warn")
+	log, err := logging.New(p.Stderr, logging.Text, "warn")
 	if err != nil {
 		return err
 	}
@@ -71,9 +71,9 @@ func (p *program) keysList() *cobra.Command {
 					return err
 				}
 				if asJSON {
-					return json.NewEncoder(p.stdout).Encode(keys)
+					return json.NewEncoder(p.Stdout).Encode(keys)
 				}
-				return printKeys(p.stdout, keys)
+				return printKeys(p.Stdout, keys)
 			})
 		},
 	}
@@ -138,16 +138,16 @@ func (p *program) rotate(ctx context.Context, s settings.Settings, log *slog.Log
 		}
 		begun = true
 		if r.Added != "" {
-			fmt.Fprintf(p.stdout, "the key %s is made, in %s\n", r.Added, s.SealKeyFile())
+			fmt.Fprintf(p.Stdout, "the key %s is made, in %s\n", r.Added, s.SealKeyFile())
 		} else {
-			fmt.Fprintln(p.stdout, "not everything is under the newest key yet")
+			fmt.Fprintln(p.Stdout, "not everything is under the newest key yet")
 		}
 	})
 	if begun {
-		fmt.Fprintf(p.stdout, "%d values are under the newest key that were not\n", last.Done)
+		fmt.Fprintf(p.Stdout, "%d values are under the newest key that were not\n", last.Done)
 	}
 	if len(keys.Keys) > 0 {
-		err = errors.Join(err, printKeys(p.stdout, keys))
+		err = errors.Join(err, printKeys(p.Stdout, keys))
 	}
 	if err != nil {
 		return err
@@ -159,7 +159,7 @@ func (p *program) rotate(ctx context.Context, s settings.Settings, log *slog.Log
 		}
 	}
 	if unused > 0 {
-		fmt.Fprintln(p.stdout, "unused keys can be removed (keys rm KEY), unless a backup of the database is to be opened again")
+		fmt.Fprintln(p.Stdout, "unused keys can be removed (keys rm KEY), unless a backup of the database is to be opened again")
 	}
 	return nil
 }
@@ -172,7 +172,7 @@ func (p *program) keysRemove() *cobra.Command {
 				if err := app.RemoveKey(cmd.Context(), s, log, args[0]); err != nil {
 					return err
 				}
-				fmt.Fprintf(p.stdout, "the key %s is removed; backups of the database from before need it\n", args[0])
+				fmt.Fprintf(p.Stdout, "the key %s is removed; backups of the database from before need it\n", args[0])
 				return nil
 			})
 		},
@@ -183,7 +183,7 @@ func (p *program) keysNew() *cobra.Command {
 	return &cobra.Command{
 		Use: "new", Short: "Print a new key, for where keys are given by the settings", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(p.stdout, seal.NewKey())
+			_, err := fmt.Fprintln(p.Stdout, seal.NewKey())
 			return err
 		},
 	}

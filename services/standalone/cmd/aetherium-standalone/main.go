@@ -6,22 +6,19 @@ import (
 	"context"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
-	"github.com/aetherium/aetherium/services/core/pkg/daemon"
+	"github.com/aetherium/aetherium/services/core/pkg/daemon/commandline"
+	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
-}
+func main() { os.Exit(commandline.Main(run)) }
 
 // run is main as a value: it returns the exit code.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
-	cmd := newRoot(environ, stdout, stderr)
-	cmd.SetArgs(args)
-	return daemon.Report("aetherium-standalone", cmd.ExecuteContext(ctx), stderr)
+	p := &program{commandline.Program{Name: "aetherium-standalone", Environ: environ, Stdout: stdout, Stderr: stderr}}
+	defaults := settings.Defaults()
+	return p.Run(ctx, args, "Machines for AI agents: the server, in one process",
+		p.serve(), p.start(), p.stop(), p.down(), p.doctor(), p.keys(), p.kernel(), p.Reference(&defaults))
 }
+
+type program struct{ commandline.Program }
