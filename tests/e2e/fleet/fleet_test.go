@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +29,8 @@ type field struct {
 	t      *testing.T
 	ctx    context.Context
 	rootfs string
+	// afterwards runs when nothing of the workers is there any more.
+	afterwards func()
 }
 
 func newField(t *testing.T) *field {
@@ -49,10 +52,12 @@ func newField(t *testing.T) *field {
 	must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	must(t, os.Chmod(dir, 0o711)) //nolint:gosec // the mapped roots of VMs walk through it
-	return &field{
+	f := &field{
 		Fleet: server.NewFleet(dir, "AETHERIUM_DATABASE="+pg.URL("postgres"), "AETHERIUM_QUEUE="+r.Address().Reveal()),
-		t:     t, ctx: ctx, rootfs: rootfs,
+		t:     t, ctx: ctx, rootfs: rootfs, afterwards: func() {},
 	}
+	t.Cleanup(func() { f.afterwards() })
+	return f
 }
 
 func must(t *testing.T, err error) {
@@ -101,6 +106,21 @@ func (f *field) joining(name string, by *server.Server) *server.Server {
 		f.explain(name, s)
 	})
 	return s
+}
+
+// copiesMounts has a process copy all mounts of the host, as what makes
+// containers does, and keep them longer than the workers.
+func (f *field) copiesMounts() {
+	f.t.Helper()
+	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec cat") //nolint:noctx // ends with its input
+	in, err := cmd.StdinPipe()
+	must(f.t, err)
+	out, err := cmd.StdoutPipe()
+	must(f.t, err)
+	must(f.t, cmd.Start())
+	_, err = out.Read(make([]byte, 1))
+	must(f.t, err)
+	f.afterwards = func() { must(f.t, in.Close()); must(f.t, cmd.Wait()) }
 }
 
 // explain shows the end of a process's log if the test has failed.
@@ -180,6 +200,7 @@ func TestGatewaysAndWorkers(t *testing.T) {
 	}
 	must(t, other.Run(ctx))
 	must(t, <-joined)
+	f.copiesMounts()
 	build("second") // the other worker has more memory left
 	apart, err := second.CreateVM(ctx, api.CreateVM{Name: "apart", Template: "second", Network: "none"})
 	must(t, err)

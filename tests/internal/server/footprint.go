@@ -56,8 +56,7 @@ func (s *Server) Footprint(ctx context.Context) []string {
 	add("mount", string(mounts), s.RuntimeDir, s.DataDir, s.lease.Instance)
 	tables, _ := exec.CommandContext(ctx, "nft", "list", "tables").Output()
 	add("nft", string(tables), s.lease.Instance)
-	loops, _ := exec.CommandContext(ctx, "losetup", "--noheadings", "-O", "NAME,BACK-FILE", "-a").Output()
-	add("loop", string(loops), s.DataDir)
+	out = append(out, s.loops(ctx)...)
 	for _, pattern := range []string{
 		s.RuntimeDir, "/run/aetherium-host/leases/" + s.lease.Instance + "*", "/sys/class/net/" + s.lease.Prefix + "*",
 		"/sys/fs/cgroup/aetherium-" + s.lease.Instance, "/sys/fs/cgroup/*/aetherium-" + s.lease.Instance,
@@ -71,6 +70,51 @@ func (s *Server) Footprint(ctx context.Context) []string {
 	out = append(out, s.processes()...)
 	slices.Sort(out)
 	return out
+}
+
+// loops lists the server's loop devices. One is given up with the last mount of
+// it on the host, and whoever gets a mount namespace of its own, as a runtime
+// of containers or another test does, has copies of all mounts for as long as
+// it keeps them: what is mounted there alone is nobody's leftover.
+func (s *Server) loops(ctx context.Context) []string {
+	var before []string
+	for {
+		var now []string
+		text, _ := exec.CommandContext(ctx, "losetup", "--noheadings", "-O", "NAME,BACK-FILE", "-a").Output()
+		copied := mountedElsewhere()
+		for line := range strings.Lines(string(text)) {
+			if fields := strings.Fields(line); strings.Contains(line, s.DataDir) && !copied[fields[0]] {
+				now = append(now, "loop "+strings.Join(fields, " "))
+			}
+		}
+		// Who held a copy may have ended since the devices were listed.
+		if len(now) == 0 || slices.Equal(now, before) {
+			return now
+		}
+		before = now
+	}
+}
+
+// mountedElsewhere has the sources of the mounts of all mount namespaces but
+// the caller's.
+func mountedElsewhere() map[string]bool {
+	seen, sources := map[string]bool{}, map[string]bool{}
+	own, _ := os.Readlink("/proc/self/ns/mnt")
+	seen[own] = true
+	tasks, _ := filepath.Glob("/proc/[0-9]*/task/[0-9]*")
+	for _, task := range tasks {
+		ns, err := os.Readlink(task + "/ns/mnt")
+		if err != nil || seen[ns] {
+			continue
+		}
+		seen[ns] = true
+		mounts, _ := os.ReadFile(task + "/mounts")
+		for line := range strings.Lines(string(mounts)) {
+			source, _, _ := strings.Cut(line, " ")
+			sources[source] = true
+		}
+	}
+	return sources
 }
 
 // process is one that belongs to the server.
