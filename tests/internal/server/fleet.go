@@ -59,7 +59,7 @@ func (f *Fleet) process(program, name string, settings ...string) (*Server, erro
 // Run starts the process in the background, and waits until it is ready.
 func (s *Server) Run(ctx context.Context) error {
 	const ready = "AETHERIUM_READY_FD"
-	argv := slices.Concat([]string{"/usr/bin/env", "-i", ready + "=1"}, s.Env, s.once)
+	argv := slices.Concat(s.Through, []string{"/usr/bin/env", "-i", ready + "=1"}, s.Env, s.once)
 	s.once = nil
 	if err := daemon.Start(ctx, filepath.Join(s.DataDir, "server.log"), ready, append(argv, filepath.Join(s.Bin, s.program), "serve")); err != nil {
 		return err

@@ -31,6 +31,7 @@ type Server struct {
 	URL        string
 	Key        string
 	Env        []string // of the server and of commands run by CLI
+	Through    []string // a program and arguments that a process of a [Fleet] is started by
 
 	lease lease // known once it was started
 	// program is what runs; empty: all in one process.

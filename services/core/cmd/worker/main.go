@@ -26,7 +26,7 @@ func main() { os.Exit(commandline.Main(run)) }
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
 	p := &program{commandline.Program{Name: "aetherium-worker", Environ: environ, Stdout: stdout, Stderr: stderr}}
 	defaults := node.Defaults()
-	return p.Run(ctx, args, "Machines for AI agents: a host's worker", p.serve(), p.down(), p.doctor(), p.Reference(&defaults))
+	return p.Run(ctx, args, "Machines for AI agents: a host's worker", p.serve(), p.down(), p.doctor(), p.health(), p.Reference(&defaults))
 }
 
 type program struct{ commandline.Program }
@@ -49,6 +49,13 @@ func (p *program) serve() *cobra.Command {
 			return workerd.Serve(cmd.Context(), s, log, p.Ready)
 		},
 	}
+}
+
+func (p *program) health() *cobra.Command {
+	return p.Healthcheck(func() (address, path string, err error) {
+		s, err := p.load()
+		return s.Worker.Metrics, "/healthz", err
+	})
 }
 
 func (p *program) down() *cobra.Command {

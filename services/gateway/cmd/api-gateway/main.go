@@ -20,7 +20,7 @@ func main() { os.Exit(commandline.Main(run)) }
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
 	p := &program{commandline.Program{Name: "aetherium-gateway", Environ: environ, Stdout: stdout, Stderr: stderr}}
 	defaults := settings.DefaultGateway()
-	return p.Run(ctx, args, "Machines for AI agents: the API of many workers", p.serve(), p.Reference(&defaults))
+	return p.Run(ctx, args, "Machines for AI agents: the API of many workers", p.serve(), p.health(), p.Reference(&defaults))
 }
 
 type program struct{ commandline.Program }
@@ -44,4 +44,11 @@ func (p *program) serve() *cobra.Command {
 			return gatewayd.Serve(cmd.Context(), s, log, func(string) error { return p.Ready() })
 		},
 	}
+}
+
+func (p *program) health() *cobra.Command {
+	return p.Healthcheck(func() (address, path string, err error) {
+		s, err := settings.LoadGateway(p.ConfigFile, p.Environ)
+		return s.Listen.Address, "/ready", err
+	})
 }

@@ -50,6 +50,13 @@ func (p *program) serve() *cobra.Command {
 	}
 }
 
+func (p *program) health() *cobra.Command {
+	return p.Healthcheck(func() (address, path string, err error) {
+		s, err := p.load()
+		return s.Listen.Address, "/ready", err
+	})
+}
+
 func (p *program) start() *cobra.Command {
 	var quiet bool
 	cmd := &cobra.Command{

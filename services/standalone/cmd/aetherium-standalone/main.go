@@ -18,7 +18,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	p := &program{commandline.Program{Name: "aetherium-standalone", Environ: environ, Stdout: stdout, Stderr: stderr}}
 	defaults := settings.Defaults()
 	return p.Run(ctx, args, "Machines for AI agents: the server, in one process",
-		p.serve(), p.start(), p.stop(), p.down(), p.doctor(), p.keys(), p.kernel(), p.Reference(&defaults))
+		p.serve(), p.start(), p.stop(), p.down(), p.doctor(), p.keys(), p.kernel(), p.health(), p.Reference(&defaults))
 }
 
 type program struct{ commandline.Program }
