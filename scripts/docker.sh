@@ -22,6 +22,7 @@ remember() {
 
 passwords() {
   remember POSTGRES_PASSWORD "$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')"
+  remember GRAFANA_PASSWORD "$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')"
   remember REDIS_PASSWORD "$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')"
 }
 
@@ -76,10 +77,10 @@ down() {
     fi
   done
   if [ -n "${PURGE:-}" ]; then
-    compose --profile tools down --volumes
+    compose --profile '*' down --volumes
     rm -f "$env_file"
   else
-    compose --profile tools down
+    compose --profile '*' down
   fi
 }
 

@@ -33,7 +33,7 @@ func TestComposeFile(t *testing.T) {
 		for i, f := range files {
 			files[i] = filepath.Join(root, "config", f)
 		}
-		options, err := cli.NewProjectOptions(files, cli.WithEnv([]string{"POSTGRES_PASSWORD=pg-secret", "REDIS_PASSWORD=redis-secret"}))
+		options, err := cli.NewProjectOptions(files, cli.WithProfiles([]string{"*"}), cli.WithEnv([]string{"POSTGRES_PASSWORD=pg-secret", "REDIS_PASSWORD=redis-secret"}))
 		if err != nil {
 			t.Fatal(err)
 		}

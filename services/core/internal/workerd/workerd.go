@@ -5,16 +5,12 @@ package workerd
 import (
 	"cmp"
 	"context"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/version"
@@ -23,6 +19,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/host"
 	"github.com/aetherium/aetherium/services/core/pkg/installation"
 	"github.com/aetherium/aetherium/services/core/pkg/nodelink"
+	"github.com/aetherium/aetherium/services/core/pkg/scrape"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/settings"
 	"github.com/aetherium/aetherium/services/core/pkg/settings/node"
@@ -168,11 +165,15 @@ func (d *daemon) run(ctx context.Context, listener net.Listener, ready func() er
 	stop := d.serve(listener, nodelink.NewServer(nodelink.Handler(own, d.log), d.identity.ServerTLS(), d.log), ended)
 	defer stop()
 	if at := d.settings.Worker.Metrics; at != "" {
+		metrics, err := d.metrics()
+		if err != nil {
+			return err
+		}
 		told, err := new(net.ListenConfig).Listen(ctx, "tcp", at)
 		if err != nil {
 			return errors.Wrap(err, errors.Conflict, "metrics cannot be served on %s", at).WithField("worker.metrics")
 		}
-		defer d.serve(told, &http.Server{Handler: d.metrics(), ReadHeaderTimeout: callLimit}, ended)()
+		defer d.serve(told, metrics, ended)()
 	}
 	d.log.Info("serving", "worker", own.ID(), "address", listener.Addr().String(), "version", version.Version)
 	if err := ready(); err != nil {
@@ -218,22 +219,16 @@ func (d *daemon) service() *service.Service {
 }
 
 // metrics serves what is measured, and whether the worker is well.
-func (d *daemon) metrics() http.Handler {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	registry.MustRegister(append(d.host.Worker.Collectors(), d.host.Metrics.Collectors(d.host.Queue)...)...)
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry, MaxRequestsInFlight: 4}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), callLimit)
-		defer cancel()
-		if err := d.in.Store.Ping(ctx); err != nil {
-			http.Error(w, "the database does not answer", http.StatusServiceUnavailable)
-			return
-		}
-		_, _ = io.WriteString(w, "ok\n")
-	})
-	return mux
+func (d *daemon) metrics() (*http.Server, error) {
+	token, err := scrape.Token(d.settings.Metrics.TokenFile)
+	if err != nil {
+		return nil, err
+	}
+	registry, err := scrape.Registry(slices.Concat(d.host.Worker.Collectors(), d.host.Metrics.Collectors(d.host.Queue), d.in.Collectors())...)
+	if err != nil {
+		return nil, errors.Wrap(err, errors.Internal, "metrics cannot be served")
+	}
+	return scrape.Server(scrape.Handler(registry), token, d.in.Store.Ping), nil
 }
 
 // close closes what is open, last first.

@@ -239,6 +239,9 @@ func (a *attachment) takeOutput(m *guestv1.AttachResponse_Output) (outcome, erro
 		return journalFault(err)
 	}
 	a.anyOutput, a.x.drained, a.progress = true, true, true
+	if next == 0 {
+		a.x.s.tellOutput(a.x.id)
+	}
 	if j.NextOffset()-a.acked.Load() >= ackEvery {
 		a.x.wake()
 	}

@@ -47,7 +47,9 @@ type Ended struct {
 // Gone returned. A hook that takes long delays only its own execution.
 type Hooks struct {
 	OnStarted func(Started)
-	OnEnded   func(Ended)
+	// OnOutput tells of the first output of an execution, once it is in the journal.
+	OnOutput func(execution domain.ID)
+	OnEnded  func(Ended)
 }
 
 // SessionConfig is what a session works with.
@@ -266,6 +268,12 @@ func (s *Session) Gone(ctx context.Context, reason string) {
 func (s *Session) tellStarted(st Started) {
 	if s.cfg.Hooks.OnStarted != nil {
 		s.cfg.Hooks.OnStarted(st)
+	}
+}
+
+func (s *Session) tellOutput(id domain.ID) {
+	if s.cfg.Hooks.OnOutput != nil {
+		s.cfg.Hooks.OnOutput(id)
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/redis"
 	"github.com/aetherium/aetherium/services/core/pkg/settings"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/measured"
+	"github.com/prometheus/client_golang/prometheus"
 	goredis "github.com/redis/go-redis/v9"
 )
 
@@ -22,7 +24,8 @@ type Installation struct {
 	Redis  *goredis.Client // nil: there is none
 	Sealer seal.Sealer
 
-	log *slog.Logger
+	measured *measured.Store // Store; nil where nothing is served
+	log      *slog.Logger
 }
 
 // Options of a process.
@@ -49,6 +52,10 @@ func Open(ctx context.Context, s settings.Common, o Options) (in *Installation, 
 	if in.Store, err = OpenStore(ctx, s, o.Alone, o.Logger); err != nil {
 		return in, err
 	}
+	if o.Serves {
+		in.measured = measured.New(in.Store)
+		in.Store = in.measured
+	}
 	if s.Queue != "" && o.Serves {
 		if in.Redis, err = redis.Open(ctx, s.Queue, o.Logger); err != nil {
 			return in, err
@@ -59,6 +66,14 @@ func Open(ctx context.Context, s settings.Common, o Options) (in *Installation, 
 	}
 	in.ID, err = instanceID(ctx, in.Store)
 	return in, err
+}
+
+// Collectors are the metrics of what is open, for Prometheus.
+func (in *Installation) Collectors() []prometheus.Collector {
+	if in.measured == nil {
+		return nil
+	}
+	return in.measured.Collectors()
 }
 
 // WorkerQueue names the queue of a worker's jobs in Redis, which it alone reads.

@@ -40,6 +40,7 @@ type Client struct {
 	tls     *tls.Config
 	http    *http.Client
 	base    url.URL
+	metrics *Metrics
 	log     *slog.Logger
 }
 
@@ -59,6 +60,12 @@ func NewClient(address string, config *tls.Config, log *slog.Logger) *Client {
 		TLSClientConfig: config, Protocols: protocols, DisableCompression: true,
 		HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingFor},
 	}}
+	return c
+}
+
+// Measured has the client's calls measured, from before its first call.
+func (c *Client) Measured(m *Metrics) *Client {
+	c.metrics = m
 	return c
 }
 
@@ -116,7 +123,9 @@ func (r *reply) Close() error {
 }
 
 // open makes a call: in and then body are sent, out is the value of the answer.
-func (c *Client) open(ctx context.Context, name string, in any, body io.Reader, out any) (*reply, error) {
+func (c *Client) open(ctx context.Context, name string, in any, body io.Reader, out any) (r *reply, err error) {
+	begun := time.Now()
+	defer func() { c.metrics.answered(name, begun, err) }()
 	text, err := line(in)
 	if err != nil {
 		return nil, err
@@ -136,7 +145,7 @@ func (c *Client) open(ctx context.Context, name string, in any, body io.Reader, 
 		cancel()
 		return nil, unreachable(ctx, err)
 	}
-	r := &reply{bufio.NewReader(response.Body), response, ctx, cancel}
+	r = &reply{bufio.NewReader(response.Body), response, ctx, cancel}
 	if err := r.value(out); err != nil {
 		_ = r.Close()
 		return nil, err

@@ -68,7 +68,9 @@ func splice(guest, conn net.Conn, early io.Reader) {
 }
 
 // Dial implements service.Node.
-func (c *Client) Dial(ctx context.Context, vm *domain.VM, port uint16) (net.Conn, error) {
+func (c *Client) Dial(ctx context.Context, vm *domain.VM, port uint16) (conn net.Conn, err error) {
+	begun := time.Now()
+	defer func() { c.metrics.answered("dial", begun, err) }()
 	config := c.tls.Clone()
 	config.NextProtos = []string{"http/1.1"}
 	ctx, cancel := context.WithCancel(ctx)
@@ -79,8 +81,7 @@ func (c *Client) Dial(ctx context.Context, vm *domain.VM, port uint16) (net.Conn
 	if err != nil {
 		return nil, unreachable(ctx, err)
 	}
-	conn, err := c.takeOver(ctx, raw, dialPort{vm, port})
-	if err != nil {
+	if conn, err = c.takeOver(ctx, raw, dialPort{vm, port}); err != nil {
 		_ = raw.Close()
 		return nil, err
 	}

@@ -96,7 +96,9 @@ func states(workers []*domain.Worker) string {
 // place chooses worker and driver for vm. A VM that is bound to a worker (its
 // snapshot is there) gets that one or none.
 // Returns what choose does, and Unsupported.
-func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM) error {
+func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM) (err error) {
+	begun := time.Now()
+	defer func() { s.metrics.ended(begun, err) }()
 	w, err := s.choose(ctx, tx, need{
 		what: "VM", field: "resources", hint: "too little %s is left: ask for less, delete VMs, or raise the overcommit in the configuration",
 		resources: vm.Spec.Resources, bound: vm.WorkerID,

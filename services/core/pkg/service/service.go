@@ -153,6 +153,7 @@ type Service struct {
 	sealer  seal.Sealer
 	changes watch.Changes[domain.ID] // woken by the worker after each commit for a VM or task
 	config  Config
+	metrics *metrics
 	log     *slog.Logger
 	now     func() time.Time
 	opened  openedTokens
@@ -185,7 +186,7 @@ func New(config Config, d Deps) *Service {
 	if config.AwayAfter == 0 {
 		config.AwayAfter = 20 * time.Second
 	}
-	return &Service{store: d.Store, nodes: d.Nodes, sealer: d.Sealer, changes: d.Changes, config: config, log: d.Log, now: d.Now}
+	return &Service{store: d.Store, nodes: d.Nodes, sealer: d.Sealer, changes: d.Changes, config: config, metrics: newMetrics(), log: d.Log, now: d.Now}
 }
 
 // time returns the present in the precision that the store keeps.

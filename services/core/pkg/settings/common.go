@@ -34,17 +34,23 @@ type Common struct {
 	// Database is a secret, as URLs have passwords.
 	Database logging.Secret `yaml:"database" doc:"Where rows are kept: a file (SQLite), or postgres://user:password@host:5432/name (PostgreSQL, docs/DATABASE.md). Default: aetherium.db in the data directory."`
 	// Queue is a secret for the same reason.
-	Queue logging.Secret `yaml:"queue" doc:"Where jobs wait: redis://user:password@host:6379/0, rediss:// (TLS) or unix:// (Redis, docs/QUEUE.md). Default: in memory."`
-	Log   Log            `yaml:"log"`
-	VM    VM             `yaml:"vm"`
-	Keep  Keep           `yaml:"keep"`
-	Seal  Seal           `yaml:"seal"`
+	Queue   logging.Secret `yaml:"queue" doc:"Where jobs wait: redis://user:password@host:6379/0, rediss:// (TLS) or unix:// (Redis, docs/QUEUE.md). Default: in memory."`
+	Log     Log            `yaml:"log"`
+	Metrics Metrics        `yaml:"metrics"`
+	VM      VM             `yaml:"vm"`
+	Keep    Keep           `yaml:"keep"`
+	Seal    Seal           `yaml:"seal"`
 }
 
 // Log says what is logged how.
 type Log struct {
 	Level  string `yaml:"level" doc:"debug, info, warn or error."`
 	Format string `yaml:"format" doc:"auto, text or json."`
+}
+
+// Metrics says who may see what is measured (docs/OBSERVABILITY.md).
+type Metrics struct {
+	TokenFile string `yaml:"token_file" doc:"File of the token that Prometheus shows at the address of metrics, 16 characters or more; empty: none is asked for there."`
 }
 
 // VM is what a VM gets unless it asks otherwise.

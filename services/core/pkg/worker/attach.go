@@ -102,7 +102,7 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 	ids := w.takeUp(ctx, l, known)
 	l.session = guest.Open(guest.SessionConfig{
 		Client: client, Journals: w.Journals, VM: vm.ID, Epoch: epoch, Log: w.Log,
-		Hooks: guest.Hooks{OnStarted: w.onStarted(l), OnEnded: w.onEnded(l)},
+		Hooks: guest.Hooks{OnStarted: w.onStarted(l), OnOutput: w.onOutput, OnEnded: w.onEnded(l)},
 	}, ids...)
 	if old := w.vms.add(l); old != nil {
 		old.session.Close()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -26,6 +27,7 @@ type running struct {
 	live    *liveVM
 	row     domain.Execution // guarded by executions.mu
 	release func()           // ends its use of the VM
+	begun   time.Time        // when it was asked for; zero: in an earlier life of the worker
 }
 
 func (e *executions) get(id domain.ID) (*running, *domain.Execution, bool) {
@@ -112,8 +114,8 @@ func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 	if l == nil {
 		return nil, errors.New(errors.Unavailable, "the VM cannot be talked to at the moment").WithHint("try again")
 	}
-	now := w.time()
-	r := &running{live: l, release: w.use(l), row: domain.Execution{
+	now, begun := w.time(), time.Now()
+	r := &running{live: l, release: w.use(l), begun: begun, row: domain.Execution{
 		ID: req.ID, ProjectID: vm.ProjectID, VMID: vm.ID, Epoch: l.row().Epoch, Command: req.Command,
 		State: domain.ExecutionStarting, CreatedAt: now,
 	}}
@@ -126,6 +128,7 @@ func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 		}
 	}
 	started, err := l.session.Start(ctx, guest.StartRequest{ID: req.ID, Command: req.Command, Tag: req.Tag})
+	w.metrics.began(begun, err)
 	if err != nil {
 		if mine && !errors.HasCode(err, errors.Canceled) && !errors.HasCode(err, errors.DeadlineExceeded) {
 			w.execs.drop(req.ID)
@@ -240,6 +243,16 @@ func (w *Worker) confirmed(s guest.Started, l *liveVM) {
 	if ok && first {
 		w.seal(&row)
 		w.rows.put(&row, events.ExecutionStarted, now, nil)
+	}
+}
+
+// onOutput is called by the session for the first output of each execution.
+func (w *Worker) onOutput(id domain.ID) {
+	w.execs.mu.RLock()
+	r := w.execs.byID[id]
+	w.execs.mu.RUnlock()
+	if r != nil && !r.begun.IsZero() {
+		w.metrics.output.Observe(time.Since(r.begun).Seconds())
 	}
 }
 

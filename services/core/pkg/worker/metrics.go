@@ -21,12 +21,16 @@ const maxCollect = 5 * time.Second
 type metrics struct {
 	starts *prometheus.HistogramVec
 	phases *prometheus.HistogramVec
+	execs  *prometheus.HistogramVec
+	output prometheus.Histogram
 
 	mu    sync.Mutex
 	names map[string]bool
 }
 
 var startBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
+
+var execBuckets = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
 
 func newMetrics() *metrics {
 	return &metrics{
@@ -39,12 +43,20 @@ func newMetrics() *metrics {
 			Name: "aetherium_vm_start_phase_duration_seconds", Buckets: startBuckets,
 			Help: "Phases of starts; one with a dot in its name is a part of the phase named before the dot.",
 		}, []string{"driver", "kind", "phase"}),
+		execs: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "aetherium_execution_start_duration_seconds", Buckets: execBuckets,
+			Help: "From when a command was asked for at the worker until the guest confirmed its start, by outcome (started, failed).",
+		}, []string{"outcome"}),
+		output: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "aetherium_execution_first_output_duration_seconds", Buckets: execBuckets,
+			Help: "From when a command was asked for at the worker until its first output is in its journal.",
+		}),
 	}
 }
 
 // Collectors are the worker's metrics for Prometheus.
 func (w *Worker) Collectors() []prometheus.Collector {
-	return []prometheus.Collector{w.metrics.starts, w.metrics.phases, booted{w}}
+	return []prometheus.Collector{w.metrics.starts, w.metrics.phases, w.metrics.execs, w.metrics.output, booted{w}}
 }
 
 // booted tells of the memories that drivers keep of booted machines.
@@ -93,6 +105,15 @@ func (m *metrics) started(driver string, t *trace) {
 	for _, p := range t.phases {
 		m.phases.WithLabelValues(driver, string(t.kind), m.name(p.Name)).Observe(p.Took.Seconds())
 	}
+}
+
+// began counts a command that was to start.
+func (m *metrics) began(at time.Time, err error) {
+	outcome := "started"
+	if err != nil {
+		outcome = "failed"
+	}
+	m.execs.WithLabelValues(outcome).Observe(time.Since(at).Seconds())
 }
 
 // name is a phase's label.

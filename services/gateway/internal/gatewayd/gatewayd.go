@@ -14,6 +14,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/fleet"
 	"github.com/aetherium/aetherium/services/core/pkg/fleet/nodes"
 	"github.com/aetherium/aetherium/services/core/pkg/installation"
+	"github.com/aetherium/aetherium/services/core/pkg/nodelink"
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
 	"github.com/aetherium/aetherium/services/core/pkg/queue/asynq"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
@@ -44,7 +45,8 @@ func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, ready func
 		Client: in.Redis, Name: in.ID, Hub: new(watch.Hub[domain.ID]), Backstop: relay.Backstop, Logger: log,
 	})
 	defer changes.Close()
-	workers := nodes.New(nodes.Config{Store: in.Store, TLS: authority.ClientTLS, Logger: log})
+	calls := nodelink.NewMetrics()
+	workers := nodes.New(nodes.Config{Store: in.Store, TLS: authority.ClientTLS, Metrics: calls, Logger: log})
 	defer workers.Close()
 	jobs := &queues{in: in, log: log, open: map[string]*asynq.Queue{}}
 	defer func() {
@@ -75,7 +77,8 @@ func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, ready func
 	beside.Go(func() { cases.Run(running) })
 	return serve.Run(ctx, s.Common, s.Quotas, s.Front, serve.Deps{
 		Installation: in, Service: cases, Access: who, Queue: queue.Joined(jobs.all), Log: log,
-		Fleet: fleet.New(fleet.Deps{Store: in.Store, Authority: authority}),
+		Fleet:      fleet.New(fleet.Deps{Store: in.Store, Authority: authority}),
+		Collectors: append(calls.Collectors(), newOverview(in.Store, queue.Joined(jobs.all), log)),
 	}, ready)
 }
 

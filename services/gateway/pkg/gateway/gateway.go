@@ -94,6 +94,9 @@ func New(c Config, d Deps) (*Gateway, error) {
 // ServeHTTP answers every request.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.handler.ServeHTTP(w, r) }
 
+// Metrics serves what is measured, to anybody: it is for an address of its own.
+func (g *Gateway) Metrics() http.Handler { return g.metrics.Handler() }
+
 // EndStreams makes every stream end in a way that tells its client to come
 // back; new ones are refused.
 func (g *Gateway) EndStreams() { g.stop() }

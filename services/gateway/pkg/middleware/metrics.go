@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/aetherium/aetherium/services/core/pkg/scrape"
 )
 
 // Metrics are the gateway's own, in a registry of its own.
@@ -23,7 +23,6 @@ type Metrics struct {
 // Returns an error when two collectors describe the same metric.
 func NewMetrics(others ...prometheus.Collector) (*Metrics, error) {
 	m := &Metrics{
-		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "aetherium_http_requests_total", Help: "Requests answered, by route pattern, method and status.",
 		}, []string{"route", "method", "status"}),
@@ -38,22 +37,13 @@ func NewMetrics(others ...prometheus.Collector) (*Metrics, error) {
 			Name: "aetherium_streams_open", Help: "Streams open now, by kind.",
 		}, []string{"kind"}),
 	}
-	all := append([]prometheus.Collector{
-		m.requests, m.latency, m.inFlight, m.streams,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	}, others...)
-	for _, c := range all {
-		if err := m.registry.Register(c); err != nil {
-			return nil, err
-		}
-	}
-	return m, nil
+	var err error
+	m.registry, err = scrape.Registry(append([]prometheus.Collector{m.requests, m.latency, m.inFlight, m.streams}, others...)...)
+	return m, err
 }
 
 // Handler serves the metrics in the formats Prometheus asks for.
-func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Registry: m.registry, MaxRequestsInFlight: 4})
-}
+func (m *Metrics) Handler() http.Handler { return scrape.Handler(m.registry) }
 
 // StreamOpened counts a stream of a kind until the returned function is called.
 func (m *Metrics) StreamOpened(kind string) (closed func()) {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -76,7 +77,7 @@ func Run(ctx context.Context, common core.Common, limits core.Quotas, s settings
 		VMs: d.Service, Tasks: d.Service, Authenticator: who.Authenticator, Projects: who.Lookup, Access: who.Service, Tokens: who.Tokens, Idempotency: api.NewMemoryIdempotency(nil), Uploads: uploads, Audit: records, Logger: d.Log,
 		Queue:      d.Queue,
 		Fleet:      d.Fleet,
-		Collectors: d.Collectors,
+		Collectors: slices.Concat(d.Collectors, d.Service.Collectors(), in.Collectors()),
 		Ready:      func(ctx context.Context) error { return in.Store.Ping(ctx) },
 		Status: func(ctx context.Context) (wire.Status, error) {
 			return status(ctx, in.Store, wire.Status{URL: server.URL(), DataDir: common.DataDir, StartedAt: started})
@@ -99,6 +100,11 @@ func Run(ctx context.Context, common core.Common, limits core.Quotas, s settings
 		defer cancel()
 		err = errors.Join(err, server.Stop(stop))
 	}()
+	unseen, err := serveMetrics(ctx, common, s.Listen.Metrics, g.Metrics(), in.Store.Ping)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unseen()) }()
 	unnamed, err := serveNames(ctx, s, d.Log)
 	if err != nil {
 		return err

@@ -23,6 +23,7 @@ type Front struct {
 // Listen says where the API answers.
 type Listen struct {
 	Address       string   `yaml:"address" doc:"Address and port of the API. Anything but loopback lets others in: the key is then all that protects it."`
+	Metrics       string   `yaml:"metrics" doc:"Address and port of /metrics and /healthz for Prometheus; empty: the API's /metrics alone, which is for administrators."`
 	PreviewDomain string   `yaml:"preview_domain" doc:"Previews answer at <port>-<vm>.<domain>."`
 	Hosts         []string `yaml:"hosts" doc:"Further host names that the API answers to."`
 	// TrustedProxies and Origins are nobody by default.
@@ -93,6 +94,12 @@ func (s Front) Check() error {
 	if _, _, err := net.SplitHostPort(s.Listen.Address); err != nil {
 		return errors.Wrap(err, errors.InvalidArgument, "%q is not an address with a port", s.Listen.Address).
 			WithField("listen.address").WithHint("such as 127.0.0.1:7300")
+	}
+	if s.Listen.Metrics != "" {
+		if _, _, err := net.SplitHostPort(s.Listen.Metrics); err != nil {
+			return errors.Wrap(err, errors.InvalidArgument, "%q is not an address with a port", s.Listen.Metrics).
+				WithField("listen.metrics").WithHint("such as 127.0.0.1:7301")
+		}
 	}
 	if !domainForm.MatchString(s.Listen.PreviewDomain) || len(s.Listen.PreviewDomain) > 200 {
 		return errors.New(errors.InvalidArgument, "%q is not a domain", s.Listen.PreviewDomain).WithField("listen.preview_domain")

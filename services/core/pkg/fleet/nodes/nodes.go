@@ -25,12 +25,13 @@ const (
 	lookLimit = 5 * time.Second
 )
 
-// Config of Nodes. All are needed.
+// Config of Nodes.
 type Config struct {
 	Store storage.Store
 	// TLS is who a worker has to be, and who speaks to it.
-	TLS    func(worker domain.ID) *tls.Config
-	Logger *slog.Logger
+	TLS     func(worker domain.ID) *tls.Config
+	Metrics *nodelink.Metrics // of calls; nil: none
+	Logger  *slog.Logger
 }
 
 // Nodes implements service.Nodes where no worker is in the process.
@@ -135,7 +136,7 @@ func (n *Nodes) look(ctx context.Context, within time.Duration) error {
 			fresh.client = old.client
 			delete(before, w.ID)
 		case w.Address != "":
-			fresh.client = nodelink.NewClient(w.Address, n.c.TLS(w.ID), n.c.Logger)
+			fresh.client = nodelink.NewClient(w.Address, n.c.TLS(w.ID), n.c.Logger).Measured(n.c.Metrics)
 		}
 		n.at[w.ID] = fresh
 	}
