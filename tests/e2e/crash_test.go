@@ -490,7 +490,7 @@ func (f *crashField) checkHost(ctx context.Context, t *testing.T, draining bool)
 
 // checkTasks waits until nothing stands for something under way.
 func (f *crashField) checkTasks(ctx context.Context, t *testing.T) {
-	tasks, err := client.Collect(f.c.Tasks(ctx, nil, client.Page{}))
+	tasks, err := client.Collect(f.c.Tasks(ctx, client.TaskFilter{}, client.Page{}))
 	if err != nil {
 		t.Fatal(err)
 	}

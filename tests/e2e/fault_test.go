@@ -171,7 +171,7 @@ func TestKillNineWhileCreating(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	tasks, err := client.Collect(c.Tasks(ctx, nil, client.Page{}))
+	tasks, err := client.Collect(c.Tasks(ctx, client.TaskFilter{}, client.Page{}))
 	if err != nil {
 		t.Fatal(err)
 	}

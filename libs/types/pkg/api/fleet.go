@@ -11,7 +11,7 @@ type Task struct {
 	Kind        string          `json:"kind" example:"vm.create"`
 	Subject     string          `json:"subject,omitempty" doc:"ID of what it works on"`
 	State       string          `json:"state" enum:"pending,running,succeeded,failed,canceled"`
-	Result      json.RawMessage `json:"result,omitempty" doc:"Depends on the kind"`
+	Result      json.RawMessage `json:"result,omitempty" doc:"Depends on the kind; that of a run is a TaskResult, and lists leave it out"`
 	Error       *TaskError      `json:"error,omitempty"`
 	Attempts    int             `json:"attempts"`
 	MaxAttempts int             `json:"max_attempts"`
@@ -20,6 +20,12 @@ type Task struct {
 	UpdatedAt   time.Time       `json:"updated_at"`
 	RunAt       time.Time       `json:"run_at" doc:"Not before"`
 	EndedAt     *time.Time      `json:"ended_at,omitempty"`
+	// Of the kind run:
+	Name        string `json:"name,omitempty"`
+	GroupID     string `json:"group_id,omitempty"`
+	Step        string `json:"step,omitempty" enum:"queued,creating,running,collecting,ending,done" doc:"How far its attempt is"`
+	VMID        string `json:"vm_id,omitempty" doc:"Of its last attempt, as is execution_id"`
+	ExecutionID string `json:"execution_id,omitempty"`
 }
 
 // TaskError is why a task failed.

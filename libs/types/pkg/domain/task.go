@@ -41,7 +41,62 @@ type Task struct {
 	RunAt       time.Time // not before
 	EndedAt     *time.Time
 	Revision    int64
+
+	// What follows is of runs.
+
+	Name        string   // its owner's, need not be unique
+	GroupID     ID       // of tasks made together; empty: it was made alone
+	Step        TaskStep // how far its attempt is
+	VMID        ID       // the VM of its last attempt
+	ExecutionID ID       // the command of its last attempt
+	SpecSealed  []byte   // what it does, encrypted: it has secrets
 }
+
+// TaskStep is how far the attempt of a run is.
+type TaskStep string
+
+// The steps of a run, in order.
+const (
+	StepQueued     TaskStep = "queued"     // it waits: for its time, other tasks, a place or room
+	StepCreating   TaskStep = "creating"   // its VM is being made
+	StepRunning    TaskStep = "running"    // its command is being started, or runs
+	StepCollecting TaskStep = "collecting" // result files are being read
+	StepEnding     TaskStep = "ending"     // how it ended is known, and its VM is being deleted
+	StepDone       TaskStep = "done"
+)
+
+// AfterFailure is what becomes of a task when one that it was to come after has
+// not succeeded.
+type AfterFailure string
+
+// What can become of it.
+const (
+	AfterFailureSkip AfterFailure = "skip" // it is canceled
+	AfterFailureFail AfterFailure = "fail" // it fails
+	AfterFailureRun  AfterFailure = "run"  // it runs all the same
+)
+
+// The bounds on runs.
+const (
+	MaxTaskAttempts    = 100
+	MaxTaskAfter       = 100
+	MaxTaskGroup       = 1000
+	MaxTaskStdin       = 256 << 10
+	MaxTaskFiles       = 32        // that a command finds
+	MaxTaskFileBytes   = 256 << 10 // of all of them
+	MaxTaskResults     = 16        // that are kept
+	MaxTaskResultBytes = 256 << 10 // of all of them
+	MaxTaskTime        = 7 * 24 * time.Hour
+	MaxTaskBackoff     = time.Hour
+)
+
+// The codes of failed runs, beside those of errors.
+const (
+	TaskCommandFailed    = "command_failed"    // its exit status is not 0
+	TaskCommandTimedOut  = "command_timed_out" // it was killed when its time was up
+	TaskCommandLost      = "command_lost"      // what became of it is not known
+	TaskDependencyFailed = "dependency_failed"
+)
 
 // TaskError is why a task failed.
 type TaskError struct {

@@ -132,7 +132,7 @@ func (a *app) completeVolumes(cmd *cobra.Command, args []string, _ string) ([]st
 func (a *app) completeTasks(states ...string) completer {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		return a.offer(cmd, args, func(ctx context.Context, c *client.Client) ([]string, error) {
-			list, err := client.Collect(c.Tasks(ctx, states, client.Page{Limit: maxOffers}))
+			list, err := client.Collect(c.Tasks(ctx, client.TaskFilter{States: states}, client.Page{Limit: maxOffers}))
 			return describeEach(list, func(t api.Task) string { return t.ID + "\t" + t.Kind + ", " + t.State }), err
 		})
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"strconv"
 	"time"
 
@@ -12,13 +13,14 @@ import (
 )
 
 func (a *app) taskCommand() *cobra.Command {
-	return group("task", "See and cancel tasks", a.taskListCommand(), a.taskGetCommand(), a.taskCancelCommand())
+	return group("task", "Run commands as tasks, and see and cancel tasks", a.taskCreateCommand(), a.taskListCommand(), a.taskGetCommand(), a.taskLogsCommand(),
+		a.taskWaitCommand(), a.taskRetryCommand(), a.taskCancelCommand(), a.taskGroupCommand())
 }
 
 func taskID(t api.Task) string { return t.ID }
 
 func (a *app) taskListCommand() *cobra.Command {
-	var states []string
+	var f client.TaskFilter
 	var page client.Page
 	cmd := &cobra.Command{
 		Use:     "ls",
@@ -26,14 +28,14 @@ func (a *app) taskListCommand() *cobra.Command {
 		Short:   "List tasks",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkFirst(checkLimit(cmd, page.Limit), checkChoices(cmd, "state", states, taskStates)); err != nil {
+			if err := checkFirst(checkLimit(cmd, page.Limit), checkChoices(cmd, "state", f.States, taskStates), checkID(cmd, "group", f.Group)); err != nil {
 				return err
 			}
 			c, err := a.client()
 			if err != nil {
 				return err
 			}
-			items, err := client.Collect(c.Tasks(cmd.Context(), states, page))
+			items, err := client.Collect(c.Tasks(cmd.Context(), f, page))
 			if err != nil {
 				return err
 			}
@@ -47,17 +49,20 @@ func (a *app) taskListCommand() *cobra.Command {
 						problem = t.Error.Message
 					}
 					return []render.Cell{
-						render.Text(t.ID), render.Text(t.Kind), render.Text(t.State), render.Text(t.Subject),
+						render.Text(t.ID), render.Text(t.Kind), render.Text(t.State), render.Text(cmp.Or(t.Subject, t.Name)),
 						render.Int(int64(t.Attempts)), render.Since(t.CreatedAt, now), render.Text(problem),
 					}
 				},
 			})
 		},
 	}
-	f := cmd.Flags()
-	f.StringSliceVar(&states, "state", nil, "only these states")
-	f.IntVar(&page.Limit, "limit", 0, "so many at most")
+	fl := cmd.Flags()
+	fl.StringSliceVar(&f.States, "state", nil, "only these states")
+	fl.StringVar(&f.Kind, "kind", "", "only this kind, such as run or template.build")
+	fl.StringVar(&f.Group, "group", "", "only tasks of this group")
+	fl.IntVar(&page.Limit, "limit", 0, "so many at most")
 	must(cmd.RegisterFlagCompletionFunc("state", fixed(taskStates...)))
+	must(cmd.RegisterFlagCompletionFunc("kind", fixed("run", "template.build", "tools.install", "vm.create")))
 	return cmd
 }
 
@@ -85,6 +90,11 @@ func (a *app) taskGetCommand() *cobra.Command {
 				{"ID", t.ID}, {"Kind", t.Kind}, {"State", t.State}, {"Subject", t.Subject},
 				{"Attempts", strconv.Itoa(t.Attempts) + " of " + strconv.Itoa(t.MaxAttempts)},
 				{"Created", t.CreatedAt.UTC().Format(time.RFC3339)},
+			}
+			for _, more := range [][2]string{{"Name", t.Name}, {"Group", t.GroupID}, {"Step", t.Step}, {"VM", t.VMID}, {"Execution", t.ExecutionID}} {
+				if more[1] != "" {
+					p = append(p, more)
+				}
 			}
 			if t.EndedAt != nil {
 				p = append(p, [2]string{"Ended", t.EndedAt.UTC().Format(time.RFC3339)})

@@ -125,13 +125,66 @@ func (cw *countingWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Tasks lists tasks, of the states given or all.
-func (c *Client) Tasks(ctx context.Context, states []string, p Page) iter.Seq2[api.Task, error] {
+// TaskFilter narrows a list. Zero fields do not filter.
+type TaskFilter struct {
+	States      []string
+	Kind, Group string
+}
+
+// Tasks lists tasks.
+func (c *Client) Tasks(ctx context.Context, f TaskFilter, p Page) iter.Seq2[api.Task, error] {
 	cl := get("tasks")
-	if len(states) > 0 {
-		cl.query = map[string][]string{"state": states}
+	if len(f.States) > 0 {
+		cl.query = map[string][]string{"state": f.States}
+	}
+	if f.Kind != "" {
+		cl = cl.param("kind", f.Kind)
+	}
+	if f.Group != "" {
+		cl = cl.param("group", f.Group)
 	}
 	return all[api.Task](ctx, c, cl, p)
+}
+
+// CreateTask has a command run in a VM of its own.
+func (c *Client) CreateTask(ctx context.Context, req api.CreateTask) (api.Task, error) {
+	return fetch[api.Task](ctx, c, create(req, "tasks"))
+}
+
+// CreateTaskGroup makes many tasks at once.
+func (c *Client) CreateTaskGroup(ctx context.Context, req api.CreateTaskGroup) (api.TaskGroup, error) {
+	return fetch[api.TaskGroup](ctx, c, create(req, "task-groups"))
+}
+
+// TaskGroup counts a group's tasks. Returns NotFound.
+func (c *Client) TaskGroup(ctx context.Context, id string) (api.TaskGroup, error) {
+	return fetch[api.TaskGroup](ctx, c, get("task-groups", id))
+}
+
+// CancelTaskGroup asks the tasks of a group to end.
+func (c *Client) CancelTaskGroup(ctx context.Context, id string) (api.TaskGroup, error) {
+	return fetch[api.TaskGroup](ctx, c, post(nil, "task-groups", id, "cancel"))
+}
+
+// RetryTask lets a task run once more. Returns Conflict, Unsupported.
+func (c *Client) RetryTask(ctx context.Context, id string) (api.Task, error) {
+	return fetch[api.Task](ctx, c, post(nil, "tasks", id, "retry"))
+}
+
+// TaskOutput writes what a task's command wrote to w; with follow, from its start
+// until its end, and goes on where a connection broke.
+func (c *Client) TaskOutput(ctx context.Context, id string, follow bool, w io.Writer) error {
+	out := get("tasks", id, "output").with("Accept", "application/octet-stream")
+	if !follow {
+		resp, err := c.open(ctx, out)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = resp.Body.Close() }()
+		_, err = io.Copy(w, resp.Body)
+		return err
+	}
+	return c.followLog(ctx, out, w)
 }
 
 // Task gets a task.

@@ -79,6 +79,10 @@ func (in *Installation) Collectors() []prometheus.Collector {
 // WorkerQueue names the queue of a worker's jobs in Redis, which it alone reads.
 func (in *Installation) WorkerQueue(worker domain.ID) string { return in.ID + ":" + worker.String() }
 
+// RunQueue names the queue in Redis of runs to be looked at, which all processes
+// with a gateway read.
+func (in *Installation) RunQueue() string { return in.ID + ":runs" }
+
 // Close closes what Open opened. Whatever uses it has ended before.
 func (in *Installation) Close() error {
 	var errs []error

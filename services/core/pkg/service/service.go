@@ -141,6 +141,8 @@ type Config struct {
 	Overcommit Overcommit
 	// Quota is what projects may have and do that have no quota of their own.
 	Quota domain.Quota
+	// MaxOpenRuns bounds the runs of a project that have not ended; 0: 10000.
+	MaxOpenRuns int
 }
 
 // Overcommit multiplies capacity at admission.
@@ -152,6 +154,7 @@ type Service struct {
 	nodes   Nodes
 	sealer  seal.Sealer
 	changes watch.Changes[domain.ID] // woken by the worker after each commit for a VM or task
+	runs    RunQueue
 	config  Config
 	metrics *metrics
 	log     *slog.Logger
@@ -171,8 +174,14 @@ type Deps struct {
 	Nodes   Nodes
 	Sealer  seal.Sealer
 	Changes watch.Changes[domain.ID]
+	Runs    RunQueue // nil: what carries runs out finds them by itself
 	Log     *slog.Logger
 	Now     func() time.Time // nil: time.Now
+}
+
+// RunQueue is where it is told that a run is to be looked at.
+type RunQueue interface {
+	WakeRun(project, id domain.ID)
 }
 
 // New makes a service.
@@ -186,7 +195,10 @@ func New(config Config, d Deps) *Service {
 	if config.AwayAfter == 0 {
 		config.AwayAfter = 20 * time.Second
 	}
-	return &Service{store: d.Store, nodes: d.Nodes, sealer: d.Sealer, changes: d.Changes, config: config, metrics: newMetrics(), log: d.Log, now: d.Now}
+	if config.MaxOpenRuns == 0 {
+		config.MaxOpenRuns = 10_000
+	}
+	return &Service{store: d.Store, nodes: d.Nodes, sealer: d.Sealer, changes: d.Changes, runs: d.Runs, config: config, metrics: newMetrics(), log: d.Log, now: d.Now}
 }
 
 // time returns the present in the precision that the store keeps.

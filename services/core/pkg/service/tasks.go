@@ -20,6 +20,8 @@ const (
 	TaskBuild = "template.build"
 	// TaskTools installs tools.
 	TaskTools = "tools.install"
+	// TaskRun runs a command in a VM of its own.
+	TaskRun = "run"
 )
 
 // GetTask implements vmm.TaskService.
@@ -33,10 +35,12 @@ func (s *Service) GetTask(ctx context.Context, by vmm.Caller, id domain.ID) (*do
 }
 
 // ListTasks implements vmm.TaskService.
-func (s *Service) ListTasks(ctx context.Context, by vmm.Caller, states []domain.TaskState, p vmm.Page) (vmm.List[*domain.Task], error) {
+func (s *Service) ListTasks(ctx context.Context, by vmm.Caller, f vmm.TaskFilter) (vmm.List[*domain.Task], error) {
 	var list vmm.List[*domain.Task]
 	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
-		list, err = tx.Tasks().List(ctx, storage.TaskFilter{ProjectID: by.ProjectID, States: states, Page: p})
+		list, err = tx.Tasks().List(ctx, storage.TaskFilter{
+			ProjectID: by.ProjectID, States: f.States, Kind: f.Kind, GroupID: f.GroupID, Page: f.Page,
+		})
 		return err
 	})
 	return list, err
@@ -53,28 +57,44 @@ func (s *Service) CancelTask(ctx context.Context, by vmm.Caller, id domain.ID) (
 		if t.State.Ended() {
 			return errors.New(errors.Conflict, "the task has ended: it is %s", t.State)
 		}
-		now := s.time()
-		t.CancelAsked, t.UpdatedAt = true, now
-		kind := events.TaskUpdated
-		if t.State == domain.TaskPending {
-			t.State, t.EndedAt = domain.TaskCanceled, &now
-			kind = events.TaskCanceled
-		}
-		if err := tx.Tasks().Update(ctx, t); err != nil {
-			return err
-		}
-		return tx.Outbox().Append(ctx, events.Task(kind, t, now))
+		return s.cancel(ctx, tx, t)
 	})
 	if err != nil {
 		return nil, err
 	}
+	return t, s.canceled(ctx, by, t)
+}
+
+// cancel writes that a task is to end, or has.
+func (s *Service) cancel(ctx context.Context, tx storage.Tx, t *domain.Task) error {
+	now := s.time()
+	t.CancelAsked, t.UpdatedAt = true, now
+	kind := events.TaskUpdated
+	if t.State == domain.TaskPending {
+		t.State, t.EndedAt = domain.TaskCanceled, &now
+		kind = events.TaskCanceled
+		if t.Kind == TaskRun {
+			t.Step = domain.StepDone
+		}
+	}
+	if err := tx.Tasks().Update(ctx, t); err != nil {
+		return err
+	}
+	return tx.Outbox().Append(ctx, events.Task(kind, t, now))
+}
+
+// canceled tells of what cancel has written.
+func (s *Service) canceled(ctx context.Context, by vmm.Caller, t *domain.Task) error {
 	s.changes.Notify(t.ID)
 	if t.Kind == taskVMCreate {
 		_, err := s.DeleteVM(ctx, by, t.Subject)
-		return t, err
+		return err
+	}
+	if t.Kind == TaskRun {
+		return s.runCanceled(ctx, by, t)
 	}
 	s.tell(t.WorkerID, func(n Node) { n.CancelTask(t.ID) })
-	return t, nil
+	return nil
 }
 
 // tell has a worker look at what is in the database already. One that is not

@@ -24,12 +24,23 @@ func (s *Service) CreateVM(ctx context.Context, by vmm.Caller, req vmm.CreateVM)
 	if err := s.checkCreate(&req); err != nil {
 		return nil, err
 	}
-	vm, err := s.newVM(ctx, by, domain.NewID(), req)
+	id := req.ID
+	if id == "" {
+		id = domain.NewID()
+	}
+	vm, err := s.newVM(ctx, by, id, req)
 	if err != nil {
 		return nil, err
 	}
 	existing := false
 	err = s.store.Update(ctx, func(tx storage.Tx) error {
+		if req.ID != "" {
+			found, err := tx.VMs().Get(ctx, by.ProjectID, req.ID)
+			if !errors.HasCode(err, errors.NotFound) {
+				vm, existing = found, true
+				return err
+			}
+		}
 		if req.IdempotencyKey != "" {
 			found, err := s.idempotentVM(ctx, tx, by, req, vm.ID)
 			if err != nil {

@@ -14,6 +14,13 @@ import (
 type Service struct {
 	Overcommit Over   `yaml:"overcommit"`
 	Quotas     Quotas `yaml:"quotas"`
+	Tasks      Tasks  `yaml:"tasks"`
+}
+
+// Tasks bounds what projects have run in VMs of tasks' own.
+type Tasks struct {
+	Concurrent int `yaml:"concurrent" doc:"Tasks of a project that run at once; 0: any."`
+	Open       int `yaml:"open" doc:"Tasks of a project that have not ended."`
 }
 
 // Over is how many times the host's capacity may be promised; 0: without bound.
@@ -45,7 +52,9 @@ func (q Quotas) Quota() domain.Quota {
 }
 
 // DefaultService promises memory and disk several times.
-func DefaultService() Service { return Service{Overcommit: Over{CPU: 0, Memory: 4, Disk: 16}} }
+func DefaultService() Service {
+	return Service{Overcommit: Over{CPU: 0, Memory: 4, Disk: 16}, Tasks: Tasks{Concurrent: 64, Open: 10_000}}
+}
 
 // Config is what the service makes of it. builder is the driver of machines that
 // templates are built in, tools what every VM gets.
@@ -60,6 +69,7 @@ func (s Service) Config(c Common, builder string, tools []string) service.Config
 		KeepTombstones: time.Duration(c.Keep.Tombstones),
 		Overcommit:     service.Overcommit{CPU: s.Overcommit.CPU, Memory: s.Overcommit.Memory, Disk: s.Overcommit.Disk},
 		Quota:          s.Quotas.Quota(),
+		MaxOpenRuns:    s.Tasks.Open,
 	}
 }
 
@@ -72,6 +82,12 @@ func (s Service) Check() error {
 		if !(v >= 0 && v <= 1e6) {
 			return errors.New(errors.InvalidArgument, "an overcommit of %v is out of range", v).WithField("overcommit." + name)
 		}
+	}
+	if s.Tasks.Concurrent < 0 {
+		return errors.New(errors.InvalidArgument, "%d tasks cannot run at once", s.Tasks.Concurrent).WithField("tasks.concurrent")
+	}
+	if s.Tasks.Open < 1 {
+		return errors.New(errors.InvalidArgument, "%d tasks cannot be open", s.Tasks.Open).WithField("tasks.open")
 	}
 	return s.Quotas.Quota().Validate("quotas")
 }

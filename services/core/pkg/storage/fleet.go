@@ -91,18 +91,21 @@ type TaskFilter struct {
 	Kind      string
 	Subject   domain.ID
 	WorkerID  domain.ID
+	GroupID   domain.ID
 	States    []domain.TaskState // any of them
 	Page
 }
 
-// Tasks is the table of tasks.
+// Tasks is the table of tasks. Lists are without what a run does and its result:
+// a run is read by Get before it is updated.
 type Tasks interface {
 	// Get returns NotFound.
 	Get(ctx context.Context, project, id domain.ID) (*domain.Task, error)
 	// Insert returns AlreadyExists, NotFound for the project.
 	Insert(ctx context.Context, t *domain.Task) error
-	// Update writes everything but ID, project, kind, subject, arguments and
-	// creation time. Returns Conflict when changed meanwhile, NotFound.
+	// Update writes everything but ID, project, kind, subject, arguments, name,
+	// group, what it does and creation time. Returns Conflict when changed
+	// meanwhile, NotFound.
 	Update(ctx context.Context, t *domain.Task) error
 	List(ctx context.Context, f TaskFilter) (List[*domain.Task], error)
 	// Runnable lists pending tasks whose time has come, earliest first.
@@ -110,7 +113,24 @@ type Tasks interface {
 	// Running lists running tasks, longest unchanged first: after a crash
 	// these are the interrupted ones.
 	Running(ctx context.Context, limit int) ([]*domain.Task, error)
-	// DeleteEnded removes at most limit tasks that ended before a time.
+	// Wait notes that a task comes after others of its project. Returns NotFound
+	// for one that is not there.
+	Wait(ctx context.Context, project, id domain.ID, after []domain.ID) error
+	// After lists the tasks that one comes after.
+	After(ctx context.Context, project, id domain.ID) ([]*domain.Task, error)
+	// Waiting lists pending tasks that come after one, oldest first.
+	Waiting(ctx context.Context, project, id domain.ID, limit int) ([]*domain.Task, error)
+	// Ready lists pending tasks of a kind whose time has come and that come after
+	// none that has not ended, oldest first; of a project, or of any.
+	Ready(ctx context.Context, kind string, project domain.ID, now time.Time, limit int) ([]*domain.Task, error)
+	// CountRunning counts a project's running tasks of a kind.
+	CountRunning(ctx context.Context, kind string, project domain.ID) (int, error)
+	// CountOpen counts a project's tasks of a kind that have not ended.
+	CountOpen(ctx context.Context, kind string, project domain.ID) (int, error)
+	// CountGroup counts a group's tasks by state.
+	CountGroup(ctx context.Context, project, group domain.ID) (map[domain.TaskState]int, error)
+	// DeleteEnded removes at most limit tasks that ended before a time. One that
+	// another waits for stays.
 	DeleteEnded(ctx context.Context, before time.Time, limit int) (int, error)
 }
 

@@ -31,6 +31,9 @@ func SealedSecret(s *domain.Secret) string {
 // SealedVolumeToken is the place of the token that opens a volume's content.
 func SealedVolumeToken(id domain.ID) string { return "volumes/" + string(id) + "/token" }
 
+// SealedTaskSpec is the place of what a run does.
+func SealedTaskSpec(id domain.ID) string { return "tasks/" + string(id) + "/spec" }
+
 // SealedSetting is the place of a setting that is a secret. Such settings have
 // keys that begin with SealedSettings, and values in standard base64.
 func SealedSetting(key string) string { return "settings/" + key }

@@ -105,7 +105,10 @@ type CreateVM struct {
 	// RequestDigest is compared when a key is used again (IdempotencyMismatch).
 	RequestDigest string
 	// Trace, if set, is called as each phase of the creation ends.
-	Trace func(phase string, d time.Duration)
+	Trace func(phase string, d time.Duration) `json:"-"`
+	// ID of the VM may be minted by the caller, who asks again with it when it is
+	// not known what came of the first time: the same ID never makes two.
+	ID domain.ID
 }
 
 // PatchVM changes what may change. Nil leaves a thing as it is.
@@ -578,11 +581,81 @@ type Events interface {
 // TaskService is durable asynchronous work as callers see it.
 type TaskService interface {
 	GetTask(ctx context.Context, by Caller, id domain.ID) (*domain.Task, error)
-	ListTasks(ctx context.Context, by Caller, states []domain.TaskState, p Page) (List[*domain.Task], error)
+	ListTasks(ctx context.Context, by Caller, f TaskFilter) (List[*domain.Task], error)
 	// CancelTask asks a task to end; one that has ended is Conflict.
 	CancelTask(ctx context.Context, by Caller, id domain.ID) (*domain.Task, error)
 	// WaitTask blocks until the task has ended.
 	WaitTask(ctx context.Context, by Caller, id domain.ID) (*domain.Task, error)
 	// TaskForVM makes the task row that stands for an asynchronous VM creation.
 	TaskForVM(ctx context.Context, by Caller, kind string, vm domain.ID, args json.RawMessage) (*domain.Task, error)
+	Runs
+}
+
+// TaskFilter narrows a list. Zero fields do not filter.
+type TaskFilter struct {
+	States  []domain.TaskState
+	Kind    string
+	GroupID domain.ID
+	Page
+}
+
+// Run is a command that is run in a VM of its own, which is gone afterwards.
+type Run struct {
+	Name string
+	VM   CreateVM // without name and times
+	// Command has no terminal, and takes no input but Stdin. Its timeout, which
+	// it must have, is that of each attempt.
+	Command domain.Command
+	Stdin   []byte // the whole input
+	// Files are written before the command starts, as its user.
+	Files []RunFile
+	// Results are paths of files that are kept when it has ended, with whatever status.
+	Results []string
+	// MaxAttempts: how often it is tried when it fails; 0: once. A command that
+	// was started is run again for no other reason.
+	MaxAttempts int
+	Backoff     time.Duration // before the second attempt; doubled for each further one. 0: a second
+	// After are tasks that must have ended before.
+	After        []domain.ID
+	AfterFailure domain.AfterFailure // when one of them has not succeeded; empty: skip
+}
+
+// RunFile is a file that a command finds.
+type RunFile struct {
+	Path    string
+	Content []byte
+	Mode    uint32 // permission bits; 0: 0644
+}
+
+// CreateRuns asks for tasks that are made together or not at all.
+type CreateRuns struct {
+	Runs  []Run
+	Group bool // they are a group
+	// IdempotencyKey: the same key by the same project yields the same tasks.
+	IdempotencyKey string
+	RequestDigest  string // compared when a key is used again (IdempotencyMismatch)
+}
+
+// TaskGroup is tasks that were made together.
+type TaskGroup struct {
+	ID     domain.ID
+	Counts map[domain.TaskState]int
+}
+
+// Runs are tasks that run commands in VMs of their own.
+type Runs interface {
+	// CreateRuns returns NotFound for a task to come after that is not there,
+	// QuotaExceeded when too many of the project's wait, IdempotencyMismatch.
+	CreateRuns(ctx context.Context, by Caller, req CreateRuns) ([]*domain.Task, error)
+	// RetryTask lets a run that failed or was canceled run once more. Returns
+	// Conflict for one that has not, Unsupported for another task.
+	RetryTask(ctx context.Context, by Caller, id domain.ID) (*domain.Task, error)
+	// TaskExecution gives the command of a run's last attempt; with wait once it
+	// has been started. Returns Conflict when none has been, Unsupported for a task
+	// that has no command.
+	TaskExecution(ctx context.Context, by Caller, id domain.ID, wait bool) (domain.ID, error)
+	// GetTaskGroup returns NotFound.
+	GetTaskGroup(ctx context.Context, by Caller, id domain.ID) (TaskGroup, error)
+	// CancelTaskGroup asks those of a group that have not ended to end.
+	CancelTaskGroup(ctx context.Context, by Caller, id domain.ID) (TaskGroup, error)
 }

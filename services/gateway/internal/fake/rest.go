@@ -429,17 +429,18 @@ func (o *Orchestrator) GetTask(_ context.Context, by vmm.Caller, id domain.ID) (
 }
 
 // ListTasks implements vmm.TaskService.
-func (o *Orchestrator) ListTasks(_ context.Context, by vmm.Caller, states []domain.TaskState, p vmm.Page) (vmm.List[*domain.Task], error) {
+func (o *Orchestrator) ListTasks(_ context.Context, by vmm.Caller, f vmm.TaskFilter) (vmm.List[*domain.Task], error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	var all []*domain.Task
 	for _, t := range o.tasks {
-		if t.ProjectID == by.ProjectID && (len(states) == 0 || slices.Contains(states, t.State)) {
+		if t.ProjectID == by.ProjectID && (len(f.States) == 0 || slices.Contains(f.States, t.State)) &&
+			(f.Kind == "" || t.Kind == f.Kind) && (f.GroupID == "" || t.GroupID == f.GroupID) {
 			c := *t
 			all = append(all, &c)
 		}
 	}
-	return page(all, p)
+	return page(all, f.Page)
 }
 
 // CancelTask implements vmm.TaskService.
@@ -477,4 +478,62 @@ func (o *Orchestrator) TaskForVM(_ context.Context, by vmm.Caller, kind string, 
 	defer o.mu.Unlock()
 	c := *o.task(by, "vm."+kind, id)
 	return &c, nil
+}
+
+// CreateRuns implements vmm.Runs. They have run at once.
+func (o *Orchestrator) CreateRuns(_ context.Context, by vmm.Caller, req vmm.CreateRuns) ([]*domain.Task, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var made []*domain.Task
+	group := domain.NewID()
+	for _, r := range req.Runs {
+		t := o.task(by, "run", "")
+		t.Name, t.Step, t.VMID, t.ExecutionID = r.Name, domain.StepDone, domain.NewID(), domain.NewID()
+		if req.Group {
+			t.GroupID = group
+		}
+		o.finish(t)
+		c := *t
+		made = append(made, &c)
+	}
+	return made, nil
+}
+
+// RetryTask implements vmm.Runs.
+func (o *Orchestrator) RetryTask(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.Task, error) {
+	t, err := o.GetTask(ctx, by, id)
+	if err == nil {
+		err = errors.New(errors.Conflict, "the task is %s", t.State)
+	}
+	return nil, err
+}
+
+// TaskExecution implements vmm.Runs.
+func (o *Orchestrator) TaskExecution(ctx context.Context, by vmm.Caller, id domain.ID, _ bool) (domain.ID, error) {
+	t, err := o.GetTask(ctx, by, id)
+	if err == nil {
+		err = errors.New(errors.Conflict, "the task %s has no output", t.ID)
+	}
+	return "", err
+}
+
+// GetTaskGroup implements vmm.Runs.
+func (o *Orchestrator) GetTaskGroup(_ context.Context, by vmm.Caller, id domain.ID) (vmm.TaskGroup, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	g := vmm.TaskGroup{ID: id, Counts: map[domain.TaskState]int{}}
+	for _, t := range o.tasks {
+		if t.ProjectID == by.ProjectID && t.GroupID == id {
+			g.Counts[t.State]++
+		}
+	}
+	if len(g.Counts) == 0 {
+		return g, errors.New(errors.NotFound, "there is no group of tasks %s", id)
+	}
+	return g, nil
+}
+
+// CancelTaskGroup implements vmm.Runs.
+func (o *Orchestrator) CancelTaskGroup(ctx context.Context, by vmm.Caller, id domain.ID) (vmm.TaskGroup, error) {
+	return o.GetTaskGroup(ctx, by, id)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/nodelink"
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
 	"github.com/aetherium/aetherium/services/core/pkg/queue/asynq"
+	"github.com/aetherium/aetherium/services/core/pkg/runner"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
 	"github.com/aetherium/aetherium/services/core/pkg/watch/relay"
@@ -54,11 +55,20 @@ func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, ready func
 		defer cancel()
 		err = errors.Join(err, jobs.close(stop))
 	}()
+	runs, err := runner.OpenQueue(runner.QueueConfig{Redis: in.Redis, Name: in.RunQueue(), Log: log})
+	if err != nil {
+		return err
+	}
 	config := s.Service.Config(s.Common, s.VM.Builder(), s.Tools.Default)
 	config.AwayAfter = time.Duration(s.Workers.AwayAfter)
 	cases := service.New(config, service.Deps{
-		Store: in.Store, Nodes: workers, Sealer: in.Sealer, Changes: changes, Log: log,
+		Store: in.Store, Nodes: workers, Sealer: in.Sealer, Changes: changes,
+		Runs: runner.Waker{Queue: runs, Log: log}, Log: log,
 	})
+	attendant := runner.New(runner.Config{PerProject: s.Service.Tasks.Concurrent}, runner.Deps{
+		Store: in.Store, Service: cases, Sealer: in.Sealer, Queue: runs, Changes: changes, Log: log,
+	})
+	defer func() { err = errors.Join(err, attendant.Stop(context.WithoutCancel(ctx))) }()
 	project, err := in.FirstProject(ctx)
 	if err != nil {
 		return err
@@ -75,6 +85,9 @@ func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, ready func
 	defer func() { cancel(); beside.Wait() }()
 	beside.Go(func() { workers.Run(running) })
 	beside.Go(func() { cases.Run(running) })
+	if err := attendant.Start(ctx); err != nil {
+		return err
+	}
 	return serve.Run(ctx, s.Common, s.Quotas, s.Front, serve.Deps{
 		Installation: in, Service: cases, Access: who, Queue: queue.Joined(jobs.all), Log: log,
 		Fleet:      fleet.New(fleet.Deps{Store: in.Store, Authority: authority}),

@@ -11,7 +11,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 )
 
-// queues looks into those of all workers.
+// queues looks into those of all workers, and of runs.
 type queues struct {
 	in  *installation.Installation
 	log *slog.Logger
@@ -22,7 +22,7 @@ type queues struct {
 
 // all is a queue.Joined.
 func (q *queues) all(ctx context.Context) ([]queue.Inspector, error) {
-	var names []string
+	names := []string{q.in.RunQueue()}
 	err := q.in.Store.View(ctx, func(tx storage.Tx) error {
 		workers, err := tx.Workers().All(ctx)
 		for _, w := range workers {

@@ -163,6 +163,7 @@ func task(t *domain.Task) wire.Task {
 		ID: t.ID.String(), Kind: t.Kind, Subject: t.Subject.String(), State: string(t.State), Result: t.Result,
 		Attempts: t.Attempts, MaxAttempts: t.MaxAttempts, CancelAsked: t.CancelAsked,
 		CreatedAt: t.CreatedAt, UpdatedAt: t.UpdatedAt, RunAt: t.RunAt, EndedAt: t.EndedAt,
+		Name: t.Name, GroupID: t.GroupID.String(), Step: string(t.Step), VMID: t.VMID.String(), ExecutionID: t.ExecutionID.String(),
 	}
 	if t.Error != nil {
 		out.Error = &wire.TaskError{Code: t.Error.Code, Message: t.Error.Message}

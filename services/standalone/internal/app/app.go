@@ -9,6 +9,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/installation"
+	"github.com/aetherium/aetherium/services/core/pkg/queue"
 	"github.com/aetherium/aetherium/services/gateway/pkg/serve"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
@@ -42,6 +43,10 @@ func Serve(ctx context.Context, s settings.Settings, log *slog.Logger, ready fun
 		defer cancel()
 		err = errors.Join(err, n.host.Worker.Stop(stop))
 	}()
+	if err := n.runner.Start(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.runner.Stop(ctx)) }()
 	base, err := n.host.EnsureBase(ctx, project)
 	if err != nil {
 		return err
@@ -55,7 +60,9 @@ func Serve(ctx context.Context, s settings.Settings, log *slog.Logger, ready fun
 	defer func() { cancel(); <-done }()
 	return serve.Run(ctx, s.Common, s.Quotas, s.Front, serve.Deps{
 		Installation: n.in, Service: n.service, Access: who, Log: log,
-		Queue:      n.host.Queue,
+		Queue: queue.Joined(func(context.Context) ([]queue.Inspector, error) {
+			return []queue.Inspector{n.host.Queue, n.runs}, nil
+		}),
 		Collectors: append(n.host.Worker.Collectors(), n.host.Metrics.Collectors(n.host.Queue)...),
 	}, func(string) error { return ready() })
 }

@@ -9,6 +9,8 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/host"
 	"github.com/aetherium/aetherium/services/core/pkg/installation"
+	"github.com/aetherium/aetherium/services/core/pkg/queue"
+	"github.com/aetherium/aetherium/services/core/pkg/runner"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
@@ -19,6 +21,8 @@ type node struct {
 	in      *installation.Installation
 	host    *host.Host
 	service *service.Service
+	runs    queue.Queue
+	runner  *runner.Runner
 }
 
 // open opens everything; on an error what was opened is closed again.
@@ -42,8 +46,17 @@ func open(ctx context.Context, s settings.Settings, log *slog.Logger, serves boo
 	if err != nil {
 		return n, err
 	}
+	if n.runs, err = runner.OpenQueue(runner.QueueConfig{
+		Redis: n.in.Redis, Name: n.in.RunQueue(), Owner: n.in.ID, Metrics: n.host.Metrics, Log: log,
+	}); err != nil {
+		return n, err
+	}
 	n.service = service.New(s.Service.Config(s.Common, n.host.Builder, s.Tools.Default), service.Deps{
-		Store: n.in.Store, Nodes: service.OneNode{Only: n.host.Worker}, Sealer: n.in.Sealer, Changes: changes, Log: log,
+		Store: n.in.Store, Nodes: service.OneNode{Only: n.host.Worker}, Sealer: n.in.Sealer, Changes: changes,
+		Runs: runner.Waker{Queue: n.runs, Log: log}, Log: log,
+	})
+	n.runner = runner.New(runner.Config{PerProject: s.Service.Tasks.Concurrent}, runner.Deps{
+		Store: n.in.Store, Service: n.service, Sealer: n.in.Sealer, Queue: n.runs, Changes: changes, Log: log,
 	})
 	return n, nil
 }
@@ -51,8 +64,11 @@ func open(ctx context.Context, s settings.Settings, log *slog.Logger, serves boo
 // close closes what open opened, last first.
 func (n *node) close() error {
 	var err error
+	if n.runner != nil {
+		err = n.runner.Stop(context.Background())
+	}
 	if n.host != nil {
-		err = n.host.Close()
+		err = errors.Join(err, n.host.Close())
 	}
 	if n.in != nil {
 		err = errors.Join(err, n.in.Close())

@@ -54,8 +54,10 @@ func probes() map[string][]probe {
 		"signal-execution": {{kind: "execution", body: `{"signal":"KILL"}`}}, "write-stdin": {{kind: "execution", body: []byte("x")}}, "close-stdin": of("execution"),
 		"stream-execution": {{kind: "execution", socket: true}}, "stream-execution-events": {{kind: "execution", header: events}},
 		"get-snapshot": of("snapshot"), "delete-snapshot": of("snapshot"),
-		"get-task": of("task"), "cancel-task": of("task"),
-		"get-template": of("template"), "delete-template": of("template"), "get-build-log": of("build"), "get-installation-log": of("installation"),
+		"get-task": of("task"), "cancel-task": of("task"), "retry-task": of("task"), "get-task-output": of("run"), "get-task-group": of("group"), "cancel-task-group": of("group"),
+		"create-task":       {{kind: "task", body: `{"args":["true"],"after":["%s"]}`}}, // its VM is made as by create-vm, later
+		"create-task-group": {{kind: "task", body: `{"tasks":[{"args":["true"],"after":["%s"]}]}`}},
+		"get-template":      of("template"), "delete-template": of("template"), "get-build-log": of("build"), "get-installation-log": of("installation"),
 		"tag-template": {{kind: "template", body: `{"tag":"latest"}`}}, "untag-template": of("template"),
 		"delete-secret": of("secret"),
 		"get-volume":    of("volume"), "delete-volume": of("volume"), "read-volume-file": volume("path=kept", nil), "head-volume-file": volume("path=kept", nil),
@@ -164,7 +166,7 @@ func TestAnothersThingsAreNotThere(t *testing.T) {
 	a, b := h.tenant("alice", domain.ScopeManage), h.tenant("bob", domain.ScopeManage)
 	things := a.settle(a.with("root", domain.ScopeAdmin))
 	b.template()
-	a.told(2, 1)
+	a.told(3, 2)
 	before := a.everything(things)
 	cases := probes()
 	for _, op := range a.operations() {
@@ -338,7 +340,7 @@ func TestSameNamesAreDifferentThings(t *testing.T) {
 	if !strings.Contains(mine.body, `"alice\n"`) || !strings.Contains(theirs.body, `"bob\n"`) {
 		t.Errorf("executions by the same key: %s %s", mine.body, theirs.body)
 	}
-	a.told(3, 2)
+	a.told(4, 3)
 	before := a.everything(things)
 	for _, x := range things["execution"].mine {
 		for _, path := range []string{"/execute", "/executions"} {

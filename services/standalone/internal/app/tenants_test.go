@@ -28,6 +28,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/installation"
 	"github.com/aetherium/aetherium/services/core/pkg/journal"
 	"github.com/aetherium/aetherium/services/core/pkg/queue/memory"
+	"github.com/aetherium/aetherium/services/core/pkg/runner"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
@@ -93,11 +94,15 @@ func newHouse(t *testing.T, options ...func(*fake.Node)) *house {
 	})
 	h.must(w.Start(ctx))
 	t.Cleanup(func() { h.must(w.Stop(context.WithoutCancel(ctx))) })
+	runs := memory.New(16, nil, logger)
 	s := service.New(service.Config{
 		DefaultTemplate: "base", DefaultDriver: "fake", DefaultNetwork: domain.NetworkNone, Platform: "linux/amd64",
 		Defaults:   domain.Resources{MilliCPU: 1000, MemoryBytes: 256 << 20, DiskBytes: 256 << 20, PIDs: 256},
 		Overcommit: service.Overcommit{Memory: 1, Disk: 1},
-	}, service.Deps{Store: h.asked, Nodes: service.OneNode{Only: w}, Sealer: sealer, Changes: changes, Log: logger})
+	}, service.Deps{Store: h.asked, Nodes: service.OneNode{Only: w}, Sealer: sealer, Changes: changes, Runs: runner.Waker{Queue: runs, Log: logger}, Log: logger})
+	attendant := runner.New(runner.Config{}, runner.Deps{Store: store, Service: s, Sealer: sealer, Queue: runs, Changes: changes, Log: logger})
+	h.must(attendant.Start(ctx))
+	t.Cleanup(func() { h.must(attendant.Stop(context.WithoutCancel(ctx))) })
 	h.uploads, err = api.NewUploadDir(filepath.Join(dir, "uploads"), nil)
 	h.must(err)
 	who, err := serve.OpenAccess(gatewaysettings.DefaultFront().Auth, &installation.Installation{Store: h.asked, Sealer: sealer, ID: "house"}, s, logger)
@@ -449,6 +454,12 @@ func (c *tenant) settle(root *tenant) belongings {
 	c.must(c.store.Update(c.ctx, func(tx storage.Tx) error {
 		return errors.Join(tx.Tasks().Insert(c.ctx, tools), tx.Volumes().Insert(c.ctx, volume))
 	}))
+	made := ok[wire.TaskGroup](c, ask{method: "POST", path: "/task-groups", body: wire.CreateTaskGroup{Tasks: []wire.CreateTask{{
+		VM: &wire.CreateVM{Template: "a-template", Env: map[string]string{"TOKEN": envSecret}}, Command: wire.Command{Args: []string{"echo", outputSecret}},
+	}}}})
+	commanded := ok[wire.List[wire.Task]](c, ask{method: "GET", path: "/tasks?group=" + made.ID}).Items[0].ID
+	c.ended(commanded)
+	ok[wire.VM](c, ask{method: "DELETE", path: "/vms/" + ok[wire.Task](c, ask{method: "GET", path: "/tasks/" + commanded}).VMID}) // has ended, too
 	user := ok[wire.User](root, ask{method: "POST", path: "/users", body: wire.CreateUser{Name: "carol"}})
 	ok[wire.Member](c, ask{method: "PUT", path: "/members/carol", body: wire.SetMember{Role: "viewer"}})
 	key := ok[wire.NewKey](c, ask{method: "POST", path: "/keys", body: wire.CreateKey{Name: "a-key"}})
@@ -460,7 +471,9 @@ func (c *tenant) settle(root *tenant) belongings {
 	thing("build", template.Builds[0].ID)
 	thing("snapshot", snapshot.ID)
 	thing("source", template.ID, "a-template", template.Builds[0].ID, snapshot.ID, "a-snapshot", "a-template:latest")
-	thing("task", task.ID, tools.ID.String())
+	thing("task", task.ID, tools.ID.String(), commanded)
+	thing("run", commanded)
+	thing("group", made.ID)
 	thing("installation", tools.ID.String())
 	thing("secret", "a-secret")
 	thing("upload", upload.ID)

@@ -276,7 +276,16 @@ func (s *Server) otherRoutes(handle register) {
 		}
 		return 204, nil, nil
 	}))
-	handle("GET /tasks", func(w http.ResponseWriter, r *http.Request) error { return page(w, r, s.tasks) })
+	handle("GET /tasks", func(w http.ResponseWriter, r *http.Request) error {
+		kind, group := r.URL.Query().Get("kind"), r.URL.Query().Get("group")
+		var found []api.Task
+		for _, t := range s.tasks {
+			if (kind == "" || t.Kind == kind) && (group == "" || t.GroupID == group) {
+				found = append(found, t)
+			}
+		}
+		return page(w, r, found)
+	})
 	task := func(id string) (*api.Task, error) {
 		for i := range s.tasks {
 			if s.tasks[i].ID == id {
@@ -295,6 +304,7 @@ func (s *Server) otherRoutes(handle register) {
 		}
 		return 0, nil, errors.New(errors.Conflict, "the task has ended")
 	}))
+	s.handleRuns(handle)
 	handle("GET /events", reply(func(r *http.Request) (int, any, error) {
 		after, _ := strconv.Atoi(r.URL.Query().Get("after"))
 		items := append([]api.Event{}, s.events[min(after, len(s.events)):]...)

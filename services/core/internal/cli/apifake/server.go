@@ -58,6 +58,7 @@ type Server struct {
 	templates  []api.Template
 	snapshots  []api.Snapshot
 	tasks      []api.Task
+	runs       map[string]string // what the commands of tasks wrote
 	secrets    map[string]secret
 	volumes    []api.Volume
 	jobs       []api.Job

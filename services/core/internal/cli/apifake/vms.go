@@ -56,6 +56,7 @@ func (s *Server) seed() {
 		Builds: []api.Build{{ID: BuildID, State: "ready", Source: api.TemplateSource{Packages: []string{"git"}}, Resources: r, SizeBytes: 260 << 20}},
 	}}
 	s.snapshots = []api.Snapshot{{ID: SnapshotID, VMID: WebID, Name: "before", Driver: "oci", Kind: "disk", State: "ready", SizeBytes: 3 << 20, CreatedAt: at}}
+	s.runs = map[string]string{}
 	s.tasks = []api.Task{{
 		ID: TaskID, Kind: "template.build", Subject: BuildID, State: "failed", Attempts: 1, MaxAttempts: 1,
 		Error: &api.TaskError{Code: "unavailable", Message: "no registry answers"}, CreatedAt: at, UpdatedAt: at, RunAt: at,

@@ -38,7 +38,8 @@ INSERT INTO executions SELECT id, p, pg_temp.id(i / 10), 1, NULL, CASE WHEN i % 
 	CASE WHEN i % 100 = 0 THEN NULL ELSE at END, '' FROM i;
 INSERT INTO snapshots SELECT id, p, pg_temp.id(i / 3), 's' || i, b, 'oci', '', 'disk', '{}', NULL, w, 1, 'ready', i % 2, at, 1 FROM i WHERE i % 4 = 0;
 INSERT INTO names SELECT p, 's' || i, 'snapshot', id FROM i WHERE i % 4 = 0;
-INSERT INTO tasks SELECT id, p, CASE WHEN i % 3 = 0 THEN 'k' ELSE 'j' END, pg_temp.id(i / 5), CASE i % 1000 WHEN 0 THEN 'pending' WHEN 1 THEN 'running' ELSE 'succeeded' END,
+INSERT INTO tasks (id, project_id, kind, subject, state, args, result, error, attempts, max_attempts, cancel_asked, created_at, updated_at, run_at, ended_at, revision)
+	SELECT id, p, CASE WHEN i % 3 = 0 THEN 'k' ELSE 'j' END, pg_temp.id(i / 5), CASE i % 1000 WHEN 0 THEN 'pending' WHEN 1 THEN 'running' ELSE 'succeeded' END,
 	'', '', NULL, 1, 1, 0, at, at, at, CASE WHEN i % 1000 > 1 THEN at END, 1 FROM i;
 INSERT INTO outbox (project_id, type, subject, vm_id, data, at) SELECT p, 't', id, pg_temp.id(i / 8), '{}', at FROM i;
 INSERT INTO usage SELECT pg_temp.id(i / 30), p, at, at + 60000000, 1, 1, 1, 1 FROM i;

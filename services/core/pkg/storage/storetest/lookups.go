@@ -72,6 +72,9 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 			Lookup{Name: "tasks of a subject " + name, Run: func(ctx context.Context, tx storage.Tx) error {
 				return do(tx.Tasks().List(ctx, storage.TaskFilter{ProjectID: p, Subject: id, Page: pg}))
 			}},
+			Lookup{Name: "tasks of a group " + name, Index: "tasks_group", Run: func(ctx context.Context, tx storage.Tx) error {
+				return do(tx.Tasks().List(ctx, storage.TaskFilter{ProjectID: p, GroupID: id, Page: pg}))
+			}},
 			Lookup{Name: "tasks of a subject, for the system " + name, Sorts: true, Run: func(ctx context.Context, tx storage.Tx) error {
 				return do(tx.Tasks().List(ctx, storage.TaskFilter{Subject: id, Page: pg}))
 			}},
@@ -160,6 +163,12 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 		Lookup{Name: "delete a snapshot", Run: func(ctx context.Context, tx storage.Tx) error { _ = tx.Snapshots().Delete(ctx, p, id); return nil }},
 		Lookup{Name: "runnable tasks", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().Runnable(ctx, now, 10)) }},
 		Lookup{Name: "running tasks", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().Running(ctx, 10)) }},
+		Lookup{Name: "ready tasks", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().Ready(ctx, "run", "", now, 10)) }},
+		Lookup{Name: "ready tasks of a project", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().Ready(ctx, "run", p, now, 10)) }},
+		Lookup{Name: "running tasks of a project", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().CountRunning(ctx, "run", p)) }},
+		Lookup{Name: "a group's states", Sorts: true, Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().CountGroup(ctx, p, id)) }},
+		Lookup{Name: "tasks after one", Sorts: true, Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().Waiting(ctx, p, id, 10)) }},
+		Lookup{Name: "tasks before one", Sorts: true, Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().After(ctx, p, id)) }},
 		Lookup{Name: "delete tasks", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().DeleteEnded(ctx, now, 10)) }},
 		Lookup{Name: "events", Run: func(ctx context.Context, tx storage.Tx) error {
 			return do(tx.Outbox().List(ctx, storage.EventFilter{After: 5}))

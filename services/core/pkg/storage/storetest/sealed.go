@@ -35,6 +35,11 @@ func sealedValues(e *env) {
 			tx.Settings().Set(e.ctx(), "plain", "plain"))
 	})
 	e.volume(q, "v")
+	e.update(func(tx storage.Tx) error {
+		return tx.Tasks().Insert(e.ctx(), &domain.Task{
+			ID: domain.NewID(), ProjectID: p, Kind: "run", State: domain.TaskPending, CreatedAt: e.now, UpdatedAt: e.now, RunAt: e.now, SpecSealed: []byte("spec"),
+		})
+	})
 	type at struct{ column, row, value string }
 	all := func() map[string]at {
 		e.Helper()
@@ -60,7 +65,7 @@ func sealedValues(e *env) {
 		return out
 	}
 	found := all()
-	if len(found) != 5+4+1+1+1+2+1 {
+	if len(found) != 5+4+1+1+1+2+1+1 {
 		e.Fatalf("found %d: %v", len(found), found)
 	}
 	for _, v := range found {

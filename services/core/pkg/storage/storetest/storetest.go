@@ -56,6 +56,7 @@ func Run(t *testing.T, open Open) {
 		"builds in use":                 buildsInUse,
 		"snapshots":                     snapshots,
 		"tasks":                         tasks,
+		"runs":                          runs,
 		"the outbox":                    outbox,
 		"usage":                         usage,
 		"API keys":                      keys,

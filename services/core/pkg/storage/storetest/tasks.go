@@ -81,6 +81,105 @@ func tasks(e *env) {
 	same(e, "left", list(storage.TaskFilter{}), []domain.ID{sooner.ID, later.ID})
 }
 
+// runs are tasks in groups and after others.
+func runs(e *env) {
+	p, q := e.project("p"), e.project("q")
+	group := domain.NewID()
+	mk := func(project domain.ID, change func(*domain.Task)) *domain.Task {
+		at := e.tick()
+		task := &domain.Task{
+			ID: domain.NewID(), ProjectID: project, Kind: "run", State: domain.TaskPending, Args: []byte(`{}`), MaxAttempts: 1,
+			CreatedAt: at, UpdatedAt: at, RunAt: at, Name: "n", GroupID: group, Step: domain.StepQueued, SpecSealed: []byte("spec"),
+		}
+		if change != nil {
+			change(task)
+		}
+		e.update(func(tx storage.Tx) error { return tx.Tasks().Insert(e.ctx(), task) })
+		return task
+	}
+	save := func(task *domain.Task) {
+		e.Helper()
+		e.update(func(tx storage.Tx) error { return tx.Tasks().Update(e.ctx(), task) })
+	}
+	tids := func(ts []*domain.Task) []domain.ID {
+		return ids(ts, func(t *domain.Task) domain.ID { return t.ID })
+	}
+	ready := func(project domain.ID) []domain.ID {
+		return tids(read(e, func(tx storage.Tx) ([]*domain.Task, error) {
+			return tx.Tasks().Ready(e.ctx(), "run", project, e.now, 10)
+		}))
+	}
+	first, second := mk(p, nil), mk(p, nil)
+	other := mk(q, func(t *domain.Task) { t.GroupID = "" })
+	mk(p, func(t *domain.Task) { t.RunAt = e.now.Add(time.Hour) })
+	mk(p, func(t *domain.Task) { t.Kind, t.GroupID = "build", "" })
+	third := mk(p, nil)
+	e.refused(errors.NotFound, func(tx storage.Tx) error { return tx.Tasks().Wait(e.ctx(), p, third.ID, []domain.ID{other.ID}) })
+	e.update(func(tx storage.Tx) error {
+		return tx.Tasks().Wait(e.ctx(), p, third.ID, []domain.ID{first.ID, second.ID})
+	})
+	same(e, "ready", ready(""), []domain.ID{first.ID, second.ID, other.ID})
+	same(e, "ready of a project", ready(p), []domain.ID{first.ID, second.ID})
+	same(e, "before the third", tids(read(e, func(tx storage.Tx) ([]*domain.Task, error) { return tx.Tasks().After(e.ctx(), p, third.ID) })), []domain.ID{first.ID, second.ID})
+	waiting := func() []domain.ID {
+		return tids(read(e, func(tx storage.Tx) ([]*domain.Task, error) { return tx.Tasks().Waiting(e.ctx(), p, first.ID, 10) }))
+	}
+	same(e, "after the first", waiting(), []domain.ID{third.ID})
+
+	first.State, first.Step, first.VMID, first.ExecutionID = domain.TaskRunning, domain.StepCreating, domain.NewID(), domain.NewID()
+	save(first)
+	same(e, "stored", read(e, func(tx storage.Tx) (*domain.Task, error) { return tx.Tasks().Get(e.ctx(), p, first.ID) }), first)
+	count := func(project domain.ID) int {
+		return *read(e, func(tx storage.Tx) (*int, error) {
+			n, err := tx.Tasks().CountRunning(e.ctx(), "run", project)
+			return &n, err
+		})
+	}
+	if count(p) != 1 || count(q) != 0 {
+		e.Errorf("%d and %d run", count(p), count(q))
+	}
+	end := func(task *domain.Task, s domain.TaskState) {
+		task.State, task.EndedAt = s, ptr(e.tick())
+		save(task)
+	}
+	end(first, domain.TaskSucceeded)
+	same(e, "ready while the second has not ended", ready(p), []domain.ID{second.ID})
+	old := func() int {
+		return *read(e, func(tx storage.Tx) (*int, error) {
+			n := 0
+			list, err := tx.Tasks().List(e.ctx(), storage.TaskFilter{ProjectID: p, GroupID: group})
+			for _, t := range list.Items {
+				if t.State.Ended() {
+					n++
+				}
+			}
+			return &n, err
+		})
+	}
+	purge := func() {
+		e.update(func(tx storage.Tx) error {
+			_, err := tx.Tasks().DeleteEnded(e.ctx(), e.now.Add(time.Hour), 10)
+			return err
+		})
+	}
+	purge()
+	if old() != 1 {
+		e.Error("a task that another waits for was removed")
+	}
+	end(second, domain.TaskFailed)
+	same(e, "ready when both have ended", ready(p), []domain.ID{third.ID})
+	same(e, "group", read(e, func(tx storage.Tx) (map[domain.TaskState]int, error) { return tx.Tasks().CountGroup(e.ctx(), p, group) }),
+		map[domain.TaskState]int{domain.TaskSucceeded: 1, domain.TaskFailed: 1, domain.TaskPending: 2})
+	same(e, "no group", read(e, func(tx storage.Tx) (map[domain.TaskState]int, error) { return tx.Tasks().CountGroup(e.ctx(), q, group) }),
+		map[domain.TaskState]int{})
+	end(third, domain.TaskCanceled)
+	same(e, "after the first, in the end", waiting(), []domain.ID{})
+	purge()
+	if old() != 0 {
+		e.Error("tasks that nobody waits for were kept")
+	}
+}
+
 func outbox(e *env) {
 	p, q, vm := e.project("p"), e.project("q"), domain.NewID()
 	bounds := func() (oldest, newest int64) {

@@ -29,6 +29,7 @@ func sealedColumns() []sealedColumn {
 		{table: "snapshots", column: "env_sealed"},
 		{table: "secrets", column: "sealed"},
 		{table: "volumes", column: "token_sealed"},
+		{table: "tasks", column: "spec_sealed"},
 		{table: "settings", column: "value", key: "key", only: "key LIKE '" + storage.SealedSettings + "%'"},
 	}
 }

@@ -3,6 +3,7 @@ package sqlrepo
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -13,24 +14,28 @@ import (
 type tasks struct{ s Session }
 
 const (
-	taskFixed    = "id, project_id, kind, subject, worker_id, args, created_at"
-	taskChanging = "state, result, error, attempts, max_attempts, cancel_asked, updated_at, run_at, ended_at, revision"
+	taskFixed    = "id, project_id, kind, subject, worker_id, args, created_at, name, group_id, spec_sealed"
+	taskChanging = "state, result, error, attempts, max_attempts, cancel_asked, updated_at, run_at, ended_at, step, vm_id, execution_id, revision"
 	taskColumns  = taskFixed + ", " + taskChanging
 	taskSelect   = "SELECT " + taskColumns + " FROM tasks"
 )
 
+// taskListSelect leaves out what can be large.
+var taskListSelect = strings.NewReplacer("spec_sealed", "NULL", " result,", " CASE WHEN spec_sealed IS NULL THEN result ELSE '' END,").Replace(taskSelect)
+
 func taskChangingOf(t *domain.Task, revision int64) []any {
 	return []any{
 		string(t.State), rawJSON(t.Result), optJSON(t.Error), int64(t.Attempts), int64(t.MaxAttempts), flag(t.CancelAsked),
-		micros(t.UpdatedAt), micros(t.RunAt), optMicros(t.EndedAt), revision,
+		micros(t.UpdatedAt), micros(t.RunAt), optMicros(t.EndedAt),
+		string(t.Step), string(t.VMID), string(t.ExecutionID), revision,
 	}
 }
 
 func scanTask(r Row) (*domain.Task, error) {
 	t := new(domain.Task)
 	return t, r.Scan(&t.ID, &t.ProjectID, &t.Kind, &t.Subject, &t.WorkerID, scanRawJSON{&t.Args}, scanTime{&t.CreatedAt},
-		&t.State, scanRawJSON{&t.Result}, scanOptJSON[domain.TaskError]{&t.Error}, &t.Attempts, &t.MaxAttempts, scanFlag{&t.CancelAsked},
-		scanTime{&t.UpdatedAt}, scanTime{&t.RunAt}, scanOptTime{&t.EndedAt}, &t.Revision)
+		&t.Name, &t.GroupID, &t.SpecSealed, &t.State, scanRawJSON{&t.Result}, scanOptJSON[domain.TaskError]{&t.Error}, &t.Attempts, &t.MaxAttempts, scanFlag{&t.CancelAsked},
+		scanTime{&t.UpdatedAt}, scanTime{&t.RunAt}, scanOptTime{&t.EndedAt}, &t.Step, &t.VMID, &t.ExecutionID, &t.Revision)
 }
 
 func checkTask(t *domain.Task) error {
@@ -56,7 +61,7 @@ func (r tasks) Insert(ctx context.Context, t *domain.Task) error {
 	if err := checkTask(t); err != nil {
 		return err
 	}
-	args := []any{string(t.ID), string(t.ProjectID), t.Kind, string(t.Subject), string(t.WorkerID), rawJSON(t.Args), micros(t.CreatedAt)}
+	args := []any{string(t.ID), string(t.ProjectID), t.Kind, string(t.Subject), string(t.WorkerID), rawJSON(t.Args), micros(t.CreatedAt), t.Name, string(t.GroupID), t.SpecSealed}
 	_, err := r.s.Exec(ctx, "INSERT INTO tasks ("+taskColumns+") VALUES ("+marks(taskColumns)+")", append(args, taskChangingOf(t, 1)...)...)
 	switch {
 	case violated(err, Unique):
@@ -94,11 +99,14 @@ func (r tasks) List(ctx context.Context, f storage.TaskFilter) (storage.List[*do
 	w.eq("subject", f.Subject)
 	w.eq("project_id", f.ProjectID)
 	w.eq("worker_id", f.WorkerID)
+	if f.GroupID != "" {
+		w.add("group_id = ? AND group_id <> ''", string(f.GroupID)) // as its index has it
+	}
 	if f.Kind != "" {
 		w.add("kind = ?", f.Kind)
 	}
 	anyOf(w, "state", f.States)
-	return page(ctx, r.s, taskSelect, w, f.Page, scanTask, func(t *domain.Task) (time.Time, domain.ID) { return t.CreatedAt, t.ID })
+	return page(ctx, r.s, taskListSelect, w, f.Page, scanTask, func(t *domain.Task) (time.Time, domain.ID) { return t.CreatedAt, t.ID })
 }
 
 func (r tasks) Runnable(ctx context.Context, now time.Time, limit int) ([]*domain.Task, error) {
@@ -109,8 +117,73 @@ func (r tasks) Running(ctx context.Context, limit int) ([]*domain.Task, error) {
 	return queryAll(ctx, r.s, scanTask, taskSelect+" WHERE state = 'running' ORDER BY updated_at, id LIMIT ?", clampLimit(limit))
 }
 
+func (r tasks) Wait(ctx context.Context, project, id domain.ID, after []domain.ID) error {
+	for _, other := range after {
+		if _, err := r.Get(ctx, project, other); err != nil {
+			return err
+		}
+		if _, err := r.s.Exec(ctx, "INSERT INTO task_after (task_id, project_id, after_id) VALUES (?, ?, ?)", string(id), string(project), string(other)); err != nil {
+			return fault(err, "noting what a task comes after")
+		}
+	}
+	return nil
+}
+
+func (r tasks) After(ctx context.Context, project, id domain.ID) ([]*domain.Task, error) {
+	return queryAll(ctx, r.s, scanTask, taskListSelect+` WHERE project_id = ? AND id IN (
+		SELECT after_id FROM task_after WHERE task_id = ? AND project_id = ?) ORDER BY created_at, id`, string(project), string(id), string(project))
+}
+
+func (r tasks) Waiting(ctx context.Context, project, id domain.ID, limit int) ([]*domain.Task, error) {
+	return queryAll(ctx, r.s, scanTask, taskListSelect+` WHERE project_id = ? AND state = 'pending' AND id IN (
+		SELECT task_id FROM task_after WHERE after_id = ? AND project_id = ?) ORDER BY created_at, id LIMIT ?`,
+		string(project), string(id), string(project), clampLimit(limit))
+}
+
+func (r tasks) Ready(ctx context.Context, kind string, project domain.ID, now time.Time, limit int) ([]*domain.Task, error) {
+	w := &where{}
+	w.eq("project_id", project)
+	w.add("kind = ?", kind)
+	w.add("state = 'pending'")
+	w.add("run_at <= ?", micros(now))
+	w.add(`NOT EXISTS (SELECT 1 FROM task_after a JOIN tasks o ON o.id = a.after_id AND o.project_id = a.project_id
+		WHERE a.task_id = tasks.id AND a.project_id = tasks.project_id AND o.ended_at IS NULL)`)
+	return queryAll(ctx, r.s, scanTask, taskListSelect+w.String()+" ORDER BY run_at, id LIMIT ?", append(w.args, clampLimit(limit))...)
+}
+
+func (r tasks) CountRunning(ctx context.Context, kind string, project domain.ID) (int, error) {
+	n, err := queryInt(ctx, r.s, "SELECT count(*) FROM tasks WHERE project_id = ? AND kind = ? AND state = 'running'", string(project), kind)
+	return int(n), err
+}
+
+func (r tasks) CountOpen(ctx context.Context, kind string, project domain.ID) (int, error) {
+	running, err := r.CountRunning(ctx, kind, project)
+	if err != nil {
+		return 0, err
+	}
+	n, err := queryInt(ctx, r.s, "SELECT count(*) FROM tasks WHERE project_id = ? AND kind = ? AND state = 'pending'", string(project), kind)
+	return running + int(n), err
+}
+
+func (r tasks) CountGroup(ctx context.Context, project, group domain.ID) (map[domain.TaskState]int, error) {
+	counts := map[domain.TaskState]int{}
+	err := r.s.Query(ctx, func(row Row) error {
+		var state domain.TaskState
+		var n int
+		if err := row.Scan(&state, &n); err != nil {
+			return err
+		}
+		counts[state] = n
+		return nil
+	}, "SELECT state, COUNT(*) FROM tasks WHERE group_id = ? AND group_id <> '' AND project_id = ? GROUP BY state", string(group), string(project))
+	return counts, err
+}
+
 func (r tasks) DeleteEnded(ctx context.Context, before time.Time, limit int) (int, error) {
 	n, err := r.s.Exec(ctx, `DELETE FROM tasks WHERE (id, project_id) IN (
-		SELECT id, project_id FROM tasks WHERE ended_at IS NOT NULL AND ended_at < ? ORDER BY ended_at LIMIT ?)`, micros(before), clampLimit(limit))
+		SELECT id, project_id FROM tasks t WHERE ended_at IS NOT NULL AND ended_at < ? AND NOT EXISTS (
+			SELECT 1 FROM task_after a JOIN tasks o ON o.id = a.task_id AND o.project_id = a.project_id
+			WHERE a.after_id = t.id AND a.project_id = t.project_id AND o.ended_at IS NULL)
+		ORDER BY ended_at LIMIT ?)`, micros(before), clampLimit(limit))
 	return int(n), err
 }

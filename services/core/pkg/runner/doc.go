@@ -1,0 +1,6 @@
+// Package runner carries out runs: tasks that have a VM made, a command run in
+// it and what came of it kept. It holds nothing that is not in the task's row. A
+// run's VM and command have their IDs before they are made, so whoever takes a
+// run up finds what was begun, and follows it: a command runs once for each
+// attempt whatever dies on the way.
+package runner

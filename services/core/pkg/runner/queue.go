@@ -1,0 +1,77 @@
+package runner
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/queue"
+	"github.com/aetherium/aetherium/services/core/pkg/queue/asynq"
+	"github.com/aetherium/aetherium/services/core/pkg/queue/memory"
+	"github.com/aetherium/aetherium/services/core/pkg/queue/standby"
+)
+
+// attended is how many runs a process follows at once.
+const attended = 256
+
+// QueueConfig says where it waits which runs are to be looked at.
+type QueueConfig struct {
+	Redis *goredis.Client // nil: in memory
+	Name  string          // in Redis; processes with the same name share the work
+	Owner string          // see [asynq.Config]
+
+	Metrics *queue.Metrics // may be nil
+	Log     *slog.Logger
+}
+
+// OpenQueue makes the queue. While Redis is away, jobs wait in memory: two
+// processes may follow the same run then, which does no harm.
+func OpenQueue(c QueueConfig) (queue.Queue, error) {
+	own := memory.New(attended, c.Metrics, c.Log)
+	if c.Redis == nil {
+		return own, nil
+	}
+	shared, err := asynq.New(asynq.Config{
+		Client: c.Redis, Name: c.Name, Owner: c.Owner, Workers: attended, Metrics: c.Metrics, Logger: c.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return standby.New(shared, own, c.Log), nil
+}
+
+// attendKind is the kind of the job that has a run looked at.
+const attendKind = "task.attend"
+
+type attendArgs struct {
+	Task domain.ID `json:"task_id"`
+}
+
+// Kind implements queue.Args.
+func (attendArgs) Kind() string { return attendKind }
+
+// Waker implements service.RunQueue.
+type Waker struct {
+	Queue queue.Queue
+	Log   *slog.Logger
+}
+
+// enqueueLimit is how long it may take to add a job; the sweep finds those that
+// took longer.
+const enqueueLimit = 5 * time.Second
+
+// WakeRun has a project's run looked at.
+func (w Waker) WakeRun(project, id domain.ID) { w.wakeAt(project, id, time.Time{}) }
+
+func (w Waker) wakeAt(project, id domain.ID, at time.Time) {
+	ctx, cancel := context.WithTimeout(context.Background(), enqueueLimit)
+	defer cancel()
+	err := w.Queue.Enqueue(ctx, attendArgs{id}, queue.Options{Key: string(id), Tenant: string(project), RunAt: at})
+	if err != nil && !errors.HasCode(err, errors.Unavailable) {
+		w.Log.Error("job not queued; the sweep finds it", "kind", attendKind, "task", id, "error", err)
+	}
+}
