@@ -228,6 +228,14 @@ func TestGatewaysAndWorkers(t *testing.T) {
 	must(t, one.Run(ctx))
 	f.says(c, apart.ID, "echo again", "again\n")
 
+	// A task is followed by whichever gateway is free, and its end is told by the other.
+	ran, err := second.CreateTask(ctx, api.CreateTask{VM: &api.CreateVM{Template: "second", Network: "none"}, Command: start("cat; exit 3").Command, Stdin: "input"})
+	must(t, err)
+	if ran, err = c.WaitTask(ctx, ran.ID); err == nil || ran.Error == nil || ran.Error.Code != "command_failed" {
+		t.Errorf("the task: %+v, %v", ran, err)
+	}
+	f.printed(one, ran.ExecutionID, "input")
+
 	// A worker that is killed leaves its VMs running. They are answered for with a
 	// reason until it is back, and are what they were.
 	f.says(c, vm.ID, "echo kept > /tmp/kept", "")
