@@ -23,6 +23,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/settings"
 	"github.com/aetherium/aetherium/services/core/pkg/settings/node"
+	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
 	"github.com/aetherium/aetherium/services/core/pkg/watch/relay"
 )
@@ -49,6 +50,7 @@ type daemon struct {
 	relay    *relay.Relay[domain.ID]
 	changes  watch.Changes[domain.ID]
 	host     *host.Host
+	tracing  *tracing.Tracing
 }
 
 // Serve runs the worker until ctx ends. ready is called once gateways reach it.
@@ -62,6 +64,9 @@ func Serve(ctx context.Context, s node.Settings, log *slog.Logger, ready func() 
 	defer func() { _ = listener.Close() }()
 	address, err := advertised(s.Worker, listener.Addr())
 	if err != nil {
+		return err
+	}
+	if d.tracing, err = tracing.Open(ctx, s.Tracing.Config("aetherium-worker", log)); err != nil {
 		return err
 	}
 	if err := d.join(ctx, address); err != nil {
@@ -133,7 +138,7 @@ func (d *daemon) open(ctx context.Context, address string, serves bool) (err err
 	id := d.identity.WorkerID()
 	d.host, err = host.Open(ctx, host.Settings{Common: s.Common, Host: s.Host}, d.in, host.Options{
 		Instance: id.String()[:instanceLength], Worker: id, Name: s.Worker.Name, Address: address, Queue: d.in.WorkerQueue(id),
-		Serves: serves, Changes: d.changes, Logger: d.log,
+		Serves: serves, Changes: d.changes, Tracing: d.tracing, Logger: d.log,
 	})
 	return err
 }
@@ -162,7 +167,7 @@ func (d *daemon) run(ctx context.Context, listener net.Listener, ready func() er
 	beside.Go(func() { d.host.Foresee(running, d.service(), project, base) })
 	beside.Go(func() { d.identity.Keep(running, d.gateway, d.log) })
 	ended := make(chan error, 2)
-	stop := d.serve(listener, nodelink.NewServer(nodelink.Handler(own, d.log), d.identity.ServerTLS(), d.log), ended)
+	stop := d.serve(listener, nodelink.NewServer(d.tracing.Calls(nodelink.Handler(own, d.log)), d.identity.ServerTLS(), d.log), ended)
 	defer stop()
 	if at := d.settings.Worker.Metrics; at != "" {
 		metrics, err := d.metrics()
@@ -243,6 +248,7 @@ func (d *daemon) close() error {
 	if d.in != nil {
 		err = errors.Join(err, d.in.Close())
 	}
+	d.tracing.Finish(callLimit, d.log)
 	return err
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
 	"github.com/aetherium/aetherium/services/core/pkg/settings"
 	"github.com/aetherium/aetherium/services/core/pkg/settings/node"
+	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/volume"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
@@ -45,6 +46,7 @@ type Options struct {
 	Queue    string    // where its jobs wait in Redis, if there is one
 	Serves   bool      // see [installation.Options]
 	Changes  watch.Changes[domain.ID]
+	Tracing  *tracing.Tracing // nil: no spans
 	Logger   *slog.Logger
 }
 
@@ -196,7 +198,7 @@ func (h *Host) assemble(ctx context.Context) error {
 		Late: h.drivers.late, NoTrials: !h.options.Serves,
 	}, worker.Deps{
 		Store: h.in.Store, Drivers: h.drivers.drivers, Absent: h.drivers.absent, Images: h.Images, Journals: h.journals, Volumes: volume.New(h.Disk),
-		Sealer: h.in.Sealer, Queue: h.Queue, Changes: h.options.Changes, Log: h.log,
+		Sealer: h.in.Sealer, Queue: h.Queue, Changes: h.options.Changes, Tracing: h.options.Tracing, Log: h.log,
 	})
 	return nil
 }

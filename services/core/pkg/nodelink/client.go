@@ -16,6 +16,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
+	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 )
 
 const (
@@ -125,7 +126,11 @@ func (r *reply) Close() error {
 // open makes a call: in and then body are sent, out is the value of the answer.
 func (c *Client) open(ctx context.Context, name string, in any, body io.Reader, out any) (r *reply, err error) {
 	begun := time.Now()
-	defer func() { c.metrics.answered(name, begun, err) }()
+	ctx, span := tracing.Begin(ctx, "call "+name)
+	defer func() {
+		c.metrics.answered(name, begun, err)
+		span.End(err)
+	}()
 	text, err := line(in)
 	if err != nil {
 		return nil, err
@@ -140,6 +145,7 @@ func (c *Client) open(ctx context.Context, name string, in any, body io.Reader, 
 		cancel()
 		return nil, errors.Wrap(err, errors.Internal, "a call to a node cannot be made")
 	}
+	tracing.Send(ctx, req.Header)
 	response, err := c.http.Do(req) //nolint:bodyclose // the reply is closed by whoever has it
 	if err != nil {
 		cancel()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 )
 
 type dialPort struct {
@@ -98,6 +99,7 @@ func (c *Client) takeOver(ctx context.Context, raw net.Conn, what dialPort) (net
 	if err != nil {
 		return nil, errors.Wrap(err, errors.Internal, "a call to a node cannot be made")
 	}
+	tracing.Send(ctx, req.Header)
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", upgrade)
 	stop := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })

@@ -27,8 +27,8 @@ type (
 )
 
 func (s *server) machines() {
-	answers(s, "vms.wake", func(_ context.Context, in ofProject) (none, error) {
-		s.node.Wake(in.Project, in.ID)
+	answers(s, "vms.wake", func(ctx context.Context, in ofProject) (none, error) {
+		s.node.Wake(ctx, in.Project, in.ID)
 		return none{}, nil
 	})
 	answers(s, "vms.usage", func(ctx context.Context, in ofVM) (vmm.Usage, error) {
@@ -56,8 +56,8 @@ func (s *server) machines() {
 
 // Wake implements service.Node. It does not wait: a VM whose node was not told
 // is found by the node's sweep.
-func (c *Client) Wake(project, vm domain.ID) {
-	go c.tell(context.Background(), "vms.wake", ofProject{project, vm})
+func (c *Client) Wake(ctx context.Context, project, vm domain.ID) {
+	go c.tell(context.WithoutCancel(ctx), "vms.wake", ofProject{project, vm})
 }
 
 // Live implements service.Node: nothing of the node is in this process's memory.

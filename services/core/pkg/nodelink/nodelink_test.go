@@ -50,7 +50,7 @@ func (n *node) KeepLogin(_ context.Context, _ domain.ID, login vmm.RegistryLogin
 	n.login <- login
 	return nil
 }
-func (n *node) Wake(project, id domain.ID) { n.woken <- project + "/" + id }
+func (n *node) Wake(_ context.Context, project, id domain.ID) { n.woken <- project + "/" + id }
 
 // linked is a node and its client, of which each knows who the other is.
 type linked struct {
@@ -437,7 +437,7 @@ func TestWhatIsToldByTheWay(t *testing.T) {
 	if got := <-n.login; got.Username != "u" || got.Password.Reveal() != "secret" {
 		t.Errorf("%q", got.Username)
 	}
-	l.Wake("p", "vm")
+	l.Wake(t.Context(), "p", "vm")
 	if got := <-n.woken; got != "p/vm" {
 		t.Errorf("%q was woken", got)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 )
 
 // need is what a worker is chosen for.
@@ -98,7 +99,11 @@ func states(workers []*domain.Worker) string {
 // Returns what choose does, and Unsupported.
 func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM) (err error) {
 	begun := time.Now()
-	defer func() { s.metrics.ended(begun, err) }()
+	ctx, span := tracing.Begin(ctx, "placement")
+	defer func() {
+		s.metrics.ended(begun, err)
+		span.End(err)
+	}()
 	w, err := s.choose(ctx, tx, need{
 		what: "VM", field: "resources", hint: "too little %s is left: ask for less, delete VMs, or raise the overcommit in the configuration",
 		resources: vm.Spec.Resources, bound: vm.WorkerID,

@@ -22,8 +22,9 @@ import (
 // client of one elsewhere. Its methods trust their arguments: the service has
 // checked who asks and what for.
 type Node interface {
-	// Wake asks the node to converge a project's VM now.
-	Wake(project, vm domain.ID)
+	// Wake asks the node to converge a project's VM now. It waits for nothing; ctx
+	// is of whoever wishes that.
+	Wake(ctx context.Context, project, vm domain.ID)
 	// Live returns a running VM that the node serves, from this process's memory.
 	Live(vm domain.ID) (*domain.VM, bool)
 

@@ -22,8 +22,8 @@ import (
 // is asked. What it is not meant to be asked makes the test panic.
 type node struct{ service.Node }
 
-func (node) Wake(_, _ domain.ID)               {}
-func (node) Live(domain.ID) (*domain.VM, bool) { return nil, false }
+func (node) Wake(_ context.Context, _, _ domain.ID) {}
+func (node) Live(domain.ID) (*domain.VM, bool)      { return nil, false }
 
 // Snapshot says that there was nothing to copy.
 func (node) Snapshot(context.Context, *domain.VM, domain.ID, domain.SnapshotKind) (vmm.SnapshotInfo, error) {

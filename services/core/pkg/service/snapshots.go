@@ -218,7 +218,7 @@ func (s *Service) ForkVM(ctx context.Context, by vmm.Caller, id domain.ID, count
 		return nil, err
 	}
 	for _, vm := range vms {
-		s.wake(vm)
+		s.wake(ctx, vm)
 	}
 	return vms, nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/libs/types/pkg/events"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
@@ -19,7 +20,9 @@ const (
 )
 
 // CreateVM implements vmm.VMs.
-func (s *Service) CreateVM(ctx context.Context, by vmm.Caller, req vmm.CreateVM) (*domain.VM, error) {
+func (s *Service) CreateVM(ctx context.Context, by vmm.Caller, req vmm.CreateVM) (vm *domain.VM, err error) {
+	ctx, span := tracing.Begin(ctx, "service create")
+	defer func() { span.End(err) }()
 	asked := req.Network
 	if err := s.checkCreate(&req); err != nil {
 		return nil, err
@@ -28,10 +31,10 @@ func (s *Service) CreateVM(ctx context.Context, by vmm.Caller, req vmm.CreateVM)
 	if id == "" {
 		id = domain.NewID()
 	}
-	vm, err := s.newVM(ctx, by, id, req)
-	if err != nil {
+	if vm, err = s.newVM(ctx, by, id, req); err != nil {
 		return nil, err
 	}
+	span.Text("aetherium.vm", vm.ID.String())
 	existing := false
 	err = s.store.Update(ctx, func(tx storage.Tx) error {
 		if req.ID != "" {
@@ -63,7 +66,7 @@ func (s *Service) CreateVM(ctx context.Context, by vmm.Caller, req vmm.CreateVM)
 		return nil, err
 	}
 	if !existing {
-		s.wake(vm)
+		s.wake(ctx, vm)
 	}
 	return vm, nil
 }
@@ -243,7 +246,7 @@ func (s *Service) emit(ctx context.Context, tx storage.Tx, kind string, vm *doma
 	return tx.Outbox().Append(ctx, events.VM(kind, vm, at))
 }
 
-func (s *Service) wake(vm *domain.VM) {
+func (s *Service) wake(ctx context.Context, vm *domain.VM) {
 	if vm.UnreachableSince != nil {
 		return // the worker looks when it is back
 	}
@@ -253,7 +256,7 @@ func (s *Service) wake(vm *domain.VM) {
 		s.log.Warn("worker not reached", "vm", vm.ID, "worker", vm.WorkerID, "error", err)
 		return
 	}
-	node.Wake(vm.ProjectID, vm.ID)
+	node.Wake(ctx, vm.ProjectID, vm.ID)
 }
 
 // GetVM implements vmm.VMs.
@@ -335,7 +338,7 @@ func (s *Service) PatchVM(ctx context.Context, by vmm.Caller, id domain.ID, p vm
 	if err != nil {
 		return nil, err
 	}
-	s.wake(vm) // the worker takes over the new times and acknowledges them
+	s.wake(ctx, vm) // the worker takes over the new times and acknowledges them
 	return vm, nil
 }
 

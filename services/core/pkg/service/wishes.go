@@ -127,7 +127,7 @@ func (s *Service) wish(ctx context.Context, by vmm.Caller, id domain.ID, want do
 		s.opened.forget(id)
 	}
 	if changed {
-		s.wake(vm)
+		s.wake(ctx, vm)
 	}
 	return vm, nil
 }

@@ -3,6 +3,8 @@
 package settings
 
 import (
+	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,6 +18,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/redis"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/postgres"
+	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 )
 
 // Prefix of the environment variables.
@@ -37,6 +40,7 @@ type Common struct {
 	Queue   logging.Secret `yaml:"queue" doc:"Where jobs wait: redis://user:password@host:6379/0, rediss:// (TLS) or unix:// (Redis, docs/QUEUE.md). Default: in memory."`
 	Log     Log            `yaml:"log"`
 	Metrics Metrics        `yaml:"metrics"`
+	Tracing Tracing        `yaml:"tracing"`
 	VM      VM             `yaml:"vm"`
 	Keep    Keep           `yaml:"keep"`
 	Seal    Seal           `yaml:"seal"`
@@ -51,6 +55,34 @@ type Log struct {
 // Metrics says who may see what is measured (docs/OBSERVABILITY.md).
 type Metrics struct {
 	TokenFile string `yaml:"token_file" doc:"File of the token that Prometheus shows at the address of metrics, 16 characters or more; empty: none is asked for there."`
+}
+
+// Tracing says where spans go (docs/OBSERVABILITY.md).
+type Tracing struct {
+	URL     string  `yaml:"url" doc:"Where spans are sent by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces; empty: none are made."`
+	Sample  float64 `yaml:"sample" doc:"Which part of the requests is traced, from 0 to 1, where no client says."`
+	Clients bool    `yaml:"clients" doc:"Go on with traces that clients have begun (header traceparent), and record what they want recorded."`
+	Guests  bool    `yaml:"guests" doc:"Tell each command of its trace by the variable TRACEPARENT, unless it has one."`
+}
+
+// Config is the tracing of a program.
+func (t Tracing) Config(program string, log *slog.Logger) tracing.Config {
+	return tracing.Config{Service: program, URL: t.URL, Sample: t.Sample, Clients: t.Clients, Guests: t.Guests, Logger: log}
+}
+
+// check returns InvalidArgument.
+func (t Tracing) check() error {
+	if !(t.Sample >= 0 && t.Sample <= 1) {
+		return errors.New(errors.InvalidArgument, "a part of %v cannot be traced", t.Sample).WithField("tracing.sample").WithHint("from 0 to 1")
+	}
+	if t.URL == "" {
+		return nil
+	}
+	if u, err := url.Parse(t.URL); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil {
+		return errors.New(errors.InvalidArgument, "traces are sent to a URL without a user").WithField("tracing.url").
+			WithHint("such as http://127.0.0.1:4318/v1/traces; OTEL_EXPORTER_OTLP_HEADERS holds what is secret")
+	}
+	return nil
 }
 
 // VM is what a VM gets unless it asks otherwise.
@@ -107,6 +139,7 @@ func DefaultCommon() Common {
 	return Common{
 		DataDir: defaultDataDir(),
 		Log:     Log{Level: "info", Format: "auto"},
+		Tracing: Tracing{Sample: 1},
 		VM: VM{
 			Driver: "oci", Template: "base", Network: "nat",
 			MilliCPU: min(2000, int64(runtime.NumCPU())*1000), Memory: 1 << 30, Disk: 10 << 30, PIDs: 4096,
@@ -138,6 +171,9 @@ func (s *Common) Check() error {
 	}
 	if known := append([]string{domain.DriverAuto}, domain.Drivers()...); !slices.Contains(known, s.VM.Driver) {
 		return errors.New(errors.InvalidArgument, "there is no driver %q", s.VM.Driver).WithField("vm.driver").WithHint("one of %s", strings.Join(known, ", "))
+	}
+	if err := s.Tracing.check(); err != nil {
+		return err
 	}
 	if err := s.checkDatabase(); err != nil {
 		return err

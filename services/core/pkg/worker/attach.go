@@ -145,6 +145,7 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 	w.setAlarm(row)
 	w.Changes.Notify(vm.ID) // it can be talked to from now on
 	w.metrics.started(vm.Spec.Driver, trace)
+	trace.spans(ctx)
 	if fresh {
 		w.dropForkSnapshot(context.WithoutCancel(ctx), row.ProjectID, row.Spec.SnapshotID)
 	}

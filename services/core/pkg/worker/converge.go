@@ -87,8 +87,8 @@ func (s *steps) cancelAll() {
 }
 
 // Wake implements service.Node.
-func (w *Worker) Wake(project, id domain.ID) {
-	w.enqueueConverge(project, id)
+func (w *Worker) Wake(ctx context.Context, project, id domain.ID) {
+	w.enqueueConverge(ctx, project, id)
 	if !w.steps.underway(id) {
 		return
 	}
@@ -121,7 +121,7 @@ func (w *Worker) converge(ctx context.Context, project, id domain.ID) error {
 			return err
 		}
 	}
-	w.enqueueConverge(project, id)
+	w.enqueueConverge(ctx, project, id)
 	return nil
 }
 

@@ -64,7 +64,7 @@ func (w *Worker) drainOne(ctx context.Context, id domain.ID, by string) error {
 	if err != nil {
 		return err
 	}
-	w.Wake(vm.ProjectID, id)
+	w.Wake(ctx, vm.ProjectID, id)
 	for {
 		changed := sub.Changed()
 		row, err := w.load(ctx, id)

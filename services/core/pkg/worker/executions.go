@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/guest"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
@@ -28,6 +30,7 @@ type running struct {
 	row     domain.Execution // guarded by executions.mu
 	release func()           // ends its use of the VM
 	begun   time.Time        // when it was asked for; zero: in an earlier life of the worker
+	span    tracing.Span     // until its end
 }
 
 func (e *executions) get(id domain.ID) (*running, *domain.Execution, bool) {
@@ -85,6 +88,7 @@ func (e *executions) dropOpen(vm domain.ID) (ids []domain.ID) {
 	for id, r := range e.byID {
 		if r.row.VMID == vm && !r.row.State.Ended() {
 			delete(e.byID, id)
+			r.span.End(errLost)
 			ids = append(ids, id)
 		}
 	}
@@ -119,6 +123,9 @@ func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 		ID: req.ID, ProjectID: vm.ProjectID, VMID: vm.ID, Epoch: l.row().Epoch, Command: req.Command,
 		State: domain.ExecutionStarting, CreatedAt: now,
 	}}
+	_, r.span = tracing.Begin(ctx, "execution")
+	r.span.Text("aetherium.vm", vm.ID.String())
+	r.span.Text("aetherium.execution", req.ID.String())
 	mine := w.execs.add(r)
 	if !mine {
 		r.release()
@@ -127,12 +134,13 @@ func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 			return nil, errors.New(errors.AlreadyExists, "another execution has this ID").WithField("id")
 		}
 	}
-	started, err := l.session.Start(ctx, guest.StartRequest{ID: req.ID, Command: req.Command, Tag: req.Tag})
+	started, err := l.session.Start(ctx, guest.StartRequest{ID: req.ID, Command: w.traced(req.Command, r.span), Tag: req.Tag})
 	w.metrics.began(begun, err)
 	if err != nil {
 		if mine && !errors.HasCode(err, errors.Canceled) && !errors.HasCode(err, errors.DeadlineExceeded) {
 			w.execs.drop(req.ID)
 			r.release()
+			r.span.End(err)
 		}
 		if errors.HasCode(err, errors.Conflict) {
 			if row, ok := w.endedBefore(ctx, l, req); ok {
@@ -148,6 +156,22 @@ func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 		return w.storedExecution(ctx, vm.ProjectID, req.ID)
 	}
 	return row, nil
+}
+
+// traced has a command told of its trace, where that is wanted.
+func (w *Worker) traced(c domain.Command, span tracing.Span) domain.Command {
+	const variable = "TRACEPARENT"
+	parent := span.Parent()
+	if _, given := c.Env[variable]; given || parent == "" || !w.Tracing.Guests() {
+		return c
+	}
+	env := maps.Clone(c.Env)
+	if env == nil {
+		env = make(map[string]string, 1)
+	}
+	env[variable] = parent
+	c.Env = env
+	return c
 }
 
 // endedBefore is an execution that is asked for again, has ended, and is not on
@@ -280,6 +304,9 @@ func (w *Worker) seal(x *domain.Execution) {
 // onEnded is called by the session once the end is in the journal.
 func (w *Worker) onEnded(l *liveVM) func(guest.Ended) {
 	return func(e guest.Ended) {
+		if r, _, known := w.execs.get(e.ID); known {
+			spanEnded(r.span, e.End)
+		}
 		row, release, ok := w.execs.change(e.ID, func(x *domain.Execution) { ended(x, e, w) })
 		if !ok {
 			w.endedUnseen(l.row(), e)
@@ -296,6 +323,19 @@ func (w *Worker) onEnded(l *liveVM) func(guest.Ended) {
 		w.setAlarm(l.row()) // its idle time begins
 	}
 }
+
+// spanEnded ends the span of an execution with how that ended.
+func spanEnded(span tracing.Span, end domain.ExecutionEnd) {
+	if end.LostReason != "" {
+		span.Text("aetherium.lost", end.LostReason)
+		span.End(errLost)
+		return
+	}
+	span.Number("process.exit.code", int64(end.ExitCode))
+	span.End(nil)
+}
+
+var errLost = errors.New(errors.Unavailable, "the execution is lost")
 
 // endedUnseen notes an end that was stored in an earlier life of the worker.
 func (w *Worker) endedUnseen(vm *domain.VM, e guest.Ended) {

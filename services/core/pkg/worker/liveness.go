@@ -110,7 +110,7 @@ func (w *Worker) evacuate(ctx context.Context) error {
 			return nil
 		})
 		if err = errors.Join(err, cerr); changed {
-			w.Wake(vm.ProjectID, vm.ID)
+			w.Wake(ctx, vm.ProjectID, vm.ID)
 		}
 	}
 	return err

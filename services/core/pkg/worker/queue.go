@@ -7,6 +7,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
+	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 )
 
 // The jobs carry an ID; what is to be done is in the database.
@@ -17,6 +18,8 @@ const (
 
 type convergeArgs struct {
 	VM domain.ID `json:"vm_id"`
+	// Trace is of the request that wished it.
+	Trace string `json:"trace,omitempty"`
 }
 
 // Kind implements queue.Args.
@@ -30,9 +33,9 @@ type taskArgs struct {
 func (taskArgs) Kind() string { return taskKind }
 
 // enqueueConverge has a VM of a project stepped.
-func (w *Worker) enqueueConverge(project, id domain.ID) {
+func (w *Worker) enqueueConverge(ctx context.Context, project, id domain.ID) {
 	// Creating and stepping VMs goes before long tasks.
-	w.enqueue(convergeArgs{id}, queue.Options{Key: string(id), Tenant: string(project), Priority: 1})
+	w.enqueue(convergeArgs{id, tracing.Carried(ctx)}, queue.Options{Key: string(id), Tenant: string(project), Priority: 1})
 }
 
 func (w *Worker) enqueue(args queue.Args, o queue.Options) {
@@ -46,7 +49,11 @@ func (w *Worker) handleConverge(ctx context.Context, job queue.Job) error {
 	if err := json.Unmarshal(job.Args, &args); err != nil {
 		return queue.Cancel(err)
 	}
+	ctx, span := w.Tracing.Resume(ctx, args.Trace, "job "+convergeKind)
+	span.Text("aetherium.vm", args.VM.String())
+	span.Number("aetherium.attempt", int64(job.Attempt))
 	err := w.converge(ctx, domain.ID(job.Tenant), args.VM)
+	span.End(err)
 	if err != nil {
 		w.Log.Warn("VM not converged, trying again", "vm", args.VM, "attempt", job.Attempt, "error", err)
 	}

@@ -60,7 +60,7 @@ func (w *Worker) recover(ctx context.Context) (running []*domain.VM, err error) 
 		if vm.Observed == domain.Running && vm.Desired == domain.WantRunning {
 			running = append(running, vm)
 		}
-		w.enqueueConverge(vm.ProjectID, vm.ID)
+		w.enqueueConverge(ctx, vm.ProjectID, vm.ID)
 	}
 	return running, w.requeueTasks(ctx)
 }
@@ -246,7 +246,7 @@ func (w *Worker) watchExit(vm *domain.VM, id domain.ID, d vmm.Driver) {
 		}
 		if w.machines.ended(id, run, exit) {
 			w.Log.Info("machine ended", "vm", vm.ID, "machine", id, "oom", exit.OOM, "code", exit.Code, "known", exit.Known)
-			w.Wake(vm.ProjectID, vm.ID)
+			w.Wake(w.ctx, vm.ProjectID, vm.ID)
 		}
 	})
 }

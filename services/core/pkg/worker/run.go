@@ -422,7 +422,7 @@ func (w *Worker) due(ctx context.Context, id domain.ID) {
 		w.enforceAlone(ctx, id, err)
 		return
 	}
-	w.Wake(vm.ProjectID, id)
+	w.Wake(ctx, vm.ProjectID, id)
 }
 
 // timeUp changes what is wanted of a VM as its timeout says, for a cause. One

@@ -51,7 +51,7 @@ func (w *Worker) sweepWishes(ctx context.Context) error {
 		return err
 	})
 	for _, vm := range due {
-		w.Wake(vm.ProjectID, vm.ID)
+		w.Wake(ctx, vm.ProjectID, vm.ID)
 	}
 	return err
 }

@@ -141,7 +141,7 @@ func (w *Worker) await(ctx context.Context, vm *domain.VM, missing []domain.Tool
 		s.mu.Lock()
 		wait.over, wait.err = true, err
 		s.mu.Unlock()
-		w.Wake(vm.ProjectID, vm.ID)
+		w.Wake(ctx, vm.ProjectID, vm.ID)
 	})
 	return errWaits
 }

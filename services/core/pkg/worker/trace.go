@@ -4,9 +4,11 @@ import (
 	"context"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
@@ -44,6 +46,20 @@ func (t *trace) phase(name string) {
 	now := time.Now()
 	t.phases = append(t.phases, vmm.Phase{Name: name, Took: now.Sub(t.last)})
 	t.last = now
+}
+
+// spans tells of the phases in the trace of the request that they serve.
+func (t *trace) spans(ctx context.Context) {
+	at, whole := t.began, t.began
+	for _, p := range t.phases {
+		if strings.Contains(p.Name, ".") { // a part of the phase before it
+			tracing.Within(ctx, "start "+p.Name, whole, whole.Add(p.Took))
+			whole = whole.Add(p.Took)
+			continue
+		}
+		tracing.Within(ctx, "start "+p.Name, at, at.Add(p.Took))
+		at, whole = at.Add(p.Took), at
+	}
 }
 
 // Of what a driver tells; part of it comes from guests.

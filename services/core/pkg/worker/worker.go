@@ -15,6 +15,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/journal"
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
 )
@@ -96,6 +97,7 @@ type Deps struct {
 	Sealer   seal.Sealer
 	Queue    queue.Queue
 	Changes  watch.Changes[domain.ID] // woken after each commit for a VM or task
+	Tracing  *tracing.Tracing         // nil: no spans
 	Log      *slog.Logger
 	Now      func() time.Time // nil: time.Now
 }

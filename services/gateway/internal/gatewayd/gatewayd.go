@@ -19,6 +19,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/queue/asynq"
 	"github.com/aetherium/aetherium/services/core/pkg/runner"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
+	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
 	"github.com/aetherium/aetherium/services/core/pkg/watch/relay"
 	"github.com/aetherium/aetherium/services/gateway/pkg/serve"
@@ -33,6 +34,11 @@ func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, ready func
 	if err := os.MkdirAll(s.DataDir, 0o700); err != nil {
 		return errors.Wrap(err, errors.Internal, "the data directory %s cannot be made", s.DataDir)
 	}
+	spans, err := tracing.Open(ctx, s.Tracing.Config("aetherium-gateway", log))
+	if err != nil {
+		return err
+	}
+	defer spans.Finish(stopLimit, log)
 	in, err := installation.Open(ctx, s.Common, installation.Options{Serves: true, Logger: log})
 	if err != nil {
 		return err
@@ -89,7 +95,7 @@ func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, ready func
 		return err
 	}
 	return serve.Run(ctx, s.Common, s.Quotas, s.Front, serve.Deps{
-		Installation: in, Service: cases, Access: who, Queue: queue.Joined(jobs.all), Log: log,
+		Installation: in, Service: cases, Access: who, Queue: queue.Joined(jobs.all), Tracing: spans, Log: log,
 		Fleet:      fleet.New(fleet.Deps{Store: in.Store, Authority: authority}),
 		Collectors: append(calls.Collectors(), newOverview(in.Store, queue.Joined(jobs.all), log)),
 	}, ready)

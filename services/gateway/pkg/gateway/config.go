@@ -17,6 +17,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
+	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
@@ -168,6 +169,8 @@ type Deps struct {
 	Queue queue.Inspector
 	// Collectors are other parts' metrics, served with the gateway's. Optional.
 	Collectors []prometheus.Collector
+	// Tracing is where spans of requests go; nil: nowhere.
+	Tracing *tracing.Tracing
 	// Root answers on the API's hosts where the gateway itself does not: a
 	// dashboard. Optional: / leads to the documentation.
 	Root http.Handler

@@ -85,7 +85,7 @@ func New(c Config, d Deps) (*Gateway, error) {
 	}
 	g.api = middleware.Secure(c.TLSAddress == "", cors.Handler(g.router))
 	g.handler = middleware.Observe(
-		middleware.Observer{Logger: slog.New(g.lines), Metrics: g.metrics, Stall: c.Stall, Trusted: c.TrustedProxies},
+		middleware.Observer{Logger: slog.New(g.lines), Metrics: g.metrics, Tracing: d.Tracing, Stall: c.Stall, Trusted: c.TrustedProxies},
 		g.limits.Addresses(http.HandlerFunc(g.dispatch)),
 	)
 	return g, nil

@@ -12,6 +12,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
 )
 
@@ -39,6 +40,7 @@ func RecordOf(ctx context.Context) *Record {
 type Observer struct {
 	Logger  *slog.Logger
 	Metrics *Metrics
+	Tracing *tracing.Tracing // nil: no spans
 	// Stall is how long a peer may keep a read or a write waiting; 0: for ever.
 	Stall time.Duration
 	// Trusted are the proxies whose word on a request's client counts.
@@ -59,7 +61,8 @@ func Observe(o Observer, next http.Handler) http.Handler {
 		id := requestID(r.Header.Get(wire.HeaderRequestID))
 		w.Header().Set(wire.HeaderRequestID, id)
 		rec := &Record{ID: id, Route: "unmatched", Client: clientAddress(r, o.Trusted)}
-		r = r.WithContext(context.WithValue(r.Context(), recordKey{}, rec))
+		ctx, span := o.Tracing.Request(r)
+		r = r.WithContext(context.WithValue(ctx, recordKey{}, rec))
 		if r.Body != nil && r.Body != http.NoBody {
 			w.in = &body{ReadCloser: r.Body, control: control, stall: o.Stall, http2: w.http2, dog: watchdog{end: control.SetReadDeadline}}
 			r.Body, rec.body = w.in, w.in
@@ -78,6 +81,10 @@ func Observe(o Observer, next http.Handler) http.Handler {
 			}
 			took := time.Since(begin)
 			o.Metrics.end(rec.Route, r.Method, w.status, took)
+			span.Name(knownMethod(r.Method) + " " + rec.Route)
+			span.Text("aetherium.request", id)
+			span.Number("http.response.status_code", int64(w.status))
+			span.End(w.failure())
 			o.log(r, w, rec, id, took)
 			if p != nil { // the answer is broken off: so is the connection
 				panic(http.ErrAbortHandler)
@@ -85,6 +92,14 @@ func Observe(o Observer, next http.Handler) http.Handler {
 		}()
 		next.ServeHTTP(w, r)
 	})
+}
+
+// failure is the server's own, of a request that it could not answer.
+func (w *recorder) failure() error {
+	if e := w.err.Load(); e != nil && w.status >= http.StatusInternalServerError {
+		return *e
+	}
+	return nil
 }
 
 func (o Observer) log(r *http.Request, w *recorder, rec *Record, id string, took time.Duration) {

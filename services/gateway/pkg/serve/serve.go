@@ -21,6 +21,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	core "github.com/aetherium/aetherium/services/core/pkg/settings"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/gateway"
 	"github.com/aetherium/aetherium/services/gateway/pkg/settings"
@@ -37,6 +38,7 @@ type Deps struct {
 	Fleet        api.Fleet // takes in workers; nil: there is the process's own alone
 	Queue        queue.Inspector
 	Collectors   []prometheus.Collector
+	Tracing      *tracing.Tracing // nil: no spans
 	Log          *slog.Logger
 }
 
@@ -78,6 +80,7 @@ func Run(ctx context.Context, common core.Common, limits core.Quotas, s settings
 		Queue:      d.Queue,
 		Fleet:      d.Fleet,
 		Collectors: slices.Concat(d.Collectors, d.Service.Collectors(), in.Collectors()),
+		Tracing:    d.Tracing,
 		Ready:      func(ctx context.Context) error { return in.Store.Ping(ctx) },
 		Status: func(ctx context.Context) (wire.Status, error) {
 			return status(ctx, in.Store, wire.Status{URL: server.URL(), DataDir: common.DataDir, StartedAt: started})

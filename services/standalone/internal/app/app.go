@@ -59,7 +59,7 @@ func Serve(ctx context.Context, s settings.Settings, log *slog.Logger, ready fun
 	}()
 	defer func() { cancel(); <-done }()
 	return serve.Run(ctx, s.Common, s.Quotas, s.Front, serve.Deps{
-		Installation: n.in, Service: n.service, Access: who, Log: log,
+		Installation: n.in, Service: n.service, Access: who, Tracing: n.tracing, Log: log,
 		Queue: queue.Joined(func(context.Context) ([]queue.Inspector, error) {
 			return []queue.Inspector{n.host.Queue, n.runs}, nil
 		}),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -12,9 +13,13 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
 	"github.com/aetherium/aetherium/services/core/pkg/runner"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
+	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
+
+// tracingLimit bounds the sending of the last spans.
+const tracingLimit = 5 * time.Second
 
 // node is everything below the gateway.
 type node struct {
@@ -23,11 +28,13 @@ type node struct {
 	service *service.Service
 	runs    queue.Queue
 	runner  *runner.Runner
+	tracing *tracing.Tracing
+	log     *slog.Logger
 }
 
 // open opens everything; on an error what was opened is closed again.
 func open(ctx context.Context, s settings.Settings, log *slog.Logger, serves bool) (n *node, err error) {
-	n = new(node)
+	n = &node{log: log}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.close())
@@ -36,12 +43,17 @@ func open(ctx context.Context, s settings.Settings, log *slog.Logger, serves boo
 	if err := os.MkdirAll(s.DataDir, 0o711); err != nil { //nolint:gosec // the mapped roots of VMs walk through it
 		return n, errors.Wrap(err, errors.Internal, "the data directory %s cannot be made", s.DataDir)
 	}
+	if serves {
+		if n.tracing, err = tracing.Open(ctx, s.Tracing.Config("aetherium-standalone", log)); err != nil {
+			return n, err
+		}
+	}
 	if n.in, err = installation.Open(ctx, s.Common, installation.Options{Alone: true, Serves: serves, Logger: log}); err != nil {
 		return n, err
 	}
 	changes := new(watch.Hub[domain.ID])
 	n.host, err = host.Open(ctx, host.Settings{Common: s.Common, Host: s.Host}, n.in, host.Options{
-		Instance: n.in.ID, Queue: n.in.ID, Serves: serves, Changes: changes, Logger: log,
+		Instance: n.in.ID, Queue: n.in.ID, Serves: serves, Changes: changes, Tracing: n.tracing, Logger: log,
 	})
 	if err != nil {
 		return n, err
@@ -73,5 +85,6 @@ func (n *node) close() error {
 	if n.in != nil {
 		err = errors.Join(err, n.in.Close())
 	}
+	n.tracing.Finish(tracingLimit, n.log)
 	return err
 }

@@ -17,17 +17,20 @@ func TestWorker(t *testing.T) {
 		t.Errorf("%+v, %v", s, err)
 	}
 	for bad, field := range map[string]string{
-		"AETHERIUM_DATABASE=":                  "database",
-		"AETHERIUM_QUEUE=":                     "queue",
-		"AETHERIUM_WORKER_ADDRESS=7310":        "worker.address",
-		"AETHERIUM_WORKER_ADDRESS=":            "worker.address",
-		"AETHERIUM_WORKER_ADDRESS=0.0.0.0:1":   "worker.advertise",
-		"AETHERIUM_WORKER_ADDRESS=:1":          "worker.advertise",
-		"AETHERIUM_WORKER_ADVERTISE=here":      "worker.advertise",
-		"AETHERIUM_WORKER_METRICS=7311":        "worker.metrics",
-		"AETHERIUM_WORKER_GATEWAY=example.com": "worker.gateway",
-		"AETHERIUM_VM_DRIVER=xen":              "vm.driver",
-		"AETHERIUM_DRIVERS=xen":                "drivers",
+		"AETHERIUM_DATABASE=":                             "database",
+		"AETHERIUM_QUEUE=":                                "queue",
+		"AETHERIUM_WORKER_ADDRESS=7310":                   "worker.address",
+		"AETHERIUM_WORKER_ADDRESS=":                       "worker.address",
+		"AETHERIUM_WORKER_ADDRESS=0.0.0.0:1":              "worker.advertise",
+		"AETHERIUM_WORKER_ADDRESS=:1":                     "worker.advertise",
+		"AETHERIUM_WORKER_ADVERTISE=here":                 "worker.advertise",
+		"AETHERIUM_WORKER_METRICS=7311":                   "worker.metrics",
+		"AETHERIUM_WORKER_GATEWAY=example.com":            "worker.gateway",
+		"AETHERIUM_VM_DRIVER=xen":                         "vm.driver",
+		"AETHERIUM_DRIVERS=xen":                           "drivers",
+		"AETHERIUM_TRACING_SAMPLE=2":                      "tracing.sample",
+		"AETHERIUM_TRACING_URL=collector:4318":            "tracing.url",
+		"AETHERIUM_TRACING_URL=http://u:S3cret@collector": "tracing.url",
 	} {
 		_, err := node.Load("", append(shared, bad))
 		var e *errors.Error
