@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -27,8 +28,10 @@ const (
 
 	// dialLimit bounds reaching a worker.
 	dialLimit = 5 * time.Second
-	// tellLimit bounds a call that may fail.
+	// tellLimit bounds a call that may fail, and tellFor how long it is made
+	// again: after that the node has looked by itself.
 	tellLimit = 10 * time.Second
+	tellFor   = 30 * time.Second
 
 	// maxStreams is how many calls one connection may have under way.
 	maxStreams = 10_000
@@ -43,6 +46,8 @@ type Client struct {
 	base    url.URL
 	metrics *Metrics
 	log     *slog.Logger
+	life    context.Context //nolint:containedctx // of what goes on by itself
+	end     context.CancelFunc
 }
 
 var _ service.Node = (*Client)(nil)
@@ -52,6 +57,7 @@ var _ service.Node = (*Client)(nil)
 // connected yet.
 func NewClient(address string, config *tls.Config, log *slog.Logger) *Client {
 	c := &Client{address: address, tls: config.Clone(), base: url.URL{Scheme: "https", Host: address, Path: Prefix}, log: log}
+	c.life, c.end = context.WithCancel(context.Background())
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	config = config.Clone()
@@ -85,8 +91,12 @@ func NewServer(h http.Handler, config *tls.Config, log *slog.Logger) *http.Serve
 	}
 }
 
-// Close ends the connections that no call uses.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+// Close ends the connections that no call uses. What the node was to be told,
+// and could not be, it has to find.
+func (c *Client) Close() {
+	c.end()
+	c.http.CloseIdleConnections()
+}
 
 // reply is a call's answer behind its value.
 type reply struct {
@@ -138,6 +148,14 @@ func (c *Client) open(ctx context.Context, name string, in any, body io.Reader, 
 	var sent io.Reader = bytes.NewReader(text)
 	if body != nil {
 		sent = io.MultiReader(sent, body)
+	}
+	if closer, ok := body.(io.Closer); ok {
+		// The transport tells of a broken connection only when it has done with the
+		// body, and for a body that waits for more that is when it is closed.
+		sent = struct {
+			io.Reader
+			io.Closer
+		}{sent, closer}
 	}
 	life, cancel := context.WithCancel(ctx)
 	req, err := http.NewRequestWithContext(life, http.MethodPost, c.base.JoinPath(name).String(), sent)
@@ -237,13 +255,32 @@ func (s *source) failure() error {
 }
 
 // tell makes a call that may fail: what it is about is in the database, where
-// the node finds it by itself.
-func (c *Client) tell(ctx context.Context, name string, in any) {
+// the node finds it by itself, though later.
+func (c *Client) tell(ctx context.Context, name string, in any) error {
 	ctx, cancel := context.WithTimeout(ctx, tellLimit)
 	defer cancel()
-	if _, err := call[none](ctx, c, name, in); err != nil {
+	_, err := call[none](ctx, c, name, in)
+	if err != nil {
 		c.log.Warn("a worker was not told", "call", name, "worker", c.address, "error", err)
 	}
+	return err
+}
+
+// keepTelling tells the node as soon as it can be reached, and does not wait for
+// that. It goes on when ctx has ended.
+func (c *Client) keepTelling(ctx context.Context, name string, in any) {
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellFor)
+		defer cancel()
+		defer context.AfterFunc(c.life, cancel)()
+		for pause := 50 * time.Millisecond; c.tell(ctx, name, in) != nil; pause = min(2*pause, time.Second) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(pause/2 + rand.N(pause/2)):
+			}
+		}
+	}()
 }
 
 // unreachable tells why a node did not answer.

@@ -57,7 +57,7 @@ func (s *server) machines() {
 // Wake implements service.Node. It does not wait: a VM whose node was not told
 // is found by the node's sweep.
 func (c *Client) Wake(ctx context.Context, project, vm domain.ID) {
-	go c.tell(context.WithoutCancel(ctx), "vms.wake", ofProject{project, vm})
+	c.keepTelling(ctx, "vms.wake", ofProject{project, vm})
 }
 
 // Live implements service.Node: nothing of the node is in this process's memory.

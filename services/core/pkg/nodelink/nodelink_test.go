@@ -155,6 +155,25 @@ func TestOutputComesAsItIsSaid(t *testing.T) {
 	<-o.closed
 }
 
+// Output whose connection breaks is told to have broken, also while the node
+// waits for more to be asked of it.
+func TestOutputThatIsCutOff(t *testing.T) {
+	t.Parallel()
+	o := newTold(nil)
+	l := link(t, &node{output: func() (vmm.OutputReader, error) { return o, nil }})
+	r, err := l.Output(t.Context(), &domain.Execution{ID: "x"}, 0, true)
+	must(t, err)
+	go func() { o.events <- domain.OutputEvent{Data: []byte("first")} }()
+	_, err = r.Next(t.Context())
+	must(t, err)
+	l.server.CloseClientConnections()
+	if _, err := r.Next(t.Context()); !errors.HasCode(err, errors.Unavailable) {
+		t.Errorf("%v", err)
+	}
+	<-o.closed
+	must(t, r.Close())
+}
+
 func TestOutputOfWhichNobodyWantsMore(t *testing.T) {
 	t.Parallel()
 	for _, reads := range []bool{true, false} {
@@ -443,6 +462,46 @@ func TestWhatIsToldByTheWay(t *testing.T) {
 	}
 	if vm, ok := l.Live("vm"); ok {
 		t.Errorf("%+v", vm)
+	}
+}
+
+// A node that cannot be reached is told when it can be.
+func TestWhatIsToldLater(t *testing.T) {
+	t.Parallel()
+	n := &node{woken: make(chan domain.ID, 1)}
+	l := link(t, n)
+	away, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	address := away.Addr().String()
+	must(t, away.Close())
+	c := nodelink.NewClient(address, &tls.Config{RootCAs: l.trust, MinVersion: tls.VersionTLS13}, slog.New(slog.DiscardHandler))
+	t.Cleanup(c.Close)
+	c.Wake(t.Context(), "p", "vm")
+	select {
+	case got := <-n.woken:
+		t.Fatalf("%q was woken by nobody", got)
+	case <-time.After(100 * time.Millisecond): // it has been tried by then
+	}
+	back, err := net.Listen("tcp", address)
+	must(t, err)
+	t.Cleanup(func() { _ = back.Close() })
+	go func() {
+		for {
+			conn, err := back.Accept()
+			if err != nil {
+				return
+			}
+			to, err := net.Dial("tcp", l.server.Listener.Addr().String())
+			if err != nil {
+				_ = conn.Close()
+				return
+			}
+			go func() { defer func() { _ = to.Close() }(); _, _ = io.Copy(to, conn) }()
+			go func() { defer func() { _ = conn.Close() }(); _, _ = io.Copy(conn, to) }()
+		}
+	}()
+	if got := <-n.woken; got != "p/vm" {
+		t.Errorf("%q was woken", got)
 	}
 }
 

@@ -61,11 +61,13 @@ func (s *server) work() {
 
 // RunTask implements service.Node. It does not wait: the node finds the task.
 func (c *Client) RunTask(project, id domain.ID) {
-	go c.tell(context.Background(), "tasks.run", ofProject{project, id})
+	c.keepTelling(context.Background(), "tasks.run", ofProject{project, id})
 }
 
 // CancelTask implements service.Node. It does not wait: the node finds the task.
-func (c *Client) CancelTask(id domain.ID) { go c.tell(context.Background(), "tasks.cancel", byID{id}) }
+func (c *Client) CancelTask(id domain.ID) {
+	c.keepTelling(context.Background(), "tasks.cancel", byID{id})
+}
 
 // KeepLogin implements service.Node.
 func (c *Client) KeepLogin(ctx context.Context, task domain.ID, login vmm.RegistryLogin) error {
@@ -103,7 +105,7 @@ func (c *Client) RemoveTool(ctx context.Context, exact domain.Tool) error {
 }
 
 // TemplatesChanged implements service.Node.
-func (c *Client) TemplatesChanged(ctx context.Context) { c.tell(ctx, "templates.changed", none{}) }
+func (c *Client) TemplatesChanged(ctx context.Context) { _ = c.tell(ctx, "templates.changed", none{}) }
 
 // ForgetProject implements service.Node.
 func (c *Client) ForgetProject(ctx context.Context, project domain.ID) error {

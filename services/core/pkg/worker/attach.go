@@ -232,12 +232,12 @@ func (w *Worker) rename(ctx context.Context, vm *domain.VM, driver vmm.Driver) <
 // attachFailed decides what becomes of a machine that runs but cannot be
 // talked to. One that has ended meanwhile is stepped again by its exit; one
 // that was never ready is given up; one that was keeps running for another try,
-// as does one that only lacks an environment that cannot be opened for now.
+// as does one that only lacks what is away for now.
 func (w *Worker) attachFailed(ctx context.Context, vm *domain.VM, driver vmm.Driver, why error) error {
 	if ctx.Err() != nil || w.machines.lastExit(vm.MachineID) != nil && vm.Epoch > 0 {
 		return why
 	}
-	if vm.Epoch > 0 && !fresh(vm) || isKeysAway(why) {
+	if vm.Epoch > 0 && !fresh(vm) || isAway(why) {
 		return why
 	}
 	if err := driver.Stop(context.WithoutCancel(ctx), string(vm.MachineID), 0); err != nil {

@@ -45,6 +45,9 @@ func (w *Worker) commit(ctx context.Context, id domain.ID, kind string, change f
 		return err
 	})
 	if err != nil {
+		if isAway(err) {
+			w.Changes.Notify(id) // it may be written all the same
+		}
 		return nil, err
 	}
 	w.vms.refresh(row)

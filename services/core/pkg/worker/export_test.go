@@ -25,7 +25,7 @@ func (w *Worker) Crash(ctx context.Context) {
 }
 
 // Sweep looks for what a lost wake-up left, as the worker does from time to time.
-func (w *Worker) Sweep(ctx context.Context) { w.sweep(ctx) }
+func (w *Worker) Sweep(ctx context.Context) { w.sweepAsked(ctx); w.sweep(ctx) }
 
 // AwaitEgress waits until a VM's newest egress policy is acknowledged.
 func (w *Worker) AwaitEgress(ctx context.Context, id domain.ID) error {

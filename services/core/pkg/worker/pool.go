@@ -166,6 +166,21 @@ func (p *pool) remove(id domain.ID) *warm {
 	return nil
 }
 
+// has reports whether a machine is the pool's, or was until it was claimed.
+func (p *pool) has(id domain.ID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pending[id] != nil {
+		return true
+	}
+	for _, s := range p.shelves {
+		if slices.ContainsFunc(s.ready, func(m *warm) bool { return m.id == id }) {
+			return true
+		}
+	}
+	return false
+}
+
 // work counts something that goes on until the returned function is called.
 func (p *pool) work() (done func()) {
 	p.mu.Lock()

@@ -102,11 +102,9 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 		err := w.enforceEgress(ctx, vm)
 		if err == nil {
 			// From here on the machine may wait for keys: its policy is in force.
-			if err = w.occupy(ctx, vm, driver, trace); isKeysAway(err) {
-				return err
-			}
+			err = w.occupy(ctx, vm, driver, trace)
 		}
-		if err == nil || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil || isAway(err) {
 			return err
 		}
 		w.Log.Warn("a machine from the pool is of no use, making one", "vm", vm.ID, "machine", vm.MachineID, "error", err)
@@ -118,7 +116,7 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 		trace.phase("intent")
 	}
 	spec.MachineID = string(vm.MachineID)
-	if err := w.enforceEgress(ctx, vm); isKeysAway(err) {
+	if err := w.enforceEgress(ctx, vm); isAway(err) {
 		w.machines.forget(vm.MachineID) // there is none yet: the next try makes it
 		return err
 	} else if err != nil {
@@ -142,6 +140,7 @@ func (w *Worker) intend(ctx context.Context, vm *domain.VM, tools []string, pool
 		claimed = false
 		row.Observed, row.Spec.Tools, row.Reason = domain.Creating, tools, ""
 		if row.MachineID != "" {
+			claimed = w.pool.has(row.MachineID) // the claim was made, and its answer lost
 			return nil
 		}
 		if poolable {
@@ -203,8 +202,12 @@ func (w *Worker) createFailed(ctx context.Context, vm *domain.VM, driver vmm.Dri
 	return w.failed(ctx, vm, domain.CauseCreateFault, cause)
 }
 
-// failed writes that no step can give what is wanted.
+// failed writes that no step can give what is wanted, unless what that needs is
+// only away.
 func (w *Worker) failed(ctx context.Context, vm *domain.VM, cause domain.Cause, why error) error {
+	if isAway(why) {
+		return why
+	}
 	w.Log.Error("VM failed", "vm", vm.ID, "cause", cause, "error", why)
 	_, err := w.commit(ctx, vm.ID, events.VMFailed, func(tx storage.Tx, row *domain.VM) error {
 		now := w.time()
@@ -257,7 +260,7 @@ func (w *Worker) resume(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 		return err
 	}
 	if vm.PauseMode != domain.PauseFreeze { // its machine is started, and not only let go on
-		if err := w.enforceEgress(ctx, vm); isKeysAway(err) {
+		if err := w.enforceEgress(ctx, vm); isAway(err) {
 			return err
 		} else if err != nil {
 			return w.notResumed(ctx, vm, err)

@@ -13,14 +13,9 @@ import (
 // sweepBatch bounds what one sweep removes of each kind.
 const sweepBatch = 500
 
-// sweep finds what a lost wake-up left, and removes what has been kept long enough.
+// sweep removes what has been kept long enough.
 func (w *Worker) sweep(ctx context.Context) {
-	for _, part := range []struct {
-		name string
-		do   func(context.Context) error
-	}{
-		{"wishes", w.sweepWishes},
-		{"tasks", w.requeueTasks},
+	w.inTurn(ctx, []part{
 		{"rows", w.sweepRows},
 		{"tombstones", w.sweepTombstones},
 		{"executions", w.sweepExecutions},
@@ -31,7 +26,23 @@ func (w *Worker) sweep(ctx context.Context) {
 		{"tools", w.sweepTools},
 		{"tool logs", w.sweepToolLogs},
 		{"volumes", w.sweepVolumes},
-	} {
+	})
+}
+
+// sweepAsked finds what is asked of the worker that it was not told of: whoever
+// wrote it down may have died before.
+func (w *Worker) sweepAsked(ctx context.Context) {
+	w.inTurn(ctx, []part{{"wishes", w.sweepWishes}, {"tasks", w.requeueTasks}})
+}
+
+// part is one of the things that a sweep looks at.
+type part struct {
+	name string
+	do   func(context.Context) error
+}
+
+func (w *Worker) inTurn(ctx context.Context, parts []part) {
+	for _, part := range parts {
 		if err := part.do(ctx); err != nil && ctx.Err() == nil {
 			w.Log.Error("sweep", "part", part.name, "error", err)
 		}

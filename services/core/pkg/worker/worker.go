@@ -39,7 +39,8 @@ type Config struct {
 	StartUpTimeout time.Duration // for what a template starts in it to be ready
 	StopGrace      time.Duration // between asking a machine to end and ending it
 	HeartbeatEvery time.Duration // between signs of life; a few of them fit into service.Config.AwayAfter
-	SweepEvery     time.Duration // between looks for lost wishes and expired rows
+	WishesEvery    time.Duration // between looks for wishes and tasks that nobody told it of
+	SweepEvery     time.Duration // between looks for expired rows
 	UsageEvery     time.Duration // between usage samples
 	KeepTombstones time.Duration
 	KeepTasks      time.Duration
@@ -67,6 +68,7 @@ func (c Config) withDefaults() Config {
 	set(&c.StartUpTimeout, 3*time.Minute)
 	set(&c.StopGrace, 5*time.Second)
 	set(&c.HeartbeatEvery, 5*time.Second)
+	set(&c.WishesEvery, 5*time.Second)
 	set(&c.SweepEvery, 30*time.Second)
 	set(&c.UsageEvery, 15*time.Second)
 	set(&c.KeepTombstones, 7*24*time.Hour)
@@ -138,7 +140,7 @@ func New(config Config, d Deps) *Worker {
 	if d.Now == nil {
 		d.Now = time.Now
 	}
-	d.Sealer = sealer{d.Sealer}
+	d.Sealer, d.Store = sealer{d.Sealer}, store{d.Store}
 	w := &Worker{config: config.withDefaults(), Deps: d}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	w.clock = newClock(d.Now, w.due)
@@ -183,6 +185,7 @@ func (w *Worker) Start(ctx context.Context) error {
 		return err
 	}
 	w.wg.Go(func() { w.live(w.ctx) })
+	w.wg.Go(func() { w.every(w.config.WishesEvery, w.sweepAsked) })
 	w.wg.Go(func() { w.every(w.config.SweepEvery, w.sweep) })
 	w.wg.Go(func() { w.every(w.config.UsageEvery, w.sampleUsage) })
 	return nil

@@ -74,6 +74,9 @@ func (s *Server) Kill(t testing.TB) {
 	s.process = nil
 }
 
+// PID is the server's process.
+func (s *Server) PID() int { return s.process.Pid }
+
 // Restart starts the server again, with what it has kept, and waits until it serves.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()

@@ -145,6 +145,9 @@ func (s *Server) Kill() error {
 	return err
 }
 
+// PID is the process that the server's others are children of.
+func (s *Server) PID() int { return s.cmd.Process.Pid }
+
 // Stop ends the server and removes what it kept.
 func (s *Server) Stop() error {
 	var err error

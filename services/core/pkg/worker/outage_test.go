@@ -1,0 +1,159 @@
+package worker_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/fake"
+	"github.com/aetherium/aetherium/services/core/pkg/worker"
+)
+
+// unsure is a store whose connection breaks: of one transaction the answer is
+// lost, and it may have been committed; the next ones do not get there.
+type unsure struct {
+	storage.Store
+	mu        sync.Mutex
+	left      int // until it breaks; 0: it does not
+	committed bool
+	away      int // transactions after that
+}
+
+func (u *unsure) breakAfter(n int, committed bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.left, u.committed, u.away = n, committed, 3
+}
+
+// View implements storage.Store.
+func (u *unsure) View(ctx context.Context, f func(storage.Tx) error) error {
+	u.mu.Lock()
+	gone := u.left == 0 && u.away > 0
+	if gone {
+		u.away--
+	}
+	u.mu.Unlock()
+	if gone {
+		return errors.New(errors.Unavailable, "the database cannot be reached: the connection broke")
+	}
+	return u.Store.View(ctx, f)
+}
+
+// deletions is a driver that notes which machines are deleted.
+type deletions struct {
+	*fake.Driver
+	mu  sync.Mutex
+	ids []string
+}
+
+func (d *deletions) Delete(ctx context.Context, id string) error {
+	d.mu.Lock()
+	d.ids = append(d.ids, id)
+	d.mu.Unlock()
+	return d.Driver.Delete(ctx, id)
+}
+
+func (d *deletions) has(id domain.ID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Contains(d.ids, string(id))
+}
+
+func (u *unsure) over() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.left == 0 && u.away == 0
+}
+
+func (u *unsure) Update(ctx context.Context, f func(storage.Tx) error) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	gone := errors.New(errors.Unavailable, "the database cannot be reached: the connection broke")
+	switch {
+	case u.left > 1:
+		u.left--
+	case u.left == 1:
+		u.left = 0
+		if u.committed {
+			if err := u.Store.Update(ctx, f); err != nil {
+				return err
+			}
+		}
+		return gone
+	case u.away > 0:
+		u.away--
+		return gone
+	}
+	return u.Store.Update(ctx, f)
+}
+
+// works runs a command as soon as the VM can be talked to.
+func (b *bed) works(vm domain.ID) {
+	b.t.Helper()
+	for {
+		x, err := b.StartExecution(b.ctx, b.by, vm, vmm.StartExecution{Command: domain.Command{Args: []string{"echo", "works"}}})
+		if errors.HasCode(err, errors.Unavailable) && b.ctx.Err() == nil {
+			time.Sleep(time.Millisecond) // as who was told to come again
+			continue
+		}
+		must(b.t, err)
+		if out := b.output(x.ID); out != "works\n" {
+			b.t.Errorf("%q", out)
+		}
+		return
+	}
+}
+
+// Whatever the database is asked when its connection breaks, and whether it has
+// done it or not: a VM that is being made comes to run, once.
+func TestAVMIsMadeWhileTheDatabaseGoesAway(t *testing.T) {
+	t.Parallel()
+	for _, pool := range []int{0, 1} {
+		for _, committed := range []bool{true, false} {
+			for at := 1; at <= 3; at++ {
+				t.Run(fmt.Sprintf("pool %d, committed %t, transaction %d", pool, committed, at), func(t *testing.T) {
+					t.Parallel()
+					store := new(unsure)
+					b := newPoolBed(t, pool, pool)
+					b.down()
+					store.Store = b.store
+					driver := new(deletions)
+					b.deps = func(d *worker.Deps) {
+						d.Store, driver.Driver = store, d.Drivers["fake"].(*fake.Driver)
+						d.Drivers["fake"] = driver
+					}
+					b.up()
+					if pool > 0 {
+						b.running(vmm.CreateVM{})
+						b.ready(1)
+					}
+					store.breakAfter(at, committed)
+					vm := b.running(vmm.CreateVM{Name: "it"})
+					for !store.over() {
+						b.works(vm.ID)
+					}
+					b.works(vm.ID)
+					now, err := b.GetVM(b.ctx, b.by, vm.ID)
+					must(t, err)
+					if now.Observed != domain.Running || now.Epoch != 1 || now.MachineID != vm.MachineID {
+						t.Errorf("%+v", now)
+					}
+					if driver.has(vm.MachineID) {
+						t.Error("the machine that it ran in is gone")
+					}
+					_, err = b.DeleteVM(b.ctx, b.by, vm.ID)
+					must(t, err)
+					_, err = b.WaitVM(b.ctx, b.by, vm.ID)
+					must(t, err)
+				})
+			}
+		}
+	}
+}

@@ -1,0 +1,262 @@
+// Package chaos has users work with a fleet of real processes on this host,
+// PostgreSQL and Redis among them, while these are killed, stopped, and cut off
+// from one another, and checks what the users saw. It needs root, and speaks to
+// loopback only.
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/Shopify/toxiproxy/v2"
+	"github.com/rs/zerolog"
+
+	"github.com/aetherium/aetherium/services/core/pkg/client"
+	"github.com/aetherium/aetherium/services/core/pkg/redis/redistest"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/pgtest"
+	"github.com/aetherium/aetherium/tests/internal/server"
+)
+
+// rootfsEnv names a directory that templates are made from.
+const rootfsEnv = "AETHERIUM_TEST_OTHER_ROOTFS"
+
+const (
+	gateways = 2
+	workers  = 3
+	// awayAfter is the shortest that a gateway can be told to wait for a sign of life.
+	awayAfter = 10 * time.Second
+)
+
+// field is the fleet. Each of its processes reaches the database and the queue
+// through connections of its own, and gateways a worker through others, all of
+// which can be cut.
+type field struct {
+	t     *testing.T
+	ctx   context.Context
+	net   string // of loopback; the last byte is left open
+	fleet *server.Fleet
+
+	database  *pgtest.Server
+	queue     *redistest.Server
+	gateways  []*server.Server
+	workers   []*server.Server
+	wires     []*wire
+	proxies   *toxiproxy.ApiServer
+	templates []string
+}
+
+// wire is what connections between two processes go through.
+type wire struct {
+	*toxiproxy.Proxy
+	name string
+}
+
+func newField(t *testing.T, ctx context.Context) *field { //nolint:revive // the test is what it belongs to
+	t.Helper()
+	f := &field{
+		t: t, ctx: ctx, net: fmt.Sprintf("127.%d.%d.", 1+rand.IntN(254), rand.IntN(256)),
+		proxies: toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()),
+	}
+	var err error
+	f.database, err = pgtest.Start(ctx, "listen_addresses="+f.net+"1", "fsync=on", "full_page_writes=on")
+	must(t, err)
+	t.Cleanup(func() { must(t, f.database.Stop()) })
+	f.queue = redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always", "--bind", f.net+"2", "--port", "6379")
+	dir, err := os.MkdirTemp("", "aetherium-chaos-")
+	must(t, err)
+	t.Cleanup(func() {
+		if t.Failed() {
+			f.keepLogs()
+		}
+		_ = os.RemoveAll(dir)
+	})
+	must(t, os.Chmod(dir, 0o711)) //nolint:gosec // the mapped roots of VMs walk through it
+	f.fleet = server.NewFleet(dir)
+	return f
+}
+
+// wire makes connections to a server of the field's go through an address of
+// their own, which it returns.
+func (f *field) wire(name, server string, at int) string {
+	f.t.Helper()
+	_, port, _ := strings.Cut(server, ":")
+	w := &wire{name: name}
+	w.Proxy = toxiproxy.NewProxy(f.proxies, name, f.net+strconv.Itoa(at)+":"+port, server)
+	must(f.t, w.Start())
+	f.t.Cleanup(w.Stop)
+	f.wires = append(f.wires, w)
+	return w.Listen
+}
+
+// shared are the settings by which a process reaches the database and the queue.
+func (f *field) shared(name string, at int) []string {
+	database := url.URL{
+		Scheme: "postgres", User: url.User("postgres"), Path: "/postgres",
+		Host: f.wire(name+" to the database", f.net+"1:5432", at), RawQuery: "sslmode=disable",
+	}
+	return []string{
+		"AETHERIUM_DATABASE=" + database.String(),
+		"AETHERIUM_QUEUE=redis://" + f.wire(name+" to the queue", f.net+"2:6379", at+1),
+	}
+}
+
+// start runs everything. Each worker has a template of its own.
+func (f *field) start(rootfs string) {
+	f.t.Helper()
+	for i := range gateways {
+		name := fmt.Sprintf("gateway-%d", i+1)
+		s, err := f.fleet.Gateway(name, append(f.shared(name, 10+10*i), "AETHERIUM_WORKERS_AWAY_AFTER="+awayAfter.String())...)
+		must(f.t, err)
+		must(f.t, s.Run(f.ctx))
+		f.t.Cleanup(func() { f.end(s) })
+		f.gateways = append(f.gateways, s)
+	}
+	for i := range workers {
+		name := fmt.Sprintf("worker-%d", i+1)
+		by := f.gateways[i%gateways]
+		token, err := by.CLI(f.ctx, "worker", "token", "create", "--quiet")
+		must(f.t, err)
+		at := 100 + 10*i
+		address := f.net + strconv.Itoa(at+5) + ":7310"
+		s, err := f.fleet.Worker(name, by, strings.TrimSpace(token), append(f.shared(name, at), "AETHERIUM_DRIVERS=oci",
+			"AETHERIUM_WORKER_ADDRESS="+address, "AETHERIUM_WORKER_ADVERTISE="+f.wire("gateways to "+name, address, at+2))...)
+		must(f.t, err)
+		must(f.t, s.Run(f.ctx))
+		f.t.Cleanup(func() { f.end(s) })
+		// Until what was built can be had elsewhere, a template's VMs are where it was built.
+		for _, other := range f.workers {
+			f.cli("worker", "cordon", filepath.Base(other.DataDir))
+		}
+		f.workers = append(f.workers, s)
+		template := fmt.Sprintf("from-%d", i+1)
+		f.cli("template", "build", template, "--dir", rootfs)
+		f.templates = append(f.templates, template)
+	}
+	for _, w := range f.workers[:workers-1] {
+		f.cli("worker", "uncordon", filepath.Base(w.DataDir))
+	}
+}
+
+func (f *field) cli(args ...string) {
+	f.t.Helper()
+	if out, err := f.gateways[0].CLI(f.ctx, args...); err != nil {
+		f.t.Fatal(err, out)
+	}
+}
+
+// end ends a process at the end of the test. A worker leaves nothing on the host.
+func (f *field) end(s *server.Server) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.ctx), time.Minute)
+	defer cancel()
+	must(f.t, s.End(ctx))
+	name := filepath.Base(s.DataDir)
+	if strings.HasPrefix(name, "worker") {
+		must(f.t, s.Remove(ctx))
+		if left := s.Footprint(ctx); len(left) > 0 {
+			f.t.Errorf("%s left something behind: %v", name, left)
+		}
+	}
+}
+
+// keepLogs has the logs where they are after the test.
+func (f *field) keepLogs() {
+	for _, s := range append(append([]*server.Server{}, f.gateways...), f.workers...) {
+		path := filepath.Join(os.TempDir(), "chaos-"+filepath.Base(s.DataDir)+".log")
+		f.t.Logf("the log of %s is in %s", filepath.Base(s.DataDir), path)
+		if err := os.WriteFile(path, []byte(s.Log()), 0o600); err != nil {
+			f.t.Error(err)
+		}
+	}
+}
+
+// settle waits until every worker is ready and has nothing on its host that no
+// row knows.
+func (f *field) settle() {
+	c, err := f.gateways[0].Client()
+	must(f.t, err)
+	defer c.Close()
+	for {
+		ready := 0
+		all, err := c.Workers(f.ctx)
+		must(f.t, err)
+		for _, w := range all {
+			if w.State == "ready" {
+				ready++
+			}
+		}
+		if ready == workers {
+			return
+		}
+		must(f.t, f.ctx.Err())
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// stray waits until there is nothing on the host that no row knows, or tells
+// what there is.
+func (f *field) stray(ctx context.Context, w *server.Server) []string {
+	for {
+		stray, err := w.Stray(ctx, server.Limits{PooledMachines: 100, SparePairs: 100, Draining: true})
+		switch {
+		case err == nil && len(stray) == 0:
+			return nil
+		case ctx.Err() != nil:
+			return stray
+		case err != nil:
+			stray = []string{err.Error()}
+		}
+		select {
+		case <-ctx.Done():
+			return stray
+		case <-time.After(200 * time.Millisecond): // it is looked at from outside
+		}
+	}
+}
+
+func (f *field) clients(patience time.Duration) []*client.Client {
+	f.t.Helper()
+	var all []*client.Client
+	for _, g := range f.gateways {
+		c, err := client.New(client.Options{URL: g.URL, Key: g.Key, Patience: patience})
+		must(f.t, err)
+		f.t.Cleanup(c.Close)
+		all = append(all, c)
+	}
+	return all
+}
+
+// signalTree signals a process and those that it has forked.
+func signalTree(pid int, sig syscall.Signal) error {
+	if err := syscall.Kill(pid, sig); err != nil {
+		return err
+	}
+	children, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, list := range children {
+		text, err := os.ReadFile(list)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for _, child := range strings.Fields(string(text)) {
+			if n, err := strconv.Atoi(child); err == nil {
+				_ = signalTree(n, sig) // it may have ended
+			}
+		}
+	}
+	return nil
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

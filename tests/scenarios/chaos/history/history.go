@@ -1,0 +1,224 @@
+// Package history is what the users of an installation did and saw while its
+// parts were failing, and what must be true of that all the same.
+package history
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// History is written by all users at once.
+type History struct {
+	mu    sync.Mutex
+	vms   []*VM
+	calls []Call
+}
+
+// VM is one that was asked for, by a name that nobody else uses.
+type VM struct {
+	Name string
+	// ID is what it was accepted as; empty: it was not.
+	ID string
+	// Refused has the codes of the errors by which it was not accepted.
+	Refused []string
+	// State is the last that was seen of it, and Failure the reason of failed.
+	State, Failure string
+	Commands       []*Command
+	// Ran is what the commands left in the VM: their IDs, in the order in which
+	// they ran, or nil where nobody could look.
+	Ran []string
+	// Deleted is set when its deletion was confirmed.
+	Deleted bool
+}
+
+// Command is one that was asked for, by an ID that its user made.
+type Command struct {
+	ID           string
+	Acknowledged bool
+	// Want and Got are all of its output, as it had to be and as it came.
+	Want, Got []byte
+	WantCode  int
+	// Gaps are pieces that were said to be no longer kept.
+	Gaps int
+	// State is how it ended: exited, or lost for a reason.
+	State, Lost string
+	Code        int
+}
+
+// Call is a request and what became of it.
+type Call struct {
+	What, To string
+	At       time.Time
+	Took     time.Duration
+	Code     string // of the error; empty: it was answered
+	Unheard  bool   // no answer came: the connection broke
+	HungUp   bool   // the caller's patience ended first
+}
+
+// Row is what the installation knows of a VM in the end.
+type Row struct{ ID, Name, State string }
+
+// Add notes a VM that is about to be asked for.
+func (h *History) Add(vm *VM) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.vms = append(h.vms, vm)
+}
+
+// Note notes a call.
+func (h *History) Note(c Call) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.calls = append(h.calls, c)
+}
+
+// Check says what is not as it must be. Rows are all VMs of the installation
+// when everything works again and every user has come to an end.
+func (h *History) Check(rows []Row) (wrong []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+	byName := map[string][]Row{}
+	for _, r := range rows {
+		byName[r.Name] = append(byName[r.Name], r)
+	}
+	for _, vm := range h.vms {
+		found := byName[vm.Name]
+		delete(byName, vm.Name)
+		switch {
+		case vm.ID == "" && len(vm.Refused) == 0:
+			say("VM %s: neither accepted nor refused", vm.Name)
+		case vm.ID != "" && !slices.ContainsFunc(found, func(r Row) bool { return r.ID == vm.ID }):
+			say("VM %s: accepted as %s, and not known any more", vm.Name, vm.ID)
+		}
+		if alive := slices.DeleteFunc(slices.Clone(found), func(r Row) bool { return settled(r.State) }); len(alive) > 1 {
+			say("VM %s: it is there %d times: %v", vm.Name, len(alive), alive)
+		}
+		switch {
+		case vm.ID == "":
+		case vm.State == "failed" && vm.Failure == "":
+			say("VM %s: failed without a reason", vm.Name)
+		case vm.State != "running" && vm.State != "failed":
+			say("VM %s: accepted as %s, and %q in the end", vm.Name, vm.ID, vm.State)
+		}
+		for _, c := range vm.Commands {
+			wrong = append(wrong, c.check(vm)...)
+		}
+	}
+	for name, found := range byName {
+		say("VM %s: nobody asked for it: %v", name, found)
+	}
+	for _, c := range h.calls {
+		if c.HungUp {
+			say("%s: %s to %s was not answered within %s", c.At.Format(time.TimeOnly+".000"), c.What, c.To, c.Took.Round(time.Millisecond))
+		}
+		if c.Code == "internal" {
+			say("%s: %s to %s was answered by an internal error", c.At.Format(time.TimeOnly+".000"), c.What, c.To)
+		}
+	}
+	slices.Sort(wrong)
+	return wrong
+}
+
+// settled reports whether a VM of that state has nothing on any host.
+func settled(state string) bool { return state == "deleted" || state == "failed" }
+
+func (c *Command) check(vm *VM) (wrong []string) {
+	say := func(format string, args ...any) {
+		wrong = append(wrong, fmt.Sprintf("command %s in VM %s (%s): %s", c.ID, vm.Name, vm.ID, fmt.Sprintf(format, args...)))
+	}
+	ran := 0
+	for _, id := range vm.Ran {
+		if id == c.ID {
+			ran++
+		}
+	}
+	if ran > 1 {
+		say("it ran %d times", ran)
+	}
+	if !bytes.HasPrefix(c.Want, c.Got) {
+		say("its output is not what it wrote, from byte %d on: %q", common(c.Want, c.Got), around(c.Got, common(c.Want, c.Got)))
+	}
+	switch {
+	case !c.Acknowledged && c.State == "":
+		return wrong // it may have run, once
+	case c.State == "exited":
+		if c.Code != c.WantCode {
+			say("exit code %d, not %d", c.Code, c.WantCode)
+		}
+		if len(c.Got) < len(c.Want) && bytes.HasPrefix(c.Want, c.Got) {
+			say("%d of %d bytes of its output came, %d gaps", len(c.Got), len(c.Want), c.Gaps)
+		}
+		if vm.Ran != nil && ran == 0 {
+			say("it has exited, and never ran")
+		}
+	case c.State == "lost":
+		if c.Lost == "" {
+			say("lost without a reason")
+		}
+	default:
+		say("acknowledged, and %q in the end", c.State)
+	}
+	return wrong
+}
+
+func common(a, b []byte) int {
+	n := min(len(a), len(b))
+	for i := range n {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return n
+}
+
+func around(b []byte, at int) []byte { return b[max(0, at-20):min(len(b), at+40)] }
+
+// Summary counts what there was.
+func (h *History) Summary() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var accepted, failed, commands, exited, lost, unacknowledged, bytesOut int
+	for _, vm := range h.vms {
+		if vm.ID != "" {
+			accepted++
+		}
+		if vm.State == "failed" {
+			failed++
+		}
+		for _, c := range vm.Commands {
+			commands++
+			bytesOut += len(c.Got)
+			switch {
+			case c.State == "exited":
+				exited++
+			case c.State == "lost":
+				lost++
+			case !c.Acknowledged:
+				unacknowledged++
+			}
+		}
+	}
+	codes := map[string]int{}
+	for _, c := range h.calls {
+		switch {
+		case c.HungUp:
+			codes["no answer in time"]++
+		case c.Unheard:
+			codes["connection broken"]++
+		case c.Code != "":
+			codes[c.Code]++
+		}
+	}
+	var refusals []string
+	for code, n := range codes {
+		refusals = append(refusals, fmt.Sprintf("%s %d", code, n))
+	}
+	slices.Sort(refusals)
+	return fmt.Sprintf("%d VMs asked for, %d accepted, %d of them failed; %d commands: %d exited, %d lost, %d never acknowledged; %d bytes of output; %d calls, of them: %s",
+		len(h.vms), accepted, failed, commands, exited, lost, unacknowledged, bytesOut, len(h.calls), strings.Join(refusals, ", "))
+}

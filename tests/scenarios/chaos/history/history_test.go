@@ -1,0 +1,69 @@
+package history
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// good is a history of which nothing can be said.
+func good() (*History, *VM, *Command, []Row) {
+	c := &Command{ID: "c", Acknowledged: true, Want: []byte("line 1\nline 2\n"), Got: []byte("line 1\nline 2\n"), WantCode: 7, Code: 7, State: "exited"}
+	vm := &VM{Name: "one", ID: "v", State: "running", Commands: []*Command{c}, Ran: []string{"c"}, Deleted: true}
+	h := new(History)
+	h.Add(vm)
+	return h, vm, c, []Row{{"v", "one", "deleted"}}
+}
+
+func TestCheckFinds(t *testing.T) {
+	if h, _, _, rows := good(); len(h.Check(rows)) > 0 {
+		t.Fatalf("of a good one: %v", h.Check(rows))
+	}
+	for want, spoil := range map[string]func(*History, *VM, *Command, *[]Row){
+		"not known any more": func(_ *History, _ *VM, _ *Command, rows *[]Row) { *rows = nil },
+		"it is there 2 times": func(_ *History, _ *VM, _ *Command, rows *[]Row) {
+			*rows = append(*rows, Row{"w", "one", "running"}, Row{"x", "one", "running"})
+		},
+		"nobody asked for it":           func(_ *History, _ *VM, _ *Command, rows *[]Row) { *rows = append(*rows, Row{"w", "other", "running"}) },
+		"neither accepted nor refused":  func(_ *History, vm *VM, _ *Command, rows *[]Row) { vm.ID, *rows = "", nil },
+		"failed without a reason":       func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.State = "failed" },
+		`"creating" in the end`:         func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.State = "creating" },
+		"it ran 2 times":                func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.Ran = []string{"c", "c"} },
+		"it has exited, and never ran":  func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.Ran = []string{} },
+		"from byte 5 on":                func(_ *History, _ *VM, c *Command, _ *[]Row) { c.Got = []byte("line 2\nline 2\n") },
+		"from byte 14 on":               func(_ *History, _ *VM, c *Command, _ *[]Row) { c.Got = append(c.Got, "line 2\n"...) },
+		"7 of 14 bytes":                 func(_ *History, _ *VM, c *Command, _ *[]Row) { c.Got = c.Got[:7] },
+		"exit code 0, not 7":            func(_ *History, _ *VM, c *Command, _ *[]Row) { c.Code = 0 },
+		"lost without a reason":         func(_ *History, _ *VM, c *Command, _ *[]Row) { c.State = "lost" },
+		`acknowledged, and "running"`:   func(_ *History, _ *VM, c *Command, _ *[]Row) { c.State = "running" },
+		"was not answered within 20s":   func(h *History, _ *VM, _ *Command, _ *[]Row) { h.Note(Call{HungUp: true, Took: 20 * time.Second}) },
+		"answered by an internal error": func(h *History, _ *VM, _ *Command, _ *[]Row) { h.Note(Call{Code: "internal"}) },
+	} {
+		h, vm, c, rows := good()
+		spoil(h, vm, c, &rows)
+		if got := strings.Join(h.Check(rows), "\n"); !strings.Contains(got, want) {
+			t.Errorf("want %q, got %q", want, got)
+		}
+	}
+}
+
+// What nobody was promised may be either way.
+func TestCheckAllows(t *testing.T) {
+	for name, spoil := range map[string]func(*History, *VM, *Command, *[]Row){
+		"a refusal": func(_ *History, vm *VM, _ *Command, rows *[]Row) {
+			*vm, *rows = VM{Name: "one", Refused: []string{"unavailable"}}, nil
+		},
+		"a failure with its reason":    func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.State, vm.Failure = "failed", "no memory" },
+		"a command never acknowledged": func(_ *History, _ *VM, c *Command, _ *[]Row) { c.Acknowledged, c.State, c.Got = false, "", nil },
+		"a command lost with a reason": func(_ *History, _ *VM, c *Command, _ *[]Row) {
+			c.State, c.Lost, c.Got = "lost", "the host went down", nil
+		},
+		"one that nobody could look at": func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.Ran = nil },
+	} {
+		h, vm, c, rows := good()
+		spoil(h, vm, c, &rows)
+		if got := h.Check(rows); len(got) > 0 {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}

@@ -1,0 +1,281 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/client"
+	"github.com/aetherium/aetherium/tests/scenarios/chaos/history"
+)
+
+// patience is how long a user waits for one answer. It is longer than anything
+// is paused, so that who cannot answer then can after that.
+const patience = 25 * time.Second
+
+// user makes VMs, one after the other, runs commands in each, and deletes it.
+type user struct {
+	*rand.Rand
+	name      string
+	h         *history.History
+	once      []*client.Client // of each gateway; they repeat nothing by themselves
+	steady    []*client.Client // their streams go on by themselves
+	templates []string
+	made      int
+}
+
+// work goes on until ctx ends; what is under way then is brought to its end
+// within the other context.
+func (u *user) work(ctx, end context.Context) {
+	for ctx.Err() == nil {
+		u.life(ctx, end)
+	}
+}
+
+// call asks a gateway for something, once.
+func (u *user) call(ctx context.Context, what string, do func(context.Context, *client.Client) error) error {
+	c := u.once[u.IntN(len(u.once))]
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	began := time.Now()
+	err := do(limited, c)
+	note := history.Call{What: what, To: c.URL(), At: began, Took: time.Since(began)}
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case limited.Err() != nil:
+		note.HungUp = true
+	case client.IsUnreachable(err):
+		note.Unheard = true
+	default:
+		note.Code = string(errors.CodeOf(err))
+	}
+	u.h.Note(note)
+	return err
+}
+
+// mayPass reports whether an error is one of the moment.
+func mayPass(err error) bool {
+	switch errors.CodeOf(err) {
+	case errors.Unavailable, errors.CapacityExhausted, errors.RateLimited, errors.DeadlineExceeded, errors.Conflict, errors.Canceled, errors.Internal:
+		return true
+	}
+	return false
+}
+
+// until asks again until the answer is one that stays.
+func (u *user) until(ctx context.Context, what string, do func(context.Context, *client.Client) error) error {
+	for {
+		err := u.call(ctx, what, do)
+		if err == nil || ctx.Err() != nil || !mayPass(err) {
+			return err
+		}
+		u.pause(ctx, 50*time.Millisecond, 400*time.Millisecond)
+	}
+}
+
+func (u *user) pause(ctx context.Context, least, most time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(least + time.Duration(u.Int64N(int64(most-least)))):
+	}
+}
+
+func (u *user) life(ctx, end context.Context) {
+	u.made++
+	vm := &history.VM{Name: fmt.Sprintf("%s-%d", u.name, u.made)}
+	u.h.Add(vm)
+	u.create(ctx, end, vm)
+	if vm.ID == "" || !u.settled(end, vm) {
+		return
+	}
+	for range 1 + u.IntN(3) {
+		if ctx.Err() == nil {
+			c := u.command()
+			vm.Commands = append(vm.Commands, c)
+			u.run(end, vm, c)
+		}
+	}
+	u.look(end, vm)
+	if u.IntN(4) == 0 {
+		return // others are left, and there in the end
+	}
+	if err := u.until(end, "delete a VM", func(ctx context.Context, c *client.Client) error {
+		_, err := c.DeleteVM(ctx, vm.ID)
+		return err
+	}); err == nil {
+		vm.Deleted = true
+	}
+}
+
+// create asks for a VM, and asks again for the same if it is not known what
+// came of it. Sometimes a user gives up instead.
+func (u *user) create(ctx, end context.Context, vm *history.VM) {
+	req := api.CreateVM{Name: vm.Name, Template: u.templates[u.IntN(len(u.templates))]}
+	if u.IntN(2) == 0 {
+		req.Network = "none"
+	}
+	key, async := domain.NewID().String(), u.IntN(2) == 0
+	for {
+		err := u.call(end, "create a VM", func(ctx context.Context, c *client.Client) (err error) {
+			if async {
+				vm.ID, err = c.FindVMOnce(ctx, key, req)
+				return err
+			}
+			made, err := c.CreateVMOnce(ctx, key, req)
+			vm.ID = made.ID
+			return err
+		})
+		switch {
+		case err == nil:
+			return
+		case errors.HasCode(err, errors.AlreadyExists):
+			// It was made by a request of ours whose answer was lost.
+			if err = u.until(end, "find a VM", func(ctx context.Context, c *client.Client) error {
+				found, err := c.VM(ctx, vm.Name)
+				vm.ID = found.ID
+				return err
+			}); err == nil {
+				return
+			}
+		}
+		vm.Refused = append(vm.Refused, string(errors.CodeOf(err)))
+		if !mayPass(err) || u.IntN(6) == 0 || ctx.Err() != nil {
+			return
+		}
+		u.pause(end, 50*time.Millisecond, 400*time.Millisecond)
+	}
+}
+
+// settled waits until an accepted VM runs, or not.
+func (u *user) settled(ctx context.Context, vm *history.VM) (runs bool) {
+	for {
+		err := u.until(ctx, "look at a VM", func(ctx context.Context, c *client.Client) error {
+			now, err := c.VM(ctx, vm.ID)
+			if err == nil {
+				vm.State = now.State
+				vm.Failure = now.Reason
+			}
+			return err
+		})
+		if err != nil || vm.State == "failed" || vm.State == "running" {
+			return vm.State == "running"
+		}
+		u.pause(ctx, 20*time.Millisecond, 100*time.Millisecond)
+	}
+}
+
+// command is one whose output is known beforehand: it says who it is on every
+// line, and leaves its name in the VM.
+func (u *user) command() *history.Command {
+	c := &history.Command{ID: domain.NewID().String(), WantCode: u.IntN(3)}
+	var want strings.Builder
+	for i := range 20 + u.IntN(180) {
+		fmt.Fprintf(&want, "%s %d\n", c.ID, i)
+	}
+	c.Want = []byte(want.String())
+	return c
+}
+
+func script(c *history.Command) []string {
+	lines := strings.Count(string(c.Want), "\n")
+	return []string{"sh", "-c", fmt.Sprintf(
+		`echo %[1]s >> /tmp/ran; i=0; while [ $i -lt %[2]d ]; do echo "%[1]s $i"; i=$((i+1)); [ $((i %% 10)) = 0 ] && sleep 0.03; done; exit %[3]d`,
+		c.ID, lines, c.WantCode)}
+}
+
+// run starts a command, reads all that it writes, and waits for its end.
+func (u *user) run(ctx context.Context, vm *history.VM, cmd *history.Command) {
+	req := api.StartExecution{ID: cmd.ID, Command: api.Command{Args: script(cmd)}}
+	err := u.until(ctx, "start a command", func(ctx context.Context, c *client.Client) error {
+		_, err := c.StartExecution(ctx, vm.ID, req)
+		return err
+	})
+	cmd.Acknowledged = err == nil
+	for cmd.Acknowledged && ctx.Err() == nil {
+		if u.IntN(2) == 0 {
+			u.follow(ctx, cmd)
+		} else {
+			u.read(ctx, cmd)
+		}
+		err := u.until(ctx, "look at a command", func(ctx context.Context, c *client.Client) error {
+			x, err := c.Execution(ctx, cmd.ID)
+			if err == nil {
+				cmd.State, cmd.Lost = x.State, x.LostReason
+				if x.ExitCode != nil {
+					cmd.Code = *x.ExitCode
+				}
+			}
+			return err
+		})
+		if err != nil || cmd.State == "lost" || cmd.State == "exited" && len(cmd.Got) >= len(cmd.Want) {
+			return
+		}
+		if cmd.State == "exited" {
+			u.read(ctx, cmd) // nothing more can come after this
+			return
+		}
+		u.pause(ctx, 20*time.Millisecond, 200*time.Millisecond)
+	}
+}
+
+// follow takes what a stream tells, until its end or until it breaks for good.
+func (u *user) follow(ctx context.Context, cmd *history.Command) {
+	s, err := u.steady[u.IntN(len(u.steady))].Attach(ctx, cmd.ID, client.StreamOptions{Offset: int64(len(cmd.Got))})
+	if err != nil {
+		return
+	}
+	defer s.Close()
+	for {
+		ev, err := s.Next(ctx)
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				u.h.Note(history.Call{What: "follow a command", Code: string(errors.CodeOf(err)), Unheard: client.IsUnreachable(err), At: time.Now()})
+			}
+			return
+		}
+		if ev.Gap != nil {
+			cmd.Gaps++
+		}
+		cmd.Got = append(cmd.Got, ev.Data...)
+	}
+}
+
+// read takes what there is of the output by now.
+func (u *user) read(ctx context.Context, cmd *history.Command) {
+	_ = u.until(ctx, "read output", func(ctx context.Context, c *client.Client) error {
+		for ev, err := range c.Output(ctx, cmd.ID, int64(len(cmd.Got))) {
+			if err != nil {
+				return err
+			}
+			if ev.Gap != nil {
+				cmd.Gaps++
+			}
+			cmd.Got = append(cmd.Got, ev.Data...)
+		}
+		return nil
+	})
+}
+
+// look reads what the commands have left in the VM.
+func (u *user) look(ctx context.Context, vm *history.VM) {
+	req := api.Execute{Command: api.Command{Args: []string{"cat", "/tmp/ran"}}, ID: domain.NewID().String()}
+	var ran *string
+	err := u.until(ctx, "run a command", func(ctx context.Context, c *client.Client) error {
+		got, err := c.Execute(ctx, vm.ID, req)
+		if err == nil && got.Execution.ExitCode != nil && *got.Execution.ExitCode == 0 {
+			ran = &got.Stdout
+		}
+		return err
+	})
+	if err == nil && ran != nil {
+		vm.Ran = strings.Fields(*ran)
+	}
+}

@@ -1,0 +1,170 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/aetherium/aetherium/tests/internal/server"
+)
+
+// fault is something that goes wrong, and is put right again.
+type fault struct {
+	name   string
+	hold   time.Duration
+	begin  func() error
+	mended func() error
+}
+
+// part is a process of the fleet, which can be killed and paused.
+type part struct {
+	name string
+	kill func() error
+	run  func() error
+	pid  func() (int, error)
+}
+
+func (f *field) parts() []part {
+	parts := []part{
+		{"the database", f.database.Kill, func() error { return f.database.Run(f.ctx) }, func() (int, error) { return f.database.PID(), nil }},
+		{"the queue", func() error { f.queue.Kill(f.t); return nil }, func() error { f.queue.Restart(f.t); return nil }, func() (int, error) { return f.queue.PID(), nil }},
+	}
+	for i, s := range append(append([]*server.Server{}, f.gateways...), f.workers...) {
+		name := fmt.Sprintf("gateway-%d", i+1)
+		if i >= gateways {
+			name = fmt.Sprintf("worker-%d", i+1-gateways)
+		}
+		parts = append(parts, part{name, s.Kill, func() error { return s.Run(f.ctx) }, s.PID})
+	}
+	return parts
+}
+
+func killed(p part, hold time.Duration) fault {
+	return fault{p.name + " is killed", hold, p.kill, p.run}
+}
+
+// both kills two; the one that others need is there first again.
+func both(a, b part, hold time.Duration) fault {
+	return fault{a.name + " and " + b.name + " are killed", hold,
+		func() error {
+			if err := a.kill(); err != nil {
+				return err
+			}
+			return b.kill()
+		},
+		func() error {
+			if err := a.run(); err != nil {
+				return err
+			}
+			return b.run()
+		}}
+}
+
+func paused(p part, hold time.Duration) fault {
+	signal := func(sig syscall.Signal) func() error {
+		return func() error {
+			pid, err := p.pid()
+			if err != nil {
+				return err
+			}
+			return signalTree(pid, sig)
+		}
+	}
+	return fault{p.name + " is paused", hold, signal(syscall.SIGSTOP), signal(syscall.SIGCONT)}
+}
+
+func cut(w *wire, hold time.Duration) fault {
+	return fault{w.name + " is cut", hold, func() error { w.Stop(); return nil }, w.Start}
+}
+
+// toxic spoils what passes in one direction.
+func toxic(ctx context.Context, w *wire, hold time.Duration, what, json string) fault {
+	return fault{w.name + " " + what, hold,
+		func() error { _, err := w.Toxics.AddToxicJson(strings.NewReader(json)); return err },
+		func() error { w.Toxics.ResetToxics(ctx); return nil }}
+}
+
+// full has the queue take nothing more.
+func (f *field) full(hold time.Duration) fault {
+	set := func(bytes string) func() error {
+		return func() error {
+			return f.queue.Client(f.t).ConfigSet(f.ctx, "maxmemory", bytes).Err()
+		}
+	}
+	return fault{"the queue is full", hold, set("1mb"), set("0")}
+}
+
+// deck is one of each kind of fault for each part, and some of the many for
+// pairs and wires, in an order of the seed's.
+func (f *field) deck(r *rand.Rand) []fault {
+	parts := f.parts()
+	hold := func() time.Duration { return time.Second + time.Duration(r.Int64N(int64(2*time.Second))) }
+	var deck []fault
+	for _, p := range parts {
+		deck = append(deck, killed(p, hold()))
+	}
+	for range 3 {
+		i, j := r.IntN(len(parts)), r.IntN(len(parts)-1)
+		if j >= i {
+			j++
+		}
+		deck = append(deck, both(parts[min(i, j)], parts[max(i, j)], hold()))
+	}
+	for _, i := range r.Perm(len(parts))[:3] {
+		// Past every lease and sign of life.
+		deck = append(deck, paused(parts[i], awayAfter+3*time.Second))
+	}
+	wires := func(n int) []*wire {
+		var some []*wire
+		for _, i := range r.Perm(len(f.wires))[:n] {
+			some = append(some, f.wires[i])
+		}
+		return some
+	}
+	for _, w := range wires(4) {
+		deck = append(deck, cut(w, hold()))
+	}
+	for _, w := range wires(3) {
+		deck = append(deck, toxic(f.ctx, w, 2*hold(), "is slow", `{"name":"slow","type":"latency","stream":"downstream","attributes":{"latency":300,"jitter":200}}`))
+	}
+	for _, w := range wires(3) {
+		deck = append(deck, toxic(f.ctx, w, 2*hold(), "loses all answers", `{"name":"hole","type":"timeout","stream":"downstream","attributes":{"timeout":0}}`))
+	}
+	deck = append(deck, f.full(2*hold()))
+	r.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+	return deck
+}
+
+// spoil makes faults, those with the text in their name, one after the other, until ctx ends. Everything works
+// again when it returns.
+func (f *field) spoil(ctx context.Context, only string, r *rand.Rand) error {
+	for began := time.Now(); ; {
+		for _, fault := range f.deck(r) {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if !strings.Contains(fault.name, only) {
+				continue
+			}
+			f.t.Logf("%6.1fs %s, for %s", time.Since(began).Seconds(), fault.name, fault.hold.Round(100*time.Millisecond))
+			if err := fault.begin(); err != nil {
+				return fmt.Errorf("%s: %w", fault.name, err)
+			}
+			wait(ctx, fault.hold)
+			if err := fault.mended(); err != nil {
+				return fmt.Errorf("%s, and is not mended: %w", fault.name, err)
+			}
+			wait(ctx, time.Second+time.Duration(r.Int64N(int64(2*time.Second))))
+		}
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
