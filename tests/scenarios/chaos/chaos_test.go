@@ -17,10 +17,12 @@ import (
 	"github.com/aetherium/aetherium/tests/scenarios/chaos/history"
 )
 
-// How long, and from which seed: the same seed makes the same faults in the
-// same order, though users meet them in another state each time.
-// Only those are made whose name has a given text in it, such as "is cut".
+// What templates are made from, how long, and from which seed: the same seed
+// makes the same faults in the same order, though users meet them in another
+// state each time. Only those are made whose name has a given text in it, such
+// as "is cut".
 const (
+	rootfsEnv   = "AETHERIUM_CHAOS_ROOTFS"
 	durationEnv = "AETHERIUM_CHAOS_FOR"
 	seedEnv     = "AETHERIUM_CHAOS_SEED"
 	onlyEnv     = "AETHERIUM_CHAOS_ONLY"

@@ -26,9 +26,6 @@ import (
 	"github.com/aetherium/aetherium/tests/internal/server"
 )
 
-// rootfsEnv names a directory that templates are made from.
-const rootfsEnv = "AETHERIUM_TEST_OTHER_ROOTFS"
-
 const (
 	gateways = 2
 	workers  = 3
