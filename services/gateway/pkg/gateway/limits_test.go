@@ -137,7 +137,7 @@ func TestSignalsOverAStreamAreLimited(t *testing.T) {
 	l := newLab(t, limited(limit.Config{Key: limit.Rate{PerSecond: never, Burst: 4}}))
 	vm := l.vm().ID
 	s := l.mustDial("/vms/" + vm + "/stream")
-	s.send(start("wait"))
+	s.send(start("winch")) // no signal ends it
 	s.until(wire.ControlStarted)
 	for range 3 { // two tokens are left
 		s.send(wire.ClientControl{Type: wire.ControlSignal, Signal: "USR1"})
