@@ -2,6 +2,7 @@
 # Faults in a fleet, for a time: run.sh DURATION. AETHERIUM_CHAOS_SEED is where
 # they come from, AETHERIUM_CHAOS_ONLY a part of the names of those made.
 set -euo pipefail
+# shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../../../scripts/lib.sh"
 cd "$ROOT/tests"
 if [ -z "${AETHERIUM_TEST_ROOTFS:-}" ]; then
