@@ -29,6 +29,8 @@ type field struct {
 	t      *testing.T
 	ctx    context.Context
 	rootfs string
+	// storage is what workers share; empty: nothing.
+	storage string
 	// afterwards runs when nothing of the workers is there any more.
 	afterwards func()
 }
@@ -93,7 +95,11 @@ func (f *field) joining(name string, by *server.Server) *server.Server {
 	f.t.Helper()
 	token, err := by.CLI(f.ctx, "worker", "token", "create", "--quiet")
 	must(f.t, err)
-	s, err := f.Worker(name, by, strings.TrimSpace(token), "AETHERIUM_DRIVERS=oci")
+	env := []string{"AETHERIUM_DRIVERS=oci"}
+	if f.storage != "" {
+		env = append(env, "AETHERIUM_STORAGE_URL=file://"+f.storage, "AETHERIUM_LOG_LEVEL=info")
+	}
+	s, err := f.Worker(name, by, strings.TrimSpace(token), env...)
 	must(f.t, err)
 	f.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(f.ctx), time.Minute)

@@ -112,6 +112,7 @@ type Worker struct {
 	Version  string
 	Platform string
 	Drivers  []DriverInfo
+	Storage  string    // name of the storage that it has others' builds from; empty: none
 	Capacity Resources // what the node gives to VMs in all
 	Reserved Resources // what its VMs may use, summed
 	VMs      int       // VMs there that are not deleted

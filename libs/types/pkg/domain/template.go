@@ -67,10 +67,19 @@ type Artifact struct {
 	Path   string `json:"path,omitempty"`   // relative to the data directory
 	Digest string `json:"digest,omitempty"` // "sha256:…" of its manifest
 	Bytes  int64  `json:"bytes"`
+	// Packed is where other workers get it; nil: it is where it was made alone.
+	Packed *Packed `json:"packed,omitempty"`
 	// Of a memory: what it can be restored by, and for which machines.
 	Driver        string `json:"driver,omitempty"`
 	DriverVersion string `json:"driver_version,omitempty"`
 	Shape         *Shape `json:"shape,omitempty"`
+}
+
+// Packed is an artifact in storage that workers share.
+type Packed struct {
+	Store  string `json:"store"`  // its name, without credentials
+	Digest string `json:"digest"` // "sha256:…" of what is stored
+	Bytes  int64  `json:"bytes"`
 }
 
 // The kinds of artifacts.
@@ -90,6 +99,24 @@ type WarmUp struct {
 	Ready   string      `json:"ready,omitempty"` // run by sh until it exits with 0; empty: at once
 	Driver  string      `json:"driver,omitempty"`
 	Network NetworkMode `json:"network,omitempty"`
+}
+
+// RootFS is the artifact that VMs are made from; nil: there is none yet.
+func (b *Build) RootFS() *Artifact {
+	for i := range b.Artifacts {
+		if b.Artifacts[i].Kind == ArtifactRootFS {
+			return &b.Artifacts[i]
+		}
+	}
+	return nil
+}
+
+// Packed says where other workers get the root filesystem; nil: nowhere.
+func (b *Build) Packed() *Packed {
+	if a := b.RootFS(); a != nil {
+		return a.Packed
+	}
+	return nil
 }
 
 // Memory gives the build's memory; nil when it has none.

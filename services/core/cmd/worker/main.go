@@ -41,7 +41,7 @@ func (p *program) serve() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			log, release, err := p.Begin(s.Common, node.TokenVariable)
+			log, release, err := p.Begin(s.Common, node.TokenVariable, node.StorageKeyVariable)
 			if err != nil {
 				return err
 			}

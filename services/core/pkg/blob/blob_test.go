@@ -2,6 +2,7 @@ package blob_test
 
 import (
 	"bytes"
+	"encoding/pem"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -55,7 +56,8 @@ func TestS3(t *testing.T) {
 			server := httptest.NewTLSServer(gofakes3.New(objects).Server())
 			t.Cleanup(server.Close)
 			return openS3(t, blob.S3Config{
-				Endpoint: server.URL, Bucket: "templates", Prefix: "/one/", AccessKey: "key", SecretKey: "secret", Transport: server.Client().Transport,
+				Endpoint: server.URL, Bucket: "templates", Prefix: "/one/", AccessKey: "key", SecretKey: "secret",
+				Roots: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}),
 			})
 		},
 		Damage: func(t *testing.T, d blob.Digest, content []byte) {
@@ -83,6 +85,7 @@ func TestS3Refusals(t *testing.T) {
 		"a path":     {Endpoint: "https://host/path", Bucket: "templates"},
 		"a password": {Endpoint: "https://a:b@host", Bucket: "templates"},
 		"no bucket":  {Endpoint: "https://host"},
+		"no roots":   {Endpoint: "https://host", Bucket: "templates", Roots: []byte("x")},
 		"half a key": {Endpoint: "https://host", Bucket: "templates", AccessKey: "key"},
 	} {
 		if _, err := blob.OpenS3(c); !errors.HasCode(err, errors.InvalidArgument) {

@@ -2,8 +2,8 @@ package blob
 
 import (
 	"context"
+	"crypto/x509"
 	"io"
-	"net/http"
 	"net/url"
 	"path"
 	"strings"
@@ -26,7 +26,7 @@ type S3Config struct {
 	// AccessKey and SecretKey, both or neither.
 	AccessKey string
 	SecretKey logging.Secret
-	Transport http.RoundTripper // nil: the library's
+	Roots     []byte // PEM; nil: the host's
 }
 
 // S3 keeps blobs as objects: <prefix>/sha256/<the digits>.
@@ -49,21 +49,35 @@ const attempts = 5
 func OpenS3(c S3Config) (*S3, error) {
 	u, err := url.Parse(c.Endpoint)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
-		return nil, errors.New(errors.InvalidArgument, "the object storage's address is none").WithHint("such as https://s3.eu-central-1.amazonaws.com")
+		return nil, errors.New(errors.InvalidArgument, "the object storage's address is none").WithField("storage.endpoint").WithHint("such as https://s3.eu-central-1.amazonaws.com")
 	}
 	if (c.AccessKey == "") != (c.SecretKey == "") {
-		return nil, errors.New(errors.InvalidArgument, "object storage needs both keys, or neither")
+		return nil, errors.New(errors.InvalidArgument, "object storage needs both keys, or neither").WithField("storage.secret_key").
+			WithHint("set storage.access_key and storage.secret_key")
 	}
 	if err := s3utils.CheckValidBucketNameStrict(c.Bucket); err != nil {
-		return nil, errors.Wrap(err, errors.InvalidArgument, "no bucket can be named %.80q", c.Bucket)
+		return nil, errors.Wrap(err, errors.InvalidArgument, "no bucket can be named %.80q", c.Bucket).WithField("storage.url").
+			WithHint("s3://bucket/prefix")
 	}
 	if c.Region == "" {
 		c.Region = "us-east-1"
 	}
 	c.Prefix = strings.Trim(c.Prefix, "/")
+	transport, err := minio.DefaultTransport(u.Scheme == "https")
+	if err != nil {
+		return nil, errors.Wrap(err, errors.Internal, "object storage cannot be asked")
+	}
+	if c.Roots != nil {
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM(c.Roots) {
+			return nil, errors.New(errors.InvalidArgument, "there is no certificate for the object storage in what was given").WithField("storage.ca_file").
+				WithHint("a file of PEM")
+		}
+		transport.TLSClientConfig.RootCAs = pool
+	}
 	client, err := minio.New(u.Host, &minio.Options{
 		Creds:  credentials.NewStaticV4(c.AccessKey, c.SecretKey.Reveal(), ""),
-		Secure: u.Scheme == "https", Region: c.Region, Transport: c.Transport, MaxRetries: attempts,
+		Secure: u.Scheme == "https", Region: c.Region, Transport: transport, MaxRetries: attempts,
 	})
 	if err != nil {
 		return nil, errors.Wrap(err, errors.InvalidArgument, "object storage cannot be asked like this")
@@ -116,10 +130,10 @@ type s3Reader struct {
 
 func (r *s3Reader) Read(p []byte) (int, error) {
 	n, err := r.r.Read(p)
-	if err != io.EOF {
-		err = s3Error(err, r.d)
+	if err == io.EOF {
+		return n, err
 	}
-	return n, err
+	return n, s3Error(err, r.d)
 }
 
 // Delete implements Store.

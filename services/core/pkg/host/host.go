@@ -13,6 +13,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/version"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/depot"
 	"github.com/aetherium/aetherium/services/core/pkg/disk"
 	"github.com/aetherium/aetherium/services/core/pkg/image"
 	"github.com/aetherium/aetherium/services/core/pkg/installation"
@@ -63,6 +64,7 @@ type Host struct {
 	in       *installation.Installation
 	log      *slog.Logger
 
+	depot      worker.Depot // nil: there is none
 	journals   *journal.Store
 	network    *network.Manager
 	drivers    opened
@@ -97,6 +99,14 @@ func Open(ctx context.Context, s Settings, in *installation.Installation, o Opti
 		return h, err
 	}
 	h.opened("images", h.Images.Close)
+	blobs, err := s.Storage.Open(in.ID)
+	if err != nil {
+		return h, err
+	}
+	if blobs != nil {
+		h.depot = depot.New(blobs, h.Images, s.DataDir)
+		h.log.Info("templates are kept for all workers", "storage", blobs.Name())
+	}
 	if err := h.openDrivers(ctx); err != nil {
 		return h, err
 	}
@@ -197,7 +207,7 @@ func (h *Host) assemble(ctx context.Context) error {
 		Pool: worker.PoolConfig{Size: s.Pool.Size, Kinds: s.Pool.Kinds}, Tools: shed, EgressCA: h.egressCert,
 		Late: h.drivers.late, NoTrials: !h.options.Serves,
 	}, worker.Deps{
-		Store: h.in.Store, Drivers: h.drivers.drivers, Absent: h.drivers.absent, Images: h.Images, Journals: h.journals, Volumes: volume.New(h.Disk),
+		Store: h.in.Store, Drivers: h.drivers.drivers, Absent: h.drivers.absent, Images: h.Images, Depot: h.depot, Journals: h.journals, Volumes: volume.New(h.Disk),
 		Sealer: h.in.Sealer, Queue: h.Queue, Changes: h.options.Changes, Tracing: h.options.Tracing, Log: h.log,
 	})
 	return nil

@@ -104,14 +104,27 @@ func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM) (err 
 		s.metrics.ended(begun, err)
 		span.End(err)
 	}()
+	at, err := s.findFiles(ctx, tx, vm)
+	if err != nil {
+		return err
+	}
 	w, err := s.choose(ctx, tx, need{
 		what: "VM", field: "resources", hint: "too little %s is left: ask for less, delete VMs, or raise the overcommit in the configuration",
 		resources: vm.Spec.Resources, bound: vm.WorkerID,
 		unable: func(w *domain.Worker) error {
+			if !at.reach(w) {
+				return errors.New(errors.Conflict, "the worker %s cannot get the template's files", w.Name).WithField("template").
+					WithHint("give it the same storage as the worker that built it, or build it again")
+			}
 			_, err := s.driverFor(w, vm.Spec)
 			return err
 		},
-		better: func(w, than *domain.Worker) bool { return freeMemory(w) > freeMemory(than) },
+		better: func(w, than *domain.Worker) bool {
+			if at.held[w.ID] != at.held[than.ID] {
+				return at.held[w.ID]
+			}
+			return freeMemory(w) > freeMemory(than)
+		},
 	})
 	if err != nil {
 		return err
@@ -119,6 +132,35 @@ func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM) (err 
 	driver, err := s.driverFor(w, vm.Spec)
 	vm.WorkerID, vm.Spec.Driver, vm.Isolation = w.ID, driver.Name, driver.Isolation
 	return err
+}
+
+// files is where the root filesystem is that a VM is made from.
+type files struct {
+	anywhere bool // nothing is to be had that is not where it must be
+	held     map[domain.ID]bool
+	packed   *domain.Packed // nil: there alone
+}
+
+func (f files) reach(w *domain.Worker) bool {
+	return f.anywhere || f.held[w.ID] || f.packed != nil && f.packed.Store == w.Storage
+}
+
+// findFiles finds the workers that have what vm is made from. A snapshot's is
+// where the snapshot is.
+func (s *Service) findFiles(ctx context.Context, tx storage.Tx, vm *domain.VM) (files, error) {
+	if vm.Spec.SnapshotID != "" {
+		return files{anywhere: true}, nil
+	}
+	b, err := tx.Builds().Get(ctx, vm.ProjectID, vm.Spec.BuildID)
+	if err != nil {
+		return files{}, err
+	}
+	copies, err := tx.Builds().Copies(ctx, b)
+	f := files{anywhere: b.WorkerID == "", held: map[domain.ID]bool{b.WorkerID: true}, packed: b.Packed()}
+	for _, id := range copies {
+		f.held[id] = true
+	}
+	return f, err
 }
 
 // worker picks the worker for work that is bound to none: the one with the most

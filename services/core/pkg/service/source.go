@@ -66,7 +66,7 @@ func (s *Service) resolveSource(ctx context.Context, tx storage.Tx, by vmm.Calle
 	if err := s.giveMounts(ctx, tx, req.Mounts, nil, vm); err != nil {
 		return err
 	}
-	return s.fromBuild(vm, build)
+	return s.fromBuild(req, vm, build)
 }
 
 // kindBuild marks a reference straight to a build.
@@ -120,12 +120,15 @@ func (s *Service) findBuild(ctx context.Context, tx storage.Tx, by vmm.Caller, n
 	return build, nil
 }
 
-func (s *Service) fromBuild(vm *domain.VM, build *domain.Build) error {
-	if vm.WorkerID != "" && vm.WorkerID != build.WorkerID {
-		return errors.New(errors.Conflict, "the template and a volume are on different workers").WithField("template").
-			WithHint("build the template again, or make the volume anew")
+func (s *Service) fromBuild(req vmm.CreateVM, vm *domain.VM, build *domain.Build) error {
+	// Others can get its files, and its memory is where it was built.
+	if bound := build.Packed() == nil || req.Memory != nil && *req.Memory; bound {
+		if vm.WorkerID != "" && vm.WorkerID != build.WorkerID {
+			return errors.New(errors.Conflict, "the template and a volume are on different workers").WithField("template").
+				WithHint("build the template again, or make the volume anew")
+		}
+		vm.WorkerID = build.WorkerID
 	}
-	vm.WorkerID = build.WorkerID
 	vm.Spec.TemplateID, vm.Spec.BuildID = build.TemplateID, build.ID
 	vm.Spec.Resources = vm.Spec.Resources.Or(build.Shape).Or(s.config.Defaults)
 	if vm.Spec.DefaultUser == "" {
@@ -216,6 +219,9 @@ func (s *Service) warm(ctx context.Context, tx storage.Tx, req vmm.CreateVM, vm 
 		return err
 	}
 	why := FitsMemory(build, infoOf(w, vm.Spec.Driver), domain.Shape{Resources: vm.Spec.Resources, Network: vm.Spec.Network})
+	if why == nil && build.WorkerID != "" && vm.WorkerID != build.WorkerID {
+		why = noMemory("the template's memory is on another worker")
+	}
 	if why == nil && len(vm.Spec.Tools) > 0 {
 		why = noMemory("the template's memory is one of a VM without tools")
 	}

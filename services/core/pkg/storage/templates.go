@@ -78,6 +78,11 @@ type Builds interface {
 	// Orphans lists a worker's builds whose template is gone and that nothing uses,
 	// oldest first.
 	Orphans(ctx context.Context, worker domain.ID, limit int) ([]*domain.Build, error)
+	// Copied notes that a worker has a build that another made. Again is success.
+	// Returns NotFound.
+	Copied(ctx context.Context, b *domain.Build, worker domain.ID) error
+	// Copies lists the workers that have a build that another made.
+	Copies(ctx context.Context, b *domain.Build) ([]domain.ID, error)
 	List(ctx context.Context, f BuildFilter) (List[*domain.Build], error)
 }
 

@@ -172,10 +172,7 @@ func (n *stepNode) Base(ctx context.Context, from string, say stepbuild.Say) (st
 	switch {
 	case err == nil:
 		n.hold(build.ID)
-		r, err := n.images.Get(ctx, string(build.ID))
-		if errors.HasCode(err, errors.NotFound) {
-			return stepbuild.Base{}, errors.Wrap(err, errors.NotFound, "the root filesystem of %s is not on this worker", from)
-		}
+		r, err := n.w.rootFS(ctx, build.ID)
 		base, err := n.take(ctx, r, err)
 		base.Env, base.WorkDir, base.User = build.Env, build.WorkDir, build.DefaultUser
 		return base, err

@@ -35,11 +35,8 @@ func (w *Worker) dropBuild(ctx context.Context, b *domain.Build) error {
 
 // spec says what a VM's machine is made from.
 func (w *Worker) spec(ctx context.Context, vm *domain.VM) (vmm.Spec, error) {
-	r, err := w.Images.Get(ctx, string(vm.Spec.BuildID))
+	r, err := w.rootFS(ctx, vm.Spec.BuildID)
 	if err != nil {
-		if errors.HasCode(err, errors.NotFound) {
-			return vmm.Spec{}, errors.Wrap(err, errors.NotFound, "the template's root filesystem is not on this worker")
-		}
 		return vmm.Spec{}, err
 	}
 	spec := vmm.Spec{

@@ -95,7 +95,7 @@ func (p *pool) add(ctx context.Context, key storage.PoolKey) (err error) {
 	if err != nil {
 		return err
 	}
-	files, err := p.w.Images.Get(ctx, string(key.BuildID))
+	files, err := p.w.rootFS(ctx, key.BuildID)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,8 @@ func (w *Worker) sweep(ctx context.Context) {
 		{"fork snapshots", w.sweepForkSnapshots},
 		{"pool", w.pool.review},
 		{"builds", w.sweepBuilds},
+		{"copies", w.sweepCopies},
+		{"storage", w.sweepStorage},
 		{"layers", w.sweepLayers},
 		{"tools", w.sweepTools},
 		{"tool logs", w.sweepToolLogs},

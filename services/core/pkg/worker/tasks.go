@@ -176,6 +176,9 @@ func (w *Worker) buildTemplate(ctx context.Context, task *domain.Task) (json.Raw
 		return nil, errors.Join(err, w.buildFailed(ctx, build.ID, err))
 	}
 	build.Artifacts = []domain.Artifact{{Kind: domain.ArtifactRootFS, Path: string(build.ID), Digest: made.Digest, Bytes: made.Bytes}}
+	if build.Artifacts[0].Packed, err = w.send(ctx, build.ID); err != nil {
+		return nil, errors.Join(err, w.buildFailed(ctx, build.ID, err))
+	}
 	finish(build, made)
 	if build.Warm.Memory {
 		memory, err := w.warmUp(ctx, build, made)
@@ -219,7 +222,7 @@ func finish(b *domain.Build, made image.Result) {
 func (w *Worker) TemplatesChanged(ctx context.Context) {
 	err := w.pool.review(ctx)
 	if err == nil {
-		err = w.sweepBuilds(ctx)
+		err = errors.Join(w.sweepBuilds(ctx), w.sweepCopies(ctx))
 	}
 	if err != nil && ctx.Err() == nil {
 		w.Log.Warn("old builds are left to the sweep", "error", err)

@@ -90,7 +90,7 @@ func (w *Worker) toolBase(ctx context.Context, name string, m *toolMachine) (ima
 	}
 	w.builds.hold(build, 1)
 	m.release = append(m.release, func() { w.builds.hold(build, -1) })
-	return w.Images.Get(ctx, string(build))
+	return w.rootFS(ctx, build)
 }
 
 // Run implements tools.Machine.

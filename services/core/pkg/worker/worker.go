@@ -94,6 +94,7 @@ type Deps struct {
 	Drivers  map[string]vmm.Driver // by name
 	Absent   []domain.DriverInfo   // drivers that this node should have and that could not be opened, with the reason
 	Images   Images
+	Depot    Depot // nil: builds stay on the worker that makes them
 	Journals *journal.Store
 	Volumes  Volumes // nil: it keeps none
 	Sealer   seal.Sealer
@@ -120,11 +121,13 @@ type Worker struct {
 	turns    turns
 	restless restless
 	egress   keyed[domain.ID] // one change of a VM's egress at a time
+	fetches  keyed[domain.ID] // one fetch of a build at a time
 	steps    steps
 	tasks    underway
 	clock    *clock
 	rows     *rows
 	builds   builds
+	stored   stored
 	layers   layers
 	pool     *pool
 	tools    toolshed
@@ -271,6 +274,10 @@ func (w *Worker) register(ctx context.Context) error {
 			row.Address = w.config.Address
 		}
 		row.Version, row.Platform, row.Drivers, row.Capacity = w.config.Version, w.config.Platform, w.offers.all(), w.config.Capacity
+		row.Storage = ""
+		if w.Depot != nil {
+			row.Storage = w.Depot.Name()
+		}
 		w.pool.rest(row.Cordoned)
 		if !fresh {
 			return tx.Workers().Update(ctx, row)

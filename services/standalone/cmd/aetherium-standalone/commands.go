@@ -20,6 +20,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/daemon"
 	"github.com/aetherium/aetherium/services/core/pkg/daemon/commandline"
 	"github.com/aetherium/aetherium/services/core/pkg/host"
+	"github.com/aetherium/aetherium/services/core/pkg/settings/node"
 	"github.com/aetherium/aetherium/services/standalone/internal/app"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
@@ -37,7 +38,7 @@ func (p *program) serve() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			log, release, err := p.Begin(s.Common)
+			log, release, err := p.Begin(s.Common, node.StorageKeyVariable)
 			if err != nil {
 				return err
 			}

@@ -5,6 +5,7 @@ package node
 import (
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,7 +13,10 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/config"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/common/pkg/logging"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/blob"
+	"github.com/aetherium/aetherium/services/core/pkg/settings"
 	"github.com/aetherium/aetherium/services/core/pkg/tools"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/firecracker"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/oci"
@@ -34,6 +38,83 @@ type Host struct {
 	Base        Base        `yaml:"base"`
 	Images      Images      `yaml:"images"`
 	Tools       Tools       `yaml:"tools"`
+	Storage     Storage     `yaml:"storage"`
+}
+
+// Storage is where workers have templates' files from that another has built.
+type Storage struct {
+	URL       string         `yaml:"url" doc:"Where templates are kept for all workers: file:///absolute/directory that they share, or s3://bucket/prefix. Default: each is on the worker that built it alone."`
+	Endpoint  string         `yaml:"endpoint" doc:"Of s3://: address of the object storage, such as https://s3.eu-central-1.amazonaws.com."`
+	Region    string         `yaml:"region" doc:"Of s3://: region of the bucket; default: us-east-1."`
+	AccessKey string         `yaml:"access_key" doc:"Of s3://: name of the key; without one, requests are not signed."`
+	SecretKey logging.Secret `yaml:"secret_key" doc:"Of s3://: the key; it belongs into the variable rather than into a configuration file."`
+	CAFile    string         `yaml:"ca_file" doc:"Of s3://: certificates (PEM) that the storage's must be signed by; default: the host's."`
+}
+
+// StorageKeyVariable is the environment variable of Storage.SecretKey.
+const StorageKeyVariable = settings.Prefix + "_STORAGE_SECRET_KEY"
+
+// Open opens what is set, apart from what other installations may have there;
+// nil: nothing is set. Returns InvalidArgument, Unavailable.
+func (s Storage) Open(installation string) (blob.Store, error) {
+	u, err := s.parse()
+	switch {
+	case err != nil || u == nil:
+		return nil, err
+	case u.Scheme == "s3":
+		return s.object(u, installation)
+	}
+	d, err := blob.OpenDir(filepath.Join(u.Path, installation))
+	if err != nil {
+		return nil, err // and not a nil *blob.Dir
+	}
+	return d, nil
+}
+
+// parse gives the address; nil: there is none.
+func (s Storage) parse() (*url.URL, error) {
+	u, err := url.Parse(s.URL)
+	usable := err == nil && u.User == nil && u.RawQuery == "" && u.Fragment == "" &&
+		(s.URL == "" || u.Scheme == "file" && u.Host == "" && filepath.IsAbs(u.Path) || u.Scheme == "s3" && u.Host != "")
+	if !usable {
+		return nil, errors.New(errors.InvalidArgument, "storage.url is no storage").WithField("storage.url").
+			WithHint("file:///absolute/directory, or s3://bucket/prefix")
+	}
+	if u.Scheme != "s3" && (s != Storage{URL: s.URL}) {
+		return nil, errors.New(errors.InvalidArgument, "settings of object storage are given, and none is used").WithField("storage.url").
+			WithHint("set it to s3://bucket/prefix, or leave the others out")
+	}
+	if s.URL == "" {
+		return nil, nil
+	}
+	return u, nil
+}
+
+func (s Storage) object(u *url.URL, installation string) (blob.Store, error) {
+	c := blob.S3Config{
+		Endpoint: s.Endpoint, Region: s.Region, Bucket: u.Host, Prefix: path.Join(u.Path, installation), AccessKey: s.AccessKey, SecretKey: s.SecretKey,
+	}
+	if s.CAFile != "" {
+		var err error
+		if c.Roots, err = os.ReadFile(s.CAFile); err != nil {
+			return nil, errors.Wrap(err, errors.InvalidArgument, "the certificates in storage.ca_file cannot be read").WithField("storage.ca_file").
+				WithHint("a file of PEM")
+		}
+	}
+	o, err := blob.OpenS3(c)
+	if err != nil {
+		return nil, err // and not a nil *blob.S3
+	}
+	return o, nil
+}
+
+// check asks for nothing but what is set.
+func (s Storage) check() error {
+	u, err := s.parse()
+	if err == nil && u != nil && u.Scheme == "s3" {
+		_, err = s.object(u, "installation")
+	}
+	return err
 }
 
 // Pool is the machines that wait ready for VMs to come.
@@ -191,6 +272,9 @@ func (s *Host) Check(ask string) error {
 		return err
 	}
 	if err := s.Tools.check(); err != nil {
+		return err
+	}
+	if err := s.Storage.check(); err != nil {
 		return err
 	}
 	if s.BinDir == "" {

@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -37,6 +38,31 @@ func TestWorker(t *testing.T) {
 		if !errors.As(err, &e) || e.Code != errors.InvalidArgument || e.Field != field || e.Hint == "" || strings.Contains(err.Error(), "S3cret") {
 			t.Errorf("%s: %v", bad, err)
 		}
+	}
+	for _, bad := range []struct{ url, more, field string }{
+		{"file://relative", "", "storage.url"},
+		{"ftp://host/x", "", "storage.url"},
+		{"s3://key:S3cret@bucket", "", "storage.url"},
+		{"", "AETHERIUM_STORAGE_ENDPOINT=https://s3.example", "storage.url"},
+		{"file:///srv/x", "AETHERIUM_STORAGE_SECRET_KEY=S3cret", "storage.url"},
+		{"s3://bucket", "", "storage.endpoint"},
+		{"s3://b", "AETHERIUM_STORAGE_ENDPOINT=https://s3.example", "storage.url"},
+		{"s3://bucket", "AETHERIUM_STORAGE_ENDPOINT=https://u:S3cret@s3.example", "storage.endpoint"},
+	} {
+		_, err := node.Load("", append(shared, "AETHERIUM_STORAGE_URL="+bad.url, bad.more))
+		var e *errors.Error
+		if !errors.As(err, &e) || e.Code != errors.InvalidArgument || e.Field != bad.field || e.Hint == "" || strings.Contains(err.Error(), "S3cret") {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+	good := append(shared, "AETHERIUM_STORAGE_URL=s3://bucket/some/prefix", "AETHERIUM_STORAGE_ENDPOINT=https://s3.example",
+		"AETHERIUM_STORAGE_ACCESS_KEY=key", "AETHERIUM_STORAGE_SECRET_KEY=S3cret")
+	s, err = node.Load("", good)
+	if err != nil || strings.Contains(fmt.Sprintf("%+v", s), "S3cret") {
+		t.Errorf("%v, or it shows its key", err)
+	}
+	if b, err := s.Storage.Open("own"); err != nil || b.Name() != "s3://s3.example/bucket/some/prefix/own" {
+		t.Errorf("%v, %v", b, err)
 	}
 	if _, err := node.Load("", append(shared, "AETHERIUM_WORKER_ADDRESS=0.0.0.0:7310", "AETHERIUM_WORKER_ADVERTISE=worker.example:7310")); err != nil {
 		t.Error(err)

@@ -256,7 +256,7 @@ func workers(e *env) {
 		ID: domain.NewID(), Name: "host", Address: "host:7400", Version: "1", Platform: "linux/amd64",
 		Drivers:  []domain.DriverInfo{{Name: "oci", Version: "2", Isolation: domain.IsolationContainer, Usable: true, Capabilities: []string{"fork"}}},
 		Capacity: domain.Resources{MilliCPU: 4000, MemoryBytes: 8 << 30, DiskBytes: 100 << 30, PIDs: 9000},
-		State:    domain.WorkerReady, SeenAt: e.now, JoinedAt: e.now,
+		State:    domain.WorkerReady, SeenAt: e.now, JoinedAt: e.now, Storage: "s3://host/bucket",
 	}
 	e.update(func(tx storage.Tx) error { return tx.Workers().Insert(e.ctx(), w) })
 	get := func() *domain.Worker {
@@ -268,7 +268,7 @@ func workers(e *env) {
 		return tx.Workers().Insert(e.ctx(), &domain.Worker{ID: domain.NewID(), Name: "host"})
 	})
 	stale := *w
-	w.State, w.Version, w.Address = domain.WorkerCordoned, "2", "[2001:db8::1]:7400"
+	w.State, w.Version, w.Address, w.Storage = domain.WorkerCordoned, "2", "[2001:db8::1]:7400", ""
 	e.update(func(tx storage.Tx) error { return tx.Workers().Update(e.ctx(), w) })
 	e.refused(errors.Conflict, func(tx storage.Tx) error { return tx.Workers().Update(e.ctx(), &stale) })
 	same(e, "updated", get(), w)

@@ -149,7 +149,7 @@ func builds(e *env) {
 	same(e, "stored", get(), b)
 	stale := *b
 	b.State, b.Kernel, b.DriverVersion, b.ReadyAt = domain.BuildReady, "6.1", "v1", ptr(e.tick())
-	b.Artifacts, b.DefaultUser, b.Env, b.WorkDir = []domain.Artifact{{Kind: "rootfs", Path: "p", Digest: "sha256:0", Bytes: 5}, {
+	b.Artifacts, b.DefaultUser, b.Env, b.WorkDir = []domain.Artifact{{Kind: "rootfs", Path: "p", Digest: "sha256:0", Bytes: 5, Packed: &domain.Packed{Store: "file:///s", Digest: "sha256:1", Bytes: 3}}, {
 		Kind: domain.ArtifactMemory, Bytes: 6, Driver: "qemu", DriverVersion: "7", Shape: &domain.Shape{Resources: b.Shape, Network: domain.NetworkNAT},
 	}}, "user", map[string]string{"A": "B"}, "/w"
 	e.update(func(tx storage.Tx) error { return tx.Builds().Update(e.ctx(), b) })
@@ -158,6 +158,17 @@ func builds(e *env) {
 	e.refused(errors.Conflict, func(tx storage.Tx) error { return tx.Builds().Update(e.ctx(), b) }) // ready never changes
 	e.refused(errors.NotFound, func(tx storage.Tx) error {
 		return tx.Builds().Insert(e.ctx(), &domain.Build{ID: domain.NewID(), ProjectID: p, TemplateID: domain.NewID()})
+	})
+	copies := func() []domain.ID {
+		return read(e, func(tx storage.Tx) ([]domain.ID, error) { return tx.Builds().Copies(e.ctx(), b) })
+	}
+	same(e, "no copies", len(copies()), 0)
+	for _, w := range []domain.ID{"w2", "w1", "w2"} {
+		e.update(func(tx storage.Tx) error { return tx.Builds().Copied(e.ctx(), b, w) })
+	}
+	same(e, "copies", copies(), []domain.ID{"w1", "w2"})
+	e.refused(errors.NotFound, func(tx storage.Tx) error {
+		return tx.Builds().Copied(e.ctx(), &domain.Build{ID: domain.NewID(), ProjectID: p}, "w1")
 	})
 	failed := e.build(tpl, func(b *domain.Build) { b.State, b.Reason = domain.BuildError, "no" })
 	list := func(f storage.BuildFilter) []domain.ID {
@@ -203,8 +214,12 @@ func buildsInUse(e *env) {
 	if used() {
 		e.Error("in use though nothing uses it")
 	}
+	e.update(func(tx storage.Tx) error { return tx.Builds().Copied(e.ctx(), b, "w") })
 	e.update(remove)
 	e.refused(errors.NotFound, remove)
+	if left := read(e, func(tx storage.Tx) ([]domain.ID, error) { return tx.Builds().Copies(e.ctx(), b) }); len(left) > 0 {
+		e.Errorf("copies of a deleted build: %v", left)
+	}
 	got := read(e, func(tx storage.Tx) (*domain.Template, error) { return tx.Templates().Get(e.ctx(), p, tpl.ID) })
 	if len(got.Tags) != 0 {
 		e.Errorf("tags on a deleted build: %v", got.Tags)

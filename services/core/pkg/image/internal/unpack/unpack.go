@@ -8,10 +8,12 @@ package unpack
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path"
 	"strings"
 
@@ -230,7 +232,10 @@ func (u *Unpacker) file(d tree.Dir, base string, size int64, content io.Reader) 
 		return err
 	}
 	// Hide ReadFrom and WriteTo, so that our buffer is used.
-	n, err := io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{content}, u.buf)
+	n, err := io.CopyBuffer(holes{f}, struct{ io.Reader }{content}, u.buf)
+	if err == nil {
+		err = f.Truncate(n) // it may end with a hole
+	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
@@ -238,6 +243,26 @@ func (u *Unpacker) file(d tree.Dir, base string, size int64, content io.Reader) 
 		err = io.ErrUnexpectedEOF
 	}
 	return err
+}
+
+// holes leaves zeros out that a file has many of.
+type holes struct{ f *os.File }
+
+var zeros [64 << 10]byte
+
+func (h holes) Write(p []byte) (int, error) {
+	for rest := p; len(rest) > 0; {
+		n := min(len(rest), len(zeros))
+		if n < len(zeros) || !bytes.Equal(rest[:n], zeros[:]) {
+			if written, err := h.f.Write(rest[:n]); err != nil {
+				return len(p) - len(rest) + written, err
+			}
+		} else if _, err := h.f.Seek(int64(n), io.SeekCurrent); err != nil {
+			return len(p) - len(rest), err
+		}
+		rest = rest[n:]
+	}
+	return len(p), nil
 }
 
 // hardLink gives a file that was unpacked before another name. Its target is

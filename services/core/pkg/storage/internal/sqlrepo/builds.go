@@ -120,6 +120,26 @@ func (r builds) Orphans(ctx context.Context, worker domain.ID, limit int) ([]*do
 		AND NOT `+buildUsed+" ORDER BY created_at, id LIMIT ?", string(worker), clampLimit(limit))
 }
 
+func (r builds) Copied(ctx context.Context, b *domain.Build, worker domain.ID) error {
+	_, err := r.s.Exec(ctx, "INSERT INTO copies (build_id, project_id, worker_id) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+		string(b.ID), string(b.ProjectID), string(worker))
+	if violated(err, Reference) {
+		return notFound("build", b.ID)
+	}
+	return err
+}
+
+func (r builds) Copies(ctx context.Context, b *domain.Build) ([]domain.ID, error) {
+	var ids []domain.ID
+	err := r.s.Query(ctx, func(row Row) error {
+		var id domain.ID
+		err := row.Scan(&id)
+		ids = append(ids, id)
+		return err
+	}, "SELECT worker_id FROM copies WHERE build_id = ? AND project_id = ? ORDER BY worker_id", string(b.ID), string(b.ProjectID))
+	return ids, err
+}
+
 func (r builds) List(ctx context.Context, f storage.BuildFilter) (storage.List[*domain.Build], error) {
 	w := &where{}
 	w.eq("template_id", f.TemplateID)

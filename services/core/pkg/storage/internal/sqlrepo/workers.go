@@ -14,7 +14,7 @@ type workers struct{ s Session }
 
 const (
 	workerFixed    = "id, joined_at"
-	workerChanging = "name, version, platform, drivers, milli_cpu, memory_bytes, disk_bytes, pids, state, cordoned, drain_at, address, revision"
+	workerChanging = "name, version, platform, drivers, milli_cpu, memory_bytes, disk_bytes, pids, state, cordoned, drain_at, address, storage, revision"
 	workerColumns  = workerFixed + ", seen_at, " + workerChanging
 	workerSelect   = "SELECT " + workerColumns + " FROM workers"
 
@@ -39,7 +39,7 @@ func workerChangingOf(w *domain.Worker, revision int64) []any {
 	c := w.Capacity
 	return []any{
 		w.Name, w.Version, w.Platform, jsonText{w.Drivers}, c.MilliCPU, c.MemoryBytes, c.DiskBytes, c.PIDs,
-		string(w.State), flag(w.Cordoned), optMicros(w.DrainAt), w.Address, revision,
+		string(w.State), flag(w.Cordoned), optMicros(w.DrainAt), w.Address, w.Storage, revision,
 	}
 }
 
@@ -47,7 +47,7 @@ func scanWorker(r Row) (*domain.Worker, error) {
 	w := new(domain.Worker)
 	c := &w.Capacity
 	return w, r.Scan(&w.ID, scanTime{&w.JoinedAt}, scanTime{&w.SeenAt}, &w.Name, &w.Version, &w.Platform, jsonText{&w.Drivers},
-		&c.MilliCPU, &c.MemoryBytes, &c.DiskBytes, &c.PIDs, &w.State, scanFlag{&w.Cordoned}, scanOptTime{&w.DrainAt}, &w.Address, &w.Revision)
+		&c.MilliCPU, &c.MemoryBytes, &c.DiskBytes, &c.PIDs, &w.State, scanFlag{&w.Cordoned}, scanOptTime{&w.DrainAt}, &w.Address, &w.Storage, &w.Revision)
 }
 
 func (r workers) one(ctx context.Context, absent *errors.Error, cond, arg string) (*domain.Worker, error) {
@@ -172,6 +172,9 @@ func (r workers) Delete(ctx context.Context, id domain.ID) error {
 	}
 	if placed > 0 {
 		return errors.New(errors.Conflict, "worker %s still has %d VMs or machines", id, placed)
+	}
+	if _, err := r.s.Exec(ctx, "DELETE FROM copies WHERE worker_id = ?", string(id)); err != nil {
+		return err
 	}
 	n, err := r.s.Exec(ctx, "DELETE FROM workers WHERE id = ?", string(id))
 	if err == nil && n == 0 {

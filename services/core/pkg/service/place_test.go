@@ -1,0 +1,89 @@
+package service_test
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// A VM goes where its template is; where there is no room, to who can fetch it.
+func TestPlacementByWhatWorkersHold(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	stored, elsewhere := "s3://host/bucket", "s3://host/another"
+	workers := map[string]*domain.Worker{}
+	add := func(name, at string, memory int64) {
+		must(t, b.store.Update(b.ctx, func(tx storage.Tx) error {
+			node, err := tx.Workers().ByName(b.ctx, "node")
+			if err != nil {
+				return err
+			}
+			w := *node
+			w.ID, w.Name, w.Storage, w.Capacity.MemoryBytes = domain.NewID(), name, at, memory
+			workers[name] = &w
+			return tx.Workers().Insert(b.ctx, &w)
+		}))
+	}
+	add("builder", stored, 2<<30)
+	add("copier", stored, 2<<30)
+	add("fetcher", stored, 8<<30)
+	add("stranger", elsewhere, 64<<30)
+	var build *domain.Build
+	must(t, b.store.Update(b.ctx, func(tx storage.Tx) error {
+		tmpl, err := tx.Templates().ByName(b.ctx, b.by.ProjectID, "base")
+		if err != nil {
+			return err
+		}
+		old, err := tx.Builds().Get(b.ctx, b.by.ProjectID, tmpl.Tags[domain.DefaultTag])
+		if err != nil {
+			return err
+		}
+		build = old
+		build.ID, build.WorkerID = domain.NewID(), workers["builder"].ID
+		build.Artifacts = []domain.Artifact{{Kind: domain.ArtifactRootFS, Packed: &domain.Packed{Store: stored, Digest: "sha256:1", Bytes: 1}}}
+		if err := errors.Join(tx.Builds().Insert(b.ctx, build), tx.Builds().Copied(b.ctx, build, workers["copier"].ID)); err != nil {
+			return err
+		}
+		tmpl.Tags[domain.DefaultTag] = build.ID
+		return tx.Templates().Update(b.ctx, tmpl)
+	}))
+	var at []string
+	for range 5 {
+		vm, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{})
+		must(t, err)
+		for name, w := range workers {
+			if w.ID == vm.WorkerID {
+				at = append(at, name)
+			}
+		}
+	}
+	slices.Sort(at[:4])
+	if !slices.Equal(at, []string{"builder", "builder", "copier", "copier", "fetcher"}) {
+		t.Errorf("they are at %v", at)
+	}
+	yes := true
+	if _, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Memory: &yes}); !errors.HasCode(err, errors.CapacityExhausted) {
+		t.Errorf("a memory is where it was made: %v", err)
+	}
+	// Nobody that has the template takes anything: it is not given to one that cannot have it.
+	must(t, b.store.Update(b.ctx, func(tx storage.Tx) error {
+		for _, name := range []string{"builder", "copier", "fetcher"} {
+			w, err := tx.Workers().ByName(b.ctx, name)
+			if err != nil {
+				return err
+			}
+			w.State = domain.WorkerAway
+			if err := tx.Workers().Update(b.ctx, w); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	if _, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{}); !errors.HasCode(err, errors.CapacityExhausted) {
+		t.Errorf("without those that can have it: %v", err)
+	}
+}
