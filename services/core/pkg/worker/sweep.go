@@ -213,47 +213,67 @@ func (w *Worker) sweepBuilds(ctx context.Context) error {
 	return err
 }
 
-// sampleUsage records what each running VM used since the last sample.
+// usageBatch bounds how many spans one transaction records.
+const usageBatch = 500
+
+// sampleUsage records what each running VM used since the last sample, in as few
+// transactions as can be: those of all workers take turns.
 func (w *Worker) sampleUsage(ctx context.Context) {
+	var spans []domain.Usage
+	record := func() {
+		err := w.Store.Update(ctx, func(tx storage.Tx) error { return tx.Usage().Record(ctx, spans...) })
+		if err != nil {
+			w.Log.Debug("usage not recorded", "vms", len(spans), "error", err)
+		}
+		spans = spans[:0]
+	}
 	for _, l := range w.vms.all() {
 		if ctx.Err() != nil {
 			return
 		}
-		if err := w.recordUsage(ctx, l); err != nil {
-			w.Log.Debug("usage not recorded", "vm", l.id, "error", err)
+		span, ok, err := w.usageOf(ctx, l)
+		if err != nil {
+			w.Log.Debug("usage not read", "vm", l.id, "error", err)
 		}
+		if ok {
+			spans = append(spans, span)
+		}
+		if len(spans) == usageBatch {
+			record()
+		}
+	}
+	if len(spans) > 0 {
+		record()
 	}
 }
 
-// recordUsage writes the span since the last sample of one VM.
-func (w *Worker) recordUsage(ctx context.Context, l *liveVM) error {
+// usageOf is the span since the last sample of one VM, if there was one.
+func (w *Worker) usageOf(ctx context.Context, l *liveVM) (_ domain.Usage, ok bool, err error) {
 	vm := l.row()
 	driver, err := w.driver(vm.Spec.Driver)
 	if err != nil {
-		return err
+		return domain.Usage{}, false, err
 	}
 	meter, ok := driver.(vmm.Meter)
 	if !ok {
-		return nil
+		return domain.Usage{}, false, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	now, err := meter.Usage(ctx, string(vm.MachineID))
 	if err != nil {
-		return err
+		return domain.Usage{}, false, err
 	}
 	before, since := l.metered(now)
 	if since.IsZero() {
-		return nil
+		return domain.Usage{}, false, nil
 	}
 	span := now.At.Sub(since)
-	return w.Store.Update(ctx, func(tx storage.Tx) error {
-		return tx.Usage().Record(ctx, domain.Usage{
-			ProjectID: vm.ProjectID, VMID: vm.ID, From: since.UTC().Truncate(time.Microsecond), To: now.At.UTC().Truncate(time.Microsecond),
-			CPUSeconds:    max(0, now.CPUTime-before.CPUTime).Seconds(),
-			MemoryByteSec: float64(before.MemoryBytes+now.MemoryBytes) / 2 * span.Seconds(),
-			DiskBytes:     now.DiskBytes,
-			EgressBytes:   max(0, now.TxBytes-before.TxBytes),
-		})
-	})
+	return domain.Usage{
+		ProjectID: vm.ProjectID, VMID: vm.ID, From: since.UTC().Truncate(time.Microsecond), To: now.At.UTC().Truncate(time.Microsecond),
+		CPUSeconds:    max(0, now.CPUTime-before.CPUTime).Seconds(),
+		MemoryByteSec: float64(before.MemoryBytes+now.MemoryBytes) / 2 * span.Seconds(),
+		DiskBytes:     now.DiskBytes,
+		EgressBytes:   max(0, now.TxBytes-before.TxBytes),
+	}, true, nil
 }
