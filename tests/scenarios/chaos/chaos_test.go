@@ -13,7 +13,6 @@ import (
 
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/services/core/pkg/client"
-	"github.com/aetherium/aetherium/tests/internal/server"
 	"github.com/aetherium/aetherium/tests/scenarios/chaos/history"
 )
 
@@ -77,7 +76,7 @@ func TestNothingIsLost(t *testing.T) {
 	err := f.spoil(during, os.Getenv(onlyEnv), rand.New(rand.NewPCG(seed, users))) //nolint:gosec // repeatable
 	// Whoever still waits then shows by what: a Go program writes its stacks.
 	stuck := time.AfterFunc(aftermath-20*time.Second, func() {
-		for _, s := range append(append([]*server.Server{}, f.gateways...), f.workers...) {
+		for _, s := range f.servers() {
 			if pid, err := s.PID(); err == nil {
 				_ = syscall.Kill(pid, syscall.SIGQUIT)
 			}

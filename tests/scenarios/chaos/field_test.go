@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -131,7 +132,7 @@ func (f *field) start(rootfs string) {
 		f.t.Cleanup(func() { f.end(s) })
 		// Until what was built can be had elsewhere, a template's VMs are where it was built.
 		for _, other := range f.workers {
-			f.cli("worker", "cordon", filepath.Base(other.DataDir))
+			f.cli("worker", "cordon", nameOf(other))
 		}
 		f.workers = append(f.workers, s)
 		template := fmt.Sprintf("from-%d", i+1)
@@ -139,7 +140,7 @@ func (f *field) start(rootfs string) {
 		f.templates = append(f.templates, template)
 	}
 	for _, w := range f.workers[:workers-1] {
-		f.cli("worker", "uncordon", filepath.Base(w.DataDir))
+		f.cli("worker", "uncordon", nameOf(w))
 	}
 }
 
@@ -155,20 +156,25 @@ func (f *field) end(s *server.Server) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.ctx), time.Minute)
 	defer cancel()
 	must(f.t, s.End(ctx))
-	name := filepath.Base(s.DataDir)
-	if strings.HasPrefix(name, "worker") {
+	if strings.HasPrefix(nameOf(s), "worker") {
 		must(f.t, s.Remove(ctx))
 		if left := s.Footprint(ctx); len(left) > 0 {
-			f.t.Errorf("%s left something behind: %v", name, left)
+			f.t.Errorf("%s left something behind: %v", nameOf(s), left)
 		}
 	}
 }
 
+// servers are all gateways and workers.
+func (f *field) servers() []*server.Server { return slices.Concat(f.gateways, f.workers) }
+
+// nameOf is a process's among the others.
+func nameOf(s *server.Server) string { return filepath.Base(s.DataDir) }
+
 // keepLogs has the logs where they are after the test.
 func (f *field) keepLogs() {
-	for _, s := range append(append([]*server.Server{}, f.gateways...), f.workers...) {
-		path := filepath.Join(os.TempDir(), "chaos-"+filepath.Base(s.DataDir)+".log")
-		f.t.Logf("the log of %s is in %s", filepath.Base(s.DataDir), path)
+	for _, s := range f.servers() {
+		path := filepath.Join(os.TempDir(), "chaos-"+nameOf(s)+".log")
+		f.t.Logf("the log of %s is in %s", nameOf(s), path)
 		if err := os.WriteFile(path, []byte(s.Log()), 0o600); err != nil {
 			f.t.Error(err)
 		}

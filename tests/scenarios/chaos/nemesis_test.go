@@ -7,8 +7,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/aetherium/aetherium/tests/internal/server"
 )
 
 // fault is something that goes wrong, and is put right again.
@@ -32,12 +30,8 @@ func (f *field) parts() []part {
 		{"the database", f.database.Kill, func() error { return f.database.Run(f.ctx) }, func() (int, error) { return f.database.PID(), nil }},
 		{"the queue", func() error { f.queue.Kill(f.t); return nil }, func() error { f.queue.Restart(f.t); return nil }, func() (int, error) { return f.queue.PID(), nil }},
 	}
-	for i, s := range append(append([]*server.Server{}, f.gateways...), f.workers...) {
-		name := fmt.Sprintf("gateway-%d", i+1)
-		if i >= gateways {
-			name = fmt.Sprintf("worker-%d", i+1-gateways)
-		}
-		parts = append(parts, part{name, s.Kill, func() error { return s.Run(f.ctx) }, s.PID})
+	for _, s := range f.servers() {
+		parts = append(parts, part{nameOf(s), s.Kill, func() error { return s.Run(f.ctx) }, s.PID})
 	}
 	return parts
 }
@@ -138,8 +132,8 @@ func (f *field) deck(r *rand.Rand) []fault {
 	return deck
 }
 
-// spoil makes faults, those with the text in their name, one after the other, until ctx ends. Everything works
-// again when it returns.
+// spoil makes faults, those with the text in their name, one after the other,
+// until ctx ends. Everything works again when it returns.
 func (f *field) spoil(ctx context.Context, only string, r *rand.Rand) error {
 	for began := time.Now(); ; {
 		for _, fault := range f.deck(r) {

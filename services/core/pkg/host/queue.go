@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/aetherium/aetherium/services/core/pkg/queue/asynq"
-	"github.com/aetherium/aetherium/services/core/pkg/queue/memory"
 	"github.com/aetherium/aetherium/services/core/pkg/queue/standby"
 )
 
@@ -15,16 +14,12 @@ const maxJobs = 64
 // own, and its owner is the same: the data directory is locked for one process at
 // a time.
 func (h *Host) openQueue() error {
-	own := memory.New(maxJobs, h.Metrics, h.log)
-	h.Queue = own
-	if h.in.Redis != nil {
-		shared, err := asynq.New(asynq.Config{
-			Client: h.in.Redis, Name: h.options.Queue, Owner: h.options.Queue, Workers: maxJobs, Metrics: h.Metrics, Logger: h.log,
-		})
-		if err != nil {
-			return err
-		}
-		h.Queue = standby.New(shared, own, h.log)
+	var err error
+	h.Queue, err = standby.Open(h.in.Redis, asynq.Config{
+		Name: h.options.Queue, Owner: h.options.Queue, Workers: maxJobs, Metrics: h.Metrics, Logger: h.log,
+	})
+	if err != nil {
+		return err
 	}
 	// Before its connection, whoever has not stopped it.
 	h.opened("queue", func() error {

@@ -260,10 +260,11 @@ func (c *Client) tell(ctx context.Context, name string, in any) error {
 	ctx, cancel := context.WithTimeout(ctx, tellLimit)
 	defer cancel()
 	_, err := call[none](ctx, c, name, in)
-	if err != nil {
-		c.log.Warn("a worker was not told", "call", name, "worker", c.address, "error", err)
-	}
 	return err
+}
+
+func (c *Client) untold(name string, err error) {
+	c.log.Warn("a worker was not told", "call", name, "worker", c.address, "error", err)
 }
 
 // keepTelling tells the node as soon as it can be reached, and does not wait for
@@ -273,12 +274,17 @@ func (c *Client) keepTelling(ctx context.Context, name string, in any) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellFor)
 		defer cancel()
 		defer context.AfterFunc(c.life, cancel)()
-		for pause := 50 * time.Millisecond; c.tell(ctx, name, in) != nil; pause = min(2*pause, time.Second) {
+		err := c.tell(ctx, name, in)
+		if err != nil {
+			c.untold(name, err)
+		}
+		for pause := 50 * time.Millisecond; err != nil; pause = min(2*pause, time.Second) {
 			select {
 			case <-ctx.Done():
 				return
 			case <-time.After(pause/2 + rand.N(pause/2)):
 			}
+			err = c.tell(ctx, name, in)
 		}
 	}()
 }

@@ -105,7 +105,12 @@ func (c *Client) RemoveTool(ctx context.Context, exact domain.Tool) error {
 }
 
 // TemplatesChanged implements service.Node.
-func (c *Client) TemplatesChanged(ctx context.Context) { _ = c.tell(ctx, "templates.changed", none{}) }
+func (c *Client) TemplatesChanged(ctx context.Context) {
+	const name = "templates.changed"
+	if err := c.tell(ctx, name, none{}); err != nil {
+		c.untold(name, err)
+	}
+}
 
 // ForgetProject implements service.Node.
 func (c *Client) ForgetProject(ctx context.Context, project domain.ID) error {

@@ -11,37 +11,18 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
 	"github.com/aetherium/aetherium/services/core/pkg/queue/asynq"
-	"github.com/aetherium/aetherium/services/core/pkg/queue/memory"
 	"github.com/aetherium/aetherium/services/core/pkg/queue/standby"
 )
 
 // attended is how many runs a process follows at once.
 const attended = 256
 
-// QueueConfig says where it waits which runs are to be looked at.
-type QueueConfig struct {
-	Redis *goredis.Client // nil: in memory
-	Name  string          // in Redis; processes with the same name share the work
-	Owner string          // see [asynq.Config]
-
-	Metrics *queue.Metrics // may be nil
-	Log     *slog.Logger
-}
-
-// OpenQueue makes the queue. While Redis is away, jobs wait in memory: two
+// OpenQueue makes the queue of runs to be looked at; processes with the same name
+// share the work. Where client is nil, or Redis is away, jobs wait in memory: two
 // processes may follow the same run then, which does no harm.
-func OpenQueue(c QueueConfig) (queue.Queue, error) {
-	own := memory.New(attended, c.Metrics, c.Log)
-	if c.Redis == nil {
-		return own, nil
-	}
-	shared, err := asynq.New(asynq.Config{
-		Client: c.Redis, Name: c.Name, Owner: c.Owner, Workers: attended, Metrics: c.Metrics, Logger: c.Log,
-	})
-	if err != nil {
-		return nil, err
-	}
-	return standby.New(shared, own, c.Log), nil
+func OpenQueue(client *goredis.Client, c asynq.Config) (queue.Queue, error) {
+	c.Workers = attended
+	return standby.Open(client, c)
 }
 
 // attendKind is the kind of the job that has a run looked at.

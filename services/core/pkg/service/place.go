@@ -155,8 +155,11 @@ func (s *Service) findFiles(ctx context.Context, tx storage.Tx, vm *domain.VM) (
 	if err != nil {
 		return files{}, err
 	}
-	copies, err := tx.Builds().Copies(ctx, b)
 	f := files{anywhere: b.WorkerID == "", held: map[domain.ID]bool{b.WorkerID: true}, packed: b.Packed()}
+	if f.packed == nil {
+		return f, nil // nobody can have fetched it
+	}
+	copies, err := tx.Builds().Copies(ctx, b)
 	for _, id := range copies {
 		f.held[id] = true
 	}

@@ -272,10 +272,7 @@ func (w *Worker) confirmed(s guest.Started, l *liveVM) {
 
 // onOutput is called by the session for the first output of each execution.
 func (w *Worker) onOutput(id domain.ID) {
-	w.execs.mu.RLock()
-	r := w.execs.byID[id]
-	w.execs.mu.RUnlock()
-	if r != nil && !r.begun.IsZero() {
+	if r, _, known := w.execs.get(id); known && !r.begun.IsZero() {
 		w.metrics.output.Observe(time.Since(r.begun).Seconds())
 	}
 }

@@ -61,7 +61,7 @@ func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, ready func
 		defer cancel()
 		err = errors.Join(err, jobs.close(stop))
 	}()
-	runs, err := runner.OpenQueue(runner.QueueConfig{Redis: in.Redis, Name: in.RunQueue(), Log: log})
+	runs, err := runner.OpenQueue(in.Redis, asynq.Config{Name: in.RunQueue(), Logger: log})
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/host"
 	"github.com/aetherium/aetherium/services/core/pkg/installation"
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
+	"github.com/aetherium/aetherium/services/core/pkg/queue/asynq"
 	"github.com/aetherium/aetherium/services/core/pkg/runner"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/tracing"
@@ -58,8 +59,8 @@ func open(ctx context.Context, s settings.Settings, log *slog.Logger, serves boo
 	if err != nil {
 		return n, err
 	}
-	if n.runs, err = runner.OpenQueue(runner.QueueConfig{
-		Redis: n.in.Redis, Name: n.in.RunQueue(), Owner: n.in.ID, Metrics: n.host.Metrics, Log: log,
+	if n.runs, err = runner.OpenQueue(n.in.Redis, asynq.Config{
+		Name: n.in.RunQueue(), Owner: n.in.ID, Metrics: n.host.Metrics, Logger: log,
 	}); err != nil {
 		return n, err
 	}

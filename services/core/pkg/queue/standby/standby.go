@@ -10,8 +10,12 @@ import (
 	"sync"
 	"time"
 
+	goredis "github.com/redis/go-redis/v9"
+
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
+	"github.com/aetherium/aetherium/services/core/pkg/queue/asynq"
+	"github.com/aetherium/aetherium/services/core/pkg/queue/memory"
 )
 
 const (
@@ -20,6 +24,21 @@ const (
 	// pause is between attempts at a shared queue that was away.
 	pause = time.Second
 )
+
+// Open makes a queue that processes share, with one of this process beside it;
+// where client is nil, one of this process alone.
+func Open(client *goredis.Client, c asynq.Config) (queue.Queue, error) {
+	own := memory.New(c.Workers, c.Metrics, c.Logger)
+	if client == nil {
+		return own, nil
+	}
+	c.Client = client
+	shared, err := asynq.New(c)
+	if err != nil {
+		return nil, err
+	}
+	return New(shared, own, c.Logger), nil
+}
 
 // Queue implements queue.Queue on two others.
 type Queue struct {
