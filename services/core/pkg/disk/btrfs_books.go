@@ -3,6 +3,8 @@ package disk
 import (
 	"encoding/binary"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 	"unsafe"
 
@@ -212,6 +214,21 @@ func dataUsed(fs *os.File) (int64, error) {
 		}
 	}
 	return int64(used), nil
+}
+
+// dataPlaced is how many bytes of data have their place, and may have been
+// written, in a transaction that is not finished: dataUsed and statfs(2) do not
+// count them yet (struct btrfs_space_info, bytes_reserved).
+func dataPlaced(fs *os.File) (int64, error) {
+	uuid, err := btrfsUUID(fs)
+	if err != nil {
+		return 0, err
+	}
+	text, err := os.ReadFile("/sys/fs/btrfs/" + uuid + "/allocation/data/bytes_reserved")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 }
 
 // reclaim gives the room of freed data back to the disk now. Metadata is left

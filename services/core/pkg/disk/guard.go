@@ -198,11 +198,15 @@ func (g *guard) lift(root, ballast *os.File) (size int64, lifted bool, err error
 	if err != nil {
 		return 0, false, err
 	}
+	placed, err := dataPlaced(root)
+	if err != nil {
+		return 0, false, err
+	}
 	used, err := dataUsed(root)
 	if err != nil {
 		return 0, false, err
 	}
-	if idle := allocated(image) - g.books.size - (used - info.Size()); idle < g.margin/2 {
+	if idle := allocated(image) - g.books.size - (used + placed - info.Size()); idle < g.margin/2 {
 		return info.Size(), false, nil
 	}
 	g.lifted = time.Now()
@@ -210,13 +214,26 @@ func (g *guard) lift(root, ballast *os.File) (size int64, lifted bool, err error
 }
 
 // excess is how much more volumes could write than the disk can hold.
+//
+// What was written since the last transaction is on the disk already, but btrfs
+// still has its room as available: a volume that writes much would pass for a
+// disk that is full. The three are read in the order in which data moves on, so
+// that what moves between two readings makes the excess smaller for one round,
+// never larger.
 func (g *guard) excess(root *os.File) (int64, error) {
+	free, err := g.free()
+	if err != nil {
+		return 0, err
+	}
+	placed, err := dataPlaced(root)
+	if err != nil {
+		return 0, err
+	}
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(root.Fd()), &st); err != nil {
 		return 0, err
 	}
-	free, err := g.free()
-	return available(st) - max(0, free-g.margin), err
+	return available(st) - placed - max(0, free-g.margin), nil
 }
 
 // free is what the disk has left; it can be asked after close, too.

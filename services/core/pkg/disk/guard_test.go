@@ -102,6 +102,25 @@ func TestVolumeMakesRoomOnAFullDisk(t *testing.T) {
 	must(t, os.Remove(filler))
 }
 
+// What volumes write and btrfs has not counted yet does not pass for a lack of room.
+func TestAWriteIsNoLackOfRoom(t *testing.T) {
+	t.Parallel()
+	ctx, around := t.Context(), smallDisk(t, 1160)
+	var logged lines
+	p := openPool(t, disk.Config{Dir: around + "/data", Backend: disk.BackendBtrfs, Size: 960 * mib, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
+	must(t, p.Create(ctx, "a", 0))
+	for range 3 {
+		_, err := fill(p.Path("a")+"/big", 400*mib)
+		must(t, err)
+		must(t, os.Remove(p.Path("a")+"/big"))
+		must(t, p.Sync())
+		looked(t, p)
+	}
+	if text := logged.String(); strings.Contains(text, "less room") {
+		t.Errorf("of a disk that has the room:\n%s", text)
+	}
+}
+
 // What volumes hold is theirs: it does not count against what they can hold.
 func TestCapacity(t *testing.T) {
 	t.Parallel()
@@ -230,6 +249,24 @@ func roomAgain(t *testing.T, path string) {
 		}
 	}
 	t.Fatalf("with room again: %v", err)
+}
+
+// lines is a log that is read while others write it.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // ledger knows what was written and is on disk.
