@@ -199,9 +199,9 @@ func (w logWriter) Write(p []byte) (int, error) {
 }
 
 // Shutdown ends what runs: no new commands, SIGTERM to all (SIGHUP too on
-// terminals, whose shells ignore the former), SIGKILL after grace; and writes
-// the file systems to disk. As PID 1 it means every process of the machine,
-// else every process group that the agent started. It returns when all are
+// terminals, whose shells ignore the former), SIGKILL after grace. As PID 1 it
+// means every process of the machine, whose file systems it writes to disk, else
+// every process group that the agent started. It returns when all are
 // gone, or soon after SIGKILL at the latest.
 func (a *Agent) Shutdown(grace time.Duration) {
 	a.executions.Stop()
@@ -217,8 +217,13 @@ func (a *Agent) Shutdown(grace time.Duration) {
 		a.waitNone(killGrace)
 	}
 	a.reaper.Close()
-	machine.Sync()
+	if a.pid1 {
+		machine.Sync()
+	}
 }
+
+// Spawned reports whether the agent has ever started a process.
+func (a *Agent) Spawned() bool { return a.reaper.Spawned() }
 
 func (a *Agent) signalAll(sig syscall.Signal) {
 	if a.pid1 {

@@ -14,8 +14,10 @@ import (
 func (s *Service) ListWorkers(ctx context.Context, _ vmm.Caller) ([]*domain.Worker, error) {
 	var ws []*domain.Worker
 	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
-		ws, err = tx.Workers().All(ctx)
-		return err
+		if ws, err = tx.Workers().All(ctx); err != nil {
+			return err
+		}
+		return tx.Workers().Count(ctx, ws...)
 	})
 	return ws, err
 }

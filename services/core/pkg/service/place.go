@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -18,10 +19,17 @@ type need struct {
 	field     string // of the request, that says how large it is
 	hint      string // what to do where none has room; %s is the resource of which too little is left
 	resources domain.Resources
-	bound     domain.ID                                // the worker that it must be; empty: any
-	unable    func(*domain.Worker) error               // why a worker cannot give it
-	better    func(w, than *domain.Worker) (more bool) // than the best so far
+	bound     domain.ID                    // the worker that it must be; empty: any
+	unable    func(*domain.Worker) error   // why a worker cannot give it
+	prefer    func(*domain.Worker) bool    // those before all others
+	free      func(*domain.Worker) float64 // what the best has most of
 }
+
+// counted is how many workers are looked at for what they hold before one is
+// chosen. The best of a few, taken at random, is nearly as good as the best of
+// all (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing"),
+// and costs the same however large the fleet is.
+const counted = 8
 
 // choose finds a worker in the transaction that inserts what needs it, so that
 // two requests never take the same room. Those that are away or cordoned get
@@ -34,12 +42,12 @@ func (s *Service) choose(ctx context.Context, tx storage.Tx, n need) (*domain.Wo
 	if err != nil {
 		return nil, err
 	}
-	var best, largest *domain.Worker
+	var largest *domain.Worker
 	var unable error
-	var closed []*domain.Worker // would do, but take nothing
+	var open, closed []*domain.Worker // would do, were they empty; would, but take nothing
 	possible, short := false, ""
 	for _, w := range workers {
-		if s.lacks(&domain.Worker{Capacity: w.Capacity}, n.resources) == "" {
+		if s.lacks(w, n.resources) == "" { // it is not counted yet what it holds
 			possible = true
 		}
 		if largest == nil || w.Capacity.MemoryBytes > largest.Capacity.MemoryBytes {
@@ -52,19 +60,32 @@ func (s *Service) choose(ctx context.Context, tx storage.Tx, n need) (*domain.Wo
 			unable = err
 			continue
 		}
-		lacks := s.lacks(w, n.resources)
-		switch {
-		case w.State != domain.WorkerReady:
+		if w.State != domain.WorkerReady {
 			closed = append(closed, w)
-		case lacks != "":
-			short = lacks
-		case best == nil || n.better(w, best):
-			best = w
+			continue
+		}
+		open = append(open, w)
+	}
+	for _, some := range [][]*domain.Worker{sample(open, n.prefer), open} {
+		if err := tx.Workers().Count(ctx, some...); err != nil {
+			return nil, err
+		}
+		var best *domain.Worker
+		for _, w := range some {
+			if lacks := s.lacks(w, n.resources); lacks != "" {
+				short = lacks
+			} else if best == nil || n.better(w, best) {
+				best = w
+			}
+		}
+		if best != nil {
+			return best, nil
+		}
+		if len(some) == len(open) {
+			break
 		}
 	}
 	switch {
-	case best != nil:
-		return best, nil
 	case unable != nil && short == "" && len(closed) == 0:
 		return nil, unable
 	case largest != nil && !possible:
@@ -77,6 +98,32 @@ func (s *Service) choose(ctx context.Context, tx storage.Tx, n need) (*domain.Wo
 		return nil, workerAway(closed[0].Name)
 	}
 	return nil, errors.New(errors.CapacityExhausted, "no worker takes anything new").WithHint("%s", states(closed)).WithRetryAfter(retryPlace)
+}
+
+func (n need) better(w, than *domain.Worker) bool {
+	if a, b := n.prefer(w), n.prefer(than); a != b {
+		return a
+	}
+	return n.free(w) > n.free(than)
+}
+
+// sample picks a few of workers at random, those that are preferred first.
+func sample(workers []*domain.Worker, prefer func(*domain.Worker) bool) []*domain.Worker {
+	if len(workers) <= counted {
+		return workers
+	}
+	some := slices.Clone(workers)
+	rand.Shuffle(len(some), func(i, j int) { some[i], some[j] = some[j], some[i] })
+	slices.SortStableFunc(some, func(a, b *domain.Worker) int {
+		switch {
+		case prefer(a) == prefer(b):
+			return 0
+		case prefer(a):
+			return -1
+		}
+		return 1
+	})
+	return some[:counted]
 }
 
 // retryPlace is when a request that found no place may do so.
@@ -119,12 +166,8 @@ func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM) (err 
 			_, err := s.driverFor(w, vm.Spec)
 			return err
 		},
-		better: func(w, than *domain.Worker) bool {
-			if at.held[w.ID] != at.held[than.ID] {
-				return at.held[w.ID]
-			}
-			return freeMemory(w) > freeMemory(than)
-		},
+		prefer: func(w *domain.Worker) bool { return at.held[w.ID] },
+		free:   freeMemory,
 	})
 	if err != nil {
 		return err
@@ -171,17 +214,12 @@ func (s *Service) findFiles(ctx context.Context, tx storage.Tx, vm *domain.VM) (
 // any of them, which does the work when it can.
 // Returns CapacityExhausted.
 func (s *Service) worker(ctx context.Context, tx storage.Tx, driver string) (domain.ID, error) {
-	can := func(w *domain.Worker) bool {
-		return driver == "" || slices.ContainsFunc(w.Drivers, func(d domain.DriverInfo) bool { return d.Name == driver && d.Usable })
-	}
 	w, err := s.choose(ctx, tx, need{
 		unable: func(*domain.Worker) error { return nil },
-		better: func(w, than *domain.Worker) bool {
-			if can(w) != can(than) {
-				return can(w)
-			}
-			return freeMemory(w) > freeMemory(than)
+		prefer: func(w *domain.Worker) bool {
+			return driver == "" || slices.ContainsFunc(w.Drivers, func(d domain.DriverInfo) bool { return d.Name == driver && d.Usable })
 		},
+		free: freeMemory,
 	})
 	if err != nil {
 		return "", err

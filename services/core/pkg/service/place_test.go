@@ -1,6 +1,7 @@
 package service_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -85,5 +86,44 @@ func TestPlacementByWhatWorkersHold(t *testing.T) {
 	}))
 	if _, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{}); !errors.HasCode(err, errors.CapacityExhausted) {
 		t.Errorf("without those that can have it: %v", err)
+	}
+}
+
+// However many workers there are, of which only some are looked at: the only one
+// that has room is found, and that none has is known.
+func TestPlacementAmongMany(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	var roomy domain.ID
+	must(t, b.store.Update(b.ctx, func(tx storage.Tx) error {
+		node, err := tx.Workers().ByName(b.ctx, "node")
+		if err != nil {
+			return err
+		}
+		for i := range 40 {
+			w := *node
+			w.ID, w.Name, w.Capacity.MemoryBytes = domain.NewID(), fmt.Sprint("many-", i), 1<<30
+			if i == 23 {
+				w.Capacity.MemoryBytes, roomy = 3<<30, w.ID
+			}
+			if err := tx.Workers().Insert(b.ctx, &w); err != nil {
+				return err
+			}
+		}
+		node.State = domain.WorkerCordoned
+		return tx.Workers().Update(b.ctx, node)
+	}))
+	size := domain.Resources{MemoryBytes: 1 << 30}
+	at := map[domain.ID]int{}
+	for range 42 {
+		vm, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Resources: size})
+		must(t, err)
+		at[vm.WorkerID]++
+	}
+	if len(at) != 40 || at[roomy] != 3 {
+		t.Errorf("%d workers have VMs, the one with room for 3 has %d", len(at), at[roomy])
+	}
+	if _, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Resources: size}); !errors.HasCode(err, errors.CapacityExhausted) {
+		t.Errorf("a full fleet: %v", err)
 	}
 }

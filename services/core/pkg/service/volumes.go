@@ -66,7 +66,6 @@ func (s *Service) CreateVolume(ctx context.Context, by vmm.Caller, req vmm.Creat
 // does, and Unsupported.
 func (s *Service) placeVolume(ctx context.Context, tx storage.Tx, v *domain.Volume) error {
 	shows := func(d domain.DriverInfo) bool { return d.Usable && can(d, CanVolumes) }
-	free := func(w *domain.Worker) int64 { return w.Capacity.DiskBytes - w.Reserved.DiskBytes }
 	w, err := s.choose(ctx, tx, need{
 		what: "volume", field: "disk_bytes", hint: "too little %s is left: ask for less, delete volumes or VMs, or raise the overcommit in the configuration",
 		resources: domain.Resources{DiskBytes: v.DiskBytes},
@@ -77,7 +76,8 @@ func (s *Service) placeVolume(ctx context.Context, tx storage.Tx, v *domain.Volu
 			return errors.New(errors.Unsupported, "no driver here can show a volume to VMs").
 				WithHint("the driver oci can, on a file system that maps owners; `aetherium doctor` shows what this host offers")
 		},
-		better: func(w, than *domain.Worker) bool { return free(w) > free(than) },
+		prefer: func(*domain.Worker) bool { return false },
+		free:   func(w *domain.Worker) float64 { return float64(w.Capacity.DiskBytes - w.Reserved.DiskBytes) },
 	})
 	if err != nil {
 		return err

@@ -34,7 +34,7 @@ type Sign struct {
 }
 
 // Workers is the table of workers. Reserved and the numbers of VMs are computed
-// from the VMs placed there at every read and never stored.
+// from the VMs placed there and never stored.
 type Workers interface {
 	// Get returns NotFound.
 	Get(ctx context.Context, id domain.ID) (*domain.Worker, error)
@@ -59,14 +59,14 @@ type Workers interface {
 	Clock(ctx context.Context) (time.Time, error)
 	// Delete returns Conflict while VMs or machines are placed there, NotFound.
 	Delete(ctx context.Context, id domain.ID) error
-	// All lists workers by name.
+	// All lists workers by name, without what is computed.
 	All(ctx context.Context) ([]*domain.Worker, error)
-	// Reserved sums what a worker's VMs may use. Machines of the warm pool are
-	// promised to nobody and do not count. Disk
+	// Count computes what the VMs of workers may use, and their numbers. Machines
+	// of the warm pool are promised to nobody and do not count. Disk
 	// counts until a VM is deleted; CPU, memory and PIDs count unless it is
 	// failed, or stopped and not wanted otherwise, or paused with its memory
 	// saved and not wanted otherwise.
-	Reserved(ctx context.Context, id domain.ID) (domain.Resources, error)
+	Count(ctx context.Context, ws ...*domain.Worker) error
 }
 
 // JoinTokens is the table of the tokens by which workers join.

@@ -114,12 +114,9 @@ func (b *bed) await(vm domain.ID, is func(*domain.VM) bool) *domain.VM {
 
 func (b *bed) reserved() domain.Resources {
 	b.t.Helper()
-	var r domain.Resources
-	must(b.t, b.store.View(b.ctx, func(tx storage.Tx) (err error) {
-		r, err = tx.Workers().Reserved(b.ctx, b.worker.ID())
-		return err
-	}))
-	return r
+	w := &domain.Worker{ID: b.worker.ID()}
+	must(b.t, b.store.View(b.ctx, func(tx storage.Tx) error { return tx.Workers().Count(b.ctx, w) }))
+	return w.Reserved
 }
 
 func (b *bed) executions(vm domain.ID) []*domain.Execution {

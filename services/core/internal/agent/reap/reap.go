@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -27,6 +28,7 @@ type Reaper struct {
 	orphans bool
 
 	starting sync.RWMutex // held for reading while a child is started or signalled
+	spawned  atomic.Bool
 	mu       sync.Mutex
 	children map[int]*Child
 	none     chan struct{} // closed when a round found no child at all; replaced
@@ -74,6 +76,7 @@ func (r *Reaper) Close() {
 func (r *Reaper) Spawn(start func() (pid int, err error)) (*Child, error) {
 	r.starting.RLock()
 	defer r.starting.RUnlock()
+	r.spawned.Store(true)
 	pid, err := start()
 	if err != nil {
 		return nil, err
@@ -84,6 +87,9 @@ func (r *Reaper) Spawn(start func() (pid int, err error)) (*Child, error) {
 	r.mu.Unlock()
 	return c, nil
 }
+
+// Spawned reports whether Spawn was ever called.
+func (r *Reaper) Spawned() bool { return r.spawned.Load() }
 
 // Ended is closed when the child has ended and Status tells how.
 func (c *Child) Ended() <-chan struct{} { return c.ended }

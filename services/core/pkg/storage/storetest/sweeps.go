@@ -322,7 +322,10 @@ func workers(e *env) {
 	if after := get().Reserved; after != before { // the pool gives way to VMs
 		e.Errorf("a pooled machine makes %+v of %+v", after, before)
 	}
-	all := read(e, func(tx storage.Tx) ([]*domain.Worker, error) { return tx.Workers().All(e.ctx()) })
+	all := read(e, func(tx storage.Tx) ([]*domain.Worker, error) {
+		all, err := tx.Workers().All(e.ctx())
+		return all, errors.Join(err, tx.Workers().Count(e.ctx(), all...))
+	})
 	same(e, "all", all, []*domain.Worker{get()})
 
 	e.refused(errors.Conflict, func(tx storage.Tx) error { return tx.Workers().Delete(e.ctx(), w.ID) })

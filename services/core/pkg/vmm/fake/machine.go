@@ -124,12 +124,12 @@ func serveHandler(ctx context.Context, l net.Listener, h http.Handler) error {
 // end ends a run and waits until it has ended. It may be called by several.
 func (m *machine) end(r *run, grace time.Duration, exit vmm.Exit) {
 	r.once.Do(func() {
-		m.signal(syscall.SIGCONT)
+		m.signal(r, syscall.SIGCONT)
 		m.stream.freeze(false)
 		if r.agent != nil {
 			r.agent.Shutdown(grace)
 		}
-		m.signal(syscall.SIGKILL) // what left its process group
+		m.signal(r, syscall.SIGKILL) // what left its process group
 		r.cancel()
 		<-r.served
 		_ = r.mux.Close()
@@ -179,10 +179,10 @@ func (m *machine) pause(paused bool) error {
 	}
 	if paused {
 		m.stream.freeze(true)
-		m.signal(syscall.SIGSTOP)
+		m.signal(m.run, syscall.SIGSTOP)
 		m.status = vmm.StatusPaused
 	} else {
-		m.signal(syscall.SIGCONT)
+		m.signal(m.run, syscall.SIGCONT)
 		m.stream.freeze(false)
 		m.status, m.slept = vmm.StatusRunning, nil
 	}

@@ -141,14 +141,15 @@ func (d *Driver) Usage(_ context.Context, id string) (vmm.Usage, error) {
 	if err != nil {
 		return vmm.Usage{}, err
 	}
-	if r, _ := m.current(); r == nil || m.asleep() {
+	r, _ := m.current()
+	if r == nil || m.asleep() {
 		return vmm.Usage{}, errors.New(errors.Conflict, "the machine does not run")
 	}
 	u := vmm.Usage{
 		At: time.Now().UTC(), DiskBytes: size(m.home()),
 		MemoryLimit: m.spec.Resources.MemoryBytes, DiskLimit: m.spec.Resources.DiskBytes,
 	}
-	for _, p := range m.processes() {
+	for _, p := range m.processesOf(r) {
 		u.PIDs++
 		u.CPUTime += p.cpu
 		u.MemoryBytes += p.resident

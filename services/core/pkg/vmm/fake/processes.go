@@ -93,9 +93,18 @@ func readProcess(pid int) (process, bool) {
 	}, true
 }
 
-// signal signals everything in the machine.
-func (m *machine) signal(sig syscall.Signal) {
-	for _, p := range m.processes() {
+// processesOf are those of a run. One whose agent never started any has none,
+// which spares looking at all of the host's.
+func (m *machine) processesOf(r *run) []process {
+	if r.agent != nil && !r.agent.Spawned() {
+		return nil
+	}
+	return m.processes()
+}
+
+// signal signals everything in the machine while it has a run.
+func (m *machine) signal(r *run, sig syscall.Signal) {
+	for _, p := range m.processesOf(r) {
 		_ = syscall.Kill(p.pid, sig)
 	}
 }

@@ -2,7 +2,9 @@ package sqlrepo
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -24,15 +26,17 @@ const (
 		AND NOT (observed = 'stopped' AND desired IN ('stopped', 'deleted'))
 		AND NOT (observed = 'paused' AND pause_mode <> 'freeze' AND desired IN ('paused', 'deleted'))))`
 
-	reservedQuery = `SELECT COALESCE(SUM(milli_cpu), 0), COALESCE(SUM(memory_bytes), 0),
-		COALESCE(SUM(disk_bytes), 0) + (SELECT COALESCE(SUM(disk_bytes), 0) FROM volumes WHERE worker_id = ?), COALESCE(SUM(pids), 0),
-		COUNT(*), COALESCE(SUM(active), 0) FROM (
-		SELECT CASE WHEN ` + holdsMemory + ` THEN milli_cpu ELSE 0 END AS milli_cpu,
+	// What the VMs and volumes of some workers hold; %s are the workers.
+	reservedQuery = `SELECT worker_id, SUM(milli_cpu), SUM(memory_bytes), SUM(disk_bytes), SUM(pids), SUM(vms), SUM(active) FROM (
+		SELECT worker_id, CASE WHEN ` + holdsMemory + ` THEN milli_cpu ELSE 0 END AS milli_cpu,
 			CASE WHEN ` + holdsMemory + ` THEN memory_bytes ELSE 0 END AS memory_bytes,
 			disk_bytes,
 			CASE WHEN ` + holdsMemory + ` THEN pids ELSE 0 END AS pids,
-			CASE WHEN ` + holdsMemory + ` THEN 1 ELSE 0 END AS active
-		FROM vms WHERE worker_id = ? AND observed <> 'deleted') AS held`
+			1 AS vms, CASE WHEN ` + holdsMemory + ` THEN 1 ELSE 0 END AS active
+		FROM vms WHERE worker_id IN (%[1]s) AND observed <> 'deleted'
+		UNION ALL SELECT worker_id, 0, 0, disk_bytes, 0, 0, 0 FROM volumes WHERE worker_id IN (%[1]s)) AS held GROUP BY worker_id`
+	// maxCounted bounds the workers of one reservedQuery.
+	maxCounted = 1000
 )
 
 func workerChangingOf(w *domain.Worker, revision int64) []any {
@@ -55,7 +59,7 @@ func (r workers) one(ctx context.Context, absent *errors.Error, cond, arg string
 	if err != nil {
 		return nil, err
 	}
-	return w, r.count(ctx, w)
+	return w, r.Count(ctx, w)
 }
 
 func (r workers) Get(ctx context.Context, id domain.ID) (*domain.Worker, error) {
@@ -67,13 +71,7 @@ func (r workers) ByName(ctx context.Context, name string) (*domain.Worker, error
 }
 
 func (r workers) All(ctx context.Context) ([]*domain.Worker, error) {
-	ws, err := queryAll(ctx, r.s, scanWorker, workerSelect+" ORDER BY name")
-	for _, w := range ws {
-		if err = r.count(ctx, w); err != nil {
-			return nil, err
-		}
-	}
-	return ws, err
+	return queryAll(ctx, r.s, scanWorker, workerSelect+" ORDER BY name")
 }
 
 func (r workers) Insert(ctx context.Context, w *domain.Worker) error {
@@ -183,16 +181,29 @@ func (r workers) Delete(ctx context.Context, id domain.ID) error {
 	return err
 }
 
-func (r workers) Reserved(ctx context.Context, id domain.ID) (domain.Resources, error) {
-	w := &domain.Worker{ID: id}
-	err := r.count(ctx, w)
-	return w.Reserved, err
-}
-
-// count fills in what is computed of the VMs on a worker.
-func (r workers) count(ctx context.Context, w *domain.Worker) error {
-	held := &w.Reserved
-	return r.s.Query(ctx, func(row Row) error {
-		return row.Scan(&held.MilliCPU, &held.MemoryBytes, &held.DiskBytes, &held.PIDs, &w.VMs, &w.Active)
-	}, reservedQuery, string(w.ID), string(w.ID))
+func (r workers) Count(ctx context.Context, ws ...*domain.Worker) error {
+	for some := range slices.Chunk(ws, maxCounted) {
+		at := make(map[domain.ID]*domain.Worker, len(some))
+		ids := make([]any, 0, 2*len(some))
+		for _, w := range some {
+			w.Reserved, w.VMs, w.Active = domain.Resources{}, 0, 0
+			at[w.ID] = w
+			ids = append(ids, string(w.ID))
+		}
+		err := r.s.Query(ctx, func(row Row) error {
+			var id domain.ID
+			var held domain.Resources
+			var vms, active int
+			if err := row.Scan(&id, &held.MilliCPU, &held.MemoryBytes, &held.DiskBytes, &held.PIDs, &vms, &active); err != nil {
+				return err
+			}
+			w := at[id]
+			w.Reserved, w.VMs, w.Active = held, vms, active
+			return nil
+		}, fmt.Sprintf(reservedQuery, "?"+strings.Repeat(",?", len(some)-1)), append(ids, ids...)...)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
