@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
 	"runtime"
 	"strconv"
@@ -132,20 +133,26 @@ func migrate(ctx context.Context, database string) error {
 }
 
 func (s *Store) connect(ctx context.Context, cfg *pgxpool.Config) (err error) {
-	pool := func(size int) (*pgxpool.Pool, error) {
+	pool := func(size int, params map[string]string) (*pgxpool.Pool, error) {
 		c := cfg.Copy()
+		maps.Copy(c.ConnConfig.RuntimeParams, params)
 		c.MaxConns, c.MinConns = int32(max(1, min(size, 1000))), 0
 		p, err := pgxpool.NewWithConfig(ctx, c)
 		return p, classify(err)
 	}
-	if s.writer, err = pool(1); err != nil {
+	if s.writer, err = pool(1, map[string]string{
+		"lock_timeout": millis(s.o.Wait), "idle_in_transaction_session_timeout": millis(s.o.Turn),
+	}); err != nil {
 		return err
 	}
-	if s.readers, err = pool(s.o.Readers); err != nil {
+	if s.readers, err = pool(s.o.Readers, nil); err != nil {
 		return err
 	}
 	return s.Ping(ctx)
 }
+
+// millis is a duration as PostgreSQL's settings have it.
+func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
 // parse reads a URL and adds what sessions of the store need, unless the URL says otherwise.
 func parse(database string) (*pgxpool.Config, url.Values, error) {
@@ -183,17 +190,46 @@ func parse(database string) (*pgxpool.Config, url.Values, error) {
 	return cfg, u.Query(), nil
 }
 
-// View implements [storage.Store].
+// View implements [storage.Store]. Its transaction begins in one round trip with
+// its first statement, and nobody waits for its end.
 func (s *Store) View(ctx context.Context, f func(storage.Tx) error) error {
-	return s.run(ctx, s.readers, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", func(tx *sqlrepo.Tx) (string, error) {
-		return "", f(tx)
-	})
+	c, err := s.take(ctx, s.readers, "")
+	if err != nil {
+		return err
+	}
+	sess := &session{conn: c.Conn(), begin: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
+	sess.renew = func(ctx context.Context) error {
+		fresh, err := s.take(ctx, s.readers, "")
+		if err == nil {
+			release(c)
+			c, sess.conn = fresh, fresh.Conn()
+		}
+		return err
+	}
+	defer func() {
+		sess.over = true
+		if c.Conn().PgConn().TxStatus() == 'I' {
+			c.Release()
+			return
+		}
+		go release(c)
+	}()
+	if err := f(sqlrepo.NewTx(sess)); err != nil {
+		return err
+	}
+	if c.Conn().PgConn().TxStatus() == 'E' {
+		return errWentOn()
+	}
+	return nil
+}
+
+func errWentOn() error {
+	return errors.New(errors.Internal, "a transaction went on after an error, and was rolled back")
 }
 
 // Update implements [storage.Store].
 func (s *Store) Update(ctx context.Context, f func(storage.Tx) error) error {
-	begin := fmt.Sprintf("BEGIN; SET LOCAL lock_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = %d; SELECT pg_advisory_xact_lock(%d)",
-		s.o.Wait.Milliseconds(), s.o.Turn.Milliseconds(), turnLock)
+	begin := fmt.Sprintf("BEGIN; SELECT pg_advisory_xact_lock(%d)", turnLock)
 	var wrote, wroteKeys bool
 	err := s.run(ctx, s.writer, begin, func(tx *sqlrepo.Tx) (string, error) {
 		if err := f(tx); err != nil {
@@ -223,7 +259,8 @@ func (s *Store) Heartbeat(ctx context.Context, worker domain.ID) (sign storage.S
 	return sign, err
 }
 
-// take gives a connection with a transaction that has begun.
+// take gives a connection with a transaction that has begun, or is to begin
+// where begin is empty.
 func (s *Store) take(ctx context.Context, from *pgxpool.Pool, begin string) (*pgxpool.Conn, error) {
 	wait, cancel := context.WithTimeout(ctx, s.o.Wait)
 	defer cancel()
@@ -238,6 +275,9 @@ func (s *Store) take(ctx context.Context, from *pgxpool.Pool, begin string) (*pg
 		}
 		c, err := from.Acquire(wait)
 		if err == nil {
+			if begin == "" {
+				return c, nil
+			}
 			if _, err = c.Conn().PgConn().Exec(wait, begin).ReadAll(); err == nil {
 				return c, nil
 			}
@@ -298,7 +338,7 @@ func (s *Store) run(ctx context.Context, on *pgxpool.Pool, begin string, f func(
 	}
 	// A transaction that is void is rolled back by COMMIT, without an error.
 	if results[len(results)-1].CommandTag.String() != "COMMIT" {
-		return errors.New(errors.Internal, "a transaction went on after an error, and was rolled back")
+		return errWentOn()
 	}
 	return nil
 }
@@ -340,6 +380,9 @@ func (s *Store) Close() error {
 type session struct {
 	conn *pgx.Conn
 	over bool // the transaction has ended
+
+	begin string                      // goes before the first statement; empty: it has begun
+	renew func(context.Context) error // takes another connection in the place of one that has died
 }
 
 var _ sqlrepo.Session = (*session)(nil)
@@ -375,6 +418,12 @@ func (s *session) Exec(ctx context.Context, query string, args ...any) (int64, e
 	if err := s.ready(ctx); err != nil {
 		return 0, err
 	}
+	if s.begin != "" {
+		if _, err := s.conn.Exec(ctx, s.begin); err != nil {
+			return 0, s.fault(ctx, err)
+		}
+		s.begin = ""
+	}
 	tag, err := s.conn.Exec(ctx, numbered(query), escaped(args)...)
 	return tag.RowsAffected(), s.fault(ctx, err)
 }
@@ -384,17 +433,48 @@ func (s *session) Query(ctx context.Context, each func(sqlrepo.Row) error, query
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
-	rows, err := s.conn.Query(ctx, numbered(query), escaped(args)...)
+	rows, done, err := s.query(ctx, numbered(query), escaped(args))
 	if err != nil {
 		return s.fault(ctx, err)
 	}
-	defer rows.Close()
+	defer done()
 	for rows.Next() {
 		if err := each(row{rows}); err != nil {
 			return errors.Wrap(err, errors.Internal, "a stored row cannot be read")
 		}
 	}
 	return s.fault(ctx, rows.Err())
+}
+
+// query sends a statement, together with the transaction's beginning if it is
+// the first. done must be called once the rows have been read.
+func (s *session) query(ctx context.Context, query string, args []any) (rows pgx.Rows, done func(), err error) {
+	if s.begin == "" {
+		if rows, err = s.conn.Query(ctx, query, args...); err != nil {
+			return nil, nil, err
+		}
+		return rows, rows.Close, nil
+	}
+	for attempt := 1; ; attempt++ {
+		var both pgx.Batch
+		both.Queue(s.begin)
+		both.Queue(query, args...)
+		results := s.conn.SendBatch(ctx, &both)
+		if _, err = results.Exec(); err == nil {
+			s.begin = ""
+			if rows, err = results.Query(); err == nil {
+				return rows, func() { rows.Close(); _ = results.Close() }, nil
+			}
+		}
+		_ = results.Close()
+		if s.begin == "" || !s.conn.IsClosed() || attempt == attempts || ctx.Err() != nil {
+			return nil, nil, err
+		}
+		// It had died since it was used; nothing has been done in it yet.
+		if err := s.renew(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
 }
 
 // numbered gives a query PostgreSQL's placeholders in the place of ?, which is
