@@ -6,17 +6,19 @@
 #   --unit          only the modules' tests
 #   --integration   only the end-to-end tests
 #   --coverage      profiles under coverage/
+#   --firecracker   the firecracker driver in a machine of its own, too
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
-unit=1 integration=1 coverage=
+unit=1 integration=1 coverage='' firecracker=''
 for arg in "$@"; do
   case $arg in
     --unit) integration= ;;
     --integration) unit= ;;
     --coverage) coverage=1 ;;
+    --firecracker) firecracker=1 ;;
     *) echo "unknown option $arg" >&2; exit 2 ;;
   esac
 done
@@ -37,6 +39,20 @@ fi
 say "what machines of tests are made from"
 know_kernels
 fixtures=$(cd tests && "${GO:-go}" run ./fixtures "$ROOT/.tools/fixtures") || failed+=(fixtures)
+# An emulated machine keeps one processor busy, so two that are emulated for
+# different tests are run beside one another.
+beside=
+conformance() {
+  beside_log=$(mktemp)
+  make firecracker-conformance >"$beside_log" 2>&1 &
+  beside=$!
+}
+conformance_ended() {
+  say "the firecracker driver, in an emulated machine"
+  wait "$beside" || failed+=("the firecracker driver")
+  cat "$beside_log"
+  rm -f "$beside_log"
+}
 if [ -n "$unit" ]; then
   for m in libs/common libs/types services/core services/gateway services/k8s-manager services/standalone; do
     say "go test $m"
@@ -49,6 +65,7 @@ if [ -n "$unit" ]; then
     fi
     (cd "$m" && CGO_ENABLED=1 "${GO:-go}" test -race -timeout 15m "${extra[@]}" "${packages[@]}") || failed+=("$m")
   done
+  [ -z "$firecracker" ] || conformance
   say "go test services/core, machines of every driver"
   # One package after the other: an emulated machine is slow enough alone.
   mapfile -t packages < <(cd services/core && "${GO:-go}" list ./... | grep -E "$machines")
@@ -58,6 +75,7 @@ if [ -n "$unit" ]; then
   (cd services/core/pkg/image/preset/code-interpreter && /usr/bin/python3 -m unittest discover -t . -s tests) || failed+=("the code interpreter's server")
   say "go test services/core, machines by runc"
   (cd services/core && AETHERIUM_TEST_RUNTIME=runc CGO_ENABLED=1 "${GO:-go}" test -race -timeout 15m ./pkg/vmm/oci) || failed+=("services/core with runc")
+  [ -z "$beside" ] || conformance_ended
 fi
 if [ -n "$integration" ]; then
   say "go test tests"
