@@ -199,6 +199,25 @@ func vmMetadata(e *env) {
 	same(e, "changed to", find(p, map[string]string{"team": "blue"}), []domain.ID{a.ID})
 	e.save(a, func(vm *domain.VM) { vm.Metadata = nil })
 	same(e, "removed", find(p, map[string]string{"team": "blue"}), []domain.ID{})
+	// Several times in one transaction, in the map that was read, with others between.
+	e.update(func(tx storage.Tx) error {
+		one, err := tx.VMs().Get(e.ctx(), p, b.ID)
+		if err != nil {
+			return err
+		}
+		one.Metadata["team"] = "green"
+		another, err := tx.VMs().Get(e.ctx(), p, a.ID)
+		if err != nil {
+			return err
+		}
+		another.Metadata = map[string]string{"team": "white"}
+		err = errors.Join(tx.VMs().Update(e.ctx(), one), tx.VMs().Update(e.ctx(), another))
+		one.Metadata["team"] = "black"
+		return errors.Join(err, tx.VMs().Update(e.ctx(), one))
+	})
+	for team, want := range map[string][]domain.ID{"red": {}, "green": {}, "black": {b.ID}, "white": {a.ID}} {
+		same(e, team, find(p, map[string]string{"team": team}), want)
+	}
 }
 
 func pages(e *env) {

@@ -1,6 +1,9 @@
 package sqlrepo
 
-import "github.com/aetherium/aetherium/services/core/pkg/storage"
+import (
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+)
 
 // Tx hands out the repositories over one session, and tells afterwards what
 // kinds of things were written.
@@ -8,6 +11,14 @@ type Tx struct {
 	s         Session
 	wrote     bool
 	wroteKeys bool
+	read      readVM
+}
+
+// readVM is what the transaction knows of the VM that it read last: nobody else
+// changes it meanwhile.
+type readVM struct {
+	project, id domain.ID
+	metadata    map[string]string
 }
 
 // NewTx makes the repositories of a transaction.
@@ -25,7 +36,7 @@ var _ storage.Tx = (*Tx)(nil)
 func (t *Tx) Projects() storage.Projects { return projects{t.s, t} }
 
 // VMs implements [storage.Tx].
-func (t *Tx) VMs() storage.VMs { return vms{t.s} }
+func (t *Tx) VMs() storage.VMs { return vms{t.s, t} }
 
 // Machines implements [storage.Tx].
 func (t *Tx) Machines() storage.Machines { return machines{t.s} }

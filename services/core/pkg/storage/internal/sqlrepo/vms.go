@@ -11,7 +11,10 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 )
 
-type vms struct{ s Session }
+type vms struct {
+	s  Session
+	tx *Tx
+}
 
 const (
 	// What never changes is apart, so that updates leave its indexes alone.
@@ -57,7 +60,11 @@ func (r vms) Get(ctx context.Context, project, id domain.ID) (*domain.VM, error)
 	w := where{}
 	w.add("id = ?", string(id))
 	w.eq("project_id", project)
-	return queryOne(ctx, r.s, scanVM, notFound("VM", id), vmSelect+w.String(), w.args...)
+	vm, err := queryOne(ctx, r.s, scanVM, notFound("VM", id), vmSelect+w.String(), w.args...)
+	if err == nil {
+		r.tx.read = readVM{vm.ProjectID, vm.ID, maps.Clone(vm.Metadata)}
+	}
+	return vm, err
 }
 
 func (r vms) ByName(ctx context.Context, project domain.ID, name string) (*domain.VM, error) {
@@ -92,18 +99,12 @@ func (r vms) Insert(ctx context.Context, vm *domain.VM) error {
 
 func (r vms) Update(ctx context.Context, vm *domain.VM) error {
 	// The index of metadata is touched only where metadata changed, which is rare.
-	var stored map[string]string
-	found := false
-	err := r.s.Query(ctx, func(row Row) error {
-		found = true
-		return row.Scan(jsonText{&stored})
-	}, "SELECT metadata FROM vms WHERE id = ? AND project_id = ?", string(vm.ID), string(vm.ProjectID))
-	if err != nil {
-		return err
+	if was := r.tx.read; was.project != vm.ProjectID || was.id != vm.ID {
+		if _, err := r.Get(ctx, vm.ProjectID, vm.ID); err != nil {
+			return err
+		}
 	}
-	if !found {
-		return notFound("VM", vm.ID)
-	}
+	before := r.tx.read.metadata
 	n, err := r.s.Exec(ctx, vmUpdate, append(changingOf(vm, vm.Revision+1), string(vm.ID), string(vm.ProjectID), vm.Revision)...)
 	if err != nil {
 		return vmFault(err, vm)
@@ -112,7 +113,8 @@ func (r vms) Update(ctx context.Context, vm *domain.VM) error {
 		return changedMeanwhile("VM")
 	}
 	vm.Revision++
-	return r.index(ctx, vm, stored)
+	r.tx.read.metadata = maps.Clone(vm.Metadata)
+	return r.index(ctx, vm, before)
 }
 
 func vmFault(err error, vm *domain.VM) error {
@@ -147,6 +149,7 @@ func (r vms) index(ctx context.Context, vm *domain.VM, before map[string]string)
 }
 
 func (r vms) Delete(ctx context.Context, project, id domain.ID) error {
+	r.tx.read = readVM{}
 	w := where{}
 	w.add("id = ?", string(id))
 	w.eq("project_id", project)
