@@ -70,6 +70,8 @@ mkfs.erofs                          erofs-utils             erofs-utils    erofs
 mke2fs                              e2fsprogs               e2fsprogs      e2fsprogs        e2fsprogs
 busybox                             busybox-static          busybox        busybox          busybox-static
 jq                                  jq                      jq             jq               jq
+redis-server                        redis-server            redis          redis            redis
+postgres-server                     postgresql              postgresql-server postgresql    postgresql
 '
 
 table=$need_run check=

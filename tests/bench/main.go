@@ -1,7 +1,8 @@
 // Command bench measures Aetherium and its peers side by side, in one run and
 // on the same root filesystem: Docker, Podman, runc and bubblewrap; machines
-// with kernels of their own against bare QEMU and their own cold boots; and E2B's
-// SDK against Docker's client. It prints a table and writes bench/out/latest.json.
+// with kernels of their own against bare QEMU and their own cold boots; E2B's SDK
+// against Docker's client; and processes that share PostgreSQL and Redis against
+// one with everything in itself. It prints a table and writes bench/out/latest.json.
 // It needs root, for the peers as well.
 package main
 
@@ -45,6 +46,7 @@ type bench struct {
 	cold   *site // without one
 	docker *docker
 	micro  *microVMs // nil until they are needed
+	fleet  *fleet    // likewise
 }
 
 // site is one of our servers with a client.
@@ -124,6 +126,10 @@ func (b *bench) all() []benchmark {
 		{"cost with many VMs", b.scale},
 		{sdkPart + "create and echo", b.sdk},
 		{proxyPart + "a preview's URL", b.proxy},
+		{fleetPart + "GET of a VM", b.fleetGet},
+		{fleetPart + "exec true", b.fleetExec},
+		{fleetPart + "create and echo", b.fleetCreates},
+		{fleetPart + "create, echo, remove", b.fleetLives},
 		{microVMPart + "claims", b.microVMClaims},
 		{microVMPart + "starts", b.microVMStarts},
 		{microVMPart + "forks", b.microVMForks},
@@ -135,7 +141,7 @@ const microVMPart = "microvm "
 
 // apart reports whether a benchmark needs nothing of the others.
 func apart(name string) bool {
-	return strings.HasPrefix(name, microVMPart) || strings.HasPrefix(name, proxyPart)
+	return strings.HasPrefix(name, microVMPart) || strings.HasPrefix(name, proxyPart) || strings.HasPrefix(name, fleetPart)
 }
 
 // start brings up our servers on one base template, and with peers Docker on the
@@ -165,17 +171,29 @@ func (b *bench) start(ctx context.Context, peers bool) (err error) {
 	if _, err := b.cold.CLI(ctx, "template", "build", "base", "--dir", b.rootfs); err != nil {
 		return err
 	}
+	b.haveDocker(ctx)
+	return nil
+}
+
+// haveDocker starts Docker on the same tree, or says why it is left out.
+func (b *bench) haveDocker(ctx context.Context) {
+	if b.docker != nil {
+		return
+	}
 	fmt.Fprintln(b.log, "starting dockerd and importing the same root filesystem")
 	dir := filepath.Join(b.dir, "docker")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return err
+	err := os.MkdirAll(dir, 0o700)
+	if err == nil {
+		b.docker, err = startDocker(ctx, dir, filepath.Join(b.run, "docker"), b.rootfs)
 	}
-	if b.docker, err = startDocker(ctx, dir, filepath.Join(b.run, "docker"), b.rootfs); err != nil {
+	if err != nil {
 		b.docker = nil
 		fmt.Fprintf(b.log, "docker is left out: %v\n", err)
 	}
-	return nil
 }
+
+// smallDisks has hundreds of VMs have room on any host.
+const smallDisks = "AETHERIUM_VM_DISK=4GiB"
 
 func (b *bench) serve(ctx context.Context, name string, settings ...string) (*site, error) {
 	s, err := b.prepare(name, settings...)
@@ -187,8 +205,7 @@ func (b *bench) serve(ctx context.Context, name string, settings ...string) (*si
 
 // prepare makes a server that does not run yet.
 func (b *bench) prepare(name string, settings ...string) (*site, error) {
-	// Disks are small, for hundreds of them are to have room on any host.
-	srv, err := server.New(filepath.Join(b.dir, name), append(slices.Clone(settings), "AETHERIUM_VM_DISK=4GiB")...)
+	srv, err := server.New(filepath.Join(b.dir, name), append(slices.Clone(settings), smallDisks)...)
 	if err != nil {
 		return nil, err
 	}
@@ -211,6 +228,9 @@ func (b *bench) stop(ctx context.Context) error {
 	sites := []*site{b.warm, b.cold}
 	if b.micro != nil {
 		sites = append(sites, b.micro.cold, b.micro.pool)
+	}
+	if b.fleet != nil {
+		err = b.fleet.stop(ctx)
 	}
 	for _, s := range sites {
 		if s != nil {

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// Sample is a distribution in the unit of its result.
+// Sample is a distribution in the unit of its result. Of a rate, P95 is what 95 %
+// of the rounds reach.
 type Sample struct {
 	Median float64 `json:"median"`
 	P95    float64 `json:"p95"`
@@ -19,11 +20,12 @@ type Sample struct {
 }
 
 // Result is one row of the table. Ratio is a peer's median by ours: how many
-// times faster we are, for units where less is better. Goal is the least ratio
-// that there is to be.
+// times faster we are, for units where less is better; where more is, it is
+// ours by the peer's. Goal is the least ratio that there is to be.
 type Result struct {
 	Name  string             `json:"name"`
 	Unit  string             `json:"unit"`
+	More  bool               `json:"more_is_better,omitempty"`
 	Ours  Sample             `json:"ours"`
 	Peers map[string]Sample  `json:"peers"`
 	Ratio map[string]float64 `json:"ratio"`
@@ -82,7 +84,10 @@ func newResult(name, unit string, ours Sample) Result {
 
 func (r *Result) against(name string, s Sample) {
 	r.Peers[name] = s
-	if r.Ours.Median > 0 {
+	switch {
+	case r.More && s.Median > 0:
+		r.Ratio[name] = round2(r.Ours.Median / s.Median)
+	case !r.More && r.Ours.Median > 0:
 		r.Ratio[name] = round2(s.Median / r.Ours.Median)
 	}
 }
@@ -105,11 +110,21 @@ func sample(ds []time.Duration) Sample {
 	return distribution(ms)
 }
 
+// rate is a distribution of how often a second something is done that takes so long.
+func rate(each []time.Duration) Sample {
+	each = slices.Sorted(slices.Values(each))
+	at := func(q float64) float64 { return round2(1 / each[rank(q, len(each))].Seconds()) }
+	return Sample{Median: at(0.5), P95: at(0.95), N: len(each)}
+}
+
 func distribution(values []float64) Sample {
 	slices.Sort(values)
-	at := func(q float64) float64 { return round2(values[int(q*float64(len(values)-1)+0.5)]) }
+	at := func(q float64) float64 { return round2(values[rank(q, len(values))]) }
 	return Sample{Median: at(0.5), P95: at(0.95), N: len(values)}
 }
+
+// rank is the place of a quantile among n sorted values.
+func rank(q float64, n int) int { return int(q*float64(n-1) + 0.5) }
 
 func round2(f float64) float64 { return float64(int64(f*100+0.5)) / 100 }
 

@@ -39,6 +39,7 @@ const (
 const (
 	roleGuest   = "guest-server"  // the server in a VM
 	roleMinimal = "minimal-proxy" // what ours is compared with
+	roleAnswer  = "fixed-answer"  // a server that says the same all the time
 )
 
 // role plays a role, if that is what the arguments say.
@@ -48,8 +49,32 @@ func role(args []string, out io.Writer) (played bool, err error) {
 		return true, serveGuest(out)
 	case len(args) == 2 && args[0] == roleMinimal:
 		return true, serveMinimal(args[1], out)
+	case len(args) == 2 && args[0] == roleAnswer:
+		return true, serveAnswer(args[1], out)
 	}
 	return false, nil
+}
+
+// play starts this program in a role. lines are what it tells; it plays until
+// it is stopped.
+func play(ctx context.Context, role, argument string) (lines *bufio.Scanner, stop func(), err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, nil, err
+	}
+	cmd := exec.CommandContext(ctx, self, role, argument) //nolint:gosec // this program
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, nil, err
+	}
+	return bufio.NewScanner(out), func() { _ = in.Close(); _ = cmd.Wait() }, nil
 }
 
 // serveGuest answers GET /?n=N with N bytes, and PUT with how many came.
@@ -201,24 +226,10 @@ func (w *ways) open(ctx context.Context, s *site) (end func(), err error) {
 
 // openMinimal starts the minimal proxy, in a process of its own as ours is.
 func (w *ways) openMinimal(ctx context.Context) (address string, stop func(), err error) {
-	self, err := os.Executable()
+	lines, stop, err := play(ctx, roleMinimal, w.direct)
 	if err != nil {
 		return "", nil, err
 	}
-	cmd := exec.CommandContext(ctx, self, roleMinimal, w.direct) //nolint:gosec // this program
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return "", nil, err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return "", nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return "", nil, err
-	}
-	stop = func() { _ = in.Close(); _ = cmd.Wait() }
-	lines := bufio.NewScanner(out)
 	var text strings.Builder
 	for lines.Scan() {
 		if address == "" {

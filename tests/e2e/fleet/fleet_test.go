@@ -93,13 +93,11 @@ func (f *field) worker(name string, by *server.Server) *server.Server {
 // joining is a worker that does not run yet.
 func (f *field) joining(name string, by *server.Server) *server.Server {
 	f.t.Helper()
-	token, err := by.CLI(f.ctx, "worker", "token", "create", "--quiet")
-	must(f.t, err)
 	env := []string{"AETHERIUM_DRIVERS=oci"}
 	if f.storage != "" {
 		env = append(env, "AETHERIUM_STORAGE_URL=file://"+f.storage, "AETHERIUM_LOG_LEVEL=info")
 	}
-	s, err := f.Worker(name, by, strings.TrimSpace(token), env...)
+	s, err := f.Worker(f.ctx, name, by, env...)
 	must(f.t, err)
 	f.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(f.ctx), time.Minute)

@@ -33,16 +33,20 @@ func (f *Fleet) Gateway(name string, extra ...string) (*Server, error) {
 	return s, nil
 }
 
-// Worker prepares a worker that joins by a gateway; nothing runs yet. The
-// worker's URL and key are the gateway's.
-func (f *Fleet) Worker(name string, by *Server, token string, extra ...string) (*Server, error) {
+// Worker prepares a worker that joins by a gateway, which runs; the worker does
+// not yet. Its URL and key are the gateway's.
+func (f *Fleet) Worker(ctx context.Context, name string, by *Server, extra ...string) (*Server, error) {
+	token, err := by.CLI(ctx, "worker", "token", "create", "--quiet")
+	if err != nil {
+		return nil, err
+	}
 	s, err := f.process("aetherium-worker", name,
 		"AETHERIUM_WORKER_ADDRESS=127.0.0.1:0", "AETHERIUM_WORKER_METRICS=", "AETHERIUM_WORKER_GATEWAY="+by.URL, "AETHERIUM_BASE_SKIP=true")
 	if err != nil {
 		return nil, err
 	}
 	s.URL, s.Key = by.URL, by.Key
-	s.once = []string{"AETHERIUM_WORKER_NAME=" + name, "AETHERIUM_WORKER_TOKEN=" + token}
+	s.once = []string{"AETHERIUM_WORKER_NAME=" + name, "AETHERIUM_WORKER_TOKEN=" + strings.TrimSpace(token)}
 	s.Env = append(s.Env, extra...)
 	return s, nil
 }

@@ -7,8 +7,6 @@ package chaos
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,8 +20,6 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/aetherium/aetherium/services/core/pkg/client"
-	"github.com/aetherium/aetherium/services/core/pkg/redis/redistest"
-	"github.com/aetherium/aetherium/services/core/pkg/storage/pgtest"
 	"github.com/aetherium/aetherium/tests/internal/server"
 )
 
@@ -40,11 +36,9 @@ const (
 type field struct {
 	t     *testing.T
 	ctx   context.Context
-	net   string // of loopback; the last byte is left open
 	fleet *server.Fleet
 
-	database  *pgtest.Server
-	queue     *redistest.Server
+	backing   *server.Backing
 	gateways  []*server.Server
 	workers   []*server.Server
 	wires     []*wire
@@ -60,15 +54,10 @@ type wire struct {
 
 func newField(t *testing.T, ctx context.Context) *field { //nolint:revive // the test is what it belongs to
 	t.Helper()
-	f := &field{
-		t: t, ctx: ctx, net: fmt.Sprintf("127.%d.%d.", 1+rand.IntN(254), rand.IntN(256)),
-		proxies: toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()),
-	}
-	var err error
-	f.database, err = pgtest.Start(ctx, "listen_addresses="+f.net+"1", "fsync=on", "full_page_writes=on")
+	backing, err := server.StartBacking(ctx, "--appendfsync", "always")
 	must(t, err)
-	t.Cleanup(func() { must(t, f.database.Stop()) })
-	f.queue = redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always", "--bind", f.net+"2", "--port", "6379")
+	t.Cleanup(func() { must(t, backing.Stop()) })
+	f := &field{t: t, ctx: ctx, backing: backing, proxies: toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())}
 	dir, err := os.MkdirTemp("", "aetherium-chaos-")
 	must(t, err)
 	t.Cleanup(func() {
@@ -88,7 +77,7 @@ func (f *field) wire(name, server string, at int) string {
 	f.t.Helper()
 	_, port, _ := strings.Cut(server, ":")
 	w := &wire{name: name}
-	w.Proxy = toxiproxy.NewProxy(f.proxies, name, f.net+strconv.Itoa(at)+":"+port, server)
+	w.Proxy = toxiproxy.NewProxy(f.proxies, name, f.backing.Net+strconv.Itoa(at)+":"+port, server)
 	must(f.t, w.Start())
 	f.t.Cleanup(w.Stop)
 	f.wires = append(f.wires, w)
@@ -97,14 +86,8 @@ func (f *field) wire(name, server string, at int) string {
 
 // shared are the settings by which a process reaches the database and the queue.
 func (f *field) shared(name string, at int) []string {
-	database := url.URL{
-		Scheme: "postgres", User: url.User("postgres"), Path: "/postgres",
-		Host: f.wire(name+" to the database", f.net+"1:5432", at), RawQuery: "sslmode=disable",
-	}
-	return []string{
-		"AETHERIUM_DATABASE=" + database.String(),
-		"AETHERIUM_QUEUE=redis://" + f.wire(name+" to the queue", f.net+"2:6379", at+1),
-	}
+	return f.backing.Settings(
+		f.wire(name+" to the database", f.backing.DatabaseAddress(), at), f.wire(name+" to the queue", f.backing.QueueAddress(), at+1))
 }
 
 // start runs everything. Each worker has a template of its own.
@@ -121,11 +104,9 @@ func (f *field) start(rootfs string) {
 	for i := range workers {
 		name := fmt.Sprintf("worker-%d", i+1)
 		by := f.gateways[i%gateways]
-		token, err := by.CLI(f.ctx, "worker", "token", "create", "--quiet")
-		must(f.t, err)
 		at := 100 + 10*i
-		address := f.net + strconv.Itoa(at+5) + ":7310"
-		s, err := f.fleet.Worker(name, by, strings.TrimSpace(token), append(f.shared(name, at), "AETHERIUM_DRIVERS=oci",
+		address := f.backing.Net + strconv.Itoa(at+5) + ":7310"
+		s, err := f.fleet.Worker(f.ctx, name, by, append(f.shared(name, at), "AETHERIUM_DRIVERS=oci",
 			"AETHERIUM_WORKER_ADDRESS="+address, "AETHERIUM_WORKER_ADVERTISE="+f.wire("gateways to "+name, address, at+2))...)
 		must(f.t, err)
 		must(f.t, s.Run(f.ctx))

@@ -27,8 +27,8 @@ type part struct {
 
 func (f *field) parts() []part {
 	parts := []part{
-		{"the database", f.database.Kill, func() error { return f.database.Run(f.ctx) }, func() (int, error) { return f.database.PID(), nil }},
-		{"the queue", func() error { f.queue.Kill(f.t); return nil }, func() error { f.queue.Restart(f.t); return nil }, func() (int, error) { return f.queue.PID(), nil }},
+		{"the database", f.backing.Database.Kill, func() error { return f.backing.Database.Run(f.ctx) }, func() (int, error) { return f.backing.Database.PID(), nil }},
+		{"the queue", func() error { f.backing.Queue.Kill(f.t); return nil }, func() error { f.backing.Queue.Restart(f.t); return nil }, func() (int, error) { return f.backing.Queue.PID(), nil }},
 	}
 	for _, s := range f.servers() {
 		parts = append(parts, part{nameOf(s), s.Kill, func() error { return s.Run(f.ctx) }, s.PID})
@@ -85,7 +85,7 @@ func toxic(ctx context.Context, w *wire, hold time.Duration, what, json string) 
 func (f *field) full(hold time.Duration) fault {
 	set := func(bytes string) func() error {
 		return func() error {
-			return f.queue.Client(f.t).ConfigSet(f.ctx, "maxmemory", bytes).Err()
+			return f.backing.Queue.Client(f.t).ConfigSet(f.ctx, "maxmemory", bytes).Err()
 		}
 	}
 	return fault{"the queue is full", hold, set("1mb"), set("0")}

@@ -3,7 +3,7 @@ package redistest
 
 import (
 	"bufio"
-	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,13 +12,14 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/logging"
 	"github.com/aetherium/aetherium/services/core/pkg/redis"
 	goredis "github.com/redis/go-redis/v9"
 )
 
-// Server is a Redis on a Unix socket. It ends with the test, or with the test's
-// process however that ends.
+// Server is a Redis on a Unix socket. It ends with the process that started it,
+// however that ends.
 type Server struct {
 	dir     string
 	options []string
@@ -26,23 +27,37 @@ type Server struct {
 	ended   chan struct{}
 }
 
-// Start starts a server with options as redis-server takes them.
+// Start starts a server for a test, with which it ends. Options are as
+// redis-server takes them.
 func Start(t testing.TB, options ...string) *Server {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "redis") // a socket's path is short
+	s, err := New(options...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{dir: dir, options: options}
-	s.Restart(t)
 	t.Cleanup(func() {
-		s.Kill(t)
-		if err := os.RemoveAll(dir); err != nil {
+		if err := s.Stop(); err != nil {
 			t.Error(err)
 		}
 	})
 	return s
 }
+
+// New starts a server that is ended by [Server.Stop].
+func New(options ...string) (*Server, error) {
+	dir, err := os.MkdirTemp("", "redis") // a socket's path is short
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{dir: dir, options: options}
+	if err := s.run(); err != nil {
+		return nil, errors.Join(err, s.Stop())
+	}
+	return s, nil
+}
+
+// Stop ends the server and removes what it kept.
+func (s *Server) Stop() error { return errors.Join(s.kill(), os.RemoveAll(s.dir)) }
 
 // Address is the server's, for [redis.Open].
 func (s *Server) Address() logging.Secret { return logging.Secret("unix://" + s.socket()) }
@@ -64,14 +79,19 @@ func (s *Server) Client(t testing.TB) *goredis.Client {
 // Kill ends the server as kill -9 does. Twice is fine.
 func (s *Server) Kill(t testing.TB) {
 	t.Helper()
-	if s.process == nil {
-		return
-	}
-	if err := s.process.Kill(); err != nil {
+	if err := s.kill(); err != nil {
 		t.Error(err)
 	}
+}
+
+func (s *Server) kill() error {
+	if s.process == nil {
+		return nil
+	}
+	err := s.process.Kill()
 	<-s.ended
 	s.process = nil
+	return err
 }
 
 // PID is the server's process.
@@ -80,19 +100,25 @@ func (s *Server) PID() int { return s.process.Pid }
 // Restart starts the server again, with what it has kept, and waits until it serves.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
-	if err := os.Remove(s.socket()); err != nil && !os.IsNotExist(err) {
+	if err := s.run(); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "redis-server", append([]string{
+}
+
+func (s *Server) run() error {
+	if err := os.Remove(s.socket()); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	cmd := exec.Command("redis-server", append([]string{ //nolint:noctx // ended by kill
 		"--port", "0", "--unixsocket", s.socket(), "--unixsocketperm", "700", "--dir", s.dir, "--save", "", "--daemonize", "no",
 	}, s.options...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	begun, ready := make(chan error, 1), make(chan bool, 1)
-	s.ended = make(chan struct{})
+	ended := make(chan struct{})
 	go func() {
 		runtime.LockOSThread() // the signal comes when the thread ends that started it
 		defer runtime.UnlockOSThread()
@@ -108,13 +134,14 @@ func (s *Server) Restart(t testing.TB) {
 		}
 		close(ready)
 		_ = cmd.Wait() // killed, as a rule
-		close(s.ended)
+		close(ended)
 	}()
 	if err := <-begun; err != nil {
-		t.Fatalf("redis-server does not start: %v (scripts/install-deps.sh --test installs it)", err)
+		return fmt.Errorf("redis-server does not start: %w (scripts/install-deps.sh --test installs it)", err)
 	}
-	s.process = cmd.Process
+	s.process, s.ended = cmd.Process, ended
 	if !<-ready {
-		t.Fatal("redis-server ended instead of serving")
+		return errors.Plain("redis-server ended instead of serving")
 	}
+	return nil
 }
