@@ -48,6 +48,11 @@ func Types() []string {
 	}
 }
 
+// OfProjects lists the types of the events that belong to projects.
+func OfProjects() []string {
+	return slices.DeleteFunc(Types(), func(kind string) bool { return strings.HasPrefix(kind, "worker.") })
+}
+
 // Known reports whether kind is an event type.
 func Known(kind string) bool { return slices.Contains(Types(), kind) }
 

@@ -84,6 +84,12 @@ var argumentForms = map[string]func(string) *errors.Error{
 		}
 		return errors.New(errors.InvalidArgument, "it is not the ID of a join token").WithHint("`aetherium worker token ls` lists them; the token itself is not its ID")
 	},
+	"WEBHOOK": func(s string) *errors.Error {
+		if domain.IsID(s) {
+			return nil
+		}
+		return wrongArgument("%q is not the ID of a webhook", s).WithHint("`aetherium webhook ls` lists webhooks")
+	},
 	"GROUP": func(s string) *errors.Error {
 		if domain.IsID(s) {
 			return nil

@@ -100,6 +100,7 @@ var listed = []struct{ words, hint string }{
 	{"join token ", "`aetherium worker token ls` lists join tokens"},
 	{"no dead job ", "`aetherium queue dead` lists dead jobs"},
 	{"no task ", "`aetherium task ls` lists tasks"},
+	{"webhook ", "`aetherium webhook ls` lists webhooks"},
 	{"no secret ", "`aetherium secret ls` lists secrets"},
 	{"no project ", "`aetherium project ls` lists projects, for administrators"},
 	{"no user ", "`aetherium user ls` lists users, for administrators"},

@@ -34,6 +34,11 @@ func SealedVolumeToken(id domain.ID) string { return "volumes/" + string(id) + "
 // SealedTaskSpec is the place of what a run does.
 func SealedTaskSpec(id domain.ID) string { return "tasks/" + string(id) + "/spec" }
 
+// SealedWebhook is the place of what a webhook's messages are signed with.
+func SealedWebhook(project, id domain.ID) string {
+	return "webhooks/" + string(id) + "/secret/" + string(project)
+}
+
 // SealedSetting is the place of a setting that is a secret. Such settings have
 // keys that begin with SealedSettings, and values in standard base64.
 func SealedSetting(key string) string { return "settings/" + key }

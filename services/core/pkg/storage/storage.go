@@ -66,6 +66,7 @@ type Tx interface {
 	Idempotency() Idempotency
 	Secrets() Secrets
 	Volumes() Volumes
+	Webhooks() Webhooks
 	Settings() Settings
 	Sealed() Sealed
 	Quotas() Quotas

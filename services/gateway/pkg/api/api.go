@@ -63,6 +63,8 @@ type Deps struct {
 	Queue queue.Inspector
 	// Fleet takes in workers; nil: there is the server's own alone.
 	Fleet Fleet
+	// Webhooks is where projects have their events told; nil: nowhere.
+	Webhooks Webhooks
 	// Refused says what to answer to who shows no key, and is refused with an
 	// error; nil: the error.
 	Refused func(ctx context.Context, err error) error
@@ -123,6 +125,7 @@ func New(d Deps, r, open chi.Router) (*API, error) {
 	a.workerRoutes()
 	a.queueRoutes()
 	a.eventRoutes()
+	a.webhookRoutes()
 	a.quotaRoutes()
 	a.auditRoutes()
 	a.accessRoutes()

@@ -47,6 +47,7 @@ func (a *API) config() huma.Config {
 				{Name: "Access", Description: "Who asks, and short-lived tokens"},
 				{Name: "Keys", Description: "API keys of a project"},
 				{Name: "Members", Description: "Users' roles in a project"},
+				{Name: "Webhooks", Description: "Where a project's events are told, signed, and what became of it"},
 				{Name: "Projects", Description: "Tenants, each with VMs, templates, secrets and keys of its own"},
 				{Name: "Users", Description: "People, across projects"},
 				{Name: "Fleet", Description: "Nodes, drivers and the server itself"},

@@ -165,6 +165,8 @@ type Deps struct {
 	// Fleet takes in workers on other hosts. Optional: there is
 	// the server's own alone.
 	Fleet api.Fleet
+	// Webhooks is where projects have their events told. Optional: nowhere.
+	Webhooks api.Webhooks
 	// Queue is what administrators look into. Optional.
 	Queue queue.Inspector
 	// Collectors are other parts' metrics, served with the gateway's. Optional.

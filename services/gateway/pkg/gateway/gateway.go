@@ -149,7 +149,7 @@ func (g *Gateway) routes() (http.Handler, error) {
 				}),
 				Logger: g.deps.Logger, Status: g.status, Endpoints: g.endpoints, Version: g.config.Version,
 				BodyTimeout: g.config.BodyTimeout, MaxFileBytes: g.config.MaxFileBytes, MaxUploadBytes: g.config.MaxUploadBytes,
-				Fleet: g.deps.Fleet, Refused: func(ctx context.Context, err error) error { return g.refused(ctx, vmm.Caller{}, err) },
+				Fleet: g.deps.Fleet, Webhooks: g.deps.Webhooks, Refused: func(ctx context.Context, err error) error { return g.refused(ctx, vmm.Caller{}, err) },
 			}, r, open)
 			fault = err
 			asJSON, asYAML := a.Document()

@@ -22,6 +22,7 @@ import (
 	core "github.com/aetherium/aetherium/services/core/pkg/settings"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/tracing"
+	"github.com/aetherium/aetherium/services/core/pkg/webhook"
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/gateway"
 	"github.com/aetherium/aetherium/services/gateway/pkg/settings"
@@ -73,13 +74,19 @@ func Run(ctx context.Context, common core.Common, limits core.Quotas, s settings
 			return err
 		}
 	}
+	told, err := s.Webhooks.Config()
+	if err != nil {
+		return err
+	}
+	teller := webhook.NewDeliverer(told, in.Store, in.Sealer, d.Log)
 	started := time.Now().UTC().Truncate(time.Microsecond)
 	var server *gateway.Server
 	g, err := gateway.New(config, gateway.Deps{
 		VMs: d.Service, Tasks: d.Service, Authenticator: who.Authenticator, Projects: who.Lookup, Access: who.Service, Tokens: who.Tokens, Idempotency: api.NewMemoryIdempotency(nil), Uploads: uploads, Audit: records, Logger: d.Log,
 		Queue:      d.Queue,
 		Fleet:      d.Fleet,
-		Collectors: slices.Concat(d.Collectors, d.Service.Collectors(), in.Collectors()),
+		Webhooks:   webhook.New(webhook.Deps{Store: in.Store, Sealer: in.Sealer, Targets: told.Targets}),
+		Collectors: slices.Concat(d.Collectors, d.Service.Collectors(), in.Collectors(), teller.Collectors()),
 		Tracing:    d.Tracing,
 		Ready:      func(ctx context.Context) error { return in.Store.Ping(ctx) },
 		Status: func(ctx context.Context) (wire.Status, error) {
@@ -113,11 +120,13 @@ func Run(ctx context.Context, common core.Common, limits core.Quotas, s settings
 		return err
 	}
 	defer func() { err = errors.Join(err, unnamed()) }()
-	touch, cancel := context.WithCancel(ctx)
-	flushed := make(chan error, 1)
-	go func() { flushed <- who.Keys.Run(touch) }()
+	beside, cancel := context.WithCancel(ctx)
+	flushed, toldAll := make(chan error, 1), make(chan struct{})
+	go func() { flushed <- who.Keys.Run(beside) }()
+	go func() { defer close(toldAll); teller.Run(beside) }()
 	defer func() {
 		cancel()
+		<-toldAll
 		err = errors.Join(err, <-flushed)
 	}()
 	d.Log.Info("serving", "url", server.URL(), "tls_url", server.Endpoints().TLSURL, "version", version.Version)

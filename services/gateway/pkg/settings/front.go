@@ -5,8 +5,11 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
+	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/config"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/webhook"
 	"github.com/aetherium/aetherium/services/gateway/pkg/limit"
 )
 
@@ -18,6 +21,8 @@ type Front struct {
 	Limits Limits `yaml:"limits"`
 	Auth   Auth   `yaml:"auth"`
 	Audit  Audit  `yaml:"audit"`
+	// Webhooks are a part of the gateway: it is what tells events.
+	Webhooks Webhooks `yaml:"webhooks"`
 }
 
 // Listen says where the API answers.
@@ -54,6 +59,24 @@ type Audit struct {
 	Lenient bool `yaml:"lenient" doc:"Let changes go on that cannot be recorded, such as on a full disk. Otherwise they are refused."`
 }
 
+// Webhooks are where projects have their events told (docs/WEBHOOKS.md).
+type Webhooks struct {
+	Allow []string        `yaml:"allow" doc:"Networks or addresses that webhooks may lead to beside public ones, by http as well as https, such as 127.0.0.0/8. Whoever manages a project makes the server send requests there."`
+	Keep  config.Duration `yaml:"keep" doc:"How long it is told what became of messages."`
+}
+
+// maxKeptDeliveries bounds Webhooks.Keep.
+const maxKeptDeliveries = 90 * 24 * time.Hour
+
+// Config is how events are told. Returns InvalidArgument.
+func (w Webhooks) Config() (webhook.Config, error) {
+	targets, err := webhook.NewTargets("webhooks.allow", w.Allow)
+	if d := time.Duration(w.Keep); err == nil && (d < time.Hour || d > maxKeptDeliveries) {
+		err = errors.New(errors.InvalidArgument, "messages cannot be kept for %s", d).WithField("webhooks.keep").WithHint("from %s to %s", time.Hour, maxKeptDeliveries)
+	}
+	return webhook.Config{Targets: targets, Keep: time.Duration(w.Keep)}, err
+}
+
 // Limits are how much callers may ask of the API. A rate of 0 is no limit.
 type Limits struct {
 	KeyRate      float64 `yaml:"key_rate" doc:"Requests in a second of a key, or of a user's keys together."`
@@ -76,9 +99,10 @@ func (l Limits) Config() limit.Config {
 // DefaultFront serves this host alone.
 func DefaultFront() Front {
 	return Front{
-		Listen: Listen{Address: "127.0.0.1:7300", PreviewDomain: "aeth.localhost"},
-		TLS:    TLS{Address: TLSAuto},
-		Auth:   defaultAuth(),
+		Listen:   Listen{Address: "127.0.0.1:7300", PreviewDomain: "aeth.localhost"},
+		TLS:      TLS{Address: TLSAuto},
+		Auth:     defaultAuth(),
+		Webhooks: Webhooks{Keep: config.Duration(7 * 24 * time.Hour)},
 		// Far above what an agent's loop of commands asks for, and below what would
 		// keep others waiting.
 		Limits: Limits{
@@ -114,6 +138,9 @@ func (s Front) Check() error {
 		return err
 	}
 	if _, err := s.Listen.Proxies(); err != nil {
+		return err
+	}
+	if _, err := s.Webhooks.Config(); err != nil {
 		return err
 	}
 	return s.Auth.check()

@@ -35,6 +35,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/fake"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
+	"github.com/aetherium/aetherium/services/core/pkg/webhook"
 	"github.com/aetherium/aetherium/services/core/pkg/worker"
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
@@ -112,7 +113,7 @@ func newHouse(t *testing.T, options ...func(*fake.Node)) *house {
 	t.Cleanup(func() { h.must(shut()) })
 	g, err := gateway.New(gateway.Config{Address: "127.0.0.1:0", Version: "1.2.3-test", StopGrace: 5 * time.Second}, gateway.Deps{
 		VMs: s, Tasks: s, Authenticator: who.Authenticator, Projects: who.Lookup, Access: who.Service, Tokens: who.Tokens, Idempotency: api.NewMemoryIdempotency(nil),
-		Uploads: h.uploads, Audit: log, Logger: logger, Collectors: w.Collectors(), Status: func(context.Context) (wire.Status, error) { return wire.Status{VMs: map[string]int{}}, nil },
+		Uploads: h.uploads, Audit: log, Logger: logger, Webhooks: webhook.New(webhook.Deps{Store: h.asked, Sealer: sealer}), Collectors: w.Collectors(), Status: func(context.Context) (wire.Status, error) { return wire.Status{VMs: map[string]int{}}, nil },
 	})
 	h.must(err)
 	server := gateway.NewServer(g)
@@ -478,6 +479,8 @@ func (c *tenant) settle(root *tenant) belongings {
 	thing("secret", "a-secret")
 	thing("upload", upload.ID)
 	thing("volume", volume.ID.String(), volume.Name)
+	hook := ok[wire.NewWebhook](c, ask{method: "POST", path: "/webhooks", body: wire.CreateWebhook{URL: "https://localhost:1/none"}}) // which is not connected to
+	thing("webhook", hook.ID)
 	thing("project", c.project.String(), "alice")
 	return b
 }
@@ -523,7 +526,7 @@ func (c *tenant) everything(b belongings) string {
 	vm := b["vm"].mine[0]
 	for _, path := range []string{
 		"/vms?include_deleted=true", "/vms/" + vm, "/vms/" + vm + "/executions", "/executions/" + b["execution"].mine[0], "/executions/" + b["execution"].mine[1],
-		"/vms/" + vm + "/egress", "/vms/" + vm + "/files?path=kept", "/templates", "/templates/a-template", "/snapshots", "/tasks", "/secrets", "/volumes", "/volumes/a-volume", "/quota", "/members", "/keys/" + b["key"].mine[0], "/events?limit=1000",
+		"/vms/" + vm + "/egress", "/vms/" + vm + "/files?path=kept", "/templates", "/templates/a-template", "/snapshots", "/tasks", "/secrets", "/volumes", "/volumes/a-volume", "/webhooks", "/quota", "/members", "/keys/" + b["key"].mine[0], "/events?limit=1000",
 		"/executions/" + b["execution"].mine[1] + "/output", "/templates/builds/" + b["build"].mine[0] + "/log",
 	} {
 		a := c.do(ask{method: "GET", path: path})

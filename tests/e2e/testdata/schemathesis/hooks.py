@@ -111,6 +111,9 @@ def before_call(context, case, kwargs):
         body["tools"] = ["git"]  # which templates have: nothing is installed
     if name == "fork-vm" and isinstance(body.get("count"), int) and FORKS < body["count"] <= 100:
         body["count"] = FORKS
+    # Nothing is told to who has not asked for it: no webhook leads to another host.
+    if name == "create-webhook" and str(body.get("url")).lower().startswith("http"):
+        body["url"] = "https://localhost:1/none"
     # A build that goes as far as asking a registry asks one that is not there.
     source = body.get("source")
     if name == "build-template" and isinstance(source, dict):

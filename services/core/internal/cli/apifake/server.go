@@ -61,6 +61,7 @@ type Server struct {
 	runs       map[string]string // what the commands of tasks wrote
 	secrets    map[string]secret
 	volumes    []api.Volume
+	webhooks   []api.Webhook
 	jobs       []api.Job
 	joinTokens []api.JoinToken
 	workers    []api.Worker
@@ -230,6 +231,7 @@ func (s *Server) routes() http.Handler {
 	s.secretRoutes(handle)
 	s.volumeRoutes(handle)
 	s.queueRoutes(handle)
+	s.webhookRoutes(handle)
 	s.workerRoutes(handle)
 	s.egressRoutes(handle)
 	s.otherRoutes(handle)

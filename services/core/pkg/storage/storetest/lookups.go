@@ -80,6 +80,10 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 			}},
 			Lookup{Name: "keys " + name, Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Keys().List(ctx, p, pg)) }},
 			Lookup{Name: "volumes " + name, Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Volumes().List(ctx, p, pg)) }},
+			Lookup{Name: "webhooks " + name, Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Webhooks().List(ctx, p, pg)) }},
+			Lookup{Name: "deliveries " + name, Index: "webhook_deliveries_created", Run: func(ctx context.Context, tx storage.Tx) error {
+				return do(tx.Webhooks().Deliveries(ctx, p, id, pg))
+			}},
 			Lookup{Name: "projects " + name, Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Projects().List(ctx, pg)) }},
 		)
 	}
@@ -172,6 +176,15 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 		Lookup{Name: "tasks after one", Sorts: true, Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().Waiting(ctx, p, id, 10)) }},
 		Lookup{Name: "tasks before one", Sorts: true, Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().After(ctx, p, id)) }},
 		Lookup{Name: "delete tasks", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().DeleteEnded(ctx, now, 10)) }},
+		Lookup{Name: "work of webhooks", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Webhooks().Work(ctx)) }},
+		Lookup{Name: "count of webhooks", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Webhooks().Count(ctx, p)) }},
+		Lookup{Name: "claim of deliveries", Run: func(ctx context.Context, tx storage.Tx) error {
+			return do(tx.Webhooks().Claim(ctx, id, time.Minute, 10))
+		}},
+		Lookup{Name: "pending deliveries", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Webhooks().Pending(ctx, id, 10)) }},
+		Lookup{Name: "delete deliveries", Run: func(ctx context.Context, tx storage.Tx) error {
+			return do(tx.Webhooks().DeleteEnded(ctx, time.Hour, 10))
+		}},
 		Lookup{Name: "events", Run: func(ctx context.Context, tx storage.Tx) error {
 			return do(tx.Outbox().List(ctx, storage.EventFilter{After: 5}))
 		}},

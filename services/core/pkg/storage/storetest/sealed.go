@@ -40,6 +40,7 @@ func sealedValues(e *env) {
 			ID: domain.NewID(), ProjectID: p, Kind: "run", State: domain.TaskPending, CreatedAt: e.now, UpdatedAt: e.now, RunAt: e.now, SpecSealed: []byte("spec"),
 		})
 	})
+	e.webhook(p)
 	type at struct{ column, row, value string }
 	all := func() map[string]at {
 		e.Helper()
@@ -65,7 +66,7 @@ func sealedValues(e *env) {
 		return out
 	}
 	found := all()
-	if len(found) != 5+4+1+1+1+2+1+1 {
+	if len(found) != 5+4+1+1+1+2+1+1+1 {
 		e.Fatalf("found %d: %v", len(found), found)
 	}
 	for _, v := range found {

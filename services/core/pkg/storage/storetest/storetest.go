@@ -72,6 +72,7 @@ func Run(t *testing.T, open Open) {
 		"sealed values":                 sealedValues,
 		"volumes":                       volumes,
 		"volumes in use":                volumesInUse,
+		"webhooks":                      webhooks,
 		"text from outside stays as is": hostileText,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -89,6 +89,9 @@ func (t *Tx) Secrets() storage.Secrets { return secrets{t.s} }
 // Volumes implements [storage.Tx].
 func (t *Tx) Volumes() storage.Volumes { return volumes{t.s} }
 
+// Webhooks implements [storage.Tx].
+func (t *Tx) Webhooks() storage.Webhooks { return webhooks{t.s} }
+
 // Settings implements [storage.Tx].
 func (t *Tx) Settings() storage.Settings { return settings{t.s} }
 

@@ -30,6 +30,7 @@ func sealedColumns() []sealedColumn {
 		{table: "secrets", column: "sealed"},
 		{table: "volumes", column: "token_sealed"},
 		{table: "tasks", column: "spec_sealed"},
+		{table: "webhooks", column: "secret_sealed"},
 		{table: "settings", column: "value", key: "key", only: "key LIKE '" + storage.SealedSettings + "%'"},
 	}
 }

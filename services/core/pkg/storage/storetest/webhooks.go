@@ -1,0 +1,183 @@
+package storetest
+
+import (
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+)
+
+func (e *env) webhook(project domain.ID, types ...string) *domain.Webhook {
+	e.Helper()
+	w := &domain.Webhook{
+		ID: domain.NewID(), ProjectID: project, URL: "https://example.com/", Types: append([]string{}, types...), SecretSealed: []byte("signs"), CreatedAt: e.tick(),
+	}
+	e.update(func(tx storage.Tx) error { return tx.Webhooks().Insert(e.ctx(), w) })
+	return w
+}
+
+func (e *env) event(project domain.ID) (seq int64) {
+	e.Helper()
+	e.update(func(tx storage.Tx) error {
+		ev := &domain.Event{ProjectID: project, Type: "vm.running", Subject: domain.NewID(), At: e.now}
+		err := tx.Outbox().Append(e.ctx(), ev)
+		seq = ev.Seq
+		return err
+	})
+	return seq
+}
+
+func webhooks(e *env) {
+	p, q := e.project("p"), e.project("q")
+	e.event(p)
+	a := e.webhook(p, "vm.running")
+	b, others := e.webhook(p), e.webhook(q)
+	get := func(project, id domain.ID) *domain.Webhook {
+		e.Helper()
+		return read(e, func(tx storage.Tx) (*domain.Webhook, error) { return tx.Webhooks().Get(e.ctx(), project, id) })
+	}
+	same(e, "every field", get(p, a.ID), a)
+	same(e, "for the system", get(storage.System, others.ID), others)
+	e.refused(errors.NotFound, func(tx storage.Tx) error { _, err := tx.Webhooks().Get(e.ctx(), q, a.ID); return err })
+	e.refused(errors.NotFound, func(tx storage.Tx) error { return tx.Webhooks().Delete(e.ctx(), q, a.ID) })
+	e.refused(errors.AlreadyExists, func(tx storage.Tx) error { return tx.Webhooks().Insert(e.ctx(), a) })
+	e.refused(errors.NotFound, func(tx storage.Tx) error {
+		return tx.Webhooks().Insert(e.ctx(), &domain.Webhook{ID: domain.NewID(), ProjectID: domain.NewID(), SecretSealed: []byte("x"), CreatedAt: e.now})
+	})
+	list := read(e, func(tx storage.Tx) (storage.List[*domain.Webhook], error) {
+		return tx.Webhooks().List(e.ctx(), p, storage.Page{Order: "asc"})
+	})
+	same(e, "a list", list.Items, []*domain.Webhook{a, b})
+	same(e, "count", read(e, func(tx storage.Tx) (int, error) { return tx.Webhooks().Count(e.ctx(), p) }), 2)
+
+	// One is behind once there are further events of its project.
+	work := func() map[domain.ID][2]bool {
+		e.Helper()
+		out := map[domain.ID][2]bool{}
+		for _, w := range read(e, func(tx storage.Tx) ([]storage.WebhookWork, error) { return tx.Webhooks().Work(e.ctx()) }) {
+			out[w.ID] = [2]bool{w.Behind, w.Due}
+		}
+		return out
+	}
+	same(e, "nothing to do", work(), map[domain.ID][2]bool{})
+	seq := e.event(p)
+	behind, due := [2]bool{true, false}, [2]bool{false, true}
+	same(e, "events to look at", work(), map[domain.ID][2]bool{a.ID: behind, b.ID: behind})
+	d := &domain.Delivery{ID: domain.NewID(), ProjectID: p, WebhookID: a.ID, Seq: seq, Type: "vm.running", Body: `{"a":"b"}`}
+	again := *d
+	again.ID = domain.NewID()
+	e.update(func(tx storage.Tx) error {
+		for _, w := range []*domain.Webhook{a, b} {
+			if err := tx.Webhooks().Advance(e.ctx(), w.ID, seq); err != nil {
+				return err
+			}
+			if err := tx.Webhooks().Advance(e.ctx(), w.ID, seq-1); err != nil {
+				return err
+			}
+		}
+		return tx.Webhooks().Deliver(e.ctx(), d, &again)
+	})
+	same(e, "a delivery is due", work(), map[domain.ID][2]bool{a.ID: due})
+
+	claim := func(lease time.Duration) (out []*domain.Delivery) {
+		e.Helper()
+		e.update(func(tx storage.Tx) (err error) {
+			out, err = tx.Webhooks().Claim(e.ctx(), a.ID, lease, 10)
+			return err
+		})
+		return out
+	}
+	attempted := func(d *domain.Delivery, a storage.WebhookAttempt) (ours bool) {
+		e.Helper()
+		e.update(func(tx storage.Tx) (err error) {
+			ours, err = tx.Webhooks().Attempted(e.ctx(), d, a)
+			return err
+		})
+		return ours
+	}
+	first := claim(-time.Second) // has ended already
+	if len(first) != 1 || first[0].ID != d.ID || first[0].Body != d.Body || first[0].Type != d.Type || first[0].Seq != seq || first[0].Attempts != 1 || first[0].AttemptedAt == nil {
+		e.Fatalf("claimed %+v", first)
+	}
+	second := claim(time.Hour)
+	if len(second) != 1 || second[0].Attempts != 2 {
+		e.Fatalf("claimed again %+v", second)
+	}
+	same(e, "claimed while a claim lasts", len(claim(time.Hour)), 0)
+	same(e, "due while a claim lasts", work(), map[domain.ID][2]bool{})
+	failed := storage.WebhookAttempt{State: domain.DeliveryPending, Next: -time.Second, Status: 500, Error: "status"}
+	same(e, "told by who has lost its claim", attempted(first[0], failed), false)
+	same(e, "told by who has it", attempted(second[0], failed), true)
+	same(e, "due again", work(), map[domain.ID][2]bool{a.ID: due})
+	same(e, "pending", read(e, func(tx storage.Tx) (int, error) { return tx.Webhooks().Pending(e.ctx(), a.ID, 10) }), 1)
+	third := claim(time.Hour)
+	if len(third) != 1 || third[0].Status != 500 || third[0].Error != "status" || third[0].State != domain.DeliveryPending {
+		e.Fatalf("after a failure %+v", third)
+	}
+	same(e, "delivered", attempted(third[0], storage.WebhookAttempt{State: domain.DeliveryDelivered, Status: 200}), true)
+	same(e, "told twice", attempted(third[0], failed), false)
+	same(e, "pending afterwards", read(e, func(tx storage.Tx) (int, error) { return tx.Webhooks().Pending(e.ctx(), a.ID, 10) }), 0)
+
+	// How a receiver does.
+	var since time.Duration
+	fails := func(tx storage.Tx) (err error) {
+		since, err = tx.Webhooks().Failed(e.ctx(), a.ID)
+		return err
+	}
+	e.update(fails)
+	from := get(p, a.ID).FailingSince
+	e.update(fails)
+	if from == nil || since < 0 || !get(p, a.ID).FailingSince.Equal(*from) {
+		e.Errorf("failing since %v, %v", from, since)
+	}
+	e.update(func(tx storage.Tx) error { return tx.Webhooks().Succeeded(e.ctx(), a.ID) })
+	if w := get(p, a.ID); w.FailingSince != nil {
+		e.Errorf("afterwards %+v", w)
+	}
+	next := &domain.Delivery{ID: domain.NewID(), ProjectID: p, WebhookID: a.ID, Seq: e.event(p), Type: "vm.running", Body: "{}"}
+	disable := func(tx storage.Tx) (ok bool) {
+		ok, err := tx.Webhooks().Disable(e.ctx(), a.ID, domain.DisabledGone)
+		if err != nil {
+			e.Error(err)
+		}
+		return ok
+	}
+	e.update(func(tx storage.Tx) error {
+		if err := tx.Webhooks().Deliver(e.ctx(), next); err != nil {
+			return err
+		}
+		if !disable(tx) || disable(tx) {
+			e.Error("not disabled once")
+		}
+		return nil
+	})
+	same(e, "nothing for a disabled one", work(), map[domain.ID][2]bool{b.ID: behind})
+	if w := get(p, a.ID); w.DisabledAt == nil || w.DisabledReason != domain.DisabledGone {
+		e.Errorf("disabled %+v", w)
+	}
+	deliveries := func() []*domain.Delivery {
+		e.Helper()
+		return read(e, func(tx storage.Tx) (storage.List[*domain.Delivery], error) {
+			return tx.Webhooks().Deliveries(e.ctx(), p, a.ID, storage.Page{Order: "asc"})
+		}).Items
+	}
+	same(e, "another project's", len(read(e, func(tx storage.Tx) (storage.List[*domain.Delivery], error) {
+		return tx.Webhooks().Deliveries(e.ctx(), q, a.ID, storage.Page{})
+	}).Items), 0)
+	if ds := deliveries(); len(ds) != 2 || ds[0].ID != d.ID || ds[1].State != domain.DeliveryFailed || ds[1].Error != domain.DeliveryDisabled {
+		e.Errorf("deliveries %+v", ds)
+	}
+	prune := func(age time.Duration) (n int) {
+		e.update(func(tx storage.Tx) (err error) {
+			n, err = tx.Webhooks().DeleteEnded(e.ctx(), age, 10)
+			return err
+		})
+		return n
+	}
+	same(e, "young ones that were removed", prune(time.Hour), 0)
+	same(e, "old ones that were removed", prune(-time.Hour), 2)
+	same(e, "those that are left", len(deliveries()), 0)
+	e.update(func(tx storage.Tx) error { return tx.Webhooks().Delete(e.ctx(), p, a.ID) })
+	e.refused(errors.NotFound, func(tx storage.Tx) error { return tx.Webhooks().Delete(e.ctx(), p, a.ID) })
+}

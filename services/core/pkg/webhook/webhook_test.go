@@ -1,0 +1,446 @@
+package webhook_test
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	standard "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/common/pkg/seal"
+	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/libs/types/pkg/events"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/pgtest"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/postgres"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/webhook"
+)
+
+var server *pgtest.Server
+
+func TestMain(m *testing.M) { os.Exit(pgtest.Main(m, &server, nil)) }
+
+// bed is an installation's store with a project, and a receiver on this host.
+type bed struct {
+	*testing.T
+	ctx    context.Context
+	store  storage.Store
+	sealer seal.Sealer
+	by     vmm.Caller
+	config webhook.Config
+	hooks  *webhook.Service
+
+	received chan message
+	receiver *httptest.Server
+	answer   func(message) int // by default: 204
+}
+
+type message struct {
+	id     string
+	header http.Header
+	body   []byte
+}
+
+// kinds are the databases.
+func kinds() map[string]func(*testing.T) storage.Store {
+	log := slog.New(slog.DiscardHandler)
+	return map[string]func(*testing.T) storage.Store{
+		"sqlite": func(t *testing.T) storage.Store {
+			s, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "db"), sqlite.Options{Logger: log})
+			must(t, err)
+			return s
+		},
+		"postgres": func(t *testing.T) storage.Store {
+			s, err := postgres.Open(t.Context(), server.Database(t), postgres.Options{Logger: log, Among: true})
+			must(t, err)
+			return s
+		},
+	}
+}
+
+// each runs a test on each database.
+func each(t *testing.T, f func(b *bed)) {
+	t.Parallel()
+	for name, open := range kinds() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f(newBed(t, open(t)))
+		})
+	}
+}
+
+func newBed(t *testing.T, store storage.Store) *bed {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	keys, err := seal.NewKeys(make([]byte, 32))
+	must(t, err)
+	targets, err := webhook.NewTargets("allow", []string{"127.0.0.0/8"})
+	must(t, err)
+	b := &bed{T: t, ctx: ctx, store: store, sealer: seal.New(keys), by: vmm.Caller{ProjectID: domain.NewID(), Name: "tester"}, received: make(chan message, 10_000)}
+	t.Cleanup(func() { must(t, store.Close()) })
+	b.config = webhook.Config{Targets: targets, Schedule: slices.Repeat([]time.Duration{time.Millisecond}, 3), Poll: 10 * time.Millisecond}
+	b.hooks = webhook.New(webhook.Deps{Store: store, Sealer: b.sealer, Targets: targets})
+	b.receiver = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		m := message{r.Header.Get(api.HeaderWebhookID), r.Header, body}
+		status := http.StatusNoContent
+		if b.answer != nil {
+			status = b.answer(m)
+		}
+		w.Header().Set("Location", "/elsewhere")
+		w.WriteHeader(status)
+		b.received <- m
+	}))
+	t.Cleanup(b.receiver.Close)
+	b.update(func(tx storage.Tx) error {
+		return tx.Projects().Insert(ctx, &domain.Project{ID: b.by.ProjectID, Name: "p", CreatedAt: time.Now().UTC()})
+	})
+	return b
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (b *bed) update(f func(tx storage.Tx) error) {
+	b.Helper()
+	must(b, b.store.Update(b.ctx, f))
+}
+
+// happens has events happen to a VM of the project.
+func (b *bed) happens(kinds ...string) {
+	b.Helper()
+	b.update(func(tx storage.Tx) error {
+		for _, kind := range kinds {
+			vm := &domain.VM{ID: domain.NewID(), ProjectID: b.by.ProjectID, Name: "m", Observed: domain.Running, Desired: domain.WantRunning}
+			if err := tx.Outbox().Append(b.ctx, events.VM(kind, vm, time.Now().UTC())); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// deliver has events told by a store until the test ends, or stop is called.
+func (b *bed) deliver(store storage.Store) (stop func()) {
+	ctx, cancel := context.WithCancel(b.ctx)
+	done := make(chan struct{})
+	d := webhook.NewDeliverer(b.config, store, b.sealer, slog.New(slog.DiscardHandler))
+	go func() { defer close(done); d.Run(ctx) }()
+	stop = func() { cancel(); <-done }
+	b.Cleanup(stop)
+	return stop
+}
+
+func (b *bed) create(types ...string) webhook.Created {
+	b.Helper()
+	w, err := b.hooks.Create(b.ctx, b.by, b.receiver.URL+"/hook", types)
+	must(b, err)
+	return w
+}
+
+func (b *bed) next() message {
+	b.Helper()
+	select {
+	case m := <-b.received:
+		return m
+	case <-b.ctx.Done():
+		b.Fatal("nothing was received")
+	}
+	return message{}
+}
+
+// until waits for what the store says of a webhook's deliveries.
+func (b *bed) until(w *domain.Webhook, is func(*domain.Webhook, []*domain.Delivery) bool) []*domain.Delivery {
+	b.Helper()
+	for {
+		got, err := b.hooks.Get(b.ctx, b.by, w.ID)
+		must(b, err)
+		l, err := b.hooks.Deliveries(b.ctx, b.by, w.ID, vmm.Page{Limit: 1000})
+		must(b, err)
+		if is(got, l.Items) {
+			return l.Items
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-b.ctx.Done():
+			b.Fatalf("the webhook is still %+v", got)
+		}
+	}
+}
+
+func ended(n int) func(*domain.Webhook, []*domain.Delivery) bool {
+	return func(_ *domain.Webhook, ds []*domain.Delivery) bool {
+		return len(ds) == n && !slices.ContainsFunc(ds, func(d *domain.Delivery) bool { return d.State == domain.DeliveryPending })
+	}
+}
+
+// What is wanted, and happens after the webhook was made, is told, and a
+// receiver that knows Standard Webhooks alone finds that it is genuine.
+func TestEventsAreTold(t *testing.T) {
+	each(t, func(b *bed) {
+		b.happens(events.VMDeleted)
+		w := b.create(events.VMRunning, events.VMDeleted, events.VMRunning)
+		b.deliver(b.store)
+		b.happens(events.VMCreated, events.VMRunning)
+		m := b.next()
+		verifier, err := standard.NewWebhook(w.Secret)
+		must(b, err)
+		must(b, verifier.Verify(m.body, m.header))
+		if err := verifier.Verify(append(m.body, ' '), m.header); err == nil {
+			b.Error("a changed message is genuine")
+		}
+		var told api.WebhookMessage
+		must(b, json.Unmarshal(m.body, &told))
+		var of events.VMPayload
+		must(b, json.Unmarshal(told.Data, &of))
+		if told.Type != events.VMRunning || of.Name != "m" || told.Subject == "" || told.Timestamp.IsZero() || m.header.Get("Content-Type") != "application/json" {
+			b.Errorf("told %s", m.body)
+		}
+		ds := b.until(w.Webhook, ended(1))
+		if d := ds[0]; d.ID.String() != m.id || d.State != domain.DeliveryDelivered || d.Attempts != 1 || d.Status != 204 || d.Error != "" || d.Seq != told.Seq {
+			b.Errorf("the delivery is %+v", d)
+		}
+	})
+}
+
+// A message has the same ID at every attempt, and another signature only by its
+// time; one that is never taken is given up.
+func TestAttemptsAreRepeated(t *testing.T) {
+	each(t, func(b *bed) {
+		var mu sync.Mutex
+		answers := []int{500, 302, 200, 503, 503, 503, 503}
+		b.answer = func(message) int {
+			mu.Lock()
+			defer mu.Unlock()
+			status := answers[0]
+			answers = answers[1:]
+			return status
+		}
+		w := b.create()
+		b.deliver(b.store)
+		verifier, err := standard.NewWebhook(w.Secret)
+		must(b, err)
+		for _, attempts := range []int{3, 4} {
+			b.happens(events.VMRunning)
+			first := b.next()
+			for range attempts - 1 {
+				m := b.next()
+				must(b, verifier.Verify(m.body, m.header))
+				if m.id != first.id || string(m.body) != string(first.body) {
+					b.Errorf("first %v, then %v", first, m)
+				}
+			}
+			b.until(w.Webhook, func(hook *domain.Webhook, ds []*domain.Delivery) bool {
+				i := slices.IndexFunc(ds, func(d *domain.Delivery) bool { return d.ID.String() == first.id })
+				return i >= 0 && ds[i].State != domain.DeliveryPending && ds[i].Attempts == attempts && (hook.FailingSince == nil) == (ds[i].State == domain.DeliveryDelivered)
+			})
+		}
+		if n := len(b.received); n != 0 {
+			b.Errorf("%d more were received", n)
+		}
+	})
+}
+
+// mortal is a store that takes nothing any more once it is killed.
+type mortal struct {
+	storage.Store
+	mu   sync.Mutex
+	gone bool
+}
+
+func (m *mortal) kill() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.gone = true
+}
+
+func (m *mortal) Update(ctx context.Context, f func(storage.Tx) error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.gone {
+		return errors.New(errors.Unavailable, "the process was killed")
+	}
+	return m.Store.Update(ctx, f)
+}
+
+// A process that dies between an attempt and its record leaves a claim; when
+// that has ended another tells the same message again.
+func TestKilledBetweenAttemptAndRecord(t *testing.T) {
+	each(t, func(b *bed) {
+		b.config.Lease = 50 * time.Millisecond
+		dies := &mortal{Store: b.store}
+		var once sync.Once
+		b.answer = func(message) int {
+			once.Do(dies.kill)
+			return 204
+		}
+		w := b.create()
+		stop := b.deliver(dies)
+		b.happens(events.VMRunning)
+		first := b.next()
+		stop()
+		b.until(w.Webhook, func(_ *domain.Webhook, ds []*domain.Delivery) bool {
+			return len(ds) == 1 && ds[0].State == domain.DeliveryPending && ds[0].Attempts == 1
+		})
+		b.deliver(b.store)
+		if second := b.next(); second.id != first.id || string(second.body) != string(first.body) {
+			b.Errorf("first %v, then %v", first, second)
+		}
+		if ds := b.until(w.Webhook, ended(1)); ds[0].Attempts != 2 || ds[0].State != domain.DeliveryDelivered {
+			b.Errorf("the delivery is %+v", ds[0])
+		}
+	})
+}
+
+// Several processes share the work, and nothing is told twice; one receiver that
+// never answers keeps no other waiting.
+func TestProcessesShareTheWork(t *testing.T) {
+	each(t, func(b *bed) {
+		silent := make(chan struct{})
+		deaf := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-silent }))
+		b.Cleanup(deaf.Close)
+		answer := sync.OnceFunc(func() { close(silent) })
+		b.Cleanup(answer)
+		_, err := b.hooks.Create(b.ctx, b.by, deaf.URL, nil)
+		must(b, err)
+		w := b.create()
+		const processes, rounds, each = 3, 5, 20
+		for range processes {
+			b.deliver(b.store)
+		}
+		for range rounds {
+			b.happens(slices.Repeat([]string{events.VMUpdated}, each)...)
+		}
+		ids := map[string]bool{}
+		for range rounds * each {
+			ids[b.next().id] = true
+		}
+		ds := b.until(w.Webhook, ended(rounds*each))
+		if len(ids) != rounds*each || len(b.received) != 0 || slices.ContainsFunc(ds, func(d *domain.Delivery) bool { return d.Attempts != 1 }) {
+			b.Errorf("%d messages of %d, %d more", len(ids), rounds*each, len(b.received))
+		}
+		answer()
+	})
+}
+
+// A receiver that says that it is gone is told nothing more, and neither is one
+// that fails for too long.
+func TestDisabled(t *testing.T) {
+	each(t, func(b *bed) {
+		for reason, status := range map[domain.DisabledReason]int{domain.DisabledGone: 410, domain.DisabledFailing: 500} {
+			b.config.DisableAfter = time.Hour
+			if reason == domain.DisabledFailing {
+				b.config.DisableAfter = time.Nanosecond
+			}
+			b.answer = func(message) int { return status }
+			w := b.create()
+			stop := b.deliver(b.store)
+			b.happens(slices.Repeat([]string{events.VMUpdated}, 9)...)
+			b.until(w.Webhook, func(hook *domain.Webhook, ds []*domain.Delivery) bool {
+				return hook.DisabledReason == reason && hook.DisabledAt != nil && ended(9)(hook, ds)
+			})
+			b.happens(events.VMRunning)
+			stop()
+			if ds := b.until(w.Webhook, ended(9)); ds[0].State != domain.DeliveryFailed {
+				b.Errorf("the delivery is %+v", ds[0])
+			}
+			must(b, b.hooks.Delete(b.ctx, b.by, w.Webhook.ID))
+		}
+	})
+}
+
+// By default nothing leads to this host or its networks, by whatever name.
+func TestPrivateAddressesAreRefused(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, kinds()["sqlite"](t))
+	b.config.Targets = webhook.Targets{}
+	for _, url := range []string{
+		b.receiver.URL, "http://example.com/", "https://127.0.0.1/", "https://[::1]/", "https://[::ffff:127.0.0.1]/", "https://169.254.169.254/latest/meta-data", "https://10.0.0.1/",
+		"https://192.168.1.1/", "https://[fd00::1]/", "https://[fe80::1]/", "https://224.0.0.1/", "https://0.0.0.0/", "https://[::]/", "https://[64:ff9b::7f00:1]/",
+	} {
+		if err := (webhook.Targets{}).Check("url", url); !errors.HasCode(err, errors.InvalidArgument) {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+	must(t, (webhook.Targets{}).Check("url", "https://example.com/hook?a=b"))
+	// Names lead where they like: what they mean is looked at when it is connected to.
+	byName := strings.Replace(b.receiver.URL, "127.0.0.1", "localhost", 1)
+	var all []webhook.Created
+	for _, url := range []string{b.receiver.URL, byName, strings.Replace(byName, "http:", "https:", 1)} {
+		w, err := b.hooks.Create(b.ctx, b.by, url, nil)
+		must(t, err)
+		all = append(all, w)
+	}
+	b.deliver(b.store)
+	b.happens(events.VMRunning)
+	for _, w := range all {
+		ds := b.until(w.Webhook, ended(1))
+		if ds[0].State != domain.DeliveryFailed || ds[0].Error != "address_not_allowed" || ds[0].Status != 0 {
+			t.Errorf("%s: %+v", w.Webhook.URL, ds[0])
+		}
+	}
+	if len(b.received) != 0 {
+		t.Error("the receiver was reached")
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, kinds()["sqlite"](t))
+	for _, url := range []string{"", "example.com", "ftp://example.com/", "https://a:b@example.com/", "https://example.com/#x", "https://exa mple.com/", "https://" + strings.Repeat("a", 2048), "https:///x", "https://[fe80::1%25eth0]/"} {
+		if _, err := b.hooks.Create(b.ctx, b.by, url, nil); !errors.HasCode(err, errors.InvalidArgument) {
+			t.Errorf("%.40q: %v", url, err)
+		}
+	}
+	for _, kind := range []string{"vm.exploded", events.WorkerAway, ""} {
+		if _, err := b.hooks.Create(b.ctx, b.by, b.receiver.URL, []string{kind}); !errors.HasCode(err, errors.InvalidArgument) {
+			t.Errorf("%q: %v", kind, err)
+		}
+	}
+	for _, text := range []string{"", "10.0.0.0", "10.0.0.0/33", "localhost", "fe80::1%eth0", "::ffff:10.0.0.0/104"} {
+		if _, err := webhook.NewTargets("allow", []string{text}); errors.HasCode(err, errors.InvalidArgument) == (text == "10.0.0.0") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	for range domain.MaxWebhooks {
+		b.create()
+	}
+	if _, err := b.hooks.Create(b.ctx, b.by, b.receiver.URL, nil); !errors.HasCode(err, errors.Conflict) {
+		t.Error(err)
+	}
+	stranger := vmm.Caller{ProjectID: domain.NewID()}
+	l, err := b.hooks.List(b.ctx, b.by, vmm.Page{})
+	must(t, err)
+	for _, w := range l.Items {
+		_, get := b.hooks.Get(b.ctx, stranger, w.ID)
+		_, deliveries := b.hooks.Deliveries(b.ctx, stranger, w.ID, vmm.Page{})
+		for _, err := range []error{get, deliveries, b.hooks.Delete(b.ctx, stranger, w.ID)} {
+			if !errors.HasCode(err, errors.NotFound) {
+				t.Error(err)
+			}
+		}
+		must(t, b.hooks.Delete(b.ctx, b.by, w.ID))
+	}
+}
