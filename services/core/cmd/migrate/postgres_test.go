@@ -118,7 +118,7 @@ func deployment(t *testing.T) string {
 	task := func(id domain.ID) *domain.Task {
 		return &domain.Task{ID: id, ProjectID: p, Kind: "k", State: domain.TaskPending, Args: []byte(`{"a": [1]}`), CreatedAt: at, UpdatedAt: at, RunAt: at}
 	}
-	first, then := domain.NewID(), domain.NewID()
+	first, then, hook := domain.NewID(), domain.NewID(), domain.NewID()
 	code, limit := 7, int64(3)
 	err = s.Update(ctx, func(tx storage.Tx) error {
 		steps := []error{
@@ -138,6 +138,8 @@ func deployment(t *testing.T) string {
 			tx.Members().Put(ctx, &domain.Member{ProjectID: p, UserID: owner, Role: domain.RoleViewer, CreatedAt: at}),
 			tx.Idempotency().Insert(ctx, &storage.Idempotent{ProjectID: p, Key: "k", CreatedAt: at, ExpiresAt: at}),
 			tx.Secrets().Put(ctx, &domain.Secret{ID: domain.NewID(), ProjectID: p, Name: "S", Sealed: []byte("sealed"), CreatedAt: at, UpdatedAt: at}),
+			tx.Webhooks().Insert(ctx, &domain.Webhook{ID: hook, ProjectID: p, URL: "https://localhost/", Types: []string{"vm.running"}, SecretSealed: []byte{0, 255}, CreatedAt: at}),
+			tx.Webhooks().Deliver(ctx, &domain.Delivery{ID: domain.NewID(), ProjectID: p, WebhookID: hook, Seq: 1, Type: "vm.running", Body: "{}"}),
 			tx.Quotas().PutOverride(ctx, p, domain.QuotaOverride{VMs: &limit}),
 			tx.Audit().Insert(ctx, &domain.AuditRecord{ID: domain.NewID(), ProjectID: p, At: at, Operation: "o"}),
 		}
