@@ -55,7 +55,7 @@ func anyOf[T ~string](w *where, column string, values []T) {
 	for i, v := range values {
 		args[i] = string(v)
 	}
-	w.add(column+" IN (?"+strings.Repeat(",?", len(values)-1)+")", args...)
+	w.add(column+" IN ("+placeholders(len(values))+")", args...)
 }
 
 func (w *where) String() string {
@@ -138,10 +138,11 @@ func page[T any](ctx context.Context, s Session, base string, w *where, p storag
 	return out, nil
 }
 
-// marks is "?, ?, …" for as many columns.
-func marks(cols string) string {
-	return strings.TrimSuffix(strings.Repeat("?, ", strings.Count(cols, ",")+1), ", ")
-}
+// placeholders is "?, ?, …" for n values; n is 1 or more.
+func placeholders(n int) string { return "?" + strings.Repeat(", ?", n-1) }
+
+// marks is placeholders for as many columns.
+func marks(cols string) string { return placeholders(strings.Count(cols, ",") + 1) }
 
 // sets is "a = ?, b = ?, …".
 func sets(cols string) string { return strings.ReplaceAll(cols, ", ", " = ?, ") + " = ?" }

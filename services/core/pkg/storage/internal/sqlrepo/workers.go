@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -200,7 +199,7 @@ func (r workers) Count(ctx context.Context, ws ...*domain.Worker) error {
 			w := at[id]
 			w.Reserved, w.VMs, w.Active = held, vms, active
 			return nil
-		}, fmt.Sprintf(reservedQuery, "?"+strings.Repeat(",?", len(some)-1)), append(ids, ids...)...)
+		}, fmt.Sprintf(reservedQuery, placeholders(len(some))), append(ids, ids...)...)
 		if err != nil {
 			return err
 		}
