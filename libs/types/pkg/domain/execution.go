@@ -32,6 +32,9 @@ type Command struct {
 	Stdin bool              `json:"stdin,omitempty"` // keep stdin open for input; else it is /dev/null
 	// Timeout kills the command's process group; 0: none.
 	Timeout time.Duration `json:"timeout,omitempty"`
+	// Request is the digest of the request with an idempotency key that asked for
+	// it; else empty. A repeat of that request has the same.
+	Request string `json:"request,omitempty"`
 	// Kill with the stream: false. A client that goes away never ends a command.
 }
 

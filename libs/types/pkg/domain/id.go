@@ -2,7 +2,9 @@ package domain
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"regexp"
+	"strings"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 )
@@ -34,6 +36,17 @@ func NewID() ID {
 		}
 	}
 	return ID(out)
+}
+
+// DerivedID is the ID that parts always give, the same everywhere. None of them
+// may contain a newline.
+func DerivedID(parts ...string) ID {
+	sum := sha256.Sum256([]byte(strings.Join(parts, "\n")))
+	id := make([]byte, idLen)
+	for i := range id {
+		id[i] = idAlphabet[int(sum[i])%len(idAlphabet)]
+	}
+	return ID(id)
 }
 
 // ParseID checks the form of an ID from outside. Returns InvalidArgument.

@@ -137,6 +137,7 @@ func deployment(t *testing.T) string {
 			tx.Users().Insert(ctx, &domain.User{ID: owner, Name: "u", CreatedAt: at, UpdatedAt: at}),
 			tx.Members().Put(ctx, &domain.Member{ProjectID: p, UserID: owner, Role: domain.RoleViewer, CreatedAt: at}),
 			tx.Idempotency().Insert(ctx, &storage.Idempotent{ProjectID: p, Key: "k", CreatedAt: at, ExpiresAt: at}),
+			tx.Answers().Insert(ctx, &storage.Answer{ID: storage.AnswerID("k"), ProjectID: p, RequestDigest: "d", AnswerSealed: []byte{0, 255}, CreatedAt: at, ExpiresAt: at}),
 			tx.Secrets().Put(ctx, &domain.Secret{ID: domain.NewID(), ProjectID: p, Name: "S", Sealed: []byte("sealed"), CreatedAt: at, UpdatedAt: at}),
 			tx.Webhooks().Insert(ctx, &domain.Webhook{ID: hook, ProjectID: p, URL: "https://localhost/", Types: []string{"vm.running"}, SecretSealed: []byte{0, 255}, CreatedAt: at}),
 			tx.Webhooks().Deliver(ctx, &domain.Delivery{ID: domain.NewID(), ProjectID: p, WebhookID: hook, Seq: 1, Type: "vm.running", Body: "{}"}),

@@ -26,14 +26,24 @@ func (s *Service) StartExecution(ctx context.Context, by vmm.Caller, vmID domain
 		}
 		known, err := s.started(ctx, by, vmID, req.ID)
 		if known != nil || err != nil {
-			return known, err
+			return repeated(known, req, err)
 		}
 	}
 	vm, node, err := s.running(ctx, by, vmID)
 	if err != nil {
 		return nil, err
 	}
-	return node.StartExecution(ctx, vm, req)
+	x, err := node.StartExecution(ctx, vm, req)
+	return repeated(x, req, err)
+}
+
+// repeated refuses the execution that there is under the ID of req where another
+// request asked for it by the same idempotency key.
+func repeated(x *domain.Execution, req vmm.StartExecution, err error) (*domain.Execution, error) {
+	if err == nil && req.Command.Request != "" && x.Command.Request != "" && x.Command.Request != req.Command.Request {
+		return nil, errKeyUsed()
+	}
+	return x, err
 }
 
 // started finds the execution that a caller's ID has been used for in the VM:

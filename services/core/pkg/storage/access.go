@@ -95,6 +95,36 @@ type Idempotency interface {
 	DeleteExpired(ctx context.Context, now time.Time, limit int) (int, error)
 }
 
+// Answer is what a request with an idempotency key was answered, for those that
+// make nothing that would be found again by the key itself.
+type Answer struct {
+	ID            domain.ID // of the key: [AnswerID]
+	ProjectID     domain.ID
+	RequestDigest string
+	AnswerSealed  []byte // nil while the request is under way
+	CreatedAt     time.Time
+	ExpiresAt     time.Time
+}
+
+// AnswerID is the ID of what is remembered for an idempotency key.
+func AnswerID(key string) domain.ID { return domain.DerivedID("answer", key) }
+
+// Answers is the table of such answers.
+type Answers interface {
+	// Get returns NotFound for those that are absent or expired at now.
+	Get(ctx context.Context, project, id domain.ID, now time.Time) (*Answer, error)
+	// Insert takes a key; one that has expired at a.CreatedAt is taken over.
+	// Returns AlreadyExists, and NotFound for the project.
+	Insert(ctx context.Context, a *Answer) error
+	// Complete keeps the answer, until another time, for who took the key at
+	// created. Returns NotFound when that is another by now, or has its answer.
+	Complete(ctx context.Context, project, id domain.ID, created time.Time, sealed []byte, expires time.Time) error
+	// Release gives a key free again that was taken at created and has no answer.
+	Release(ctx context.Context, project, id domain.ID, created time.Time) error
+	// DeleteExpired removes at most limit that have expired at now.
+	DeleteExpired(ctx context.Context, now time.Time, limit int) (int, error)
+}
+
 // Secrets is the table of stored secrets, by name.
 type Secrets interface {
 	// Get returns NotFound.

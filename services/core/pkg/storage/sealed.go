@@ -39,6 +39,11 @@ func SealedWebhook(project, id domain.ID) string {
 	return "webhooks/" + string(id) + "/secret/" + string(project)
 }
 
+// SealedAnswer is the place of the answer to a request with an idempotency key.
+func SealedAnswer(project, id domain.ID) string {
+	return "answers/" + string(id) + "/answer/" + string(project)
+}
+
 // SealedSetting is the place of a setting that is a secret. Such settings have
 // keys that begin with SealedSettings, and values in standard base64.
 func SealedSetting(key string) string { return "settings/" + key }

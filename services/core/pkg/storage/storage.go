@@ -64,6 +64,7 @@ type Tx interface {
 	Users() Users
 	Members() Members
 	Idempotency() Idempotency
+	Answers() Answers
 	Secrets() Secrets
 	Volumes() Volumes
 	Webhooks() Webhooks

@@ -211,7 +211,8 @@ type StartExecution struct {
 type Executions interface {
 	// StartExecution returns when the agent has confirmed the start.
 	// Returns Conflict when the VM does not run (and does not auto-resume),
-	// InvalidArgument for a missing program, user or directory, GuestFault, Unavailable.
+	// InvalidArgument for a missing program, user or directory, GuestFault, Unavailable,
+	// IdempotencyMismatch when the ID is one that another Command.Request began.
 	StartExecution(ctx context.Context, by Caller, vm domain.ID, req StartExecution) (*domain.Execution, error)
 	GetExecution(ctx context.Context, by Caller, id domain.ID) (*domain.Execution, error)
 	ListExecutions(ctx context.Context, by Caller, vm domain.ID, p Page) (List[*domain.Execution], error)

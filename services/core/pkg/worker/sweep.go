@@ -75,6 +75,9 @@ func (w *Worker) sweepRows(ctx context.Context) error {
 		if _, err := tx.Idempotency().DeleteExpired(ctx, now, sweepBatch); err != nil {
 			return err
 		}
+		if _, err := tx.Answers().DeleteExpired(ctx, now, sweepBatch); err != nil {
+			return err
+		}
 		if _, err := tx.Tasks().DeleteEnded(ctx, now.Add(-w.config.KeepTasks), sweepBatch); err != nil {
 			return err
 		}

@@ -92,6 +92,9 @@ func (o *Orchestrator) StartExecution(_ context.Context, by vmm.Caller, id domai
 		if x.ProjectID != by.ProjectID {
 			return nil, errors.New(errors.AlreadyExists, "the ID is taken")
 		}
+		if was := x.Command.Request; was != "" && req.Command.Request != "" && was != req.Command.Request {
+			return nil, errors.New(errors.IdempotencyMismatch, "this Idempotency-Key was used for another request")
+		}
 		c := x.Execution
 		return &c, nil
 	}

@@ -32,7 +32,7 @@ type (
 func (a *API) executeRoute() {
 	op := operation("execute", http.MethodPost, "/vms/{vm}/execute", "Executions", "Run a command to its end",
 		"An exit code other than 0 is a result, not an error. A client that goes away does not end the command; its ID finds it again.")
-	register(a, op, options{scope: domain.ScopeRun, body: executeBodyBytes}, a.execute)
+	register(a, op, options{scope: domain.ScopeRun, body: executeBodyBytes, recognises: true}, a.execute)
 }
 
 func (a *API) execute(ctx context.Context, in *executeInput) (*executeOutput, error) {
@@ -40,11 +40,11 @@ func (a *API) execute(ctx context.Context, in *executeInput) (*executeOutput, er
 	if err != nil {
 		return nil, err
 	}
-	id := keyedID(in.Body.ID, in.IdempotencyKey, by.ProjectID, vm)
-	req, err := toStart(id, in.Body.Command, nil, in.Body.Stdin != "")
+	req, err := toStart(in.Body.ID, in.Body.Command, nil, in.Body.Stdin != "")
 	if err != nil {
 		return nil, err
 	}
+	keyed(&req, in.IdempotencyKey, by.ProjectID, vm, in.Body)
 	exec, err := a.VMs.StartExecution(ctx, by, vm, req)
 	if err != nil {
 		return nil, err

@@ -3,7 +3,6 @@ package api
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -78,7 +77,7 @@ func (a *API) executionRoutes() {
 		"201": jsonOf[wire.Execution](a, "It runs, or with wait=true has ended"),
 		"200": a.outputEvents("Its events", schemaOf[wire.Execution](a)),
 	}
-	register(a, start, options{scope: domain.ScopeRun}, a.startExecution)
+	register(a, start, options{scope: domain.ScopeRun, recognises: true}, a.startExecution)
 
 	register(a, operation("list-executions", http.MethodGet, "/vms/{vm}/executions", tag, "List a VM's executions", ""), options{scope: domain.ScopeRead}, a.listExecutions)
 	register(a, operation("get-execution", http.MethodGet, "/executions/{id}", tag, "Get an execution", ""), options{scope: domain.ScopeRead}, a.getExecution)
@@ -138,19 +137,16 @@ func toStart(id string, c wire.Command, pty *wire.PTYSize, stdin bool) (vmm.Star
 	return req, req.Command.Validate()
 }
 
-// keyedID derives an execution's ID from an Idempotency-Key: the agent then
-// recognises the repeat, even when this server has forgotten it.
-func keyedID(given, key string, project, vm domain.ID) string {
-	if given != "" || key == "" {
-		return given
+// keyed makes a request recognisable by its Idempotency-Key: its execution's ID
+// is derived from that, and an ID never runs twice, whichever gateway is asked.
+func keyed(req *vmm.StartExecution, key string, project, vm domain.ID, body any) {
+	if key == "" {
+		return
 	}
-	const letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-	sum := sha256.Sum256([]byte("execution\n" + project.String() + "\n" + vm.String() + "\n" + key))
-	id := make([]byte, 20)
-	for i := range id {
-		id[i] = letters[int(sum[i])%len(letters)]
+	req.Command.Request = bodyDigest(body)
+	if req.ID == "" {
+		req.ID = domain.DerivedID("execution", project.String(), vm.String(), key)
 	}
-	return string(id)
 }
 
 func (a *API) startExecution(ctx context.Context, in *startExecutionInput) (*huma.StreamResponse, error) {
@@ -158,10 +154,11 @@ func (a *API) startExecution(ctx context.Context, in *startExecutionInput) (*hum
 	if err != nil {
 		return nil, err
 	}
-	req, err := toStart(keyedID(in.Body.ID, in.IdempotencyKey, by.ProjectID, vm), in.Body.Command, in.Body.PTY, in.Body.Stdin)
+	req, err := toStart(in.Body.ID, in.Body.Command, in.Body.PTY, in.Body.Stdin)
 	if err != nil {
 		return nil, err
 	}
+	keyed(&req, in.IdempotencyKey, by.ProjectID, vm, in.Body)
 	exec, err := a.VMs.StartExecution(ctx, by, vm, req)
 	if err != nil {
 		return nil, err

@@ -20,11 +20,16 @@ const (
 	maxKeyBytes = 255
 	// maxStoredBytes bounds a kept answer. A larger one is not kept: what such
 	// requests start is found again by its own ID.
-	maxStoredBytes = 1 << 20
+	maxStoredBytes = 256 << 10
 	// IdempotencyTTL is how long an IdempotencyStore keeps an answer at least.
 	IdempotencyTTL = 24 * time.Hour
 	// detachedTimeout bounds work that goes on after its client went away.
 	detachedTimeout = 15 * time.Minute
+	// ClaimTTL is how long a key stays claimed at most: longer than its request
+	// can take, with room for clocks that differ.
+	ClaimTTL = detachedTimeout + 5*time.Minute
+	// finishTimeout bounds storing an answer.
+	finishTimeout = 10 * time.Second
 )
 
 // StoredResponse is an answer as it is kept for a repeated request.
@@ -37,15 +42,18 @@ type StoredResponse struct {
 // IdempotencyStore remembers the answers to requests with an Idempotency-Key,
 // per project, for IdempotencyTTL.
 type IdempotencyStore interface {
-	// Begin claims a key for a request with a digest. It gives the stored
-	// answer where the request was answered before, or inFlight where it is
-	// being answered now; with neither, the caller answers and then calls
-	// Finish. Returns IdempotencyMismatch when the key was used for another
-	// digest. A claim that was never finished (a crash) is given up after a while.
-	Begin(ctx context.Context, project domain.ID, key, digest string) (stored *StoredResponse, inFlight bool, err error)
-	// Finish stores the answer; nil gives the claim up, so that a repeated
-	// request runs again.
-	Finish(ctx context.Context, project domain.ID, key, digest string, response *StoredResponse) error
+	// Begin claims a key for a request with a digest. It gives the stored answer
+	// where the request was answered before; neither that nor a claim where it is
+	// being answered now. Returns IdempotencyMismatch when the key was used for
+	// another digest. A claim that is never finished (a crash) ends after ClaimTTL.
+	Begin(ctx context.Context, project domain.ID, key, digest string) (*StoredResponse, Claim, error)
+}
+
+// Claim is a key whose request is being answered.
+type Claim interface {
+	// Finish stores the answer; nil gives the claim up, so that a repeated request
+	// runs again.
+	Finish(ctx context.Context, response *StoredResponse) error
 }
 
 // idempotent answers a request once per key. Where the handler recognises
@@ -67,16 +75,16 @@ func (a *API) idempotent(w http.ResponseWriter, r *http.Request, body []byte, re
 		return
 	}
 	project, digest := auth.CallerFrom(r.Context()).ProjectID, requestDigest(r, body)
-	stored, inFlight, err := a.Idempotency.Begin(r.Context(), project, key, digest)
+	stored, claim, err := a.Idempotency.Begin(r.Context(), project, key, digest)
 	switch {
 	case err != nil:
 		writeProblem(w, err)
 		return
-	case inFlight:
-		writeProblem(w, errors.New(errors.Conflict, "a request with this Idempotency-Key is being answered").WithRetryAfter(time.Second))
-		return
 	case stored != nil:
 		replay(w, stored)
+		return
+	case claim == nil:
+		writeProblem(w, errors.New(errors.Conflict, "a request with this Idempotency-Key is being answered").WithRetryAfter(time.Second))
 		return
 	}
 	// The client may go away; the answer is then still there when it asks again.
@@ -84,9 +92,12 @@ func (a *API) idempotent(w http.ResponseWriter, r *http.Request, body []byte, re
 	defer cancel()
 	rec := &answer{ResponseWriter: w}
 	defer func() { // also when the handler panics: the claim must not stay
-		if err := a.Idempotency.Finish(ctx, project, key, digest, rec.keep()); err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
+		defer cancel()
+		if err := claim.Finish(ctx, rec.keep()); err != nil {
 			a.Logger.WarnContext(ctx, "an idempotent answer was not stored", "error", err)
 		}
+		rec.pass() // once it is stored: who has the answer may ask again at once
 	}()
 	run(rec, r.WithContext(ctx))
 }
@@ -121,12 +132,12 @@ func replay(w http.ResponseWriter, s *StoredResponse) {
 	_, _ = w.Write(s.Body)
 }
 
-// answer passes an answer on and keeps a copy.
+// answer holds an answer back until it is stored, unless it is too large for that.
 type answer struct {
 	http.ResponseWriter
-	status   int
-	body     bytes.Buffer
-	tooLarge bool
+	status int
+	body   bytes.Buffer
+	passed bool
 }
 
 // Unwrap lets others find the writer below.
@@ -136,25 +147,35 @@ func (w *answer) WriteHeader(status int) {
 	if w.status == 0 {
 		w.status = status
 	}
-	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *answer) Write(p []byte) (int, error) {
-	if w.status == 0 {
-		w.status = http.StatusOK
+	w.WriteHeader(http.StatusOK)
+	if w.body.Len()+len(p) > maxStoredBytes {
+		w.pass()
 	}
-	if w.tooLarge = w.tooLarge || w.body.Len()+len(p) > maxStoredBytes; !w.tooLarge {
-		w.body.Write(p)
+	if !w.passed {
+		return w.body.Write(p)
 	}
 	// That the client is gone must not end the work: the answer is kept for it.
 	_, _ = w.ResponseWriter.Write(p)
 	return len(p), nil
 }
 
+// pass gives the client what was held back.
+func (w *answer) pass() {
+	if w.passed || w.status == 0 {
+		return
+	}
+	w.passed = true
+	w.ResponseWriter.WriteHeader(w.status)
+	_, _ = w.ResponseWriter.Write(w.body.Bytes())
+}
+
 // keep gives what to store: nothing of answers that a repetition may improve on.
 func (w *answer) keep() *StoredResponse {
 	retry := w.status == 0 || w.status >= 500 || w.status == http.StatusConflict || w.status == http.StatusTooManyRequests || w.status == 499
-	if retry || w.tooLarge {
+	if retry || w.passed {
 		return nil
 	}
 	header := http.Header{}
@@ -163,5 +184,5 @@ func (w *answer) keep() *StoredResponse {
 			header[name] = v
 		}
 	}
-	return &StoredResponse{Status: w.status, Header: header, Body: bytes.Clone(w.body.Bytes())}
+	return &StoredResponse{Status: w.status, Header: header, Body: w.body.Bytes()}
 }

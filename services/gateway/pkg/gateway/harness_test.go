@@ -23,6 +23,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
 	"github.com/aetherium/aetherium/services/gateway/internal/fake"
+	"github.com/aetherium/aetherium/services/gateway/pkg/answers"
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/gateway"
@@ -187,7 +188,7 @@ func newLab(t testing.TB, change ...func(*gateway.Config, *gateway.Deps)) *lab {
 	}
 	config := gateway.Config{Address: "127.0.0.1:0", Version: "1.2.3-test", StopGrace: 5 * time.Second}
 	deps := gateway.Deps{
-		VMs: l.core, Tasks: l.core, Idempotency: api.NewMemoryIdempotency(nil),
+		VMs: l.core, Tasks: l.core, Idempotency: answers.New(ring.store, ring.sealer, nil),
 		Authenticator: auth.NewAny(auth.NewKeys(ring.lookup, logger, nil), map[string]auth.Authenticator{tokens.Issuer: tokens}),
 		Projects:      ring.lookup, Access: ring.service, Tokens: tokens,
 		Uploads: uploads, Logger: logger,

@@ -2,16 +2,18 @@ package gateway_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/internal/fake"
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/gateway"
@@ -52,8 +54,6 @@ func TestIdempotentPosts(t *testing.T) {
 	for _, tc := range []struct{ path, body, other string }{
 		{"/vms/" + vm + "/forks", `{"count":2}`, `{"count":3}`},
 		{"/vms/" + vm + "/snapshots", `{"name":"s"}`, `{"name":"t"}`},
-		{"/vms/" + vm + "/execute", `{"args":["echo","a"]}`, `{"args":["echo","b"]}`},
-		{"/vms/" + vm + "/executions", `{"args":["echo","a"]}`, `{"args":["echo","b"]}`},
 		{"/vms/" + vm + "/ports/80/links", `{}`, `{"ttl_ms":1000}`},
 		{"/templates", `{"name":"t","source":{"image":"a"}}`, `{"name":"t","source":{"image":"b"}}`},
 		{"/vms/" + vm + "/files/mkdir", `{"path":"/new"}`, `{"path":"/newer"}`},
@@ -89,19 +89,61 @@ func TestIdempotentPosts(t *testing.T) {
 	get[wire.Snapshot](l, 201, req{method: "POST", path: "/vms/" + vm + "/snapshots", header: key("later")})
 }
 
-func TestIdempotentWhileInFlightAndAfterAClientLeft(t *testing.T) {
+// Executions are recognised by their IDs: nothing is kept for their requests.
+func TestIdempotentExecutions(t *testing.T) {
 	t.Parallel()
-	finished := make(chan struct{})
-	l := newLab(t, func(_ *gateway.Config, d *gateway.Deps) {
-		d.Idempotency = &signalling{IdempotencyStore: d.Idempotency, finished: finished}
-	})
+	l := newLab(t)
 	vm := l.vm().ID
-	started, release := make(chan struct{}), make(chan struct{})
-	var runs sync.Map
+	for _, tc := range []struct{ path, body, other string }{
+		{"execute", `{"args":["cat"],"stdin":"a"}`, `{"args":["cat"],"stdin":"b"}`},
+		{"executions?wait=true", `{"args":["echo","a"]}`, `{"args":["echo","b"]}`},
+	} {
+		q := req{method: "POST", path: "/vms/" + vm + "/" + tc.path, body: tc.body, header: key("key:" + tc.path)}
+		r1, b1 := l.do(q)
+		r2, b2 := l.do(q)
+		x1, out1 := executed(t, b1)
+		x2, out2 := executed(t, b2)
+		if r1.StatusCode/100 != 2 || r1.StatusCode != r2.StatusCode || x1 != x2 || out1 != out2 {
+			t.Errorf("%s: %d %s, then %d %s", tc.path, r1.StatusCode, b1, r2.StatusCode, b2)
+		}
+		q.body = tc.other
+		l.problem(422, errors.IdempotencyMismatch, q)
+		q.body, q.header = tc.body, nil
+		_, b3 := l.do(q)
+		if x3, _ := executed(t, b3); x3 == x1 {
+			t.Errorf("%s: without a key the execution is the old one: %s", tc.path, b3)
+		}
+		err := l.ring.store.View(t.Context(), func(tx storage.Tx) error {
+			_, err := tx.Answers().Get(t.Context(), l.project, storage.AnswerID("key:"+tc.path), time.Now())
+			return err
+		})
+		if !errors.HasCode(err, errors.NotFound) {
+			t.Errorf("%s: an answer is kept (%v)", tc.path, err)
+		}
+	}
+}
+
+// executed reads which execution an answer is about, alone or with its output.
+func executed(t *testing.T, body []byte) (id, stdout string) {
+	t.Helper()
+	var x struct {
+		wire.Execution
+		With   wire.Execution `json:"execution"`
+		Stdout string         `json:"stdout"`
+	}
+	if err := json.Unmarshal(body, &x); err != nil || x.ID+x.With.ID == "" {
+		t.Fatalf("%s: %v", body, err)
+	}
+	return x.ID + x.With.ID, x.Stdout
+}
+
+func TestIdempotentExecuteWhileItRunsAndAfterAClientLeft(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	vm := l.vm().ID
+	started, release := make(chan struct{}, 2), make(chan struct{})
 	l.core.Program("slow", func(p *fake.Process) int {
-		n, _ := runs.LoadOrStore("n", new(int))
-		*(n.(*int))++
-		close(started)
+		started <- struct{}{}
 		<-release
 		_, _ = fmt.Fprint(p.Stdout, "done")
 		return 0
@@ -117,6 +159,51 @@ func TestIdempotentWhileInFlightAndAfterAClientLeft(t *testing.T) {
 		gone <- err
 	}()
 	<-started
+	leave()
+	if err := <-gone; err == nil {
+		t.Fatal("the client did not leave")
+	}
+	again := make(chan wire.ExecuteResult, 1)
+	go func() { again <- get[wire.ExecuteResult](l, 200, q) }() // waits with it
+	close(release)
+	if r := <-again; r.Stdout != "done" || len(started) > 0 {
+		t.Fatalf("result %+v after %d more runs", r, len(started))
+	}
+}
+
+// pausing is an orchestrator whose pauses take until they are let go.
+type pausing struct {
+	vmm.VMOrchestrator
+	begun chan struct{}
+	end   chan struct{}
+}
+
+func (p *pausing) PauseVM(ctx context.Context, by vmm.Caller, id domain.ID, mode domain.PauseMode) (*domain.VM, error) {
+	p.begun <- struct{}{}
+	<-p.end
+	return p.VMOrchestrator.PauseVM(ctx, by, id, mode)
+}
+
+func TestIdempotentWhileInFlightAndAfterAClientLeft(t *testing.T) {
+	t.Parallel()
+	finished := make(chan struct{})
+	slow := &pausing{begun: make(chan struct{}, 2), end: make(chan struct{})}
+	l := newLab(t, func(_ *gateway.Config, d *gateway.Deps) {
+		slow.VMOrchestrator = d.VMs
+		d.VMs, d.Idempotency = slow, &signalling{IdempotencyStore: d.Idempotency, finished: finished}
+	})
+	vm := l.vm().ID
+	q := req{method: "POST", path: "/vms/" + vm + "/pause", body: `{"mode":"freeze"}`, header: key("k")}
+	ctx, leave := context.WithCancel(t.Context())
+	gone := make(chan error, 1)
+	go func() {
+		resp, err := l.client.Do(l.request(q).WithContext(ctx))
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		gone <- err
+	}()
+	<-slow.begun
 	resp, _ := l.do(q)
 	if resp.StatusCode != http.StatusConflict || resp.Header.Get("Retry-After") != "1" {
 		t.Fatalf("while it runs: %d %v", resp.StatusCode, resp.Header)
@@ -125,11 +212,10 @@ func TestIdempotentWhileInFlightAndAfterAClientLeft(t *testing.T) {
 	if err := <-gone; err == nil {
 		t.Fatal("the client did not leave")
 	}
-	close(release)
+	close(slow.end)
 	<-finished // the work went on without its client, and its answer was kept
-	r := get[wire.ExecuteResult](l, 200, q)
-	if n, _ := runs.Load("n"); r.Stdout != "done" || *(n.(*int)) != 1 {
-		t.Fatalf("result %+v after %d runs", r, *(n.(*int)))
+	if r := get[wire.VM](l, 200, q); r.ID != vm || len(slow.begun) > 0 {
+		t.Fatalf("result %+v after %d more runs", r, len(slow.begun))
 	}
 }
 
@@ -139,41 +225,23 @@ type signalling struct {
 	finished chan struct{}
 }
 
-func (s *signalling) Finish(ctx context.Context, project domain.ID, key, digest string, r *api.StoredResponse) error {
-	err := s.IdempotencyStore.Finish(ctx, project, key, digest, r)
-	if r != nil {
-		close(s.finished)
+func (s *signalling) Begin(ctx context.Context, project domain.ID, key, digest string) (*api.StoredResponse, api.Claim, error) {
+	stored, claim, err := s.IdempotencyStore.Begin(ctx, project, key, digest)
+	if claim != nil {
+		claim = signallingClaim{claim, s.finished}
 	}
-	return err
+	return stored, claim, err
 }
 
-func TestMemoryIdempotencyForgets(t *testing.T) {
-	t.Parallel()
-	now := time.Now()
-	m := api.NewMemoryIdempotency(func() time.Time { return now })
-	p := domain.NewID()
-	begin := func(digest string) (*api.StoredResponse, bool, error) { return m.Begin(t.Context(), p, "k", digest) }
-	if r, flying, err := begin("d"); r != nil || flying || err != nil {
-		t.Fatal(r, flying, err)
+type signallingClaim struct {
+	api.Claim
+	finished chan struct{}
+}
+
+func (c signallingClaim) Finish(ctx context.Context, r *api.StoredResponse) error {
+	err := c.Claim.Finish(ctx, r)
+	if r != nil {
+		close(c.finished)
 	}
-	if _, flying, _ := begin("d"); !flying {
-		t.Fatal("not in flight")
-	}
-	if err := m.Finish(t.Context(), p, "k", "d", nil); err != nil {
-		t.Fatal(err)
-	}
-	if _, flying, _ := begin("d"); flying {
-		t.Fatal("given up, and still in flight")
-	}
-	_ = m.Finish(t.Context(), p, "k", "d", &api.StoredResponse{Status: http.StatusCreated})
-	if r, _, _ := begin("d"); r == nil || r.Status != http.StatusCreated {
-		t.Fatal("forgotten", r)
-	}
-	if _, _, err := begin("e"); !errors.HasCode(err, errors.IdempotencyMismatch) {
-		t.Fatal(err)
-	}
-	now = now.Add(api.IdempotencyTTL)
-	if r, flying, err := begin("e"); r != nil || flying || err != nil {
-		t.Fatal("remembered for too long", r, flying, err)
-	}
+	return err
 }

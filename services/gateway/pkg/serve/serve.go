@@ -23,6 +23,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 	"github.com/aetherium/aetherium/services/core/pkg/webhook"
+	"github.com/aetherium/aetherium/services/gateway/pkg/answers"
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/gateway"
 	"github.com/aetherium/aetherium/services/gateway/pkg/settings"
@@ -82,7 +83,8 @@ func Run(ctx context.Context, common core.Common, limits core.Quotas, s settings
 	started := time.Now().UTC().Truncate(time.Microsecond)
 	var server *gateway.Server
 	g, err := gateway.New(config, gateway.Deps{
-		VMs: d.Service, Tasks: d.Service, Authenticator: who.Authenticator, Projects: who.Lookup, Access: who.Service, Tokens: who.Tokens, Idempotency: api.NewMemoryIdempotency(nil), Uploads: uploads, Audit: records, Logger: d.Log,
+		VMs: d.Service, Tasks: d.Service, Authenticator: who.Authenticator, Projects: who.Lookup, Access: who.Service, Tokens: who.Tokens,
+		Idempotency: answers.New(in.Store, in.Sealer, nil), Uploads: uploads, Audit: records, Logger: d.Log,
 		Queue:      d.Queue,
 		Fleet:      d.Fleet,
 		Webhooks:   webhook.New(webhook.Deps{Store: in.Store, Sealer: in.Sealer, Targets: told.Targets}),

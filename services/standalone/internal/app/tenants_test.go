@@ -37,6 +37,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
 	"github.com/aetherium/aetherium/services/core/pkg/webhook"
 	"github.com/aetherium/aetherium/services/core/pkg/worker"
+	"github.com/aetherium/aetherium/services/gateway/pkg/answers"
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/gateway"
@@ -112,7 +113,7 @@ func newHouse(t *testing.T, options ...func(*fake.Node)) *house {
 	h.must(err)
 	t.Cleanup(func() { h.must(shut()) })
 	g, err := gateway.New(gateway.Config{Address: "127.0.0.1:0", Version: "1.2.3-test", StopGrace: 5 * time.Second}, gateway.Deps{
-		VMs: s, Tasks: s, Authenticator: who.Authenticator, Projects: who.Lookup, Access: who.Service, Tokens: who.Tokens, Idempotency: api.NewMemoryIdempotency(nil),
+		VMs: s, Tasks: s, Authenticator: who.Authenticator, Projects: who.Lookup, Access: who.Service, Tokens: who.Tokens, Idempotency: answers.New(store, sealer, nil),
 		Uploads: h.uploads, Audit: log, Logger: logger, Webhooks: webhook.New(webhook.Deps{Store: h.asked, Sealer: sealer}), Collectors: w.Collectors(), Status: func(context.Context) (wire.Status, error) { return wire.Status{VMs: map[string]int{}}, nil },
 	})
 	h.must(err)

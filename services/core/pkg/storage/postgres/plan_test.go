@@ -47,6 +47,7 @@ INSERT INTO api_keys SELECT id, p, i, '', sha256(id::bytea), '[]', at, NULL, NUL
 INSERT INTO users SELECT id, i, 'i', i, 0, '', NULL, at, at FROM i WHERE i % 10 = 0;
 INSERT INTO memberships SELECT p, id, 'viewer', '', at FROM i WHERE i % 10 = 0;
 INSERT INTO idempotency SELECT p, i, '', '', 200, at, at + 60000000 FROM i;
+INSERT INTO answers SELECT i, p, '', NULL, at, at + 60000000 FROM i;
 INSERT INTO secrets SELECT id, p, i, '', at, at FROM i WHERE i % 10 = 0;
 INSERT INTO volumes SELECT id, p, i, w, 1, '', at FROM i WHERE i % 10 = 0;
 INSERT INTO volume_mounts SELECT p, id, id FROM i WHERE i % 10 = 0;

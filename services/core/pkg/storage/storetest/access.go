@@ -222,6 +222,59 @@ func idempotency(e *env) {
 	}
 }
 
+func answers(e *env) {
+	p, q := e.project("p"), e.project("q")
+	a := &storage.Answer{ID: storage.AnswerID("k"), ProjectID: p, RequestDigest: "d1", CreatedAt: e.now, ExpiresAt: e.now.Add(time.Minute)}
+	e.update(func(tx storage.Tx) error { return tx.Answers().Insert(e.ctx(), a) })
+	get := func(project domain.ID, at time.Time) func(storage.Tx) (*storage.Answer, error) {
+		return func(tx storage.Tx) (*storage.Answer, error) { return tx.Answers().Get(e.ctx(), project, a.ID, at) }
+	}
+	same(e, "under way", read(e, get(p, e.now)), a)
+	if c := code(e, get(q, e.now)); c != errors.NotFound {
+		e.Errorf("another project's answer: %s", c)
+	}
+	again := *a
+	again.CreatedAt = e.now.Add(time.Second)
+	insert := func(tx storage.Tx) error { return tx.Answers().Insert(e.ctx(), &again) }
+	complete := func(created time.Time) func(storage.Tx) error {
+		return func(tx storage.Tx) error {
+			return tx.Answers().Complete(e.ctx(), p, a.ID, created, []byte("sealed"), e.now.Add(time.Hour))
+		}
+	}
+	release := func(created time.Time) func(storage.Tx) error {
+		return func(tx storage.Tx) error { return tx.Answers().Release(e.ctx(), p, a.ID, created) }
+	}
+	e.refused(errors.AlreadyExists, insert)
+	e.refused(errors.NotFound, complete(again.CreatedAt))
+	e.update(release(again.CreatedAt)) // is not its own
+	same(e, "still under way", read(e, get(p, e.now)), a)
+	e.update(complete(a.CreatedAt))
+	e.update(release(a.CreatedAt)) // it has its answer
+	a.AnswerSealed, a.ExpiresAt = []byte("sealed"), e.now.Add(time.Hour)
+	same(e, "answered", read(e, get(p, e.now)), a)
+	e.refused(errors.NotFound, complete(a.CreatedAt))
+	if c := code(e, get(p, a.ExpiresAt)); c != errors.NotFound {
+		e.Errorf("expired: %s", c)
+	}
+	again.CreatedAt, again.ExpiresAt = a.ExpiresAt, a.ExpiresAt.Add(time.Hour)
+	e.update(insert)
+	same(e, "taken over", read(e, get(p, again.CreatedAt)), &again)
+	e.update(release(again.CreatedAt))
+	e.update(insert)
+	for _, want := range []int{1, 0} {
+		e.update(func(tx storage.Tx) error {
+			n, err := tx.Answers().DeleteExpired(e.ctx(), again.ExpiresAt, 10)
+			if n != want {
+				e.Errorf("deleted %d, want %d", n, want)
+			}
+			return err
+		})
+	}
+	e.refused(errors.NotFound, func(tx storage.Tx) error {
+		return tx.Answers().Insert(e.ctx(), &storage.Answer{ID: a.ID, ProjectID: domain.NewID(), CreatedAt: e.now, ExpiresAt: e.now})
+	})
+}
+
 func secrets(e *env) {
 	p, q := e.project("p"), e.project("q")
 	s := &domain.Secret{ID: domain.NewID(), ProjectID: p, Name: "TOKEN", Sealed: []byte{1, 2}, CreatedAt: e.now, UpdatedAt: e.now}

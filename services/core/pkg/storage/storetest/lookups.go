@@ -236,6 +236,9 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 		Lookup{Name: "idempotency expiry", Run: func(ctx context.Context, tx storage.Tx) error {
 			return do(tx.Idempotency().DeleteExpired(ctx, now, 10))
 		}},
+		Lookup{Name: "answers expiry", Run: func(ctx context.Context, tx storage.Tx) error {
+			return do(tx.Answers().DeleteExpired(ctx, now, 10))
+		}},
 		Lookup{Name: "join tokens", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.JoinTokens().List(ctx, desc)) }},
 		Lookup{Name: "join token by hash", Run: func(ctx context.Context, tx storage.Tx) error {
 			_, _ = tx.JoinTokens().ByHash(ctx, [32]byte{})

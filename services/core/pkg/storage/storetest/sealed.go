@@ -36,6 +36,9 @@ func sealedValues(e *env) {
 	})
 	e.volume(q, "v")
 	e.update(func(tx storage.Tx) error {
+		return tx.Answers().Insert(e.ctx(), &storage.Answer{ID: storage.AnswerID("k"), ProjectID: p, AnswerSealed: []byte("answer"), CreatedAt: e.now, ExpiresAt: e.now})
+	})
+	e.update(func(tx storage.Tx) error {
 		return tx.Tasks().Insert(e.ctx(), &domain.Task{
 			ID: domain.NewID(), ProjectID: p, Kind: "run", State: domain.TaskPending, CreatedAt: e.now, UpdatedAt: e.now, RunAt: e.now, SpecSealed: []byte("spec"),
 		})
@@ -66,7 +69,7 @@ func sealedValues(e *env) {
 		return out
 	}
 	found := all()
-	if len(found) != 5+4+1+1+1+2+1+1+1 {
+	if len(found) != 5+4+1+1+1+2+1+1+1+1 {
 		e.Fatalf("found %d: %v", len(found), found)
 	}
 	for _, v := range found {

@@ -68,6 +68,7 @@ func Run(t *testing.T, open Open) {
 		"the audit log":                 audit,
 		"rare records among many":       auditRare,
 		"idempotency keys":              idempotency,
+		"answers":                       answers,
 		"secrets":                       secrets,
 		"sealed values":                 sealedValues,
 		"volumes":                       volumes,

@@ -162,6 +162,7 @@ func projectsGo(e *env) {
 				tx.Keys().Insert(e.ctx(), &domain.APIKey{ID: domain.NewID(), ProjectID: project, Name: "k", Hash: sha256.Sum256([]byte(project)), CreatedAt: at}),
 				tx.Members().Put(e.ctx(), &domain.Member{ProjectID: project, UserID: user.ID, Role: domain.RoleViewer, CreatedAt: at}),
 				tx.Idempotency().Insert(e.ctx(), &storage.Idempotent{ProjectID: project, Key: "k", CreatedAt: at, ExpiresAt: at.Add(time.Hour)}),
+				tx.Answers().Insert(e.ctx(), &storage.Answer{ID: storage.AnswerID("k"), ProjectID: project, CreatedAt: at, ExpiresAt: at.Add(time.Hour)}),
 				tx.Secrets().Put(e.ctx(), &domain.Secret{ID: domain.NewID(), ProjectID: project, Name: "S", Sealed: []byte{1}, CreatedAt: at, UpdatedAt: at}),
 			)
 		})

@@ -62,7 +62,7 @@ func (r projects) Rename(ctx context.Context, id domain.ID, name string) error {
 // gone is nobody's any longer and goes as well.
 var tenantTables = []string{
 	"snapshots", "templates", "names", "tasks", "builds", "volume_mounts", "vms", "volumes",
-	"usage", "outbox", "api_keys", "memberships", "idempotency", "secrets", "webhooks",
+	"usage", "outbox", "api_keys", "memberships", "idempotency", "answers", "secrets", "webhooks",
 }
 
 func (r projects) Delete(ctx context.Context, id domain.ID) error {

@@ -83,6 +83,9 @@ func (t *Tx) Members() storage.Members { return members{t.s, t} }
 // Idempotency implements [storage.Tx].
 func (t *Tx) Idempotency() storage.Idempotency { return idempotency{t.s} }
 
+// Answers implements [storage.Tx].
+func (t *Tx) Answers() storage.Answers { return answers{t.s} }
+
 // Secrets implements [storage.Tx].
 func (t *Tx) Secrets() storage.Secrets { return secrets{t.s} }
 

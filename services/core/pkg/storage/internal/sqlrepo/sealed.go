@@ -31,6 +31,7 @@ func sealedColumns() []sealedColumn {
 		{table: "volumes", column: "token_sealed"},
 		{table: "tasks", column: "spec_sealed"},
 		{table: "webhooks", column: "secret_sealed"},
+		{table: "answers", column: "answer_sealed"},
 		{table: "settings", column: "value", key: "key", only: "key LIKE '" + storage.SealedSettings + "%'"},
 	}
 }

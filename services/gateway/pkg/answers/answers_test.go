@@ -1,0 +1,153 @@
+package answers_test
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/common/pkg/seal"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/gateway/pkg/answers"
+	"github.com/aetherium/aetherium/services/gateway/pkg/api"
+)
+
+type lab struct {
+	t     *testing.T
+	store storage.Store
+	now   time.Time
+	// Two gateways of one installation.
+	one, two *answers.Store
+}
+
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	store, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "a.db"), sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	key, err := seal.NewKeys(make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &lab{t: t, store: store, now: time.Now()}
+	l.one, l.two = answers.New(store, seal.New(key), l.clock), answers.New(store, seal.New(key), l.clock)
+	return l
+}
+
+func (l *lab) clock() time.Time { return l.now }
+
+func (l *lab) project() domain.ID {
+	l.t.Helper()
+	id := domain.NewID()
+	if err := l.store.Update(l.t.Context(), func(tx storage.Tx) error {
+		return tx.Projects().Insert(l.t.Context(), &domain.Project{ID: id, Name: id.String(), CreatedAt: l.now})
+	}); err != nil {
+		l.t.Fatal(err)
+	}
+	return id
+}
+
+func (l *lab) begin(s *answers.Store, project domain.ID, digest string) (*api.StoredResponse, api.Claim) {
+	l.t.Helper()
+	stored, claim, err := s.Begin(l.t.Context(), project, "k", digest)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return stored, claim
+}
+
+func TestAnswersAreShared(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	p, ctx := l.project(), context.Background()
+	_, first := l.begin(l.one, p, "d")
+	if first == nil {
+		t.Fatal("not claimed")
+	}
+	if r, claim := l.begin(l.two, p, "d"); r != nil || claim != nil {
+		t.Fatal("not in flight", r, claim)
+	}
+	if _, claim := l.begin(l.two, l.project(), "d"); claim == nil {
+		t.Fatal("a key reaches across projects")
+	}
+	if err := first.Finish(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	_, second := l.begin(l.two, p, "d")
+	if second == nil {
+		t.Fatal("given up, and still in flight")
+	}
+	want := &api.StoredResponse{Status: http.StatusCreated, Header: http.Header{"Location": {"/x"}}, Body: []byte("secret\x00")}
+	if err := second.Finish(ctx, want); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Finish(ctx, nil); err != nil { // its claim is over
+		t.Fatal(err)
+	}
+	if r, _ := l.begin(l.one, p, "d"); !reflect.DeepEqual(r, want) {
+		t.Fatalf("%+v", r)
+	}
+	if _, _, err := l.one.Begin(ctx, p, "k", "e"); !errors.HasCode(err, errors.IdempotencyMismatch) {
+		t.Fatal(err)
+	}
+	l.now = l.now.Add(api.IdempotencyTTL)
+	if r, claim := l.begin(l.one, p, "e"); r != nil || claim == nil {
+		t.Fatal("remembered for too long", r, claim)
+	}
+}
+
+// Who claims a key and dies has lost it after a while, and does not answer for
+// the next one.
+func TestClaimsEnd(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	p := l.project()
+	_, dead := l.begin(l.one, p, "d")
+	l.now = l.now.Add(api.ClaimTTL)
+	_, next := l.begin(l.two, p, "e")
+	if next == nil {
+		t.Fatal("still claimed")
+	}
+	if err := dead.Finish(t.Context(), &api.StoredResponse{Status: 200}); !errors.HasCode(err, errors.NotFound) {
+		t.Fatal(err)
+	}
+	if err := next.Finish(t.Context(), &api.StoredResponse{Status: 201}); err != nil {
+		t.Fatal(err)
+	}
+	if r, _ := l.begin(l.one, p, "e"); r == nil || r.Status != 201 {
+		t.Fatalf("%+v", r)
+	}
+}
+
+// However many keys one project uses, it and others can use more.
+func TestManyKeys(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	many := l.project()
+	if err := l.store.Update(t.Context(), func(tx storage.Tx) error {
+		for i := range 10_000 {
+			if err := tx.Answers().Insert(t.Context(), &storage.Answer{
+				ID: storage.AnswerID(strconv.Itoa(i)), ProjectID: many, AnswerSealed: []byte("x"), CreatedAt: l.now, ExpiresAt: l.now.Add(time.Hour),
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []domain.ID{many, l.project()} {
+		if _, claim := l.begin(l.one, p, "d"); claim == nil {
+			t.Error("not claimed")
+		}
+	}
+}
