@@ -20,7 +20,7 @@ func TestAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Wait = 50 * time.Millisecond
+	o.Wait = 50 * time.Millisecond // for those that are refused: it bounds all that is waited for
 	if _, err := postgres.Open(t.Context(), database, o); !errors.HasCode(err, errors.Conflict) || errors.Public(err).Hint == "" {
 		t.Errorf("a second server: %v", err)
 	}
@@ -35,6 +35,7 @@ func TestAlone(t *testing.T) {
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
+	among.Wait = 0
 	var several []*postgres.Store
 	for range 2 {
 		s, err := postgres.Open(t.Context(), database, among)
