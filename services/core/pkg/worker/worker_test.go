@@ -89,6 +89,38 @@ func TestTheSameExecutionIDNeverRunsTwice(t *testing.T) {
 	}
 }
 
+// Another request that asks for an execution by a key that was used is refused,
+// while it runs, after its end and by a worker that began anew.
+func TestAnExecutionKnowsItsRequest(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	vm := b.running(vmm.CreateVM{})
+	req := vmm.StartExecution{ID: domain.NewID(), Command: domain.Command{Args: []string{"sh", "-c", "echo run >> runs; read x; cat runs"}, Stdin: true, Request: "one"}}
+	check := func(when string) {
+		t.Helper()
+		other := req
+		other.Command.Request = "two"
+		if _, err := b.StartExecution(b.ctx, b.by, vm.ID, other); !errors.HasCode(err, errors.IdempotencyMismatch) {
+			t.Errorf("%s: %v", when, err)
+		}
+		if _, err := b.StartExecution(b.ctx, b.by, vm.ID, req); err != nil {
+			t.Errorf("%s, repeated: %v", when, err)
+		}
+	}
+	_, err := b.StartExecution(b.ctx, b.by, vm.ID, req)
+	must(t, err)
+	check("while it runs")
+	b.down()
+	b.up()
+	check("after a restart")
+	must(t, b.CloseStdin(b.ctx, b.by, req.ID))
+	if out := b.output(req.ID); out != "run\n" {
+		t.Errorf("%q", out)
+	}
+	b.ended(req.ID)
+	check("after its end")
+}
+
 func TestFailures(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
