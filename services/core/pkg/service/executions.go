@@ -34,6 +34,9 @@ func (s *Service) StartExecution(ctx context.Context, by vmm.Caller, vmID domain
 		return nil, err
 	}
 	x, err := node.StartExecution(ctx, vm, req)
+	if err == nil && s.nodes.Here() == nil {
+		s.recents.add(x, vm.WorkerID, s.time())
+	}
 	return repeated(x, req, err)
 }
 
@@ -73,6 +76,11 @@ func (s *Service) GetExecution(ctx context.Context, by vmm.Caller, id domain.ID)
 // execution finds an execution: in the memory of its node, where it is fresher
 // than in the database and sooner there.
 func (s *Service) execution(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.Execution, Node, error) {
+	if x, node, ok := s.recent(by, id); ok {
+		if fresher, err := node.Execution(ctx, id); err == nil && fresher.VMID == x.VMID {
+			return fresher, node, nil
+		}
+	}
 	x, node, err := s.anyExecution(ctx, by.ProjectID, id)
 	if err != nil || node != nil {
 		return x, node, err
@@ -89,6 +97,16 @@ func (s *Service) execution(ctx context.Context, by vmm.Caller, id domain.ID) (*
 		x = fresher
 	}
 	return x, node, nil
+}
+
+// recent finds an execution that was started here a moment ago, and its worker.
+func (s *Service) recent(by vmm.Caller, id domain.ID) (*domain.Execution, Node, bool) {
+	x, worker, ok := s.recents.find(by.ProjectID, id, s.time())
+	if !ok {
+		return nil, nil, false
+	}
+	node, err := s.nodes.Node(worker)
+	return x, node, err == nil
 }
 
 // anyExecution finds an execution of a project where this process knows it, or at
@@ -199,9 +217,12 @@ func (s *Service) Output(ctx context.Context, by vmm.Caller, id domain.ID, from 
 	if from < 0 {
 		return nil, errors.New(errors.InvalidArgument, "the offset %d is negative", from).WithField("offset")
 	}
-	x, node, err := s.execution(ctx, by, id)
-	if err != nil {
-		return nil, err
+	x, node, ok := s.recent(by, id)
+	if !ok {
+		var err error
+		if x, node, err = s.execution(ctx, by, id); err != nil {
+			return nil, err
+		}
 	}
 	return node.Output(ctx, x, from, follow)
 }

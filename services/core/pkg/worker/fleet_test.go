@@ -20,10 +20,12 @@ import (
 // gateway of its own does.
 type fleet struct {
 	*service.Service
+	beside     *service.Service // as another gateway has it
 	one, other *bed
 
 	mu    sync.Mutex
 	links map[domain.ID]*link
+	asked map[domain.ID]int // how often for a worker
 }
 
 func newFleet(t *testing.T) *fleet {
@@ -40,7 +42,7 @@ func newFleet(t *testing.T) *fleet {
 	shared := func(d *worker.Deps) { d.Changes = changes }
 	one.down()
 	one.deps, other.deps = shared, shared
-	f := &fleet{one: one, other: other, links: map[domain.ID]*link{}}
+	f := &fleet{one: one, other: other, links: map[domain.ID]*link{}, asked: map[domain.ID]int{}}
 	log := slog.New(slog.DiscardHandler)
 	for _, b := range []*bed{one, other} {
 		b.up()
@@ -52,7 +54,7 @@ func newFleet(t *testing.T) *fleet {
 			l.cut()
 		}
 	})
-	f.Service = one.serve(f, changes)
+	f.Service, f.beside = one.serve(f, changes), one.serve(f, changes)
 	one.Service, other.Service = f.Service, f.Service
 	return f
 }
@@ -60,10 +62,17 @@ func newFleet(t *testing.T) *fleet {
 func (f *fleet) Node(id domain.ID) (service.Node, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.asked[id]++
 	if l := f.links[id]; l != nil {
 		return l.node, nil
 	}
 	return nil, errors.New(errors.Unavailable, "there is no worker %q", id)
+}
+
+func (f *fleet) askedFor(id domain.ID) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.asked[id]
 }
 
 // silent has so much time pass that a worker without a sign of life since is away.
@@ -135,12 +144,23 @@ func TestTwoWorkers(t *testing.T) {
 		}
 	}
 
-	// An execution is found from the moment that its start is told of.
+	// An execution is found from the moment that its start is told of, by any
+	// gateway; and whoever started it asks none but its worker.
 	start := vmm.StartExecution{Command: domain.Command{Args: []string{"true"}}}
 	for range 30 {
 		x, err := f.StartExecution(one.ctx, one.by, vm.ID, start)
 		must(t, err)
+		before := f.askedFor(large.WorkerID)
 		if got, err := f.GetExecution(one.ctx, one.by, x.ID); err != nil || got.ID != x.ID {
+			t.Fatalf("%+v, %v", got, err)
+		}
+		if out := other.output(x.ID); out != "" {
+			t.Fatalf("%q", out)
+		}
+		if n := f.askedFor(large.WorkerID) - before; n > 0 {
+			t.Fatalf("the other worker was asked %d times", n)
+		}
+		if got, err := f.beside.GetExecution(one.ctx, one.by, x.ID); err != nil || got.ID != x.ID {
 			t.Fatalf("%+v, %v", got, err)
 		}
 	}
