@@ -26,7 +26,7 @@ type Webhook struct {
 	State          string     `json:"state" enum:"active,failing,disabled" doc:"failing: its last attempt failed; disabled: it is told nothing"`
 	FailingSince   *time.Time `json:"failing_since,omitempty" doc:"All attempts since then have failed"`
 	DisabledAt     *time.Time `json:"disabled_at,omitempty"`
-	DisabledReason string     `json:"disabled_reason,omitempty" enum:"gone,failing" doc:"gone: the receiver answered 410; failing: for too long"`
+	DisabledReason string     `json:"disabled_reason,omitempty" enum:"gone,failing,asked" doc:"gone: the receiver answered 410; failing: for too long; asked: by you"`
 	CreatedAt      time.Time  `json:"created_at"`
 }
 
@@ -34,6 +34,11 @@ type Webhook struct {
 type NewWebhook struct {
 	Webhook
 	Secret string `json:"secret" example:"whsec_…" doc:"Its messages are signed with it. It is told this once"`
+}
+
+// RotateWebhookSecret makes a webhook another secret.
+type RotateWebhookSecret struct {
+	OverlapMS *int64 `json:"overlap_ms,omitempty" minimum:"0" maximum:"604800000" example:"86400000" doc:"For so long messages are signed with the secret before as well; a day unless said otherwise, a week at most. 0: it counts no longer"`
 }
 
 // WebhookDelivery is one event on its way to a webhook.

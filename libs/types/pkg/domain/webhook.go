@@ -35,6 +35,7 @@ type DisabledReason string
 const (
 	DisabledGone    DisabledReason = "gone"    // the receiver said so (410)
 	DisabledFailing DisabledReason = "failing" // for too long
+	DisabledAsked   DisabledReason = "asked"   // by who manages the project
 )
 
 // DeliveryState is how far a delivery is.
@@ -47,8 +48,11 @@ const (
 	DeliveryFailed    DeliveryState = "failed" // it is not attempted again
 )
 
-// DeliveryDisabled is the error of deliveries that were given up with their webhook.
-const DeliveryDisabled = "webhook_disabled"
+// Why deliveries were given up with their webhook. When it is enabled they go on.
+const (
+	DeliveryDisabled = "webhook_disabled"
+	DeliveryGone     = "gone" // it was the one that 410 came for
+)
 
 // Delivery is one event on its way to one webhook. Its ID is the message's: the
 // same at every attempt.
@@ -71,6 +75,8 @@ type Delivery struct {
 const (
 	// MaxWebhooks bounds the webhooks of a project.
 	MaxWebhooks = 20
+	// MaxSecretOverlap bounds for how long a secret goes on after a new one was made.
+	MaxSecretOverlap = 7 * 24 * time.Hour
 	// MaxWebhookURL bounds a webhook's URL, in bytes.
 	MaxWebhookURL = 2048
 )

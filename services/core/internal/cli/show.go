@@ -3,10 +3,12 @@ package cli
 import (
 	"context"
 	"iter"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/services/core/internal/cli/render"
 	"github.com/aetherium/aetherium/services/core/internal/cli/units"
@@ -103,6 +105,33 @@ func showDone[T any](a *app, items []T, name func(T) string) error {
 		return render.JSON(a.Stdout, items[0])
 	}
 	return render.JSON(a.Stdout, items)
+}
+
+// changeEach is a command that changes things, each by itself, and shows those
+// that it has changed. Use is its name and the word for what it takes.
+func changeEach[T any](a *app, use, short string, do func(*client.Client, context.Context, string) (T, error), name func(T) string, complete cobra.CompletionFunc) *cobra.Command {
+	_, word, _ := strings.Cut(strings.TrimSuffix(use, "…"), " ")
+	return &cobra.Command{
+		Use:   use,
+		Short: short,
+		Args:  atLeastOne(word),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			var done []T
+			for _, arg := range args {
+				one, err := do(c, cmd.Context(), arg)
+				if err != nil {
+					return errors.Join(showDone(a, done, name), err)
+				}
+				done = append(done, one)
+			}
+			return showDone(a, done, name)
+		},
+		ValidArgsFunction: complete,
+	}
 }
 
 // given is a cell for a value of which zero means that there is none.

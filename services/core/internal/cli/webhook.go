@@ -18,7 +18,7 @@ import (
 
 func (a *app) webhookCommand() *cobra.Command {
 	return group("webhook", "Have events told to URLs, signed", a.webhookListCommand(), a.webhookCreateCommand(), a.webhookGetCommand(),
-		a.webhookDeliveriesCommand(), a.webhookRemoveCommand())
+		a.webhookDeliveriesCommand(), a.webhookRotateCommand(), a.webhookEnableCommand(), a.webhookDisableCommand(), a.webhookRemoveCommand())
 }
 
 func webhookID(w api.Webhook) string { return w.ID }
@@ -70,19 +70,68 @@ are genuine. It is told this once.`,
 			if err != nil {
 				return err
 			}
-			if a.asJSON() {
-				return render.JSON(a.Stdout, w)
-			}
-			if !a.flags.quiet {
-				a.say("webhook %s; its secret is not shown again", w.ID)
-			}
-			return a.showNames([]string{w.Secret})
+			return a.showSigning(w)
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.Flags().StringSliceVar(&req.Types, "event", nil, "only events of these types (default: all of the project's)")
 	must(cmd.RegisterFlagCompletionFunc("event", fixed(events.OfProjects()...)))
 	return cmd
+}
+
+// showSigning prints a webhook's secret, which is told this once.
+func (a *app) showSigning(w api.NewWebhook) error {
+	if a.asJSON() {
+		return render.JSON(a.Stdout, w)
+	}
+	if !a.flags.quiet {
+		a.say("webhook %s; its secret is not shown again", w.ID)
+	}
+	return a.showNames([]string{w.Secret})
+}
+
+// defaultOverlap is how long a webhook's secret goes on after it was rotated.
+const defaultOverlap = 24 * time.Hour
+
+func (a *app) webhookRotateCommand() *cobra.Command {
+	overlap := defaultOverlap
+	cmd := &cobra.Command{
+		Use:   "rotate WEBHOOK",
+		Short: "Make a webhook another secret, and print it, this once",
+		Long: `Makes a webhook another secret and prints it. For --overlap its messages are signed
+with the one before as well, so that the receiver can be given the new one meanwhile.`,
+		Example: `  aetherium webhook rotate l2x0mh5k9q3v7c1n8b4d
+  aetherium webhook rotate l2x0mh5k9q3v7c1n8b4d --overlap 0s   # the old one is known to others`,
+		Args: exactly("WEBHOOK"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if overlap < 0 {
+				return usagef(cmd, "--overlap: a time is not negative")
+			}
+			if err := checkAtMost(cmd, "overlap", overlap, domain.MaxSecretOverlap); err != nil {
+				return err
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			w, err := c.RotateWebhookSecret(cmd.Context(), args[0], overlap)
+			if err != nil {
+				return err
+			}
+			return a.showSigning(w)
+		},
+		ValidArgsFunction: a.firstArg(a.completeWebhooks),
+	}
+	cmd.Flags().Var((*durationFlag)(&overlap), "overlap", "sign with the secret before as well for so long, up to 168h")
+	return cmd
+}
+
+func (a *app) webhookEnableCommand() *cobra.Command {
+	return changeEach(a, "enable WEBHOOK…", "Have disabled webhooks told again, what they missed as well", (*client.Client).EnableWebhook, webhookID, a.completeWebhooks)
+}
+
+func (a *app) webhookDisableCommand() *cobra.Command {
+	return changeEach(a, "disable WEBHOOK…", "Have webhooks told nothing until they are enabled", (*client.Client).DisableWebhook, webhookID, a.completeWebhooks)
 }
 
 func (a *app) webhookGetCommand() *cobra.Command {

@@ -75,36 +75,11 @@ func (a *app) workerListCommand() *cobra.Command {
 }
 
 func (a *app) workerCordonCommand() *cobra.Command {
-	return a.workersCommand("cordon WORKER…", "Have workers take nothing new; what they have goes on", (*client.Client).CordonWorker)
+	return changeEach(a, "cordon WORKER…", "Have workers take nothing new; what they have goes on", (*client.Client).CordonWorker, workerName, a.completeWorkers)
 }
 
 func (a *app) workerUncordonCommand() *cobra.Command {
-	return a.workersCommand("uncordon WORKER…", "Let workers take what is new again, and take a drain back", (*client.Client).UncordonWorker)
-}
-
-// workersCommand changes workers.
-func (a *app) workersCommand(use, short string, do func(*client.Client, context.Context, string) (api.Worker, error)) *cobra.Command {
-	return &cobra.Command{
-		Use:   use,
-		Short: short,
-		Args:  atLeastOne("WORKER"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
-			var done []api.Worker
-			for _, name := range args {
-				w, err := do(c, cmd.Context(), name)
-				if err != nil {
-					return errors.Join(showDone(a, done, workerName), err)
-				}
-				done = append(done, w)
-			}
-			return showDone(a, done, workerName)
-		},
-		ValidArgsFunction: a.completeWorkers,
-	}
+	return changeEach(a, "uncordon WORKER…", "Let workers take what is new again, and take a drain back", (*client.Client).UncordonWorker, workerName, a.completeWorkers)
 }
 
 func (a *app) completeWorkers(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {

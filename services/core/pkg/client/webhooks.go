@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"iter"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 )
@@ -22,6 +23,25 @@ func (c *Client) Webhooks(ctx context.Context, p Page) iter.Seq2[api.Webhook, er
 // Webhook returns NotFound.
 func (c *Client) Webhook(ctx context.Context, id string) (api.Webhook, error) {
 	return fetch[api.Webhook](ctx, c, get("webhooks", id))
+}
+
+// RotateWebhookSecret makes a webhook another secret; messages are signed with
+// the one before as well for the time of the overlap, at most a week. It is not
+// repeated when the answer is lost, as CreateWebhook. Returns NotFound,
+// InvalidArgument, Conflict when another was made at the same time.
+func (c *Client) RotateWebhookSecret(ctx context.Context, id string, overlap time.Duration) (api.NewWebhook, error) {
+	ms := overlap.Milliseconds()
+	return fetch[api.NewWebhook](ctx, c, post(api.RotateWebhookSecret{OverlapMS: &ms}, "webhooks", id, "secret"))
+}
+
+// EnableWebhook has a disabled webhook told again. Returns NotFound.
+func (c *Client) EnableWebhook(ctx context.Context, id string) (api.Webhook, error) {
+	return fetch[api.Webhook](ctx, c, post(nil, "webhooks", id, "enable").repeatable())
+}
+
+// DisableWebhook has a webhook told nothing until it is enabled. Returns NotFound.
+func (c *Client) DisableWebhook(ctx context.Context, id string) (api.Webhook, error) {
+	return fetch[api.Webhook](ctx, c, post(nil, "webhooks", id, "disable").repeatable())
 }
 
 // DeleteWebhook has a webhook told nothing more. Returns NotFound.

@@ -47,6 +47,12 @@ type Webhooks interface {
 	// Disable has a webhook told nothing more, and gives up what it was to be
 	// told. It reports false for one that is absent or disabled already.
 	Disable(ctx context.Context, id domain.ID, reason domain.DisabledReason) (bool, error)
+	// Enable has a disabled webhook told again: what was given up with it, and the
+	// events since that are kept. It reports false for one that is absent or not disabled.
+	Enable(ctx context.Context, id domain.ID) (bool, error)
+	// SetSecret replaces what a webhook's messages are signed with. It reports
+	// false when that is no longer what it was, or the webhook is gone.
+	SetSecret(ctx context.Context, id domain.ID, was, is []byte) (bool, error)
 
 	// Deliver adds deliveries that are due at once. One that there is already,
 	// for the webhook and the event, is left alone.

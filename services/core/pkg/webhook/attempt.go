@@ -23,7 +23,7 @@ import (
 const (
 	codeStatus      = "status"
 	codeRedirect    = "redirect"
-	codeGone        = "gone"
+	codeGone        = domain.DeliveryGone
 	codeTimeout     = "timeout"
 	codeUnknownHost = "unknown_host"
 	codeNotAllowed  = "address_not_allowed"
@@ -161,19 +161,27 @@ func (d *Deliverer) send(ctx context.Context, w *domain.Webhook, one *domain.Del
 	default:
 		got.code = codeStatus
 		if s == http.StatusTooManyRequests || s == http.StatusServiceUnavailable {
-			got.wait = retryAfter(resp.Header)
+			got.wait = retryAfter(resp.Header, time.Now())
 		}
 	}
 	return got
 }
 
-// retryAfter is how long a receiver wishes to be left alone, in seconds.
-func retryAfter(h http.Header) time.Duration {
-	n, err := strconv.ParseUint(h.Get("Retry-After"), 10, 32)
+// retryAfter is how long a receiver wishes to be left alone: in seconds, or until
+// a time, which is its own clock's where it tells what that shows.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	text := h.Get("Retry-After")
+	if n, err := strconv.ParseUint(text, 10, 32); err == nil {
+		return min(time.Duration(n)*time.Second, maxRetryAfter)
+	}
+	until, err := http.ParseTime(text)
 	if err != nil {
 		return 0
 	}
-	return min(time.Duration(n)*time.Second, maxRetryAfter)
+	if its, err := http.ParseTime(h.Get("Date")); err == nil {
+		now = its
+	}
+	return min(max(0, until.Sub(now)), maxRetryAfter)
 }
 
 // failure gives a code to what went wrong before there was an answer.

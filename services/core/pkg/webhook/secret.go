@@ -60,6 +60,14 @@ func openSecrets(ctx context.Context, sealer seal.Sealer, w *domain.Webhook) (se
 	return s, nil
 }
 
+// rotated has another secret, and goes on signing with the one before for a time.
+func (s secrets) rotated(secret []byte, now time.Time, overlap time.Duration) secrets {
+	if overlap <= 0 {
+		return secrets{Current: secret}
+	}
+	return secrets{Current: secret, Previous: s.Current, Until: now.Add(overlap)}
+}
+
 // sign makes the value of the header webhook-signature.
 func (s secrets) sign(id string, at time.Time, body string) string {
 	signed := []string{signature(s.Current, id, at, body)}

@@ -101,6 +101,69 @@ func (s *Service) List(ctx context.Context, by vmm.Caller, p vmm.Page) (l vmm.Li
 	return l, err
 }
 
+// Rotate makes a webhook another secret. For a time its messages are signed with
+// the one before as well, and with none before that. Returns NotFound,
+// InvalidArgument, Conflict when the secret was changed meanwhile.
+func (s *Service) Rotate(ctx context.Context, by vmm.Caller, id domain.ID, overlap time.Duration) (Created, error) {
+	if overlap < 0 || overlap > domain.MaxSecretOverlap {
+		return Created{}, errors.New(errors.InvalidArgument, "two secrets cannot sign for %s", overlap).WithField("overlap_ms").WithHint("up to %s", domain.MaxSecretOverlap)
+	}
+	w, err := s.Get(ctx, by, id)
+	if err != nil {
+		return Created{}, err
+	}
+	was, err := openSecrets(ctx, s.Sealer, w)
+	if err != nil {
+		return Created{}, err
+	}
+	secret := newSecret()
+	sealed, err := was.rotated(secret, s.time(), overlap).seal(ctx, s.Sealer, w.ProjectID, w.ID)
+	if err != nil {
+		return Created{}, err
+	}
+	err = s.Store.Update(ctx, func(tx storage.Tx) error {
+		ours, err := tx.Webhooks().SetSecret(ctx, id, w.SecretSealed, sealed)
+		if err == nil && !ours {
+			err = errors.New(errors.Conflict, "the webhook's secret was changed, or the webhook deleted, at the same time").WithHint("ask again")
+		}
+		return err
+	})
+	if err != nil {
+		return Created{}, err
+	}
+	return Created{w, secretText(secret)}, nil
+}
+
+// Enable has a disabled webhook told again: what was given up when it was
+// disabled, and what has happened since, as far as these are kept. One that is
+// not disabled stays as it is. Returns NotFound.
+func (s *Service) Enable(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.Webhook, error) {
+	return s.change(ctx, by, id, func(hooks storage.Webhooks) error { _, err := hooks.Enable(ctx, id); return err })
+}
+
+// Disable has a webhook told nothing until it is enabled. An attempt that is
+// under way may still arrive. Returns NotFound.
+func (s *Service) Disable(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.Webhook, error) {
+	return s.change(ctx, by, id, func(hooks storage.Webhooks) error {
+		_, err := hooks.Disable(ctx, id, domain.DisabledAsked)
+		return err
+	})
+}
+
+func (s *Service) change(ctx context.Context, by vmm.Caller, id domain.ID, do func(storage.Webhooks) error) (w *domain.Webhook, err error) {
+	err = s.Store.Update(ctx, func(tx storage.Tx) error {
+		if _, err := tx.Webhooks().Get(ctx, by.ProjectID, id); err != nil {
+			return err
+		}
+		if err := do(tx.Webhooks()); err != nil {
+			return err
+		}
+		w, err = tx.Webhooks().Get(ctx, by.ProjectID, id)
+		return err
+	})
+	return w, err
+}
+
 // Delete removes a webhook. An attempt that is under way may still arrive.
 // Returns NotFound.
 func (s *Service) Delete(ctx context.Context, by vmm.Caller, id domain.ID) error {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -47,6 +48,7 @@ type bed struct {
 	received chan message
 	receiver *httptest.Server
 	answer   func(message) int // by default: 204
+	asks     func(http.Header) // what an answer says beside
 }
 
 type message struct {
@@ -104,6 +106,9 @@ func newBed(t *testing.T, store storage.Store) *bed {
 		status := http.StatusNoContent
 		if b.answer != nil {
 			status = b.answer(m)
+		}
+		if b.asks != nil {
+			b.asks(w.Header())
 		}
 		w.Header().Set("Location", "/elsewhere")
 		w.WriteHeader(status)
@@ -369,6 +374,129 @@ func TestDisabled(t *testing.T) {
 			must(b, b.hooks.Delete(b.ctx, b.by, w.Webhook.ID))
 		}
 	})
+}
+
+// A webhook that was disabled, by its receiver or by hand, is told what it missed
+// when it is enabled.
+func TestEnabledAgain(t *testing.T) {
+	each(t, func(b *bed) {
+		var status atomic.Int32
+		b.answer = func(message) int { return int(status.Load()) }
+		w := b.create()
+		missed := 0
+		for _, gone := range []bool{true, false} {
+			status.Store(410)
+			stop := b.deliver(b.store)
+			if gone {
+				b.happens(events.VMCreated, events.VMUpdated)
+			} else {
+				hook, err := b.hooks.Disable(b.ctx, b.by, w.Webhook.ID)
+				must(b, err)
+				if hook.DisabledReason != domain.DisabledAsked || hook.DisabledAt == nil {
+					b.Errorf("disabled %+v", hook)
+				}
+			}
+			b.until(w.Webhook, func(hook *domain.Webhook, _ []*domain.Delivery) bool { return hook.DisabledAt != nil })
+			b.happens(events.VMRunning, events.VMStopped)
+			stop()
+			if missed += 2; gone {
+				missed += 2
+			}
+			for len(b.received) > 0 {
+				<-b.received
+			}
+			status.Store(204)
+			for range 2 { // the second changes nothing
+				hook, err := b.hooks.Enable(b.ctx, b.by, w.Webhook.ID)
+				must(b, err)
+				if hook.DisabledAt != nil || hook.DisabledReason != "" || hook.FailingSince != nil {
+					b.Errorf("enabled %+v", hook)
+				}
+			}
+			stop = b.deliver(b.store)
+			for _, d := range b.until(w.Webhook, ended(missed)) {
+				if d.State != domain.DeliveryDelivered {
+					b.Errorf("the delivery is %+v", d)
+				}
+			}
+			stop()
+		}
+	})
+}
+
+// While a secret is changed messages are genuine by the old and by the new one,
+// for as long as was asked for.
+func TestSecretsAreRotated(t *testing.T) {
+	each(t, func(b *bed) {
+		w := b.create()
+		b.deliver(b.store)
+		genuine := func(m message, secret string) bool {
+			v, err := standard.NewWebhook(secret)
+			must(b, err)
+			return v.Verify(m.body, m.header) == nil
+		}
+		check := func(n int, secrets map[string]bool) {
+			b.Helper()
+			b.happens(events.VMRunning)
+			m := b.next()
+			if got := strings.Fields(m.header.Get(api.HeaderWebhookSignature)); len(got) != n {
+				b.Errorf("%d signatures of %d", len(got), n)
+			}
+			for secret, want := range secrets {
+				if genuine(m, secret) != want {
+					b.Errorf("genuine by %.12s… is not %t", secret, want)
+				}
+			}
+		}
+		second, err := b.hooks.Rotate(b.ctx, b.by, w.Webhook.ID, time.Hour)
+		must(b, err)
+		check(2, map[string]bool{w.Secret: true, second.Secret: true})
+		third, err := b.hooks.Rotate(b.ctx, b.by, w.Webhook.ID, time.Hour)
+		must(b, err)
+		check(2, map[string]bool{w.Secret: false, second.Secret: true, third.Secret: true})
+		last, err := b.hooks.Rotate(b.ctx, b.by, w.Webhook.ID, 0)
+		must(b, err)
+		check(1, map[string]bool{third.Secret: false, last.Secret: true})
+		past := webhook.New(webhook.Deps{Store: b.store, Sealer: b.sealer, Now: func() time.Time { return time.Now().Add(-2 * time.Hour) }})
+		over, err := past.Rotate(b.ctx, b.by, w.Webhook.ID, time.Hour)
+		must(b, err)
+		check(1, map[string]bool{last.Secret: false, over.Secret: true})
+		for _, overlap := range []time.Duration{-1, domain.MaxSecretOverlap + 1} {
+			if _, err := b.hooks.Rotate(b.ctx, b.by, w.Webhook.ID, overlap); !errors.HasCode(err, errors.InvalidArgument) {
+				b.Errorf("%s: %v", overlap, err)
+			}
+		}
+		if _, err := b.hooks.Rotate(b.ctx, vmm.Caller{ProjectID: domain.NewID()}, w.Webhook.ID, 0); !errors.HasCode(err, errors.NotFound) {
+			b.Error(err)
+		}
+	})
+}
+
+// A receiver says how long it is to be left alone in seconds or by a time of its
+// own clock, and not for longer than a day.
+func TestRetryAfter(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, kinds()["sqlite"](t))
+	b.answer = func(message) int { return 503 }
+	its := time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)
+	for text, want := range map[string]time.Duration{
+		"3600": time.Hour, its.Add(2 * time.Hour).Format(http.TimeFormat): 2 * time.Hour, "86401": 24 * time.Hour,
+		its.AddDate(1, 0, 0).Format(time.RFC850): 24 * time.Hour, its.Add(-time.Hour).Format(http.TimeFormat): 0, "-1": 0, "soon": 0,
+	} {
+		b.config.Schedule = []time.Duration{time.Minute}
+		b.asks = func(h http.Header) { h.Set("Retry-After", text); h.Set("Date", its.Format(http.TimeFormat)) }
+		w := b.create()
+		stop := b.deliver(b.store)
+		b.happens(events.VMRunning)
+		want = max(want, time.Minute)
+		d := b.until(w.Webhook, func(_ *domain.Webhook, ds []*domain.Delivery) bool { return len(ds) == 1 && ds[0].Status == 503 })[0]
+		// A fifth is added at most, and what passes between the attempt and its record.
+		if got := d.NextAt.Sub(*d.AttemptedAt); got < want || got > 2*want {
+			t.Errorf("%q: another attempt after %s", text, got)
+		}
+		stop()
+		must(t, b.hooks.Delete(b.ctx, b.by, w.Webhook.ID))
+	}
 }
 
 // By default nothing leads to this host or its networks, by whatever name.

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
@@ -19,6 +20,9 @@ type Webhooks interface {
 	Create(ctx context.Context, by vmm.Caller, url string, types []string) (webhook.Created, error)
 	Get(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.Webhook, error)
 	List(ctx context.Context, by vmm.Caller, p vmm.Page) (vmm.List[*domain.Webhook], error)
+	Rotate(ctx context.Context, by vmm.Caller, id domain.ID, overlap time.Duration) (webhook.Created, error)
+	Enable(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.Webhook, error)
+	Disable(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.Webhook, error)
 	Delete(ctx context.Context, by vmm.Caller, id domain.ID) error
 	Deliveries(ctx context.Context, by vmm.Caller, id domain.ID, p vmm.Page) (vmm.List[*domain.Delivery], error)
 }
@@ -29,9 +33,14 @@ type (
 		Location string `header:"Location"`
 		Body     wire.NewWebhook
 	}
-	webhookOutput   struct{ Body wire.Webhook }
-	webhooksOutput  struct{ Body *wire.List[wire.Webhook] }
-	deliveriesInput struct {
+	rotateWebhookInput struct {
+		IDPath
+		Body *wire.RotateWebhookSecret
+	}
+	rotatedWebhookOutput struct{ Body wire.NewWebhook }
+	webhookOutput        struct{ Body wire.Webhook }
+	webhooksOutput       struct{ Body *wire.List[wire.Webhook] }
+	deliveriesInput      struct {
 		IDPath
 		PageQuery
 	}
@@ -39,6 +48,9 @@ type (
 		Body *wire.List[wire.WebhookDelivery]
 	}
 )
+
+// defaultOverlap is how long a secret goes on where a rotation says nothing.
+const defaultOverlap = 24 * time.Hour
 
 func (a *API) webhookRoutes() {
 	const tag = "Webhooks"
@@ -58,18 +70,14 @@ func (a *API) webhookRoutes() {
 			}
 			return &webhooksOutput{listOf(l, webhookOf)}, nil
 		})
-	register(a, operation("get-webhook", http.MethodGet, "/webhooks/{id}", tag, "Get a webhook", ""), options{scope: domain.ScopeManage},
-		func(ctx context.Context, in *IDPath) (*webhookOutput, error) {
-			hooks, err := a.webhooks()
-			if err != nil {
-				return nil, err
-			}
-			w, err := hooks.Get(ctx, auth.CallerFrom(ctx), in.id())
-			if err != nil {
-				return nil, err
-			}
-			return &webhookOutput{webhookOf(w)}, nil
-		})
+	register(a, operation("get-webhook", http.MethodGet, "/webhooks/{id}", tag, "Get a webhook", ""), options{scope: domain.ScopeManage}, a.onWebhook(Webhooks.Get))
+	register(a, operation("enable-webhook", http.MethodPost, "/webhooks/{id}/enable", tag, "Have a disabled webhook told again",
+		"What was given up when it was disabled, and what has happened since, as far as these are kept."), options{scope: domain.ScopeManage}, a.onWebhook(Webhooks.Enable))
+	register(a, operation("disable-webhook", http.MethodPost, "/webhooks/{id}/disable", tag, "Have a webhook told nothing until it is enabled",
+		"What is under way may still arrive."), options{scope: domain.ScopeManage}, a.onWebhook(Webhooks.Disable))
+	register(a, operation("rotate-webhook-secret", http.MethodPost, "/webhooks/{id}/secret", tag, "Make a webhook another secret",
+		"It is told this once. For a time messages are signed with the one before as well, so that the receiver can learn it; one from before that counts no longer."),
+		options{scope: domain.ScopeManage, secret: true}, a.rotateWebhookSecret)
 	register(a, operation("delete-webhook", http.MethodDelete, "/webhooks/{id}", tag, "Delete a webhook", "It is told nothing more; what is under way may still arrive."), options{scope: domain.ScopeManage},
 		func(ctx context.Context, in *IDPath) (*empty, error) {
 			hooks, err := a.webhooks()
@@ -98,6 +106,37 @@ func (a *API) webhooks() (Webhooks, error) {
 		return nil, errors.New(errors.Unsupported, "this server has no webhooks")
 	}
 	return a.Webhooks, nil
+}
+
+// onWebhook answers with the webhook that do gives.
+func (a *API) onWebhook(do func(Webhooks, context.Context, vmm.Caller, domain.ID) (*domain.Webhook, error)) func(context.Context, *IDPath) (*webhookOutput, error) {
+	return func(ctx context.Context, in *IDPath) (*webhookOutput, error) {
+		hooks, err := a.webhooks()
+		if err != nil {
+			return nil, err
+		}
+		w, err := do(hooks, ctx, auth.CallerFrom(ctx), in.id())
+		if err != nil {
+			return nil, err
+		}
+		return &webhookOutput{webhookOf(w)}, nil
+	}
+}
+
+func (a *API) rotateWebhookSecret(ctx context.Context, in *rotateWebhookInput) (*rotatedWebhookOutput, error) {
+	hooks, err := a.webhooks()
+	if err != nil {
+		return nil, err
+	}
+	overlap := defaultOverlap
+	if ms := given(in.Body).OverlapMS; ms != nil {
+		overlap = fromMS(*ms)
+	}
+	made, err := hooks.Rotate(ctx, auth.CallerFrom(ctx), in.id(), overlap)
+	if err != nil {
+		return nil, err
+	}
+	return &rotatedWebhookOutput{wire.NewWebhook{Webhook: webhookOf(made.Webhook), Secret: made.Secret}}, nil
 }
 
 func (a *API) createWebhook(ctx context.Context, in *createWebhookInput) (*newWebhookOutput, error) {

@@ -46,9 +46,26 @@ func TestWebhooks(t *testing.T) {
 	if list := get[wire.List[wire.Webhook]](l, 200, req{method: "GET", path: "/webhooks", key: l.other}); len(list.Items) != 0 {
 		t.Errorf("another project sees %+v", list.Items)
 	}
-	for _, q := range []req{{method: "GET", path: path}, {method: "DELETE", path: path}, {method: "GET", path: path + "/deliveries"}} {
+	for _, q := range []req{
+		{method: "GET", path: path}, {method: "DELETE", path: path}, {method: "GET", path: path + "/deliveries"},
+		{method: "POST", path: path + "/secret"}, {method: "POST", path: path + "/enable"}, {method: "POST", path: path + "/disable"},
+	} {
 		q.key = l.other
 		l.problem(404, errors.NotFound, q)
+	}
+	rotated := get[wire.NewWebhook](l, 200, req{method: "POST", path: path + "/secret"})
+	if rotated.ID != w.ID || rotated.Secret == w.Secret || !strings.HasPrefix(rotated.Secret, "whsec_") {
+		t.Errorf("%+v", rotated)
+	}
+	for _, ms := range []int64{-1, 7*24*3600*1000 + 1} {
+		l.problem(400, errors.InvalidArgument, req{method: "POST", path: path + "/secret", body: wire.RotateWebhookSecret{OverlapMS: &ms}})
+	}
+	for _, ask := range []string{"disable", "enable"} {
+		state := map[string]string{"disable": "disabled", "enable": "active"}[ask]
+		got := get[wire.Webhook](l, 200, req{method: "POST", path: path + "/" + ask})
+		if got.State != state || (got.DisabledReason == "asked") != (ask == "disable") {
+			t.Errorf("%s: %+v", ask, got)
+		}
 	}
 	for _, bad := range []string{
 		"http://example.com/", "https://127.0.0.1/", "https://169.254.169.254/", "https://[::ffff:10.0.0.1]/", "https://user:pass@example.com/", "gopher://example.com", "/hook", "https://" + strings.Repeat("a", 2041),

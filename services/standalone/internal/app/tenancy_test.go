@@ -63,7 +63,7 @@ func probes() map[string][]probe {
 		"get-volume":    of("volume"), "delete-volume": of("volume"), "read-volume-file": volume("path=kept", nil), "head-volume-file": volume("path=kept", nil),
 		"write-volume-file": volume("path=kept", []byte("x")), "remove-volume-file": volume("path=kept", nil), "stat-volume-file": volume("path=kept", nil),
 		"list-volume-files": volume("path=/", nil), "make-volume-dir": volume("", `{"path":"d"}`),
-		"get-webhook": of("webhook"), "delete-webhook": of("webhook"), "list-webhook-deliveries": of("webhook"),
+		"get-webhook": of("webhook"), "enable-webhook": of("webhook"), "disable-webhook": of("webhook"), "rotate-webhook-secret": of("webhook"), "delete-webhook": of("webhook"), "list-webhook-deliveries": of("webhook"),
 		"get-project-quota": of("project"), "set-project-quota": {{kind: "project", body: `{"vms":1}`}},
 		"list-audit":  {{kind: "project", query: "project=%s"}, {kind: "vm", query: "subject=%s"}, {kind: "user", query: "actor=%s"}},
 		"get-project": of("project"), "patch-project": {{kind: "project", body: `{"name":"taken"}`}}, "delete-project": of("project"),

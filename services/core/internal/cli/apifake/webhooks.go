@@ -1,6 +1,7 @@
 package apifake
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"time"
@@ -41,6 +42,33 @@ func (s *Server) webhookRoutes(handle register) {
 		i, err := find(r)
 		if err == nil {
 			writeJSON(w, http.StatusOK, s.webhooks[i])
+		}
+		return err
+	})
+	change := func(do func(*api.Webhook)) func(http.ResponseWriter, *http.Request) error {
+		return func(w http.ResponseWriter, r *http.Request) error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			i, err := find(r)
+			if err == nil {
+				do(&s.webhooks[i])
+				writeJSON(w, http.StatusOK, s.webhooks[i])
+			}
+			return err
+		}
+	}
+	handle("POST /webhooks/{id}/enable", change(func(w *api.Webhook) { w.State, w.DisabledReason = "active", "" }))
+	handle("POST /webhooks/{id}/disable", change(func(w *api.Webhook) { w.State, w.DisabledReason = "disabled", "asked" }))
+	handle("POST /webhooks/{id}/secret", func(w http.ResponseWriter, r *http.Request) error {
+		var req api.RotateWebhookSecret
+		if err := readJSON(r, &req); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		i, err := find(r)
+		if err == nil {
+			writeJSON(w, http.StatusOK, api.NewWebhook{Webhook: s.webhooks[i], Secret: fmt.Sprintf("whsec_BBBB%d", *req.OverlapMS)})
 		}
 		return err
 	})

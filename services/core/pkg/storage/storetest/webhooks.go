@@ -168,6 +168,39 @@ func webhooks(e *env) {
 	if ds := deliveries(); len(ds) != 2 || ds[0].ID != d.ID || ds[1].State != domain.DeliveryFailed || ds[1].Error != domain.DeliveryDisabled {
 		e.Errorf("deliveries %+v", ds)
 	}
+	enable := func() (was bool) {
+		e.Helper()
+		e.update(func(tx storage.Tx) (err error) {
+			was, err = tx.Webhooks().Enable(e.ctx(), a.ID)
+			return err
+		})
+		return was
+	}
+	same(e, "enabled", enable(), true)
+	same(e, "enabled already", enable(), false)
+	if w := get(p, a.ID); w.DisabledAt != nil || w.DisabledReason != "" || w.FailingSince != nil {
+		e.Errorf("enabled %+v", w)
+	}
+	if ds := deliveries(); ds[0].State != domain.DeliveryDelivered || ds[1].State != domain.DeliveryPending || len(claim(time.Hour)) != 1 {
+		e.Errorf("deliveries of an enabled one %+v", ds)
+	}
+	e.update(func(tx storage.Tx) error {
+		_, err := tx.Webhooks().Disable(e.ctx(), a.ID, domain.DisabledAsked)
+		return err
+	})
+
+	replace := func(was, is string) (replaced bool) {
+		e.Helper()
+		e.update(func(tx storage.Tx) (err error) {
+			replaced, err = tx.Webhooks().SetSecret(e.ctx(), a.ID, []byte(was), []byte(is))
+			return err
+		})
+		return replaced
+	}
+	same(e, "another secret", replace("signs", "signs anew"), true)
+	same(e, "in place of one that is none any more", replace("signs", "late"), false)
+	same(e, "the secret", string(get(p, a.ID).SecretSealed), "signs anew")
+
 	prune := func(age time.Duration) (n int) {
 		e.update(func(tx storage.Tx) (err error) {
 			n, err = tx.Webhooks().DeleteEnded(e.ctx(), age, 10)

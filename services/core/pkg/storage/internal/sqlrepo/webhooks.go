@@ -129,6 +129,22 @@ func (r webhooks) Disable(ctx context.Context, id domain.ID, reason domain.Disab
 	return true, err
 }
 
+func (r webhooks) Enable(ctx context.Context, id domain.ID) (bool, error) {
+	n, err := r.s.Exec(ctx, "UPDATE webhooks SET disabled_at = NULL, disabled_reason = '', failing_since = NULL WHERE id = ? AND disabled_at IS NOT NULL", string(id))
+	if err != nil || n == 0 {
+		return false, err
+	}
+	now, args := r.s.Clock()
+	_, err = r.s.Exec(ctx, "UPDATE webhook_deliveries SET state = 'pending', next_at = "+now+" WHERE webhook_id = ? AND state = ? AND error IN (?, ?)",
+		append(args, string(id), string(domain.DeliveryFailed), domain.DeliveryDisabled, domain.DeliveryGone)...)
+	return true, err
+}
+
+func (r webhooks) SetSecret(ctx context.Context, id domain.ID, was, is []byte) (bool, error) {
+	n, err := r.s.Exec(ctx, "UPDATE webhooks SET secret_sealed = ? WHERE id = ? AND secret_sealed = ?", is, string(id), was)
+	return n > 0, err
+}
+
 func (r webhooks) Deliver(ctx context.Context, ds ...*domain.Delivery) error {
 	now, args := r.s.Clock()
 	for _, d := range ds {
