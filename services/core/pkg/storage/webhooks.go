@@ -38,6 +38,9 @@ type Webhooks interface {
 	// Work lists the webhooks that are behind or have deliveries that are due.
 	// Disabled ones have none.
 	Work(ctx context.Context) ([]WebhookWork, error)
+	// WorkOf lists likewise those of the projects with events after one, and those
+	// that are named. It reads nothing of others.
+	WorkOf(ctx context.Context, after int64, named ...domain.ID) ([]WebhookWork, error)
 	// Advance notes up to which event a webhook has its deliveries.
 	Advance(ctx context.Context, id domain.ID, seq int64) error
 	// Failed notes that an attempt at a webhook has failed, and since when all

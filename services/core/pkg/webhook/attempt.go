@@ -99,7 +99,7 @@ func (d *Deliverer) attempt(w *domain.Webhook, one *domain.Delivery) {
 		d.metrics.disabled.WithLabelValues(string(disabled)).Inc()
 		d.log.Warn("a webhook is told nothing more", "webhook", w.ID, "project", w.ProjectID, "reason", disabled)
 	} else if next.State == domain.DeliveryPending && next.Next <= soon {
-		time.AfterFunc(next.Next, d.wake)
+		time.AfterFunc(next.Next, func() { d.wake(w.ID) })
 	}
 }
 

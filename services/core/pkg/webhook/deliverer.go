@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,7 +34,8 @@ type Config struct {
 	// nothing more; five days.
 	DisableAfter time.Duration
 	Keep         time.Duration // deliveries that have ended; seven days
-	Poll         time.Duration // between looks for what nobody told of; 5 s
+	Poll         time.Duration // between looks at all webhooks, for what nobody told of; 5 s
+	MaxPending   int           // deliveries of a webhook; further events wait in the outbox. 10000
 }
 
 func schedule() []time.Duration {
@@ -52,6 +55,9 @@ func (c Config) withDefaults() Config {
 			*to = d
 		}
 	}
+	if c.MaxPending == 0 {
+		c.MaxPending = 10_000
+	}
 	return c
 }
 
@@ -61,8 +67,8 @@ const (
 	// failingAtOnce leaves room for receivers that answer.
 	failingAtOnce = atOnce / 2
 
-	batch      = 200    // events that are looked at in a transaction
-	maxPending = 10_000 // deliveries of a webhook; further events wait in the outbox
+	batch = 200 // events that are looked at in a transaction
+	named = 500 // webhooks that are looked at by themselves; of more, all are
 
 	gather     = 50 * time.Millisecond // events that come in this time are looked at together
 	pruneEvery = 10 * time.Minute
@@ -85,7 +91,9 @@ type Deliverer struct {
 	wg       sync.WaitGroup
 
 	mu      sync.Mutex
-	busy    map[domain.ID]int // attempts by webhook
+	due     map[domain.ID]bool // webhooks to look at
+	waiting map[domain.ID]bool // to look at when an attempt has ended: there was no room
+	busy    map[domain.ID]int  // attempts by webhook
 	all     int
 	failing int // of webhooks that fail
 }
@@ -95,7 +103,8 @@ func NewDeliverer(c Config, store storage.Store, sealer seal.Sealer, log *slog.L
 	c = c.withDefaults()
 	return &Deliverer{
 		config: c, store: store, sealer: sealer, log: log, metrics: newMetrics(),
-		secure: c.Targets.transport(true), plain: c.Targets.transport(false), woken: make(chan struct{}, 1), busy: map[domain.ID]int{},
+		secure: c.Targets.transport(true), plain: c.Targets.transport(false), woken: make(chan struct{}, 1),
+		due: map[domain.ID]bool{}, waiting: map[domain.ID]bool{}, busy: map[domain.ID]int{},
 	}
 }
 
@@ -109,19 +118,22 @@ func (d *Deliverer) Run(ctx context.Context) {
 	defer end()
 	prune := time.NewTicker(pruneEvery)
 	defer prune.Stop()
+	poll := time.NewTicker(d.config.Poll)
+	defer poll.Stop()
+	seen, all := int64(0), true // up to which event webhooks were looked at
 	for ctx.Err() == nil {
 		changed := d.store.Changed()
-		if err := d.pass(ctx); err != nil && ctx.Err() == nil {
+		newest, err := d.pass(ctx, seen, all)
+		if err != nil && ctx.Err() == nil {
 			d.log.Error("webhooks are looked at again", "error", err)
 		}
+		seen, all = newest, err != nil
 		select {
 		case <-changed:
-			select {
-			case <-time.After(gather):
-			case <-ctx.Done():
-			}
+			d.pause(ctx)
 		case <-d.woken:
-		case <-time.After(d.config.Poll):
+		case <-poll.C:
+			all = true
 		case <-prune.C:
 			d.prune(ctx)
 		case <-ctx.Done():
@@ -131,47 +143,82 @@ func (d *Deliverer) Run(ctx context.Context) {
 	d.wg.Wait()
 }
 
-func (d *Deliverer) wake() {
+// pause lets events come that are looked at together.
+func (d *Deliverer) pause(ctx context.Context) {
+	select {
+	case <-time.After(gather):
+	case <-ctx.Done():
+	}
+}
+
+// wake has a webhook looked at.
+func (d *Deliverer) wake(id domain.ID) {
+	d.mu.Lock()
+	d.due[id] = true
+	d.mu.Unlock()
 	select {
 	case d.woken <- struct{}{}:
 	default:
 	}
 }
 
-// pass does what there is to do now.
-func (d *Deliverer) pass(ctx context.Context) error {
+// pass does what there is to do now: for the webhooks that were woken, and of
+// projects with events after the one that was seen, or for all. It returns up to
+// which event it has looked.
+func (d *Deliverer) pass(ctx context.Context, seen int64, all bool) (newest int64, err error) {
+	d.mu.Lock()
+	woken := slices.Collect(maps.Keys(d.due))
+	clear(d.due)
+	d.mu.Unlock()
+	all = all || len(woken) > named
 	var work []storage.WebhookWork
-	err := d.store.View(ctx, func(tx storage.Tx) (err error) {
-		work, err = tx.Webhooks().Work(ctx)
+	err = d.store.View(ctx, func(tx storage.Tx) (err error) {
+		// First: what comes in between is looked at twice, and not left out.
+		if _, newest, err = tx.Outbox().Bounds(ctx); err != nil {
+			return err
+		}
+		if all {
+			work, err = tx.Webhooks().Work(ctx)
+		} else {
+			work, err = tx.Webhooks().WorkOf(ctx, seen, woken...)
+		}
 		return err
 	})
 	if err != nil {
-		return err
+		return seen, err
 	}
+	full := 0
 	// Where there is not room for all, each has the same chance.
 	rand.Shuffle(len(work), func(i, j int) { work[i], work[j] = work[j], work[i] })
 	for _, w := range work {
 		if w.Behind {
-			added, err := d.catchUp(ctx, w.ID)
+			added, room, err := d.catchUp(ctx, w.ID)
 			if err != nil {
-				return err
+				return seen, err
 			}
 			w.Due = w.Due || added
+			if !room {
+				full++
+			}
 		}
 		if w.Due {
 			if err := d.claim(ctx, w.Webhook); err != nil {
-				return err
+				return seen, err
 			}
 		}
 	}
-	return nil
+	if all {
+		d.metrics.full.Set(float64(full))
+	}
+	return newest, nil
 }
 
-// catchUp makes deliveries of a batch of the events that a webhook is behind.
-func (d *Deliverer) catchUp(ctx context.Context, id domain.ID) (added bool, err error) {
+// catchUp makes deliveries of a batch of the events that a webhook is behind, and
+// reports whether there were some to be made, and room for them.
+func (d *Deliverer) catchUp(ctx context.Context, id domain.ID) (added, room bool, err error) {
 	more := false
 	err = d.store.Update(ctx, func(tx storage.Tx) error {
-		added, more = false, false
+		added, room, more = false, true, false
 		w, err := tx.Webhooks().Get(ctx, storage.System, id)
 		if errors.HasCode(err, errors.NotFound) || err == nil && w.DisabledAt != nil {
 			return nil
@@ -181,14 +228,15 @@ func (d *Deliverer) catchUp(ctx context.Context, id domain.ID) (added bool, err 
 		}
 		// A new event finds none to be told in most cases; only a receiver that
 		// does not keep up has so many.
-		n, err := tx.Webhooks().Pending(ctx, id, maxPending)
-		if err != nil || n >= maxPending {
+		n, err := tx.Webhooks().Pending(ctx, id, d.config.MaxPending)
+		if room = n < d.config.MaxPending; err != nil || !room {
 			return err
 		}
 		happened, err := tx.Outbox().List(ctx, storage.EventFilter{ProjectID: w.ProjectID, After: w.AfterSeq, Limit: batch})
 		if err != nil || len(happened) == 0 {
 			return err
 		}
+		var made []*domain.Delivery
 		for _, e := range happened {
 			if !w.Wants(e.Type) {
 				continue
@@ -197,20 +245,18 @@ func (d *Deliverer) catchUp(ctx context.Context, id domain.ID) (added bool, err 
 			if err != nil {
 				return err
 			}
-			added = true
-			if err := tx.Webhooks().Deliver(ctx, &domain.Delivery{
-				ID: domain.NewID(), ProjectID: w.ProjectID, WebhookID: w.ID, Seq: e.Seq, Type: e.Type, Body: body,
-			}); err != nil {
-				return err
-			}
+			made = append(made, &domain.Delivery{ID: domain.NewID(), ProjectID: w.ProjectID, WebhookID: w.ID, Seq: e.Seq, Type: e.Type, Body: body})
 		}
-		more = len(happened) == batch
+		if err := tx.Webhooks().Deliver(ctx, made...); err != nil {
+			return err
+		}
+		added, more = len(made) > 0, len(happened) == batch
 		return tx.Webhooks().Advance(ctx, id, happened[len(happened)-1].Seq)
 	})
 	if more {
-		d.wake() // after the others
+		d.wake(id) // after the others
 	}
-	return added, err
+	return added, room, err
 }
 
 // message is what is told of an event.
@@ -243,7 +289,7 @@ func (d *Deliverer) claim(ctx context.Context, w *domain.Webhook) error {
 		d.wg.Go(func() {
 			d.attempt(w, one)
 			d.give(w.ID, fails)
-			d.wake() // there is room for what comes next
+			d.wake(w.ID) // there is room for what comes next
 		})
 	}
 	return err
@@ -257,8 +303,8 @@ func (d *Deliverer) take(id domain.ID, fails bool) int {
 	if fails {
 		n = min(1-d.busy[id], failingAtOnce-d.failing)
 	}
-	n = max(0, n)
-	if n == 0 {
+	if n = max(0, n); n == 0 {
+		d.waiting[id] = true
 		return 0
 	}
 	d.busy[id] += n
@@ -279,6 +325,8 @@ func (d *Deliverer) give(id domain.ID, fails bool) {
 	if d.busy[id]--; d.busy[id] == 0 {
 		delete(d.busy, id)
 	}
+	maps.Copy(d.due, d.waiting)
+	clear(d.waiting)
 }
 
 // prune removes deliveries that ended long ago.

@@ -12,6 +12,7 @@ import (
 type metrics struct {
 	took     *prometheus.HistogramVec
 	disabled *prometheus.CounterVec
+	full     prometheus.Gauge
 }
 
 func newMetrics() *metrics {
@@ -23,11 +24,14 @@ func newMetrics() *metrics {
 		disabled: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "aetherium_webhooks_disabled_total", Help: "Webhooks that are told nothing more, by reason (gone, failing).",
 		}, []string{"reason"}),
+		full: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "aetherium_webhooks_full", Help: "Webhooks of which as many deliveries wait as may, so that further events wait for these. Every gateway tells all of them.",
+		}),
 	}
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.took, m.disabled}
+	return []prometheus.Collector{m.took, m.disabled, m.full}
 }
 
 func (m *metrics) attempted(code string, took time.Duration) {

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	standard "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -373,6 +375,55 @@ func TestDisabled(t *testing.T) {
 			}
 			must(b, b.hooks.Delete(b.ctx, b.by, w.Webhook.ID))
 		}
+	})
+}
+
+// Where as many deliveries wait as may, further events wait in their place, which
+// is measured, and all of them are told in the end.
+func TestEventsWaitForRoom(t *testing.T) {
+	each(t, func(b *bed) {
+		const bound, all = 3, 250 // events come in by the batch
+		b.config.MaxPending = bound
+		b.config.Schedule = slices.Repeat([]time.Duration{time.Millisecond}, 100_000)
+		var well atomic.Bool
+		b.answer = func(message) int {
+			if well.Load() {
+				return 204
+			}
+			return 500
+		}
+		w := b.create()
+		ctx, cancel := context.WithCancel(b.ctx)
+		d := webhook.NewDeliverer(b.config, b.store, b.sealer, slog.New(slog.DiscardHandler))
+		done := make(chan struct{})
+		go func() { defer close(done); d.Run(ctx) }()
+		b.Cleanup(func() { cancel(); <-done })
+		measured := prometheus.NewRegistry()
+		measured.MustRegister(d.Collectors()...)
+		full := func(want float64) {
+			b.Helper()
+			for {
+				families, err := measured.Gather()
+				must(b, err)
+				i := slices.IndexFunc(families, func(f *dto.MetricFamily) bool { return f.GetName() == "aetherium_webhooks_full" })
+				if families[i].GetMetric()[0].GetGauge().GetValue() == want {
+					return
+				}
+				select {
+				case <-time.After(5 * time.Millisecond):
+				case <-b.ctx.Done():
+					b.Fatalf("never %v webhooks were full", want)
+				}
+			}
+		}
+		b.happens(slices.Repeat([]string{events.VMUpdated}, all)...)
+		full(1)
+		if ds := b.until(w.Webhook, func(*domain.Webhook, []*domain.Delivery) bool { return true }); len(ds) == 0 || len(ds) == all {
+			b.Errorf("%d deliveries of %d wait", len(ds), all)
+		}
+		well.Store(true)
+		b.until(w.Webhook, ended(all))
+		full(0)
 	})
 }
 

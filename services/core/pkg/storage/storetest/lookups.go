@@ -177,6 +177,13 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 		Lookup{Name: "tasks before one", Sorts: true, Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().After(ctx, p, id)) }},
 		Lookup{Name: "delete tasks", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().DeleteEnded(ctx, now, 10)) }},
 		Lookup{Name: "work of webhooks", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Webhooks().Work(ctx)) }},
+		Lookup{Name: "work of some webhooks", Run: func(ctx context.Context, tx storage.Tx) error {
+			_, newest, err := tx.Outbox().Bounds(ctx)
+			if err != nil {
+				return err
+			}
+			return do(tx.Webhooks().WorkOf(ctx, newest-10, id, p))
+		}},
 		Lookup{Name: "count of webhooks", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Webhooks().Count(ctx, p)) }},
 		Lookup{Name: "claim of deliveries", Run: func(ctx context.Context, tx storage.Tx) error {
 			return do(tx.Webhooks().Claim(ctx, id, time.Minute, 10))

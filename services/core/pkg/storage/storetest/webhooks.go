@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"slices"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -64,6 +65,23 @@ func webhooks(e *env) {
 	seq := e.event(p)
 	behind, due := [2]bool{true, false}, [2]bool{false, true}
 	same(e, "events to look at", work(), map[domain.ID][2]bool{a.ID: behind, b.ID: behind})
+	of := func(after int64, named ...domain.ID) (ids []domain.ID) {
+		e.Helper()
+		for _, w := range read(e, func(tx storage.Tx) ([]storage.WebhookWork, error) {
+			return tx.Webhooks().WorkOf(e.ctx(), after, named...)
+		}) {
+			if !w.Behind || w.Due {
+				e.Errorf("of some %+v", w)
+			}
+			ids = append(ids, w.ID)
+		}
+		return ids
+	}
+	both := slices.Sorted(slices.Values([]domain.ID{a.ID, b.ID}))
+	same(e, "of the projects of events", of(seq-1), both)
+	same(e, "of those, and named", of(seq-1, a.ID, others.ID), both)
+	same(e, "named alone", of(seq, a.ID, others.ID), []domain.ID{a.ID})
+	same(e, "of no events", len(of(seq)), 0)
 	d := &domain.Delivery{ID: domain.NewID(), ProjectID: p, WebhookID: a.ID, Seq: seq, Type: "vm.running", Body: `{"a":"b"}`}
 	again := *d
 	again.ID = domain.NewID()

@@ -3,6 +3,7 @@ package sqlrepo
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -11,6 +12,10 @@ import (
 )
 
 type webhooks struct{ s Session }
+
+// deliveriesAtOnce is how many a statement inserts: there is a text for each
+// number of them, and statements are kept prepared.
+const deliveriesAtOnce = 50
 
 const (
 	webhookColumns = "id, project_id, url, types, secret_sealed, after_seq, failing_since, disabled_at, disabled_reason, created_at"
@@ -81,6 +86,24 @@ func (r webhooks) Count(ctx context.Context, project domain.ID) (int, error) {
 }
 
 func (r webhooks) Work(ctx context.Context) ([]storage.WebhookWork, error) {
+	return r.work(ctx, &where{})
+}
+
+func (r webhooks) WorkOf(ctx context.Context, after int64, named ...domain.ID) ([]storage.WebhookWork, error) {
+	w, of := &where{}, "SELECT w.id FROM webhooks w WHERE w.project_id IN (SELECT o.project_id FROM outbox o WHERE o.seq > ?)"
+	args := []any{after}
+	if len(named) > 0 {
+		of += " UNION ALL SELECT w.id FROM webhooks w WHERE w.id IN (" + placeholders(len(named)) + ")"
+	}
+	for _, id := range named {
+		args = append(args, string(id))
+	}
+	w.add("id IN ("+of+")", args...)
+	return r.work(ctx, w)
+}
+
+func (r webhooks) work(ctx context.Context, w *where) ([]storage.WebhookWork, error) {
+	w.add("disabled_at IS NULL")
 	now, args := r.s.Clock()
 	var out []storage.WebhookWork
 	// The two look-ups of each webhook are of the first row behind its place.
@@ -94,7 +117,7 @@ func (r webhooks) Work(ctx context.Context) ([]storage.WebhookWork, error) {
 	}, `SELECT `+webhookColumns+`,
 		CASE WHEN EXISTS (SELECT 1 FROM outbox o WHERE o.project_id = webhooks.project_id AND o.seq > webhooks.after_seq) THEN 1 ELSE 0 END,
 		CASE WHEN EXISTS (SELECT 1 FROM webhook_deliveries d WHERE d.webhook_id = webhooks.id AND d.state = 'pending' AND d.next_at <= `+now+`) THEN 1 ELSE 0 END
-		FROM webhooks WHERE disabled_at IS NULL ORDER BY id`, args...)
+		FROM webhooks`+w.String()+` ORDER BY id`, append(args, w.args...)...)
 	return out, err
 }
 
@@ -146,10 +169,14 @@ func (r webhooks) SetSecret(ctx context.Context, id domain.ID, was, is []byte) (
 }
 
 func (r webhooks) Deliver(ctx context.Context, ds ...*domain.Delivery) error {
-	now, args := r.s.Clock()
-	for _, d := range ds {
-		_, err := r.s.Exec(ctx, "INSERT INTO webhook_deliveries ("+deliveryColumns+") VALUES (?, ?, ?, ?, ?, ?, 'pending', 0, "+now+", NULL, 0, '', "+now+") ON CONFLICT (webhook_id, seq) DO NOTHING",
-			slices.Concat([]any{string(d.ID), string(d.ProjectID), string(d.WebhookID), d.Seq, d.Type, d.Body}, args, args)...)
+	now, clock := r.s.Clock()
+	row := "(?, ?, ?, ?, ?, ?, 'pending', 0, " + now + ", NULL, 0, '', " + now + ")"
+	for some := range slices.Chunk(ds, deliveriesAtOnce) {
+		var args []any
+		for _, d := range some {
+			args = slices.Concat(args, []any{string(d.ID), string(d.ProjectID), string(d.WebhookID), d.Seq, d.Type, d.Body}, clock, clock)
+		}
+		_, err := r.s.Exec(ctx, "INSERT INTO webhook_deliveries ("+deliveryColumns+") VALUES "+row+strings.Repeat(", "+row, len(some)-1)+" ON CONFLICT (webhook_id, seq) DO NOTHING", args...)
 		if err != nil {
 			return fault(err, "queueing a delivery")
 		}
