@@ -29,6 +29,8 @@ type field struct {
 	t      *testing.T
 	ctx    context.Context
 	rootfs string
+	// database is where it is.
+	database string
 	// storage is what workers share; empty: nothing.
 	storage string
 	// afterwards runs when nothing of the workers is there any more.
@@ -56,7 +58,7 @@ func newField(t *testing.T) *field {
 	must(t, os.Chmod(dir, 0o711)) //nolint:gosec // the mapped roots of VMs walk through it
 	f := &field{
 		Fleet: server.NewFleet(dir, "AETHERIUM_DATABASE="+pg.URL("postgres"), "AETHERIUM_QUEUE="+r.Address().Reveal()),
-		t:     t, ctx: ctx, rootfs: rootfs, afterwards: func() {},
+		t:     t, ctx: ctx, rootfs: rootfs, database: pg.URL("postgres"), afterwards: func() {},
 	}
 	t.Cleanup(func() { f.afterwards() })
 	return f
@@ -70,9 +72,9 @@ func must(t *testing.T, err error) {
 }
 
 // gateway runs one.
-func (f *field) gateway(name string) *server.Server {
+func (f *field) gateway(name string, extra ...string) *server.Server {
 	f.t.Helper()
-	s, err := f.Gateway(name, "AETHERIUM_WORKERS_AWAY_AFTER=10s")
+	s, err := f.Gateway(name, append(extra, "AETHERIUM_WORKERS_AWAY_AFTER=10s")...)
 	must(f.t, err)
 	must(f.t, s.Run(f.ctx))
 	f.t.Cleanup(func() {
