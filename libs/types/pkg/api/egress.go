@@ -9,6 +9,22 @@ type EgressPolicy struct {
 	Deny  []string `json:"deny,omitempty" nullable:"false" maxItems:"256" maxLength:"256" example:"*" doc:"The same; * is everything that allow does not name"`
 	Learn bool     `json:"learn,omitempty" doc:"Let pass what the policy refuses, and note it: GET …/egress/learned tells what was needed"`
 	DNS   []string `json:"dns,omitempty" nullable:"false" maxItems:"10" maxLength:"64" example:"192.0.2.53" doc:"IPv4 addresses of the servers that names are asked of, in order, on port 53; absent: the installation's"`
+	// What is secret in these is told as ***, which in a change stands for what there is.
+	Rules []HeaderRule `json:"rules,omitempty" nullable:"false" maxItems:"64" doc:"Headers that are set in HTTPS requests to hosts, which the VM never sees"`
+	Proxy *EgressProxy `json:"proxy,omitempty" doc:"SOCKS5 proxy that TCP connections go through"`
+}
+
+// HeaderRule sets headers of HTTPS requests to a host.
+type HeaderRule struct {
+	Host    string            `json:"host" maxLength:"256" example:"api.example.com" doc:"A domain, or *. and one for all below it; the exact one counts, else the longest"`
+	Headers map[string]string `json:"headers" minProperties:"1" maxProperties:"32" doc:"Values by name; told as ***, which in a change stands for the value that there is"`
+}
+
+// EgressProxy is a SOCKS5 proxy (RFC 1928).
+type EgressProxy struct {
+	Address  string `json:"address" maxLength:"262" example:"proxy.example.com:1080" doc:"Domain or IPv4 address, and port"`
+	Username string `json:"username,omitempty" maxLength:"255" doc:"Absent: it wants no credentials"`
+	Password string `json:"password,omitempty" maxLength:"255" doc:"Told as ***, which in a change stands for the one that there is"`
 }
 
 // VMEgress is a VM's policy.

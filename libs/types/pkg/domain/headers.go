@@ -98,3 +98,43 @@ func (p EgressPolicy) WithoutValues() EgressPolicy {
 	}
 	return p
 }
+
+// Hidden stands for a secret value in a policy that is told, and in one that is
+// set for the value that there is.
+const Hidden = "***"
+
+// Keeping gives the policy with the values of another in the place of those that
+// are hidden: of the same header for the same host, of the same user at the same
+// proxy. Returns InvalidArgument where there is none.
+func (p EgressPolicy) Keeping(field string, was EgressPolicy) (EgressPolicy, error) {
+	p.Rules = slices.Clone(p.Rules)
+	for i, r := range p.Rules {
+		headers := maps.Clone(r.Headers)
+		for name, value := range headers {
+			if value != Hidden {
+				continue
+			}
+			at := slices.IndexFunc(was.Rules, func(o HeaderRule) bool { return o.Host == r.Host })
+			kept, ok := "", false
+			if at >= 0 {
+				kept, ok = was.Rules[at].Headers[name]
+			}
+			if !ok {
+				return p, invalid(field+".rules", "the header %s for %s has no value that could stay", name, r.Host).
+					WithHint("%s stands for the value that there is; give one", Hidden)
+			}
+			headers[name] = kept
+		}
+		p.Rules[i].Headers = headers
+	}
+	if p.Proxy != nil && p.Proxy.Password == Hidden {
+		if was.Proxy == nil || was.Proxy.Address != p.Proxy.Address || was.Proxy.Username != p.Proxy.Username {
+			return p, invalid(field+".proxy.password", "this user of this proxy has no password that could stay").
+				WithHint("%s stands for the password that there is; give one", Hidden)
+		}
+		proxy := *p.Proxy
+		proxy.Password = was.Proxy.Password
+		p.Proxy = &proxy
+	}
+	return p, nil
+}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 )
 
@@ -42,6 +43,43 @@ func TestHeaderRules(t *testing.T) {
 	} {
 		if _, err := domain.NormalHeaderRules("rules", rules); err == nil || strings.Contains(err.Error(), "secret-2") {
 			t.Errorf("%s: %.200v", what, err)
+		}
+	}
+}
+
+// What is hidden stays what it was, for the same host and the same user of the
+// same proxy: it is not sent to another.
+func TestHiddenValuesStay(t *testing.T) {
+	t.Parallel()
+	was := domain.EgressPolicy{
+		Rules: []domain.HeaderRule{{Host: "a.test", Headers: map[string]string{"X": "x", "Y": "y"}}},
+		Proxy: &domain.EgressProxy{Address: "p.test:1", Username: "u", Password: "secret"},
+	}
+	with := func(host, header, value, proxy, user string) domain.EgressPolicy {
+		return domain.EgressPolicy{
+			Rules: []domain.HeaderRule{{Host: host, Headers: map[string]string{header: value}}},
+			Proxy: &domain.EgressProxy{Address: proxy, Username: user, Password: domain.Hidden},
+		}
+	}
+	asked := with("a.test", "X", domain.Hidden, "p.test:1", "u")
+	got, err := asked.Keeping("egress", was)
+	if err != nil || got.Rules[0].Headers["X"] != "x" || len(got.Rules[0].Headers) != 1 || got.Proxy.Password != "secret" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if asked.Rules[0].Headers["X"] != domain.Hidden || asked.Proxy.Password != domain.Hidden || was.Rules[0].Headers["X"] != "x" {
+		t.Error("the arguments were changed")
+	}
+	if got, err := with("b.test", "X", "new", "p.test:1", "u").Keeping("egress", was); err != nil || got.Rules[0].Headers["X"] != "new" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for name, p := range map[string]domain.EgressPolicy{
+		"another host":   with("b.test", "X", domain.Hidden, "p.test:1", "u"),
+		"another header": with("a.test", "Z", domain.Hidden, "p.test:1", "u"),
+		"another proxy":  with("a.test", "X", domain.Hidden, "q.test:1", "u"),
+		"another user":   with("a.test", "X", domain.Hidden, "p.test:1", "v"),
+	} {
+		if _, err := p.Keeping("egress", was); !errors.HasCode(err, errors.InvalidArgument) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

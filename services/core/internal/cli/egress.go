@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -187,12 +189,14 @@ func (f *policyFlags) policy(cmd *cobra.Command) (*api.EgressPolicy, error) {
 func (a *app) egressSetCommand() *cobra.Command {
 	var f policyFlags
 	var file string
+	var noRules, noProxy bool
 	cmd := &cobra.Command{
 		Use:   "set VM",
 		Short: "Change what a VM may reach, at once",
 		Long: `Replaces a VM's policy. When the command returns the new one is in force, and
 connections that it refuses are cut. Without options it is the default: all but
-private and special addresses, the host and other VMs, which no policy reaches.`,
+private and special addresses, the host and other VMs, which no policy reaches.
+Rules for headers and the proxy stay unless the file has others.`,
 		Example: `  aetherium egress set web --allow '*.github.com' --allow pypi.org --deny '*'
   aetherium egress learned web -o json | aetherium egress set web --file -`,
 		Args: exactly("VM"),
@@ -215,6 +219,16 @@ private and special addresses, the host and other VMs, which no policy reaches.`
 			if err != nil {
 				return err
 			}
+			was, err := c.Egress(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if p.Rules == nil && !noRules {
+				p.Rules = was.Rules
+			}
+			if p.Proxy == nil && !noProxy {
+				p.Proxy = was.Proxy
+			}
 			got, err := c.SetEgress(cmd.Context(), args[0], *p)
 			if err != nil {
 				return err
@@ -225,6 +239,8 @@ private and special addresses, the host and other VMs, which no policy reaches.`
 	}
 	f.register(cmd)
 	cmd.Flags().StringVar(&file, "file", "", "policy as JSON, as -o json shows it; -: stdin")
+	cmd.Flags().BoolVar(&noRules, "no-rules", false, "set no headers any longer")
+	cmd.Flags().BoolVar(&noProxy, "no-proxy", false, "go through no proxy any longer")
 	return cmd
 }
 
@@ -298,6 +314,12 @@ func policyPairs(p api.EgressPolicy) [][2]string {
 	pairs = append(pairs, [2]string{"The rest", rest})
 	for _, s := range p.DNS {
 		pairs = append(pairs, [2]string{"Names from", s})
+	}
+	for _, r := range p.Rules {
+		pairs = append(pairs, [2]string{"Headers to " + r.Host, strings.Join(slices.Sorted(maps.Keys(r.Headers)), ", ")})
+	}
+	if p.Proxy != nil {
+		pairs = append(pairs, [2]string{"Through", p.Proxy.Address})
 	}
 	return pairs
 }

@@ -18,6 +18,9 @@ import (
 func checkEgress(req *vmm.CreateVM) error {
 	if req.Egress != nil {
 		p, err := req.Egress.Normal("egress")
+		if err == nil {
+			p, err = p.Keeping("egress", domain.EgressPolicy{})
+		}
 		if err != nil {
 			return err
 		}
@@ -108,7 +111,7 @@ func (s *Service) SetVMEgress(ctx context.Context, by vmm.Caller, id domain.ID, 
 		if vm.Spec.Network == domain.NetworkNone && !p.IsZero() {
 			return errors.New(errors.Conflict, "the VM has network none and reaches nothing")
 		}
-		if len(p.Rules) > 0 && !settled(vm) {
+		if setsHeaders(p.Rules, vm.Spec.Egress.Rules) && !settled(vm) {
 			return errors.New(errors.Conflict, "rules for headers are set while a VM runs or is stopped, not in between or paused").
 				WithHint("wait for it, or resume it: it is made to trust a certificate")
 		}
@@ -119,6 +122,21 @@ func (s *Service) SetVMEgress(ctx context.Context, by vmm.Caller, id domain.ID, 
 		return p, err
 	}
 	return p, s.applyEgress(ctx, vm)
+}
+
+// setsHeaders reports whether rules are others than those that there are.
+func setsHeaders(rules, was []domain.HeaderRule) bool {
+	for _, r := range rules {
+		if !slices.ContainsFunc(was, func(o domain.HeaderRule) bool { return o.Host == r.Host }) {
+			return true
+		}
+		for _, value := range r.Headers {
+			if value != domain.Hidden {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // settled reports whether a VM runs, or is to be told everything at its start.
@@ -136,6 +154,9 @@ func (s *Service) storeEgress(ctx context.Context, vm *domain.VM, p domain.Egres
 	place := storage.SealedVMEnv(vm.ID)
 	kept, err := openPrivate(ctx, s.sealer, place, vm.EnvSealed)
 	if err != nil {
+		return err
+	}
+	if p, err = p.Keeping("egress", domain.EgressPolicy{Rules: kept.Rules, Proxy: kept.Proxy}); err != nil {
 		return err
 	}
 	kept.Rules, kept.Proxy = p.Rules, p.Proxy

@@ -55,16 +55,25 @@ func TestHeaderRulesAreSecret(t *testing.T) {
 		t.Errorf("while it starts: %v", err)
 	}
 	must(t, b.observe(vm.ID, domain.Running))
-	for _, value := range []string{"Bearer secret-2", ""} {
+	for _, value := range []string{"Bearer secret-2", domain.Hidden, ""} {
 		p := domain.EgressPolicy{Deny: []string{"*"}}
 		if value != "" {
 			p = *policy(value)
+		}
+		if value == domain.Hidden {
+			value = "Bearer secret-2" // stays
 		}
 		told, err := b.SetVMEgress(b.ctx, b.by, vm.ID, p)
 		if strings.Contains(fmt.Sprint(told, err), "secret-") {
 			t.Errorf("told is %+v, %v", told, err)
 		}
 		check("set to "+value, value)
+	}
+	if _, err := b.SetVMEgress(b.ctx, b.by, vm.ID, *policy(domain.Hidden)); !errors.HasCode(err, errors.InvalidArgument) {
+		t.Errorf("nothing that could stay: %v", err)
+	}
+	if _, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Network: domain.NetworkNAT, Egress: policy(domain.Hidden)}); !errors.HasCode(err, errors.InvalidArgument) {
+		t.Errorf("nothing that could stay, at a creation: %v", err)
 	}
 	_, err = b.SetVMEgress(b.ctx, b.by, vm.ID, *policy("secret-3\nHost: x"))
 	if !errors.HasCode(err, errors.InvalidArgument) || strings.Contains(err.Error(), "secret-") {

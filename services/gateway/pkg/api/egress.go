@@ -90,12 +90,35 @@ func (a *API) egressLearned(ctx context.Context, in *VMPath) (*egressLearnedOutp
 	return &egressLearnedOutput{egressPolicy(p)}, nil
 }
 
+// egressPolicy tells a policy. What its headers say and its proxy's password
+// nobody is told.
 func egressPolicy(p domain.EgressPolicy) wire.EgressPolicy {
-	return wire.EgressPolicy{Allow: p.Allow, Deny: p.Deny, Learn: p.Learn, DNS: p.DNS}
+	out := wire.EgressPolicy{Allow: p.Allow, Deny: p.Deny, Learn: p.Learn, DNS: p.DNS}
+	for _, r := range p.Rules {
+		headers := make(map[string]string, len(r.Headers))
+		for name := range r.Headers {
+			headers[name] = domain.Hidden
+		}
+		out.Rules = append(out.Rules, wire.HeaderRule{Host: r.Host, Headers: headers})
+	}
+	if p.Proxy != nil {
+		out.Proxy = &wire.EgressProxy{Address: p.Proxy.Address, Username: p.Proxy.Username}
+		if p.Proxy.Username != "" {
+			out.Proxy.Password = domain.Hidden
+		}
+	}
+	return out
 }
 
 func toEgress(p wire.EgressPolicy) domain.EgressPolicy {
-	return domain.EgressPolicy{Allow: p.Allow, Deny: p.Deny, Learn: p.Learn, DNS: p.DNS}
+	out := domain.EgressPolicy{Allow: p.Allow, Deny: p.Deny, Learn: p.Learn, DNS: p.DNS}
+	for _, r := range p.Rules {
+		out.Rules = append(out.Rules, domain.HeaderRule{Host: r.Host, Headers: r.Headers})
+	}
+	if p.Proxy != nil {
+		out.Proxy = &domain.EgressProxy{Address: p.Proxy.Address, Username: p.Proxy.Username, Password: p.Proxy.Password}
+	}
+	return out
 }
 
 func egressEntry(e domain.EgressEntry) wire.EgressEntry {

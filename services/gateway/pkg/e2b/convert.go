@@ -127,15 +127,12 @@ func toRules(by map[string][]rule) ([]domain.HeaderRule, error) {
 // identityToken begins what E2B puts a sandbox's identity in the place of.
 const identityToken = "${e2b.identity."
 
-// hidden stands for a header's value, which nobody gets to read.
-const hidden = "***"
-
 func fromRules(rules []domain.HeaderRule) map[string][]rule {
 	out := make(map[string][]rule, len(rules))
 	for _, r := range rules {
 		t := &transform{Headers: make(map[string]string, len(r.Headers))}
 		for name := range r.Headers {
-			t.Headers[name] = hidden
+			t.Headers[name] = domain.Hidden
 		}
 		out[r.Host] = []rule{{Transform: t}}
 	}

@@ -25,7 +25,16 @@ func TestEgress(t *testing.T) {
 	if p := get[wire.VMEgress](l, 200, req{method: "GET", path: path}); len(p.Allow) != 0 || p.Deny[0] != "*.evil.com" {
 		t.Errorf("got %+v", p)
 	}
+	rules := `{"rules":[{"host":"API.test","headers":{"authorization":"Bearer secret-1"}}],"proxy":{"address":"proxy.test:1080","username":"u","password":"secret-2"}}`
+	for _, q := range []req{{method: "PUT", path: path, body: rules}, {method: "GET", path: path}} {
+		p := get[wire.VMEgress](l, 200, q)
+		if len(p.Rules) != 1 || p.Rules[0].Host != "api.test" || p.Rules[0].Headers["Authorization"] != "***" || p.Proxy == nil || *p.Proxy != (wire.EgressProxy{Address: "proxy.test:1080", Username: "u", Password: "***"}) {
+			t.Errorf("%s: %+v", q.method, p)
+		}
+	}
 	for _, body := range []string{
+		`{"rules":[{"host":"api.test","headers":{}}]}`, `{"rules":[{"host":"api.test"}]}`, `{"rules":[{"host":"api.test","headers":{"Host":"x"}}]}`, `{"rules":[{"host":"*","headers":{"A":"b"}}]}`,
+		`{"proxy":{"address":"a:1"}}`, `{"proxy":{"address":"proxy.test:1080","password":"p"}}`, `{"proxy":{}}`,
 		`{"allow":["http://a"]}`, `{"deny":["::1"]}`, `{"allow":"a.com"}`, `{"deny":[null]}`, `{"allowed":[]}`, `{"dns":["127.0.0.1"]}`, `{"dns":["dns.test"]}`,
 		`{"allow":["` + strings.Repeat("a", 300) + `"]}`, `{"deny":[` + strings.Repeat(`"a.com",`, 256) + `"b.com"]}`,
 	} {
