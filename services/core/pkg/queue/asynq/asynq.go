@@ -41,9 +41,9 @@ const (
 
 // Config of a queue.
 type Config struct {
-	Client  goredis.UniversalClient // stays the caller's, who closes it after Stop
-	Name    string                  // processes with the same name share the queue
-	Workers int                     // jobs that run at once in this process
+	Client  *goredis.Client // stays the caller's, who closes it after Stop
+	Name    string          // processes with the same name share the queue
+	Workers int             // jobs that run at once in this process
 	// Owner names this process and those before and after it in its place, of
 	// which one lives at a time. What the one before had when it was killed is put
 	// back at Start; without an owner its leases are waited for.
@@ -57,7 +57,8 @@ type Queue struct {
 	name    string // of Asynq's queue
 	owner   string
 	life    string // of the owner: this process
-	client  goredis.UniversalClient
+	client  *goredis.Client
+	told    *goredis.Client // what Asynq listens by
 	scripts *scripts
 	tasks   *hibiken.Client
 	tasked  *hibiken.Inspector
@@ -112,13 +113,13 @@ func New(c Config) (*Queue, error) {
 		return nil, errors.Wrap(err, errors.Internal, "the queue's scripts are missing")
 	}
 	q := &Queue{
-		name: "aetherium:" + c.Name, owner: c.Owner, life: string(domain.NewID()), client: c.Client, scripts: s, metrics: c.Metrics, log: c.Logger,
+		name: "aetherium:" + c.Name, owner: c.Owner, life: string(domain.NewID()), client: c.Client, told: goredis.NewClient(c.Client.Options()), scripts: s, metrics: c.Metrics, log: c.Logger,
 		tasks: hibiken.NewClientFromRedisClient(c.Client), tasked: hibiken.NewInspectorFromRedisClient(c.Client),
 		wake: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{}),
 		handlers: make(map[string]queue.Handler), running: make(map[string]held),
 	}
 	q.ctx, q.cancel = context.WithCancel(context.Background())
-	q.server = hibiken.NewServerFromRedisClient(&front{UniversalClient: c.Client, queue: q, pending: "asynq:{" + q.name + "}:pending"}, hibiken.Config{
+	q.server = hibiken.NewServerFromRedisClient(&front{Client: c.Client, queue: q, pending: "asynq:{" + q.name + "}:pending"}, hibiken.Config{
 		Concurrency: max(1, c.Workers), Queues: map[string]int{q.name: 1},
 		// The front waits, not Asynq; what it brings back of processes that died may take its time.
 		TaskCheckInterval: time.Millisecond, DelayedTaskCheckInterval: backstop, JanitorInterval: time.Hour,
@@ -235,7 +236,7 @@ func (q *Queue) Stop(ctx context.Context) error {
 	}
 	q.cancel()
 	q.loops.Wait()
-	return nil
+	return redis.Error(q.told.Close())
 }
 
 // process is Asynq's handler: it runs the job that a slip stands for. An error

@@ -397,3 +397,42 @@ func TestRedisHasNoMemory(t *testing.T) {
 		t.Errorf("%s ran", id)
 	}
 }
+
+// A queue whose connection to Redis is closed before it is stopped says that it
+// is away, and stops.
+func TestClosedBeforeStopped(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client, err := redis.Open(t.Context(), server.Address(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := asynq.New(asynq.Config{Client: client, Name: "shared", Workers: 1, Logger: slog.New(slog.NewTextHandler(logged{t}, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	queue.On(q, func(context.Context, work, queue.Job) error { close(done); return nil })
+	begin(t, q)
+	enqueue(t, q, queue.Options{})
+	<-done
+	channel := func() int64 {
+		n, err := server.Client(t).PubSubNumSub(t.Context(), "asynq:cancel").Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n["asynq:cancel"]
+	}
+	for channel() == 0 {
+		time.Sleep(time.Millisecond) // Asynq tells nobody that it listens
+	}
+	if err := client.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Enqueue(t.Context(), work{}, queue.Options{}); err == nil {
+		t.Error("a job was taken without a connection")
+	}
+	if err := q.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

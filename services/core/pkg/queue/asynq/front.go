@@ -12,14 +12,21 @@ import (
 // does whenever it has a place free, the next job is admitted to Asynq; where
 // there is none, the answer waits until there is.
 type front struct {
-	goredis.UniversalClient
+	*goredis.Client
 	queue   *Queue
 	pending string // the key that tasks are taken from
 }
 
+// Subscribe implements goredis.UniversalClient. Asynq takes the end of what it
+// listens to for a message, and dies of it: who closes the client too early
+// does not close this.
+func (f *front) Subscribe(ctx context.Context, channels ...string) *goredis.PubSub {
+	return f.queue.told.Subscribe(ctx, channels...)
+}
+
 // EvalSha implements goredis.Scripter.
 func (f *front) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *goredis.Cmd {
-	take := func() *goredis.Cmd { return f.UniversalClient.EvalSha(ctx, sha, keys, args...) }
+	take := func() *goredis.Cmd { return f.Client.EvalSha(ctx, sha, keys, args...) }
 	if len(keys) == 0 || keys[0] != f.pending {
 		return take()
 	}
