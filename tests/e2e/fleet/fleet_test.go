@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/services/core/pkg/client"
@@ -29,8 +31,9 @@ type field struct {
 	t      *testing.T
 	ctx    context.Context
 	rootfs string
-	// database is where it is.
+	// database and queue are where they are.
 	database string
+	queue    *redistest.Server
 	// storage is what workers share; empty: nothing.
 	storage string
 	// afterwards runs when nothing of the workers is there any more.
@@ -58,7 +61,7 @@ func newField(t *testing.T) *field {
 	must(t, os.Chmod(dir, 0o711)) //nolint:gosec // the mapped roots of VMs walk through it
 	f := &field{
 		Fleet: server.NewFleet(dir, "AETHERIUM_DATABASE="+pg.URL("postgres"), "AETHERIUM_QUEUE="+r.Address().Reveal()),
-		t:     t, ctx: ctx, rootfs: rootfs, database: pg.URL("postgres"), afterwards: func() {},
+		t:     t, ctx: ctx, rootfs: rootfs, database: pg.URL("postgres"), queue: r, afterwards: func() {},
 	}
 	t.Cleanup(func() { f.afterwards() })
 	return f
@@ -162,6 +165,26 @@ func (f *field) printed(by *server.Server, id, want string) {
 	}
 }
 
+// endLeases ends all leases of jobs, as a minute and a half does that nothing is
+// heard of who has them.
+func (f *field) endLeases() {
+	f.t.Helper()
+	client, ended := f.queue.Client(f.t), 0
+	sets, err := client.Keys(f.ctx, "asynq:{aetherium:*}:lease").Result()
+	must(f.t, err)
+	for _, set := range sets {
+		jobs, err := client.ZRange(f.ctx, set, 0, -1).Result()
+		must(f.t, err)
+		for _, job := range jobs {
+			must(f.t, client.ZAdd(f.ctx, set, redis.Z{Score: 1, Member: job}).Err())
+			ended++
+		}
+	}
+	if ended == 0 {
+		f.t.Error("no job is leased")
+	}
+}
+
 // says checks what a command in a VM prints, asked by a gateway.
 func (f *field) says(c *client.Client, vm, script, want string) {
 	f.t.Helper()
@@ -231,7 +254,29 @@ func TestGatewaysAndWorkers(t *testing.T) {
 	lines.WriteString("end\n")
 	f.says(second, vm.ID, "touch /tmp/go", "")
 	f.printed(other, x.ID, lines.String())
+
+	// A task goes on though the gateway that follows it is killed: another takes it
+	// up when its lease has ended, and its command has run once.
+	followed, err := second.CreateTask(ctx, api.CreateTask{
+		VM:      &api.CreateVM{Template: "second", Network: "none"},
+		Command: start("echo $$ >>/tmp/begun; until test -e /tmp/go; do sleep 0.1; done; wc -l </tmp/begun").Command,
+	})
+	must(t, err)
+	for followed.ExecutionID == "" {
+		time.Sleep(10 * time.Millisecond) // its steps are no events
+		followed, err = second.Task(ctx, followed.ID)
+		must(t, err)
+	}
+	f.says(second, followed.VMID, "until test -e /tmp/begun; do sleep 0.1; done", "")
+	must(t, other.Kill())
+	f.endLeases()
 	must(t, one.Run(ctx))
+	f.says(c, followed.VMID, "touch /tmp/go", "")
+	if followed, err = c.WaitTask(ctx, followed.ID); err != nil || followed.State != "succeeded" || followed.Attempts != 1 {
+		t.Errorf("the task: %+v, %v", followed, err)
+	}
+	f.printed(one, followed.ExecutionID, "1\n")
+	must(t, other.Run(ctx))
 	f.says(c, apart.ID, "echo again", "again\n")
 
 	// A task is followed by whichever gateway is free, and its end is told by the other.
