@@ -20,6 +20,8 @@ import (
 	"runtime/pprof"
 	"syscall"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 func main() {
@@ -52,6 +54,7 @@ type Row struct {
 	Errors  int     `json:"errors"`
 	Example string  `json:"error,omitempty"` // one of them
 	Late    int     `json:"begun_late"`      // more than 100 ms after they were due
+	Cost    Cost    `json:"cost"`
 }
 
 func run(ctx context.Context) (err error) {
@@ -61,6 +64,7 @@ func run(ctx context.Context) (err error) {
 	rate := flag.Float64("rate", 200, "creates per second to be held")
 	hold := flag.Duration("for", 2*time.Minute, "how long they are to be held")
 	sweep := flag.Duration("saturate", 20*time.Second, "how long the highest rate is measured")
+	rest := flag.Duration("rest", 30*time.Second, "how long it is measured what VMs cost that are there")
 	out := flag.String("out", "bench/out/controlplane.json", "where the JSON goes")
 	profile := flag.String("cpuprofile", "", "where a profile of the whole goes")
 	flag.Parse()
@@ -87,11 +91,20 @@ func run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, f.close()) }()
 
+	conn, err := pgx.Connect(ctx, f.pg.URL("postgres"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.Background())
+
 	r := Report{Workers: *workers}
 	add := func(row Row, err error) error {
 		r.Rows = append(r.Rows, row)
 		fmt.Printf("%-42s %6d VMs %7d creates %8.1f/s  median %7.1f  p95 %7.1f  p99 %7.1f  max %8.1f ms  %d errors, %d late\n",
 			row.Name, row.VMs, row.Creates, row.PerSec, row.Median, row.P95, row.P99, row.Most, row.Errors, row.Late)
+		c := row.Cost
+		fmt.Printf("%-42s %.1f s: %d transactions, %.1f MB of log, %.1f s of CPU; the database has %.1f MB, this process had %.1f MB at most\n", "",
+			c.Seconds, c.Transactions, float64(c.LogBytes)/1e6, c.CPUSeconds, float64(c.Size)/1e6, float64(c.Heap)/1e6)
 		if row.Example != "" {
 			fmt.Println("    ", row.Example)
 		}
@@ -100,16 +113,18 @@ func run(ctx context.Context) (err error) {
 	steps := []func() (Row, error){
 		func() (Row, error) { return f.fill(ctx, *few) },
 		func() (Row, error) { return f.saturate(ctx, *sweep) },
+		func() (Row, error) { return f.rest(ctx, *rest) },
 		func() (Row, error) { return f.fill(ctx, *many) },
+		func() (Row, error) { return f.rest(ctx, *rest) },
 		func() (Row, error) { return f.hold(ctx, *rate, *hold) },
 		func() (Row, error) { return f.saturate(ctx, *sweep) },
 	}
 	for _, step := range steps {
-		if err := add(step()); err != nil {
+		if err := add(meter{conn}.measured(ctx, step)); err != nil {
 			return err
 		}
 	}
-	r.Flat = r.Rows[1].PerSec / r.Rows[4].PerSec
+	r.Flat = r.Rows[1].PerSec / r.Rows[6].PerSec
 	fmt.Printf("a create with %d VMs costs %.2f times what it does with %d\n", *many, r.Flat, *few)
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {

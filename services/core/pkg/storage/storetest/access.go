@@ -20,8 +20,19 @@ func usage(e *env) {
 	foreign := span(q, domain.NewID(), 0, 99, 99)
 	e.update(func(tx storage.Tx) error { return tx.Usage().Record(e.ctx(), append(rows, foreign)...) })
 	e.update(func(tx storage.Tx) error { return tx.Usage().Record(e.ctx(), rows[1]) }) // again is the same
+	many := make([]domain.Usage, 600)
+	for i := range many {
+		many[i] = span(q, domain.NewID(), -5, 1, 1)
+	}
+	e.update(func(tx storage.Tx) error { return tx.Usage().Record(e.ctx(), many...) })
+	e.refused(errors.NotFound, func(tx storage.Tx) error {
+		return tx.Usage().Record(e.ctx(), span(q, a, 9, 1, 1), span(domain.NewID(), a, 9, 1, 1))
+	})
 	sum := func(f storage.UsageFilter) domain.Usage {
 		return read(e, func(tx storage.Tx) (domain.Usage, error) { return tx.Usage().Sum(e.ctx(), f) })
+	}
+	if got := sum(storage.UsageFilter{ProjectID: q, To: e.now}); got.CPUSeconds != 600 {
+		e.Errorf("of many: %+v", got)
 	}
 	same(e, "project", sum(storage.UsageFilter{ProjectID: p}),
 		domain.Usage{ProjectID: p, From: rows[0].From, To: rows[1].To, CPUSeconds: 7, MemoryByteSec: 14, DiskBytes: 107, EgressBytes: 30})
@@ -40,8 +51,8 @@ func usage(e *env) {
 		return tx.Usage().Record(e.ctx(), bad)
 	})
 	e.update(func(tx storage.Tx) error {
-		n, err := tx.Usage().DeleteBefore(e.ctx(), rows[1].To, 10)
-		if n != 2 { // the two that ended a minute earlier, of both projects
+		n, err := tx.Usage().DeleteBefore(e.ctx(), rows[1].To, 1000)
+		if n != 600+2 { // the many, and the two that ended a minute earlier, of both projects
 			e.Errorf("deleted %d", n)
 		}
 		return err

@@ -2,6 +2,8 @@ package sqlrepo
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -24,24 +26,38 @@ func usageWhere(f storage.UsageFilter) where {
 	return w
 }
 
+const usageCols = "vm_id, project_id, from_at, to_at, cpu_seconds, memory_byte_sec, disk_bytes, egress_bytes"
+
+// usageRows bounds the spans of one statement: databases bound its values.
+const usageRows = 500
+
 func (r usage) Record(ctx context.Context, us ...domain.Usage) error {
 	for _, u := range us {
 		if u.To.Before(u.From) {
 			return errors.New(errors.InvalidArgument, "a span of usage ends before it begins")
 		}
-		_, err := r.s.Exec(ctx, `INSERT INTO usage (vm_id, project_id, from_at, to_at, cpu_seconds, memory_byte_sec, disk_bytes, egress_bytes)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (vm_id, project_id, from_at) DO UPDATE SET
-			to_at = excluded.to_at, cpu_seconds = excluded.cpu_seconds, memory_byte_sec = excluded.memory_byte_sec,
-			disk_bytes = excluded.disk_bytes, egress_bytes = excluded.egress_bytes`,
-			string(u.VMID), string(u.ProjectID), micros(u.From), micros(u.To), u.CPUSeconds, u.MemoryByteSec, u.DiskBytes, u.EgressBytes)
-		if violated(err, Reference) {
-			return errors.Wrap(err, errors.NotFound, "project %s does not exist", u.ProjectID)
-		}
-		if err != nil {
+	}
+	for some := range slices.Chunk(us, usageRows) {
+		if err := r.record(ctx, some); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// record writes spans in one round trip: other writers wait meanwhile.
+func (r usage) record(ctx context.Context, us []domain.Usage) error {
+	row := "(" + marks(usageCols) + ")"
+	args := make([]any, 0, len(us)*8)
+	for _, u := range us {
+		args = append(args, string(u.VMID), string(u.ProjectID), micros(u.From), micros(u.To), u.CPUSeconds, u.MemoryByteSec, u.DiskBytes, u.EgressBytes)
+	}
+	_, err := r.s.Exec(ctx, "INSERT INTO usage ("+usageCols+") VALUES "+row+strings.Repeat(", "+row, len(us)-1)+
+		" ON CONFLICT (vm_id, project_id, from_at) DO UPDATE SET "+excluded("to_at, cpu_seconds, memory_byte_sec, disk_bytes, egress_bytes"), args...)
+	if violated(err, Reference) {
+		return errors.Wrap(err, errors.NotFound, "a project of these VMs does not exist")
+	}
+	return err
 }
 
 func (r usage) List(ctx context.Context, f storage.UsageFilter, limit int) ([]domain.Usage, error) {
@@ -52,7 +68,7 @@ func (r usage) List(ctx context.Context, f storage.UsageFilter, limit int) ([]do
 		err := row.Scan(&u.VMID, &u.ProjectID, scanTime{&u.From}, scanTime{&u.To}, &u.CPUSeconds, &u.MemoryByteSec, &u.DiskBytes, &u.EgressBytes)
 		out = append(out, u)
 		return err
-	}, "SELECT vm_id, project_id, from_at, to_at, cpu_seconds, memory_byte_sec, disk_bytes, egress_bytes FROM usage"+w.String()+
+	}, "SELECT "+usageCols+" FROM usage"+w.String()+
 		" ORDER BY from_at, vm_id LIMIT ?", append(w.args, clampLimit(limit))...)
 	if err != nil {
 		return nil, err
