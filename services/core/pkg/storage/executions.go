@@ -32,8 +32,9 @@ type Executions interface {
 	Open(ctx context.Context, vm domain.ID) ([]*domain.Execution, error)
 	// LoseOpen ends what is open in a VM at or below an epoch as lost, and returns it.
 	LoseOpen(ctx context.Context, vm domain.ID, epoch int64, reason string, at time.Time) ([]*domain.Execution, error)
-	// Expired lists executions that ended before a time, longest ended first.
-	Expired(ctx context.Context, before time.Time, limit int) ([]*domain.Execution, error)
+	// Expired lists executions in VMs of a worker, and of workers that are no more,
+	// that ended before a time, longest ended first.
+	Expired(ctx context.Context, worker domain.ID, before time.Time, limit int) ([]*domain.Execution, error)
 	// Delete removes ended executions; others and absent ones are left alone.
 	Delete(ctx context.Context, project domain.ID, ids ...domain.ID) error
 }

@@ -55,8 +55,9 @@ type VMs interface {
 	// OnWorker lists VMs of a worker that are not tombstones, from after an ID
 	// on in ID order: what a starting worker reconciles with its node.
 	OnWorker(ctx context.Context, worker, after domain.ID, limit int) ([]*domain.VM, error)
-	// Tombstones lists VMs that ended before a time, longest ended first.
-	Tombstones(ctx context.Context, before time.Time, limit int) ([]*domain.VM, error)
+	// Tombstones lists VMs of a worker, and of workers that are no more, that
+	// ended before a time, longest ended first: what is left of them is on the worker.
+	Tombstones(ctx context.Context, worker domain.ID, before time.Time, limit int) ([]*domain.VM, error)
 	// Count tells how many VMs stand in each observed state; tombstones are
 	// not counted.
 	Count(ctx context.Context, project domain.ID) (map[domain.ObservedState]int64, error)

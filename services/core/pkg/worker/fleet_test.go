@@ -9,7 +9,9 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/image"
+	"github.com/aetherium/aetherium/services/core/pkg/journal"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/fake"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
@@ -212,5 +214,56 @@ func refused(t *testing.T, err error, code errors.Code) {
 	t.Helper()
 	if !errors.HasCode(err, code) {
 		t.Errorf("%v, not %s", err, code)
+	}
+}
+
+// What is kept no longer is removed by the worker that has its files, however
+// much it is, and nothing of it is left there.
+func TestSweepsAreOfOnesOwn(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	one, other := f.one, f.other
+	one.running(vmm.CreateVM{Resources: domain.Resources{MemoryBytes: 4 << 30}})
+	one.template("second", "/") // where more memory is left
+	vm := other.running(vmm.CreateVM{Template: "second"})
+	if vm.WorkerID != other.worker.ID() {
+		t.Fatalf("the VM is on %s", vm.WorkerID)
+	}
+	_, x := other.sh(vm.ID, "echo kept")
+	kept := func() bool {
+		j, err := other.journals.Lookup(journal.Key{VM: vm.ID, Epoch: x.Epoch, Execution: x.ID})
+		if err == nil {
+			j.Close()
+		}
+		return err == nil
+	}
+	if !kept() {
+		t.Fatal("there is no journal")
+	}
+	must(t, one.store.Update(one.ctx, func(tx storage.Tx) error {
+		for range 1200 {
+			if err := tx.Outbox().Append(one.ctx, &domain.Event{ProjectID: one.by.ProjectID, Type: "old", Subject: vm.ID, At: time.Now().UTC()}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	later := time.Now().Add(8 * 24 * time.Hour)
+	one.skip(time.Until(later))
+	other.skip(time.Until(later))
+	one.worker.Sweep(one.ctx)
+	if _, err := f.GetExecution(one.ctx, one.by, x.ID); err != nil || !kept() {
+		t.Errorf("another worker's sweep removed it: %v", err)
+	}
+	must(t, one.store.View(one.ctx, func(tx storage.Tx) error {
+		left, err := tx.Outbox().List(one.ctx, storage.EventFilter{Limit: storage.MaxPage})
+		if len(left) > 20 { // what came of the sweep, and the newest
+			t.Errorf("%d events are left", len(left))
+		}
+		return err
+	}))
+	other.worker.Sweep(one.ctx)
+	if _, err := f.GetExecution(one.ctx, one.by, x.ID); !errors.HasCode(err, errors.NotFound) || kept() {
+		t.Errorf("it is still there: %v", err)
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
-// sweepBatch bounds what one sweep removes of each kind.
+// sweepBatch bounds what one transaction of a sweep removes of each kind.
 const sweepBatch = 500
 
 // sweep removes what has been kept long enough.
@@ -69,29 +69,54 @@ func (w *Worker) sweepWishes(ctx context.Context) error {
 	return err
 }
 
+// sweepRows removes rows that are kept no longer, in transactions of their own:
+// however many there are, others have their turns in between.
 func (w *Worker) sweepRows(ctx context.Context) error {
 	now := w.time()
-	return w.Store.Update(ctx, func(tx storage.Tx) error {
-		if _, err := tx.Idempotency().DeleteExpired(ctx, now, sweepBatch); err != nil {
+	due := []func(tx storage.Tx) (int, error){
+		func(tx storage.Tx) (int, error) { return tx.Idempotency().DeleteExpired(ctx, now, sweepBatch) },
+		func(tx storage.Tx) (int, error) { return tx.Answers().DeleteExpired(ctx, now, sweepBatch) },
+		func(tx storage.Tx) (int, error) {
+			return tx.Tasks().DeleteEnded(ctx, now.Add(-w.config.KeepTasks), sweepBatch)
+		},
+		func(tx storage.Tx) (int, error) {
+			return tx.Outbox().DeleteBefore(ctx, now.Add(-w.config.KeepEvents), sweepBatch)
+		},
+	}
+	for len(due) > 0 {
+		var more []func(tx storage.Tx) (int, error)
+		if err := w.Store.Update(ctx, func(tx storage.Tx) error {
+			more = nil
+			for _, remove := range due {
+				n, err := remove(tx)
+				if err != nil {
+					return err
+				}
+				if n == sweepBatch {
+					more = append(more, remove)
+				}
+			}
+			return nil
+		}); err != nil {
 			return err
 		}
-		if _, err := tx.Answers().DeleteExpired(ctx, now, sweepBatch); err != nil {
-			return err
-		}
-		if _, err := tx.Tasks().DeleteEnded(ctx, now.Add(-w.config.KeepTasks), sweepBatch); err != nil {
-			return err
-		}
-		_, err := tx.Outbox().DeleteBefore(ctx, now.Add(-w.config.KeepEvents), sweepBatch)
-		return err
-	})
+		due = more
+	}
+	return nil
 }
 
 // sweepTombstones removes VMs that ended long ago, with their executions and journals.
 func (w *Worker) sweepTombstones(ctx context.Context) error {
-	_, err := w.dropTombstones(ctx, func(tx storage.Tx) ([]*domain.VM, error) {
-		return tx.VMs().Tombstones(ctx, w.time().Add(-w.config.KeepTombstones), sweepBatch)
-	})
-	return err
+	before := w.time().Add(-w.config.KeepTombstones)
+	for found := sweepBatch; found == sweepBatch; {
+		var err error
+		if found, err = w.dropTombstones(ctx, func(tx storage.Tx) ([]*domain.VM, error) {
+			return tx.VMs().Tombstones(ctx, w.id, before, sweepBatch)
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ForgetProject removes the tombstones of a project's VMs, with their
@@ -100,7 +125,7 @@ func (w *Worker) ForgetProject(ctx context.Context, project domain.ID) error {
 	for {
 		found, err := w.dropTombstones(ctx, func(tx storage.Tx) ([]*domain.VM, error) {
 			list, err := tx.VMs().List(ctx, storage.VMFilter{
-				ProjectID: project, States: []domain.ObservedState{domain.Deleted}, IncludeDeleted: true, Page: storage.Page{Limit: sweepBatch},
+				ProjectID: project, WorkerID: w.id, States: []domain.ObservedState{domain.Deleted}, IncludeDeleted: true, Page: storage.Page{Limit: sweepBatch},
 			})
 			return list.Items, err
 		})
@@ -114,7 +139,7 @@ func (w *Worker) ForgetProject(ctx context.Context, project domain.ID) error {
 // tells how many were found.
 func (w *Worker) dropTombstones(ctx context.Context, find func(storage.Tx) ([]*domain.VM, error)) (found int, err error) {
 	var ended []*domain.VM
-	err = w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
+	_, err = w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
 		ended = nil
 		vms, err := find(tx)
 		if err != nil {
@@ -145,14 +170,22 @@ func (w *Worker) dropTombstones(ctx context.Context, find func(storage.Tx) ([]*d
 
 // sweepExecutions removes executions that ended long ago in VMs that live on.
 func (w *Worker) sweepExecutions(ctx context.Context) error {
-	return w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
-		return tx.Executions().Expired(ctx, w.time().Add(-w.config.KeepTombstones), sweepBatch)
-	})
+	before := w.time().Add(-w.config.KeepTombstones)
+	for gone := sweepBatch; gone == sweepBatch; {
+		var err error
+		if gone, err = w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
+			return tx.Executions().Expired(ctx, w.id, before, sweepBatch)
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // dropExecutions removes rows first and journals after: a journal without a
-// row is removed at the next start, a row without a journal would lie.
-func (w *Worker) dropExecutions(ctx context.Context, find func(storage.Tx) ([]*domain.Execution, error)) error {
+// row is removed at the next start, a row without a journal would lie. It tells
+// how many it was.
+func (w *Worker) dropExecutions(ctx context.Context, find func(storage.Tx) ([]*domain.Execution, error)) (int, error) {
 	var gone []*domain.Execution
 	err := w.Store.Update(ctx, func(tx storage.Tx) (err error) {
 		if gone, err = find(tx); err != nil {
@@ -166,12 +199,12 @@ func (w *Worker) dropExecutions(ctx context.Context, find func(storage.Tx) ([]*d
 		return nil
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, x := range gone {
 		err = errors.Join(err, w.Journals.Delete(journalKey(x)))
 	}
-	return err
+	return len(gone), err
 }
 
 // sweepForkSnapshots removes the frozen disks below forks that all run by now.

@@ -136,8 +136,9 @@ func executionUpserts(e *env) {
 }
 
 func executionQueries(e *env) {
-	p := e.project("p")
-	vm, other := e.vm(p, nil), e.vm(p, nil)
+	p, mine := e.project("p"), e.hire("mine")
+	placed := func(vm *domain.VM) { vm.WorkerID = mine }
+	vm, other := e.vm(p, placed), e.vm(p, placed)
 	end := func(at time.Time) func(*domain.Execution) {
 		return func(x *domain.Execution) { x.State, x.ExitCode, x.EndedAt = domain.ExecutionExited, ptr(0), &at }
 	}
@@ -155,8 +156,11 @@ func executionQueries(e *env) {
 	same(e, "of the project, one page", list(storage.ExecutionFilter{Page: storage.Page{Limit: 2, Order: "asc"}}), []domain.ID{old.ID, oldest.ID})
 	same(e, "open", xids(read(e, func(tx storage.Tx) ([]*domain.Execution, error) { return tx.Executions().Open(e.ctx(), vm.ID) })),
 		[]domain.ID{running.ID, starting.ID})
-	same(e, "expired", xids(read(e, func(tx storage.Tx) ([]*domain.Execution, error) { return tx.Executions().Expired(e.ctx(), limit, 10) })),
-		[]domain.ID{oldest.ID, old.ID})
+	expired := func(worker domain.ID) []domain.ID {
+		return xids(read(e, func(tx storage.Tx) ([]*domain.Execution, error) { return tx.Executions().Expired(e.ctx(), worker, limit, 10) }))
+	}
+	same(e, "expired", expired(mine), []domain.ID{oldest.ID, old.ID})
+	same(e, "expired on another worker", expired(e.hire("another")), []domain.ID{})
 
 	at := e.tick()
 	e.update(func(tx storage.Tx) error {

@@ -94,7 +94,7 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 		Lookup{Name: "unacked", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.VMs().Unacked(ctx, id, 10)) }},
 		Lookup{Name: "timed", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.VMs().Timed(ctx, id, "", 10)) }},
 		Lookup{Name: "on worker", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.VMs().OnWorker(ctx, id, "", 10)) }},
-		Lookup{Name: "tombstones", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.VMs().Tombstones(ctx, now, 10)) }},
+		Lookup{Name: "tombstones", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.VMs().Tombstones(ctx, id, now, 10)) }},
 		Lookup{Name: "VM by name", Run: func(ctx context.Context, tx storage.Tx) error {
 			_, _ = tx.VMs().ByName(ctx, p, "n")
 			return nil
@@ -151,7 +151,7 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 		Lookup{Name: "lose open", Run: func(ctx context.Context, tx storage.Tx) error {
 			return do(tx.Executions().LoseOpen(ctx, id, 1, "r", now))
 		}},
-		Lookup{Name: "expired executions", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Executions().Expired(ctx, now, 10)) }},
+		Lookup{Name: "expired executions", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Executions().Expired(ctx, id, now, 10)) }},
 		Lookup{Name: "execution for the system", Run: func(ctx context.Context, tx storage.Tx) error {
 			_, _ = tx.Executions().Get(ctx, "", id)
 			return nil

@@ -120,10 +120,22 @@ func vmOnWorker(e *env) {
 	same(e, "walked", got, want)
 }
 
+// hire inserts a worker.
+func (e *env) hire(name string) domain.ID {
+	e.Helper()
+	id := domain.NewID()
+	e.update(func(tx storage.Tx) error {
+		return tx.Workers().Insert(e.ctx(), &domain.Worker{ID: id, Name: name, SeenAt: e.now, JoinedAt: e.now})
+	})
+	return id
+}
+
 func vmTombstones(e *env) {
 	p := e.project("p")
+	mine, its := e.hire("mine"), e.hire("another")
 	bury := func(ended time.Time) *domain.VM {
 		vm := e.vm(p, func(vm *domain.VM) {
+			vm.WorkerID = mine
 			vm.Metadata, vm.Desired, vm.Observed, vm.EndedAt = map[string]string{"k": "v"}, domain.WantDeleted, domain.Deleted, &ended
 		})
 		return vm
@@ -131,8 +143,11 @@ func vmTombstones(e *env) {
 	limit := e.now.Add(time.Hour)
 	young, old, oldest := bury(limit), bury(limit.Add(-time.Second)), bury(limit.Add(-time.Minute))
 	live := e.vm(p, func(vm *domain.VM) { vm.Desired, vm.Observed = domain.WantDeleted, domain.Deleting })
-	same(e, "older than", vmIDs(read(e, func(tx storage.Tx) ([]*domain.VM, error) { return tx.VMs().Tombstones(e.ctx(), limit, 10) })),
-		[]domain.ID{oldest.ID, old.ID})
+	of := func(worker domain.ID) []domain.ID {
+		return vmIDs(read(e, func(tx storage.Tx) ([]*domain.VM, error) { return tx.VMs().Tombstones(e.ctx(), worker, limit, 10) }))
+	}
+	same(e, "older than", of(mine), []domain.ID{oldest.ID, old.ID})
+	same(e, "of another worker", of(its), []domain.ID{})
 	x := e.execution(old, nil)
 	e.refused(errors.Conflict, func(tx storage.Tx) error { return tx.VMs().Delete(e.ctx(), p, live.ID) })
 	e.update(func(tx storage.Tx) error { return tx.VMs().Delete(e.ctx(), p, old.ID) })
@@ -141,6 +156,10 @@ func vmTombstones(e *env) {
 	if c := code(e, func(tx storage.Tx) (*domain.Execution, error) { return tx.Executions().Get(e.ctx(), p, x.ID) }); c != errors.NotFound {
 		e.Errorf("an execution outlived its VM's row: %s", c)
 	}
+	orphan := bury(limit.Add(-time.Hour))
+	e.update(func(tx storage.Tx) error { return tx.Workers().Delete(e.ctx(), mine) })
+	same(e, "of a worker that is no more", of(its), []domain.ID{orphan.ID})
+	e.update(func(tx storage.Tx) error { return tx.VMs().Delete(e.ctx(), p, orphan.ID) })
 	same(e, "the young one stays", e.listVMs(storage.VMFilter{ProjectID: p, States: []domain.ObservedState{domain.Deleted}}), []domain.ID{young.ID})
 }
 

@@ -116,9 +116,10 @@ func (r executions) LoseOpen(ctx context.Context, vm domain.ID, epoch int64, rea
 		" AND epoch <= ? RETURNING "+executionColumns, reason, micros(at), string(vm), epoch)
 }
 
-func (r executions) Expired(ctx context.Context, before time.Time, limit int) ([]*domain.Execution, error) {
-	return queryAll(ctx, r.s, scanExecution, executionSelect+" WHERE ended_at IS NOT NULL AND ended_at < ? ORDER BY ended_at LIMIT ?",
-		micros(before), clampLimit(limit))
+func (r executions) Expired(ctx context.Context, worker domain.ID, before time.Time, limit int) ([]*domain.Execution, error) {
+	return queryAll(ctx, r.s, scanExecution, executionSelect+` WHERE ended_at IS NOT NULL AND ended_at < ? AND EXISTS (
+		SELECT 1 FROM vms v WHERE v.id = vm_id AND v.project_id = executions.project_id AND `+heldBy("v")+") ORDER BY ended_at LIMIT ?",
+		micros(before), string(worker), clampLimit(limit))
 }
 
 func (r executions) Delete(ctx context.Context, project domain.ID, ids ...domain.ID) error {

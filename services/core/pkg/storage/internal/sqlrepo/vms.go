@@ -237,9 +237,15 @@ func (r vms) OnWorker(ctx context.Context, worker, after domain.ID, limit int) (
 		ORDER BY id LIMIT ?`, string(worker), string(after), clampLimit(limit))
 }
 
-func (r vms) Tombstones(ctx context.Context, before time.Time, limit int) ([]*domain.VM, error) {
-	return queryAll(ctx, r.s, scanVM, vmSelect+` WHERE observed = 'deleted' AND ended_at < ?
-		ORDER BY ended_at LIMIT ?`, micros(before), clampLimit(limit))
+func (r vms) Tombstones(ctx context.Context, worker domain.ID, before time.Time, limit int) ([]*domain.VM, error) {
+	return queryAll(ctx, r.s, scanVM, vmSelect+" WHERE observed = 'deleted' AND ended_at < ? AND "+heldBy("vms")+" ORDER BY ended_at LIMIT ?",
+		micros(before), string(worker), clampLimit(limit))
+}
+
+// heldBy is the condition that a VM is a worker's, or of one that is no more:
+// whoever comes first sweeps up after that.
+func heldBy(vms string) string {
+	return "(" + vms + ".worker_id = ? OR NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = " + vms + ".worker_id))"
 }
 
 func (r vms) Count(ctx context.Context, project domain.ID) (map[domain.ObservedState]int64, error) {
