@@ -32,13 +32,14 @@ type Host struct {
 	Docker     Docker   `yaml:"docker"`
 	MicroVM    MicroVM  `yaml:"microvm"`
 	// Firecracker is what only that driver of the two has.
-	Firecracker Firecracker `yaml:"firecracker"`
-	Network     Network     `yaml:"network"`
-	Disk        Disk        `yaml:"disk"`
-	Base        Base        `yaml:"base"`
-	Images      Images      `yaml:"images"`
-	Tools       Tools       `yaml:"tools"`
-	Storage     Storage     `yaml:"storage"`
+	Firecracker Firecracker     `yaml:"firecracker"`
+	Network     Network         `yaml:"network"`
+	Disk        Disk            `yaml:"disk"`
+	Base        Base            `yaml:"base"`
+	Images      Images          `yaml:"images"`
+	Tools       Tools           `yaml:"tools"`
+	Storage     Storage         `yaml:"storage"`
+	UsageEvery  config.Duration `yaml:"usage_every" doc:"Between samples of what each VM uses; each is a row, and a point of a sandbox's metrics."`
 }
 
 // Storage is where workers have templates' files from that another has built.
@@ -241,6 +242,7 @@ type Tools struct {
 func DefaultHost() Host {
 	return Host{
 		Pool:        Pool{Size: 3, Kinds: 2},
+		UsageEvery:  config.Duration(15 * time.Second),
 		Drivers:     []string{domain.DriverAuto},
 		OCI:         OCI{Runtime: oci.RuntimeAuto},
 		Docker:      Docker{Socket: "/var/run/docker.sock"},
@@ -252,6 +254,9 @@ func DefaultHost() Host {
 		},
 	}
 }
+
+// The bounds on the time between samples of usage.
+const minUsageEvery, maxUsageEvery = 5 * time.Second, time.Hour
 
 // maxPool bounds the pool's size and kinds, and the memories of booted machines.
 const maxPool = 1000
@@ -267,6 +272,10 @@ func (s *Host) Check(ask string) error {
 			return errors.New(errors.InvalidArgument, "a pool %s of %d is out of range", name, v).
 				WithField("pool."+name).WithHint("0 to %d", maxPool)
 		}
+	}
+	if every := time.Duration(s.UsageEvery); every < minUsageEvery || every > maxUsageEvery {
+		return errors.New(errors.InvalidArgument, "%s between samples of usage is out of range", every).
+			WithField("usage_every").WithHint("%s to %s", minUsageEvery, maxUsageEvery)
 	}
 	if err := s.Firecracker.check(); err != nil {
 		return err

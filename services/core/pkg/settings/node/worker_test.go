@@ -29,6 +29,8 @@ func TestWorker(t *testing.T) {
 		"AETHERIUM_WORKER_GATEWAY=example.com":            "worker.gateway",
 		"AETHERIUM_VM_DRIVER=xen":                         "vm.driver",
 		"AETHERIUM_DRIVERS=xen":                           "drivers",
+		"AETHERIUM_USAGE_EVERY=1s":                        "usage_every",
+		"AETHERIUM_USAGE_EVERY=2h":                        "usage_every",
 		"AETHERIUM_TRACING_SAMPLE=2":                      "tracing.sample",
 		"AETHERIUM_TRACING_URL=collector:4318":            "tracing.url",
 		"AETHERIUM_TRACING_URL=http://u:S3cret@collector": "tracing.url",
