@@ -157,7 +157,9 @@ func executionQueries(e *env) {
 	same(e, "open", xids(read(e, func(tx storage.Tx) ([]*domain.Execution, error) { return tx.Executions().Open(e.ctx(), vm.ID) })),
 		[]domain.ID{running.ID, starting.ID})
 	expired := func(worker domain.ID) []domain.ID {
-		return xids(read(e, func(tx storage.Tx) ([]*domain.Execution, error) { return tx.Executions().Expired(e.ctx(), worker, limit, 10) }))
+		return xids(read(e, func(tx storage.Tx) ([]*domain.Execution, error) {
+			return tx.Executions().Expired(e.ctx(), worker, limit, 10)
+		}))
 	}
 	same(e, "expired", expired(mine), []domain.ID{oldest.ID, old.ID})
 	same(e, "expired on another worker", expired(e.hire("another")), []domain.ID{})
