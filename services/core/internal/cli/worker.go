@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,26 +25,32 @@ const (
 
 func (a *app) workerCommand() *cobra.Command {
 	return group("worker", "See and change the installation's workers, for administrators",
-		a.workerListCommand(), a.workerCordonCommand(), a.workerUncordonCommand(), a.workerDrainCommand(), a.workerTokenCommand())
+		a.workerListCommand(), a.workerGetCommand(), a.workerCordonCommand(), a.workerUncordonCommand(), a.workerDrainCommand(), a.workerTokenCommand())
 }
 
 func workerName(w api.Worker) string { return w.Name }
 
 func workersListing(now time.Time) listing[api.Worker] {
-	part := func(reserved, all string) render.Cell { return render.Text(reserved + " of " + all) }
-	cores := func(milli int64) string { return strconv.FormatFloat(float64(milli)/1000, 'f', -1, 64) }
 	return listing[api.Worker]{
 		titles: []string{"NAME", "ID", "STATE", "DRAIN", "ADDRESS", "SEEN", "VMS", "ACTIVE", "CPU", "MEMORY", "DISK"},
 		name:   workerName,
 		row: func(w api.Worker) []render.Cell {
-			r, c := w.Reserved, w.Capacity
+			cpu, memory, disk := workerUse(w)
 			return []render.Cell{
 				render.Text(w.Name), render.Text(w.ID), render.Text(workerState(w)), render.Until(w.DrainAt, now), render.Text(w.Address),
-				render.Since(w.SeenAt, now), render.Int(int64(w.VMs)), render.Int(int64(w.Active)), part(cores(r.MilliCPU), cores(c.MilliCPU)),
-				part(units.Bytes(r.MemoryBytes), units.Bytes(c.MemoryBytes)), part(units.Bytes(r.DiskBytes), units.Bytes(c.DiskBytes)),
+				render.Since(w.SeenAt, now), render.Int(int64(w.VMs)), render.Int(int64(w.Active)),
+				render.Text(cpu), render.Text(memory), render.Text(disk),
 			}
 		},
 	}
+}
+
+// workerUse is what a worker's VMs may use of its CPUs, memory and disk.
+func workerUse(w api.Worker) (cpu, memory, disk string) {
+	r, c := w.Reserved, w.Capacity
+	cores := func(milli int64) string { return strconv.FormatFloat(float64(milli)/1000, 'f', -1, 64) }
+	return cores(r.MilliCPU) + " of " + cores(c.MilliCPU), units.Bytes(r.MemoryBytes) + " of " + units.Bytes(c.MemoryBytes),
+		units.Bytes(r.DiskBytes) + " of " + units.Bytes(c.DiskBytes)
 }
 
 // workerState is a worker's state, with what it is again when it is back.
@@ -71,6 +78,40 @@ func (a *app) workerListCommand() *cobra.Command {
 			}
 			return showAll(a, workers, workersListing(a.Now()))
 		},
+	}
+}
+
+func (a *app) workerGetCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "get WORKER",
+		Aliases: []string{"show", "inspect"},
+		Short:   "Show a worker",
+		Args:    exactly("WORKER"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			w, err := c.Worker(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			var drivers []string
+			for _, d := range w.Drivers {
+				if d.Usable {
+					drivers = append(drivers, d.Name)
+				}
+			}
+			cpu, memory, disk := workerUse(w)
+			pairs := [][2]string{
+				{"Name", w.Name}, {"ID", w.ID}, {"State", workerState(w)}, {"Drained by", at(w.DrainAt)}, {"Address", w.Address},
+				{"Version", w.Version}, {"Platform", w.Platform}, {"Drivers", strings.Join(drivers, ", ")},
+				{"VMs", strconv.Itoa(w.VMs)}, {"Active", strconv.Itoa(w.Active)}, {"CPU", cpu}, {"Memory", memory}, {"Disk", disk},
+				{"Seen", at(&w.SeenAt)}, {"Joined", at(&w.JoinedAt)},
+			}
+			return showOne(a, w, w.Name, slices.DeleteFunc(pairs, func(p [2]string) bool { return p[1] == "" }))
+		},
+		ValidArgsFunction: a.firstArg(a.completeWorkers),
 	}
 }
 
@@ -155,15 +196,11 @@ func (a *app) awaitDrain(ctx context.Context, c *client.Client, w api.Worker) (a
 		case <-ctx.Done():
 			return w, ctx.Err()
 		}
-		workers, err := c.Workers(ctx)
+		now, err := c.Worker(ctx, w.ID)
 		if err != nil {
 			return w, err
 		}
-		i := slices.IndexFunc(workers, func(other api.Worker) bool { return other.ID == w.ID })
-		if i < 0 {
-			return w, errors.New(errors.NotFound, "the worker %s was removed meanwhile", w.Name)
-		}
-		w = workers[i]
+		w = now
 	}
 	return w, nil
 }

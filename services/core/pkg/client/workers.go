@@ -8,8 +8,13 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 )
 
-// CordonWorker has a worker, by ID or name, take nothing new, for administrators.
-// Returns NotFound, as those below do.
+// Worker gets a worker by ID or name, for administrators. Returns NotFound, as
+// those below do.
+func (c *Client) Worker(ctx context.Context, worker string) (api.Worker, error) {
+	return fetch[api.Worker](ctx, c, get("workers", worker))
+}
+
+// CordonWorker has a worker take nothing new.
 func (c *Client) CordonWorker(ctx context.Context, worker string) (api.Worker, error) {
 	return fetch[api.Worker](ctx, c, post(nil, "workers", worker, "cordon").repeatable())
 }

@@ -57,6 +57,7 @@ const defaultDrain = 10 * time.Minute
 
 func (a *API) workerRoutes() {
 	const tag = "Fleet"
+	register(a, operation("get-worker", http.MethodGet, "/workers/{id}", tag, "Get a worker", ""), options{scope: domain.ScopeAdmin}, a.onWorker(vmm.Fleet.GetWorker))
 	register(a, operation("cordon-worker", http.MethodPost, "/workers/{id}/cordon", tag, "Have a worker take nothing new", "What it has goes on."),
 		options{scope: domain.ScopeAdmin}, a.onWorker(vmm.Fleet.CordonWorker))
 	register(a, operation("uncordon-worker", http.MethodPost, "/workers/{id}/uncordon", tag, "Let a worker take what is new again", "A drain is taken back, too."),

@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"reflect"
 	"testing"
 	"time"
 
@@ -147,4 +148,21 @@ func TestNoFleet(t *testing.T) {
 			t.Errorf("%+v", p)
 		}
 	}
+}
+
+// A worker is found by ID and by name, as it is listed, by administrators.
+func TestWorkerIsFound(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	want := get[wire.List[wire.Worker]](l, 200, req{method: "GET", path: "/workers"}).Items[0]
+	for _, name := range []string{want.ID, want.Name} {
+		if w := get[wire.Worker](l, 200, req{method: "GET", path: "/workers/" + name}); !reflect.DeepEqual(w, want) {
+			t.Errorf("%s is %+v, not %+v", name, w, want)
+		}
+	}
+	for _, name := range []string{"nobody", "aaaaaaaaaaaaaaaaaaaa"} {
+		l.problem(404, errors.NotFound, req{method: "GET", path: "/workers/" + name})
+	}
+	l.problem(400, errors.InvalidArgument, req{method: "GET", path: "/workers/-x"})
+	l.problem(403, errors.PermissionDenied, req{method: "GET", path: "/workers/" + want.ID, key: l.user})
 }

@@ -34,11 +34,6 @@ func (s *Server) workerRoutes(handle register) {
 	handle("GET /workers", func(w http.ResponseWriter, r *http.Request) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		for i := range s.workers {
-			if x := &s.workers[i]; x.DrainAt != nil {
-				x.Active = max(0, x.Active-1) // one ends while it is looked
-			}
-		}
 		return page(w, r, s.workers)
 	})
 	change := func(do func(*api.Worker, *http.Request) error) func(http.ResponseWriter, *http.Request) error {
@@ -61,6 +56,12 @@ func (s *Server) workerRoutes(handle register) {
 			return nil
 		}
 	}
+	handle("GET /workers/{id}", change(func(x *api.Worker, _ *http.Request) error {
+		if x.DrainAt != nil {
+			x.Active = max(0, x.Active-1) // one ends while it is looked
+		}
+		return nil
+	}))
 	handle("POST /workers/{id}/cordon", change(func(x *api.Worker, _ *http.Request) error {
 		x.Cordoned = true
 		return nil
