@@ -39,7 +39,7 @@ func WorkerState(w *domain.Worker, at time.Time) *domain.Event {
 // Types lists every event type.
 func Types() []string {
 	return []string{
-		VMCreated, VMUpdated, VMRunning, VMPaused, VMStopped, VMFailed, VMDeleted,
+		VMCreated, VMUpdated, VMRunning, VMPaused, VMStopped, VMFailed, VMDeleted, VMUnreachable, VMReachable,
 		ExecutionStarted, ExecutionExited, ExecutionLost,
 		SnapshotCreated, SnapshotDeleted,
 		BuildStarted, BuildReady, BuildFailed,

@@ -19,6 +19,9 @@ const (
 	VMFailed  = "vm.failed"
 	VMDeleted = "vm.deleted"
 
+	VMUnreachable = "vm.unreachable" // its worker is away: it may well run
+	VMReachable   = "vm.reachable"   // its worker is back, and it is what it was
+
 	ExecutionStarted = "execution.started"
 	ExecutionExited  = "execution.exited"
 	ExecutionLost    = "execution.lost"
@@ -84,6 +87,16 @@ func VM(kind string, vm *domain.VM, at time.Time) *domain.Event {
 		p.Cause = vm.Tombstone.Cause
 	}
 	return event(kind, vm.ProjectID, vm.ID, vm.ID, p, at)
+}
+
+// VMReach makes the event that tells whether a VM's worker is there.
+func VMReach(vm *domain.VM, at time.Time) *domain.Event {
+	if vm.State() != domain.Unreachable {
+		return VM(VMReachable, vm, at)
+	}
+	told := *vm
+	told.Observed = domain.Unreachable
+	return VM(VMUnreachable, &told, at)
 }
 
 // Execution makes an event about an execution.

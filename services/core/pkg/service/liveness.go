@@ -39,25 +39,60 @@ func (s *Service) Review(ctx context.Context) error {
 	if err != nil || len(silent) == 0 {
 		return err
 	}
-	return s.store.Update(ctx, func(tx storage.Tx) error {
-		for _, id := range silent {
+	for _, id := range silent {
+		var w *domain.Worker
+		uerr := s.store.Update(ctx, func(tx storage.Tx) error {
+			w = nil
 			// It may have given a sign since, and another process may have been quicker.
-			if gone, err := tx.Workers().Away(ctx, id, s.config.AwayAfter); err != nil {
+			gone, err := tx.Workers().Away(ctx, id, s.config.AwayAfter)
+			if err != nil || !gone {
 				return err
-			} else if !gone {
-				continue
 			}
-			w, err := tx.Workers().Get(ctx, id)
+			if w, err = tx.Workers().Get(ctx, id); err != nil {
+				return err
+			}
+			vms, err := Unreached(ctx, tx, id)
 			if err != nil {
 				return err
 			}
-			if err := tx.Outbox().Append(ctx, events.WorkerState(w, s.time())); err != nil {
-				return err
-			}
+			return TellReach(ctx, tx, w, vms, s.time())
+		})
+		if err = errors.Join(err, uerr); uerr == nil && w != nil {
 			s.log.Warn("a worker is away", "worker", w.Name, "seen", w.SeenAt)
 		}
-		return nil
-	})
+	}
+	return err
+}
+
+// Unreached lists the VMs of a worker that cannot be reached, since it is away.
+func Unreached(ctx context.Context, tx storage.Tx, worker domain.ID) ([]*domain.VM, error) {
+	var vms []*domain.VM
+	for after := domain.ID(""); ; {
+		page, err := tx.VMs().OnWorker(ctx, worker, after, storage.MaxPage)
+		if err != nil || len(page) == 0 {
+			return vms, err
+		}
+		for _, vm := range page {
+			if vm.State() == domain.Unreachable {
+				vms = append(vms, vm)
+			}
+		}
+		after = page[len(page)-1].ID
+	}
+}
+
+// TellReach writes the events of a worker that is away from now on, or is back,
+// and of its VMs that cannot be reached meanwhile, in the transaction of what
+// they tell.
+func TellReach(ctx context.Context, tx storage.Tx, w *domain.Worker, vms []*domain.VM, at time.Time) error {
+	es := []*domain.Event{events.WorkerState(w, at)}
+	for _, vm := range vms {
+		if w.State != domain.WorkerAway {
+			vm.UnreachableSince = nil
+		}
+		es = append(es, events.VMReach(vm, at))
+	}
+	return tx.Outbox().Append(ctx, es...)
 }
 
 // retryAway is when what a worker that is away has may be there again.

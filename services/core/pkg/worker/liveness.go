@@ -7,6 +7,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/libs/types/pkg/events"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 )
 
@@ -72,18 +73,27 @@ func (w *Worker) leave(ctx context.Context) {
 	}
 }
 
-// restate writes the worker's state with its event, unless it is that already.
+// restate writes the worker's state with its events, unless it is that already.
+// Of its VMs none can be reached before it is back, or after it has left.
 func (w *Worker) restate(ctx context.Context, to func(*domain.Worker) domain.WorkerState) error {
 	return w.Store.Update(ctx, func(tx storage.Tx) error {
 		row, err := tx.Workers().Get(ctx, w.id)
 		if err != nil || row.State == to(row) {
 			return err
 		}
+		back, err := service.Unreached(ctx, tx, w.id)
+		if err != nil {
+			return err
+		}
 		row.State = to(row)
 		if err := tx.Workers().Update(ctx, row); err != nil {
 			return err
 		}
-		return tx.Outbox().Append(ctx, events.WorkerState(row, w.time()))
+		lost, err := service.Unreached(ctx, tx, w.id)
+		if err != nil {
+			return err
+		}
+		return service.TellReach(ctx, tx, row, append(back, lost...), w.time())
 	})
 }
 

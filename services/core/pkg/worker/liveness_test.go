@@ -133,6 +133,21 @@ func TestAway(t *testing.T) {
 	if got := one.told(id); !slices.Equal(got, want) {
 		t.Errorf("%v", got)
 	}
+	// So it is told of each VM, but of none for which nothing has changed.
+	reach := func(vm domain.ID) []string {
+		return slices.DeleteFunc(one.told(vm), func(kind string) bool { return kind != events.VMUnreachable && kind != events.VMReachable })
+	}
+	want = []string{events.VMUnreachable, events.VMReachable}
+	for _, vm := range []*domain.VM{lost, early} {
+		if got := reach(vm.ID); !slices.Equal(got, want) {
+			t.Errorf("told of a VM is %v", got)
+		}
+	}
+	for _, vm := range []*domain.VM{resting, here} {
+		if got := reach(vm.ID); len(got) != 0 {
+			t.Errorf("told of a VM that rests, or is elsewhere, is %v", got)
+		}
+	}
 }
 
 // A worker whose signs of life do not come through is away, works on, and is

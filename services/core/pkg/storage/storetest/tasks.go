@@ -247,4 +247,17 @@ func outbox(e *env) {
 	if a, b := bounds(); a != all[9].Seq || b != all[9].Seq {
 		e.Errorf("after deleting all: %d..%d", a, b)
 	}
+
+	// As many as a worker has VMs, in one go.
+	_, before := bounds()
+	many := make([]*domain.Event, 0, 321)
+	for range cap(many) {
+		many = append(many, &domain.Event{ProjectID: p, Type: "vm.unreachable", Subject: domain.NewID(), Data: []byte(`{}`), At: e.now})
+	}
+	e.update(func(tx storage.Tx) error { return tx.Outbox().Append(e.ctx(), many...) })
+	var want []domain.Event
+	for _, ev := range many {
+		want = append(want, *ev)
+	}
+	same(e, "many at once", list(storage.EventFilter{After: before, Limit: len(many) + 1}), want)
 }

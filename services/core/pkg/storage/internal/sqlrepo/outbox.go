@@ -3,6 +3,8 @@ package sqlrepo
 import (
 	"context"
 	"encoding/json"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -12,16 +14,33 @@ import (
 
 type outbox struct{ tx *Tx }
 
+// eventsAtOnce is how many a statement inserts: there is a text for each number
+// of them, and statements are kept prepared.
+const eventsAtOnce = 50
+
 func (r outbox) Append(ctx context.Context, es ...*domain.Event) error {
-	for _, e := range es {
-		if len(e.Data) > 0 && !json.Valid(e.Data) {
-			return errors.New(errors.InvalidArgument, "an event's data must be JSON")
+	const row = "(?, ?, ?, ?, ?, ?)"
+	for some := range slices.Chunk(es, eventsAtOnce) {
+		var args []any
+		for _, e := range some {
+			if len(e.Data) > 0 && !json.Valid(e.Data) {
+				return errors.New(errors.InvalidArgument, "an event's data must be JSON")
+			}
+			args = append(args, string(e.ProjectID), e.Type, string(e.Subject), string(e.VMID), rawJSON(e.Data), micros(e.At))
 		}
-		err := r.tx.s.Query(ctx, func(row Row) error { return row.Scan(&e.Seq) },
-			"INSERT INTO outbox (project_id, type, subject, vm_id, data, at) VALUES (?, ?, ?, ?, ?, ?) RETURNING seq",
-			string(e.ProjectID), e.Type, string(e.Subject), string(e.VMID), rawJSON(e.Data), micros(e.At))
+		var seqs []int64
+		err := r.tx.s.Query(ctx, func(row Row) error {
+			var seq int64
+			err := row.Scan(&seq)
+			seqs = append(seqs, seq)
+			return err
+		}, "INSERT INTO outbox (project_id, type, subject, vm_id, data, at) VALUES "+row+strings.Repeat(", "+row, len(some)-1)+" RETURNING seq", args...)
 		if err != nil {
 			return fault(err, "writing an event")
+		}
+		slices.Sort(seqs) // they are given in the order of the values, and told in any
+		for i, e := range some {
+			e.Seq = seqs[i]
 		}
 		r.tx.wrote = true
 	}
