@@ -117,7 +117,12 @@ func readBounded(name string, limit int64) ([]byte, error) {
 		return nil, errors.Wrap(err, errors.InvalidArgument, "%s cannot be read", name)
 	}
 	defer func() { _ = f.Close() }()
-	content, err := io.ReadAll(io.LimitReader(f, limit+1))
+	return readAtMost(f, name, limit)
+}
+
+// readAtMost reads what the user gives, whole or not at all.
+func readAtMost(r io.Reader, name string, limit int64) ([]byte, error) {
+	content, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err != nil {
 		return nil, errors.Wrap(err, errors.InvalidArgument, "%s cannot be read", name)
 	}
@@ -255,7 +260,7 @@ object with tasks, each as POST /api/v1/tasks takes it. A dash is stdin.`,
 			var text []byte
 			var err error
 			if args[0] == "-" {
-				text, err = io.ReadAll(io.LimitReader(a.Stdin, maxGroupFile))
+				text, err = readAtMost(a.Stdin, "stdin", maxGroupFile)
 			} else {
 				text, err = readBounded(args[0], maxGroupFile)
 			}
