@@ -36,10 +36,13 @@ func Lock(path, pidFile string) (io.Closer, error) {
 		if err == nil {
 			return f, nil
 		}
-		if holder(pidFile) != 0 || time.Now().After(end) {
+		if pid := holder(pidFile); pid != 0 || time.Now().After(end) {
 			_ = f.Close()
-			return nil, errors.Wrap(err, errors.Conflict, "another server uses this data directory").
-				WithHint("`aetherium-standalone stop` ends it")
+			used := errors.Wrap(err, errors.Conflict, "another server uses this data directory")
+			if pid != 0 {
+				used = used.WithHint("end it first: it is the process %d", pid)
+			}
+			return nil, used
 		}
 		// Its server is dead; a process that it was just starting still holds
 		// the lock, until it has become another program. flock(2) has no time limit.

@@ -108,7 +108,7 @@ func openAll(ctx context.Context, g ground) (o opened, err error) {
 	}
 	if len(o.drivers) == 0 {
 		return o, errors.New(errors.Unsupported, "no driver can be opened on this host: %s", o.reasons()).WithField("drivers").
-			WithHint("`aetherium-standalone doctor` tells what each lacks")
+			WithHint("this program's command `doctor` tells what each lacks")
 	}
 	if o.drivers[ask] == nil && ask != domain.DriverAuto {
 		return o, errors.New(errors.Unsupported, "this program has no driver %s", ask).WithField("vm.driver")

@@ -196,7 +196,7 @@ func (i *installation) blame(b backend) error {
 			WithHint("for a registry that you trust set AUBE_MINIMUM_PACKAGE_AGE=0 in tools.env")
 	case has("dns error", "failed to lookup", "could not resolve", "connect", "timed out", "certificate", "error sending request"):
 		return fail(errors.Unavailable, CodeUnreachable, "what has %s cannot be reached by %s: %s", i.ref.Name, b.name, short).
-			WithHint("see tools.registry, tools.ca_file and network.allow in `aetherium-standalone reference`")
+			WithHint("see the settings tools.registry, tools.ca_file and network.allow")
 	}
 	return fail(errors.Unavailable, CodeFailed, "%s cannot be installed by %s: %s", i.ref, b.name, short)
 }

@@ -63,7 +63,7 @@ func (m *Manager) misePath(ctx context.Context, say func(string)) (string, error
 			return "", err
 		}
 		return "", wrap(err, errors.Unavailable, CodeMise, "mise %s cannot be had from %s", m.cfg.Mise, m.registryHost()).
-			WithHint("see tools.mise, tools.registry and tools.ca_file in `aetherium-standalone reference`")
+			WithHint("see the settings tools.mise, tools.registry and tools.ca_file")
 	}
 	return program, nil
 }

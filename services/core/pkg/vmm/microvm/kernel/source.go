@@ -15,7 +15,7 @@ type Source struct {
 }
 
 // noKernel tells how to get one.
-const noKernel = "`aetherium-standalone kernel install` fetches Debian's kernel for virtual machines"
+const noKernel = "`kernel install` of aetherium-standalone fetches Debian's kernel for virtual machines into the data directory that it is given; microvm.kernel names another place"
 
 // Find finds the kernel in a directory that a kernel package was unpacked to,
 // or FetchDebian filled: boot/vmlinuz-* and lib/modules/*, the newest of each
