@@ -83,6 +83,9 @@ func (w *Worker) sweepRows(ctx context.Context) error {
 			return tx.Outbox().DeleteBefore(ctx, now.Add(-w.config.KeepEvents), sweepBatch)
 		},
 	}
+	if keep := w.config.KeepUsage; keep > 0 {
+		due = append(due, func(tx storage.Tx) (int, error) { return tx.Usage().DeleteBefore(ctx, now.Add(-keep), sweepBatch) })
+	}
 	for len(due) > 0 {
 		var more []func(tx storage.Tx) (int, error)
 		if err := w.Store.Update(ctx, func(tx storage.Tx) error {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/worker"
 )
@@ -43,5 +44,37 @@ func TestWhatWasUsedOutlastsTheWorker(t *testing.T) {
 	other := vmm.Caller{ProjectID: domain.NewID(), Name: "other"}
 	if _, err := b.VMUsed(b.ctx, other, vm.ID, time.Time{}, time.Time{}); !errors.HasCode(err, errors.NotFound) {
 		t.Errorf("another project's: %v", err)
+	}
+}
+
+// What was used long ago is forgotten, and what was of late is not.
+func TestWhatWasUsedIsForgotten(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, func(c *worker.Config) { c.SweepEvery, c.KeepUsage = 10*time.Millisecond, time.Hour })
+	const old, young = 1234, 5 // more than a batch
+	ended, now := domain.NewID(), time.Now().UTC().Truncate(time.Microsecond)
+	spans := make([]domain.Usage, old+young)
+	for i := range spans {
+		from := now.Add(time.Duration(i) * time.Second)
+		if i < old {
+			from = from.Add(-2 * time.Hour)
+		}
+		spans[i] = domain.Usage{ProjectID: b.by.ProjectID, VMID: ended, From: from, To: from.Add(time.Second)}
+	}
+	must(t, b.store.Update(b.ctx, func(tx storage.Tx) error { return tx.Usage().Record(b.ctx, spans...) }))
+	for {
+		var left []domain.Usage
+		must(t, b.store.View(b.ctx, func(tx storage.Tx) (err error) {
+			left, err = tx.Usage().List(b.ctx, storage.UsageFilter{VMID: ended}, storage.MaxPage)
+			return err
+		}))
+		if len(left) < young {
+			t.Fatalf("%d spans are left of %d", len(left), young)
+		}
+		if len(left) == young {
+			return
+		}
+		must(t, b.ctx.Err())
+		time.Sleep(time.Millisecond) // nobody is told of a sweep
 	}
 }

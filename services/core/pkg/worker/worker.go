@@ -45,6 +45,7 @@ type Config struct {
 	KeepTombstones time.Duration
 	KeepTasks      time.Duration
 	KeepEvents     time.Duration
+	KeepUsage      time.Duration // 0: for ever
 	// MaxConcurrentSteps bounds how many VMs are stepped at once.
 	MaxConcurrentSteps int
 	Pool               PoolConfig
