@@ -2,7 +2,7 @@
 # An installation on this host's Docker engine (config/docker-compose.yml).
 #   build           the images of our programs, around the binaries in bin/
 #   up              start everything; workers join the first time
-#   infrastructure  start PostgreSQL and Redis alone, reachable from this host
+#   infrastructure  start PostgreSQL, Redis and Loki alone, reachable from this host
 #   down            stop all of it and every VM; the data stays (PURGE=1: it goes)
 # BASE is the image that the worker's is made from (default debian:bookworm-slim),
 # PACKAGES are more of Debian's for it, BUILD_ARGS more for `docker build`.
@@ -43,7 +43,8 @@ IMAGES
 
 up() {
   passwords
-  say "starting PostgreSQL, Redis and the gateway"
+  say "starting PostgreSQL, Redis, Loki and the gateway"
+  compose up --detach loki # nobody waits for it: lines wait
   compose up --detach --wait postgres redis gateway
   local name variable
   for name in "${workers[@]}"; do
@@ -58,11 +59,12 @@ up() {
 
 infrastructure() {
   passwords
-  compose -f "$ROOT/config/docker-compose.infrastructure.yml" up --detach --wait postgres redis
+  compose -f "$ROOT/config/docker-compose.infrastructure.yml" up --detach --wait postgres redis loki
   # shellcheck source=/dev/null
   source "$env_file"
   echo "export AETHERIUM_DATABASE='postgres://aetherium:$POSTGRES_PASSWORD@127.0.0.1:${POSTGRES_PORT:-5432}/aetherium?sslmode=disable'"
   echo "export AETHERIUM_QUEUE='redis://:$REDIS_PASSWORD@127.0.0.1:${REDIS_PORT:-6379}/0'"
+  echo "export AETHERIUM_LOG_LOKI=http://127.0.0.1:${LOKI_PORT:-3100}"
 }
 
 down() {

@@ -15,6 +15,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/config"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/logging"
+	"github.com/aetherium/aetherium/libs/common/pkg/loki"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/redis"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/postgres"
@@ -49,7 +50,48 @@ type Common struct {
 // Log says what is logged how.
 type Log struct {
 	Level  string `yaml:"level" doc:"debug, info, warn or error."`
-	Format string `yaml:"format" doc:"auto, text or json."`
+	Format string `yaml:"format" doc:"auto, text or json; of what goes to stderr."`
+	// What follows is where a server's lines go as well, as JSON.
+	File     string       `yaml:"file" doc:"File that lines are written to as well; empty: none."`
+	FileSize config.Bytes `yaml:"file_size" doc:"How large the file becomes; then it is put aside as FILE.1, that as FILE.2, and so on."`
+	FileKeep int          `yaml:"file_keep" doc:"How many files put aside are kept."`
+	Loki     string       `yaml:"loki" doc:"Address of a Grafana Loki that lines are sent to, such as http://127.0.0.1:3100; empty: none."`
+	Tenant   string       `yaml:"loki_tenant" doc:"Tenant of that Loki (X-Scope-OrgID), where it has several."`
+	Key      string       `yaml:"loki_key_file" doc:"File of user:password, or of a bearer token, that Loki is shown; not readable by others."`
+}
+
+// The bounds on a log's file.
+const (
+	minLogFile = 64 << 10
+	maxLogFile = 1 << 40
+	maxLogKeep = 1000
+)
+
+// check looks at nothing but what is said.
+func (l *Log) check() error {
+	if l.File != "" {
+		abs, err := filepath.Abs(l.File)
+		if err != nil {
+			return errors.Wrap(err, errors.InvalidArgument, "log.file cannot be resolved").WithField("log.file")
+		}
+		l.File = abs
+	}
+	switch {
+	case l.FileSize < minLogFile || l.FileSize > maxLogFile:
+		return errors.New(errors.InvalidArgument, "log.file_size is out of range").WithField("log.file_size").WithHint("64KiB to 1TiB")
+	case l.FileKeep < 0 || l.FileKeep > maxLogKeep:
+		return errors.New(errors.InvalidArgument, "%d files put aside are out of range", l.FileKeep).WithField("log.file_keep").WithHint("0 to %d", maxLogKeep)
+	case l.Loki == "" && (l.Tenant != "" || l.Key != ""):
+		return errors.New(errors.InvalidArgument, "settings of a Loki are given, and none is used").WithField("log.loki").WithHint("such as http://127.0.0.1:3100")
+	case strings.ContainsFunc(l.Tenant, func(c rune) bool { return c <= ' ' || c > '~' }) || len(l.Tenant) > 150:
+		return errors.New(errors.InvalidArgument, "log.loki_tenant is no tenant").WithField("log.loki_tenant")
+	}
+	if l.Loki != "" {
+		if err := loki.CheckURL(l.Loki); err != nil {
+			return errors.Wrap(err, errors.InvalidArgument, "log.loki is no address").WithField("log.loki").WithHint("such as http://127.0.0.1:3100")
+		}
+	}
+	return nil
 }
 
 // Metrics says who may see what is measured (docs/OBSERVABILITY.md).
@@ -139,7 +181,7 @@ func DefaultCommon() Common {
 	const week = config.Duration(7 * 24 * time.Hour)
 	return Common{
 		DataDir: defaultDataDir(),
-		Log:     Log{Level: "info", Format: "auto"},
+		Log:     Log{Level: "info", Format: "auto", FileSize: 64 << 20, FileKeep: 4},
 		Tracing: Tracing{Sample: 1},
 		VM: VM{
 			Driver: "oci", Template: "base", Network: "nat",
@@ -175,6 +217,9 @@ func (s *Common) Check() error {
 	}
 	if known := append([]string{domain.DriverAuto}, domain.Drivers()...); !slices.Contains(known, s.VM.Driver) {
 		return errors.New(errors.InvalidArgument, "there is no driver %q", s.VM.Driver).WithField("vm.driver").WithHint("one of %s", strings.Join(known, ", "))
+	}
+	if err := s.Log.check(); err != nil {
+		return err
 	}
 	if err := s.Tracing.check(); err != nil {
 		return err

@@ -64,8 +64,17 @@ func (p *Program) Begin(s settings.Common, secrets ...string) (log *slog.Logger,
 		return nil, nil, err
 	}
 	redis.LogTo(log)
-	release, err = daemon.Hold(s.LockFile(), s.PIDFile())
-	return log, release, err
+	let, err := daemon.Hold(s.LockFile(), s.PIDFile())
+	if err != nil {
+		return log, let, err
+	}
+	log, shut, err := p.sinks(s.Log, log)
+	if err != nil {
+		let()
+		return log, nil, err
+	}
+	redis.LogTo(log)
+	return log, func() { let(); shut() }, nil
 }
 
 // Ready tells whoever started the server in the background that it serves.

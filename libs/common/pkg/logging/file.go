@@ -1,0 +1,151 @@
+package logging
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+)
+
+// lookEvery is how often it is looked whether the file is still where it was,
+// and how often one that could not be opened is tried again.
+const lookEvery = time.Second
+
+// File writes lines to a file that is put aside when it has become large. Whoever
+// logs is never told of what goes wrong with it, and waits for nothing but the write.
+type File struct {
+	path string
+	size int64 // most of one
+	keep int   // of those put aside
+	tell func(error)
+
+	mu      sync.Mutex
+	file    *os.File // nil: it could not be opened
+	written int64
+	looked  time.Time
+	failing bool
+}
+
+// OpenFile opens a file for more lines, and makes it with mode 0600. Of those that
+// were put aside (path.1 is the newest) as many are kept as said. tell, if any, is
+// told the first error of a row; then what is logged is lost until it ends.
+func OpenFile(path string, size int64, keep int, tell func(error)) (*File, error) {
+	if tell == nil {
+		tell = func(error) {}
+	}
+	f := &File{path: path, size: size, keep: keep, tell: tell}
+	return f, f.open()
+}
+
+func (f *File) open() error {
+	f.looked = time.Now()
+	file, err := os.OpenFile(f.path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = &fs.PathError{Op: "open", Path: f.path, Err: fs.ErrInvalid}
+	}
+	if err != nil {
+		_ = file.Close()
+		return err
+	}
+	f.file, f.written = file, info.Size()
+	return nil
+}
+
+// Write appends one line. It fails for nobody.
+func (f *File) Write(line []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	err := f.append(line)
+	if err != nil && !f.failing {
+		f.tell(err)
+	}
+	f.failing = err != nil
+	return len(line), nil
+}
+
+func (f *File) append(line []byte) error {
+	if now := time.Now(); now.Sub(f.looked) >= lookEvery {
+		f.looked = now
+		if f.file != nil && !f.there() {
+			_ = f.file.Close()
+			f.file = nil
+		}
+		if f.file == nil {
+			if err := f.open(); err != nil {
+				return err
+			}
+		}
+	}
+	if f.file == nil {
+		return fs.ErrClosed
+	}
+	var aside error
+	if f.written > 0 && f.written+int64(len(line)) > f.size {
+		aside = f.putAside()
+	}
+	if f.file == nil {
+		return aside
+	}
+	n, err := f.file.Write(line)
+	if err != nil {
+		// Half a line (a full disk) is none.
+		if n > 0 && f.file.Truncate(f.written) != nil {
+			f.written += int64(n)
+		}
+		return err
+	}
+	f.written += int64(n)
+	return aside
+}
+
+// there reports whether the path still leads to the open file.
+func (f *File) there() bool {
+	now, err := os.Stat(f.path)
+	if err != nil {
+		return false
+	}
+	open, err := f.file.Stat()
+	return err == nil && os.SameFile(now, open)
+}
+
+// putAside begins another file. Where that fails it goes on with the one that there is.
+func (f *File) putAside() error {
+	name := func(n int) string { return fmt.Sprintf("%s.%d", f.path, n) }
+	if f.keep == 0 {
+		if err := f.file.Truncate(0); err != nil {
+			return err
+		}
+		f.written = 0
+		return nil
+	}
+	for n := f.keep - 1; n > 0; n-- {
+		if err := os.Rename(name(n), name(n+1)); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+	}
+	if err := os.Rename(f.path, name(1)); err != nil {
+		return err
+	}
+	old := f.file
+	if err := f.open(); err != nil {
+		return err // lines go on to the one that was put aside
+	}
+	return old.Close()
+}
+
+// Close closes the file.
+func (f *File) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.file == nil {
+		return nil
+	}
+	err := f.file.Close()
+	f.file, f.looked, f.tell = nil, time.Now().Add(time.Hour), func(error) {} // what comes now is lost
+	return err
+}
