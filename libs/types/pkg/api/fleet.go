@@ -49,6 +49,7 @@ type Worker struct {
 	Reserved Resources  `json:"reserved" doc:"What its VMs may use, summed"`
 	VMs      int        `json:"vms" doc:"VMs there that are not deleted"`
 	Active   int        `json:"active" doc:"Those of them that run, are on their way there or are frozen in memory"`
+	Tasks    int        `json:"tasks" doc:"Builds and installations of tools there that have not ended"`
 	SeenAt   time.Time  `json:"seen_at" doc:"Its last sign of life"`
 	JoinedAt time.Time  `json:"joined_at"`
 }

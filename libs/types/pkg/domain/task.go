@@ -117,6 +117,7 @@ type Worker struct {
 	Reserved Resources // what its VMs may use, summed
 	VMs      int       // VMs there that are not deleted
 	Active   int       // those of them that run, are on their way there, or are kept in memory
+	Tasks    int       // builds and installations there that have not ended
 	State    WorkerState
 	Cordoned bool       // it takes nothing new; outlasts its being away
 	DrainAt  *time.Time // when it ends the VMs that are active then; nil: it does not. Only with Cordoned

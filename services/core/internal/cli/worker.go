@@ -32,13 +32,13 @@ func workerName(w api.Worker) string { return w.Name }
 
 func workersListing(now time.Time) listing[api.Worker] {
 	return listing[api.Worker]{
-		titles: []string{"NAME", "ID", "STATE", "DRAIN", "ADDRESS", "SEEN", "VMS", "ACTIVE", "CPU", "MEMORY", "DISK"},
+		titles: []string{"NAME", "ID", "STATE", "DRAIN", "ADDRESS", "SEEN", "VMS", "ACTIVE", "TASKS", "CPU", "MEMORY", "DISK"},
 		name:   workerName,
 		row: func(w api.Worker) []render.Cell {
 			cpu, memory, disk := workerUse(w)
 			return []render.Cell{
 				render.Text(w.Name), render.Text(w.ID), render.Text(workerState(w)), render.Until(w.DrainAt, now), render.Text(w.Address),
-				render.Since(w.SeenAt, now), render.Int(int64(w.VMs)), render.Int(int64(w.Active)),
+				render.Since(w.SeenAt, now), render.Int(int64(w.VMs)), render.Int(int64(w.Active)), render.Int(int64(w.Tasks)),
 				render.Text(cpu), render.Text(memory), render.Text(disk),
 			}
 		},
@@ -106,7 +106,7 @@ func (a *app) workerGetCommand() *cobra.Command {
 			pairs := [][2]string{
 				{"Name", w.Name}, {"ID", w.ID}, {"State", workerState(w)}, {"Drained by", at(w.DrainAt)}, {"Address", w.Address},
 				{"Version", w.Version}, {"Platform", w.Platform}, {"Drivers", strings.Join(drivers, ", ")},
-				{"VMs", strconv.Itoa(w.VMs)}, {"Active", strconv.Itoa(w.Active)}, {"CPU", cpu}, {"Memory", memory}, {"Disk", disk},
+				{"VMs", strconv.Itoa(w.VMs)}, {"Active", strconv.Itoa(w.Active)}, {"Tasks", strconv.Itoa(w.Tasks)}, {"CPU", cpu}, {"Memory", memory}, {"Disk", disk},
 				{"Seen", at(&w.SeenAt)}, {"Joined", at(&w.JoinedAt)},
 			}
 			return showOne(a, w, w.Name, slices.DeleteFunc(pairs, func(p [2]string) bool { return p[1] == "" }))
@@ -148,7 +148,8 @@ func (a *app) workerDrainCommand() *cobra.Command {
 		Short: "Have a worker take nothing new and end its VMs",
 		Long: `Cordons a worker, and waits until nothing is active on it. VMs may go on until they
 end by themselves; those that are left after --within are paused, stopped or deleted,
-as their on_timeout says. The worker does so whether or not this command waits;
+as their on_timeout says. Builds and installations of tools that it has begun come to
+their end; "aetherium task cancel" ends one earlier. The worker does so whether or not this command waits;
 "aetherium worker uncordon" takes it back. Drained again, the earlier time counts.`,
 		Example: `  aetherium worker drain node-2 --within 1h
   aetherium worker drain node-2 --within 0s --no-wait`,
@@ -180,17 +181,21 @@ as their on_timeout says. The worker does so whether or not this command waits;
 	return cmd
 }
 
-// awaitDrain waits until nothing is active on a worker, and tells how many VMs are.
+// awaitDrain waits until nothing is active on a worker and no task under way, and
+// tells how many are.
 func (a *app) awaitDrain(ctx context.Context, c *client.Client, w api.Worker) (api.Worker, error) {
-	told := -1
-	for w.Active > 0 {
+	active, tasks := 0, 0 // as told last
+	for w.Active > 0 || w.Tasks > 0 {
 		if w.DrainAt == nil {
-			return w, errors.New(errors.Conflict, "the drain was taken back, with %d VMs active", w.Active)
+			return w, errors.New(errors.Conflict, "the drain was taken back, with %d VMs active and %d tasks under way", w.Active, w.Tasks)
 		}
-		if w.Active != told && !a.flags.quiet {
+		if w.Active != active && w.Active > 0 && !a.flags.quiet {
 			a.say("%d VMs are active on %s, until %s at most", w.Active, w.Name, at(w.DrainAt))
-			told = w.Active
 		}
+		if w.Tasks != tasks && w.Tasks > 0 && !a.flags.quiet {
+			a.say("%d builds and installations are under way on %s", w.Tasks, w.Name)
+		}
+		active, tasks = w.Active, w.Tasks
 		select {
 		case <-time.After(drainPoll):
 		case <-ctx.Done():

@@ -61,7 +61,8 @@ type Workers interface {
 	Delete(ctx context.Context, id domain.ID) error
 	// All lists workers by name, without what is computed.
 	All(ctx context.Context) ([]*domain.Worker, error)
-	// Count computes what the VMs of workers may use, and their numbers. Machines
+	// Count computes what the VMs of workers may use, and the numbers of VMs and of
+	// tasks. Machines
 	// of the warm pool are promised to nobody and do not count. Disk
 	// counts until a VM is deleted; CPU, memory and PIDs count unless it is
 	// failed, or stopped and not wanted otherwise, or paused with its memory

@@ -35,6 +35,7 @@ import (
 type images struct {
 	mu    sync.Mutex
 	built map[string]image.Result
+	held  map[string]chan struct{} // by directory: a build tells that it has begun, and ends when it is closed
 }
 
 func (i *images) Get(_ context.Context, id string) (image.Result, error) {
@@ -47,8 +48,24 @@ func (i *images) Get(_ context.Context, id string) (image.Result, error) {
 	return r, nil
 }
 
+// hold lets builds of a directory not end. The channel tells that one has begun.
+func (i *images) hold(dir string) (begun chan struct{}) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	begun = make(chan struct{})
+	i.held = map[string]chan struct{}{dir: begun}
+	return begun
+}
+
 func (i *images) Build(_ context.Context, id string, src domain.TemplateSource, progress image.Progress) (image.Result, error) {
 	progress(image.Line{Step: "copy", Text: src.Dir})
+	i.mu.Lock()
+	held := i.held[src.Dir]
+	i.mu.Unlock()
+	if held != nil {
+		held <- struct{}{}
+		<-held
+	}
 	if strings.HasPrefix(src.Dir, "/missing") {
 		return image.Result{}, errors.New(errors.NotFound, "there is no such directory")
 	}

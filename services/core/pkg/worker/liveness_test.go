@@ -308,6 +308,50 @@ func TestDrainedWorker(t *testing.T) {
 	one.running(vmm.CreateVM{Template: "second"})
 }
 
+// A build that a drained worker has begun comes to its end, and is counted until then.
+func TestDrainedWorkerEndsItsBuilds(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	one, other := f.one, f.other
+	first, err := f.CordonWorker(one.ctx, one.by, one.worker.ID().String())
+	must(t, err)
+	tasks := func() int {
+		t.Helper()
+		w, err := f.GetWorker(one.ctx, one.by, "other")
+		must(t, err)
+		all, err := f.ListWorkers(one.ctx, one.by)
+		must(t, err)
+		for _, listed := range all {
+			if listed.ID == w.ID && listed.Tasks != w.Tasks || listed.ID == first.ID && listed.Tasks != 0 {
+				t.Errorf("listed with %d tasks, not %d", listed.Tasks, w.Tasks)
+			}
+		}
+		return w.Tasks
+	}
+	for dir, state := range map[string]domain.TaskState{"/slow": domain.TaskSucceeded, "/missing": domain.TaskFailed} {
+		_, err = f.UncordonWorker(one.ctx, one.by, "other")
+		must(t, err)
+		held := other.images.hold(dir)
+		build, err := f.BuildTemplate(one.ctx, one.by, vmm.BuildTemplate{Name: "built", Source: domain.TemplateSource{Dir: dir}})
+		must(t, err)
+		<-held
+		_, err = f.DrainWorker(one.ctx, one.by, "other", 0)
+		must(t, err)
+		_, err = other.worker.Heartbeat(one.ctx)
+		must(t, err)
+		if n := tasks(); n != 1 {
+			t.Errorf("%d tasks under way", n)
+		}
+		close(held)
+		if build, err = f.WaitTask(one.ctx, one.by, build.ID); err != nil || build.State != state || (build.Error == nil) != (state == domain.TaskSucceeded) {
+			t.Errorf("%s: %+v, %v", dir, build, err)
+		}
+		if n := tasks(); n != 0 {
+			t.Errorf("%d tasks under way at the end", n)
+		}
+	}
+}
+
 // A cordoned worker keeps no warm machines, and has them again after.
 func TestCordonEmptiesThePool(t *testing.T) {
 	t.Parallel()

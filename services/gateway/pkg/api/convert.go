@@ -238,7 +238,7 @@ func driver(d domain.DriverInfo) wire.Driver {
 func worker(w *domain.Worker) wire.Worker {
 	return wire.Worker{
 		ID: w.ID.String(), Name: w.Name, Address: w.Address, Version: w.Version, Platform: w.Platform, State: string(w.State),
-		Cordoned: w.Cordoned, DrainAt: w.DrainAt, VMs: w.VMs, Active: w.Active,
+		Cordoned: w.Cordoned, DrainAt: w.DrainAt, VMs: w.VMs, Active: w.Active, Tasks: w.Tasks,
 		Drivers: mapped(w.Drivers, driver), Capacity: resources(w.Capacity), Reserved: resources(w.Reserved),
 		SeenAt: w.SeenAt, JoinedAt: w.JoinedAt,
 	}

@@ -25,7 +25,7 @@ func someWorkers() []api.Worker {
 	seen := time.Now().Add(-time.Minute)
 	all := api.Resources{MilliCPU: 4000, MemoryBytes: 8 << 30, DiskBytes: 64 << 30, PIDs: 1000}
 	return []api.Worker{
-		{ID: "workeraaaaaaaaaaaaaa", Name: "node-1", Address: "node-1:7400", State: "ready", Capacity: all, Reserved: api.Resources{MilliCPU: 1500, MemoryBytes: 1 << 30}, VMs: 3, Active: 2, SeenAt: seen},
+		{ID: "workeraaaaaaaaaaaaaa", Name: "node-1", Address: "node-1:7400", State: "ready", Capacity: all, Reserved: api.Resources{MilliCPU: 1500, MemoryBytes: 1 << 30}, VMs: 3, Active: 2, Tasks: 1, SeenAt: seen},
 		{ID: "workerbbbbbbbbbbbbbb", Name: "node-2", State: "away", Cordoned: true, Capacity: all, SeenAt: seen},
 	}
 }
@@ -58,7 +58,10 @@ func (s *Server) workerRoutes(handle register) {
 	}
 	handle("GET /workers/{id}", change(func(x *api.Worker, _ *http.Request) error {
 		if x.DrainAt != nil {
-			x.Active = max(0, x.Active-1) // one ends while it is looked
+			x.Active-- // one ends while it is looked, VMs first
+			if x.Active < 0 {
+				x.Active, x.Tasks = 0, max(0, x.Tasks-1)
+			}
 		}
 		return nil
 	}))

@@ -336,6 +336,17 @@ func workers(e *env) {
 	if now := get(); now.VMs != len(placed)-1 || now.Active != 8 {
 		e.Errorf("%d VMs, %d active", now.VMs, now.Active)
 	}
+	for _, ended := range []bool{false, true, false} {
+		task := &domain.Task{
+			ID: domain.NewID(), ProjectID: p, Kind: "template.build", Subject: domain.NewID(), WorkerID: w.ID, State: domain.TaskRunning,
+			MaxAttempts: 1, CreatedAt: e.now, UpdatedAt: e.now, RunAt: e.now,
+		}
+		if ended {
+			task.State, task.EndedAt = domain.TaskFailed, ptr(e.now)
+		}
+		e.update(func(tx storage.Tx) error { return tx.Tasks().Insert(e.ctx(), task) })
+	}
+	same(e, "tasks that have not ended", get().Tasks, 2)
 	before := get().Reserved
 	pooled := e.machine(w.ID, func(m *domain.Machine) { m.Shape.Resources = res })
 	if after := get().Reserved; after != before { // the pool gives way to VMs

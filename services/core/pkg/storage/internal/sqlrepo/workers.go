@@ -25,15 +25,17 @@ const (
 		AND NOT (observed = 'stopped' AND desired IN ('stopped', 'deleted'))
 		AND NOT (observed = 'paused' AND pause_mode <> 'freeze' AND desired IN ('paused', 'deleted'))))`
 
-	// What the VMs and volumes of some workers hold; %s are the workers.
-	reservedQuery = `SELECT worker_id, SUM(milli_cpu), SUM(memory_bytes), SUM(disk_bytes), SUM(pids), SUM(vms), SUM(active) FROM (
+	// What the VMs and volumes of some workers hold, and the tasks that they have
+	// not ended; %s are the workers.
+	reservedQuery = `SELECT worker_id, SUM(milli_cpu), SUM(memory_bytes), SUM(disk_bytes), SUM(pids), SUM(vms), SUM(active), SUM(tasks) FROM (
 		SELECT worker_id, CASE WHEN ` + holdsMemory + ` THEN milli_cpu ELSE 0 END AS milli_cpu,
 			CASE WHEN ` + holdsMemory + ` THEN memory_bytes ELSE 0 END AS memory_bytes,
 			disk_bytes,
 			CASE WHEN ` + holdsMemory + ` THEN pids ELSE 0 END AS pids,
-			1 AS vms, CASE WHEN ` + holdsMemory + ` THEN 1 ELSE 0 END AS active
+			1 AS vms, CASE WHEN ` + holdsMemory + ` THEN 1 ELSE 0 END AS active, 0 AS tasks
 		FROM vms WHERE worker_id IN (%[1]s) AND observed <> 'deleted'
-		UNION ALL SELECT worker_id, 0, 0, disk_bytes, 0, 0, 0 FROM volumes WHERE worker_id IN (%[1]s)) AS held GROUP BY worker_id`
+		UNION ALL SELECT worker_id, 0, 0, disk_bytes, 0, 0, 0, 0 FROM volumes WHERE worker_id IN (%[1]s)
+		UNION ALL SELECT worker_id, 0, 0, 0, 0, 0, 0, 1 FROM tasks WHERE worker_id IN (%[1]s) AND worker_id <> '' AND ended_at IS NULL) AS held GROUP BY worker_id`
 	// maxCounted bounds the workers of one reservedQuery.
 	maxCounted = 1000
 )
@@ -183,23 +185,23 @@ func (r workers) Delete(ctx context.Context, id domain.ID) error {
 func (r workers) Count(ctx context.Context, ws ...*domain.Worker) error {
 	for some := range slices.Chunk(ws, maxCounted) {
 		at := make(map[domain.ID]*domain.Worker, len(some))
-		ids := make([]any, 0, 2*len(some))
+		ids := make([]any, 0, len(some))
 		for _, w := range some {
-			w.Reserved, w.VMs, w.Active = domain.Resources{}, 0, 0
+			w.Reserved, w.VMs, w.Active, w.Tasks = domain.Resources{}, 0, 0, 0
 			at[w.ID] = w
 			ids = append(ids, string(w.ID))
 		}
 		err := r.s.Query(ctx, func(row Row) error {
 			var id domain.ID
 			var held domain.Resources
-			var vms, active int
-			if err := row.Scan(&id, &held.MilliCPU, &held.MemoryBytes, &held.DiskBytes, &held.PIDs, &vms, &active); err != nil {
+			var vms, active, tasks int
+			if err := row.Scan(&id, &held.MilliCPU, &held.MemoryBytes, &held.DiskBytes, &held.PIDs, &vms, &active, &tasks); err != nil {
 				return err
 			}
 			w := at[id]
-			w.Reserved, w.VMs, w.Active = held, vms, active
+			w.Reserved, w.VMs, w.Active, w.Tasks = held, vms, active, tasks
 			return nil
-		}, fmt.Sprintf(reservedQuery, placeholders(len(some))), append(ids, ids...)...)
+		}, fmt.Sprintf(reservedQuery, placeholders(len(some))), slices.Concat(ids, ids, ids)...)
 		if err != nil {
 			return err
 		}
