@@ -108,14 +108,25 @@ func NotFound(w http.ResponseWriter, r *http.Request) {
 // MethodNotAllowed answers for methods that a path does not know.
 func MethodNotAllowed(w http.ResponseWriter, r *http.Request) {
 	if routes := chi.RouteContext(r.Context()).Routes; routes != nil {
+		var plain, named []string // of a path as it is, and of one that the path could be a name in
 		for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
 			asked := m
 			if m == http.MethodHead {
 				asked = http.MethodGet // answers it, too
 			}
-			if routes.Match(chi.NewRouteContext(), asked, r.URL.Path) {
-				w.Header().Add("Allow", m) // RFC 9110 §15.5.6
+			switch at := chi.NewRouteContext(); {
+			case !routes.Match(at, asked, r.URL.Path):
+			case strings.Contains(at.RoutePattern(), "{"):
+				named = append(named, m)
+			default:
+				plain = append(plain, m)
 			}
+		}
+		if plain == nil {
+			plain = named
+		}
+		for _, m := range plain {
+			w.Header().Add("Allow", m) // RFC 9110 §15.5.6
 		}
 	}
 	problem.Write(w, errors.New(errors.MethodNotAllowed, "%s is not a method of this resource", clipMethod(r.Method)))
