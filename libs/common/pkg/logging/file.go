@@ -8,9 +8,12 @@ import (
 	"time"
 )
 
-// lookEvery is how often it is looked whether the file is still where it was,
-// and how often one that could not be opened is tried again.
-const lookEvery = time.Second
+const (
+	// lookEvery is how often it is looked whether the file is still where it was,
+	// and how often one that could not be opened is tried again.
+	lookEvery = time.Second
+	tellEvery = time.Minute
+)
 
 // File writes lines to a file that is put aside when it has become large. Whoever
 // logs is never told of what goes wrong with it, and waits for nothing but the write.
@@ -23,13 +26,14 @@ type File struct {
 	mu      sync.Mutex
 	file    *os.File // nil: it could not be opened
 	written int64
+	lost    int64
 	looked  time.Time
-	failing bool
+	told    time.Time
 }
 
 // OpenFile opens a file for more lines, and makes it with mode 0600. Of those that
 // were put aside (path.1 is the newest) as many are kept as said. tell, if any, is
-// told the first error of a row; then what is logged is lost until it ends.
+// told what goes wrong, once a minute at most.
 func OpenFile(path string, size int64, keep int, tell func(error)) (*File, error) {
 	if tell == nil {
 		tell = func(error) {}
@@ -60,15 +64,26 @@ func (f *File) open() error {
 func (f *File) Write(line []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	err := f.append(line)
-	if err != nil && !f.failing {
+	taken, err := f.append(line)
+	if !taken {
+		f.lost++
+	}
+	if now := time.Now(); err != nil && now.Sub(f.told) >= tellEvery {
+		f.told = now
 		f.tell(err)
 	}
-	f.failing = err != nil
 	return len(line), nil
 }
 
-func (f *File) append(line []byte) error {
+// Lost is how many lines were lost so far.
+func (f *File) Lost() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.lost
+}
+
+// append can take a line and fail to put the file aside.
+func (f *File) append(line []byte) (taken bool, err error) {
 	if now := time.Now(); now.Sub(f.looked) >= lookEvery {
 		f.looked = now
 		if f.file != nil && !f.there() {
@@ -77,19 +92,16 @@ func (f *File) append(line []byte) error {
 		}
 		if f.file == nil {
 			if err := f.open(); err != nil {
-				return err
+				return false, err
 			}
 		}
 	}
 	if f.file == nil {
-		return fs.ErrClosed
+		return false, fs.ErrClosed
 	}
 	var aside error
 	if f.written > 0 && f.written+int64(len(line)) > f.size {
 		aside = f.putAside()
-	}
-	if f.file == nil {
-		return aside
 	}
 	n, err := f.file.Write(line)
 	if err != nil {
@@ -97,10 +109,10 @@ func (f *File) append(line []byte) error {
 		if n > 0 && f.file.Truncate(f.written) != nil {
 			f.written += int64(n)
 		}
-		return err
+		return false, err
 	}
 	f.written += int64(n)
-	return aside
+	return true, aside
 }
 
 // there reports whether the path still leads to the open file.

@@ -95,6 +95,10 @@ func (s *Sink) Add(l logging.Line) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closing.Err() != nil {
+		s.lost++
+		return
+	}
 	s.waiting = append(s.waiting, l)
 	s.bytes += len(l.Text)
 	for s.bytes > maxWaiting {

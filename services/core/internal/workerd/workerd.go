@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/version"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -51,11 +53,14 @@ type daemon struct {
 	changes  watch.Changes[domain.ID]
 	host     *host.Host
 	tracing  *tracing.Tracing
+
+	collectors []prometheus.Collector // beside its own
 }
 
-// Serve runs the worker until ctx ends. ready is called once gateways reach it.
-func Serve(ctx context.Context, s node.Settings, log *slog.Logger, ready func() error) (err error) {
-	d := &daemon{settings: s, log: log}
+// Serve runs the worker until ctx ends. collectors are metrics beside its own;
+// ready is called once gateways reach it.
+func Serve(ctx context.Context, s node.Settings, log *slog.Logger, collectors []prometheus.Collector, ready func() error) (err error) {
+	d := &daemon{settings: s, log: log, collectors: collectors}
 	defer func() { err = errors.Join(err, d.close()) }()
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", s.Worker.Address)
 	if err != nil {
@@ -229,7 +234,7 @@ func (d *daemon) metrics() (*http.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	registry, err := scrape.Registry(slices.Concat(d.host.Worker.Collectors(), d.host.Metrics.Collectors(d.host.Queue), d.in.Collectors())...)
+	registry, err := scrape.Registry(slices.Concat(d.collectors, d.host.Worker.Collectors(), d.host.Metrics.Collectors(d.host.Queue), d.in.Collectors())...)
 	if err != nil {
 		return nil, errors.Wrap(err, errors.Internal, "metrics cannot be served")
 	}

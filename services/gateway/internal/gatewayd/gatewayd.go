@@ -6,8 +6,11 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -29,8 +32,9 @@ import (
 // stopLimit bounds the end of what runs beside the server.
 const stopLimit = 5 * time.Second
 
-// Serve runs the gateway until ctx ends. ready is called once it serves, with where.
-func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, ready func(url string) error) (err error) {
+// Serve runs the gateway until ctx ends. collectors are metrics beside its own;
+// ready is called once it serves, with where.
+func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, collectors []prometheus.Collector, ready func(url string) error) (err error) {
 	if err := os.MkdirAll(s.DataDir, 0o700); err != nil {
 		return errors.Wrap(err, errors.Internal, "the data directory %s cannot be made", s.DataDir)
 	}
@@ -97,7 +101,7 @@ func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, ready func
 	return serve.Run(ctx, s.Common, s.Quotas, s.Front, serve.Deps{
 		Installation: in, Service: cases, Access: who, Queue: queue.Joined(jobs.all), Tracing: spans, Log: log,
 		Fleet:      fleet.New(fleet.Deps{Store: in.Store, Authority: authority}),
-		Collectors: append(calls.Collectors(), newOverview(in.Store, queue.Joined(jobs.all), log)),
+		Collectors: slices.Concat(collectors, calls.Collectors(), []prometheus.Collector{newOverview(in.Store, queue.Joined(jobs.all), log)}),
 	}, ready)
 }
 

@@ -5,7 +5,10 @@ package app
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/installation"
@@ -17,8 +20,9 @@ import (
 // stopLimit bounds an orderly end.
 const stopLimit = 30 * time.Second
 
-// Serve runs the server until ctx ends. ready is called once it serves.
-func Serve(ctx context.Context, s settings.Settings, log *slog.Logger, ready func() error) (err error) {
+// Serve runs the server until ctx ends. collectors are metrics beside its own;
+// ready is called once it serves.
+func Serve(ctx context.Context, s settings.Settings, log *slog.Logger, collectors []prometheus.Collector, ready func() error) (err error) {
 	n, err := open(ctx, s, log, true)
 	if err != nil {
 		return err
@@ -63,7 +67,7 @@ func Serve(ctx context.Context, s settings.Settings, log *slog.Logger, ready fun
 		Queue: queue.Joined(func(context.Context) ([]queue.Inspector, error) {
 			return []queue.Inspector{n.host.Queue, n.runs}, nil
 		}),
-		Collectors: append(n.host.Worker.Collectors(), n.host.Metrics.Collectors(n.host.Queue)...),
+		Collectors: slices.Concat(collectors, n.host.Worker.Collectors(), n.host.Metrics.Collectors(n.host.Queue)),
 	}, func(string) error { return ready() })
 }
 

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/config"
@@ -29,6 +30,8 @@ type Program struct {
 	Environ        []string
 	Stdout, Stderr io.Writer
 	ConfigFile     string // what its flag says
+
+	lost []prometheus.Collector
 }
 
 // Main runs a program until it ends or is told to, and gives its exit code.
@@ -76,6 +79,9 @@ func (p *Program) Begin(s settings.Common, secrets ...string) (log *slog.Logger,
 	redis.LogTo(log)
 	return log, func() { let(); shut() }, nil
 }
+
+// Collectors are the metrics of what the program has begun.
+func (p *Program) Collectors() []prometheus.Collector { return p.lost }
 
 // Ready tells whoever started the server in the background that it serves.
 func (p *Program) Ready() error { return daemon.Ready(ReadyVariable) }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/logging"
 	"github.com/aetherium/aetherium/libs/common/pkg/loki"
@@ -41,6 +43,7 @@ func (p *Program) sinks(s settings.Log, stderr *slog.Logger) (log *slog.Logger, 
 			return stderr, shut, err
 		}
 		to = append(to, lines.Handler())
+		p.lost = append(p.lost, lost("file", file.Lost))
 	}
 	if s.Loki != "" {
 		c := loki.Config{URL: s.Loki, Tenant: s.Tenant, Labels: map[string]string{"service": p.Name}, Tell: func(msg string) { stderr.Error(msg) }}
@@ -64,8 +67,16 @@ func (p *Program) sinks(s settings.Log, stderr *slog.Logger) (log *slog.Logger, 
 			return stderr, shut, err
 		}
 		to = append(to, lines)
+		p.lost = append(p.lost, lost("loki", sink.Lost))
 	}
 	return slog.New(logging.Tee(to...)), shut, nil
+}
+
+func lost(to string, count func() int64) prometheus.Collector {
+	return prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "aetherium_log_lines_lost_total", Help: "Lines of the log that were lost, by where they were to go.",
+		ConstLabels: prometheus.Labels{"to": to},
+	}, func() float64 { return float64(count()) })
 }
 
 // maxKeyFile bounds the file of credentials.

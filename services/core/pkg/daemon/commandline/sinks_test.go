@@ -11,8 +11,11 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/daemon/commandline"
+	"github.com/aetherium/aetherium/services/core/pkg/scrape"
 	"github.com/aetherium/aetherium/services/core/pkg/settings"
 )
 
@@ -61,6 +64,21 @@ func TestLinesGoWhereTheyAreToGo(t *testing.T) {
 	}
 	if !strings.Contains(sent, `"service":"aetherium-test"`) || !strings.HasPrefix(shown, "Basic ") {
 		t.Errorf("%s, %s", sent, shown)
+	}
+	// What comes after the end is lost, and counted.
+	log.Info("too late")
+	want := `
+# HELP aetherium_log_lines_lost_total Lines of the log that were lost, by where they were to go.
+# TYPE aetherium_log_lines_lost_total counter
+aetherium_log_lines_lost_total{to="file"} 1
+aetherium_log_lines_lost_total{to="loki"} 1
+`
+	registry, err := scrape.Registry(p.Collectors()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "aetherium_log_lines_lost_total"); err != nil {
+		t.Error(err)
 	}
 }
 
