@@ -119,6 +119,11 @@ type Answers interface {
 	// Complete keeps the answer, until another time, for who took the key at
 	// created. Returns NotFound when that is another by now, or has its answer.
 	Complete(ctx context.Context, project, id domain.ID, created time.Time, sealed []byte, expires time.Time) error
+	// Renew has a key taken until another time. Returns NotFound as Complete does.
+	Renew(ctx context.Context, project, id domain.ID, created, expires time.Time) error
+	// ReleaseAll gives all keys free again that have no answer: for a process that
+	// is the only one to take any, and was started anew.
+	ReleaseAll(ctx context.Context) error
 	// Release gives a key free again that was taken at created and has no answer.
 	Release(ctx context.Context, project, id domain.ID, created time.Time) error
 	// DeleteExpired removes at most limit that have expired at now.

@@ -15,6 +15,12 @@ import (
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 )
 
+// A claim is a lease: after its gateway was killed the key is free again.
+const (
+	leaseTime  = 30 * time.Second // with room for clocks that differ
+	renewEvery = 10 * time.Second
+)
+
 // Store is an [api.IdempotencyStore]. Answers are sealed: a link to a port, for
 // one, is a secret.
 type Store struct {
@@ -31,12 +37,18 @@ func New(store storage.Store, sealer seal.Sealer, now func() time.Time) *Store {
 	return &Store{store: store, sealer: sealer, now: now}
 }
 
+// Forget ends the claims of all processes: for one that is the only one, and was
+// started anew.
+func (s *Store) Forget(ctx context.Context) error {
+	return s.store.Update(ctx, func(tx storage.Tx) error { return tx.Answers().ReleaseAll(ctx) })
+}
+
 // Begin implements [api.IdempotencyStore].
 func (s *Store) Begin(ctx context.Context, project domain.ID, key, digest string) (*api.StoredResponse, api.Claim, error) {
 	now := s.now().UTC().Truncate(time.Microsecond)
 	mine := &storage.Answer{
 		ID: storage.AnswerID(key), ProjectID: project, RequestDigest: digest,
-		CreatedAt: now, ExpiresAt: now.Add(api.ClaimTTL),
+		CreatedAt: now, ExpiresAt: now.Add(leaseTime),
 	}
 	var known *storage.Answer
 	err := s.store.Update(ctx, func(tx storage.Tx) (err error) {
@@ -51,7 +63,7 @@ func (s *Store) Begin(ctx context.Context, project domain.ID, key, digest string
 	case err != nil:
 		return nil, nil, err
 	case known == nil:
-		return nil, &claim{s, mine}, nil
+		return nil, s.hold(mine), nil
 	case known.RequestDigest != digest:
 		return nil, nil, errors.New(errors.IdempotencyMismatch, "this Idempotency-Key was used for another request").
 			WithHint("use a new key for a new request")
@@ -73,11 +85,37 @@ func (s *Store) Begin(ctx context.Context, project domain.ID, key, digest string
 type claim struct {
 	store *Store
 	row   *storage.Answer
+	end   context.CancelFunc
+	ended chan struct{} // it is not renewed any longer
+}
+
+// hold renews a claim until it is finished.
+func (s *Store) hold(row *storage.Answer) *claim {
+	ctx, end := context.WithCancel(context.Background())
+	c := &claim{store: s, row: row, end: end, ended: make(chan struct{})}
+	go func() {
+		defer close(c.ended)
+		tick := time.NewTicker(renewEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+			_ = s.store.Update(ctx, func(tx storage.Tx) error { // there is another chance
+				return tx.Answers().Renew(ctx, row.ProjectID, row.ID, row.CreatedAt, s.now().Add(leaseTime))
+			})
+		}
+	}()
+	return c
 }
 
 // Finish implements [api.Claim].
 func (c *claim) Finish(ctx context.Context, response *api.StoredResponse) error {
 	s, row := c.store, c.row
+	c.end()
+	<-c.ended
 	if response == nil {
 		return s.store.Update(ctx, func(tx storage.Tx) error {
 			return tx.Answers().Release(ctx, row.ProjectID, row.ID, row.CreatedAt)

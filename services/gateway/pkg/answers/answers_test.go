@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strconv"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -20,9 +21,10 @@ import (
 )
 
 type lab struct {
-	t     *testing.T
-	store storage.Store
-	now   time.Time
+	t      *testing.T
+	store  storage.Store
+	sealer seal.Sealer
+	now    time.Time
 	// Two gateways of one installation.
 	one, two *answers.Store
 }
@@ -38,8 +40,8 @@ func newLab(t *testing.T) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{t: t, store: store, now: time.Now()}
-	l.one, l.two = answers.New(store, seal.New(key), l.clock), answers.New(store, seal.New(key), l.clock)
+	l := &lab{t: t, store: store, sealer: seal.New(key), now: time.Now()}
+	l.one, l.two = answers.New(store, l.sealer, l.clock), answers.New(store, l.sealer, l.clock)
 	return l
 }
 
@@ -112,7 +114,11 @@ func TestClaimsEnd(t *testing.T) {
 	l := newLab(t)
 	p := l.project()
 	_, dead := l.begin(l.one, p, "d")
-	l.now = l.now.Add(api.ClaimTTL)
+	l.now = l.now.Add(29 * time.Second)
+	if r, claim := l.begin(l.two, p, "d"); r != nil || claim != nil {
+		t.Fatal("not in flight", r, claim)
+	}
+	l.now = l.now.Add(time.Second)
 	_, next := l.begin(l.two, p, "e")
 	if next == nil {
 		t.Fatal("still claimed")
@@ -126,6 +132,53 @@ func TestClaimsEnd(t *testing.T) {
 	if r, _ := l.begin(l.one, p, "e"); r == nil || r.Status != 201 {
 		t.Fatalf("%+v", r)
 	}
+}
+
+// A process that is alone knows at its start that nobody is answering.
+func TestForget(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	p := l.project()
+	if _, dead := l.begin(l.one, p, "d"); dead == nil {
+		t.Fatal("not claimed")
+	}
+	if err := l.two.Forget(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, next := l.begin(l.two, p, "d")
+	if next == nil {
+		t.Fatal("still claimed")
+	}
+	if err := next.Finish(t.Context(), &api.StoredResponse{Status: 201}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.two.Forget(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if r, _ := l.begin(l.one, p, "d"); r == nil {
+		t.Fatal("an answer was forgotten")
+	}
+}
+
+// A claim is renewed for as long as its request takes.
+func TestClaimsAreRenewed(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	p := l.project()
+	s := answers.New(l.store, l.sealer, nil)
+	synctest.Test(t, func(t *testing.T) {
+		_, claim, err := s.Begin(t.Context(), p, "k", "d")
+		if err != nil || claim == nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute)
+		if r, again, err := s.Begin(t.Context(), p, "k", "d"); r != nil || again != nil || err != nil {
+			t.Errorf("%v, %v, %v", r, again, err)
+		}
+		if err := claim.Finish(t.Context(), nil); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // However many keys one project uses, it and others can use more.

@@ -25,9 +25,6 @@ const (
 	IdempotencyTTL = 24 * time.Hour
 	// detachedTimeout bounds work that goes on after its client went away.
 	detachedTimeout = 15 * time.Minute
-	// ClaimTTL is how long a key stays claimed at most: longer than its request
-	// can take, with room for clocks that differ.
-	ClaimTTL = detachedTimeout + 5*time.Minute
 	// finishTimeout bounds storing an answer.
 	finishTimeout = 10 * time.Second
 )
@@ -45,7 +42,7 @@ type IdempotencyStore interface {
 	// Begin claims a key for a request with a digest. It gives the stored answer
 	// where the request was answered before; neither that nor a claim where it is
 	// being answered now. Returns IdempotencyMismatch when the key was used for
-	// another digest. A claim that is never finished (a crash) ends after ClaimTTL.
+	// another digest. A claim ends with the process that made it, or soon after.
 	Begin(ctx context.Context, project domain.ID, key, digest string) (*StoredResponse, Claim, error)
 }
 

@@ -80,11 +80,17 @@ func Run(ctx context.Context, common core.Common, limits core.Quotas, s settings
 		return err
 	}
 	teller := webhook.NewDeliverer(told, in.Store, in.Sealer, d.Log)
+	kept := answers.New(in.Store, in.Sealer, nil)
+	if d.Fleet == nil { // there is no other gateway
+		if err := kept.Forget(ctx); err != nil {
+			return err
+		}
+	}
 	started := time.Now().UTC().Truncate(time.Microsecond)
 	var server *gateway.Server
 	g, err := gateway.New(config, gateway.Deps{
 		VMs: d.Service, Tasks: d.Service, Authenticator: who.Authenticator, Projects: who.Lookup, Access: who.Service, Tokens: who.Tokens,
-		Idempotency: answers.New(in.Store, in.Sealer, nil), Uploads: uploads, Audit: records, Logger: d.Log,
+		Idempotency: kept, Uploads: uploads, Audit: records, Logger: d.Log,
 		Queue:      d.Queue,
 		Fleet:      d.Fleet,
 		Webhooks:   webhook.New(webhook.Deps{Store: in.Store, Sealer: in.Sealer, Targets: told.Targets}),

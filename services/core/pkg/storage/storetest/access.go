@@ -259,8 +259,24 @@ func answers(e *env) {
 	e.refused(errors.NotFound, complete(again.CreatedAt))
 	e.update(release(again.CreatedAt)) // is not its own
 	same(e, "still under way", read(e, get(p, e.now)), a)
+	renew := func(created, until time.Time) func(storage.Tx) error {
+		return func(tx storage.Tx) error { return tx.Answers().Renew(e.ctx(), p, a.ID, created, until) }
+	}
+	e.refused(errors.NotFound, renew(again.CreatedAt, e.now.Add(time.Hour)))
+	a.ExpiresAt = e.now.Add(2 * time.Minute)
+	e.update(renew(a.CreatedAt, a.ExpiresAt))
+	same(e, "renewed", read(e, get(p, e.now)), a)
 	e.update(complete(a.CreatedAt))
+	e.refused(errors.NotFound, renew(a.CreatedAt, a.ExpiresAt))
 	e.update(release(a.CreatedAt)) // it has its answer
+	open := *a
+	open.ID, open.AnswerSealed = storage.AnswerID("open"), nil
+	e.update(func(tx storage.Tx) error {
+		return errors.Join(tx.Answers().Insert(e.ctx(), &open), tx.Answers().ReleaseAll(e.ctx()))
+	})
+	if c := code(e, func(tx storage.Tx) (*storage.Answer, error) { return tx.Answers().Get(e.ctx(), p, open.ID, e.now) }); c != errors.NotFound {
+		e.Errorf("one without answer: %s", c)
+	}
 	a.AnswerSealed, a.ExpiresAt = []byte("sealed"), e.now.Add(time.Hour)
 	same(e, "answered", read(e, get(p, e.now)), a)
 	e.refused(errors.NotFound, complete(a.CreatedAt))

@@ -48,6 +48,19 @@ func (r answers) Complete(ctx context.Context, project, id domain.ID, created ti
 	return err
 }
 
+func (r answers) Renew(ctx context.Context, project, id domain.ID, created, expires time.Time) error {
+	n, err := r.s.Exec(ctx, "UPDATE answers SET expires_at = ?"+unanswered, micros(expires), string(id), string(project), micros(created))
+	if err == nil && n == 0 {
+		return errors.New(errors.NotFound, "the idempotency key is another request's")
+	}
+	return err
+}
+
+func (r answers) ReleaseAll(ctx context.Context) error {
+	_, err := r.s.Exec(ctx, "DELETE FROM answers WHERE answer_sealed IS NULL")
+	return err
+}
+
 func (r answers) Release(ctx context.Context, project, id domain.ID, created time.Time) error {
 	_, err := r.s.Exec(ctx, "DELETE FROM answers"+unanswered, string(id), string(project), micros(created))
 	return err
