@@ -44,7 +44,7 @@ IMAGES
 up() {
   passwords
   say "starting PostgreSQL, Redis, Loki and the gateway"
-  compose up --detach loki # nobody waits for it: lines wait
+  compose up --detach loki || say "Loki does not start: lines are on stderr alone"
   compose up --detach --wait postgres redis gateway
   local name variable
   for name in "${workers[@]}"; do

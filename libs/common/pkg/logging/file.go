@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -44,20 +45,39 @@ func OpenFile(path string, size int64, keep int, tell func(error)) (*File, error
 
 func (f *File) open() error {
 	f.looked = time.Now()
-	file, err := os.OpenFile(f.path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	file, err := open(f.path, 0)
 	if err != nil {
 		return err
 	}
 	info, err := file.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = &fs.PathError{Op: "open", Path: f.path, Err: fs.ErrInvalid}
-	}
 	if err != nil {
 		_ = file.Close()
 		return err
 	}
 	f.file, f.written = file, info.Size()
 	return nil
+}
+
+// open opens a regular file for more, of nobody else to read, and waits for nobody
+// who has a pipe of that name open.
+func open(path string, flags int) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND|syscall.O_NONBLOCK|flags, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	switch {
+	case err != nil:
+	case !info.Mode().IsRegular():
+		err = &fs.PathError{Op: "open", Path: path, Err: fs.ErrInvalid}
+	case info.Mode().Perm()&0o077 != 0:
+		err = file.Chmod(0o600)
+	}
+	if err != nil {
+		_ = file.Close()
+		return nil, err
+	}
+	return file, nil
 }
 
 // Write appends one line. It fails for nobody.
@@ -135,19 +155,40 @@ func (f *File) putAside() error {
 		f.written = 0
 		return nil
 	}
-	for n := f.keep - 1; n > 0; n-- {
-		if err := os.Rename(name(n), name(n+1)); err != nil && !os.IsNotExist(err) {
+	// The next one is there before any is moved: where that fails nothing has changed.
+	next := name(0)
+	file, err := open(next, os.O_TRUNC)
+	if err != nil {
+		return err
+	}
+	if err = f.shift(name); err == nil {
+		err = os.Rename(next, f.path)
+	}
+	if err != nil {
+		_ = file.Close()
+		_ = os.Remove(next)
+		return err // lines go on to the one that there is
+	}
+	old := f.file
+	f.file, f.written = file, 0
+	return old.Close()
+}
+
+// shift moves the file to name(1), and those there as far as one is in the way.
+func (f *File) shift(name func(int) string) error {
+	free := 1
+	for free < f.keep {
+		if _, err := os.Lstat(name(free)); err != nil {
+			break
+		}
+		free++
+	}
+	for n := free; n > 1; n-- {
+		if err := os.Rename(name(n-1), name(n)); err != nil {
 			return err
 		}
 	}
-	if err := os.Rename(f.path, name(1)); err != nil {
-		return err
-	}
-	old := f.file
-	if err := f.open(); err != nil {
-		return err // lines go on to the one that was put aside
-	}
-	return old.Close()
+	return os.Rename(f.path, name(1))
 }
 
 // Close closes the file.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -136,6 +137,21 @@ func TestFileIsMadeAnew(t *testing.T) {
 	if _, err := logging.OpenFile(t.TempDir(), 1, 1, nil); err == nil {
 		t.Error("a directory was opened")
 	}
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := logging.OpenFile(pipe, 1, 1, nil); err == nil {
+		t.Error("a pipe was opened")
+	}
+	shown := filepath.Join(t.TempDir(), "shown")
+	if err := os.WriteFile(shown, nil, 0o644); err != nil { //nolint:gosec // that is what is mended
+		t.Fatal(err)
+	}
+	open(t, shown, 1, 1, nil)
+	if info, err := os.Stat(shown); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
 }
 
 // A full disk costs lines, all of each, and nobody is kept waiting; it is told once a minute.
@@ -237,5 +253,33 @@ func TestFileOfAKilledProcess(t *testing.T) {
 		if !seen[i] {
 			t.Fatalf("line %d of %d is lost", i, done)
 		}
+	}
+}
+
+// Where no other file can be made, lines go on to the one that there is, and those
+// that were put aside stay.
+func TestFileThatCannotBePutAside(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "log")
+	f := open(t, path, 100, 4, nil)
+	for i := range 60 {
+		_, _ = fmt.Fprintf(f, "before %d\n", i)
+	}
+	before, files := lines(t, path)
+	if files != 5 {
+		t.Fatalf("%d files", files)
+	}
+	if err := os.Mkdir(path+".0", 0o700); err != nil { // in the way of the next
+		t.Fatal(err)
+	}
+	for i := range 30 {
+		_, _ = fmt.Fprintf(f, "after %d\n", i)
+	}
+	if err := os.Remove(path + ".0"); err != nil {
+		t.Fatal(err)
+	}
+	after, files := lines(t, path)
+	if files != 5 || !slices.Equal(after[:len(before)], before) || len(after) != len(before)+30 || f.Lost() != 0 {
+		t.Errorf("%d files, %d lines of %d, %d lost", files, len(after), len(before)+30, f.Lost())
 	}
 }

@@ -163,7 +163,7 @@ func TestPushAgain(t *testing.T) {
 			t.Fatalf("line %d is %s", i, l)
 		}
 	}
-	if asked != 4 || s.Lost() != 0 || len(told) != 1 || !strings.Contains(told[0], "503") {
+	if asked < 4 || s.Lost() != 0 || len(told) != 1 || !strings.Contains(told[0], "503") {
 		t.Errorf("asked %d times, %d lost, told %q", asked, s.Lost(), told)
 	}
 
