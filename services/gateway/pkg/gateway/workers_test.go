@@ -168,7 +168,7 @@ func TestWorkerIsFound(t *testing.T) {
 	// What is beside workers is no worker.
 	for path, allow := range map[string]string{"/workers/join": "POST", "/workers/tokens": "GET, HEAD, POST", "/workers/" + want.ID: "GET, HEAD"} {
 		resp, _ := l.do(req{method: "OPTIONS", path: path})
-		if got := strings.Join(resp.Header.Values("Allow"), ", "); resp.StatusCode != 405 || got != allow {
+		if got := strings.Join(resp.Header.Values("Allow"), ", "); resp.StatusCode != http.StatusMethodNotAllowed || got != allow {
 			t.Errorf("%s allows %q, not %q: %d", path, got, allow, resp.StatusCode)
 		}
 	}
