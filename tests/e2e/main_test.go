@@ -55,6 +55,9 @@ func run(m *testing.M) int {
 		return 1
 	}
 	code := m.Run()
+	// The tests may take longer than a start may.
+	ctx, cancel = context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
 	if code != 0 {
 		fmt.Println("the server's log:\n" + tail(suite.Log(), 200))
 	}
