@@ -45,25 +45,19 @@ func OpenFile(path string, size int64, keep int, tell func(error)) (*File, error
 
 func (f *File) open() error {
 	f.looked = time.Now()
-	file, err := open(f.path, 0)
-	if err != nil {
-		return err
+	file, size, err := open(f.path, 0)
+	if err == nil {
+		f.file, f.written = file, size
 	}
-	info, err := file.Stat()
-	if err != nil {
-		_ = file.Close()
-		return err
-	}
-	f.file, f.written = file, info.Size()
-	return nil
+	return err
 }
 
 // open opens a regular file for more, of nobody else to read, and waits for nobody
-// who has a pipe of that name open.
-func open(path string, flags int) (*os.File, error) {
+// who has a pipe of that name open. It tells how much there is in it.
+func open(path string, flags int) (*os.File, int64, error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND|syscall.O_NONBLOCK|flags, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	info, err := file.Stat()
 	switch {
@@ -75,9 +69,9 @@ func open(path string, flags int) (*os.File, error) {
 	}
 	if err != nil {
 		_ = file.Close()
-		return nil, err
+		return nil, 0, err
 	}
-	return file, nil
+	return file, info.Size(), nil
 }
 
 // Write appends one line. It fails for nobody.
@@ -157,7 +151,7 @@ func (f *File) putAside() error {
 	}
 	// The next one is there before any is moved: where that fails nothing has changed.
 	next := name(0)
-	file, err := open(next, os.O_TRUNC)
+	file, _, err := open(next, os.O_TRUNC)
 	if err != nil {
 		return err
 	}

@@ -103,6 +103,15 @@ func (p EgressPolicy) WithoutValues() EgressPolicy {
 // set for the value that there is.
 const Hidden = "***"
 
+// Told gives the rule's headers without what they say.
+func (r HeaderRule) Told() map[string]string {
+	told := make(map[string]string, len(r.Headers))
+	for name := range r.Headers {
+		told[name] = Hidden
+	}
+	return told
+}
+
 // Keeping gives the policy with the values of another in the place of those that
 // are hidden: of the same header for the same host, of the same user at the same
 // proxy. Returns InvalidArgument where there is none.

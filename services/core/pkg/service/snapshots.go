@@ -2,7 +2,6 @@ package service
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strconv"
@@ -318,11 +317,5 @@ func (s *Service) knownForks(ctx context.Context, by vmm.Caller, count int, req 
 
 // sibling is the ID of the n-th fork of a request, as random as the first one's.
 func sibling(first domain.ID, n int) domain.ID {
-	const letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-	sum := sha256.Sum256([]byte("fork\n" + string(first) + "\n" + strconv.Itoa(n)))
-	id := make([]byte, 0, len(first))
-	for _, b := range sum[:len(first)] {
-		id = append(id, letters[int(b)%len(letters)])
-	}
-	return domain.ID(id)
+	return domain.DerivedID("fork", first.String(), strconv.Itoa(n))
 }

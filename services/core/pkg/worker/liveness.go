@@ -81,19 +81,23 @@ func (w *Worker) restate(ctx context.Context, to func(*domain.Worker) domain.Wor
 		if err != nil || row.State == to(row) {
 			return err
 		}
-		back, err := service.Unreached(ctx, tx, w.id)
-		if err != nil {
-			return err
+		leaves := to(row) == domain.WorkerAway
+		var vms []*domain.VM
+		if !leaves {
+			if vms, err = service.Unreached(ctx, tx, w.id); err != nil {
+				return err
+			}
 		}
 		row.State = to(row)
 		if err := tx.Workers().Update(ctx, row); err != nil {
 			return err
 		}
-		lost, err := service.Unreached(ctx, tx, w.id)
-		if err != nil {
-			return err
+		if leaves {
+			if vms, err = service.Unreached(ctx, tx, w.id); err != nil {
+				return err
+			}
 		}
-		return service.TellReach(ctx, tx, row, append(back, lost...), w.time())
+		return service.TellReach(ctx, tx, row, vms, w.time())
 	})
 }
 

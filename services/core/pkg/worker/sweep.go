@@ -111,15 +111,20 @@ func (w *Worker) sweepRows(ctx context.Context) error {
 // sweepTombstones removes VMs that ended long ago, with their executions and journals.
 func (w *Worker) sweepTombstones(ctx context.Context) error {
 	before := w.time().Add(-w.config.KeepTombstones)
-	for found := sweepBatch; found == sweepBatch; {
-		var err error
-		if found, err = w.dropTombstones(ctx, func(tx storage.Tx) ([]*domain.VM, error) {
+	return inBatches(func() (int, error) {
+		return w.dropTombstones(ctx, func(tx storage.Tx) ([]*domain.VM, error) {
 			return tx.VMs().Tombstones(ctx, w.id, before, sweepBatch)
-		}); err != nil {
+		})
+	})
+}
+
+// inBatches drops what there is, until a batch is not full.
+func inBatches(drop func() (int, error)) error {
+	for {
+		if n, err := drop(); err != nil || n < sweepBatch {
 			return err
 		}
 	}
-	return nil
 }
 
 // ForgetProject removes the tombstones of a project's VMs, with their
@@ -174,15 +179,11 @@ func (w *Worker) dropTombstones(ctx context.Context, find func(storage.Tx) ([]*d
 // sweepExecutions removes executions that ended long ago in VMs that live on.
 func (w *Worker) sweepExecutions(ctx context.Context) error {
 	before := w.time().Add(-w.config.KeepTombstones)
-	for gone := sweepBatch; gone == sweepBatch; {
-		var err error
-		if gone, err = w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
+	return inBatches(func() (int, error) {
+		return w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
 			return tx.Executions().Expired(ctx, w.id, before, sweepBatch)
-		}); err != nil {
-			return err
-		}
-	}
-	return nil
+		})
+	})
 }
 
 // dropExecutions removes rows first and journals after: a journal without a

@@ -95,11 +95,7 @@ func (a *API) egressLearned(ctx context.Context, in *VMPath) (*egressLearnedOutp
 func egressPolicy(p domain.EgressPolicy) wire.EgressPolicy {
 	out := wire.EgressPolicy{Allow: p.Allow, Deny: p.Deny, Learn: p.Learn, DNS: p.DNS}
 	for _, r := range p.Rules {
-		headers := make(map[string]string, len(r.Headers))
-		for name := range r.Headers {
-			headers[name] = domain.Hidden
-		}
-		out.Rules = append(out.Rules, wire.HeaderRule{Host: r.Host, Headers: headers})
+		out.Rules = append(out.Rules, wire.HeaderRule{Host: r.Host, Headers: r.Told()})
 	}
 	if p.Proxy != nil {
 		out.Proxy = &wire.EgressProxy{Address: p.Proxy.Address, Username: p.Proxy.Username}

@@ -130,11 +130,7 @@ const identityToken = "${e2b.identity."
 func fromRules(rules []domain.HeaderRule) map[string][]rule {
 	out := make(map[string][]rule, len(rules))
 	for _, r := range rules {
-		t := &transform{Headers: make(map[string]string, len(r.Headers))}
-		for name := range r.Headers {
-			t.Headers[name] = domain.Hidden
-		}
-		out[r.Host] = []rule{{Transform: t}}
+		out[r.Host] = []rule{{Transform: &transform{Headers: r.Told()}}}
 	}
 	return out
 }

@@ -137,6 +137,26 @@ func executed(t *testing.T, body []byte) (id, stdout string) {
 	return x.ID + x.With.ID, x.Stdout
 }
 
+// asks has a client ask, who leaves before the answer.
+func (l *lab) asks(q req) (leave func()) {
+	ctx, cancel := context.WithCancel(l.t.Context())
+	gone := make(chan error, 1)
+	go func() {
+		resp, err := l.client.Do(l.request(q).WithContext(ctx))
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		gone <- err
+	}()
+	return func() {
+		l.t.Helper()
+		cancel()
+		if err := <-gone; err == nil {
+			l.t.Fatal("the client did not leave")
+		}
+	}
+}
+
 func TestIdempotentExecuteWhileItRunsAndAfterAClientLeft(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -149,20 +169,9 @@ func TestIdempotentExecuteWhileItRunsAndAfterAClientLeft(t *testing.T) {
 		return 0
 	})
 	q := req{method: "POST", path: "/vms/" + vm + "/execute", body: `{"args":["slow"]}`, header: key("k")}
-	ctx, leave := context.WithCancel(t.Context())
-	gone := make(chan error, 1)
-	go func() {
-		resp, err := l.client.Do(l.request(q).WithContext(ctx))
-		if err == nil {
-			_ = resp.Body.Close()
-		}
-		gone <- err
-	}()
+	leave := l.asks(q)
 	<-started
 	leave()
-	if err := <-gone; err == nil {
-		t.Fatal("the client did not leave")
-	}
 	again := make(chan wire.ExecuteResult, 1)
 	go func() { again <- get[wire.ExecuteResult](l, 200, q) }() // waits with it
 	close(release)
@@ -194,24 +203,13 @@ func TestIdempotentWhileInFlightAndAfterAClientLeft(t *testing.T) {
 	})
 	vm := l.vm().ID
 	q := req{method: "POST", path: "/vms/" + vm + "/pause", body: `{"mode":"freeze"}`, header: key("k")}
-	ctx, leave := context.WithCancel(t.Context())
-	gone := make(chan error, 1)
-	go func() {
-		resp, err := l.client.Do(l.request(q).WithContext(ctx))
-		if err == nil {
-			_ = resp.Body.Close()
-		}
-		gone <- err
-	}()
+	leave := l.asks(q)
 	<-slow.begun
 	resp, _ := l.do(q)
 	if resp.StatusCode != http.StatusConflict || resp.Header.Get("Retry-After") != "1" {
 		t.Fatalf("while it runs: %d %v", resp.StatusCode, resp.Header)
 	}
 	leave()
-	if err := <-gone; err == nil {
-		t.Fatal("the client did not leave")
-	}
 	close(slow.end)
 	<-finished // the work went on without its client, and its answer was kept
 	if r := get[wire.VM](l, 200, q); r.ID != vm || len(slow.begun) > 0 {

@@ -66,7 +66,6 @@ func (p *Program) Begin(s settings.Common, secrets ...string) (log *slog.Logger,
 	if log, err = p.Logger(s); err != nil {
 		return nil, nil, err
 	}
-	redis.LogTo(log)
 	let, err := daemon.Hold(s.LockFile(), s.PIDFile())
 	if err != nil {
 		return log, let, err

@@ -69,7 +69,7 @@ func (p *Program) sinks(s settings.Log, stderr *slog.Logger) (log *slog.Logger, 
 		to = append(to, lines)
 		p.lost = append(p.lost, lost("loki", sink.Lost))
 	}
-	return slog.New(logging.Tee(to...)), shut, nil
+	return slog.New(slog.NewMultiHandler(to...)), shut, nil
 }
 
 func lost(to string, count func() int64) prometheus.Collector {

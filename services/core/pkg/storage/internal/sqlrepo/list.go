@@ -138,8 +138,11 @@ func page[T any](ctx context.Context, s Session, base string, w *where, p storag
 	return out, nil
 }
 
+// times is a text n times, with commas in between; n is 1 or more.
+func times(text string, n int) string { return text + strings.Repeat(", "+text, n-1) }
+
 // placeholders is "?, ?, …" for n values; n is 1 or more.
-func placeholders(n int) string { return "?" + strings.Repeat(", ?", n-1) }
+func placeholders(n int) string { return times("?", n) }
 
 // marks is placeholders for as many columns.
 func marks(cols string) string { return placeholders(strings.Count(cols, ",") + 1) }

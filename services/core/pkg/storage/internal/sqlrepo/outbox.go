@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -34,7 +33,7 @@ func (r outbox) Append(ctx context.Context, es ...*domain.Event) error {
 			err := row.Scan(&seq)
 			seqs = append(seqs, seq)
 			return err
-		}, "INSERT INTO outbox (project_id, type, subject, vm_id, data, at) VALUES "+row+strings.Repeat(", "+row, len(some)-1)+" RETURNING seq", args...)
+		}, "INSERT INTO outbox (project_id, type, subject, vm_id, data, at) VALUES "+times(row, len(some))+" RETURNING seq", args...)
 		if err != nil {
 			return fault(err, "writing an event")
 		}

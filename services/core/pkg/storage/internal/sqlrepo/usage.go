@@ -3,7 +3,6 @@ package sqlrepo
 import (
 	"context"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -47,12 +46,11 @@ func (r usage) Record(ctx context.Context, us ...domain.Usage) error {
 
 // record writes spans in one round trip: other writers wait meanwhile.
 func (r usage) record(ctx context.Context, us []domain.Usage) error {
-	row := "(" + marks(usageCols) + ")"
 	args := make([]any, 0, len(us)*8)
 	for _, u := range us {
 		args = append(args, string(u.VMID), string(u.ProjectID), micros(u.From), micros(u.To), u.CPUSeconds, u.MemoryByteSec, u.DiskBytes, u.EgressBytes)
 	}
-	_, err := r.s.Exec(ctx, "INSERT INTO usage ("+usageCols+") VALUES "+row+strings.Repeat(", "+row, len(us)-1)+
+	_, err := r.s.Exec(ctx, "INSERT INTO usage ("+usageCols+") VALUES "+times("("+marks(usageCols)+")", len(us))+
 		" ON CONFLICT (vm_id, project_id, from_at) DO UPDATE SET "+excluded("to_at, cpu_seconds, memory_byte_sec, disk_bytes, egress_bytes"), args...)
 	if violated(err, Reference) {
 		return errors.Wrap(err, errors.NotFound, "a project of these VMs does not exist")

@@ -3,7 +3,6 @@ package sqlrepo
 import (
 	"context"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -176,7 +175,7 @@ func (r webhooks) Deliver(ctx context.Context, ds ...*domain.Delivery) error {
 		for _, d := range some {
 			args = slices.Concat(args, []any{string(d.ID), string(d.ProjectID), string(d.WebhookID), d.Seq, d.Type, d.Body}, clock, clock)
 		}
-		_, err := r.s.Exec(ctx, "INSERT INTO webhook_deliveries ("+deliveryColumns+") VALUES "+row+strings.Repeat(", "+row, len(some)-1)+" ON CONFLICT (webhook_id, seq) DO NOTHING", args...)
+		_, err := r.s.Exec(ctx, "INSERT INTO webhook_deliveries ("+deliveryColumns+") VALUES "+times(row, len(some))+" ON CONFLICT (webhook_id, seq) DO NOTHING", args...)
 		if err != nil {
 			return fault(err, "queueing a delivery")
 		}
