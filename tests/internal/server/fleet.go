@@ -23,6 +23,10 @@ func NewFleet(dir string, shared ...string) *Fleet {
 	return &Fleet{dir, append(shared, "AETHERIUM_SEAL_KEY_FILE="+filepath.Join(dir, "seal.key"))}
 }
 
+// Below is the same installation, whose further processes have their data in
+// another directory.
+func (f *Fleet) Below(dir string) *Fleet { return &Fleet{dir, f.shared} }
+
 // Gateway prepares a gateway; nothing runs yet.
 func (f *Fleet) Gateway(name string, extra ...string) (*Server, error) {
 	s, err := f.process("aetherium-gateway", name, "AETHERIUM_TLS_ADDRESS=off")
@@ -63,9 +67,9 @@ func (f *Fleet) process(program, name string, settings ...string) (*Server, erro
 // Run starts the process in the background, and waits until it is ready.
 func (s *Server) Run(ctx context.Context) error {
 	const ready = "AETHERIUM_READY_FD"
-	argv := slices.Concat(s.Through, []string{"/usr/bin/env", "-i", ready + "=1"}, s.Env, s.once)
+	argv := slices.Concat([]string{"/usr/bin/env", "-i", ready + "=1"}, s.Env, s.once, s.Through, []string{filepath.Join(s.Bin, s.program), "serve"})
 	s.once = nil
-	if err := daemon.Start(ctx, filepath.Join(s.DataDir, "server.log"), ready, append(argv, filepath.Join(s.Bin, s.program), "serve")); err != nil {
+	if err := daemon.Start(ctx, filepath.Join(s.DataDir, "server.log"), ready, argv); err != nil {
 		return err
 	}
 	if s.program == "aetherium-worker" {

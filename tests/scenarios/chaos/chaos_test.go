@@ -13,6 +13,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/services/core/pkg/client"
+	"github.com/aetherium/aetherium/tests/internal/wallclock"
 	"github.com/aetherium/aetherium/tests/scenarios/chaos/history"
 )
 
@@ -32,6 +33,12 @@ const (
 	// aftermath is how long what was begun may take to come to its end.
 	aftermath = 2 * time.Minute
 )
+
+// TestMain starts processes that have clocks of their own, too.
+func TestMain(m *testing.M) {
+	wallclock.Main()
+	os.Exit(m.Run())
+}
 
 func TestNothingIsLost(t *testing.T) {
 	rootfs := os.Getenv(rootfsEnv)
@@ -97,7 +104,12 @@ func TestNothingIsLost(t *testing.T) {
 		must(t, err)
 		rows = append(rows, history.Row{ID: vm.ID, Name: vm.Name, State: vm.State})
 	}
-	for _, wrong := range h.Check(rows) {
+	var told []history.Event
+	for e, err := range c.Events(ctx, 0) {
+		must(t, err)
+		told = append(told, history.Event{Seq: e.Seq, Type: e.Type, VM: e.VMID})
+	}
+	for _, wrong := range append(h.Check(rows), h.CheckEvents(told, rows)...) {
 		t.Error(wrong)
 	}
 

@@ -21,6 +21,7 @@ import (
 
 	"github.com/aetherium/aetherium/services/core/pkg/client"
 	"github.com/aetherium/aetherium/tests/internal/server"
+	"github.com/aetherium/aetherium/tests/internal/wallclock"
 )
 
 const (
@@ -37,11 +38,15 @@ type field struct {
 	t     *testing.T
 	ctx   context.Context
 	fleet *server.Fleet
+	// apart is the part of it whose data is on a disk of its own, small.
+	apart *server.Fleet
+	small *disk
 
 	backing   *server.Backing
 	gateways  []*server.Server
 	workers   []*server.Server
 	wires     []*wire
+	clocks    []*clock
 	proxies   *toxiproxy.ApiServer
 	templates []string
 }
@@ -49,6 +54,12 @@ type field struct {
 // wire is what connections between two processes go through.
 type wire struct {
 	*toxiproxy.Proxy
+	name string
+}
+
+// clock is a process's own time of day.
+type clock struct {
+	*wallclock.Clock
 	name string
 }
 
@@ -68,6 +79,8 @@ func newField(t *testing.T, ctx context.Context) *field { //nolint:revive // the
 	})
 	must(t, os.Chmod(dir, 0o711)) //nolint:gosec // the mapped roots of VMs walk through it
 	f.fleet = server.NewFleet(dir)
+	f.small = f.newDisk(dir, fmt.Sprintf("worker-%d", workers))
+	f.apart = f.fleet.Below(f.small.dir)
 	return f
 }
 
@@ -90,6 +103,20 @@ func (f *field) shared(name string, at int) []string {
 		f.wire(name+" to the database", f.backing.DatabaseAddress(), at), f.wire(name+" to the queue", f.backing.QueueAddress(), at+1))
 }
 
+// run starts a process, with a clock of its own where one can be made.
+func (f *field) run(s *server.Server) {
+	f.t.Helper()
+	if wallclock.Supported {
+		own, err := wallclock.New(f.t.TempDir())
+		must(f.t, err)
+		s.Through, err = own.Through()
+		must(f.t, err)
+		f.clocks = append(f.clocks, &clock{own, nameOf(s)})
+	}
+	must(f.t, s.Run(f.ctx))
+	f.t.Cleanup(func() { f.end(s) })
+}
+
 // start runs everything. Each worker has a template of its own.
 func (f *field) start(rootfs string) {
 	f.t.Helper()
@@ -97,8 +124,7 @@ func (f *field) start(rootfs string) {
 		name := fmt.Sprintf("gateway-%d", i+1)
 		s, err := f.fleet.Gateway(name, append(f.shared(name, 10+10*i), "AETHERIUM_WORKERS_AWAY_AFTER="+awayAfter.String())...)
 		must(f.t, err)
-		must(f.t, s.Run(f.ctx))
-		f.t.Cleanup(func() { f.end(s) })
+		f.run(s)
 		f.gateways = append(f.gateways, s)
 	}
 	for i := range workers {
@@ -106,11 +132,14 @@ func (f *field) start(rootfs string) {
 		by := f.gateways[i%gateways]
 		at := 100 + 10*i
 		address := f.backing.Net + strconv.Itoa(at+5) + ":7310"
-		s, err := f.fleet.Worker(f.ctx, name, by, append(f.shared(name, at), "AETHERIUM_DRIVERS=oci",
+		of := f.fleet
+		if name == f.small.name {
+			of = f.apart
+		}
+		s, err := of.Worker(f.ctx, name, by, append(f.shared(name, at), "AETHERIUM_DRIVERS=oci",
 			"AETHERIUM_WORKER_ADDRESS="+address, "AETHERIUM_WORKER_ADVERTISE="+f.wire("gateways to "+name, address, at+2))...)
 		must(f.t, err)
-		must(f.t, s.Run(f.ctx))
-		f.t.Cleanup(func() { f.end(s) })
+		f.run(s)
 		// Until what was built can be had elsewhere, a template's VMs are where it was built.
 		for _, other := range f.workers {
 			f.cli("worker", "cordon", nameOf(other))

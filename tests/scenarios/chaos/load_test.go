@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -18,6 +19,13 @@ import (
 // patience is how long a user waits for one answer. It is longer than anything
 // is paused, so that who cannot answer then can after that.
 const patience = 25 * time.Second
+
+// VMs have no timeout, one that no test waits for and every jump of a clock
+// passes, or a short one.
+const (
+	long     = 90 * time.Minute
+	shortest = 3 * time.Second
+)
 
 // user makes VMs, one after the other, runs commands in each, and deletes it.
 type user struct {
@@ -64,7 +72,7 @@ func (u *user) call(ctx context.Context, what string, do func(context.Context, *
 // mayPass reports whether an error is one of the moment.
 func mayPass(err error) bool {
 	switch errors.CodeOf(err) {
-	case errors.Unavailable, errors.CapacityExhausted, errors.RateLimited, errors.DeadlineExceeded, errors.Conflict, errors.Canceled, errors.Internal:
+	case errors.Unavailable, errors.CapacityExhausted, errors.NoSpace, errors.RateLimited, errors.DeadlineExceeded, errors.Conflict, errors.Canceled, errors.Internal:
 		return true
 	}
 	return false
@@ -92,6 +100,17 @@ func (u *user) life(ctx, end context.Context) {
 	u.made++
 	vm := &history.VM{Name: fmt.Sprintf("%s-%d", u.name, u.made)}
 	u.h.Add(vm)
+	switch u.IntN(6) {
+	case 0:
+		vm.Timeout = shortest + time.Duration(u.IntN(4000))*time.Millisecond
+		u.brief(ctx, end, vm)
+		return
+	case 1:
+		u.identify(end)
+		fallthrough
+	case 2, 3:
+		vm.Timeout = long
+	}
 	u.create(ctx, end, vm)
 	if vm.ID == "" || !u.settled(end, vm) {
 		return
@@ -102,11 +121,18 @@ func (u *user) life(ctx, end context.Context) {
 			vm.Commands = append(vm.Commands, c)
 			u.run(end, vm, c)
 		}
+		switch u.IntN(6) {
+		case 0:
+			u.file(end, vm)
+		case 1:
+			u.rest(end, vm)
+		}
 	}
 	u.look(end, vm)
 	if u.IntN(4) == 0 {
 		return // others are left, and there in the end
 	}
+	vm.DeleteAsked = true
 	if err := u.until(end, "delete a VM", func(ctx context.Context, c *client.Client) error {
 		_, err := c.DeleteVM(ctx, vm.ID)
 		return err
@@ -122,7 +148,12 @@ func (u *user) create(ctx, end context.Context, vm *history.VM) {
 	if u.IntN(2) == 0 {
 		req.Network = "none"
 	}
-	key, async := domain.NewID().String(), u.IntN(2) == 0
+	if vm.Timeout > 0 {
+		ms := vm.Timeout.Milliseconds()
+		req.TimeoutMS = &ms
+	}
+	// A brief one may end before who waits for it hears that it is ready.
+	key, async := domain.NewID().String(), vm.Timeout > 0 && vm.Timeout < long || u.IntN(2) == 0
 	for {
 		err := u.call(end, "create a VM", func(ctx context.Context, c *client.Client) (err error) {
 			if async {
@@ -152,6 +183,50 @@ func (u *user) create(ctx, end context.Context, vm *history.VM) {
 		}
 		u.pause(end, 50*time.Millisecond, 400*time.Millisecond)
 	}
+}
+
+// brief has a VM whose time is soon up, and waits until it ends by itself.
+func (u *user) brief(ctx, end context.Context, vm *history.VM) {
+	asked := time.Now()
+	u.create(ctx, end, vm)
+	for vm.ID != "" && end.Err() == nil {
+		err := u.until(end, "look at a VM", func(ctx context.Context, c *client.Client) error {
+			now, err := c.VM(ctx, vm.ID)
+			if err == nil {
+				vm.State, vm.Failure = now.State, now.Reason
+			}
+			return err
+		})
+		if vm.State == "failed" || err != nil && !errors.HasCode(err, errors.NotFound) {
+			return
+		}
+		if err != nil || vm.State == "deleted" {
+			vm.State, vm.Ended = "deleted", time.Since(asked)
+			return
+		}
+		u.pause(end, 100*time.Millisecond, 300*time.Millisecond)
+	}
+}
+
+// identify gets an access token by one gateway, and shows it to another.
+func (u *user) identify(ctx context.Context) {
+	var token api.Token
+	err := u.until(ctx, "get a token", func(ctx context.Context, c *client.Client) (err error) {
+		token, err = c.Token(ctx, api.CreateToken{})
+		return err
+	})
+	if err != nil {
+		return
+	}
+	_ = u.until(ctx, "show a token", func(ctx context.Context, c *client.Client) error {
+		by, err := client.New(client.Options{URL: c.URL(), Key: token.Token, Patience: time.Millisecond})
+		if err != nil {
+			return err
+		}
+		defer by.Close()
+		_, err = by.Me(ctx)
+		return err
+	})
 }
 
 // settled waits until an accepted VM runs, or not.
@@ -187,7 +262,7 @@ func (u *user) command() *history.Command {
 func script(c *history.Command) []string {
 	lines := strings.Count(string(c.Want), "\n")
 	return []string{"sh", "-c", fmt.Sprintf(
-		`echo %[1]s >> /tmp/ran; i=0; while [ $i -lt %[2]d ]; do echo "%[1]s $i"; i=$((i+1)); [ $((i %% 10)) = 0 ] && sleep 0.03; done; exit %[3]d`,
+		`until { echo %[1]s >> /tmp/ran; } 2>/dev/null; do sleep 0.1; done; i=0; while [ $i -lt %[2]d ]; do echo "%[1]s $i"; i=$((i+1)); [ $((i %% 10)) = 0 ] && sleep 0.03; done; exit %[3]d`,
 		c.ID, lines, c.WantCode)}
 }
 
@@ -261,6 +336,41 @@ func (u *user) read(ctx context.Context, cmd *history.Command) {
 			cmd.Got = append(cmd.Got, ev.Data...)
 		}
 		return nil
+	})
+}
+
+// file writes one into a VM, and reads it again.
+func (u *user) file(ctx context.Context, vm *history.VM) {
+	f := &history.File{Path: fmt.Sprintf("/tmp/file-%d", len(vm.Files)), Want: make([]byte, 1+u.IntN(100<<10))}
+	for i := range f.Want {
+		f.Want[i] = byte(u.IntN(256)) //nolint:gosec // it fits
+	}
+	vm.Files = append(vm.Files, f)
+	at := client.File{VM: vm.ID, Path: f.Path}
+	f.Written = nil == u.until(ctx, "write a file", func(ctx context.Context, c *client.Client) error {
+		_, err := c.WriteFile(ctx, at, bytes.NewReader(f.Want), int64(len(f.Want)), 0)
+		return err
+	})
+	f.Read = f.Written && nil == u.until(ctx, "read a file", func(ctx context.Context, c *client.Client) error {
+		var got bytes.Buffer
+		_, err := c.ReadFile(ctx, at, &got)
+		f.Got = got.Bytes()
+		return err
+	})
+}
+
+// rest pauses a VM, and has it go on.
+func (u *user) rest(ctx context.Context, vm *history.VM) {
+	err := u.until(ctx, "pause a VM", func(ctx context.Context, c *client.Client) error {
+		_, err := c.PauseVM(ctx, vm.ID, "")
+		return err
+	})
+	if err != nil {
+		return
+	}
+	_ = u.until(ctx, "resume a VM", func(ctx context.Context, c *client.Client) error {
+		_, err := c.ResumeVM(ctx, vm.ID)
+		return err
 	})
 }
 

@@ -57,6 +57,35 @@ func both(a, b part, hold time.Duration) fault {
 		}}
 }
 
+// within kills the database while somebody is in a transaction, and starts it
+// again at once.
+func (f *field) within() fault {
+	begin := func() error {
+		ctx, cancel := context.WithTimeout(f.ctx, 5*time.Second)
+		defer cancel()
+		return f.backing.Database.KillWithin(ctx, "vms")
+	}
+	return fault{"the database restarts in a transaction", 0, begin, func() error { return f.backing.Database.Run(f.ctx) }}
+}
+
+// while makes two faults at once. What the first lacks is there again when the
+// second is mended.
+func (a fault) while(b fault) fault {
+	return fault{a.name + " while " + b.name, max(a.hold, b.hold),
+		func() error {
+			if err := a.begin(); err != nil {
+				return err
+			}
+			return b.begin()
+		},
+		func() error {
+			if err := a.mended(); err != nil {
+				return err
+			}
+			return b.mended()
+		}}
+}
+
 func paused(p part, hold time.Duration) fault {
 	signal := func(sig syscall.Signal) func() error {
 		return func() error {
@@ -89,6 +118,13 @@ func (f *field) full(hold time.Duration) fault {
 		}
 	}
 	return fault{"the queue is full", hold, set("1mb"), set("0")}
+}
+
+// jumped sets a process's clock, and back.
+func jumped(c *clock, r *rand.Rand, hold time.Duration) fault {
+	by := []time.Duration{2 * time.Hour, -2 * time.Hour, 50 * time.Hour, -50 * time.Hour}[r.IntN(4)]
+	set := func(by time.Duration) func() error { return func() error { return c.Set(by) } }
+	return fault{fmt.Sprintf("%s's clock jumps by %s", c.name, by), hold, set(by), set(0)}
 }
 
 // deck is one of each kind of fault for each part, and some of the many for
@@ -127,7 +163,17 @@ func (f *field) deck(r *rand.Rand) []fault {
 	for _, w := range wires(3) {
 		deck = append(deck, toxic(f.ctx, w, 2*hold(), "loses all answers", `{"name":"hole","type":"timeout","stream":"downstream","attributes":{"timeout":0}}`))
 	}
-	deck = append(deck, f.full(2*hold()))
+	deck = append(deck, f.full(2*hold()), f.within(), f.small.full(2*hold()))
+	for _, c := range f.clocks {
+		deck = append(deck, jumped(c, r, 2*hold()))
+	}
+	for range 4 {
+		of := []fault{f.full(2 * hold()), f.small.full(2 * hold()), cut(wires(1)[0], hold())}
+		for _, c := range f.clocks {
+			of = append(of, jumped(c, r, 2*hold()))
+		}
+		deck = append(deck, of[r.IntN(len(of))].while(killed(parts[r.IntN(len(parts))], hold())))
+	}
 	r.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
 	return deck
 }

@@ -74,6 +74,9 @@ func Serve(ctx context.Context, s node.Settings, log *slog.Logger, collectors []
 	if d.tracing, err = tracing.Open(ctx, s.Tracing.Config("aetherium-worker", log)); err != nil {
 		return err
 	}
+	if d.in, err = installation.Open(ctx, s.Common, installation.Options{Serves: true, Logger: log}); err != nil {
+		return err
+	}
 	if err := d.join(ctx, address); err != nil {
 		return err
 	}
@@ -112,7 +115,7 @@ func (d *daemon) join(ctx context.Context, address string) (err error) {
 	for told := false; ; told = true {
 		d.identity, err = identity.Join(ctx, identity.Joining{
 			Dir: d.settings.DataDir, Gateway: d.gateway, Token: d.settings.Worker.Token.Reveal(),
-			Name: cmp.Or(d.settings.Worker.Name, host.Name()), Address: address,
+			Name: cmp.Or(d.settings.Worker.Name, host.Name()), Address: address, Now: d.in.Now,
 		})
 		if !errors.HasCode(err, errors.Unavailable) {
 			return err
@@ -128,12 +131,9 @@ func (d *daemon) join(ctx context.Context, address string) (err error) {
 	}
 }
 
-// open opens everything.
+// open opens what stands on the installation.
 func (d *daemon) open(ctx context.Context, address string, serves bool) (err error) {
 	s := d.settings
-	if d.in, err = installation.Open(ctx, s.Common, installation.Options{Serves: serves, Logger: d.log}); err != nil {
-		return err
-	}
 	hub := new(watch.Hub[domain.ID])
 	d.changes = hub
 	if d.in.Redis != nil {
@@ -224,7 +224,7 @@ func (d *daemon) serve(l net.Listener, s *http.Server, ended chan<- error) (stop
 func (d *daemon) service() *service.Service {
 	s := d.settings
 	return service.New(settings.DefaultService().Config(s.Common, d.host.Builder, s.Tools.Default), service.Deps{
-		Store: d.in.Store, Nodes: service.OneNode{Only: d.host.Worker}, Sealer: d.in.Sealer, Changes: d.changes, Log: d.log,
+		Store: d.in.Store, Nodes: service.OneNode{Only: d.host.Worker}, Sealer: d.in.Sealer, Changes: d.changes, Now: d.in.Now, Log: d.log,
 	})
 }
 
@@ -267,6 +267,9 @@ func Down(ctx context.Context, s node.Settings, log *slog.Logger) (err error) {
 		return nil // it never had a VM
 	}
 	if err != nil {
+		return err
+	}
+	if d.in, err = installation.Open(ctx, s.Common, installation.Options{Logger: log}); err != nil {
 		return err
 	}
 	if err := d.open(ctx, "", false); err != nil {

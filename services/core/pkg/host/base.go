@@ -26,7 +26,7 @@ func (h *Host) EnsureBase(ctx context.Context, project domain.ID) (task *domain.
 		if errors.HasCode(err, errors.NotFound) {
 			tmpl = &domain.Template{
 				ID: domain.NewID(), ProjectID: project, Name: image.BaseTemplate, Tags: map[string]domain.ID{}, Public: true,
-				CreatedAt: moment(), UpdatedAt: moment(),
+				CreatedAt: h.moment(), UpdatedAt: h.moment(),
 			}
 			err = tx.Templates().Insert(ctx, tmpl)
 		}
@@ -72,7 +72,7 @@ func (h *Host) baseTask(ctx context.Context, tx storage.Tx, tmpl *domain.Templat
 	if err != nil {
 		return nil, errors.Wrap(err, errors.Internal, "the base template's build cannot be described")
 	}
-	at := moment()
+	at := h.moment()
 	build := &domain.Build{
 		ID: domain.NewID(), ProjectID: tmpl.ProjectID, TemplateID: tmpl.ID, WorkerID: h.Worker.ID(), State: domain.BuildWaiting, Platform: settings.Platform(),
 		Source: h.Images.BaseSource(), CreatedAt: at,
@@ -90,4 +90,5 @@ func (h *Host) baseTask(ctx context.Context, tx storage.Tx, tmpl *domain.Templat
 	return task, tx.Outbox().Append(ctx, events.Task(events.TaskCreated, task, at))
 }
 
-func moment() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
+// moment is now as the store keeps it.
+func (h *Host) moment() time.Time { return h.in.Now().UTC().Truncate(time.Microsecond) }

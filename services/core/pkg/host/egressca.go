@@ -18,7 +18,7 @@ const settingEgressCA = storage.SealedSettings + "egress_ca"
 // at the first start.
 func egressCA(ctx context.Context, in *installation.Installation) (*egress.CA, error) {
 	plain, err := setting.Once(ctx, in.Store, in.Sealer, settingEgressCA, func() ([]byte, error) {
-		ca, err := egress.NewCA(in.ID, moment())
+		ca, err := egress.NewCA(in.ID, in.Now().UTC())
 		if err != nil {
 			return nil, err
 		}

@@ -209,7 +209,7 @@ func (h *Host) assemble(ctx context.Context) error {
 		Late: h.drivers.late, NoTrials: !h.options.Serves,
 	}, worker.Deps{
 		Store: h.in.Store, Drivers: h.drivers.drivers, Absent: h.drivers.absent, Images: h.Images, Depot: h.depot, Journals: h.journals, Volumes: volume.New(h.Disk),
-		Sealer: h.in.Sealer, Queue: h.Queue, Changes: h.options.Changes, Tracing: h.options.Tracing, Log: h.log,
+		Sealer: h.in.Sealer, Queue: h.Queue, Changes: h.options.Changes, Tracing: h.options.Tracing, Now: h.in.Now, Log: h.log,
 	})
 	return nil
 }

@@ -5,6 +5,8 @@ package installation
 import (
 	"context"
 	"log/slog"
+	"sync"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/seal"
@@ -12,6 +14,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/redis"
 	"github.com/aetherium/aetherium/services/core/pkg/settings"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/dbclock"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/measured"
 	"github.com/prometheus/client_golang/prometheus"
 	goredis "github.com/redis/go-redis/v9"
@@ -23,9 +26,14 @@ type Installation struct {
 	Store  storage.Store
 	Redis  *goredis.Client // nil: there is none
 	Sealer seal.Sealer
+	// Now is the time that its processes agree on, for all that another compares
+	// or the next start does: the database's. A SQLite database has the host's.
+	Now func() time.Time
 
 	measured *measured.Store // Store; nil where nothing is served
 	log      *slog.Logger
+	ticking  sync.WaitGroup
+	stop     context.CancelFunc // what keeps the time
 }
 
 // Options of a process.
@@ -43,7 +51,7 @@ type Options struct {
 // Open opens the rows, connects to Redis where that is set, and finds the keys.
 // Returns Conflict, InvalidArgument, NotFound, Unavailable.
 func Open(ctx context.Context, s settings.Common, o Options) (in *Installation, err error) {
-	in = &Installation{log: o.Logger}
+	in = &Installation{log: o.Logger, Now: time.Now}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, in.Close())
@@ -51,6 +59,11 @@ func Open(ctx context.Context, s settings.Common, o Options) (in *Installation, 
 	}()
 	if in.Store, err = OpenStore(ctx, s, o.Alone, o.Logger); err != nil {
 		return in, err
+	}
+	if s.Postgres() {
+		if err := in.keepTime(ctx); err != nil {
+			return in, err
+		}
 	}
 	if o.Serves {
 		in.measured = measured.New(in.Store)
@@ -66,6 +79,18 @@ func Open(ctx context.Context, s settings.Common, o Options) (in *Installation, 
 	}
 	in.ID, err = instanceID(ctx, in.Store)
 	return in, err
+}
+
+// keepTime has the database's time kept until Close.
+func (in *Installation) keepTime(ctx context.Context) error {
+	clock, err := dbclock.Open(ctx, in.Store)
+	if err != nil {
+		return err
+	}
+	in.Now = clock.Now
+	ctx, in.stop = context.WithCancel(context.WithoutCancel(ctx))
+	in.ticking.Go(func() { clock.Run(ctx, in.log) })
+	return nil
 }
 
 // Collectors are the metrics of what is open, for Prometheus.
@@ -86,6 +111,10 @@ func (in *Installation) RunQueue() string { return in.ID + ":runs" }
 // Close closes what Open opened. Whatever uses it has ended before.
 func (in *Installation) Close() error {
 	var errs []error
+	if in.stop != nil {
+		in.stop()
+		in.ticking.Wait()
+	}
 	if in.Redis != nil {
 		if err := in.Redis.Close(); err != nil {
 			errs = append(errs, errors.Wrap(err, errors.Internal, "closing the connection to Redis"))

@@ -46,9 +46,14 @@ type Waker struct {
 const enqueueLimit = 5 * time.Second
 
 // WakeRun has a project's run looked at.
-func (w Waker) WakeRun(project, id domain.ID) { w.wakeAt(project, id, time.Time{}) }
+func (w Waker) WakeRun(project, id domain.ID) { w.wakeIn(project, id, 0) }
 
-func (w Waker) wakeAt(project, id domain.ID, at time.Time) {
+// wakeIn has it looked at after a while, which the queue counts by its own clock.
+func (w Waker) wakeIn(project, id domain.ID, wait time.Duration) {
+	var at time.Time
+	if wait > 0 {
+		at = time.Now().Add(wait)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), enqueueLimit)
 	defer cancel()
 	err := w.Queue.Enqueue(ctx, attendArgs{id}, queue.Options{Key: string(id), Tenant: string(project), RunAt: at})

@@ -321,13 +321,14 @@ func (r *Runner) putBack(ctx context.Context, t *domain.Task, why error) error {
 		public := errors.Public(why)
 		t.State, t.Step, t.VMID, t.ExecutionID = domain.TaskPending, domain.StepQueued, "", ""
 		t.Attempts--
-		t.RunAt = r.time().Add(jitter(wait))
+		wait = jitter(wait)
+		t.RunAt = r.time().Add(wait)
 		t.Error = &domain.TaskError{Code: string(public.Code), Message: public.Message}
 	})
 	if err != nil {
 		return unlessStale(err)
 	}
-	r.wake.wakeAt(t.ProjectID, t.ID, t.RunAt)
+	r.wake.wakeIn(t.ProjectID, t.ID, wait)
 	return nil
 }
 
@@ -357,7 +358,7 @@ func (r *Runner) finish(ctx context.Context, t *domain.Task) error {
 		return unlessStale(err)
 	}
 	if !t.State.Ended() {
-		r.wake.wakeAt(t.ProjectID, t.ID, t.RunAt)
+		r.wake.wakeIn(t.ProjectID, t.ID, t.RunAt.Sub(r.time()))
 	}
 	r.ended(ctx, t)
 	return nil

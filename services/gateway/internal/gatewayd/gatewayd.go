@@ -73,10 +73,10 @@ func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, collectors
 	config.AwayAfter = time.Duration(s.Workers.AwayAfter)
 	cases := service.New(config, service.Deps{
 		Store: in.Store, Nodes: workers, Sealer: in.Sealer, Changes: changes,
-		Runs: runner.Waker{Queue: runs, Log: log}, Log: log,
+		Runs: runner.Waker{Queue: runs, Log: log}, Now: in.Now, Log: log,
 	})
 	attendant := runner.New(runner.Config{PerProject: s.Service.Tasks.Concurrent}, runner.Deps{
-		Store: in.Store, Service: cases, Sealer: in.Sealer, Queue: runs, Changes: changes, Log: log,
+		Store: in.Store, Service: cases, Sealer: in.Sealer, Queue: runs, Changes: changes, Now: in.Now, Log: log,
 	})
 	defer func() { err = errors.Join(err, attendant.Stop(context.WithoutCancel(ctx))) }()
 	project, err := in.FirstProject(ctx)
@@ -100,7 +100,7 @@ func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, collectors
 	}
 	return serve.Run(ctx, s.Common, s.Quotas, s.Front, serve.Deps{
 		Installation: in, Service: cases, Access: who, Queue: queue.Joined(jobs.all), Tracing: spans, Log: log,
-		Fleet:      fleet.New(fleet.Deps{Store: in.Store, Authority: authority}),
+		Fleet:      fleet.New(fleet.Deps{Store: in.Store, Authority: authority, Now: in.Now}),
 		Collectors: slices.Concat(collectors, calls.Collectors(), []prometheus.Collector{newOverview(in.Store, queue.Joined(jobs.all), log)}),
 	}, ready)
 }
@@ -108,7 +108,7 @@ func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, collectors
 // openAuthority is whom gateways and workers know each other by.
 func openAuthority(ctx context.Context, s settings.Workers, in *installation.Installation) (*fleet.Authority, error) {
 	if s.CAFile != "" {
-		return fleet.Load(s.CAFile, s.CAKeyFile, nil)
+		return fleet.Load(s.CAFile, s.CAKeyFile, in.Now)
 	}
-	return fleet.Open(ctx, in.Store, in.Sealer, nil)
+	return fleet.Open(ctx, in.Store, in.Sealer, in.Now)
 }

@@ -168,7 +168,7 @@ func (a *API) createKey(ctx context.Context, in *createKeyInput) (*newKeyOutput,
 		if req.ExpiresAt != nil {
 			return nil, exclude("body.ttl_ms", "expires_at and ttl_ms")
 		}
-		at := a.now().Add(fromMS(in.Body.TTLMS))
+		at := a.Now().Add(fromMS(in.Body.TTLMS))
 		req.ExpiresAt = &at
 	}
 	k, err := a.Access.CreateKey(ctx, auth.CallerFrom(ctx), req)
@@ -180,7 +180,7 @@ func (a *API) createKey(ctx context.Context, in *createKeyInput) (*newKeyOutput,
 }
 
 func (a *API) key(k *domain.APIKey) wire.Key {
-	now := a.now()
+	now := a.Now()
 	out := wire.Key{
 		ID: k.ID.String(), Name: k.Name, Prefix: k.Prefix, State: "active", Scopes: scopes(k.Allowed()), UserID: k.UserID.String(),
 		CreatedBy: k.CreatedBy, CreatedAt: k.CreatedAt, RotatedAt: k.RotatedAt, ExpiresAt: k.ExpiresAt, LastUsedAt: k.LastUsedAt, RevokedAt: k.RevokedAt,

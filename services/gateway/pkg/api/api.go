@@ -81,6 +81,8 @@ type Deps struct {
 	MaxFileBytes int64
 	// MaxUploadBytes bounds an upload; 0: DefaultMaxFileBytes.
 	MaxUploadBytes int64
+	// Now is the clock; nil: time.Now.
+	Now func() time.Time
 }
 
 // API serves version 1.
@@ -89,8 +91,7 @@ type API struct {
 	huma  huma.API
 	open  huma.API     // operations that need no key
 	start *huma.Schema // of a start frame
-	now   func() time.Time
-	fault error // in how operations are declared
+	fault error        // in how operations are declared
 }
 
 // New makes the API and registers its operations on routers that are mounted
@@ -104,7 +105,10 @@ func New(d Deps, r, open chi.Router) (*API, error) {
 	if d.MaxUploadBytes <= 0 {
 		d.MaxUploadBytes = DefaultMaxFileBytes
 	}
-	a := &API{Deps: d, now: time.Now}
+	if d.Now == nil {
+		d.Now = time.Now
+	}
+	a := &API{Deps: d}
 	if a.Refused == nil {
 		a.Refused = func(_ context.Context, err error) error { return err }
 	}

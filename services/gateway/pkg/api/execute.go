@@ -76,7 +76,7 @@ func (a *API) execute(ctx context.Context, in *executeInput) (*executeOutput, er
 		case err != nil:
 			return nil, err
 		case ev.End != nil:
-			return &executeOutput{result(exec, ev.End, max(written, ev.Offset), &stdout, &stderr, a.now())}, nil
+			return &executeOutput{result(exec, ev.End, max(written, ev.Offset), &stdout, &stderr, a.Now())}, nil
 		case ev.Gap != nil: // whose output it was is no longer known
 			stdout.truncated, stderr.truncated = true, true
 			written = ev.Gap.To

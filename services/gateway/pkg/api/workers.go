@@ -180,7 +180,7 @@ func (a *API) joinToken(t *domain.JoinToken) wire.JoinToken {
 	switch {
 	case t.UsedAt != nil:
 		out.State, out.KeySHA256 = "used", hex.EncodeToString(t.KeyHash[:])
-	case !a.now().Before(t.ExpiresAt):
+	case !a.Now().Before(t.ExpiresAt):
 		out.State = "expired"
 	}
 	return out

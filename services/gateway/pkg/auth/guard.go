@@ -49,6 +49,8 @@ type GuardConfig struct {
 	Stopping context.Context
 	// Recheck is how often credentials of requests under way are looked at; 0: 10 s.
 	Recheck time.Duration
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
 }
 
 // Guard lets requests with valid credentials through, and ends them when the
@@ -68,6 +70,9 @@ func NewGuard(c GuardConfig) *Guard {
 	}
 	if c.Recheck <= 0 {
 		c.Recheck = recheckEvery
+	}
+	if c.Now == nil {
+		c.Now = time.Now
 	}
 	return &Guard{GuardConfig: c, open: map[*session]struct{}{}}
 }
@@ -175,7 +180,7 @@ func (g *Guard) enter(s *session, changed <-chan struct{}) (leave func()) {
 	}
 	var expiry *time.Timer
 	if !s.caller.Until.IsZero() {
-		expiry = time.AfterFunc(time.Until(s.caller.Until), func() { g.recheck(s) })
+		expiry = time.AfterFunc(s.caller.Until.Sub(g.Now()), func() { g.recheck(s) })
 	}
 	return func() {
 		if expiry != nil {

@@ -50,6 +50,8 @@ type Deps struct {
 	BodyTimeout time.Duration
 	// MaxUploadBytes bounds an upload; 0: DefaultMaxUploadBytes.
 	MaxUploadBytes int64
+	// Now is the clock; nil: time.Now.
+	Now func() time.Time
 }
 
 // DefaultMaxUploadBytes bounds what is sent for one COPY of a template.
@@ -64,7 +66,6 @@ type UploadStore interface {
 // API serves the control plane.
 type API struct {
 	Deps
-	now    func() time.Time
 	wanted *wanted
 }
 
@@ -74,7 +75,10 @@ func New(d Deps, r chi.Router) *API {
 	if d.MaxUploadBytes <= 0 {
 		d.MaxUploadBytes = DefaultMaxUploadBytes
 	}
-	a := &API{Deps: d, now: time.Now, wanted: newWanted()}
+	if d.Now == nil {
+		d.Now = time.Now
+	}
+	a := &API{Deps: d, wanted: newWanted()}
 	a.sandboxRoutes(r)
 	a.snapshotRoutes(r)
 	a.templateRoutes(r)

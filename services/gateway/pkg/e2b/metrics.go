@@ -25,7 +25,7 @@ func (a *API) metrics(w http.ResponseWriter, r *http.Request, by vmm.Caller) err
 	if err != nil {
 		return err
 	}
-	now := a.now()
+	now := a.Now()
 	start, end := int64(0), int64(math.MaxInt64)
 	for field, bound := range map[string]*int64{"start": &start, "end": &end} {
 		if text := r.URL.Query().Get(field); text != "" {

@@ -192,7 +192,7 @@ func (a *API) connect(w http.ResponseWriter, r *http.Request, by vmm.Caller) err
 	if vm.Desired != domain.WantRunning {
 		return errors.New(errors.Unavailable, "the sandbox could not be resumed: %s", vm.Reason)
 	}
-	if woken || vm.Deadline != nil && vm.Deadline.Before(a.now().Add(timeout)) {
+	if woken || vm.Deadline != nil && vm.Deadline.Before(a.Now().Add(timeout)) {
 		if vm, err = a.VMs.PatchVM(ctx, by, vm.ID, vmm.PatchVM{Timeout: &timeout}); err != nil {
 			return err
 		}
@@ -345,7 +345,7 @@ func (a *API) refresh(w http.ResponseWriter, r *http.Request, by vmm.Caller) err
 	if err != nil {
 		return err
 	}
-	if vm.Deadline != nil && vm.Deadline.Before(a.now().Add(timeout)) {
+	if vm.Deadline != nil && vm.Deadline.Before(a.Now().Add(timeout)) {
 		if _, err := a.VMs.PatchVM(r.Context(), by, vm.ID, vmm.PatchVM{Timeout: &timeout}); err != nil {
 			return err
 		}

@@ -132,7 +132,7 @@ func (a *API) filesOf(w http.ResponseWriter, r *http.Request, by vmm.Caller) err
 	if r.TLS != nil {
 		scheme = "https"
 	}
-	out.URL = scheme + "://" + r.Host + prefix + uploadPath + a.wanted.allow(by, hash, a.now())
+	out.URL = scheme + "://" + r.Host + prefix + uploadPath + a.wanted.allow(by, hash, a.Now())
 	return answer(w, http.StatusCreated, out)
 }
 
@@ -162,7 +162,7 @@ func (a *API) UploadRoute(r chi.Router) {
 }
 
 func (a *API) upload(w http.ResponseWriter, r *http.Request) error {
-	by, hash, ok := a.wanted.take(chi.URLParam(r, "token"), a.now())
+	by, hash, ok := a.wanted.take(chi.URLParam(r, "token"), a.Now())
 	if !ok {
 		return errors.New(errors.NotFound, "the address is not one that files can be sent to").WithHint("it works once and for some minutes")
 	}

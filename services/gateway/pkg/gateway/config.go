@@ -173,6 +173,8 @@ type Deps struct {
 	Collectors []prometheus.Collector
 	// Tracing is where spans of requests go; nil: nowhere.
 	Tracing *tracing.Tracing
+	// Now is the clock of what others compare; nil: time.Now.
+	Now func() time.Time
 	// Root answers on the API's hosts where the gateway itself does not: a
 	// dashboard. Optional: / leads to the documentation.
 	Root http.Handler

@@ -60,8 +60,11 @@ func New(c Config, d Deps) (*Gateway, error) {
 	if err := d.check(); err != nil {
 		return nil, err
 	}
+	if d.Now == nil {
+		d.Now = time.Now
+	}
 	if d.Links == nil {
-		d.Links = proxy.NewMemoryLinks(nil)
+		d.Links = proxy.NewMemoryLinks(d.Now)
 	}
 	if d.Ready == nil {
 		d.Ready = func(context.Context) error { return nil }
@@ -71,10 +74,10 @@ func New(c Config, d Deps) (*Gateway, error) {
 		return nil, errors.Wrap(err, errors.Internal, "two parts describe the same metric")
 	}
 	g.stopping, g.stop = context.WithCancel(context.Background())
-	g.guard = auth.NewGuard(auth.GuardConfig{Authenticator: g.deps.Authenticator, Projects: d.Projects, Stopping: g.stopping, Recheck: c.Recheck, Refused: g.refused})
+	g.guard = auth.NewGuard(auth.GuardConfig{Authenticator: g.deps.Authenticator, Projects: d.Projects, Stopping: g.stopping, Recheck: c.Recheck, Refused: g.refused, Now: d.Now})
 	g.proxy = proxy.New(proxy.Config{
 		VMs: d.VMs, Links: d.Links, Domain: proxy.Domain(c.PreviewDomain), PublicURL: c.PreviewURL, Logger: d.Logger,
-		Stopping: g.stopping, Opened: g.metrics.StreamOpened, Trail: g.trail,
+		Stopping: g.stopping, Opened: g.metrics.StreamOpened, Trail: g.trail, Now: d.Now,
 	})
 	if g.router, err = g.routes(); err != nil {
 		return nil, err
@@ -149,7 +152,7 @@ func (g *Gateway) routes() (http.Handler, error) {
 				}),
 				Logger: g.deps.Logger, Status: g.status, Endpoints: g.endpoints, Version: g.config.Version,
 				BodyTimeout: g.config.BodyTimeout, MaxFileBytes: g.config.MaxFileBytes, MaxUploadBytes: g.config.MaxUploadBytes,
-				Fleet: g.deps.Fleet, Webhooks: g.deps.Webhooks, Refused: func(ctx context.Context, err error) error { return g.refused(ctx, vmm.Caller{}, err) },
+				Fleet: g.deps.Fleet, Webhooks: g.deps.Webhooks, Refused: func(ctx context.Context, err error) error { return g.refused(ctx, vmm.Caller{}, err) }, Now: g.deps.Now,
 			}, r, open)
 			fault = err
 			asJSON, asYAML := a.Document()
@@ -170,7 +173,7 @@ func (g *Gateway) routes() (http.Handler, error) {
 			r.Use(g.trail.Requests, g.guard.Require, g.trail.Callers, g.limits.Callers, g.trail.Room, private)
 			a = e2b.New(e2b.Deps{
 				VMs: g.deps.VMs, Proxy: g.proxy, Trail: g.trail, Logger: g.deps.Logger, Domain: g.config.PreviewDomain, BodyTimeout: g.config.BodyTimeout,
-				Uploads: g.deps.Uploads, MaxUploadBytes: g.config.MaxUploadBytes,
+				Uploads: g.deps.Uploads, MaxUploadBytes: g.config.MaxUploadBytes, Now: g.deps.Now,
 			}, r)
 		})
 		a.UploadRoute(r)

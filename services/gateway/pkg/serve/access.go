@@ -23,16 +23,16 @@ type Access struct {
 // OpenAccess puts it on an installation. Returns InvalidArgument for what the
 // settings cannot mean.
 func OpenAccess(s settings.Auth, in *installation.Installation, emptier access.Emptier, log *slog.Logger) (*Access, error) {
-	d := access.Deps{Store: in.Store, Sealer: in.Sealer, Log: log, Emptier: emptier}
-	c := &Access{Service: access.New(d), Lookup: access.NewLookup(in.Store, nil)}
-	c.Keys = auth.NewKeys(c.Lookup, log, nil)
+	d := access.Deps{Store: in.Store, Sealer: in.Sealer, Log: log, Emptier: emptier, Now: in.Now}
+	c := &Access{Service: access.New(d), Lookup: access.NewLookup(in.Store, in.Now)}
+	c.Keys = auth.NewKeys(c.Lookup, log, in.Now)
 	secrets, err := s.Tokens.Secrets()
 	if err != nil {
 		return nil, err
 	}
 	c.Tokens, err = auth.NewTokens(auth.TokenConfig{
 		Issuer: "aetherium:" + in.ID, Keys: access.NewSigning(d, time.Duration(s.Tokens.Rotate)), Secrets: secrets,
-		Holders: c.Lookup, TTL: time.Duration(s.Tokens.TTL),
+		Holders: c.Lookup, TTL: time.Duration(s.Tokens.TTL), Now: in.Now,
 	})
 	if err != nil {
 		return nil, err
@@ -45,7 +45,7 @@ func OpenAccess(s settings.Auth, in *installation.Installation, emptier access.E
 		}
 		provider, err := oidc.New(oidc.Config{
 			Issuer: p.Issuer, Audiences: p.Audiences, Domains: p.Domains, Create: p.Create, NameClaim: p.NameClaim,
-			RoleClaim: p.RoleClaim, Roles: roles, Algorithms: p.Algorithms,
+			RoleClaim: p.RoleClaim, Roles: roles, Algorithms: p.Algorithms, Now: in.Now,
 		}, c.Lookup)
 		if err != nil {
 			return nil, err

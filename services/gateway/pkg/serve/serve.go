@@ -59,7 +59,7 @@ func Run(ctx context.Context, common core.Common, limits core.Quotas, s settings
 	in, who := d.Installation, d.Access
 	records, shut, err := OpenAudit(ctx, audit.Options{
 		Dir: filepath.Join(common.DataDir, "audit"), Store: in.Store, Log: d.Log,
-		Keep: time.Duration(common.Keep.Audit), Lenient: s.Audit.Lenient,
+		Keep: time.Duration(common.Keep.Audit), Lenient: s.Audit.Lenient, Now: in.Now,
 	})
 	if err != nil {
 		return err
@@ -71,7 +71,7 @@ func Run(ctx context.Context, common core.Common, limits core.Quotas, s settings
 	}
 	var trusted []byte
 	if config.TLSAddress, config.TLSElsewhere = s.TLSAddress(); config.TLSAddress != "" {
-		if config.TLS, trusted, err = openTLS(s, filepath.Join(common.DataDir, "tls"), in.ID, d.Log); err != nil {
+		if config.TLS, trusted, err = openTLS(s, filepath.Join(common.DataDir, "tls"), in, d.Log); err != nil {
 			return err
 		}
 	}
@@ -80,7 +80,7 @@ func Run(ctx context.Context, common core.Common, limits core.Quotas, s settings
 		return err
 	}
 	teller := webhook.NewDeliverer(told, in.Store, in.Sealer, d.Log)
-	kept := answers.New(in.Store, in.Sealer, nil)
+	kept := answers.New(in.Store, in.Sealer, in.Now)
 	if d.Fleet == nil { // there is no other gateway
 		if err := kept.Forget(ctx); err != nil {
 			return err
@@ -93,9 +93,10 @@ func Run(ctx context.Context, common core.Common, limits core.Quotas, s settings
 		Idempotency: kept, Uploads: uploads, Audit: records, Logger: d.Log,
 		Queue:      d.Queue,
 		Fleet:      d.Fleet,
-		Webhooks:   webhook.New(webhook.Deps{Store: in.Store, Sealer: in.Sealer, Targets: told.Targets}),
+		Webhooks:   webhook.New(webhook.Deps{Store: in.Store, Sealer: in.Sealer, Targets: told.Targets, Now: in.Now}),
 		Collectors: slices.Concat(d.Collectors, d.Service.Collectors(), in.Collectors(), teller.Collectors()),
 		Tracing:    d.Tracing,
+		Now:        in.Now,
 		Ready:      func(ctx context.Context) error { return in.Store.Ping(ctx) },
 		Status: func(ctx context.Context) (wire.Status, error) {
 			return status(ctx, in.Store, wire.Status{URL: server.URL(), DataDir: common.DataDir, StartedAt: started})

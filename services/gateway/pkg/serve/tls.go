@@ -3,15 +3,15 @@ package serve
 import (
 	"crypto/tls"
 	"log/slog"
-	"time"
 
+	"github.com/aetherium/aetherium/services/core/pkg/installation"
 	"github.com/aetherium/aetherium/services/gateway/pkg/servercert"
 	"github.com/aetherium/aetherium/services/gateway/pkg/settings"
 )
 
 // openTLS gives what TLS is served with, and the certificates (PEM) that clients
 // have to trust for it: none where the certificate is somebody's own.
-func openTLS(s settings.Front, dir, instance string, log *slog.Logger) (*tls.Config, []byte, error) {
+func openTLS(s settings.Front, dir string, in *installation.Installation, log *slog.Logger) (*tls.Config, []byte, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
 	if s.TLS.CertFile != "" {
 		files, err := servercert.OpenFiles(s.TLS.CertFile, s.TLS.KeyFile, log)
@@ -26,7 +26,7 @@ func openTLS(s settings.Front, dir, instance string, log *slog.Logger) (*tls.Con
 		c.GetCertificate = files.GetCertificate
 		return c, nil, nil
 	}
-	authority, made, err := servercert.Open(dir, s.Listen.PreviewDomain, instance, time.Now)
+	authority, made, err := servercert.Open(dir, s.Listen.PreviewDomain, in.ID, in.Now)
 	if err != nil {
 		return nil, nil, err
 	}

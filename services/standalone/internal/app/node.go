@@ -66,10 +66,10 @@ func open(ctx context.Context, s settings.Settings, log *slog.Logger, serves boo
 	}
 	n.service = service.New(s.Service.Config(s.Common, n.host.Builder, s.Tools.Default), service.Deps{
 		Store: n.in.Store, Nodes: service.OneNode{Only: n.host.Worker}, Sealer: n.in.Sealer, Changes: changes,
-		Runs: runner.Waker{Queue: n.runs, Log: log}, Log: log,
+		Runs: runner.Waker{Queue: n.runs, Log: log}, Now: n.in.Now, Log: log,
 	})
 	n.runner = runner.New(runner.Config{PerProject: s.Service.Tasks.Concurrent}, runner.Deps{
-		Store: n.in.Store, Service: n.service, Sealer: n.in.Sealer, Queue: n.runs, Changes: changes, Log: log,
+		Store: n.in.Store, Service: n.service, Sealer: n.in.Sealer, Queue: n.runs, Changes: changes, Now: n.in.Now, Log: log,
 	})
 	return n, nil
 }

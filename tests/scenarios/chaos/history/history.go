@@ -5,6 +5,7 @@ package history
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -30,9 +31,15 @@ type VM struct {
 	Commands       []*Command
 	// Ran is what the commands left in the VM: their IDs, in the order in which
 	// they ran, or nil where nobody could look.
-	Ran []string
-	// Deleted is set when its deletion was confirmed.
-	Deleted bool
+	Ran   []string
+	Files []*File
+	// Timeout is how long it was to last; 0: until it is deleted.
+	Timeout time.Duration
+	// Ended is how long after it was asked for it was seen to have ended by itself.
+	Ended time.Duration
+	// DeleteAsked is set before its deletion is asked for, Deleted when it was
+	// confirmed.
+	DeleteAsked, Deleted bool
 }
 
 // Command is one that was asked for, by an ID that its user made.
@@ -49,6 +56,14 @@ type Command struct {
 	Code        int
 }
 
+// File is one that was written into a VM, and then read.
+type File struct {
+	Path      string
+	Want, Got []byte
+	// Written and Read are set when that was confirmed.
+	Written, Read bool
+}
+
 // Call is a request and what became of it.
 type Call struct {
 	What, To string
@@ -61,6 +76,12 @@ type Call struct {
 
 // Row is what the installation knows of a VM in the end.
 type Row struct{ ID, Name, State string }
+
+// Event is one that the installation has told of a VM, if of one.
+type Event struct {
+	Seq      int64
+	Type, VM string
+}
 
 // Add notes a VM that is about to be asked for.
 func (h *History) Add(vm *VM) {
@@ -102,11 +123,29 @@ func (h *History) Check(rows []Row) (wrong []string) {
 		case vm.ID == "":
 		case vm.State == "failed" && vm.Failure == "":
 			say("VM %s: failed without a reason", vm.Name)
-		case vm.State != "running" && vm.State != "failed":
+		case vm.Ended > 0 && vm.Ended < vm.Timeout:
+			say("VM %s: it was to last %s, and ended within %s", vm.Name, vm.Timeout, vm.Ended.Round(time.Millisecond))
+		case vm.Ended == 0 && vm.State != "running" && vm.State != "failed":
 			say("VM %s: accepted as %s, and %q in the end", vm.Name, vm.ID, vm.State)
+		}
+		for _, r := range found {
+			if r.ID != vm.ID {
+				continue
+			}
+			switch {
+			case r.State == "deleted" && vm.State == "running" && vm.Ended == 0 && !vm.DeleteAsked:
+				say("VM %s: deleted in the end, which nobody asked for", vm.Name)
+			case vm.Ended > 0 && !settled(r.State):
+				say("VM %s: seen to have ended, and %s in the end", vm.Name, r.State)
+			}
 		}
 		for _, c := range vm.Commands {
 			wrong = append(wrong, c.check(vm)...)
+		}
+		for _, f := range vm.Files {
+			if f.Written && f.Read && !bytes.Equal(f.Want, f.Got) {
+				say("VM %s (%s): %s is not what was written, from byte %d of %d on", vm.Name, vm.ID, f.Path, common(f.Want, f.Got), len(f.Want))
+			}
 		}
 	}
 	for name, found := range byName {
@@ -116,11 +155,43 @@ func (h *History) Check(rows []Row) (wrong []string) {
 		if c.HungUp {
 			say("%s: %s to %s was not answered within %s", c.At.Format(time.TimeOnly+".000"), c.What, c.To, c.Took.Round(time.Millisecond))
 		}
-		if c.Code == "internal" {
-			say("%s: %s to %s was answered by an internal error", c.At.Format(time.TimeOnly+".000"), c.What, c.To)
+		if c.Code == "internal" || c.Code == "unauthenticated" { // credentials were good at any time
+			say("%s: %s to %s was answered by %q", c.At.Format(time.TimeOnly+".000"), c.What, c.To, c.Code)
 		}
 	}
 	slices.Sort(wrong)
+	return wrong
+}
+
+// CheckEvents says what is not as it must be among all events, in the order in
+// which they were told, given the same rows as Check.
+func (h *History) CheckEvents(events []Event, rows []Row) (wrong []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+	type one struct{ kind, vm string }
+	told, last := map[one]int{}, int64(0)
+	for _, e := range events {
+		if e.Seq <= last {
+			say("event %d (%s) was told after event %d", e.Seq, e.Type, last)
+		}
+		last = e.Seq
+		told[one{e.Type, e.VM}]++
+	}
+	for _, vm := range h.vms {
+		if n := told[one{"vm.created", vm.ID}]; vm.ID != "" && n != 1 {
+			say("VM %s (%s): its creation was told %d times", vm.Name, vm.ID, n)
+		}
+	}
+	for _, r := range rows {
+		want := 0
+		if r.State == "deleted" {
+			want = 1
+		}
+		if n := told[one{"vm.deleted", r.ID}]; n != want {
+			say("VM %s (%s): it is %s, and its deletion was told %d times", r.Name, r.ID, r.State, n)
+		}
+	}
 	return wrong
 }
 
@@ -182,6 +253,7 @@ func around(b []byte, at int) []byte { return b[max(0, at-20):min(len(b), at+40)
 func (h *History) Summary() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	failures, losses := map[string]int{}, map[string]int{}
 	var accepted, failed, commands, exited, lost, unacknowledged, bytesOut int
 	for _, vm := range h.vms {
 		if vm.ID != "" {
@@ -189,6 +261,7 @@ func (h *History) Summary() string {
 		}
 		if vm.State == "failed" {
 			failed++
+			failures[vm.Failure]++
 		}
 		for _, c := range vm.Commands {
 			commands++
@@ -198,6 +271,7 @@ func (h *History) Summary() string {
 				exited++
 			case c.State == "lost":
 				lost++
+				losses[c.Lost]++
 			case !c.Acknowledged:
 				unacknowledged++
 			}
@@ -207,18 +281,22 @@ func (h *History) Summary() string {
 	for _, c := range h.calls {
 		switch {
 		case c.HungUp:
-			codes["no answer in time"]++
+			codes[c.What+": no answer in time"]++
 		case c.Unheard:
-			codes["connection broken"]++
+			codes[c.What+": connection broken"]++
 		case c.Code != "":
-			codes[c.Code]++
+			codes[c.What+": "+c.Code]++
 		}
 	}
-	var refusals []string
-	for code, n := range codes {
-		refusals = append(refusals, fmt.Sprintf("%s %d", code, n))
+	return fmt.Sprintf("%d VMs asked for, %d accepted, %d of them failed%s; %d commands: %d exited, %d lost%s, %d never acknowledged; %d bytes of output; %d calls, of them:%s",
+		len(h.vms), accepted, failed, list(failures), commands, exited, lost, list(losses), unacknowledged, bytesOut, len(h.calls), list(codes))
+}
+
+// list shows how often what was.
+func list(what map[string]int) string {
+	var text strings.Builder
+	for _, w := range slices.Sorted(maps.Keys(what)) {
+		fmt.Fprintf(&text, "\n\t%d × %s", what[w], w)
 	}
-	slices.Sort(refusals)
-	return fmt.Sprintf("%d VMs asked for, %d accepted, %d of them failed; %d commands: %d exited, %d lost, %d never acknowledged; %d bytes of output; %d calls, of them: %s",
-		len(h.vms), accepted, failed, commands, exited, lost, unacknowledged, bytesOut, len(h.calls), strings.Join(refusals, ", "))
+	return text.String()
 }

@@ -145,6 +145,45 @@ func (s *Server) Kill() error {
 	return err
 }
 
+// KillWithin ends the server as [Server.Kill] does, while somebody is in a
+// transaction and about to write to a table; where nobody comes to that before
+// ctx ends, then.
+func (s *Server) KillWithin(ctx context.Context, table string) error {
+	err := s.hold(ctx, table)
+	if ctx.Err() != nil {
+		err = nil
+	}
+	return errors.Join(err, s.Kill())
+}
+
+// hold keeps others from writing to a table until one waits for that.
+func (s *Server) hold(ctx context.Context, table string) error {
+	conn, err := pgx.Connect(ctx, s.URL("postgres"))
+	if err != nil {
+		return err
+	}
+	if _, err := conn.Exec(ctx, "BEGIN"); err != nil {
+		return err
+	}
+	if _, err := conn.Exec(ctx, "LOCK TABLE "+table+" IN SHARE MODE"); err != nil {
+		return err
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		var waiting bool
+		err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = $1::regclass)", table).Scan(&waiting)
+		if err != nil || waiting {
+			return err // the connection ends with the server
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // PID is the process that the server's others are children of.
 func (s *Server) PID() int { return s.cmd.Process.Pid }
 
