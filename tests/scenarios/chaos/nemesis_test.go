@@ -42,19 +42,9 @@ func killed(p part, hold time.Duration) fault {
 
 // both kills two; the one that others need is there first again.
 func both(a, b part, hold time.Duration) fault {
-	return fault{a.name + " and " + b.name + " are killed", hold,
-		func() error {
-			if err := a.kill(); err != nil {
-				return err
-			}
-			return b.kill()
-		},
-		func() error {
-			if err := a.run(); err != nil {
-				return err
-			}
-			return b.run()
-		}}
+	two := killed(a, hold).while(killed(b, hold))
+	two.name = a.name + " and " + b.name + " are killed"
+	return two
 }
 
 // within kills the database while somebody is in a transaction, and starts it
