@@ -198,6 +198,31 @@ func (p *Pool) Clone(ctx context.Context, src, dst string, limit int64) error {
 	})
 }
 
+// Fill makes a volume that can hold limit bytes (0: no limit) while fill puts into
+// its directory what it is to hold, and any number afterwards. A volume that
+// exists is taken for the result of an earlier call. Returns NoSpace, and fill's error.
+func (p *Pool) Fill(ctx context.Context, id string, limit int64, fill func(dir string) error) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	if p.exists(id) {
+		return nil
+	}
+	return p.stage(ctx, id, func(dir string) error {
+		err := p.backend.create(dir, limit)
+		if err == nil {
+			err = fill(dir)
+		}
+		if err == nil {
+			err = p.Sync() // it must not have its name before its content, should the power fail
+		}
+		if err == nil && limit != 0 {
+			err = p.backend.setLimit(dir, 0)
+		}
+		return err
+	})
+}
+
 // stage makes a volume under a name of its own and gives it its final name
 // last, so that a volume is there wholly or not at all.
 func (p *Pool) stage(ctx context.Context, id string, make func(dir string) error) error {

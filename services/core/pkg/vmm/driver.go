@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"context"
+	"io"
 	"net"
 	"time"
 
@@ -138,6 +139,20 @@ type (
 		Snapshot(ctx context.Context, id, snapshotID string, kind domain.SnapshotKind) (SnapshotInfo, error)
 		DeleteSnapshot(ctx context.Context, snapshotID string) error
 		ListSnapshots(ctx context.Context) ([]string, error)
+	}
+	// Carrier takes disk snapshots to other nodes ("carry"). PackSnapshot writes
+	// what one has on top of its template; of one of kind memory, its disk. It may
+	// be deleted meanwhile. Returns NotFound, TooLarge, Unsupported.
+	//
+	// UnpackSnapshot makes a disk snapshot of what the driver of another node has
+	// packed, which it does not trust, of a machine whose disk was limited to limit
+	// bytes (0: no limit). It reads r up to io.EOF, and makes nothing where r does
+	// not end so: r may tell with its last read that all of it was wrong. A snapshot
+	// that exists is the result of an earlier call. Returns InvalidArgument for what
+	// was not packed so, TooLarge, NoSpace, and r's errors.
+	Carrier interface {
+		PackSnapshot(ctx context.Context, snapshotID string, w io.Writer) error
+		UnpackSnapshot(ctx context.Context, snapshotID string, limit int64, r io.Reader) error
 	}
 	// Flattener shows the files of a disk snapshot, the template below it
 	// included ("flatten"). Flatten calls read with them and returns its error;

@@ -38,6 +38,7 @@ var (
 	_ vmm.Driver           = (*Driver)(nil)
 	_ vmm.Pauser           = (*Driver)(nil)
 	_ vmm.Snapshotter      = (*Driver)(nil)
+	_ vmm.Carrier          = (*Driver)(nil)
 	_ vmm.Meter            = (*Driver)(nil)
 	_ vmm.Renamer          = (*Driver)(nil)
 	_ vmm.Tracer           = (*Driver)(nil)
@@ -60,7 +61,7 @@ func New(n *Node) *Driver {
 
 // Info says what the driver can do.
 func (d *Driver) Info(context.Context) domain.DriverInfo {
-	can := []string{"pause:" + string(domain.PauseFreeze), "snapshot:" + string(domain.SnapshotDisk), "fork", "meter", "rename", "egress"}
+	can := []string{"pause:" + string(domain.PauseFreeze), "snapshot:" + string(domain.SnapshotDisk), "fork", "carry", "meter", "rename", "egress"}
 	d.node.mu.Lock()
 	defer d.node.mu.Unlock()
 	if d.node.memory {

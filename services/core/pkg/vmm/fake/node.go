@@ -40,6 +40,8 @@ const (
 	OpSnapshot Op = "snapshot"
 	OpRename   Op = "rename"
 	OpEgress   Op = "egress"
+	OpPack     Op = "pack"
+	OpUnpack   Op = "unpack"
 )
 
 type fault struct {

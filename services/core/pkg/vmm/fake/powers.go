@@ -2,6 +2,7 @@ package fake
 
 import (
 	"context"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/upper"
 )
 
 // SetHostname notes a machine's new name; its processes have the host's.
@@ -105,6 +107,40 @@ func (d *Driver) DeleteSnapshot(_ context.Context, snapshotID string) error {
 		return errors.New(errors.InvalidArgument, "the snapshot's ID is malformed")
 	}
 	return errors.Join(os.RemoveAll(filepath.Join(d.node.snapshots(), snapshotID)), os.RemoveAll(d.node.memoryFile(snapshotID)))
+}
+
+// PackSnapshot writes a snapshot's files.
+func (d *Driver) PackSnapshot(ctx context.Context, snapshotID string, w io.Writer) error {
+	if err := d.node.stumble(ctx, OpPack, nil); err != nil {
+		return err
+	}
+	err := upper.Pack(ctx, w, filepath.Join(d.node.snapshots(), snapshotID))
+	if errors.Is(err, os.ErrNotExist) {
+		return errors.Wrap(err, errors.NotFound, "there is no such snapshot")
+	}
+	return err
+}
+
+// UnpackSnapshot makes a snapshot of what another node has packed.
+func (d *Driver) UnpackSnapshot(ctx context.Context, snapshotID string, limit int64, r io.Reader) error {
+	if err := d.node.stumble(ctx, OpUnpack, nil); err != nil {
+		return err
+	}
+	to := filepath.Join(d.node.snapshots(), snapshotID)
+	if _, err := os.Lstat(to); err == nil {
+		return nil // the result of an earlier call
+	}
+	half := filepath.Join(d.node.dir, "half-"+snapshotID)
+	if err := errors.Join(os.RemoveAll(half), os.Mkdir(half, 0o700), os.MkdirAll(d.node.snapshots(), 0o700)); err != nil {
+		return errors.Wrap(err, errors.Internal, "the snapshot cannot be made")
+	}
+	if err := upper.Unpack(ctx, r, half, limit); err != nil {
+		return errors.Join(err, os.RemoveAll(half))
+	}
+	if err := os.Rename(half, to); err != nil {
+		return errors.Wrap(err, errors.Internal, "the snapshot cannot be made")
+	}
+	return nil
 }
 
 // ListSnapshots tells the snapshots on the node.

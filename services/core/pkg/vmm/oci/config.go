@@ -32,6 +32,7 @@ type Network interface {
 type Volumes interface {
 	Create(ctx context.Context, id string, limit int64) error
 	Clone(ctx context.Context, src, dst string, limit int64) error
+	Fill(ctx context.Context, id string, limit int64, fill func(dir string) error) error
 	Delete(ctx context.Context, id string) error
 	Path(id string) string
 	Usage(ctx context.Context, id string) (disk.Usage, error)

@@ -43,6 +43,7 @@ var (
 	_ vmm.Driver      = (*Driver)(nil)
 	_ vmm.Pauser      = (*Driver)(nil)
 	_ vmm.Snapshotter = (*Driver)(nil)
+	_ vmm.Carrier     = (*Driver)(nil)
 	_ vmm.Meter       = (*Driver)(nil)
 	_ vmm.Resizer     = (*Driver)(nil)
 	_ vmm.Renamer     = (*Driver)(nil)

@@ -38,7 +38,7 @@ func (d *Driver) Info(ctx context.Context) domain.DriverInfo {
 		Name: Name, Version: d.runtime.version, Isolation: d.runtime.isolation(),
 		Capabilities: []string{
 			"pause:" + string(domain.PauseFreeze), "snapshot:" + string(domain.SnapshotDisk),
-			"fork", "flatten", "meter", "resize", "rename", "egress",
+			"fork", "flatten", "carry", "meter", "resize", "rename", "egress",
 		},
 	}
 	// A directory that several machines write to needs an owner on disk that is

@@ -13,6 +13,7 @@ import (
 var snapshotTests = []behaviour{
 	{"two machines from one disk", can("snapshot:disk"), testDiskSnapshot},
 	{"of a stopped machine", can("snapshot:disk"), testStoppedSnapshot},
+	{"is carried to other nodes", can("carry"), testCarry},
 	{"usage", can("meter"), testUsage},
 }
 
