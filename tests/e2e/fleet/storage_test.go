@@ -27,8 +27,9 @@ func (f *field) packed() (files []string) {
 	return files
 }
 
-// A template that one worker has built makes VMs on another, also when the first
-// is gone, and is fetched once. Deleted, it is gone from all disks.
+// A template that one worker has built, and a snapshot that it took, make VMs on
+// another, also when the first is gone, and are fetched once. Deleted, they are gone
+// from all disks.
 func TestTemplatesGoToOtherWorkers(t *testing.T) {
 	f := newField(t)
 	ctx := f.ctx
@@ -52,11 +53,24 @@ func TestTemplatesGoToOtherWorkers(t *testing.T) {
 		t.Fatalf("%+v, %v", built, err)
 	}
 
+	f.says(c, near.ID, "cd && echo kept > kept && mkdir own && ln kept own/again", "")
+	snap, err := c.CreateSnapshot(ctx, near.ID, api.CreateSnapshot{Name: "kept"})
+	must(t, err)
+
 	second := f.worker("worker-2", gateway)
 	held, err := create()
 	must(t, err)
 	if held.WorkerID != near.WorkerID {
 		t.Error("a VM is not where its template is, though there is room")
+	}
+	for snap.Stored == 0 {
+		must(t, ctx.Err())
+		time.Sleep(10 * time.Millisecond) // it is no event
+		snap, err = c.Snapshot(ctx, snap.ID)
+		must(t, err)
+	}
+	if out, err := gateway.CLI(ctx, "snapshot", "ls", "-o", "json"); err != nil || !strings.Contains(out, `"stored_bytes"`) {
+		t.Errorf("%s, %v", out, err)
 	}
 	must(t, first.Kill())
 	for !f.isAway(c, near.WorkerID) {
@@ -88,8 +102,16 @@ func TestTemplatesGoToOtherWorkers(t *testing.T) {
 	if n := strings.Count(second.Log(), "a build was fetched"); n != 1 {
 		t.Errorf("it was fetched %d times", n)
 	}
+	from, err := c.CreateVM(ctx, api.CreateVM{Template: "kept", Network: "none"})
+	must(t, err)
+	f.says(c, from.ID, "cd && cat own/again && stat -c %h kept", "kept\n2\n")
+	f.says(c, from.ID, told, built.Stdout)
+	if n := strings.Count(second.Log(), "a snapshot was fetched"); n != 1 {
+		t.Errorf("it was fetched %d times", n)
+	}
+	must(t, c.DeleteSnapshot(ctx, snap.ID))
 	must(t, first.Run(ctx))
-	for _, vm := range append(vms, near.ID, held.ID) {
+	for _, vm := range append(vms, near.ID, held.ID, from.ID) {
 		if _, err := c.DeleteVM(ctx, vm); err != nil {
 			t.Error(err)
 		}

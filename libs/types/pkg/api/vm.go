@@ -144,6 +144,7 @@ type Snapshot struct {
 	Kind      string    `json:"kind" enum:"disk,memory" doc:"A memory has the disk beside it"`
 	State     string    `json:"state" enum:"waiting,building,ready,error"`
 	SizeBytes int64     `json:"size_bytes"`
+	Stored    int64     `json:"stored_bytes,omitempty" doc:"Of its disk, packed, in storage from which other workers get it; absent: it is on its worker alone"`
 	CreatedAt time.Time `json:"created_at"`
 }
 

@@ -75,7 +75,7 @@ type Artifact struct {
 	Shape         *Shape `json:"shape,omitempty"`
 }
 
-// Packed is an artifact in storage that workers share.
+// Packed is an artifact, or a snapshot's disk, in storage that workers share.
 type Packed struct {
 	Store  string `json:"store"`  // its name, without credentials
 	Digest string `json:"digest"` // "sha256:…" of what is stored
@@ -159,8 +159,9 @@ type Snapshot struct {
 	Kind          SnapshotKind
 	Spec          VMSpec // of its origin
 	EnvSealed     []byte
-	WorkerID      ID // where its data is
+	WorkerID      ID // that took it, and has its data
 	Bytes         int64
+	Packed        *Packed    // where other workers get its disk; nil: it is where it was taken alone
 	State         BuildState // waiting, ready, error
 	// Ephemeral marks the frozen disk below forks: not shown, removed with the last of them.
 	Ephemeral bool

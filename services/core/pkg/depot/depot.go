@@ -1,5 +1,6 @@
-// Package depot has templates' builds where every worker of an installation gets
-// them: it packs them into a store of blobs, and fetches those of others.
+// Package depot has templates' builds and snapshots' disks where every worker of an
+// installation gets them: it packs them into a store of blobs, and fetches those of
+// others.
 package depot
 
 import (
@@ -41,16 +42,21 @@ func (d *Depot) Name() string { return d.blobs.Name() }
 // Send packs a build and stores it. Sent again it is the same.
 // Returns NotFound, PreconditionFailed, NoSpace, Unavailable.
 func (d *Depot) Send(ctx context.Context, build domain.ID) (domain.Packed, error) {
+	return d.store(ctx, func(w io.Writer) error { return d.images.Pack(ctx, string(build), w) })
+}
+
+// store stores what pack writes.
+func (d *Depot) store(ctx context.Context, pack func(io.Writer) error) (domain.Packed, error) {
 	f, err := os.CreateTemp(d.tmp, ".packed-")
 	if err == nil {
 		err = os.Remove(f.Name()) // no crash leaves it
 	}
 	if err != nil {
-		return domain.Packed{}, errors.Wrap(err, errors.Internal, "there is no place to pack a build in")
+		return domain.Packed{}, errors.Wrap(err, errors.Internal, "there is no place to pack in")
 	}
 	defer f.Close()
 	sum := sha256.New()
-	if err := d.images.Pack(ctx, string(build), io.MultiWriter(f, sum)); err != nil {
+	if err := pack(io.MultiWriter(f, sum)); err != nil {
 		return domain.Packed{}, err
 	}
 	bytes, err := f.Seek(0, io.SeekCurrent)
@@ -58,7 +64,7 @@ func (d *Depot) Send(ctx context.Context, build domain.ID) (domain.Packed, error
 		_, err = f.Seek(0, io.SeekStart)
 	}
 	if err != nil {
-		return domain.Packed{}, errors.Wrap(err, errors.Internal, "the packed build cannot be read")
+		return domain.Packed{}, errors.Wrap(err, errors.Internal, "what was packed cannot be read")
 	}
 	p := domain.Packed{Store: d.Name(), Digest: string(blob.DigestOf(sum)), Bytes: bytes}
 	return p, d.blobs.Put(ctx, blob.Digest(p.Digest), bytes, f)
@@ -78,7 +84,7 @@ func (d *Depot) Fetch(ctx context.Context, build domain.ID, rootfs domain.Artifa
 	return made, errors.Join(err, r.Close())
 }
 
-// Drop removes a packed build. Absent is success. Returns Unavailable.
+// Drop removes what was sent. Absent is success. Returns Unavailable.
 func (d *Depot) Drop(ctx context.Context, p domain.Packed) error {
 	if p.Store != d.Name() {
 		return nil

@@ -23,6 +23,7 @@ type (
 	deleteSnapshot struct {
 		Driver string
 		ID     domain.ID
+		Packed *domain.Packed // nil: it is in no storage
 	}
 )
 
@@ -47,7 +48,11 @@ func (s *server) machines() {
 		return s.node.Snapshot(ctx, in.VM, in.ID, in.Kind)
 	})
 	answers(s, "snapshots.delete", func(ctx context.Context, in deleteSnapshot) (none, error) {
-		return none{}, s.node.DeleteSnapshot(ctx, in.Driver, in.ID)
+		return none{}, s.node.DeleteSnapshot(ctx, &domain.Snapshot{ID: in.ID, Driver: in.Driver, Packed: in.Packed})
+	})
+	answers(s, "snapshots.changed", func(ctx context.Context, _ none) (none, error) {
+		s.node.SnapshotsChanged(ctx)
+		return none{}, nil
 	})
 	answers(s, "drivers.list", func(ctx context.Context, _ none) ([]domain.DriverInfo, error) {
 		return s.node.Drivers(ctx)
@@ -90,9 +95,15 @@ func (c *Client) Snapshot(ctx context.Context, vm *domain.VM, id domain.ID, kind
 }
 
 // DeleteSnapshot implements service.Node.
-func (c *Client) DeleteSnapshot(ctx context.Context, driver string, id domain.ID) error {
-	_, err := call[none](ctx, c, "snapshots.delete", deleteSnapshot{driver, id})
+func (c *Client) DeleteSnapshot(ctx context.Context, s *domain.Snapshot) error {
+	_, err := call[none](ctx, c, "snapshots.delete", deleteSnapshot{s.Driver, s.ID, s.Packed})
 	return err
+}
+
+// SnapshotsChanged implements service.Node. It does not wait: a node that was not
+// told finds them in its sweep.
+func (c *Client) SnapshotsChanged(ctx context.Context) {
+	c.keepTelling(ctx, "snapshots.changed", none{})
 }
 
 // Drivers implements service.Node.

@@ -13,6 +13,9 @@ import (
 // capForkMemory names a driver's power to make machines go on from a memory snapshot.
 const capForkMemory = "fork:memory"
 
+// capCarry names a driver's power to take the disks of snapshots to other workers.
+const capCarry = "carry"
+
 // driverOf is what a VM's driver on its worker says of itself.
 func driverOf(ctx context.Context, tx storage.Tx, vm *domain.VM) (domain.DriverInfo, error) {
 	w, err := tx.Workers().Get(ctx, vm.WorkerID)
@@ -134,6 +137,9 @@ func fromMemory(ctx context.Context, tx storage.Tx, req vmm.CreateVM, snap *doma
 		return false, nil
 	}
 	w, err := tx.Workers().Get(ctx, snap.WorkerID)
+	if errors.HasCode(err, errors.NotFound) {
+		return false, noMemory("the worker that has the snapshot's memory is gone")
+	}
 	if err != nil {
 		return false, err
 	}

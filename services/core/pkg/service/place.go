@@ -159,9 +159,8 @@ func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM) (err 
 		what: "VM", field: "resources", hint: "too little %s is left: ask for less, delete VMs, or raise the overcommit in the configuration",
 		resources: vm.Spec.Resources, bound: vm.WorkerID,
 		unable: func(w *domain.Worker) error {
-			if !at.reach(w) {
-				return errors.New(errors.Conflict, "the worker %s cannot get the template's files", w.Name).WithField("template").
-					WithHint("give it the same storage as the worker that built it, or build it again")
+			if err := at.reach(w); err != nil {
+				return err
 			}
 			_, err := s.driverFor(w, vm.Spec)
 			return err
@@ -177,24 +176,65 @@ func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM) (err 
 	return err
 }
 
-// files is where the root filesystem is that a VM is made from.
+// files is where the root filesystem is that a VM is made from, or the disk of a
+// snapshot.
 type files struct {
 	anywhere bool // nothing is to be had that is not where it must be
 	held     map[domain.ID]bool
 	packed   *domain.Packed // nil: there alone
+	// Of a snapshot's disk: the driver that it is of, and what is below it. Who has
+	// the disk has both.
+	driver string
+	below  *files
 }
 
-func (f files) reach(w *domain.Worker) bool {
-	return f.anywhere || f.held[w.ID] || f.packed != nil && f.packed.Store == w.Storage
-}
-
-// findFiles finds the workers that have what vm is made from. A snapshot's is
-// where the snapshot is.
-func (s *Service) findFiles(ctx context.Context, tx storage.Tx, vm *domain.VM) (files, error) {
-	if vm.Spec.SnapshotID != "" {
-		return files{anywhere: true}, nil
+// reach says why a worker cannot get the files; nil: it can. Returns Conflict.
+func (f files) reach(w *domain.Worker) error {
+	switch {
+	case f.anywhere, f.held[w.ID]:
+		return nil
+	case f.below == nil && (f.packed == nil || f.packed.Store != w.Storage):
+		return errors.New(errors.Conflict, "the worker %s cannot get the template's files", w.Name).WithField("template").
+			WithHint("give it the same storage as the worker that built it, or build it again")
+	case f.below == nil:
+		return nil
+	case f.packed == nil || f.packed.Store != w.Storage || !can(infoOf(w, f.driver), capCarry):
+		return errors.New(errors.Conflict, "the worker %s cannot get the snapshot's disk", w.Name).WithField("template").
+			WithHint("give it the same storage, and the same driver, as the worker that took it")
 	}
-	b, err := tx.Builds().Get(ctx, vm.ProjectID, vm.Spec.BuildID)
+	return f.below.reach(w)
+}
+
+// findFiles finds the workers that have what vm is made from.
+func (s *Service) findFiles(ctx context.Context, tx storage.Tx, vm *domain.VM) (files, error) {
+	if vm.Spec.SnapshotID == "" {
+		return findRootFS(ctx, tx, vm.ProjectID, vm.Spec.BuildID)
+	}
+	snap, err := tx.Snapshots().Get(ctx, vm.ProjectID, vm.Spec.SnapshotID)
+	if err != nil {
+		return files{}, err
+	}
+	f := files{held: map[domain.ID]bool{snap.WorkerID: true}, packed: snap.Packed, driver: snap.Driver}
+	if f.packed == nil {
+		f.below = &files{}
+		return f, nil // nobody can have fetched it
+	}
+	copies, err := tx.Snapshots().Copies(ctx, snap)
+	if err != nil {
+		return f, err
+	}
+	for _, id := range copies {
+		f.held[id] = true
+	}
+	// Of a template that was shared once, and is no more, its snapshots are.
+	below, err := findRootFS(ctx, tx, storage.System, snap.BuildID)
+	f.below = &below
+	return f, err
+}
+
+// findRootFS finds the workers that have a build.
+func findRootFS(ctx context.Context, tx storage.Tx, project, build domain.ID) (files, error) {
+	b, err := tx.Builds().Get(ctx, project, build)
 	if err != nil {
 		return files{}, err
 	}

@@ -89,6 +89,112 @@ func TestPlacementByWhatWorkersHold(t *testing.T) {
 	}
 }
 
+// A VM of a snapshot goes where its disk is; where there is no room, to who can
+// fetch both the disk and what is below it, also once the worker that took it is
+// gone. Its memory is where it was taken.
+func TestPlacementOfSnapshots(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	const stored = "s3://host/bucket"
+	carrying := []string{"carry", "fork:memory"}
+	workers, snap := map[string]*domain.Worker{}, &domain.Snapshot{
+		ID: domain.NewID(), ProjectID: b.by.ProjectID, VMID: domain.NewID(), Name: "kept", Driver: "fake", Kind: domain.SnapshotMemory, State: domain.BuildReady,
+		Spec:   domain.VMSpec{Resources: domain.Resources{MilliCPU: 100, MemoryBytes: 1 << 30, DiskBytes: 1 << 30, PIDs: 100}, Network: domain.NetworkNone},
+		Packed: &domain.Packed{Store: stored, Digest: "sha256:1", Bytes: 1},
+	}
+	must(t, b.store.Update(b.ctx, func(tx storage.Tx) error {
+		node, err := tx.Workers().ByName(b.ctx, "node")
+		if err != nil {
+			return err
+		}
+		for _, w := range []struct {
+			name, storage string
+			memory        int64
+			can           []string
+		}{{"taker", stored, 2 << 30, carrying}, {"copier", stored, 2 << 30, carrying}, {"fetcher", stored, 8 << 30, carrying}, {"stranger", "", 64 << 30, carrying}, {"unable", stored, 64 << 30, nil}} {
+			other := *node
+			other.ID, other.Name, other.Storage, other.Capacity.MemoryBytes = domain.NewID(), w.name, w.storage, w.memory
+			other.Drivers = []domain.DriverInfo{{Name: "fake", Isolation: domain.IsolationContainer, Usable: true, Capabilities: w.can}}
+			workers[w.name] = &other
+			if err := tx.Workers().Insert(b.ctx, &other); err != nil {
+				return err
+			}
+		}
+		tmpl, err := tx.Templates().ByName(b.ctx, b.by.ProjectID, "base")
+		if err != nil {
+			return err
+		}
+		build, err := tx.Builds().Get(b.ctx, b.by.ProjectID, tmpl.Tags[domain.DefaultTag])
+		if err != nil {
+			return err
+		}
+		build.ID, build.WorkerID = domain.NewID(), workers["taker"].ID
+		build.Artifacts = []domain.Artifact{{Kind: domain.ArtifactRootFS, Packed: &domain.Packed{Store: stored, Digest: "sha256:2", Bytes: 1}}}
+		snap.WorkerID, snap.BuildID = workers["taker"].ID, build.ID
+		return errors.Join(tx.Builds().Insert(b.ctx, build), tx.Snapshots().Insert(b.ctx, snap), tx.Snapshots().Copied(b.ctx, snap, workers["copier"].ID))
+	}))
+	cold, warm := false, true
+	places := func(n int) (at []string) {
+		t.Helper()
+		for range n {
+			vm, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Template: "kept", Memory: &cold})
+			must(t, err)
+			for name, w := range workers {
+				if w.ID == vm.WorkerID {
+					at = append(at, name)
+				}
+			}
+		}
+		return at
+	}
+	at := places(5)
+	slices.Sort(at[:4])
+	if !slices.Equal(at, []string{"copier", "copier", "taker", "taker", "fetcher"}) {
+		t.Errorf("they are at %v", at)
+	}
+	if _, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Template: "kept", Memory: &warm}); !errors.HasCode(err, errors.CapacityExhausted) {
+		t.Errorf("a memory is where it was taken: %v", err)
+	}
+
+	change := func(what func(storage.Tx, *domain.Snapshot) error) {
+		must(t, b.store.Update(b.ctx, func(tx storage.Tx) error {
+			s, err := tx.Snapshots().Get(b.ctx, b.by.ProjectID, snap.ID)
+			if err != nil {
+				return err
+			}
+			return errors.Join(what(tx, s), tx.Snapshots().Update(b.ctx, s))
+		}))
+	}
+	change(func(_ storage.Tx, s *domain.Snapshot) error { s.WorkerID = domain.NewID(); return nil })
+	if at := places(2); !slices.Equal(at, []string{"fetcher", "fetcher"}) {
+		t.Errorf("without its worker they are at %v", at)
+	}
+	for _, memory := range []*bool{nil, &warm} {
+		if _, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Template: "kept", Memory: memory}); !errors.HasCode(err, errors.Unsupported) {
+			t.Errorf("its memory went with its worker: %v", err)
+		}
+	}
+	change(func(_ storage.Tx, s *domain.Snapshot) error { s.Packed = nil; return nil })
+	if _, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Template: "kept", Memory: &cold}); err == nil {
+		t.Error("what is nowhere is found")
+	}
+	// Of a template that is nowhere else, a disk is of no use elsewhere.
+	change(func(tx storage.Tx, s *domain.Snapshot) error {
+		alone := &domain.Build{ID: domain.NewID(), ProjectID: b.by.ProjectID, State: domain.BuildReady, Platform: "linux/amd64", WorkerID: workers["stranger"].ID, CreatedAt: s.CreatedAt}
+		tmpl, err := tx.Templates().ByName(b.ctx, b.by.ProjectID, "base")
+		if err != nil {
+			return err
+		}
+		alone.TemplateID = tmpl.ID
+		bare := *s
+		bare.ID, bare.Name, bare.BuildID, bare.WorkerID, bare.Packed = domain.NewID(), "bare", alone.ID, workers["copier"].ID, snap.Packed
+		return errors.Join(tx.Builds().Insert(b.ctx, alone), tx.Snapshots().Insert(b.ctx, &bare))
+	})
+	if _, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Template: "bare", Memory: &cold}); !errors.HasCode(err, errors.CapacityExhausted) {
+		t.Errorf("its worker is full, and no other can make use of it: %v", err)
+	}
+}
+
 // However many workers there are, of which only some are looked at: the only one
 // that has room is found, and that none has is known.
 func TestPlacementAmongMany(t *testing.T) {

@@ -51,7 +51,12 @@ type Node interface {
 	Trace(ctx context.Context, vm domain.ID) ([]vmm.Phase, error)
 
 	Snapshot(ctx context.Context, vm *domain.VM, snapshot domain.ID, kind domain.SnapshotKind) (vmm.SnapshotInfo, error)
-	DeleteSnapshot(ctx context.Context, driver string, snapshot domain.ID) error
+	// SnapshotsChanged tells the node that a snapshot on it is ready: it stores it
+	// where other nodes get it, if it can.
+	SnapshotsChanged(ctx context.Context)
+	// DeleteSnapshot removes what the node, and storage that it shares, have of a
+	// snapshot whose row is gone. Absent is success.
+	DeleteSnapshot(ctx context.Context, s *domain.Snapshot) error
 	Drivers(ctx context.Context) ([]domain.DriverInfo, error)
 
 	// RunTask wakes the node for a project's task that is in the database.

@@ -23,6 +23,7 @@ import (
 type node struct{ service.Node }
 
 func (node) Wake(_ context.Context, _, _ domain.ID) {}
+func (node) SnapshotsChanged(context.Context)       {}
 func (node) Live(domain.ID) (*domain.VM, bool)      { return nil, false }
 
 // Snapshot says that there was nothing to copy.

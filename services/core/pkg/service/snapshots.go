@@ -88,6 +88,9 @@ func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.I
 		}
 		return tx.Outbox().Append(ctx, events.Snapshot(events.SnapshotCreated, snap, s.time()))
 	})
+	if err == nil && !ephemeral {
+		node.SnapshotsChanged(ctx)
+	}
 	return snap, err
 }
 
@@ -128,11 +131,16 @@ func (s *Service) ListSnapshots(ctx context.Context, by vmm.Caller, vmID domain.
 	return list, err
 }
 
-// DeleteSnapshot implements vmm.Snapshots.
+// DeleteSnapshot implements vmm.Snapshots. What workers that cannot be reached
+// have of it they remove later.
 func (s *Service) DeleteSnapshot(ctx context.Context, by vmm.Caller, id domain.ID) error {
 	var snap *domain.Snapshot
+	var copies []domain.ID
 	err := s.store.Update(ctx, func(tx storage.Tx) (err error) {
 		if snap, err = tx.Snapshots().Get(ctx, by.ProjectID, id); err != nil {
+			return err
+		}
+		if copies, err = tx.Snapshots().Copies(ctx, snap); err != nil {
 			return err
 		}
 		if err := tx.Snapshots().Delete(ctx, by.ProjectID, id); err != nil {
@@ -143,12 +151,15 @@ func (s *Service) DeleteSnapshot(ctx context.Context, by vmm.Caller, id domain.I
 	if err != nil {
 		return err
 	}
-	node, err := s.reach(ctx, snap.WorkerID)
-	if err != nil {
-		s.log.Warn("snapshot data is left to the sweep", "snapshot", id, "error", err)
-		return nil
+	for _, at := range append(copies, snap.WorkerID) {
+		node, rerr := s.reach(ctx, at)
+		if rerr != nil {
+			s.log.Warn("snapshot data is left to the sweep", "snapshot", id, "worker", at, "error", rerr)
+			continue
+		}
+		err = errors.Join(err, node.DeleteSnapshot(ctx, snap))
 	}
-	return node.DeleteSnapshot(ctx, snap.Driver, snap.ID)
+	return err
 }
 
 // maxForks bounds one fork call.

@@ -171,7 +171,9 @@ func (s *Service) fromSnapshot(ctx context.Context, tx storage.Tx, req vmm.Creat
 	if err := s.giveEgress(ctx, tx, req, vm, origin); err != nil {
 		return err
 	}
-	vm.WorkerID = snap.WorkerID
+	if vm.Spec.Memory || snap.Packed == nil { // others can get its disk, and its memory is where it was taken
+		vm.WorkerID = snap.WorkerID
+	}
 	if err := s.giveMounts(ctx, tx, req.Mounts, origin.Mounts, vm); err != nil {
 		return err
 	}

@@ -95,6 +95,8 @@ type SnapshotFilter struct {
 	VMID      domain.ID
 	WorkerID  domain.ID
 	States    []domain.BuildState // any of them
+	// Unpacked lists those alone that are on their worker alone.
+	Unpacked bool
 	Page
 }
 
@@ -106,10 +108,15 @@ type Snapshots interface {
 	ByName(ctx context.Context, project domain.ID, name string) (*domain.Snapshot, error)
 	// Insert returns AlreadyExists for the ID or the name (a template's name counts).
 	Insert(ctx context.Context, s *domain.Snapshot) error
-	// Update writes name, state, bytes and worker. Returns Conflict, AlreadyExists, NotFound.
+	// Update writes name, state, bytes, worker and where it is packed. Returns Conflict, AlreadyExists, NotFound.
 	Update(ctx context.Context, s *domain.Snapshot) error
 	// Delete removes a snapshot and its name. Returns Conflict while a VM is
 	// being made from it, NotFound.
 	Delete(ctx context.Context, project, id domain.ID) error
+	// Copied notes that a worker has the disk of a snapshot that another took.
+	// Again is success. Returns NotFound.
+	Copied(ctx context.Context, s *domain.Snapshot, worker domain.ID) error
+	// Copies lists the workers that have the disk of a snapshot that another took.
+	Copies(ctx context.Context, s *domain.Snapshot) ([]domain.ID, error)
 	List(ctx context.Context, f SnapshotFilter) (List[*domain.Snapshot], error)
 }

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -12,11 +13,13 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 )
 
-// Depot has builds where all workers get them. *depot.Depot is one.
+// Depot has builds and snapshots where all workers get them. *depot.Depot is one.
 type Depot interface {
 	Name() string
 	Send(ctx context.Context, build domain.ID) (domain.Packed, error)
 	Fetch(ctx context.Context, build domain.ID, rootfs domain.Artifact) (image.Result, error)
+	SendSnapshot(ctx context.Context, s *domain.Snapshot, pack func(io.Writer) error) (domain.Packed, error)
+	FetchSnapshot(ctx context.Context, s *domain.Snapshot, unpack func(io.Reader) error) error
 	Drop(ctx context.Context, p domain.Packed) error
 	Held(ctx context.Context) ([]domain.ID, error)
 	Collect(ctx context.Context, before time.Time, used func(context.Context) (map[string]bool, error)) (int, error)
@@ -24,7 +27,7 @@ type Depot interface {
 
 const (
 	collectEvery = time.Hour
-	// collectAge is more than a build takes from sending its files to its row.
+	// collectAge is more than it takes from sending files to a row that says so.
 	collectAge = 24 * time.Hour
 )
 
@@ -120,14 +123,14 @@ func (w *Worker) dropPacked(ctx context.Context, b *domain.Build) {
 }
 
 // sweepStorage removes what is in the storage, and has been for long, of builds
-// that are gone or never came to be.
+// and snapshots that are gone or never came to be.
 func (w *Worker) sweepStorage(ctx context.Context) error {
 	if w.Depot == nil || !w.stored.due(w.Now()) {
 		return nil
 	}
 	removed, err := w.Depot.Collect(ctx, w.Now().Add(-collectAge), w.packed)
 	if removed > 0 {
-		w.Log.Info("builds that nobody uses were removed from the storage", "builds", removed)
+		w.Log.Info("what nobody uses was removed from the storage", "objects", removed)
 	}
 	return err
 }
@@ -142,27 +145,43 @@ func (s *stored) due(now time.Time) bool {
 	return true
 }
 
-// packed tells the digests of all builds that are in the storage.
+// packed tells the digests of all builds and snapshots that are in the storage.
 func (w *Worker) packed(ctx context.Context) (map[string]bool, error) {
 	used := map[string]bool{}
-	f := storage.BuildFilter{Page: storage.Page{Limit: storage.MaxPage}}
-	for {
-		var list storage.List[*domain.Build]
-		err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
-			list, err = tx.Builds().List(ctx, f)
+	note := func(p *domain.Packed) {
+		if p != nil {
+			used[p.Digest] = true
+		}
+	}
+	err := each(ctx, w.Store, func(tx storage.Tx, p storage.Page) (storage.List[*domain.Build], error) {
+		return tx.Builds().List(ctx, storage.BuildFilter{Page: p})
+	}, func(b *domain.Build) { note(b.Packed()) })
+	if err == nil {
+		err = each(ctx, w.Store, func(tx storage.Tx, p storage.Page) (storage.List[*domain.Snapshot], error) {
+			return tx.Snapshots().List(ctx, storage.SnapshotFilter{Page: p})
+		}, func(s *domain.Snapshot) { note(s.Packed) })
+	}
+	return used, err
+}
+
+// each reads a list page by page, and does something with what is in it between
+// the transactions.
+func each[T any](ctx context.Context, s storage.Store, list func(storage.Tx, storage.Page) (storage.List[T], error), do func(T)) error {
+	for p := (storage.Page{Limit: storage.MaxPage}); ; {
+		var l storage.List[T]
+		err := s.View(ctx, func(tx storage.Tx) (err error) {
+			l, err = list(tx, p)
 			return err
 		})
 		if err != nil {
-			return nil, err
+			return err
 		}
-		for _, b := range list.Items {
-			if p := b.Packed(); p != nil {
-				used[p.Digest] = true
-			}
+		for _, item := range l.Items {
+			do(item)
 		}
-		if list.Next == "" {
-			return used, nil
+		if l.Next == "" {
+			return nil
 		}
-		f.Cursor = list.Next
+		p.Cursor = l.Next
 	}
 }

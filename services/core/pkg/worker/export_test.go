@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
 )
 
 // TrimTools removes tools over the bound, however new they are.
@@ -26,6 +27,31 @@ func (w *Worker) Crash(ctx context.Context) {
 
 // Sweep looks for what a lost wake-up left, as the worker does from time to time.
 func (w *Worker) Sweep(ctx context.Context) { w.sweepAsked(ctx); w.sweep(ctx) }
+
+// AwaitStored waits until a snapshot is in the storage.
+func (w *Worker) AwaitStored(ctx context.Context, id domain.ID) (*domain.Packed, error) {
+	sub := w.Changes.Subscribe(id)
+	defer sub.Done()
+	for {
+		changed := sub.Changed()
+		var s *domain.Snapshot
+		err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
+			s, err = tx.Snapshots().Get(ctx, storage.System, id)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if s.Packed != nil {
+			return s.Packed, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
 
 // AwaitEgress waits until a VM's newest egress policy is acknowledged.
 func (w *Worker) AwaitEgress(ctx context.Context, id domain.ID) error {

@@ -36,6 +36,9 @@ func (w *Worker) dropBuild(ctx context.Context, b *domain.Build) error {
 // spec says what a VM's machine is made from.
 func (w *Worker) spec(ctx context.Context, vm *domain.VM) (vmm.Spec, error) {
 	r, err := w.rootFS(ctx, vm.Spec.BuildID)
+	if err == nil {
+		err = w.fetchDisk(ctx, vm)
+	}
 	if err != nil {
 		return vmm.Spec{}, err
 	}
@@ -88,23 +91,10 @@ func (w *Worker) dropForkSnapshot(ctx context.Context, project, id domain.ID) {
 	case err != nil:
 		w.Log.Warn("fork snapshot not removed", "snapshot", id, "error", err)
 	case snap.Ephemeral:
-		if err := w.DeleteSnapshot(ctx, snap.Driver, id); err != nil {
+		if err := w.DeleteSnapshot(ctx, snap); err != nil {
 			w.Log.Warn("fork snapshot's data not removed; the next start does", "snapshot", id, "error", err)
 		}
 	}
-}
-
-// DeleteSnapshot implements service.Node.
-func (w *Worker) DeleteSnapshot(ctx context.Context, driver string, id domain.ID) error {
-	d, err := w.driver(driver)
-	if err != nil {
-		return err
-	}
-	sn, ok := d.(vmm.Snapshotter)
-	if !ok {
-		return nil
-	}
-	return sn.DeleteSnapshot(ctx, string(id))
 }
 
 // Drivers implements service.Node.

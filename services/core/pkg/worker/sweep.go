@@ -23,6 +23,8 @@ func (w *Worker) sweep(ctx context.Context) {
 		{"pool", w.pool.review},
 		{"builds", w.sweepBuilds},
 		{"copies", w.sweepCopies},
+		{"snapshots", w.sweepDisks},
+		{"snapshots to store", w.sweepUnstored},
 		{"storage", w.sweepStorage},
 		{"layers", w.sweepLayers},
 		{"tools", w.sweepTools},

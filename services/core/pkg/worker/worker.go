@@ -95,12 +95,12 @@ type Deps struct {
 	Drivers  map[string]vmm.Driver // by name
 	Absent   []domain.DriverInfo   // drivers that this node should have and that could not be opened, with the reason
 	Images   Images
-	Depot    Depot // nil: builds stay on the worker that makes them
+	Depot    Depot // nil: builds and snapshots stay on the worker that makes them
 	Journals *journal.Store
 	Volumes  Volumes // nil: it keeps none
 	Sealer   seal.Sealer
 	Queue    queue.Queue
-	Changes  watch.Changes[domain.ID] // woken after each commit for a VM or task
+	Changes  watch.Changes[domain.ID] // woken after each commit for a VM or task, and where a snapshot was stored
 	Tracing  *tracing.Tracing         // nil: no spans
 	Log      *slog.Logger
 	Now      func() time.Time // nil: time.Now
@@ -122,13 +122,14 @@ type Worker struct {
 	turns    turns
 	restless restless
 	egress   keyed[domain.ID] // one change of a VM's egress at a time
-	fetches  keyed[domain.ID] // one fetch of a build at a time
+	fetches  keyed[domain.ID] // one fetch of a build or a snapshot at a time
 	steps    steps
 	tasks    underway
 	clock    *clock
 	rows     *rows
 	builds   builds
 	stored   stored
+	unstored unstored
 	layers   layers
 	pool     *pool
 	tools    toolshed
@@ -151,6 +152,7 @@ func New(config Config, d Deps) *Worker {
 	w.rows = newRows(d.Store, d.Log)
 	w.metrics = newMetrics()
 	w.pool = newPool(w, w.config.Pool)
+	w.unstored.look = make(chan struct{}, 1)
 	w.layers.dir = filepath.Join(w.config.DataDir, "layers")
 	w.stepSlots = make(slots, maxStepBuilds)
 	return w
@@ -188,6 +190,8 @@ func (w *Worker) Start(ctx context.Context) error {
 	if _, err := w.Heartbeat(ctx); err != nil {
 		return err
 	}
+	w.wg.Go(w.storeSnapshots)
+	w.SnapshotsChanged(ctx) // the last process may have died before it stored some
 	w.wg.Go(func() { w.live(w.ctx) })
 	w.wg.Go(func() { w.every(w.config.WishesEvery, w.sweepAsked) })
 	w.wg.Go(func() { w.every(w.config.SweepEvery, w.sweep) })

@@ -137,10 +137,14 @@ func Execution(x *domain.Execution) wire.Execution {
 }
 
 func snapshot(s *domain.Snapshot) wire.Snapshot {
-	return wire.Snapshot{
+	out := wire.Snapshot{
 		ID: s.ID.String(), VMID: s.VMID.String(), Name: s.Name, BuildID: s.BuildID.String(), Driver: s.Driver,
 		Kind: string(s.Kind), State: string(s.State), SizeBytes: s.Bytes, CreatedAt: s.CreatedAt, Version: s.DriverVersion,
 	}
+	if s.Packed != nil {
+		out.Stored = s.Packed.Bytes
+	}
+	return out
 }
 
 func fileInfo(f vmm.FileInfo) wire.FileInfo {

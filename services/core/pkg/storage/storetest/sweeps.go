@@ -365,7 +365,12 @@ func workers(e *env) {
 			vm.Desired, vm.Observed, vm.EndedAt = domain.WantDeleted, domain.Deleted, ptr(e.now)
 		})
 	}
+	snap := &domain.Snapshot{ID: domain.NewID(), ProjectID: p, VMID: domain.NewID(), CreatedAt: e.now}
+	e.update(func(tx storage.Tx) error {
+		return errors.Join(tx.Snapshots().Insert(e.ctx(), snap), tx.Snapshots().Copied(e.ctx(), snap, w.ID))
+	})
 	e.update(func(tx storage.Tx) error { return tx.Workers().Delete(e.ctx(), w.ID) })
+	same(e, "copies of a worker that is gone", len(read(e, func(tx storage.Tx) ([]domain.ID, error) { return tx.Snapshots().Copies(e.ctx(), snap) })), 0)
 	e.refused(errors.NotFound, func(tx storage.Tx) error { return tx.Workers().Delete(e.ctx(), w.ID) })
 }
 

@@ -243,6 +243,7 @@ func snapshots(e *env) {
 	}
 	stale := *s
 	s.State, s.Bytes, s.Name = domain.BuildReady, 5, "t"
+	s.Packed = &domain.Packed{Store: "file:///s", Digest: "sha256:1", Bytes: 3}
 	e.update(func(tx storage.Tx) error { return tx.Snapshots().Update(e.ctx(), s) })
 	same(e, "updated", read(e, byName(p)), s)
 	e.refused(errors.Conflict, func(tx storage.Tx) error { return tx.Snapshots().Update(e.ctx(), &stale) })
@@ -252,7 +253,7 @@ func snapshots(e *env) {
 		return tx.Snapshots().Insert(e.ctx(), &twin)
 	})
 	nameless := *s
-	nameless.ID, nameless.Name, nameless.CreatedAt = domain.NewID(), "", e.tick()
+	nameless.ID, nameless.Name, nameless.CreatedAt, nameless.Packed = domain.NewID(), "", e.tick(), nil
 	e.update(func(tx storage.Tx) error { return tx.Snapshots().Insert(e.ctx(), &nameless) })
 	list := func(f storage.SnapshotFilter) []domain.ID {
 		return ids(read(e, func(tx storage.Tx) (storage.List[*domain.Snapshot], error) { return tx.Snapshots().List(e.ctx(), f) }).Items,
@@ -262,12 +263,25 @@ func snapshots(e *env) {
 	same(e, "of the project", list(storage.SnapshotFilter{ProjectID: p}), both)
 	same(e, "of the VM", list(storage.SnapshotFilter{ProjectID: p, VMID: vm.ID}), both)
 	same(e, "on the worker", list(storage.SnapshotFilter{WorkerID: s.WorkerID, States: []domain.BuildState{domain.BuildReady}}), both)
+	same(e, "nowhere else", list(storage.SnapshotFilter{WorkerID: s.WorkerID, Unpacked: true}), []domain.ID{nameless.ID})
+	copies := func() []domain.ID {
+		return read(e, func(tx storage.Tx) ([]domain.ID, error) { return tx.Snapshots().Copies(e.ctx(), s) })
+	}
+	same(e, "no copies", len(copies()), 0)
+	for _, w := range []domain.ID{"w2", "w1", "w2"} {
+		e.update(func(tx storage.Tx) error { return tx.Snapshots().Copied(e.ctx(), s, w) })
+	}
+	same(e, "copies", copies(), []domain.ID{"w1", "w2"})
+	e.refused(errors.NotFound, func(tx storage.Tx) error {
+		return tx.Snapshots().Copied(e.ctx(), &domain.Snapshot{ID: domain.NewID(), ProjectID: p}, "w1")
+	})
 
 	fork := e.vm(p, func(vm *domain.VM) { vm.Spec.SnapshotID = s.ID })
 	e.refused(errors.Conflict, func(tx storage.Tx) error { return tx.Snapshots().Delete(e.ctx(), p, s.ID) })
 	e.save(fork, func(vm *domain.VM) { vm.Observed = domain.Running })
 	e.refused(errors.NotFound, func(tx storage.Tx) error { return tx.Snapshots().Delete(e.ctx(), q, s.ID) })
 	e.update(func(tx storage.Tx) error { return tx.Snapshots().Delete(e.ctx(), p, s.ID) })
+	same(e, "copies of a deleted one", len(copies()), 0)
 	if c := code(e, func(tx storage.Tx) (storage.Named, error) { return tx.Names().Resolve(e.ctx(), p, "t") }); c != errors.NotFound {
 		e.Errorf("the name of a deleted snapshot: %s", c)
 	}

@@ -130,13 +130,18 @@ func (r builds) Copied(ctx context.Context, b *domain.Build, worker domain.ID) e
 }
 
 func (r builds) Copies(ctx context.Context, b *domain.Build) ([]domain.ID, error) {
+	return workersWith(ctx, r.s, "SELECT worker_id FROM copies WHERE build_id = ? AND project_id = ? ORDER BY worker_id", b.ID, b.ProjectID)
+}
+
+// workersWith lists those that have a copy of what a project owns.
+func workersWith(ctx context.Context, s Session, query string, id, project domain.ID) ([]domain.ID, error) {
 	var ids []domain.ID
-	err := r.s.Query(ctx, func(row Row) error {
+	err := s.Query(ctx, func(row Row) error {
 		var id domain.ID
 		err := row.Scan(&id)
 		ids = append(ids, id)
 		return err
-	}, "SELECT worker_id FROM copies WHERE build_id = ? AND project_id = ? ORDER BY worker_id", string(b.ID), string(b.ProjectID))
+	}, query, string(id), string(project))
 	return ids, err
 }
 

@@ -12,14 +12,14 @@ import (
 type snapshots struct{ s Session }
 
 const (
-	snapshotColumns = "id, project_id, vm_id, name, build_id, driver, driver_version, kind, spec, env_sealed, worker_id, bytes, state, ephemeral, created_at, revision"
+	snapshotColumns = "id, project_id, vm_id, name, build_id, driver, driver_version, kind, spec, env_sealed, worker_id, bytes, state, ephemeral, packed, created_at, revision"
 	snapshotSelect  = "SELECT " + snapshotColumns + " FROM snapshots"
 )
 
 func scanSnapshot(r Row) (*domain.Snapshot, error) {
 	s := new(domain.Snapshot)
 	return s, r.Scan(&s.ID, &s.ProjectID, &s.VMID, &s.Name, &s.BuildID, &s.Driver, &s.DriverVersion, &s.Kind, jsonText{&s.Spec}, &s.EnvSealed,
-		&s.WorkerID, &s.Bytes, &s.State, scanFlag{&s.Ephemeral}, scanTime{&s.CreatedAt}, &s.Revision)
+		&s.WorkerID, &s.Bytes, &s.State, scanFlag{&s.Ephemeral}, scanOptJSON[domain.Packed]{&s.Packed}, scanTime{&s.CreatedAt}, &s.Revision)
 }
 
 func (r snapshots) Get(ctx context.Context, project, id domain.ID) (*domain.Snapshot, error) {
@@ -41,7 +41,7 @@ func (r snapshots) Insert(ctx context.Context, s *domain.Snapshot) error {
 	}
 	_, err := r.s.Exec(ctx, "INSERT INTO snapshots ("+snapshotColumns+") VALUES ("+marks(snapshotColumns)+")",
 		string(s.ID), string(s.ProjectID), string(s.VMID), s.Name, string(s.BuildID), s.Driver, s.DriverVersion, string(s.Kind), jsonText{s.Spec},
-		blob(s.EnvSealed), string(s.WorkerID), s.Bytes, string(s.State), flag(s.Ephemeral), micros(s.CreatedAt), 1)
+		blob(s.EnvSealed), string(s.WorkerID), s.Bytes, string(s.State), flag(s.Ephemeral), optJSON(s.Packed), micros(s.CreatedAt), 1)
 	switch {
 	case violated(err, Unique):
 		return errors.Wrap(err, errors.AlreadyExists, "snapshot %s exists already", s.ID)
@@ -55,8 +55,8 @@ func (r snapshots) Insert(ctx context.Context, s *domain.Snapshot) error {
 }
 
 func (r snapshots) Update(ctx context.Context, s *domain.Snapshot) error {
-	n, err := r.s.Exec(ctx, "UPDATE snapshots SET name = ?, worker_id = ?, bytes = ?, state = ?, revision = ? WHERE id = ? AND project_id = ? AND revision = ?",
-		s.Name, string(s.WorkerID), s.Bytes, string(s.State), s.Revision+1, string(s.ID), string(s.ProjectID), s.Revision)
+	n, err := r.s.Exec(ctx, "UPDATE snapshots SET name = ?, worker_id = ?, bytes = ?, state = ?, packed = ?, revision = ? WHERE id = ? AND project_id = ? AND revision = ?",
+		s.Name, string(s.WorkerID), s.Bytes, string(s.State), optJSON(s.Packed), s.Revision+1, string(s.ID), string(s.ProjectID), s.Revision)
 	if err != nil {
 		return fault(err, "updating a snapshot")
 	}
@@ -95,6 +95,19 @@ func (r snapshots) Delete(ctx context.Context, project, id domain.ID) error {
 	return names(r).release(ctx, s.ProjectID, id)
 }
 
+func (r snapshots) Copied(ctx context.Context, s *domain.Snapshot, worker domain.ID) error {
+	_, err := r.s.Exec(ctx, "INSERT INTO snapshot_copies (snapshot_id, project_id, worker_id) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+		string(s.ID), string(s.ProjectID), string(worker))
+	if violated(err, Reference) {
+		return notFound("snapshot", s.ID)
+	}
+	return err
+}
+
+func (r snapshots) Copies(ctx context.Context, s *domain.Snapshot) ([]domain.ID, error) {
+	return workersWith(ctx, r.s, "SELECT worker_id FROM snapshot_copies WHERE snapshot_id = ? AND project_id = ? ORDER BY worker_id", s.ID, s.ProjectID)
+}
+
 func (r snapshots) List(ctx context.Context, f storage.SnapshotFilter) (storage.List[*domain.Snapshot], error) {
 	w := &where{}
 	w.eq("vm_id", f.VMID)
@@ -102,6 +115,9 @@ func (r snapshots) List(ctx context.Context, f storage.SnapshotFilter) (storage.
 	w.eq("project_id", f.ProjectID)
 	if !f.IncludeEphemeral {
 		w.add("ephemeral = 0")
+	}
+	if f.Unpacked {
+		w.add("packed IS NULL")
 	}
 	anyOf(w, "state", f.States)
 	return page(ctx, r.s, snapshotSelect, w, f.Page, scanSnapshot, func(s *domain.Snapshot) (time.Time, domain.ID) { return s.CreatedAt, s.ID })

@@ -172,8 +172,10 @@ func (r workers) Delete(ctx context.Context, id domain.ID) error {
 	if placed > 0 {
 		return errors.New(errors.Conflict, "worker %s still has %d VMs or machines", id, placed)
 	}
-	if _, err := r.s.Exec(ctx, "DELETE FROM copies WHERE worker_id = ?", string(id)); err != nil {
-		return err
+	for _, table := range []string{"copies", "snapshot_copies"} {
+		if _, err := r.s.Exec(ctx, "DELETE FROM "+table+" WHERE worker_id = ?", string(id)); err != nil {
+			return err
+		}
 	}
 	n, err := r.s.Exec(ctx, "DELETE FROM workers WHERE id = ?", string(id))
 	if err == nil && n == 0 {

@@ -1,0 +1,240 @@
+package worker
+
+import (
+	"context"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+const (
+	// storeAgain is when a snapshot that could not be stored is tried again.
+	storeAgain = 10 * time.Minute
+	// maxStore bounds how long it may take to store one: less than collectAge.
+	maxStore = 12 * time.Hour
+)
+
+// unstored is what is known of this worker's snapshots that are not in the storage.
+type unstored struct {
+	look  chan struct{}           // one slot: there may be some
+	later map[domain.ID]time.Time // those that could not be stored, and when to try again
+}
+
+// carrier is a driver whose snapshots go to other workers.
+type carrier interface {
+	vmm.Snapshotter
+	vmm.Carrier
+}
+
+// carrier returns Unsupported for a driver that is none, Unavailable.
+func (w *Worker) carrier(name string) (carrier, error) {
+	d, err := w.driver(name)
+	if err != nil {
+		return nil, err
+	}
+	c, ok := d.(carrier)
+	if !ok {
+		return nil, errors.New(errors.Unsupported, "snapshots of the driver %s stay on their worker", name)
+	}
+	return c, nil
+}
+
+// SnapshotsChanged implements service.Node.
+func (w *Worker) SnapshotsChanged(context.Context) {
+	select {
+	case w.unstored.look <- struct{}{}:
+	default: // it looks anyway
+	}
+}
+
+// sweepUnstored has looked for snapshots that nobody told of.
+func (w *Worker) sweepUnstored(ctx context.Context) error {
+	w.SnapshotsChanged(ctx)
+	return nil
+}
+
+// storeSnapshots stores this worker's snapshots, one at a time, until it stops.
+func (w *Worker) storeSnapshots() {
+	if w.Depot == nil {
+		return
+	}
+	for {
+		select {
+		case <-w.unstored.look:
+		case <-w.ctx.Done():
+			return
+		}
+		if err := w.storeDue(w.ctx); err != nil && w.ctx.Err() == nil {
+			w.Log.Warn("it is not known which snapshots are to be stored", "error", err)
+		}
+	}
+}
+
+// storeDue stores what is not in the storage, but for what failed lately.
+func (w *Worker) storeDue(ctx context.Context) error {
+	later := map[domain.ID]time.Time{}
+	err := each(ctx, w.Store, func(tx storage.Tx, p storage.Page) (storage.List[*domain.Snapshot], error) {
+		return tx.Snapshots().List(ctx, storage.SnapshotFilter{WorkerID: w.id, States: []domain.BuildState{domain.BuildReady}, Unpacked: true, Page: p})
+	}, func(s *domain.Snapshot) {
+		at, failed := w.unstored.later[s.ID]
+		if !failed || !w.Now().Before(at) {
+			failed, at = !w.storeSnapshot(ctx, s), w.Now().Add(storeAgain)
+		}
+		if failed {
+			later[s.ID] = at
+		}
+	})
+	if err == nil {
+		w.unstored.later = later // without those that are gone
+	}
+	return err
+}
+
+// storeSnapshot has other workers get a snapshot's disk. Where that fails the
+// snapshot stays as good as it is: on this worker.
+func (w *Worker) storeSnapshot(ctx context.Context, s *domain.Snapshot) (done bool) {
+	c, err := w.carrier(s.Driver)
+	if errors.HasCode(err, errors.Unsupported) {
+		return false // they are meant to
+	}
+	ctx, cancel := context.WithTimeout(ctx, maxStore)
+	defer cancel()
+	begun := w.Now()
+	var p domain.Packed
+	if err == nil {
+		p, err = w.Depot.SendSnapshot(ctx, s, func(to io.Writer) error { return c.PackSnapshot(ctx, string(s.ID), to) })
+	}
+	if err == nil {
+		err = w.Store.Update(ctx, func(tx storage.Tx) error {
+			row, err := tx.Snapshots().Get(ctx, s.ProjectID, s.ID)
+			if err != nil {
+				return err
+			}
+			row.Packed = &p
+			return tx.Snapshots().Update(ctx, row)
+		})
+	}
+	switch {
+	case errors.HasCode(err, errors.NotFound): // it was deleted meanwhile
+		s.Packed = &p
+		w.dropPackedSnapshot(ctx, s)
+		return true
+	case w.ctx.Err() != nil:
+		return false
+	case err != nil:
+		w.Log.Warn("a snapshot is not in the storage; its VMs are made on this worker alone", "snapshot", s.ID, "error", err)
+		return false
+	}
+	w.Log.Info("a snapshot was stored", "snapshot", s.ID, "bytes", p.Bytes, "took", w.Now().Sub(begun))
+	w.Changes.Notify(s.ID)
+	return true
+}
+
+// fetchDisk has the snapshot that a VM is made from on this worker: it is fetched
+// once where another has taken it. Returns what Depot.FetchSnapshot does.
+func (w *Worker) fetchDisk(ctx context.Context, vm *domain.VM) error {
+	if vm.Spec.SnapshotID == "" || w.Depot == nil {
+		return nil
+	}
+	s, err := w.loadSnapshot(ctx, vm)
+	if err != nil || s.Packed == nil {
+		return err // it is here
+	}
+	c, err := w.carrier(s.Driver)
+	if err != nil {
+		return err
+	}
+	defer w.fetches.lock(s.ID)()
+	held, err := c.ListSnapshots(ctx)
+	if err != nil || slices.Contains(held, string(s.ID)) {
+		return err
+	}
+	begun := w.Now()
+	err = w.Depot.FetchSnapshot(ctx, s, func(from io.Reader) error {
+		return c.UnpackSnapshot(ctx, string(s.ID), s.Spec.Resources.DiskBytes, from)
+	})
+	if err != nil {
+		return err
+	}
+	w.Log.Info("a snapshot was fetched", "snapshot", s.ID, "bytes", s.Packed.Bytes, "took", w.Now().Sub(begun))
+	if s.WorkerID == w.id {
+		return nil
+	}
+	// Only what chooses workers goes by it.
+	if err := w.Store.Update(ctx, func(tx storage.Tx) error { return tx.Snapshots().Copied(ctx, s, w.id) }); err != nil {
+		w.Log.Warn("others do not know of a snapshot that was fetched", "snapshot", s.ID, "error", err)
+	}
+	return nil
+}
+
+// DeleteSnapshot implements service.Node.
+func (w *Worker) DeleteSnapshot(ctx context.Context, s *domain.Snapshot) error {
+	w.dropPackedSnapshot(ctx, s)
+	d, err := w.driver(s.Driver)
+	if err != nil {
+		return err
+	}
+	sn, ok := d.(vmm.Snapshotter)
+	if !ok {
+		return nil
+	}
+	return sn.DeleteSnapshot(ctx, string(s.ID))
+}
+
+// dropPackedSnapshot removes a snapshot from the storage; where it cannot,
+// sweepStorage does.
+func (w *Worker) dropPackedSnapshot(ctx context.Context, s *domain.Snapshot) {
+	if w.Depot == nil || s.Packed == nil {
+		return
+	}
+	if err := w.Depot.Drop(ctx, *s.Packed); err != nil {
+		w.Log.Warn("a snapshot is left in the storage", "snapshot", s.ID, "error", err)
+	}
+}
+
+// sweepDisks removes the disks of snapshots that are gone by now.
+func (w *Worker) sweepDisks(ctx context.Context) (err error) {
+	if w.Depot == nil {
+		return nil
+	}
+	for name := range w.Deps.Drivers {
+		c, cerr := w.carrier(name)
+		if cerr != nil {
+			continue // it has none of others
+		}
+		held, herr := c.ListSnapshots(ctx)
+		err = errors.Join(err, herr)
+		gone, gerr := w.gone(ctx, held)
+		err = errors.Join(err, gerr)
+		for _, id := range gone {
+			w.Log.Info("a snapshot was deleted elsewhere", "snapshot", id)
+			err = errors.Join(err, c.DeleteSnapshot(ctx, id))
+		}
+	}
+	return err
+}
+
+// gone picks those of a driver's snapshots that had a row, and have none.
+func (w *Worker) gone(ctx context.Context, held []string) (gone []string, err error) {
+	err = w.Store.View(ctx, func(tx storage.Tx) error {
+		gone = nil
+		for _, id := range held {
+			if !domain.IsID(id) {
+				continue // a build's, or a layer of one
+			}
+			_, err := tx.Snapshots().Get(ctx, storage.System, domain.ID(id))
+			if errors.HasCode(err, errors.NotFound) {
+				gone = append(gone, id)
+			} else if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return gone, err
+}
