@@ -56,7 +56,7 @@ func (d *Depot) store(ctx context.Context, pack func(io.Writer) error) (domain.P
 	}
 	defer f.Close()
 	sum := sha256.New()
-	if err := pack(io.MultiWriter(f, sum)); err != nil {
+	if err := pack(io.MultiWriter(&modest{f: f}, sum)); err != nil {
 		return domain.Packed{}, err
 	}
 	bytes, err := f.Seek(0, io.SeekCurrent)

@@ -3,11 +3,17 @@ package depot_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"io"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/johannesboyne/gofakes3"
+	"github.com/johannesboyne/gofakes3/backend/s3mem"
+	"golang.org/x/sys/unix"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -20,6 +26,11 @@ func carrying(t *testing.T, shared string) (*depot.Depot, string) {
 	t.Helper()
 	blobs, err := blob.OpenDir(shared)
 	must(t, err)
+	return over(t, blobs)
+}
+
+func over(t *testing.T, blobs blob.Store) (*depot.Depot, string) {
+	t.Helper()
 	tmp := t.TempDir()
 	return depot.New(blobs, nil, tmp), tmp
 }
@@ -31,9 +42,33 @@ func writes(content []byte) func(io.Writer) error {
 // What one host has packed of a snapshot is what another one unpacks.
 func TestSnapshots(t *testing.T) {
 	t.Parallel()
-	shared, ctx := t.TempDir(), t.Context()
-	one, tmp := carrying(t, shared)
-	other, _ := carrying(t, shared)
+	t.Run("in a directory", func(t *testing.T) {
+		t.Parallel()
+		shared := t.TempDir()
+		testSnapshots(t, func() blob.Store {
+			blobs, err := blob.OpenDir(shared)
+			must(t, err)
+			return blobs
+		})
+	})
+	t.Run("in object storage", func(t *testing.T) {
+		t.Parallel()
+		objects := s3mem.New()
+		must(t, objects.CreateBucket("shared"))
+		server := httptest.NewServer(gofakes3.New(objects).Server())
+		t.Cleanup(server.Close)
+		testSnapshots(t, func() blob.Store {
+			blobs, err := blob.OpenS3(blob.S3Config{Endpoint: server.URL, Bucket: "shared", AccessKey: "key", SecretKey: "secret"})
+			must(t, err)
+			return blobs
+		})
+	})
+}
+
+func testSnapshots(t *testing.T, open func() blob.Store) {
+	ctx := t.Context()
+	one, tmp := over(t, open())
+	other, _ := over(t, open())
 	content := bytes.Repeat([]byte("what is on a disk "), 100_000)
 	s := &domain.Snapshot{ID: domain.NewID(), Driver: "oci"}
 	first, err := one.SendSnapshot(ctx, s, writes(content))
@@ -134,5 +169,29 @@ func TestSnapshotsThatAreSomethingElse(t *testing.T) {
 		if err := d.FetchSnapshot(ctx, s, func(r io.Reader) error { _, err := io.Copy(io.Discard, r); return err }); !errors.HasCode(err, errors.PreconditionFailed) {
 			t.Fatalf("byte %d of %d: %v", at, len(content), err)
 		}
+	}
+}
+
+// What is packed leaves room on the disk to those who work there.
+func TestSnapshotsLeaveRoom(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	d, tmp := carrying(t, t.TempDir())
+	must(t, unix.Mount("tmpfs", tmp, "tmpfs", 0, "size=40m"))
+	t.Cleanup(func() { must(t, unix.Unmount(tmp, unix.MNT_DETACH)) })
+	var left unix.Statfs_t
+	endless := func(w io.Writer) error {
+		for piece := make([]byte, 64<<10); ; {
+			_, _ = rand.Read(piece)
+			if _, err := w.Write(piece); err != nil {
+				return errors.Join(err, unix.Statfs(tmp, &left))
+			}
+		}
+	}
+	_, err := d.SendSnapshot(t.Context(), &domain.Snapshot{ID: domain.NewID(), Driver: "oci"}, endless)
+	if !errors.HasCode(err, errors.NoSpace) || left.Bavail*uint64(left.Bsize) < 1<<20 { //nolint:gosec // a block has a size
+		t.Errorf("%d blocks are left: %v", left.Bavail, err)
 	}
 }

@@ -185,27 +185,27 @@ func TestFill(t *testing.T) {
 	onBackends(t, func(t *testing.T, p *disk.Pool) {
 		ctx, wrong := t.Context(), errors.New(errors.PreconditionFailed, "wrong")
 		half := func(dir string) error { write(t, dir+"/half", "x"); return wrong }
-		if err := p.Fill(ctx, "one", 64*mib, half); !errors.Is(err, wrong) {
+		if err := p.Fill(ctx, "one", 16*mib, half); !errors.Is(err, wrong) {
 			t.Errorf("%v", err)
 		}
-		over := func(dir string) error { _, err := fill(dir+"/f", 48*mib); return err }
+		over := func(dir string) error { _, err := fill(dir+"/f", 6*mib); return err }
 		if p.Enforced() {
-			if err := p.Fill(ctx, "one", 32*mib, over); !errors.HasCode(err, errors.NoSpace) {
+			if err := p.Fill(ctx, "one", 4*mib, over); !errors.HasCode(err, errors.NoSpace) {
 				t.Errorf("over its limit: %v", err)
 			}
 		}
 		if ids, err := p.List(ctx); err != nil || len(ids) > 0 {
 			t.Errorf("half of one is there: %v, %v", ids, err)
 		}
-		must(t, p.Fill(ctx, "one", 64*mib, over))
-		must(t, p.Fill(ctx, "one", 64*mib, half)) // it is there
+		must(t, p.Fill(ctx, "one", 16*mib, over))
+		must(t, p.Fill(ctx, "one", 16*mib, half)) // it is there
 		if names, err := os.ReadDir(p.Path("one")); err != nil || len(names) != 1 {
 			t.Errorf("%v, %v", names, err)
 		}
-		if u, err := p.Usage(ctx, "one"); err != nil || u.Used < 48*mib || u.Limit != 0 {
+		if u, err := p.Usage(ctx, "one"); err != nil || u.Used < 6*mib || u.Limit != 0 {
 			t.Errorf("%+v, %v", u, err)
 		}
-		must(t, p.Clone(ctx, "one", "two", 64*mib))
+		must(t, p.Clone(ctx, "one", "two", 16*mib))
 		if err := p.Fill(ctx, "../one", 0, half); !errors.HasCode(err, errors.InvalidArgument) {
 			t.Errorf("%v", err)
 		}

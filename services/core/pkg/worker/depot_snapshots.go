@@ -15,6 +15,8 @@ import (
 const (
 	// storeAgain is when a snapshot that could not be stored is tried again.
 	storeAgain = 10 * time.Minute
+	// storeRefused is when one is that its driver does not pack as it is.
+	storeRefused = 24 * time.Hour
 	// maxStore bounds how long it may take to store one: less than collectAge.
 	maxStore = 12 * time.Hour
 )
@@ -83,7 +85,11 @@ func (w *Worker) storeDue(ctx context.Context) error {
 	}, func(s *domain.Snapshot) {
 		at, failed := w.unstored.later[s.ID]
 		if !failed || !w.Now().Before(at) {
-			failed, at = !w.storeSnapshot(ctx, s), w.Now().Add(storeAgain)
+			err := w.storeSnapshot(ctx, s)
+			failed, at = err != nil, w.Now().Add(storeAgain)
+			if errors.HasCode(err, errors.TooLarge) || errors.HasCode(err, errors.Unsupported) {
+				at = w.Now().Add(storeRefused)
+			}
 		}
 		if failed {
 			later[s.ID] = at
@@ -97,10 +103,10 @@ func (w *Worker) storeDue(ctx context.Context) error {
 
 // storeSnapshot has other workers get a snapshot's disk. Where that fails the
 // snapshot stays as good as it is: on this worker.
-func (w *Worker) storeSnapshot(ctx context.Context, s *domain.Snapshot) (done bool) {
+func (w *Worker) storeSnapshot(ctx context.Context, s *domain.Snapshot) error {
 	c, err := w.carrier(s.Driver)
 	if errors.HasCode(err, errors.Unsupported) {
-		return false // they are meant to
+		return err // they are meant to
 	}
 	ctx, cancel := context.WithTimeout(ctx, maxStore)
 	defer cancel()
@@ -119,20 +125,21 @@ func (w *Worker) storeSnapshot(ctx context.Context, s *domain.Snapshot) (done bo
 			return tx.Snapshots().Update(ctx, row)
 		})
 	}
-	switch {
-	case errors.HasCode(err, errors.NotFound): // it was deleted meanwhile
-		s.Packed = &p
-		w.dropPackedSnapshot(ctx, s)
-		return true
-	case w.ctx.Err() != nil:
-		return false
-	case err != nil:
+	if err != nil {
+		if w.ctx.Err() != nil {
+			return err
+		}
+		if gone, gerr := w.gone(w.ctx, []string{string(s.ID)}); gerr == nil && len(gone) > 0 {
+			s.Packed = &p
+			w.dropPackedSnapshot(w.ctx, s)
+			return nil // it was deleted meanwhile
+		}
 		w.Log.Warn("a snapshot is not in the storage; its VMs are made on this worker alone", "snapshot", s.ID, "error", err)
-		return false
+		return err
 	}
 	w.Log.Info("a snapshot was stored", "snapshot", s.ID, "bytes", p.Bytes, "took", w.Now().Sub(begun))
 	w.Changes.Notify(s.ID)
-	return true
+	return nil
 }
 
 // fetchDisk has the snapshot that a VM is made from on this worker: it is fetched

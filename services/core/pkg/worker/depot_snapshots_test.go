@@ -337,6 +337,20 @@ func TestSnapshotsWithoutTheStorage(t *testing.T) {
 		t.Errorf("%d blobs", n)
 	}
 
+	// What its driver refuses is not asked for all the time.
+	origin.node.FailNext(fake.OpPack, errors.New(errors.TooLarge, "it has too many files"))
+	large := d.kept("large")
+	for _, name := range []string{"second", "third", "fourth"} { // by the next, all were looked at
+		d.stored(origin, d.kept(name))
+		origin.skip(time.Hour)
+	}
+	if n := d.blobs(); n != 6 {
+		t.Errorf("%d blobs", n)
+	}
+	origin.skip(24 * time.Hour)
+	origin.worker.Sweep(ctx)
+	d.stored(origin, large)
+
 	// What cannot be fetched is said.
 	d.lost()
 	must(t, os.RemoveAll(d.dir))

@@ -15,7 +15,7 @@ import (
 )
 
 // Unpack makes what Pack wrote in an empty directory that nobody else writes to,
-// with at most limit bytes in files (0: any), and reads r to its end. What it made
+// with at most limit bytes in files and around them (0: any), and reads r to its end. What it made
 // before an error is left. Returns InvalidArgument for what Pack did not write,
 // TooLarge, and r's errors.
 func Unpack(ctx context.Context, r io.Reader, dir string, limit int64) error {
@@ -59,7 +59,7 @@ func Unpack(ctx context.Context, r io.Reader, dir string, limit int64) error {
 type unpacker struct {
 	ctx    context.Context
 	r      io.Reader
-	left   int64   // bytes that files may have
+	left   int64   // bytes that files may have, and what is around them
 	dirs   []level // the open directories, from the top down
 	seen   []place // of what has several names, by number
 	shared int     // bytes of their names
@@ -81,6 +81,9 @@ func (u *unpacker) top(dir string, e *entry) error {
 	if e.Depth != 0 {
 		return errors.New(errors.InvalidArgument, "there is no top")
 	}
+	if err := u.take(e); err != nil {
+		return err
+	}
 	f, err := openDir(unix.AT_FDCWD, dir)
 	if err == nil {
 		u.dirs = append(u.dirs, level{f, e, ""})
@@ -98,6 +101,9 @@ func (u *unpacker) entry(e *entry) error {
 	if err := u.finish(e.Depth); err != nil {
 		return err
 	}
+	if err := u.take(e); err != nil {
+		return err
+	}
 	in := u.dirs[e.Depth-1]
 	at := place{in.path, string(e.Name)}
 	if len(at.path()) > maxPath {
@@ -108,6 +114,18 @@ func (u *unpacker) entry(e *entry) error {
 		return errors.Wrap(err, errors.InvalidArgument, "two entries have one name")
 	}
 	return err
+}
+
+// take counts what an entry has beside its content. Returns TooLarge.
+func (u *unpacker) take(e *entry) error {
+	n := len(e.Target)
+	for _, a := range e.Attrs {
+		n += len(a.Value)
+	}
+	if u.left -= int64(n); u.left < 0 {
+		return errors.New(errors.TooLarge, "there is more than the machine's disk could hold")
+	}
+	return nil
 }
 
 // make makes an entry in an open directory.

@@ -216,6 +216,8 @@ func TestRefused(t *testing.T) {
 		"more after it":        {stream(top, end, []byte("x")), errors.InvalidArgument},
 		"no JSON":              {append([]byte(mark), 0, 0, 0, 1, '{'), errors.InvalidArgument},
 		"an endless entry":     {append([]byte(mark), 0xff, 0xff, 0xff, 0xff), errors.TooLarge},
+		"too much around it":   {stream(top, form{"depth": 1, "name": name("f"), "mode": unix.S_IFREG | 0o600, "attrs": attribute("user.x", strings.Repeat("x", 2000))}, empty, end), errors.TooLarge},
+		"too much in a link":   {stream(top, form{"depth": 1, "name": name("l"), "mode": unix.S_IFLNK | 0o777, "target": name(strings.Repeat("x", 2000))}, end), errors.TooLarge},
 		"too much":             {stream(top, form{"depth": 1, "name": name("f"), "mode": unix.S_IFREG | 0o600, "size": 4096}, binary.BigEndian.AppendUint64(make([]byte, 8), 2000), make([]byte, 2000), empty, end), errors.TooLarge},
 	} {
 		base := t.TempDir()
