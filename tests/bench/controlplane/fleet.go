@@ -121,7 +121,7 @@ func (f *fleet) hire(ctx context.Context, i int) error {
 		return err
 	}
 	f.closers = append(f.closers, journals.Close)
-	node := fake.NewNode(filepath.Join(dir, "machines"))
+	node := fake.NewNode("")
 	f.closers = append(f.closers, node.Close)
 	w := worker.New(worker.Config{
 		Name: fmt.Sprintf("worker-%d", i), Platform: "linux/amd64", DataDir: dir,

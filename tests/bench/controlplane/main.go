@@ -67,7 +67,11 @@ func run(ctx context.Context) (err error) {
 	rest := flag.Duration("rest", 30*time.Second, "how long it is measured what VMs cost that are there")
 	out := flag.String("out", "bench/out/controlplane.json", "where the JSON goes")
 	profile := flag.String("cpuprofile", "", "where a profile of the whole goes")
+	allocs := flag.String("memprofile", "", "where a profile of all that was allocated goes")
 	flag.Parse()
+	if *allocs != "" {
+		defer func() { err = errors.Join(err, writeAllocs(*allocs)) }()
+	}
 	if *profile != "" {
 		file, err := os.Create(*profile)
 		if err != nil {
@@ -134,4 +138,12 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	return os.WriteFile(*out, append(text, '\n'), 0o644) //nolint:gosec // for everybody
+}
+
+func writeAllocs(path string) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(pprof.Lookup("allocs").WriteTo(file, 0), file.Close())
 }

@@ -17,7 +17,8 @@ func (s *Service) ListWorkers(ctx context.Context, _ vmm.Caller) ([]*domain.Work
 		if ws, err = tx.Workers().All(ctx); err != nil {
 			return err
 		}
-		return tx.Workers().Count(ctx, ws...)
+		_, err = tx.Workers().Count(ctx, ws...)
+		return err
 	})
 	return ws, err
 }

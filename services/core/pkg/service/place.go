@@ -38,66 +38,97 @@ const counted = 8
 // away, InvalidArgument when no worker would have room even if it were empty,
 // and what unable does.
 func (s *Service) choose(ctx context.Context, tx storage.Tx, n need) (*domain.Worker, error) {
+	// Most often the workers are as they were a moment ago and one of a few has
+	// room. What is wrong where none has only all of them tell, as they are now.
+	if known := s.roster.known(); known != nil {
+		c := s.candidates(n, known)
+		best, _, version, err := s.best(ctx, tx, n, sample(c.open, n.prefer))
+		if err != nil || best != nil && version == storage.VersionOf(known) {
+			return best, err
+		}
+	}
 	workers, err := tx.Workers().All(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var largest *domain.Worker
-	var unable error
-	var open, closed []*domain.Worker // would do, were they empty; would, but take nothing
-	possible, short := false, ""
+	s.roster.learn(workers)
+	c := s.candidates(n, workers)
+	short := ""
+	for _, some := range [][]*domain.Worker{sample(c.open, n.prefer), c.open} {
+		best, lacks, _, err := s.best(ctx, tx, n, some)
+		if err != nil || best != nil {
+			return best, err
+		}
+		if short = lacks; len(some) == len(c.open) {
+			break
+		}
+	}
+	switch {
+	case c.unable != nil && short == "" && len(c.closed) == 0:
+		return nil, c.unable
+	case c.largest != nil && !c.possible:
+		most := c.largest.Capacity
+		return nil, errors.New(errors.InvalidArgument, "no worker is large enough for this %s", n.what).WithField(n.field).
+			WithHint("the largest has %d milli_cpu, %d memory_bytes and %d disk_bytes", most.MilliCPU, most.MemoryBytes, most.DiskBytes)
+	case short != "":
+		return nil, errors.New(errors.CapacityExhausted, "no worker has room for this %s", n.what).WithHint(n.hint, short).WithRetryAfter(retryPlace)
+	case n.bound != "" && len(c.closed) == 1 && c.closed[0].State == domain.WorkerAway:
+		return nil, workerAway(c.closed[0].Name)
+	}
+	return nil, errors.New(errors.CapacityExhausted, "no worker takes anything new").WithHint("%s", states(c.closed)).WithRetryAfter(retryPlace)
+}
+
+// candidates are workers by what they are to a need, without what they hold.
+type candidates struct {
+	open, closed []*domain.Worker // would do, were they empty; would, but take nothing
+	unable       error            // why one of the others cannot
+	possible     bool             // one is large enough
+	largest      *domain.Worker   // by memory
+}
+
+func (s *Service) candidates(n need, workers []*domain.Worker) (c candidates) {
 	for _, w := range workers {
 		if s.lacks(w, n.resources) == "" { // it is not counted yet what it holds
-			possible = true
+			c.possible = true
 		}
-		if largest == nil || w.Capacity.MemoryBytes > largest.Capacity.MemoryBytes {
-			largest = w
+		if c.largest == nil || w.Capacity.MemoryBytes > c.largest.Capacity.MemoryBytes {
+			c.largest = w
 		}
 		if n.bound != "" && n.bound != w.ID {
 			continue
 		}
 		if err := n.unable(w); err != nil {
-			unable = err
+			c.unable = err
 			continue
 		}
 		if w.State != domain.WorkerReady {
-			closed = append(closed, w)
+			c.closed = append(c.closed, w)
 			continue
 		}
-		open = append(open, w)
+		c.open = append(c.open, w)
 	}
-	for _, some := range [][]*domain.Worker{sample(open, n.prefer), open} {
-		if err := tx.Workers().Count(ctx, some...); err != nil {
-			return nil, err
-		}
-		var best *domain.Worker
-		for _, w := range some {
-			if lacks := s.lacks(w, n.resources); lacks != "" {
-				short = lacks
-			} else if best == nil || n.better(w, best) {
-				best = w
-			}
-		}
-		if best != nil {
-			return best, nil
-		}
-		if len(some) == len(open) {
-			break
+	return c
+}
+
+// best counts what some workers hold and gives the one that suits best; nil:
+// none has room, and too little of short.
+func (s *Service) best(ctx context.Context, tx storage.Tx, n need, some []*domain.Worker) (best *domain.Worker, short string, version storage.WorkersVersion, err error) {
+	counted := make([]*domain.Worker, len(some))
+	for i, w := range some {
+		own := *w // others know of w
+		counted[i] = &own
+	}
+	if version, err = tx.Workers().Count(ctx, counted...); err != nil {
+		return nil, "", version, err
+	}
+	for _, w := range counted {
+		if lacks := s.lacks(w, n.resources); lacks != "" {
+			short = lacks
+		} else if best == nil || n.better(w, best) {
+			best = w
 		}
 	}
-	switch {
-	case unable != nil && short == "" && len(closed) == 0:
-		return nil, unable
-	case largest != nil && !possible:
-		c := largest.Capacity
-		return nil, errors.New(errors.InvalidArgument, "no worker is large enough for this %s", n.what).WithField(n.field).
-			WithHint("the largest has %d milli_cpu, %d memory_bytes and %d disk_bytes", c.MilliCPU, c.MemoryBytes, c.DiskBytes)
-	case short != "":
-		return nil, errors.New(errors.CapacityExhausted, "no worker has room for this %s", n.what).WithHint(n.hint, short).WithRetryAfter(retryPlace)
-	case n.bound != "" && len(closed) == 1 && closed[0].State == domain.WorkerAway:
-		return nil, workerAway(closed[0].Name)
-	}
-	return nil, errors.New(errors.CapacityExhausted, "no worker takes anything new").WithHint("%s", states(closed)).WithRetryAfter(retryPlace)
+	return best, short, version, nil
 }
 
 func (n need) better(w, than *domain.Worker) bool {
@@ -141,17 +172,18 @@ func states(workers []*domain.Worker) string {
 	return fmt.Sprintf("of those that could, %d are away and %d cordoned", count[domain.WorkerAway], count[domain.WorkerCordoned])
 }
 
-// place chooses worker and driver for vm. A VM that is bound to a worker (its
+// place chooses worker and driver for vm, which is made from a build or, nil, from
+// a snapshot. A VM that is bound to a worker (its
 // snapshot is there) gets that one or none.
 // Returns what choose does, and Unsupported.
-func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM) (err error) {
+func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM, build *domain.Build) (err error) {
 	begun := time.Now()
 	ctx, span := tracing.Begin(ctx, "placement")
 	defer func() {
 		s.metrics.ended(begun, err)
 		span.End(err)
 	}()
-	at, err := s.findFiles(ctx, tx, vm)
+	at, err := findFiles(ctx, tx, vm, build)
 	if err != nil {
 		return err
 	}
@@ -205,10 +237,11 @@ func (f files) reach(w *domain.Worker) error {
 	return f.below.reach(w)
 }
 
-// findFiles finds the workers that have what vm is made from.
-func (s *Service) findFiles(ctx context.Context, tx storage.Tx, vm *domain.VM) (files, error) {
-	if vm.Spec.SnapshotID == "" {
-		return findRootFS(ctx, tx, vm.ProjectID, vm.Spec.BuildID)
+// findFiles finds the workers that have what vm is made from: a build or, nil, its
+// snapshot.
+func findFiles(ctx context.Context, tx storage.Tx, vm *domain.VM, build *domain.Build) (files, error) {
+	if build != nil {
+		return findRootFS(ctx, tx, build)
 	}
 	snap, err := tx.Snapshots().Get(ctx, vm.ProjectID, vm.Spec.SnapshotID)
 	if err != nil {
@@ -227,17 +260,17 @@ func (s *Service) findFiles(ctx context.Context, tx storage.Tx, vm *domain.VM) (
 		f.held[id] = true
 	}
 	// Of a template that was shared once, and is no more, its snapshots are.
-	below, err := findRootFS(ctx, tx, storage.System, snap.BuildID)
+	b, err := tx.Builds().Get(ctx, storage.System, snap.BuildID)
+	if err != nil {
+		return f, err
+	}
+	below, err := findRootFS(ctx, tx, b)
 	f.below = &below
 	return f, err
 }
 
 // findRootFS finds the workers that have a build.
-func findRootFS(ctx context.Context, tx storage.Tx, project, build domain.ID) (files, error) {
-	b, err := tx.Builds().Get(ctx, project, build)
-	if err != nil {
-		return files{}, err
-	}
+func findRootFS(ctx context.Context, tx storage.Tx, b *domain.Build) (files, error) {
 	f := files{anywhere: b.WorkerID == "", held: map[domain.ID]bool{b.WorkerID: true}, packed: b.Packed()}
 	if f.packed == nil {
 		return f, nil // nobody can have fetched it

@@ -233,3 +233,63 @@ func TestPlacementAmongMany(t *testing.T) {
 		t.Errorf("a full fleet: %v", err)
 	}
 }
+
+// Workers are remembered between placements, and yet every change of them counts
+// at once: whether one takes anything new, one that has come, one that has gone.
+func TestPlacementSeesChangesAtOnce(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	change := func(name string, f func(*domain.Worker)) domain.ID {
+		var id domain.ID
+		must(t, b.store.Update(b.ctx, func(tx storage.Tx) error {
+			w, err := tx.Workers().ByName(b.ctx, name)
+			if err != nil {
+				return err
+			}
+			f(w)
+			id = w.ID
+			return tx.Workers().Update(b.ctx, w)
+		}))
+		return id
+	}
+	place := func() domain.ID {
+		vm, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{})
+		must(t, err)
+		return vm.WorkerID
+	}
+	node := change("node", func(w *domain.Worker) { w.Capacity.MemoryBytes = 8 << 30 })
+	if at := place(); at != node {
+		t.Fatalf("placed on %s", at)
+	}
+	change("node", func(w *domain.Worker) { w.State, w.Cordoned = domain.WorkerCordoned, true })
+	for range 2 { // also when it is remembered that there is none
+		_, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{})
+		if !errors.HasCode(err, errors.CapacityExhausted) {
+			t.Errorf("with nobody that takes it: %v", err)
+		}
+	}
+	var other domain.Worker
+	must(t, b.store.Update(b.ctx, func(tx storage.Tx) error {
+		w, err := tx.Workers().ByName(b.ctx, "node")
+		if err != nil {
+			return err
+		}
+		other = *w
+		other.ID, other.Name, other.State, other.Cordoned = domain.NewID(), "other", domain.WorkerReady, false
+		return tx.Workers().Insert(b.ctx, &other)
+	}))
+	if at := place(); at != other.ID {
+		t.Errorf("placed on %s, not on the one that has come", at)
+	}
+	// The first has more room, and is taken again from the moment that it takes something.
+	change("node", func(w *domain.Worker) {
+		w.State, w.Cordoned, w.Capacity.MemoryBytes = domain.WorkerReady, false, 64<<30
+	})
+	if at := place(); at != node {
+		t.Errorf("placed on %s, not on the emptier one that is back", at)
+	}
+	change("node", func(w *domain.Worker) { w.Drivers = nil })
+	if at := place(); at != other.ID {
+		t.Errorf("placed on %s, which has no driver", at)
+	}
+}

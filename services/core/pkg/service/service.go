@@ -166,6 +166,7 @@ type Service struct {
 	log     *slog.Logger
 	now     func() time.Time
 	opened  openedTokens
+	roster  roster
 	recents recents             // of other processes' workers
 	looked  watch.Hub[struct{}] // woken when it was looked which workers are away
 }

@@ -282,7 +282,7 @@ func (s *Service) insertForks(ctx context.Context, by vmm.Caller, count int, req
 			return err
 		}
 		for _, vm := range vms {
-			if err := s.insertVM(ctx, tx, req, vm); err != nil {
+			if err := s.insertVM(ctx, tx, req, vm, nil); err != nil {
 				return err
 			}
 		}

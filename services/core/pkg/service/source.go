@@ -23,50 +23,92 @@ func (s *Service) Foresee(ctx context.Context, by vmm.Caller, req vmm.CreateVM) 
 		return nil, err
 	}
 	err = s.store.View(ctx, func(tx storage.Tx) error {
-		if err := s.resolveSource(ctx, tx, by, req, vm, asked); err != nil {
+		build, err := s.resolveSource(ctx, tx, by, req, vm, asked, "")
+		if err != nil {
 			return err
 		}
-		if err := s.place(ctx, tx, vm); err != nil {
+		if err := s.place(ctx, tx, vm, build); err != nil {
 			return err
 		}
-		return s.warm(ctx, tx, req, vm)
+		return s.warm(ctx, tx, req, vm, build)
 	})
 	return vm, err
 }
 
 // resolveSource finds what vm is made from (a template's build, a build, or a
 // snapshot, by name or ID) and fills in what follows from it. network is the one
-// that the caller named, if any.
-func (s *Service) resolveSource(ctx context.Context, tx storage.Tx, by vmm.Caller, req vmm.CreateVM, vm *domain.VM, network domain.NetworkMode) error {
-	name, tag, tagged := strings.Cut(req.Template, ":")
-	named, err := s.findSource(ctx, tx, by, name)
+// that the caller named, if any. foreseen is the build that it was a moment ago,
+// if any: the one if it is still there. It returns the build; nil: vm is made
+// from a snapshot.
+func (s *Service) resolveSource(ctx context.Context, tx storage.Tx, by vmm.Caller, req vmm.CreateVM, vm *domain.VM, network domain.NetworkMode, foreseen domain.ID) (*domain.Build, error) {
+	build, err := s.stillReady(ctx, tx, by, foreseen)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if named.Kind == storage.KindSnapshot {
-		if tagged {
-			return errors.New(errors.InvalidArgument, "a snapshot has no tags").WithField("template")
-		}
-		snap, err := tx.Snapshots().Get(ctx, by.ProjectID, named.ID)
+	if build == nil {
+		name, tag, tagged := strings.Cut(req.Template, ":")
+		named, err := s.findSource(ctx, tx, by, name)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		return s.fromSnapshot(ctx, tx, req, vm, snap, network)
-	}
-	build, err := s.findBuild(ctx, tx, by, named, tag, tagged)
-	if err != nil {
-		return err
+		if named.Kind == storage.KindSnapshot {
+			if tagged {
+				return nil, errors.New(errors.InvalidArgument, "a snapshot has no tags").WithField("template")
+			}
+			snap, err := tx.Snapshots().Get(ctx, by.ProjectID, named.ID)
+			if err != nil {
+				return nil, err
+			}
+			return nil, s.fromSnapshot(ctx, tx, req, vm, snap, network)
+		}
+		if build, err = s.findBuild(ctx, tx, by, named, tag, tagged); err != nil {
+			return nil, err
+		}
 	}
 	if vm.Spec.Tools, err = domain.MergeTools("tools", s.config.DefaultTools, req.Tools); err != nil {
-		return err
+		return nil, err
 	}
 	if err := s.giveEgress(ctx, tx, req, vm, domain.VMSpec{}); err != nil {
-		return err
+		return nil, err
 	}
 	if err := s.giveMounts(ctx, tx, req.Mounts, nil, vm); err != nil {
-		return err
+		return nil, err
 	}
-	return s.fromBuild(req, vm, build)
+	return build, s.fromBuild(req, vm, build)
+}
+
+// foresee finds the build that a request would make a VM from, before the turn
+// that makes it, which all others wait for. Empty: it makes it from no build, or
+// the turn is to find out why it cannot.
+func (s *Service) foresee(ctx context.Context, by vmm.Caller, req vmm.CreateVM) (id domain.ID, err error) {
+	err = s.store.View(ctx, func(tx storage.Tx) error {
+		name, tag, tagged := strings.Cut(req.Template, ":")
+		named, err := s.findSource(ctx, tx, by, name)
+		if err != nil || named.Kind == storage.KindSnapshot {
+			return err
+		}
+		build, err := s.findBuild(ctx, tx, by, named, tag, tagged)
+		if err == nil {
+			id = build.ID
+		}
+		return err
+	})
+	if errors.HasCode(err, errors.NotFound) || errors.HasCode(err, errors.Conflict) {
+		return "", nil
+	}
+	return id, err
+}
+
+// stillReady gives a build that was found before; nil: it is not to be had any more.
+func (s *Service) stillReady(ctx context.Context, tx storage.Tx, by vmm.Caller, id domain.ID) (*domain.Build, error) {
+	if id == "" {
+		return nil, nil
+	}
+	build, err := tx.Builds().Get(ctx, by.ProjectID, id)
+	if errors.HasCode(err, errors.NotFound) || err == nil && build.State != domain.BuildReady {
+		return nil, nil
+	}
+	return build, err
 }
 
 // kindBuild marks a reference straight to a build.
@@ -208,13 +250,9 @@ func (s *Service) givePrivate(ctx context.Context, req vmm.CreateVM, snap *domai
 
 // warm has a VM that was placed go on from its build's memory where that fits.
 // Returns Unsupported where it is asked for and does not.
-func (s *Service) warm(ctx context.Context, tx storage.Tx, req vmm.CreateVM, vm *domain.VM) error {
-	if vm.Spec.SnapshotID != "" || req.Memory != nil && !*req.Memory {
+func (s *Service) warm(ctx context.Context, tx storage.Tx, req vmm.CreateVM, vm *domain.VM, build *domain.Build) error {
+	if build == nil || req.Memory != nil && !*req.Memory || req.Memory == nil && build.Memory() == nil {
 		return nil
-	}
-	build, err := tx.Builds().Get(ctx, vm.ProjectID, vm.Spec.BuildID)
-	if err != nil || req.Memory == nil && build.Memory() == nil {
-		return err
 	}
 	w, err := tx.Workers().Get(ctx, vm.WorkerID)
 	if err != nil {

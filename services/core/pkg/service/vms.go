@@ -35,6 +35,10 @@ func (s *Service) CreateVM(ctx context.Context, by vmm.Caller, req vmm.CreateVM)
 		return nil, err
 	}
 	span.Text("aetherium.vm", vm.ID.String())
+	foreseen, err := s.foresee(ctx, by, req)
+	if err != nil {
+		return nil, err
+	}
 	existing := false
 	err = s.store.Update(ctx, func(tx storage.Tx) error {
 		if req.ID != "" {
@@ -54,13 +58,14 @@ func (s *Service) CreateVM(ctx context.Context, by vmm.Caller, req vmm.CreateVM)
 				return nil
 			}
 		}
-		if err := s.resolveSource(ctx, tx, by, req, vm, asked); err != nil {
+		build, err := s.resolveSource(ctx, tx, by, req, vm, asked, foreseen)
+		if err != nil {
 			return err
 		}
 		if err := s.withinQuota(ctx, tx, by.ProjectID, quotaOf(vm), ""); err != nil {
 			return err
 		}
-		return s.insertVM(ctx, tx, req, vm)
+		return s.insertVM(ctx, tx, req, vm, build)
 	})
 	if err != nil {
 		return nil, err
@@ -227,12 +232,13 @@ func errKeyUsed() error {
 		WithField("Idempotency-Key").WithHint("use a new key for a new request")
 }
 
-// insertVM finds room for vm and stores it.
-func (s *Service) insertVM(ctx context.Context, tx storage.Tx, req vmm.CreateVM, vm *domain.VM) error {
-	if err := s.place(ctx, tx, vm); err != nil {
+// insertVM finds room for vm, which is made from a build if there is one, and
+// stores it.
+func (s *Service) insertVM(ctx context.Context, tx storage.Tx, req vmm.CreateVM, vm *domain.VM, build *domain.Build) error {
+	if err := s.place(ctx, tx, vm, build); err != nil {
 		return err
 	}
-	if err := s.warm(ctx, tx, req, vm); err != nil {
+	if err := s.warm(ctx, tx, req, vm, build); err != nil {
 		return err
 	}
 	if err := tx.VMs().Insert(ctx, vm); err != nil {

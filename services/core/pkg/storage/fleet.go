@@ -33,6 +33,22 @@ type Sign struct {
 	Drain    *time.Duration // until its drain ends VMs, 0 or less: now; nil: it is not drained
 }
 
+// WorkersVersion is another one whenever a worker has joined or left, or its row
+// was changed. Signs of life change nothing.
+type WorkersVersion struct {
+	Workers   int
+	Revisions int64 // summed
+}
+
+// VersionOf is the version of workers that were all read.
+func VersionOf(all []*domain.Worker) WorkersVersion {
+	v := WorkersVersion{Workers: len(all)}
+	for _, w := range all {
+		v.Revisions += w.Revision
+	}
+	return v
+}
+
 // Workers is the table of workers. Reserved and the numbers of VMs are computed
 // from the VMs placed there and never stored.
 type Workers interface {
@@ -62,12 +78,12 @@ type Workers interface {
 	// All lists workers by name, without what is computed.
 	All(ctx context.Context) ([]*domain.Worker, error)
 	// Count computes what the VMs of workers may use, and the numbers of VMs and of
-	// tasks. Machines
-	// of the warm pool are promised to nobody and do not count. Disk
+	// tasks, and tells the version of all rows, if there is a worker to be counted.
+	// Machines of the warm pool are promised to nobody and do not count. Disk
 	// counts until a VM is deleted; CPU, memory and PIDs count unless it is
 	// failed, or stopped and not wanted otherwise, or paused with its memory
 	// saved and not wanted otherwise.
-	Count(ctx context.Context, ws ...*domain.Worker) error
+	Count(ctx context.Context, ws ...*domain.Worker) (WorkersVersion, error)
 }
 
 // JoinTokens is the table of the tokens by which workers join.
@@ -145,7 +161,8 @@ type EventFilter struct {
 
 // Outbox holds events, written in the transaction of what they tell.
 type Outbox interface {
-	// Append writes events and sets their Seq.
+	// Append writes events as they are now, and sets their Seq before the
+	// transaction has ended.
 	Append(ctx context.Context, es ...*domain.Event) error
 	// List reads events in commit order.
 	List(ctx context.Context, f EventFilter) ([]domain.Event, error)

@@ -3,7 +3,6 @@ package storage
 import (
 	"context"
 
-	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
@@ -22,9 +21,9 @@ type Store interface {
 	// the transaction is void then.
 	// f must not call Update or View of the same store, nor keep the Tx.
 	Update(ctx context.Context, f func(Tx) error) error
-	// Heartbeat is Workers.Seen in a transaction of its own, which waits for no
-	// turn where the database can do without.
-	Heartbeat(ctx context.Context, worker domain.ID) (Sign, error)
+	// Aside is Update without a turn, where the database can do without: for rows
+	// that nobody decides by and no event tells of, as signs of life.
+	Aside(ctx context.Context, f func(Tx) error) error
 	// Changed returns a channel that is closed when a commit after the call
 	// has written outbox events. It is a hint for this process only: take the
 	// channel, read the outbox, then wait.

@@ -143,7 +143,6 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 		return err
 	}
 	w.setAlarm(row)
-	w.Changes.Notify(vm.ID) // it can be talked to from now on
 	w.metrics.started(vm.Spec.Driver, trace)
 	trace.spans(ctx)
 	if fresh {

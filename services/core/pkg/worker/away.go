@@ -51,3 +51,8 @@ func (s store) View(ctx context.Context, f func(storage.Tx) error) error {
 func (s store) Update(ctx context.Context, f func(storage.Tx) error) error {
 	return marked(s.Store.Update(ctx, f))
 }
+
+// Aside implements storage.Store.
+func (s store) Aside(ctx context.Context, f func(storage.Tx) error) error {
+	return marked(s.Store.Aside(ctx, f))
+}

@@ -51,7 +51,9 @@ func (w *Worker) commit(ctx context.Context, id domain.ID, kind string, change f
 		return nil, err
 	}
 	w.vms.refresh(row)
-	w.Changes.Notify(id)
+	if kind != "" { // nobody waits for a step to begin
+		w.Changes.Notify(id)
+	}
 	for _, t := range ended {
 		w.Changes.Notify(t.ID)
 	}

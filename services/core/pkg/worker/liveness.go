@@ -38,7 +38,11 @@ func (w *Worker) live(ctx context.Context) {
 func (w *Worker) Heartbeat(ctx context.Context) (drain *time.Duration, err error) {
 	beat, cancel := context.WithTimeout(ctx, w.config.HeartbeatEvery)
 	defer cancel()
-	sign, err := w.Store.Heartbeat(beat, w.id)
+	var sign storage.Sign
+	err = w.Store.Aside(beat, func(tx storage.Tx) (err error) {
+		sign, err = tx.Workers().Seen(beat, w.id)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -115,7 +115,7 @@ func (b *bed) await(vm domain.ID, is func(*domain.VM) bool) *domain.VM {
 func (b *bed) reserved() domain.Resources {
 	b.t.Helper()
 	w := &domain.Worker{ID: b.worker.ID()}
-	must(b.t, b.store.View(b.ctx, func(tx storage.Tx) error { return tx.Workers().Count(b.ctx, w) }))
+	must(b.t, b.store.View(b.ctx, func(tx storage.Tx) error { _, err := tx.Workers().Count(b.ctx, w); return err }))
 	return w.Reserved
 }
 

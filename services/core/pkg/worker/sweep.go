@@ -258,12 +258,12 @@ func (w *Worker) sweepBuilds(ctx context.Context) error {
 // usageBatch bounds how many spans one transaction records.
 const usageBatch = 500
 
-// sampleUsage records what each running VM used since the last sample, in as few
-// transactions as can be: those of all workers take turns.
+// sampleUsage records what each running VM used since the last sample, in few
+// transactions.
 func (w *Worker) sampleUsage(ctx context.Context) {
 	var spans []domain.Usage
 	record := func() {
-		err := w.Store.Update(ctx, func(tx storage.Tx) error { return tx.Usage().Record(ctx, spans...) })
+		err := w.Store.Aside(ctx, func(tx storage.Tx) error { return tx.Usage().Record(ctx, spans...) })
 		if err != nil {
 			w.Log.Debug("usage not recorded", "vms", len(spans), "error", err)
 		}

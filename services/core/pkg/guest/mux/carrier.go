@@ -23,6 +23,13 @@ type carrier struct {
 	linked bool   // there was one
 }
 
+// How much is read at a time: most streams carry a little now and then, and
+// there is one for each machine.
+const (
+	leastRead = 4 << 10
+	mostRead  = 64 << 10
+)
+
 // outPacket is a stuffed packet on its way out.
 type outPacket struct {
 	bytes []byte
@@ -68,7 +75,7 @@ func (c *carrier) run() error {
 
 func (c *carrier) read() error {
 	var s splitter
-	buf := make([]byte, 64<<10)
+	buf := make([]byte, leastRead)
 	for {
 		n, err := c.rw.Read(buf)
 		if ferr := s.feed(buf[:n], c.handle); ferr != nil {
@@ -76,6 +83,9 @@ func (c *carrier) read() error {
 		}
 		if err != nil {
 			return err
+		}
+		if n == len(buf) && n < mostRead { // there is much to be read
+			buf = make([]byte, 2*n)
 		}
 	}
 }

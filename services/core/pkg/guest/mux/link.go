@@ -132,7 +132,7 @@ func (p pipe) Write(b []byte) (int, error) {
 	for len(b) > 0 {
 		n := min(len(b), maxData)
 		head := packet{kind: data, from: p.l.self, to: p.l.peer, count: p.l.sent, data: b[:n]}
-		out := &outPacket{bytes: stuff(make([]byte, 0, maxStuffed+1), head.appendTo(nil)), sent: make(chan error, 1)}
+		out := &outPacket{bytes: head.stuffed(), sent: make(chan error, 1)}
 		select {
 		case p.l.c.out <- out:
 		case <-p.l.done:

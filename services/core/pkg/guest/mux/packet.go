@@ -76,6 +76,14 @@ func (p packet) appendTo(dst []byte) []byte {
 	return binary.LittleEndian.AppendUint32(dst, checksum(dst[start:]))
 }
 
+// stuffed is the packet as it goes onto the stream. Most are a few bytes long, and
+// take no more room than that.
+func (p packet) stuffed() []byte {
+	n := packetHead + len(p.data) + packetTail
+	plain := p.appendTo(make([]byte, 0, n))
+	return stuff(make([]byte, 0, n+n/254+2), plain)
+}
+
 // parsePacket reads an unstuffed packet. Its data points into b.
 func parsePacket(b []byte) (packet, bool) {
 	if len(b) < packetHead+packetTail || len(b) > maxPacket {

@@ -68,7 +68,10 @@ func TestASignOfLifeWaitsForNoTurn(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		if _, err := other.Heartbeat(ctx, w.ID); err != nil {
+		if err := other.Aside(ctx, func(tx storage.Tx) error {
+			_, err := tx.Workers().Seen(ctx, w.ID)
+			return err
+		}); err != nil {
 			return err
 		}
 		gone, err := tx.Workers().Away(t.Context(), w.ID, time.Hour)

@@ -3,21 +3,30 @@ package postgres
 import (
 	"context"
 	"strings"
+	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/internal/sqlrepo"
 )
 
+// Share lets turns be joined however long they last.
+func (s *Store) Share() { s.shareFor = time.Hour }
+
+// Waiting is how many wait for the turn that another has.
+func (s *Store) Waiting() int { return int(s.waiting.Load()) }
+
 // Plans gives the plan of each statement that f runs, and takes back what f did.
 func (s *Store) Plans(ctx context.Context, f func(context.Context, storage.Tx) error) ([]string, error) {
-	c, err := s.take(ctx, s.writer, "BEGIN")
+	sess, err := s.session(ctx, s.writer, "BEGIN")
 	if err != nil {
 		return nil, err
 	}
-	defer release(c)
-	p := &planner{session: &session{conn: c.Conn()}}
-	err = f(ctx, sqlrepo.NewTx(p))
-	return p.plans, err
+	defer sess.end(false)
+	p := &planner{session: sess}
+	tx := sqlrepo.NewTx(p, new(sqlrepo.Pending))
+	err = f(ctx, tx)
+	return p.plans, errors.Join(err, tx.Flush(ctx))
 }
 
 // planner runs statements and remembers how PostgreSQL would.

@@ -65,7 +65,7 @@ func (l *listener) tell(events, keys bool) string {
 	if what == "" {
 		return ""
 	}
-	return "NOTIFY " + channel + ", '" + what + " " + l.self + "'; "
+	return "NOTIFY " + channel + ", '" + what + " " + l.self + "'"
 }
 
 func (l *listener) connect(ctx context.Context) (*pgx.Conn, error) {

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"maps"
 	"net/url"
@@ -10,15 +9,14 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
-	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/internal/sqlrepo"
 )
@@ -69,16 +67,18 @@ const (
 	aloneLock     = 0x61657468_00000003 // held by the listening session of the only server, or shared by those of several
 )
 
-// attempts bounds how often a transaction is begun: connections of a pool may
-// have died since they were used.
-const attempts = 3
-
 // Store implements [storage.Store].
 type Store struct {
 	o        Options
 	writer   *pgxpool.Pool // of one connection: the turns of this process
 	readers  *pgxpool.Pool
 	listener *listener
+
+	baton   chan struct{} // filled by who has the turn of this process
+	waiting atomic.Int32  // who waits for it to do something
+	turn    *turn         // the one that others may join; of who has the baton
+	// shareFor is how long after its beginning.
+	shareFor time.Duration
 
 	closing chan struct{} // closed by the first Close
 	closed  chan struct{} // closed when all is let go of
@@ -110,7 +110,7 @@ func Open(ctx context.Context, database string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{o: o.withDefaults(params), closing: make(chan struct{}), closed: make(chan struct{})}
+	s := &Store{o: o.withDefaults(params), baton: make(chan struct{}, 1), shareFor: shareFor, closing: make(chan struct{}), closed: make(chan struct{})}
 	if s.listener, err = listen(ctx, cfg.ConnConfig, s.o, &s.changed, &s.keysChanged); err != nil {
 		return nil, err
 	}
@@ -193,154 +193,85 @@ func parse(database string) (*pgxpool.Config, url.Values, error) {
 // View implements [storage.Store]. Its transaction begins in one round trip with
 // its first statement, and nobody waits for its end.
 func (s *Store) View(ctx context.Context, f func(storage.Tx) error) error {
-	c, err := s.take(ctx, s.readers, "")
+	sess, err := s.session(ctx, s.readers, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 	if err != nil {
 		return err
 	}
-	sess := &session{conn: c.Conn(), begin: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
-	sess.renew = func(ctx context.Context) error {
-		fresh, err := s.take(ctx, s.readers, "")
-		if err == nil {
-			release(c)
-			c, sess.conn = fresh, fresh.Conn()
-		}
+	defer sess.end(true)
+	if err := f(sqlrepo.NewTx(sess, new(sqlrepo.Pending))); err != nil {
 		return err
 	}
-	defer func() {
-		sess.over = true
-		if c.Conn().PgConn().TxStatus() == 'I' {
-			c.Release()
-			return
-		}
-		go release(c)
-	}()
-	if err := f(sqlrepo.NewTx(sess)); err != nil {
+	return sess.void()
+}
+
+// Aside implements [storage.Store]: the rows' own locks are enough.
+func (s *Store) Aside(ctx context.Context, f func(storage.Tx) error) error {
+	sess, err := s.session(ctx, s.readers, "BEGIN")
+	if err != nil {
 		return err
 	}
-	if c.Conn().PgConn().TxStatus() == 'E' {
-		return errWentOn()
+	defer sess.end(false)
+	tx := sqlrepo.NewTx(sess, new(sqlrepo.Pending))
+	if err := f(tx); err != nil {
+		return err
 	}
-	return nil
-}
-
-func errWentOn() error {
-	return errors.New(errors.Internal, "a transaction went on after an error, and was rolled back")
-}
-
-// Update implements [storage.Store].
-func (s *Store) Update(ctx context.Context, f func(storage.Tx) error) error {
-	begin := fmt.Sprintf("BEGIN; SELECT pg_advisory_xact_lock(%d)", turnLock)
-	var wrote, wroteKeys bool
-	err := s.run(ctx, s.writer, begin, func(tx *sqlrepo.Tx) (string, error) {
-		if err := f(tx); err != nil {
-			return "", err
-		}
-		wrote, wroteKeys = tx.Wrote(), tx.WroteKeys()
-		return s.listener.tell(wrote, wroteKeys), nil
-	})
-	// After an error it is not certain what became of the commit, and to look
-	// once more costs little.
-	if wrote {
-		s.changed.Announce()
+	if tx.Wrote() || tx.WroteKeys() {
+		return errors.New(errors.Internal, "events and keys are changed in a turn")
 	}
-	if wroteKeys {
-		s.keysChanged.Announce()
+	if err := sess.void(); err != nil {
+		return err
 	}
+	_, err = sess.Exec(ctx, "COMMIT")
 	return err
 }
 
-// Heartbeat implements [storage.Store]. What it writes is in nobody's way: the
-// row's own lock is enough.
-func (s *Store) Heartbeat(ctx context.Context, worker domain.ID) (sign storage.Sign, err error) {
-	err = s.run(ctx, s.readers, "BEGIN", func(tx *sqlrepo.Tx) (string, error) {
-		sign, err = tx.Workers().Seen(ctx, worker)
-		return "", err
-	})
-	return sign, err
+// session takes a connection on which begin is to go before the first statement.
+func (s *Store) session(ctx context.Context, from *pgxpool.Pool, begin ...string) (*session, error) {
+	c, err := s.take(ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	return &session{
+		lent: c, begin: begin, patience: s.o.Wait + grace,
+		renew: func(ctx context.Context) (*pgxpool.Conn, error) { return s.take(ctx, from) },
+	}, nil
 }
 
-// take gives a connection with a transaction that has begun, or is to begin
-// where begin is empty.
-func (s *Store) take(ctx context.Context, from *pgxpool.Pool, begin string) (*pgxpool.Conn, error) {
+// take waits for a connection.
+func (s *Store) take(ctx context.Context, from *pgxpool.Pool) (*pgxpool.Conn, error) {
 	wait, cancel := context.WithTimeout(ctx, s.o.Wait)
 	defer cancel()
-	for attempt := 1; ; attempt++ {
-		select {
-		case <-s.closing:
-			return nil, errors.New(errors.Unavailable, "the store is closed")
-		default:
-		}
-		if err := ctx.Err(); err != nil {
-			return nil, errors.Public(err)
-		}
-		c, err := from.Acquire(wait)
-		if err == nil {
-			if begin == "" {
-				return c, nil
-			}
-			if _, err = c.Conn().PgConn().Exec(wait, begin).ReadAll(); err == nil {
-				return c, nil
-			}
-			died := c.Conn().IsClosed()
-			release(c)
-			if died && attempt < attempts && wait.Err() == nil {
-				continue // nothing has been done in it yet
-			}
-		}
-		select {
-		case <-s.closing:
-			return nil, errors.New(errors.Unavailable, "the store is closed")
-		default:
-		}
-		switch {
-		case ctx.Err() != nil:
-			return nil, errors.Public(ctx.Err())
-		case wait.Err() != nil:
-			return nil, errors.Wrap(err, errors.Unavailable, "the database is busy").WithHint("others write for long, or a process holds a transaction open")
-		}
-		return nil, classify(err)
+	if err := s.open(ctx); err != nil {
+		return nil, err
 	}
+	c, err := from.Acquire(wait)
+	if err == nil {
+		return c, nil
+	}
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	if wait.Err() != nil {
+		return nil, busy(err)
+	}
+	return nil, classify(err)
 }
 
-// release ends a transaction that may be open and gives the connection back.
-// That must happen whatever became of the context.
-func release(c *pgxpool.Conn) {
-	if conn := c.Conn(); !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		_, _ = conn.PgConn().Exec(ctx, "ROLLBACK").ReadAll() // else the pool closes the connection
+// open returns an error when the store is closed or the caller has gone.
+func (s *Store) open(ctx context.Context) error {
+	select {
+	case <-s.closing:
+		return errors.New(errors.Unavailable, "the store is closed")
+	default:
 	}
-	c.Release()
-}
-
-// run executes f between begin and COMMIT on a connection of a pool. Right
-// before the commit comes what f returns, in the same round trip.
-func (s *Store) run(ctx context.Context, on *pgxpool.Pool, begin string, f func(*sqlrepo.Tx) (string, error)) error {
-	c, err := s.take(ctx, on, begin)
-	if err != nil {
-		return err
-	}
-	sess := &session{conn: c.Conn()}
-	defer func() {
-		sess.over = true
-		release(c)
-	}()
-	last, err := f(sqlrepo.NewTx(sess))
-	if err != nil {
-		return err
-	}
-	if err := sess.ready(ctx); err != nil {
-		return err
-	}
-	results, err := c.Conn().PgConn().Exec(ctx, last+"COMMIT").ReadAll()
-	if err != nil {
-		return sess.fault(ctx, err)
-	}
-	// A transaction that is void is rolled back by COMMIT, without an error.
-	if results[len(results)-1].CommandTag.String() != "COMMIT" {
-		return errWentOn()
+	if err := ctx.Err(); err != nil {
+		return errors.Public(err)
 	}
 	return nil
+}
+
+func busy(err error) error {
+	return errors.Wrap(err, errors.Unavailable, "the database is busy").WithHint("others write for long, or a process holds a transaction open")
 }
 
 // KeysVersion implements [storage.Store]: other processes write here, too.
@@ -374,128 +305,4 @@ func (s *Store) Close() error {
 	})
 	<-s.closed
 	return nil
-}
-
-// session runs a transaction's statements.
-type session struct {
-	conn *pgx.Conn
-	over bool // the transaction has ended
-
-	begin string                      // goes before the first statement; empty: it has begun
-	renew func(context.Context) error // takes another connection in the place of one that has died
-}
-
-var _ sqlrepo.Session = (*session)(nil)
-
-func (s *session) ready(ctx context.Context) error {
-	if s.over {
-		return errors.New(errors.Internal, "a transaction was used after its end")
-	}
-	if err := ctx.Err(); err != nil {
-		return errors.Public(err)
-	}
-	return nil
-}
-
-// fault classifies an error of a statement.
-func (s *session) fault(ctx context.Context, err error) error {
-	if err != nil && ctx.Err() != nil {
-		return errors.Public(ctx.Err())
-	}
-	if own := classify(err); err == nil || !s.conn.IsClosed() || errors.CodeOf(own) != errors.Internal {
-		return own
-	}
-	return unreachable(err)
-}
-
-// Clock implements [sqlrepo.Session].
-func (s *session) Clock() (string, []any) {
-	return "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint", nil
-}
-
-// Exec implements [sqlrepo.Session].
-func (s *session) Exec(ctx context.Context, query string, args ...any) (int64, error) {
-	if err := s.ready(ctx); err != nil {
-		return 0, err
-	}
-	if s.begin != "" {
-		if _, err := s.conn.Exec(ctx, s.begin); err != nil {
-			return 0, s.fault(ctx, err)
-		}
-		s.begin = ""
-	}
-	tag, err := s.conn.Exec(ctx, numbered(query), escaped(args)...)
-	return tag.RowsAffected(), s.fault(ctx, err)
-}
-
-// Query implements [sqlrepo.Session].
-func (s *session) Query(ctx context.Context, each func(sqlrepo.Row) error, query string, args ...any) error {
-	if err := s.ready(ctx); err != nil {
-		return err
-	}
-	rows, done, err := s.query(ctx, numbered(query), escaped(args))
-	if err != nil {
-		return s.fault(ctx, err)
-	}
-	defer done()
-	for rows.Next() {
-		if err := each(row{rows}); err != nil {
-			return errors.Wrap(err, errors.Internal, "a stored row cannot be read")
-		}
-	}
-	return s.fault(ctx, rows.Err())
-}
-
-// query sends a statement, together with the transaction's beginning if it is
-// the first. done must be called once the rows have been read.
-func (s *session) query(ctx context.Context, query string, args []any) (rows pgx.Rows, done func(), err error) {
-	if s.begin == "" {
-		if rows, err = s.conn.Query(ctx, query, args...); err != nil {
-			return nil, nil, err
-		}
-		return rows, rows.Close, nil
-	}
-	for attempt := 1; ; attempt++ {
-		var both pgx.Batch
-		both.Queue(s.begin)
-		both.Queue(query, args...)
-		results := s.conn.SendBatch(ctx, &both)
-		if _, err = results.Exec(); err == nil {
-			s.begin = ""
-			if rows, err = results.Query(); err == nil {
-				return rows, func() { rows.Close(); _ = results.Close() }, nil
-			}
-		}
-		_ = results.Close()
-		if s.begin == "" || !s.conn.IsClosed() || attempt == attempts || ctx.Err() != nil {
-			return nil, nil, err
-		}
-		// It had died since it was used; nothing has been done in it yet.
-		if err := s.renew(ctx); err != nil {
-			return nil, nil, err
-		}
-	}
-}
-
-// numbered gives a query PostgreSQL's placeholders in the place of ?, which is
-// nothing else in the repositories' queries.
-func numbered(query string) string {
-	if !strings.Contains(query, "?") {
-		return query
-	}
-	var b strings.Builder
-	b.Grow(len(query) + 32)
-	n := 0
-	for {
-		i := strings.IndexByte(query, '?')
-		if i < 0 {
-			b.WriteString(query)
-			return b.String()
-		}
-		n++
-		b.WriteString(query[:i])
-		b.WriteByte('$')
-		b.WriteString(strconv.Itoa(n))
-		query = query[i+1:]
-	}
 }

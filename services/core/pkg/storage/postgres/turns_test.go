@@ -75,6 +75,9 @@ func TestCursorsNeverPassOverACommit(t *testing.T) {
 		if err := appendEvent(t, tx, first); err != nil {
 			return err
 		}
+		if _, _, err := tx.Outbox().Bounds(t.Context()); err != nil { // it has its number
+			return err
+		}
 		wg.Go(func() { // would commit before, if it could
 			defer close(done)
 			if err := late.Update(t.Context(), func(tx storage.Tx) error { return appendEvent(t, tx, second) }); err != nil {
@@ -228,7 +231,10 @@ func TestWaitingForATurnEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	if err := holder.Update(t.Context(), func(storage.Tx) error {
+	if err := holder.Update(t.Context(), func(tx storage.Tx) error {
+		if err := set(t, "b", "1")(tx); err != nil {
+			return err
+		}
 		if err := s.Update(t.Context(), set(t, "a", "1")); !errors.HasCode(err, errors.Unavailable) {
 			t.Errorf("waiting for another process: %v", err)
 		}

@@ -95,7 +95,7 @@ func BenchmarkCreateVM(b *testing.B) {
 	for b.Loop() {
 		i++
 		x.update(func(tx storage.Tx) error {
-			if err := tx.Workers().Count(b.Context(), &domain.Worker{ID: x.worker}); err != nil {
+			if _, err := tx.Workers().Count(b.Context(), &domain.Worker{ID: x.worker}); err != nil {
 				return err
 			}
 			vm := x.vm(i)
@@ -144,7 +144,8 @@ func BenchmarkReservedOf1000VMs(b *testing.B) {
 	x := newBench(b)
 	for b.Loop() {
 		x.view(func(tx storage.Tx) error {
-			return tx.Workers().Count(b.Context(), &domain.Worker{ID: x.worker})
+			_, err := tx.Workers().Count(b.Context(), &domain.Worker{ID: x.worker})
+			return err
 		})
 	}
 }

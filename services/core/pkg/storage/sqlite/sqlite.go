@@ -16,7 +16,6 @@ import (
 	_ "modernc.org/sqlite" // registers the driver under the name "sqlite"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
-	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/internal/sqlrepo"
 )
@@ -205,14 +204,8 @@ func (s *Store) Update(ctx context.Context, f func(storage.Tx) error) error {
 	return nil
 }
 
-// Heartbeat implements [storage.Store].
-func (s *Store) Heartbeat(ctx context.Context, worker domain.ID) (sign storage.Sign, err error) {
-	err = s.Update(ctx, func(tx storage.Tx) error {
-		sign, err = tx.Workers().Seen(ctx, worker)
-		return err
-	})
-	return sign, err
-}
+// Aside implements [storage.Store]: one connection writes.
+func (s *Store) Aside(ctx context.Context, f func(storage.Tx) error) error { return s.Update(ctx, f) }
 
 // take waits for a free connection.
 func (s *Store) take(ctx context.Context, from chan *conn) (*conn, error) {
@@ -254,7 +247,11 @@ func (s *Store) run(ctx context.Context, c *conn, begin string, f func(*sqlrepo.
 			s.log.Error("rolling a transaction back failed", "error", rerr)
 		}
 	}()
-	if err := f(sqlrepo.NewTx(sess)); err != nil {
+	tx := sqlrepo.NewTx(sess, new(sqlrepo.Pending))
+	if err := f(tx); err != nil {
+		return err
+	}
+	if err := tx.Flush(ctx); err != nil {
 		return err
 	}
 	if _, err := sess.Exec(ctx, "COMMIT"); err != nil {

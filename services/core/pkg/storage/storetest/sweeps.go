@@ -354,7 +354,8 @@ func workers(e *env) {
 	}
 	all := read(e, func(tx storage.Tx) ([]*domain.Worker, error) {
 		all, err := tx.Workers().All(e.ctx())
-		return all, errors.Join(err, tx.Workers().Count(e.ctx(), all...))
+		_, cerr := tx.Workers().Count(e.ctx(), all...)
+		return all, errors.Join(err, cerr)
 	})
 	same(e, "all", all, []*domain.Worker{get()})
 
@@ -375,6 +376,14 @@ func workers(e *env) {
 }
 
 // Whether a worker lives is a matter of the database's clock.
+func (e *env) seen(worker domain.ID) (sign storage.Sign, err error) {
+	err = e.store.Aside(e.ctx(), func(tx storage.Tx) (err error) {
+		sign, err = tx.Workers().Seen(e.ctx(), worker)
+		return err
+	})
+	return sign, err
+}
+
 func liveness(e *env) {
 	p := e.project("p")
 	w := &domain.Worker{ID: domain.NewID(), Name: "host", State: domain.WorkerReady, SeenAt: e.now, JoinedAt: e.now}
@@ -404,14 +413,14 @@ func liveness(e *env) {
 	if ids := silent(long); len(ids) != 1 || ids[0] != w.ID {
 		e.Fatalf("silent: %v", ids)
 	}
-	sign, err := e.store.Heartbeat(e.ctx(), w.ID)
+	sign, err := e.seen(w.ID)
 	if err != nil || sign != (storage.Sign{State: domain.WorkerReady}) {
 		e.Fatalf("%+v, %v", sign, err)
 	}
 	if seen := get(); !seen.SeenAt.After(e.now) || seen.Revision != w.Revision {
 		e.Errorf("%+v", seen)
 	}
-	if _, err := e.store.Heartbeat(e.ctx(), domain.NewID()); !errors.HasCode(err, errors.NotFound) {
+	if _, err := e.seen(domain.NewID()); !errors.HasCode(err, errors.NotFound) {
 		e.Errorf("a sign of nobody: %v", err)
 	}
 	if ids := silent(long); len(ids) != 0 {
@@ -434,7 +443,7 @@ func liveness(e *env) {
 	if gone := get(); gone.State != domain.WorkerAway || state != domain.WorkerAway || !gone.SeenAt.Equal(held.SeenAt) {
 		e.Errorf("%+v, %s", gone, state)
 	}
-	if sign, err = e.store.Heartbeat(e.ctx(), w.ID); err != nil || sign.State != domain.WorkerAway {
+	if sign, err = e.seen(w.ID); err != nil || sign.State != domain.WorkerAway {
 		e.Errorf("a sign does not bring back by itself: %+v, %v", sign, err)
 	}
 
@@ -451,7 +460,7 @@ func liveness(e *env) {
 	if got := get(); !got.Cordoned || got.DrainAt == nil || !got.DrainAt.Equal(*until) || got.Standing() != domain.WorkerCordoned {
 		e.Errorf("%+v", got)
 	}
-	if sign, err = e.store.Heartbeat(e.ctx(), w.ID); err != nil || !sign.Cordoned || sign.Drain == nil || *sign.Drain > -long {
+	if sign, err = e.seen(w.ID); err != nil || !sign.Cordoned || sign.Drain == nil || *sign.Drain > -long {
 		e.Errorf("%+v, %v", sign, err)
 	}
 	e.update(func(tx storage.Tx) error {
@@ -466,7 +475,7 @@ func liveness(e *env) {
 		w.DrainAt = ptr(now.Add(time.Hour))
 		return tx.Workers().Update(e.ctx(), w)
 	})
-	if sign, err = e.store.Heartbeat(e.ctx(), w.ID); err != nil || sign.Drain == nil || *sign.Drain > time.Hour || *sign.Drain <= 0 {
+	if sign, err = e.seen(w.ID); err != nil || sign.Drain == nil || *sign.Drain > time.Hour || *sign.Drain <= 0 {
 		e.Errorf("%+v, %v", sign, err)
 	}
 

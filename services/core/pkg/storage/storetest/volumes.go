@@ -58,7 +58,7 @@ func volumes(e *env) {
 	held := read(e, func(tx storage.Tx) (domain.Quota, error) { return tx.Quotas().Held(e.ctx(), p, "") })
 	same(e, "what a project holds", held, domain.Quota{DiskBytes: 2 << 30})
 	on, empty := &domain.Worker{ID: "w"}, &domain.Worker{ID: "empty", VMs: 1, Reserved: domain.Resources{DiskBytes: 1}}
-	e.update(func(tx storage.Tx) error { return tx.Workers().Count(e.ctx(), on, empty) })
+	e.update(func(tx storage.Tx) error { _, err := tx.Workers().Count(e.ctx(), on, empty); return err })
 	same(e, "what is promised of the worker", on.Reserved, domain.Resources{DiskBytes: 3 << 30})
 	same(e, "what is promised of one with nothing", *empty, domain.Worker{ID: "empty"})
 	e.update(func(tx storage.Tx) error { return tx.Volumes().Delete(e.ctx(), p, b.ID) })

@@ -18,15 +18,11 @@ func (e *env) webhook(project domain.ID, types ...string) *domain.Webhook {
 	return w
 }
 
-func (e *env) event(project domain.ID) (seq int64) {
+func (e *env) event(project domain.ID) int64 {
 	e.Helper()
-	e.update(func(tx storage.Tx) error {
-		ev := &domain.Event{ProjectID: project, Type: "vm.running", Subject: domain.NewID(), At: e.now}
-		err := tx.Outbox().Append(e.ctx(), ev)
-		seq = ev.Seq
-		return err
-	})
-	return seq
+	ev := &domain.Event{ProjectID: project, Type: "vm.running", Subject: domain.NewID(), At: e.now}
+	e.update(func(tx storage.Tx) error { return tx.Outbox().Append(e.ctx(), ev) })
+	return ev.Seq
 }
 
 func webhooks(e *env) {

@@ -89,7 +89,7 @@ func (d *Driver) Create(ctx context.Context, spec vmm.Spec) (vmm.Handle, error) 
 		return handleOf(spec.MachineID), nil
 	}
 	m = &machine{
-		spec: spec, dir: filepath.Join(d.node.dir, "machines", spec.MachineID), made: time.Now().UTC(),
+		spec: spec, dir: d.node.dirOf(spec.MachineID), made: time.Now().UTC(),
 		stream: newStream(), deleted: make(chan struct{}), status: vmm.StatusBroken,
 	}
 	d.node.machines[spec.MachineID] = m

@@ -61,6 +61,9 @@ func (m *machine) prepare(from string) error {
 		return errors.New(errors.Canceled, "the machine was deleted")
 	default:
 	}
+	if m.dir == "" {
+		return nil
+	}
 	if err := os.MkdirAll(filepath.Join(m.dir, "etc"), 0o755); err != nil {
 		return err
 	}

@@ -1,6 +1,8 @@
 package sqlrepo
 
 import (
+	"context"
+
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 )
@@ -9,6 +11,7 @@ import (
 // kinds of things were written.
 type Tx struct {
 	s         Session
+	pending   *Pending
 	wrote     bool
 	wroteKeys bool
 	read      readVM
@@ -21,8 +24,20 @@ type readVM struct {
 	metadata    map[string]string
 }
 
-// NewTx makes the repositories of a transaction.
-func NewTx(s Session) *Tx { return &Tx{s: s} }
+// NewTx makes the repositories of a transaction, whose events go to pending
+// until they are flushed.
+func NewTx(s Session, pending *Pending) *Tx { return &Tx{s: s, pending: pending} }
+
+// Flush writes the events that were appended so far.
+func (t *Tx) Flush(ctx context.Context) error {
+	for _, st := range t.pending.Statements() {
+		if err := t.s.Query(ctx, st.Each, st.Query, st.Args...); err != nil {
+			return fault(err, "writing an event")
+		}
+	}
+	*t.pending = Pending{} // and not what others know of
+	return nil
+}
 
 // Wrote reports whether the transaction has appended events.
 func (t *Tx) Wrote() bool { return t.wrote }

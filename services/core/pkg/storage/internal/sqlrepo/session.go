@@ -25,6 +25,13 @@ type Session interface {
 	Clock() (expr string, args []any)
 }
 
+// Statement is one that is yet to be run; Each is called for every row.
+type Statement struct {
+	Query string
+	Args  []any
+	Each  func(Row) error
+}
+
 // ViolationKind is which sort of constraint did not hold.
 type ViolationKind int
 

@@ -25,17 +25,19 @@ const (
 		AND NOT (observed = 'stopped' AND desired IN ('stopped', 'deleted'))
 		AND NOT (observed = 'paused' AND pause_mode <> 'freeze' AND desired IN ('paused', 'deleted'))))`
 
-	// What the VMs and volumes of some workers hold, and the tasks that they have
-	// not ended; %s are the workers.
-	reservedQuery = `SELECT worker_id, SUM(milli_cpu), SUM(memory_bytes), SUM(disk_bytes), SUM(pids), SUM(vms), SUM(active), SUM(tasks) FROM (
+	// What the VMs and volumes of some workers hold, the tasks that they have not
+	// ended; %s are the workers. Of nobody it tells how many rows there are, and
+	// their revisions summed: that needs no order and no row is sent.
+	reservedQuery = `SELECT worker_id, SUM(milli_cpu), SUM(memory_bytes), SUM(disk_bytes), SUM(pids), SUM(vms), SUM(active), SUM(tasks), SUM(revision) FROM (
 		SELECT worker_id, CASE WHEN ` + holdsMemory + ` THEN milli_cpu ELSE 0 END AS milli_cpu,
 			CASE WHEN ` + holdsMemory + ` THEN memory_bytes ELSE 0 END AS memory_bytes,
 			disk_bytes,
 			CASE WHEN ` + holdsMemory + ` THEN pids ELSE 0 END AS pids,
-			1 AS vms, CASE WHEN ` + holdsMemory + ` THEN 1 ELSE 0 END AS active, 0 AS tasks
+			1 AS vms, CASE WHEN ` + holdsMemory + ` THEN 1 ELSE 0 END AS active, 0 AS tasks, 0 AS revision
 		FROM vms WHERE worker_id IN (%[1]s) AND observed <> 'deleted'
-		UNION ALL SELECT worker_id, 0, 0, disk_bytes, 0, 0, 0, 0 FROM volumes WHERE worker_id IN (%[1]s)
-		UNION ALL SELECT worker_id, 0, 0, 0, 0, 0, 0, 1 FROM tasks WHERE worker_id IN (%[1]s) AND worker_id <> '' AND ended_at IS NULL) AS held GROUP BY worker_id`
+		UNION ALL SELECT '', 0, 0, 0, 0, COUNT(*), 0, 0, COALESCE(SUM(revision), 0) FROM workers
+		UNION ALL SELECT worker_id, 0, 0, disk_bytes, 0, 0, 0, 0, 0 FROM volumes WHERE worker_id IN (%[1]s)
+		UNION ALL SELECT worker_id, 0, 0, 0, 0, 0, 0, 1, 0 FROM tasks WHERE worker_id IN (%[1]s) AND worker_id <> '' AND ended_at IS NULL) AS held GROUP BY worker_id`
 	// maxCounted bounds the workers of one reservedQuery.
 	maxCounted = 1000
 )
@@ -60,7 +62,8 @@ func (r workers) one(ctx context.Context, absent *errors.Error, cond, arg string
 	if err != nil {
 		return nil, err
 	}
-	return w, r.Count(ctx, w)
+	_, err = r.Count(ctx, w)
+	return w, err
 }
 
 func (r workers) Get(ctx context.Context, id domain.ID) (*domain.Worker, error) {
@@ -184,7 +187,7 @@ func (r workers) Delete(ctx context.Context, id domain.ID) error {
 	return err
 }
 
-func (r workers) Count(ctx context.Context, ws ...*domain.Worker) error {
+func (r workers) Count(ctx context.Context, ws ...*domain.Worker) (version storage.WorkersVersion, err error) {
 	for some := range slices.Chunk(ws, maxCounted) {
 		at := make(map[domain.ID]*domain.Worker, len(some))
 		ids := make([]any, 0, len(some))
@@ -197,16 +200,21 @@ func (r workers) Count(ctx context.Context, ws ...*domain.Worker) error {
 			var id domain.ID
 			var held domain.Resources
 			var vms, active, tasks int
-			if err := row.Scan(&id, &held.MilliCPU, &held.MemoryBytes, &held.DiskBytes, &held.PIDs, &vms, &active, &tasks); err != nil {
+			var revisions int64
+			if err := row.Scan(&id, &held.MilliCPU, &held.MemoryBytes, &held.DiskBytes, &held.PIDs, &vms, &active, &tasks, &revisions); err != nil {
 				return err
+			}
+			if id == "" {
+				version = storage.WorkersVersion{Workers: vms, Revisions: revisions}
+				return nil
 			}
 			w := at[id]
 			w.Reserved, w.VMs, w.Active, w.Tasks = held, vms, active, tasks
 			return nil
 		}, fmt.Sprintf(reservedQuery, placeholders(len(some))), slices.Concat(ids, ids, ids)...)
 		if err != nil {
-			return err
+			return version, err
 		}
 	}
-	return nil
+	return version, nil
 }

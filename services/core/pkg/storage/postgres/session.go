@@ -1,0 +1,218 @@
+package postgres
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/internal/sqlrepo"
+)
+
+const (
+	// attempts bounds how often a transaction is begun: connections of a pool may
+	// have died since they were used.
+	attempts = 3
+	// grace is how much later than the server's own limit is given up what the
+	// server says nothing to.
+	grace = 5 * time.Second
+)
+
+// session runs a transaction's statements on a connection that it is lent.
+type session struct {
+	lent *pgxpool.Conn // nil: it is lost
+	over bool          // the transaction has ended
+
+	begin    []string      // go before the first statement, in its round trip
+	patience time.Duration // how long that may take
+	// renew takes a connection in the place of one that has died before anything
+	// was done on it; nil: something was.
+	renew func(context.Context) (*pgxpool.Conn, error)
+}
+
+var _ sqlrepo.Session = (*session)(nil)
+
+func (s *session) ready(ctx context.Context) error {
+	if s.over {
+		return errors.New(errors.Internal, "a transaction was used after its end")
+	}
+	if err := ctx.Err(); err != nil {
+		return errors.Public(err)
+	}
+	return nil
+}
+
+// dead reports whether there is no connection any more.
+func (s *session) dead() bool { return s.lent == nil || s.lent.Conn().IsClosed() }
+
+// fault classifies an error of a statement.
+func (s *session) fault(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return errors.Public(ctx.Err())
+	}
+	if own := classify(err); err == nil || !s.dead() || errors.CodeOf(own) != errors.Internal {
+		return own
+	}
+	return unreachable(err)
+}
+
+// void returns an error when the database has given the transaction up, whoever
+// went on all the same.
+func (s *session) void() error {
+	if !s.dead() && s.lent.Conn().PgConn().TxStatus() == 'E' {
+		return errors.New(errors.Internal, "a transaction went on after an error, and was rolled back")
+	}
+	return nil
+}
+
+// end gives the connection back; what is not committed is taken back. later:
+// nobody has to wait for that.
+func (s *session) end(later bool) {
+	s.over = true
+	c := s.lent
+	switch {
+	case c == nil:
+	case later && !c.Conn().IsClosed() && c.Conn().PgConn().TxStatus() != 'I':
+		go release(c)
+	default:
+		release(c)
+	}
+	s.lent = nil
+}
+
+// release ends a transaction that may be open and gives the connection back.
+// That must happen whatever became of the context.
+func release(c *pgxpool.Conn) {
+	if conn := c.Conn(); !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
+		ctx, cancel := context.WithTimeout(context.Background(), grace)
+		defer cancel()
+		_, _ = conn.PgConn().Exec(ctx, "ROLLBACK").ReadAll() // else the pool closes the connection
+	}
+	c.Release()
+}
+
+// Clock implements [sqlrepo.Session].
+func (s *session) Clock() (string, []any) {
+	return "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint", nil
+}
+
+// Exec implements [sqlrepo.Session].
+func (s *session) Exec(ctx context.Context, query string, args ...any) (int64, error) {
+	if err := s.ready(ctx); err != nil {
+		return 0, err
+	}
+	rows, done, err := s.run(ctx, numbered(query), escaped(args))
+	if err != nil {
+		return 0, s.fault(ctx, err)
+	}
+	rows.Close()
+	err = rows.Err()
+	done()
+	return rows.CommandTag().RowsAffected(), s.fault(ctx, err)
+}
+
+// Query implements [sqlrepo.Session].
+func (s *session) Query(ctx context.Context, each func(sqlrepo.Row) error, query string, args ...any) error {
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	rows, done, err := s.run(ctx, numbered(query), escaped(args))
+	if err != nil {
+		return s.fault(ctx, err)
+	}
+	defer done()
+	for rows.Next() {
+		if err := each(row{rows}); err != nil {
+			return errors.Wrap(err, errors.Internal, "a stored row cannot be read")
+		}
+	}
+	return s.fault(ctx, rows.Err())
+}
+
+// run sends a statement, together with the transaction's beginning if it is the
+// first. done must be called once the rows have been read.
+func (s *session) run(ctx context.Context, query string, args []any) (rows pgx.Rows, done func(), err error) {
+	if s.dead() && s.renew == nil {
+		return nil, nil, unreachable(nil)
+	}
+	if len(s.begin) == 0 && s.renew == nil {
+		if rows, err = s.lent.Conn().Query(ctx, query, args...); err != nil {
+			return nil, nil, err
+		}
+		return rows, rows.Close, nil
+	}
+	for attempt := 1; ; attempt++ {
+		if rows, done, err = s.first(ctx, query, args); err == nil {
+			s.begin, s.renew = nil, nil
+			return rows, done, nil
+		}
+		if !s.dead() {
+			s.begin, s.renew = nil, nil
+		}
+		if s.renew == nil || attempt == attempts || ctx.Err() != nil {
+			return nil, nil, err
+		}
+		// It had died since it was used; nothing has been done in it yet. It is
+		// given back before another is taken: it may be the only one.
+		if s.lent != nil {
+			s.lent.Release()
+		}
+		if s.lent, err = s.renew(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+// first begins, and sends the first statement.
+func (s *session) first(ctx context.Context, query string, args []any) (_ pgx.Rows, done func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	var batch pgx.Batch
+	for _, b := range s.begin {
+		batch.Queue(b)
+	}
+	batch.Queue(query, args...)
+	results := s.lent.Conn().SendBatch(ctx, &batch)
+	defer func() {
+		if err != nil {
+			_ = results.Close()
+			cancel()
+		}
+	}()
+	for range s.begin {
+		if _, err := results.Exec(); err != nil {
+			return nil, nil, err
+		}
+	}
+	rows, err := results.Query()
+	if err != nil {
+		return nil, nil, err
+	}
+	return rows, func() { rows.Close(); _ = results.Close(); cancel() }, nil
+}
+
+// numbered gives a query PostgreSQL's placeholders in the place of ?, which is
+// nothing else in the repositories' queries.
+func numbered(query string) string {
+	if !strings.Contains(query, "?") {
+		return query
+	}
+	var b strings.Builder
+	b.Grow(len(query) + 32)
+	n := 0
+	for {
+		i := strings.IndexByte(query, '?')
+		if i < 0 {
+			b.WriteString(query)
+			return b.String()
+		}
+		n++
+		b.WriteString(query[:i])
+		b.WriteByte('$')
+		b.WriteString(strconv.Itoa(n))
+		query = query[i+1:]
+	}
+}
