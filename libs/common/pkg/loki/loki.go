@@ -1,5 +1,6 @@
 // Package loki sends logs to Grafana Loki, or what speaks its push API
-// (https://grafana.com/docs/loki/latest/reference/loki-http-api/#ingest-logs).
+// (https://grafana.com/docs/loki/latest/reference/loki-http-api/#ingest-logs), and
+// reads them there.
 package loki
 
 import (
@@ -42,6 +43,16 @@ type Config struct {
 	Authorization string            // the header; empty: none
 	Tell          func(msg string)  // hears that lines were lost, once a minute at most; must not log to this
 	Client        *http.Client      // nil: one with time limits
+}
+
+// show says as whose a request is.
+func (c Config) show(r *http.Request) {
+	if c.Tenant != "" {
+		r.Header.Set("X-Scope-OrgID", c.Tenant)
+	}
+	if c.Authorization != "" {
+		r.Header.Set("Authorization", c.Authorization)
+	}
 }
 
 // CheckURL returns InvalidArgument for what is no address of a Loki.
@@ -237,12 +248,7 @@ func (s *Sink) push(body []byte) (again bool, err error) {
 		return false, err
 	}
 	r.Header.Set("Content-Type", "application/json")
-	if s.config.Tenant != "" {
-		r.Header.Set("X-Scope-OrgID", s.config.Tenant)
-	}
-	if s.config.Authorization != "" {
-		r.Header.Set("Authorization", s.config.Authorization)
-	}
+	s.config.show(r)
 	resp, err := s.config.Client.Do(r)
 	if err != nil {
 		return true, err

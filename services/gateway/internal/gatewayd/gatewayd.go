@@ -21,6 +21,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
 	"github.com/aetherium/aetherium/services/core/pkg/queue/asynq"
 	"github.com/aetherium/aetherium/services/core/pkg/runner"
+	"github.com/aetherium/aetherium/services/core/pkg/serverlog"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
@@ -32,9 +33,10 @@ import (
 // stopLimit bounds the end of what runs beside the server.
 const stopLimit = 5 * time.Second
 
-// Serve runs the gateway until ctx ends. collectors are metrics beside its own;
+// Serve runs the gateway until ctx ends. collectors are metrics beside its own,
+// logs where lines of servers can be read, if anywhere;
 // ready is called once it serves, with where.
-func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, collectors []prometheus.Collector, ready func(url string) error) (err error) {
+func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, collectors []prometheus.Collector, logs serverlog.Source, ready func(url string) error) (err error) {
 	if err := os.MkdirAll(s.DataDir, 0o700); err != nil {
 		return errors.Wrap(err, errors.Internal, "the data directory %s cannot be made", s.DataDir)
 	}
@@ -99,7 +101,7 @@ func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, collectors
 		return err
 	}
 	return serve.Run(ctx, s.Common, s.Quotas, s.Front, serve.Deps{
-		Installation: in, Service: cases, Access: who, Queue: queue.Joined(jobs.all), Tracing: spans, Log: log,
+		Installation: in, Service: cases, Access: who, Queue: queue.Joined(jobs.all), Tracing: spans, Log: log, Logs: logs,
 		Fleet:      fleet.New(fleet.Deps{Store: in.Store, Authority: authority, Now: in.Now}),
 		Collectors: slices.Concat(collectors, calls.Collectors(), []prometheus.Collector{newOverview(in.Store, queue.Joined(jobs.all), log)}),
 	}, ready)

@@ -18,6 +18,7 @@ import (
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
+	"github.com/aetherium/aetherium/services/core/pkg/serverlog"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/proxy"
 	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
@@ -61,6 +62,8 @@ type Deps struct {
 	Audit AuditLog
 	// Queue is what administrators look into; nil: none.
 	Queue queue.Inspector
+	// Logs is where administrators read what servers log; nil: nowhere.
+	Logs serverlog.Source
 	// Fleet takes in workers; nil: there is the server's own alone.
 	Fleet Fleet
 	// Webhooks is where projects have their events told; nil: nowhere.
@@ -128,6 +131,7 @@ func New(d Deps, r, open chi.Router) (*API, error) {
 	a.fleetRoutes()
 	a.workerRoutes()
 	a.queueRoutes()
+	a.logRoutes()
 	a.eventRoutes()
 	a.webhookRoutes()
 	a.quotaRoutes()

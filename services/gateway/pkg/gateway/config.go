@@ -17,6 +17,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
+	"github.com/aetherium/aetherium/services/core/pkg/serverlog"
 	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
@@ -169,6 +170,8 @@ type Deps struct {
 	Webhooks api.Webhooks
 	// Queue is what administrators look into. Optional.
 	Queue queue.Inspector
+	// Logs is where lines of servers are read. Optional: nowhere.
+	Logs serverlog.Source
 	// Collectors are other parts' metrics, served with the gateway's. Optional.
 	Collectors []prometheus.Collector
 	// Tracing is where spans of requests go; nil: nowhere.

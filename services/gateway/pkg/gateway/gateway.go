@@ -145,7 +145,7 @@ func (g *Gateway) routes() (http.Handler, error) {
 			r.Use(g.trail.Requests, g.guard.Require, g.trail.Callers, g.limits.Callers, g.trail.Room, private)
 			a, err := api.New(api.Deps{
 				VMs: g.deps.VMs, Tasks: g.deps.Tasks, Proxy: g.proxy, Idempotency: g.deps.Idempotency, Uploads: g.deps.Uploads,
-				Access: g.deps.Access, Tokens: g.deps.Tokens, Trail: g.trail, Audit: g.deps.Audit, Queue: g.deps.Queue,
+				Access: g.deps.Access, Tokens: g.deps.Tokens, Trail: g.trail, Audit: g.deps.Audit, Queue: g.deps.Queue, Logs: g.deps.Logs,
 				Streams: ws.New(ws.Config{
 					VMs: g.deps.VMs, Stopping: g.stopping, Origins: g.config.Origins, Stall: g.config.Stall,
 					Max: g.config.MaxStreams, Opened: g.metrics.StreamOpened, Limits: g.limits, Trail: g.trail,

@@ -18,6 +18,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/audit"
 	"github.com/aetherium/aetherium/services/core/pkg/installation"
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
+	"github.com/aetherium/aetherium/services/core/pkg/serverlog"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	core "github.com/aetherium/aetherium/services/core/pkg/settings"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
@@ -39,6 +40,7 @@ type Deps struct {
 	Access       *Access
 	Fleet        api.Fleet // takes in workers; nil: there is the process's own alone
 	Queue        queue.Inspector
+	Logs         serverlog.Source // lines of servers; nil: nowhere
 	Collectors   []prometheus.Collector
 	Tracing      *tracing.Tracing // nil: no spans
 	Log          *slog.Logger
@@ -92,6 +94,7 @@ func Run(ctx context.Context, common core.Common, limits core.Quotas, s settings
 		VMs: d.Service, Tasks: d.Service, Authenticator: who.Authenticator, Projects: who.Lookup, Access: who.Service, Tokens: who.Tokens,
 		Idempotency: kept, Uploads: uploads, Audit: records, Logger: d.Log,
 		Queue:      d.Queue,
+		Logs:       d.Logs,
 		Fleet:      d.Fleet,
 		Webhooks:   webhook.New(webhook.Deps{Store: in.Store, Sealer: in.Sealer, Targets: told.Targets, Now: in.Now}),
 		Collectors: slices.Concat(d.Collectors, d.Service.Collectors(), in.Collectors(), teller.Collectors()),

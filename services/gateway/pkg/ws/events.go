@@ -91,6 +91,16 @@ func (s *Streams) messages(w http.ResponseWriter, r *http.Request, kind string,
 	return nil
 }
 
+// Tell sends a message: its name and ID, where it has one, and what becomes JSON.
+type Tell func(name, id string, v any) error
+
+// Messages serves what run tells until it returns.
+func (s *Streams) Messages(w http.ResponseWriter, r *http.Request, kind string, run func(ctx context.Context, tell Tell) error) error {
+	return s.messages(w, r, kind, func(context.Context) (func(context.Context, teller) error, error) {
+		return func(ctx context.Context, t teller) error { return run(ctx, t.tell) }, nil
+	})
+}
+
 // Events serves the events after a cursor, and those to come. after < 0 means from now.
 func (s *Streams) Events(w http.ResponseWriter, r *http.Request, by vmm.Caller, after int64) error {
 	if last := r.Header.Get("Last-Event-ID"); last != "" {

@@ -46,7 +46,7 @@ func (p *program) serve() *cobra.Command {
 			if !s.Loopback() {
 				log.Warn("the API can be reached from other hosts; its keys are all that protects it", "address", s.Listen.Address, "tls", s.TLS.Address)
 			}
-			return app.Serve(cmd.Context(), s, log, p.Collectors(), p.Ready)
+			return app.Serve(cmd.Context(), s, log, p.Collectors(), p.Logs(), p.Ready)
 		},
 	}
 }

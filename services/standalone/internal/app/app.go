@@ -13,6 +13,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/installation"
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
+	"github.com/aetherium/aetherium/services/core/pkg/serverlog"
 	"github.com/aetherium/aetherium/services/gateway/pkg/serve"
 	"github.com/aetherium/aetherium/services/standalone/internal/settings"
 )
@@ -20,9 +21,10 @@ import (
 // stopLimit bounds an orderly end.
 const stopLimit = 30 * time.Second
 
-// Serve runs the server until ctx ends. collectors are metrics beside its own;
+// Serve runs the server until ctx ends. collectors are metrics beside its own,
+// logs where lines of servers can be read, if anywhere;
 // ready is called once it serves.
-func Serve(ctx context.Context, s settings.Settings, log *slog.Logger, collectors []prometheus.Collector, ready func() error) (err error) {
+func Serve(ctx context.Context, s settings.Settings, log *slog.Logger, collectors []prometheus.Collector, logs serverlog.Source, ready func() error) (err error) {
 	n, err := open(ctx, s, log, true)
 	if err != nil {
 		return err
@@ -63,7 +65,7 @@ func Serve(ctx context.Context, s settings.Settings, log *slog.Logger, collector
 	}()
 	defer func() { cancel(); <-done }()
 	return serve.Run(ctx, s.Common, s.Quotas, s.Front, serve.Deps{
-		Installation: n.in, Service: n.service, Access: who, Tracing: n.tracing, Log: log,
+		Installation: n.in, Service: n.service, Access: who, Tracing: n.tracing, Log: log, Logs: logs,
 		Queue: queue.Joined(func(context.Context) ([]queue.Inspector, error) {
 			return []queue.Inspector{n.host.Queue, n.runs}, nil
 		}),

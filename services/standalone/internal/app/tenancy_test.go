@@ -82,7 +82,7 @@ func probes() map[string][]probe {
 // others are the operations that lead to no thing of a tenant's, with why.
 var others = map[string]string{
 	"health": "no tenant's", "ready": "no tenant's", "openapi-json": "the document", "openapi-yaml": "the document",
-	"metrics": "administrators'", "get-status": "administrators'", "list-workers": "administrators'", "get-worker": "administrators'", "cordon-worker": "administrators'", "uncordon-worker": "administrators'", "drain-worker": "administrators'", "list-join-tokens": "administrators'", "create-join-token": "administrators'", "revoke-join-token": "administrators'", "join-worker": "the installation's", "renew-worker": "the installation's", "get-queue": "administrators'", "list-jobs": "administrators'", "retry-job": "administrators'", "delete-job": "administrators'", "delete-tool": "administrators'",
+	"metrics": "administrators'", "get-status": "administrators'", "list-workers": "administrators'", "get-worker": "administrators'", "cordon-worker": "administrators'", "uncordon-worker": "administrators'", "drain-worker": "administrators'", "list-join-tokens": "administrators'", "create-join-token": "administrators'", "revoke-join-token": "administrators'", "join-worker": "the installation's", "renew-worker": "the installation's", "get-queue": "administrators'", "list-jobs": "administrators'", "retry-job": "administrators'", "delete-job": "administrators'", "list-logs": "administrators'", "stream-logs": "administrators'", "delete-tool": "administrators'",
 	"list-drivers": "the host's", "get-endpoints": "the server's", "list-tools": "the host's", "install-tools": "names nothing that anybody has", "upload": "names nothing that anybody has",
 	"rotate-token-key": "administrators'", "list-projects": "administrators'", "create-project": "administrators'", "list-users": "administrators'", "create-user": "administrators'",
 	"get-me": "the asker's own", "create-token": "the asker's own", "set-member": "users are the installation's: who manages a project takes in whom it likes",
@@ -300,7 +300,7 @@ func TestListsShowOwnThings(t *testing.T) {
 	}
 	vm := ok[wire.VM](b, ask{method: "POST", path: "/vms", body: wire.CreateVM{}})
 	b.tellsNothing("the stream of events", b.streamed("/events/stream?after=0", vm.ID), things)
-	for _, path := range []string{"/metrics", "/workers", "/workers/tokens", "/queue", "/queue/jobs", "/status"} {
+	for _, path := range []string{"/metrics", "/workers", "/workers/tokens", "/queue", "/queue/jobs", "/logs", "/logs/stream", "/status"} {
 		if got := b.do(ask{method: "GET", path: path}); got.status != http.StatusForbidden {
 			t.Errorf("%s: %d", path, got.status)
 		}

@@ -231,6 +231,7 @@ func (s *Server) routes() http.Handler {
 	s.secretRoutes(handle)
 	s.volumeRoutes(handle)
 	s.queueRoutes(handle)
+	s.logRoutes(handle)
 	s.webhookRoutes(handle)
 	s.workerRoutes(handle)
 	s.egressRoutes(handle)

@@ -18,6 +18,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/version"
 	"github.com/aetherium/aetherium/services/core/pkg/daemon"
 	"github.com/aetherium/aetherium/services/core/pkg/redis"
+	"github.com/aetherium/aetherium/services/core/pkg/serverlog"
 	"github.com/aetherium/aetherium/services/core/pkg/settings"
 )
 
@@ -32,6 +33,7 @@ type Program struct {
 	ConfigFile     string // what its flag says
 
 	lost []prometheus.Collector
+	logs serverlog.Source
 }
 
 // Main runs a program until it ends or is told to, and gives its exit code.
@@ -81,6 +83,9 @@ func (p *Program) Begin(s settings.Common, secrets ...string) (log *slog.Logger,
 
 // Collectors are the metrics of what the program has begun.
 func (p *Program) Collectors() []prometheus.Collector { return p.lost }
+
+// Logs is where lines of servers can be read; nil: nowhere.
+func (p *Program) Logs() serverlog.Source { return p.logs }
 
 // Ready tells whoever started the server in the background that it serves.
 func (p *Program) Ready() error { return daemon.Ready(ReadyVariable) }

@@ -13,6 +13,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/logging"
 	"github.com/aetherium/aetherium/libs/common/pkg/loki"
+	"github.com/aetherium/aetherium/services/core/pkg/serverlog"
 	"github.com/aetherium/aetherium/services/core/pkg/settings"
 )
 
@@ -43,6 +44,8 @@ func (p *Program) sinks(s settings.Log, stderr *slog.Logger) (log *slog.Logger, 
 			return stderr, shut, err
 		}
 		to = append(to, lines.Handler())
+		host, _ := os.Hostname()
+		p.logs = serverlog.NewFiles(s.File, s.FileKeep, p.Name, host)
 		p.lost = append(p.lost, lost("file", file.Lost))
 	}
 	if s.Loki != "" {
@@ -67,6 +70,11 @@ func (p *Program) sinks(s settings.Log, stderr *slog.Logger) (log *slog.Logger, 
 			return stderr, shut, err
 		}
 		to = append(to, lines)
+		reader, err := loki.NewReader(c)
+		if err != nil {
+			return stderr, shut, err
+		}
+		p.logs = serverlog.NewLoki(reader) // all servers', and not this one's alone
 		p.lost = append(p.lost, lost("loki", sink.Lost))
 	}
 	return slog.New(slog.NewMultiHandler(to...)), shut, nil
