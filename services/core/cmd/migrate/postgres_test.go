@@ -115,6 +115,10 @@ func deployment(t *testing.T) string {
 		Spec:    domain.VMSpec{Template: "t", BuildID: build.ID, Mounts: []domain.Mount{{VolumeID: vol.ID, Source: "v", Target: "/v"}}},
 		Desired: domain.WantRunning, Observed: domain.Running, CreatedAt: at, UpdatedAt: at, Deadline: &at,
 	}
+	snap := &domain.Snapshot{
+		ID: domain.NewID(), ProjectID: p, VMID: vm.ID, Name: "s", CreatedAt: at,
+		Packed: &domain.Packed{Store: "file:///store", Digest: "sha256:1", Bytes: 1},
+	}
 	task := func(id domain.ID) *domain.Task {
 		return &domain.Task{ID: id, ProjectID: p, Kind: "k", State: domain.TaskPending, Args: []byte(`{"a": [1]}`), CreatedAt: at, UpdatedAt: at, RunAt: at}
 	}
@@ -130,7 +134,7 @@ func deployment(t *testing.T) string {
 			tx.Volumes().Insert(ctx, vol), tx.VMs().Insert(ctx, vm),
 			tx.Machines().Insert(ctx, &domain.Machine{ID: domain.NewID(), WorkerID: owner, VMID: vm.ID, Handle: []byte{1}, CreatedAt: at}),
 			tx.Executions().Insert(ctx, &domain.Execution{ID: domain.NewID(), ProjectID: p, VMID: vm.ID, State: domain.ExecutionExited, ExitCode: &code, CreatedAt: at, EndedAt: &at}),
-			tx.Snapshots().Insert(ctx, &domain.Snapshot{ID: domain.NewID(), ProjectID: p, VMID: vm.ID, Name: "s", CreatedAt: at}),
+			tx.Snapshots().Insert(ctx, snap), tx.Snapshots().Copied(ctx, snap, owner),
 			tx.Tasks().Insert(ctx, task(first)), tx.Tasks().Insert(ctx, task(then)), tx.Tasks().Wait(ctx, p, then, []domain.ID{first}),
 			tx.Usage().Record(ctx, domain.Usage{ProjectID: p, VMID: vm.ID, From: at, To: at.Add(time.Second), CPUSeconds: 0.1, MemoryByteSec: 1e18 + 1}),
 			tx.Keys().Insert(ctx, &domain.APIKey{ID: domain.NewID(), ProjectID: p, Hash: [32]byte{1}, CreatedAt: at}),
