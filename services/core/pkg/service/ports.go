@@ -19,11 +19,7 @@ func (s *Service) DialPort(ctx context.Context, vmID domain.ID, port uint16) (ne
 	if port == vmm.AgentPort {
 		return nil, errors.New(errors.PermissionDenied, "port %d is the guest agent's and is not forwarded", vmm.AgentPort).WithField("port")
 	}
-	vm, err := s.anyVM(ctx, vmID)
-	if err != nil {
-		return nil, err
-	}
-	vm, node, err := s.running(ctx, vmm.Caller{ProjectID: vm.ProjectID, Name: "preview"}, vmID)
+	vm, node, err := s.runningAny(ctx, "preview", vmID)
 	if err != nil {
 		return nil, err
 	}
@@ -32,11 +28,7 @@ func (s *Service) DialPort(ctx context.Context, vmID domain.ID, port uint16) (ne
 
 // Awake implements vmm.Ports.
 func (s *Service) Awake(ctx context.Context, vmID domain.ID) error {
-	vm, err := s.anyVM(ctx, vmID)
-	if err != nil {
-		return err
-	}
-	_, _, err = s.running(ctx, vmm.Caller{ProjectID: vm.ProjectID, Name: "preview"}, vmID)
+	_, _, err := s.runningAny(ctx, "preview", vmID)
 	return err
 }
 
@@ -52,14 +44,16 @@ func (s *Service) Preview(ctx context.Context, vmID domain.ID) (vmm.Preview, err
 
 // DialAgent implements vmm.Agents.
 func (s *Service) DialAgent(ctx context.Context, vmID domain.ID, wake bool) (net.Conn, error) {
-	vm, err := s.anyVM(ctx, vmID)
-	if err != nil {
-		return nil, err
+	if !wake {
+		vm, err := s.anyVM(ctx, vmID)
+		if err != nil {
+			return nil, err
+		}
+		if vm.Desired != domain.WantRunning {
+			return nil, notRunning(vm)
+		}
 	}
-	if !wake && vm.Desired != domain.WantRunning {
-		return nil, notRunning(vm)
-	}
-	vm, node, err := s.running(ctx, vmm.Caller{ProjectID: vm.ProjectID, Name: "agent"}, vmID)
+	vm, node, err := s.runningAny(ctx, "agent", vmID)
 	if err != nil {
 		return nil, err
 	}

@@ -225,18 +225,39 @@ func (s *Service) running(ctx context.Context, by vmm.Caller, id domain.ID) (*do
 	if err != nil {
 		return nil, nil, err
 	}
+	return s.ready(ctx, by, vm)
+}
+
+// runningAny is running for callers that hold no key but the VM's token.
+func (s *Service) runningAny(ctx context.Context, name string, id domain.ID) (*domain.VM, Node, error) {
+	if node := s.nodes.Here(); node != nil {
+		if vm, ok := node.Live(id); ok {
+			return vm, node, nil
+		}
+	}
+	vm, err := s.anyVM(ctx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s.ready(ctx, vmm.Caller{ProjectID: vm.ProjectID, Name: name}, vm)
+}
+
+// ready is running for a VM whose row was read.
+func (s *Service) ready(ctx context.Context, by vmm.Caller, vm *domain.VM) (*domain.VM, Node, error) {
 	if vm.UnreachableSince != nil {
 		return nil, nil, unreachable(vm)
 	}
+	wait := vm.Desired == domain.WantRunning && vm.Observed != domain.Running && !vm.Observed.Terminal()
 	if vm.Desired == domain.WantPaused && vm.AutoResume {
-		if _, err := s.ResumeVM(ctx, by, id); err != nil {
+		if _, err := s.ResumeVM(ctx, by, vm.ID); err != nil {
 			return nil, nil, err
 		}
-		vm.Desired = domain.WantRunning
+		wait = true // also where the row said that it runs: it was about to be paused
 	}
-	if vm.Desired == domain.WantRunning && !vm.Observed.Terminal() {
+	if wait {
 		// It is on its way (created, starting, or being taken up by a restarted worker).
-		if vm, err = s.WaitVM(ctx, by, id); err != nil {
+		var err error
+		if vm, err = s.WaitVM(ctx, by, vm.ID); err != nil {
 			return nil, nil, err
 		}
 	}
