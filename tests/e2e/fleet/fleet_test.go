@@ -262,7 +262,7 @@ func TestGatewaysAndWorkers(t *testing.T) {
 		Command: start("echo $$ >>/tmp/begun; until test -e /tmp/go; do sleep 0.1; done; wc -l </tmp/begun").Command,
 	})
 	must(t, err)
-	for followed.ExecutionID == "" {
+	for followed.Step != "running" { // before, there may be no VM of that name yet
 		time.Sleep(10 * time.Millisecond) // its steps are no events
 		followed, err = second.Task(ctx, followed.ID)
 		must(t, err)
