@@ -39,31 +39,35 @@ func (c *Client) Events(ctx context.Context, after int64) iter.Seq2[api.Event, e
 // FollowEvents gives the events after a cursor and those to come until ctx
 // ends, across disconnects. A negative cursor means from now on.
 func (c *Client) FollowEvents(ctx context.Context, after int64) iter.Seq2[api.Event, error] {
-	return func(yield func(api.Event, error) bool) {
+	return follow(ctx, c, func(take func(api.Event) bool) error { return c.eventStream(ctx, &after, take) })
+}
+
+// follow gives what a stream gives, again and again across disconnects. stream
+// reads one connection; nil means that nobody wants more.
+func follow[T any](ctx context.Context, c *Client, stream func(take func(T) bool) error) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
 		for b := c.backoff(); ; {
-			err := c.eventStream(ctx, &after, func(ev api.Event) bool {
+			err := stream(func(v T) bool {
 				b.reset()
-				return yield(ev, nil)
+				return yield(v, nil)
 			})
 			if err == nil {
 				return
 			}
 			again := transient(err) && c.reached.Load() || c.worthRepeating(ctx, err)
 			if !again || !b.wait(ctx, err) {
-				yield(api.Event{}, err)
+				var none T
+				yield(none, err)
 				return
 			}
 		}
 	}
 }
 
-// eventStream reads one connection's events; nil means that nobody wants more.
-func (c *Client) eventStream(ctx context.Context, after *int64, take func(api.Event) bool) error {
-	query := url.Values{}
-	if *after >= 0 {
-		query.Set("after", strconv.FormatInt(*after, 10))
-	}
-	ws, err := c.dial(ctx, []string{"events", "stream"}, query)
+// messages reads one connection's messages, which are what, until take wants no
+// more or fails.
+func (c *Client) messages(ctx context.Context, path []string, query url.Values, what string, take func(text []byte) (more bool, err error)) error {
+	ws, err := c.dial(ctx, path, query)
 	if err != nil {
 		return err
 	}
@@ -74,23 +78,34 @@ func (c *Client) eventStream(ctx context.Context, after *int64, take func(api.Ev
 		if err != nil {
 			return c.unreachable(ctx, err)
 		}
+		if kind != websocket.MessageText {
+			return protocolError("something else than " + what)
+		}
+		if more, err := take(text); err != nil || !more {
+			return err
+		}
+	}
+}
+
+// eventStream reads one connection's events; nil means that nobody wants more.
+func (c *Client) eventStream(ctx context.Context, after *int64, take func(api.Event) bool) error {
+	query := url.Values{}
+	if *after >= 0 {
+		query.Set("after", strconv.FormatInt(*after, 10))
+	}
+	return c.messages(ctx, []string{"events", "stream"}, query, "an event", func(text []byte) (more bool, err error) {
 		var m struct {
 			api.Event
 			Code    string `json:"code"`
 			Message string `json:"message"`
 		}
-		if kind != websocket.MessageText {
-			return protocolError("something else than an event")
-		}
 		if json.Unmarshal(text, &m) != nil {
-			return truncated()
+			return false, truncated()
 		}
 		if m.Type == api.ControlError && m.Code != "" {
-			return errors.New(errors.Code(m.Code), "%s", m.Message)
+			return false, errors.New(errors.Code(m.Code), "%s", m.Message)
 		}
 		*after = m.Seq
-		if !take(m.Event) {
-			return nil
-		}
-	}
+		return take(m.Event), nil
+	})
 }

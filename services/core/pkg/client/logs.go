@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/coder/websocket"
-
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 )
@@ -84,24 +82,18 @@ func (c *Client) FollowLogs(ctx context.Context, f LogFilter) iter.Seq2[api.LogL
 	return func(yield func(api.LogLine, error) bool) {
 		last := ""
 		told := map[string]struct{}{}
-		for b := c.backoff(); ; {
-			err := c.logStream(ctx, f, last, func(l api.LogLine) bool {
-				b.reset()
+		lines := follow(ctx, c, func(take func(api.LogLine) bool) error { return c.logStream(ctx, f, last, take) })
+		for l, err := range lines {
+			if err == nil {
 				if _, again := told[l.ID]; again {
-					return true
+					continue
 				}
 				if len(told) >= maxToldLines {
 					clear(told)
 				}
 				told[l.ID], last = struct{}{}, l.ID
-				return yield(l, nil)
-			})
-			if err == nil {
-				return
 			}
-			again := transient(err) && c.reached.Load() || c.worthRepeating(ctx, err)
-			if !again || !b.wait(ctx, err) {
-				yield(api.LogLine{}, err)
+			if !yield(l, err) {
 				return
 			}
 		}
@@ -119,20 +111,7 @@ func (c *Client) logStream(ctx context.Context, f LogFilter, after string, take 
 	if after != "" {
 		query.Set("after", after)
 	}
-	ws, err := c.dial(ctx, []string{"logs", "stream"}, query)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = ws.CloseNow() }()
-	ws.SetReadLimit(maxFrameBytes)
-	for {
-		kind, text, err := ws.Read(ctx)
-		if err != nil {
-			return c.unreachable(ctx, err)
-		}
-		if kind != websocket.MessageText {
-			return protocolError("something else than a line")
-		}
+	return c.messages(ctx, []string{"logs", "stream"}, query, "a line", func(text []byte) (more bool, err error) {
 		var m struct {
 			api.LogLine
 			Type string `json:"type"`
@@ -140,15 +119,13 @@ func (c *Client) logStream(ctx context.Context, f LogFilter, after string, take 
 			Hint string `json:"hint"`
 		}
 		if json.Unmarshal(text, &m) != nil {
-			return truncated()
+			return false, truncated()
 		}
 		if m.Type == api.ControlError && m.Code != "" {
 			e := errors.New(errors.Code(m.Code), "%s", m.Message)
 			e.Hint = m.Hint
-			return e
+			return false, e
 		}
-		if !take(m.LogLine) {
-			return nil
-		}
-	}
+		return take(m.LogLine), nil
+	})
 }

@@ -113,15 +113,14 @@ func (s *Service) candidates(n need, workers []*domain.Worker) (c candidates) {
 // best counts what some workers hold and gives the one that suits best; nil:
 // none has room, and too little of short.
 func (s *Service) best(ctx context.Context, tx storage.Tx, n need, some []*domain.Worker) (best *domain.Worker, short string, version storage.WorkersVersion, err error) {
-	counted := make([]*domain.Worker, len(some))
+	own := make([]*domain.Worker, len(some)) // others know of those that are given
 	for i, w := range some {
-		own := *w // others know of w
-		counted[i] = &own
+		own[i] = new(*w)
 	}
-	if version, err = tx.Workers().Count(ctx, counted...); err != nil {
+	if version, err = tx.Workers().Count(ctx, own...); err != nil {
 		return nil, "", version, err
 	}
-	for _, w := range counted {
+	for _, w := range own {
 		if lacks := s.lacks(w, n.resources); lacks != "" {
 			short = lacks
 		} else if best == nil || n.better(w, best) {
@@ -173,8 +172,8 @@ func states(workers []*domain.Worker) string {
 }
 
 // place chooses worker and driver for vm, which is made from a build or, nil, from
-// a snapshot. A VM that is bound to a worker (its
-// snapshot is there) gets that one or none.
+// a snapshot. A VM that is bound to a worker (its snapshot is there) gets that one
+// or none.
 // Returns what choose does, and Unsupported.
 func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM, build *domain.Build) (err error) {
 	begun := time.Now()

@@ -75,10 +75,8 @@ func (s *Service) AgentAccess(ctx context.Context, vmID domain.ID) (vmm.AgentAcc
 
 // anyVM reads a VM of any project: for callers that hold no key but the VM's token.
 func (s *Service) anyVM(ctx context.Context, id domain.ID) (*domain.VM, error) {
-	if node := s.nodes.Here(); node != nil {
-		if vm, ok := node.Live(id); ok {
-			return vm, nil
-		}
+	if vm, _ := s.hereLive(id); vm != nil {
+		return vm, nil
 	}
 	var vm *domain.VM
 	err := s.store.View(ctx, func(tx storage.Tx) (err error) {

@@ -159,7 +159,7 @@ type Service struct {
 	store   storage.Store
 	nodes   Nodes
 	sealer  seal.Sealer
-	changes watch.Changes[domain.ID] // woken by the worker after each commit for a VM or task
+	changes watch.Changes[domain.ID] // woken by the worker after commits for a VM or task but for a step's beginning
 	runs    RunQueue
 	config  Config
 	metrics *metrics
@@ -216,10 +216,8 @@ func (s *Service) time() time.Time { return s.now().UTC().Truncate(time.Microsec
 // resumes by itself is resumed first.
 // Returns NotFound, Gone, Conflict.
 func (s *Service) running(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.VM, Node, error) {
-	if node := s.nodes.Here(); node != nil {
-		if vm, ok := node.Live(id); ok && vm.ProjectID == by.ProjectID {
-			return vm, node, nil
-		}
+	if vm, node := s.hereLive(id); vm != nil && vm.ProjectID == by.ProjectID {
+		return vm, node, nil
 	}
 	vm, err := s.GetVM(ctx, by, id)
 	if err != nil {
@@ -230,16 +228,25 @@ func (s *Service) running(ctx context.Context, by vmm.Caller, id domain.ID) (*do
 
 // runningAny is running for callers that hold no key but the VM's token.
 func (s *Service) runningAny(ctx context.Context, name string, id domain.ID) (*domain.VM, Node, error) {
-	if node := s.nodes.Here(); node != nil {
-		if vm, ok := node.Live(id); ok {
-			return vm, node, nil
-		}
+	if vm, node := s.hereLive(id); vm != nil {
+		return vm, node, nil
 	}
 	vm, err := s.anyVM(ctx, id)
 	if err != nil {
 		return nil, nil, err
 	}
 	return s.ready(ctx, vmm.Caller{ProjectID: vm.ProjectID, Name: name}, vm)
+}
+
+// hereLive gives a VM that this process's own worker has a session with, and that
+// worker; nil: there is none such.
+func (s *Service) hereLive(id domain.ID) (*domain.VM, Node) {
+	if node := s.nodes.Here(); node != nil {
+		if vm, ok := node.Live(id); ok {
+			return vm, node
+		}
+	}
+	return nil, nil
 }
 
 // ready is running for a VM whose row was read.

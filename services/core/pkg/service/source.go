@@ -46,23 +46,16 @@ func (s *Service) resolveSource(ctx context.Context, tx storage.Tx, by vmm.Calle
 		return nil, err
 	}
 	if build == nil {
-		name, tag, tagged := strings.Cut(req.Template, ":")
-		named, err := s.findSource(ctx, tx, by, name)
-		if err != nil {
+		var snapshot domain.ID
+		if build, snapshot, err = s.find(ctx, tx, by, req.Template); err != nil {
 			return nil, err
 		}
-		if named.Kind == storage.KindSnapshot {
-			if tagged {
-				return nil, errors.New(errors.InvalidArgument, "a snapshot has no tags").WithField("template")
-			}
-			snap, err := tx.Snapshots().Get(ctx, by.ProjectID, named.ID)
+		if build == nil {
+			snap, err := tx.Snapshots().Get(ctx, by.ProjectID, snapshot)
 			if err != nil {
 				return nil, err
 			}
 			return nil, s.fromSnapshot(ctx, tx, req, vm, snap, network)
-		}
-		if build, err = s.findBuild(ctx, tx, by, named, tag, tagged); err != nil {
-			return nil, err
 		}
 	}
 	if vm.Spec.Tools, err = domain.MergeTools("tools", s.config.DefaultTools, req.Tools); err != nil {
@@ -77,23 +70,36 @@ func (s *Service) resolveSource(ctx context.Context, tx storage.Tx, by vmm.Calle
 	return build, s.fromBuild(req, vm, build)
 }
 
+// find gives what a template's reference names: a build that is ready, or the ID
+// of a snapshot. Returns NotFound, Conflict, InvalidArgument.
+func (s *Service) find(ctx context.Context, tx storage.Tx, by vmm.Caller, ref string) (build *domain.Build, snapshot domain.ID, err error) {
+	name, tag, tagged := strings.Cut(ref, ":")
+	named, err := s.findSource(ctx, tx, by, name)
+	switch {
+	case err != nil:
+		return nil, "", err
+	case named.Kind != storage.KindSnapshot:
+		build, err = s.findBuild(ctx, tx, by, named, tag, tagged)
+		return build, "", err
+	case tagged:
+		return nil, "", errors.New(errors.InvalidArgument, "a snapshot has no tags").WithField("template")
+	}
+	return nil, named.ID, nil
+}
+
 // foresee finds the build that a request would make a VM from, before the turn
 // that makes it, which all others wait for. Empty: it makes it from no build, or
 // the turn is to find out why it cannot.
 func (s *Service) foresee(ctx context.Context, by vmm.Caller, req vmm.CreateVM) (id domain.ID, err error) {
 	err = s.store.View(ctx, func(tx storage.Tx) error {
-		name, tag, tagged := strings.Cut(req.Template, ":")
-		named, err := s.findSource(ctx, tx, by, name)
-		if err != nil || named.Kind == storage.KindSnapshot {
-			return err
-		}
-		build, err := s.findBuild(ctx, tx, by, named, tag, tagged)
-		if err == nil {
+		build, _, err := s.find(ctx, tx, by, req.Template)
+		if build != nil {
 			id = build.ID
 		}
 		return err
 	})
-	if errors.HasCode(err, errors.NotFound) || errors.HasCode(err, errors.Conflict) {
+	switch errors.CodeOf(err) {
+	case errors.NotFound, errors.Conflict, errors.InvalidArgument:
 		return "", nil
 	}
 	return id, err

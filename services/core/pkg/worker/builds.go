@@ -249,7 +249,7 @@ func (w *Worker) deleteBuild(ctx context.Context, id domain.ID) error {
 	if err := w.dropBuild(ctx, b); err != nil {
 		return err
 	}
-	w.dropPacked(ctx, b)
+	w.dropPacked(ctx, "build", b.ID, b.Packed())
 	if err := w.dropMemory(ctx, b); err != nil {
 		w.Log.Warn("a build's memory not removed; the next start does", "build", id, "error", err)
 	}

@@ -111,14 +111,14 @@ func (w *Worker) sweepCopies(ctx context.Context) error {
 	return err
 }
 
-// dropPacked removes a build from the storage; where it cannot, sweepStorage does.
-func (w *Worker) dropPacked(ctx context.Context, b *domain.Build) {
-	p := b.Packed()
+// dropPacked removes a build or a snapshot from the storage, if it is there; where
+// it cannot, sweepStorage does.
+func (w *Worker) dropPacked(ctx context.Context, what string, id domain.ID, p *domain.Packed) {
 	if w.Depot == nil || p == nil {
 		return
 	}
 	if err := w.Depot.Drop(ctx, *p); err != nil {
-		w.Log.Warn("a build is left in the storage", "build", b.ID, "error", err)
+		w.Log.Warn("a "+what+" is left in the storage", what, id, "error", err)
 	}
 }
 

@@ -130,8 +130,7 @@ func (w *Worker) storeSnapshot(ctx context.Context, s *domain.Snapshot) error {
 			return err
 		}
 		if gone, gerr := w.gone(w.ctx, []string{string(s.ID)}); gerr == nil && len(gone) > 0 {
-			s.Packed = &p
-			w.dropPackedSnapshot(w.ctx, s)
+			w.dropPacked(w.ctx, "snapshot", s.ID, &p)
 			return nil // it was deleted meanwhile
 		}
 		w.Log.Warn("a snapshot is not in the storage; its VMs are made on this worker alone", "snapshot", s.ID, "error", err)
@@ -181,7 +180,7 @@ func (w *Worker) fetchDisk(ctx context.Context, vm *domain.VM) error {
 
 // DeleteSnapshot implements service.Node.
 func (w *Worker) DeleteSnapshot(ctx context.Context, s *domain.Snapshot) error {
-	w.dropPackedSnapshot(ctx, s)
+	w.dropPacked(ctx, "snapshot", s.ID, s.Packed)
 	d, err := w.driver(s.Driver)
 	if err != nil {
 		return err
@@ -191,17 +190,6 @@ func (w *Worker) DeleteSnapshot(ctx context.Context, s *domain.Snapshot) error {
 		return nil
 	}
 	return sn.DeleteSnapshot(ctx, string(s.ID))
-}
-
-// dropPackedSnapshot removes a snapshot from the storage; where it cannot,
-// sweepStorage does.
-func (w *Worker) dropPackedSnapshot(ctx context.Context, s *domain.Snapshot) {
-	if w.Depot == nil || s.Packed == nil {
-		return
-	}
-	if err := w.Depot.Drop(ctx, *s.Packed); err != nil {
-		w.Log.Warn("a snapshot is left in the storage", "snapshot", s.ID, "error", err)
-	}
 }
 
 // sweepDisks removes the disks of snapshots that are gone by now.

@@ -100,7 +100,7 @@ type Deps struct {
 	Volumes  Volumes // nil: it keeps none
 	Sealer   seal.Sealer
 	Queue    queue.Queue
-	Changes  watch.Changes[domain.ID] // woken after each commit for a VM or task, and where a snapshot was stored
+	Changes  watch.Changes[domain.ID] // woken after commits for a VM or task but for a step's beginning, and where a snapshot was stored
 	Tracing  *tracing.Tracing         // nil: no spans
 	Log      *slog.Logger
 	Now      func() time.Time // nil: time.Now

@@ -125,12 +125,16 @@ func (s *session) Query(ctx context.Context, each func(sqlrepo.Row) error, query
 		return s.fault(ctx, err)
 	}
 	defer done()
+	return s.fault(ctx, eachRow(rows, each))
+}
+
+func eachRow(rows pgx.Rows, each func(sqlrepo.Row) error) error {
 	for rows.Next() {
 		if err := each(row{rows}); err != nil {
 			return errors.Wrap(err, errors.Internal, "a stored row cannot be read")
 		}
 	}
-	return s.fault(ctx, rows.Err())
+	return rows.Err()
 }
 
 // run sends a statement, together with the transaction's beginning if it is the

@@ -11,7 +11,6 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
-	"github.com/aetherium/aetherium/services/core/pkg/storage/pgtest"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/postgres"
 )
 
@@ -136,15 +135,7 @@ func TestCallersShareATurn(t *testing.T) {
 // was seen of it.
 func TestASharedTurnFails(t *testing.T) {
 	t.Parallel()
-	own, err := pgtest.Start(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := own.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	own := ownServer(t)
 	s := open(t, own.URL("postgres"))
 	p := &domain.Project{ID: domain.NewID(), Name: "p", CreatedAt: time.Unix(1, 0)}
 	errs := shared(t, s, func(tx storage.Tx) error { return tx.Projects().Insert(t.Context(), p) },

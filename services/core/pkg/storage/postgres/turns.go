@@ -108,20 +108,18 @@ func (t *turn) run(ctx context.Context, f func(storage.Tx) error) (err error) {
 		if did && t.callers == 0 {
 			t.sess.begin, t.sess.renew = nil, nil
 		}
-		if !ok {
+		if ok {
+			t.kept = t.kept || did
+			t.wrote, t.wroteKeys = t.wrote || tx.Wrote(), t.wroteKeys || tx.WroteKeys()
+		} else {
 			t.pending = before
-		}
-		if !ok && did && t.kept {
-			t.takeBack(savepoint(t.callers))
+			if did && t.kept {
+				t.takeBack(savepoint(t.callers))
+			}
 		}
 		if did {
 			t.callers++
 		}
-		if !ok {
-			return
-		}
-		t.kept = t.kept || did
-		t.wrote, t.wroteKeys = t.wrote || tx.Wrote(), t.wroteKeys || tx.WroteKeys()
 	}()
 	if err := f(tx); err != nil {
 		return err
@@ -210,14 +208,7 @@ func (t *turn) commit(tell string) error {
 	}
 	var batch pgx.Batch
 	for _, st := range t.pending.Statements() {
-		batch.Queue(numbered(st.Query), escaped(st.Args)...).Query(func(rows pgx.Rows) error {
-			for rows.Next() {
-				if err := st.Each(row{rows}); err != nil {
-					return err
-				}
-			}
-			return rows.Err()
-		})
+		batch.Queue(numbered(st.Query), escaped(st.Args)...).Query(func(rows pgx.Rows) error { return eachRow(rows, st.Each) })
 	}
 	if tell != "" {
 		batch.Queue(tell)

@@ -25,6 +25,21 @@ func set(t *testing.T, key, value string) func(storage.Tx) error {
 	return func(tx storage.Tx) error { return tx.Settings().Set(t.Context(), key, value) }
 }
 
+// ownServer is a database server that may be killed.
+func ownServer(t *testing.T) *pgtest.Server {
+	t.Helper()
+	own, err := pgtest.Start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := own.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return own
+}
+
 // waiting tells how many sessions wait for an advisory lock.
 func waiting(t *testing.T, conn *pgx.Conn) (n int) {
 	t.Helper()
@@ -271,22 +286,14 @@ func TestVoidTransactions(t *testing.T) {
 // committed is lost, nothing else is there, and nobody has to be restarted.
 func TestServerRestarts(t *testing.T) {
 	t.Parallel()
-	own, err := pgtest.Start(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := own.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	own := ownServer(t)
 	database := own.URL("postgres")
 	s := open(t, database)
 	if err := s.Update(t.Context(), set(t, "kept", "1")); err != nil {
 		t.Fatal(err)
 	}
 	changed := s.Changed()
-	err = s.Update(t.Context(), func(tx storage.Tx) error {
+	err := s.Update(t.Context(), func(tx storage.Tx) error {
 		if err := set(t, "lost", "1")(tx); err != nil {
 			return err
 		}
