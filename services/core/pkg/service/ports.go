@@ -27,9 +27,9 @@ func (s *Service) DialPort(ctx context.Context, vmID domain.ID, port uint16) (ne
 }
 
 // Awake implements vmm.Ports.
-func (s *Service) Awake(ctx context.Context, vmID domain.ID) error {
-	_, _, err := s.runningAny(ctx, "preview", vmID)
-	return err
+func (s *Service) Awake(ctx context.Context, vmID domain.ID) (here bool, err error) {
+	_, node, err := s.runningAny(ctx, "preview", vmID)
+	return err == nil && node == s.nodes.Here(), err
 }
 
 // Preview implements vmm.Ports.

@@ -99,7 +99,7 @@ func TestTokensAreRemembered(t *testing.T) {
 	if _, a := ask(); a != "other" {
 		t.Errorf("paused: %q", a)
 	}
-	if err := b.Awake(b.ctx, vm.ID); !errors.HasCode(err, errors.Conflict) {
+	if _, err := b.Awake(b.ctx, vm.ID); !errors.HasCode(err, errors.Conflict) {
 		t.Errorf("paused: %v", err)
 	}
 	if _, err := b.DialAgent(b.ctx, vm.ID, false); !errors.HasCode(err, errors.Conflict) {

@@ -297,8 +297,9 @@ type Ports interface {
 	// is closed, NotFound, Conflict.
 	DialPort(ctx context.Context, vm domain.ID, port uint16) (net.Conn, error)
 	// Awake returns when the VM runs, and resumes a paused one that auto-resumes:
-	// for who has connections to it already. Returns NotFound, Gone, Conflict.
-	Awake(ctx context.Context, vm domain.ID) error
+	// for who has connections to it already. here: DialPort's are sockets of this
+	// host. Returns NotFound, Gone, Conflict.
+	Awake(ctx context.Context, vm domain.ID) (here bool, err error)
 	// Preview tells who may visit the VM's previews, for the preview proxy to
 	// compare. Returns NotFound.
 	Preview(ctx context.Context, vm domain.ID) (Preview, error)

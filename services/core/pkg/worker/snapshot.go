@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"net"
+	"syscall"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -76,6 +77,14 @@ type usedConn struct {
 func (c *usedConn) Close() error {
 	c.release()
 	return c.Conn.Close()
+}
+
+// SyscallConn implements syscall.Conn, where the connection is one of this host's.
+func (c *usedConn) SyscallConn() (syscall.RawConn, error) {
+	if s, ok := c.Conn.(syscall.Conn); ok {
+		return s.SyscallConn()
+	}
+	return nil, errors.New(errors.Conflict, "the connection is not a socket")
 }
 
 // CloseWrite lets the other side see the end of what was sent.

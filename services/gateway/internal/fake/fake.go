@@ -19,6 +19,8 @@ import (
 
 // Orchestrator implements vmm.Orchestrator and vmm.TaskService.
 type Orchestrator struct {
+	Elsewhere bool // VMs are on other hosts; to be set before anything is asked for
+
 	mu       sync.Mutex
 	changed  chan struct{} // closed and replaced at every change
 	hold     bool          // VMs stay pending

@@ -43,15 +43,15 @@ func (o *Orchestrator) DialPort(ctx context.Context, id domain.ID, port uint16) 
 }
 
 // Awake implements vmm.Ports.
-func (o *Orchestrator) Awake(_ context.Context, id domain.ID) error {
+func (o *Orchestrator) Awake(_ context.Context, id domain.ID) (here bool, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	v, ok := o.vms[id]
 	if !ok {
-		return errors.New(errors.NotFound, "there is no VM %s", id)
+		return false, errors.New(errors.NotFound, "there is no VM %s", id)
 	}
-	_, err := o.running(vmm.Caller{ProjectID: v.ProjectID}, id)
-	return err
+	_, err = o.running(vmm.Caller{ProjectID: v.ProjectID}, id)
+	return !o.Elsewhere, err
 }
 
 // Preview implements vmm.Ports.

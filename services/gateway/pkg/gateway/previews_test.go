@@ -53,6 +53,19 @@ func echo(w http.ResponseWriter, r *http.Request) {
 	_ = r.Header.Write(w)
 }
 
+// nearAndFar runs a test with VMs of this host, and with those of others.
+func nearAndFar(t *testing.T, test func(t *testing.T, l *lab)) {
+	t.Helper()
+	for name, far := range map[string]bool{"near": false, "far": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t)
+			l.core.Elsewhere = far
+			test(t, l)
+		})
+	}
+}
+
 func TestPreviewPassesRequestsOn(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -85,12 +98,13 @@ func TestPreviewPassesRequestsOn(t *testing.T) {
 
 func TestPreviewKeepsCredentialsOfOurs(t *testing.T) {
 	t.Parallel()
-	l := newLab(t)
-	g := newGuest(t, l, http.HandlerFunc(echo))
-	_, body := g.visit(req{method: "GET", path: "/", header: map[string]string{"Authorization": "Bearer " + l.admin, "Sec-WebSocket-Protocol": "chat, bearer." + l.admin + ", aetherium.v1"}})
-	if strings.Contains(string(body), l.admin) || !strings.Contains(string(body), "Sec-Websocket-Protocol: chat\r") {
-		t.Fatalf("the guest got\n%s", body)
-	}
+	nearAndFar(t, func(t *testing.T, l *lab) {
+		g := newGuest(t, l, http.HandlerFunc(echo))
+		_, body := g.visit(req{method: "GET", path: "/", header: map[string]string{"Authorization": "Bearer " + l.admin, "Sec-WebSocket-Protocol": "chat, bearer." + l.admin + ", aetherium.v1"}})
+		if strings.Contains(string(body), l.admin) || !strings.Contains(string(body), "Sec-Websocket-Protocol: chat\r") {
+			t.Fatalf("the guest got\n%s", body)
+		}
+	})
 }
 
 func TestPreviewAccess(t *testing.T) {
@@ -172,72 +186,74 @@ func TestOneTimeLink(t *testing.T) {
 
 func TestPreviewAnswersAreConfined(t *testing.T) {
 	t.Parallel()
-	l := newLab(t)
-	g := newGuest(t, l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		h := w.Header()
-		h.Add("Set-Cookie", "a=1; Domain=aeth.localhost; Path=/; HttpOnly")
-		h.Add("Set-Cookie", "b=2;domain=.aeth.localhost")
-		h.Add("Set-Cookie", "aeth_preview=stolen; Path=/")
-		h.Set("Clear-Site-Data", `"cookies"`)
-		h.Set("Alt-Svc", `h3="evil:443"`)
-		h.Set("Strict-Transport-Security", "max-age=9; includeSubDomains")
-		h.Set("X-Request-Id", "forged")
-		h.Set("Content-Security-Policy", "default-src 'self'")
-		h.Set("Access-Control-Allow-Origin", "*")
-		h.Set("Service-Worker-Allowed", "/")
-		w.WriteHeader(http.StatusTeapot)
-	}))
-	resp, _ := g.visit(req{method: "GET", path: "/"})
-	h := resp.Header
-	if got := strings.Join(h.Values("Set-Cookie"), "|"); got != "a=1; Path=/; HttpOnly|b=2" {
-		t.Errorf("cookies %q", got)
-	}
-	for _, name := range []string{"Clear-Site-Data", "Alt-Svc", "Strict-Transport-Security"} {
-		if h.Get(name) != "" {
-			t.Errorf("%s passed", name)
+	nearAndFar(t, func(t *testing.T, l *lab) {
+		g := newGuest(t, l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			h := w.Header()
+			h.Add("Set-Cookie", "a=1; Domain=aeth.localhost; Path=/; HttpOnly")
+			h.Add("Set-Cookie", "b=2;domain=.aeth.localhost")
+			h.Add("Set-Cookie", "aeth_preview=stolen; Path=/")
+			h.Set("Clear-Site-Data", `"cookies"`)
+			h.Set("Alt-Svc", `h3="evil:443"`)
+			h.Set("Strict-Transport-Security", "max-age=9; includeSubDomains")
+			h.Set("X-Request-Id", "forged")
+			h.Set("Content-Security-Policy", "default-src 'self'")
+			h.Set("Access-Control-Allow-Origin", "*")
+			h.Set("Service-Worker-Allowed", "/")
+			w.WriteHeader(http.StatusTeapot)
+		}))
+		resp, _ := g.visit(req{method: "GET", path: "/"})
+		h := resp.Header
+		if got := strings.Join(h.Values("Set-Cookie"), "|"); got != "a=1; Path=/; HttpOnly|b=2" {
+			t.Errorf("cookies %q", got)
 		}
-	}
-	if h.Get("X-Request-Id") == "forged" || len(h.Values("X-Request-Id")) != 1 || resp.StatusCode != http.StatusTeapot || h.Get("Content-Security-Policy") != "default-src 'self'" {
-		t.Errorf("%d %v", resp.StatusCode, h)
-	}
+		for _, name := range []string{"Clear-Site-Data", "Alt-Svc", "Strict-Transport-Security"} {
+			if h.Get(name) != "" {
+				t.Errorf("%s passed", name)
+			}
+		}
+		if h.Get("X-Request-Id") == "forged" || len(h.Values("X-Request-Id")) != 1 || resp.StatusCode != http.StatusTeapot || h.Get("Content-Security-Policy") != "default-src 'self'" {
+			t.Errorf("%d %v", resp.StatusCode, h)
+		}
 
-	// The path form shares the API's origin: there is less to pass.
-	resp, _ = l.want(418, req{method: "GET", path: "/vms/" + g.id + "/ports/8080/x"})
-	h = resp.Header
-	for _, name := range []string{"Set-Cookie", "Clear-Site-Data", "Alt-Svc", "Strict-Transport-Security", "Access-Control-Allow-Origin", "Service-Worker-Allowed"} {
-		if h.Get(name) != "" {
-			t.Errorf("path form: %s passed", name)
+		// The path form shares the API's origin: there is less to pass.
+		resp, _ = l.want(418, req{method: "GET", path: "/vms/" + g.id + "/ports/8080/x"})
+		h = resp.Header
+		for _, name := range []string{"Set-Cookie", "Clear-Site-Data", "Alt-Svc", "Strict-Transport-Security", "Access-Control-Allow-Origin", "Service-Worker-Allowed"} {
+			if h.Get(name) != "" {
+				t.Errorf("path form: %s passed", name)
+			}
 		}
-	}
-	if strings.Join(h.Values("Content-Security-Policy"), "|") != "sandbox" || strings.Join(h.Values("X-Content-Type-Options"), "|") != "nosniff" {
-		t.Errorf("path form: %v", h)
-	}
+		if strings.Join(h.Values("Content-Security-Policy"), "|") != "sandbox" || strings.Join(h.Values("X-Content-Type-Options"), "|") != "nosniff" {
+			t.Errorf("path form: %v", h)
+		}
+	})
 }
 
 func TestPathForm(t *testing.T) {
 	t.Parallel()
-	l := newLab(t)
-	g := newGuest(t, l, http.HandlerFunc(echo))
-	path := "/vms/" + g.id + "/ports/8080"
-	for _, method := range []string{"GET", "POST", "DELETE", "PATCH"} {
-		_, body := l.want(200, req{method: method, path: path + "/a%2Fb/../c?x=%20", header: map[string]string{"Cookie": "session=1", "Origin": "http://" + l.addr, "X-Custom": "yes"}})
-		got := string(body)
-		for _, want := range []string{method + " /a%2Fb/../c?x=%20\n", "Host: localhost:8080\n", "X-Custom: yes", "X-Forwarded-Prefix: " + wire.BasePath + path + "\r"} {
-			if !strings.Contains(got, want) {
-				t.Errorf("%s: the guest did not get %q in\n%s", method, want, got)
+	nearAndFar(t, func(t *testing.T, l *lab) {
+		g := newGuest(t, l, http.HandlerFunc(echo))
+		path := "/vms/" + g.id + "/ports/8080"
+		for _, method := range []string{"GET", "POST", "DELETE", "PATCH"} {
+			_, body := l.want(200, req{method: method, path: path + "/a%2Fb/../c?x=%20", header: map[string]string{"Cookie": "session=1", "Origin": "http://" + l.addr, "X-Custom": "yes"}})
+			got := string(body)
+			for _, want := range []string{method + " /a%2Fb/../c?x=%20\n", "Host: localhost:8080\n", "X-Custom: yes", "X-Forwarded-Prefix: " + wire.BasePath + path + "\r"} {
+				if !strings.Contains(got, want) {
+					t.Errorf("%s: the guest did not get %q in\n%s", method, want, got)
+				}
+			}
+			for _, never := range []string{l.admin, "session=1", "Authorization", "Origin:"} {
+				if strings.Contains(got, never) {
+					t.Errorf("%s: the guest got %q in\n%s", method, never, got)
+				}
 			}
 		}
-		for _, never := range []string{l.admin, "session=1", "Authorization", "Origin:"} {
-			if strings.Contains(got, never) {
-				t.Errorf("%s: the guest got %q in\n%s", method, never, got)
-			}
+		l.problem(401, errors.Unauthenticated, req{method: "GET", path: path + "/", key: "none"})
+		l.problem(401, errors.Unauthenticated, req{method: "GET", path: path + "/", key: "none", header: map[string]string{wire.HeaderPreviewToken: g.token}})
+		l.problem(404, errors.NotFound, req{method: "GET", path: path + "/", key: l.other})
+		_, body := l.want(200, req{method: "GET", path: path + "/", header: map[string]string{"Authorization": "Basic x:y"}, key: l.admin})
+		if strings.Contains(string(body), "Basic") {
+			t.Errorf("a credential passed:\n%s", body)
 		}
-	}
-	l.problem(401, errors.Unauthenticated, req{method: "GET", path: path + "/", key: "none"})
-	l.problem(401, errors.Unauthenticated, req{method: "GET", path: path + "/", key: "none", header: map[string]string{wire.HeaderPreviewToken: g.token}})
-	l.problem(404, errors.NotFound, req{method: "GET", path: path + "/", key: l.other})
-	_, body := l.want(200, req{method: "GET", path: path + "/", header: map[string]string{"Authorization": "Basic x:y"}, key: l.admin})
-	if strings.Contains(string(body), "Basic") {
-		t.Errorf("a credential passed:\n%s", body)
-	}
+	})
 }

@@ -18,6 +18,7 @@ import (
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/gateway/internal/straight"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
 	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
@@ -39,6 +40,7 @@ const (
 	maxIdle       = 256
 	maxIdlePerVM  = 16
 	maxPerPort    = 512
+	maxStraight   = 64 // requests to a port that go straight; beside maxPerPort
 	maxHeaderSize = 256 << 10
 	// flushInterval is how long the first bytes of an answer of known length, and
 	// its header, may wait for more. What is short goes out at its end, in one
@@ -85,6 +87,7 @@ type Proxy struct {
 	changes   map[string]change // by method and path
 	stopping  context.Context
 	transport *http.Transport
+	straight  *straight.Transport
 	preview   *httputil.ReverseProxy
 	path      *httputil.ReverseProxy
 	sandbox   *httputil.ReverseProxy
@@ -121,10 +124,14 @@ func New(c Config) *Proxy {
 		// The connection is the VM's whatever its server shows: nobody is between.
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // see above
 	}
+	p.straight = &straight.Transport{
+		Near: near, Dial: p.dial, Rest: p.transport,
+		MaxBusy: maxStraight, MaxIdle: maxIdle, IdleTime: idleTimeout, MaxHeader: maxHeaderSize, Buffer: copyBuffer,
+	}
 	pool := &bufferPool{}
 	base := func(rewrite func(*httputil.ProxyRequest), modify func(*http.Response) error, fail func(http.ResponseWriter, error)) *httputil.ReverseProxy {
 		return &httputil.ReverseProxy{
-			Transport: p.transport, Rewrite: rewrite, ModifyResponse: modify, BufferPool: pool,
+			Transport: p.straight, Rewrite: rewrite, ModifyResponse: modify, BufferPool: pool,
 			FlushInterval: flushInterval,
 			ErrorLog:      slog.NewLogLogger(c.Logger.Handler(), slog.LevelDebug),
 			ErrorHandler:  func(w http.ResponseWriter, _ *http.Request, err error) { fail(w, err) },
@@ -163,12 +170,13 @@ func (p *Proxy) ServePath(w http.ResponseWriter, r *http.Request, t Target, pref
 
 // destination is where a request goes; prefix is the path form's, and host what
 // a server is told in the place of the one that was asked for. tls: the server
-// speaks it.
+// speaks it; near: it is on this host.
 type destination struct {
 	Target
 	prefix string
 	host   string
 	tls    bool
+	near   bool
 }
 
 // toPreview is where a preview's visitor is led, by how the VM shows it.
@@ -180,7 +188,7 @@ type destinationKey struct{}
 
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, u *url.URL, d destination, via *httputil.ReverseProxy) {
 	defer p.opened("port")()
-	ctx := context.WithValue(r.Context(), destinationKey{}, d)
+	ctx := r.Context()
 	if r.Header.Get("Upgrade") != "" || strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithCancel(ctx)
@@ -188,11 +196,13 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, u *url.URL, d dest
 		defer context.AfterFunc(p.stopping, cancel)()
 		defer context.AfterFunc(auth.Ended(r.Context()), cancel)()
 	}
-	r = r.WithContext(ctx)
-	r.URL = u
 	// A connection that waits for its next request may be one to a VM that was
 	// paused meanwhile: what went over it would not be answered.
-	if err := p.awake(ctx, d.VM); err != nil {
+	here, err := p.awake(ctx, d.VM)
+	d.near = here && d.Port != vmm.AgentPort // which may be no socket
+	r = r.WithContext(context.WithValue(ctx, destinationKey{}, d))
+	r.URL = u
+	if err != nil {
 		via.ErrorHandler(w, r, err)
 		return
 	}
@@ -200,7 +210,13 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, u *url.URL, d dest
 	via.ServeHTTP(w, r)
 }
 
-func (p *Proxy) awake(ctx context.Context, vm domain.ID) error {
+// near tells whether a request's server is on this host.
+func near(r *http.Request) bool {
+	d, _ := r.Context().Value(destinationKey{}).(destination)
+	return d.near
+}
+
+func (p *Proxy) awake(ctx context.Context, vm domain.ID) (here bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	return p.vms.Awake(ctx, vm)
@@ -246,7 +262,10 @@ func (p *Proxy) NewLink(r *http.Request, t Target, ttl time.Duration) (wire.Link
 
 // CloseIdle lets go of connections that wait for another request: to be
 // called when a VM was paused, stopped or deleted.
-func (p *Proxy) CloseIdle() { p.transport.CloseIdleConnections() }
+func (p *Proxy) CloseIdle() {
+	p.transport.CloseIdleConnections()
+	p.straight.CloseIdleConnections()
+}
 
 // fail answers for a target that cannot be reached. Seen from the visitor,
 // this server is the gateway and the VM the upstream: always 502, with the
