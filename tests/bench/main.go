@@ -227,7 +227,7 @@ func (b *bench) stop(ctx context.Context) error {
 	}
 	sites := []*site{b.warm, b.cold}
 	if b.micro != nil {
-		sites = append(sites, b.micro.cold, b.micro.pool)
+		sites = append(sites, b.micro.cold, b.micro.kept, b.micro.pool)
 	}
 	if b.fleet != nil {
 		err = b.fleet.stop(ctx)
