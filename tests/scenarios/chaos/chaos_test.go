@@ -80,6 +80,11 @@ func TestNothingIsLost(t *testing.T) {
 		}
 		working.Go(func() { u.work(during, end) })
 	}
+	c := &commissioner{user: user{
+		Rand: rand.New(rand.NewPCG(seed, users+1)), name: "commissioner", h: h, //nolint:gosec // repeatable
+		once: once, steady: steady, templates: f.templates,
+	}}
+	working.Go(func() { c.work(during, end) })
 	err := f.spoil(during, os.Getenv(onlyEnv), rand.New(rand.NewPCG(seed, users))) //nolint:gosec // repeatable
 	// Whoever still waits then shows by what: a Go program writes its stacks.
 	stuck := time.AfterFunc(aftermath-20*time.Second, func() {
@@ -98,14 +103,14 @@ func TestNothingIsLost(t *testing.T) {
 	f.settle()
 	t.Log(h.Summary())
 
-	c := f.clients(time.Minute)[0]
+	patient := f.clients(time.Minute)[0]
 	var rows []history.Row
-	for vm, err := range c.VMs(ctx, client.VMFilter{IncludeDeleted: true}) {
+	for vm, err := range patient.VMs(ctx, client.VMFilter{IncludeDeleted: true}) {
 		must(t, err)
-		rows = append(rows, history.Row{ID: vm.ID, Name: vm.Name, State: vm.State})
+		rows = append(rows, history.Row{ID: vm.ID, Name: vm.Name, State: vm.State, Task: vm.Metadata[taskLabel]})
 	}
 	var told []history.Event
-	for e, err := range c.Events(ctx, 0) {
+	for e, err := range patient.Events(ctx, 0) {
 		must(t, err)
 		told = append(told, history.Event{Seq: e.Seq, Type: e.Type, VM: e.VMID})
 	}
@@ -113,21 +118,21 @@ func TestNothingIsLost(t *testing.T) {
 		t.Error(wrong)
 	}
 
-	for vm, err := range c.VMs(ctx, client.VMFilter{}) {
+	for vm, err := range patient.VMs(ctx, client.VMFilter{}) {
 		must(t, err)
-		if _, err := c.DeleteVM(ctx, vm.ID); err != nil {
+		if _, err := patient.DeleteVM(ctx, vm.ID); err != nil {
 			t.Errorf("%s cannot be deleted: %v", vm.Name, err)
 		}
 	}
-	patient, cancel := context.WithTimeout(ctx, time.Minute)
+	settling, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for i, w := range f.workers {
-		for _, stray := range f.stray(patient, w) {
+		for _, stray := range f.stray(settling, w) {
 			t.Errorf("worker-%d: %s", i+1, stray)
 		}
 	}
 	var left []api.VM
-	for vm, err := range c.VMs(ctx, client.VMFilter{}) {
+	for vm, err := range patient.VMs(ctx, client.VMFilter{}) {
 		must(t, err)
 		left = append(left, vm)
 	}

@@ -121,19 +121,32 @@ func (u *user) life(ctx, end context.Context) {
 			vm.Commands = append(vm.Commands, c)
 			u.run(end, vm, c)
 		}
-		switch u.IntN(6) {
+		switch u.IntN(8) {
 		case 0:
 			u.file(end, vm)
 		case 1:
 			u.rest(end, vm)
+		case 2:
+			u.restart(end, vm)
 		}
 	}
 	u.look(end, vm)
+	switch u.IntN(8) {
+	case 0:
+		u.fork(ctx, end, vm)
+	case 1:
+		u.snapshot(ctx, end, vm)
+	}
+	u.leave(end, vm)
+}
+
+// leave deletes a VM, if it is not left to others.
+func (u *user) leave(ctx context.Context, vm *history.VM) {
 	if u.IntN(4) == 0 {
-		return // others are left, and there in the end
+		return // it is there in the end
 	}
 	vm.DeleteAsked = true
-	if err := u.until(end, "delete a VM", func(ctx context.Context, c *client.Client) error {
+	if err := u.until(ctx, "delete a VM", func(ctx context.Context, c *client.Client) error {
 		_, err := c.DeleteVM(ctx, vm.ID)
 		return err
 	}); err == nil {
@@ -154,14 +167,20 @@ func (u *user) create(ctx, end context.Context, vm *history.VM) {
 	}
 	// A brief one may end before who waits for it hears that it is ready.
 	key, async := domain.NewID().String(), vm.Timeout > 0 && vm.Timeout < long || u.IntN(2) == 0
+	u.ask(ctx, end, vm, "create a VM", func(ctx context.Context, c *client.Client) (string, error) {
+		if async {
+			return c.FindVMOnce(ctx, key, req)
+		}
+		made, err := c.CreateVMOnce(ctx, key, req)
+		return made.ID, err
+	})
+}
+
+// ask asks for a VM by do until it is known what came of it, or until the user gives up.
+func (u *user) ask(ctx, end context.Context, vm *history.VM, what string, do func(context.Context, *client.Client) (id string, err error)) {
 	for {
-		err := u.call(end, "create a VM", func(ctx context.Context, c *client.Client) (err error) {
-			if async {
-				vm.ID, err = c.FindVMOnce(ctx, key, req)
-				return err
-			}
-			made, err := c.CreateVMOnce(ctx, key, req)
-			vm.ID = made.ID
+		err := u.call(end, what, func(ctx context.Context, c *client.Client) (err error) {
+			vm.ID, err = do(ctx, c)
 			return err
 		})
 		switch {
@@ -177,6 +196,7 @@ func (u *user) create(ctx, end context.Context, vm *history.VM) {
 				return
 			}
 		}
+		vm.ID = ""
 		vm.Refused = append(vm.Refused, string(errors.CodeOf(err)))
 		if !mayPass(err) || u.IntN(6) == 0 || ctx.Err() != nil {
 			return
@@ -259,11 +279,14 @@ func (u *user) command() *history.Command {
 	return c
 }
 
+// ranPath is where commands leave their names in a VM.
+const ranPath = "/tmp/ran"
+
 func script(c *history.Command) []string {
 	lines := strings.Count(string(c.Want), "\n")
 	return []string{"sh", "-c", fmt.Sprintf(
-		`until { echo %[1]s >> /tmp/ran; } 2>/dev/null; do sleep 0.1; done; i=0; while [ $i -lt %[2]d ]; do echo "%[1]s $i"; i=$((i+1)); [ $((i %% 10)) = 0 ] && sleep 0.03; done; exit %[3]d`,
-		c.ID, lines, c.WantCode)}
+		`until { echo %[1]s >> %[4]s; } 2>/dev/null; do sleep 0.1; done; i=0; while [ $i -lt %[2]d ]; do echo "%[1]s $i"; i=$((i+1)); [ $((i %% 10)) = 0 ] && sleep 0.03; done; exit %[3]d`,
+		c.ID, lines, c.WantCode, ranPath)}
 }
 
 // run starts a command, reads all that it writes, and waits for its end.
@@ -376,7 +399,7 @@ func (u *user) rest(ctx context.Context, vm *history.VM) {
 
 // look reads what the commands have left in the VM.
 func (u *user) look(ctx context.Context, vm *history.VM) {
-	req := api.Execute{Command: api.Command{Args: []string{"cat", "/tmp/ran"}}, ID: domain.NewID().String()}
+	req := api.Execute{Command: api.Command{Args: []string{"cat", ranPath}}, ID: domain.NewID().String()}
 	var ran *string
 	err := u.until(ctx, "run a command", func(ctx context.Context, c *client.Client) error {
 		got, err := c.Execute(ctx, vm.ID, req)

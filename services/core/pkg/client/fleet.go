@@ -148,7 +148,13 @@ func (c *Client) Tasks(ctx context.Context, f TaskFilter, p Page) iter.Seq2[api.
 
 // CreateTask has a command run in a VM of its own.
 func (c *Client) CreateTask(ctx context.Context, req api.CreateTask) (api.Task, error) {
-	return fetch[api.Task](ctx, c, create(req, "tasks"))
+	return c.CreateTaskOnce(ctx, domain.NewID().String(), req)
+}
+
+// CreateTaskOnce is CreateTask with a key of the caller's: the same key and
+// request yield the same task, however often they are sent.
+func (c *Client) CreateTaskOnce(ctx context.Context, key string, req api.CreateTask) (api.Task, error) {
+	return fetch[api.Task](ctx, c, post(req, "tasks").keyed(key))
 }
 
 // CreateTaskGroup makes many tasks at once.

@@ -152,7 +152,13 @@ func (c *Client) VMUsage(ctx context.Context, vm string) (api.Usage, error) {
 // CreateSnapshot keeps a VM's disk, and if asked its memory, as it is now.
 // Returns Unsupported, Conflict for the memory of one that does not run.
 func (c *Client) CreateSnapshot(ctx context.Context, vm string, req api.CreateSnapshot) (api.Snapshot, error) {
-	return fetch[api.Snapshot](ctx, c, create(req, "vms", vm, "snapshots"))
+	return c.CreateSnapshotOnce(ctx, domain.NewID().String(), vm, req)
+}
+
+// CreateSnapshotOnce is CreateSnapshot with a key of the caller's: the same key
+// and request yield the same snapshot, however often they are sent.
+func (c *Client) CreateSnapshotOnce(ctx context.Context, key, vm string, req api.CreateSnapshot) (api.Snapshot, error) {
+	return fetch[api.Snapshot](ctx, c, post(req, "vms", vm, "snapshots").keyed(key))
 }
 
 // Snapshots lists snapshots, of one VM or, with an empty vm, all.

@@ -16,6 +16,7 @@ import (
 type History struct {
 	mu    sync.Mutex
 	vms   []*VM
+	tasks []*Task
 	calls []Call
 }
 
@@ -33,6 +34,10 @@ type VM struct {
 	// they ran, or nil where nobody could look.
 	Ran   []string
 	Files []*File
+	// Of is the VM or the snapshot that it was made of and that was there then, if
+	// any, and Had the commands that had ended in that one by then.
+	Of  string
+	Had []string
 	// Timeout is how long it was to last; 0: until it is deleted.
 	Timeout time.Duration
 	// Ended is how long after it was asked for it was seen to have ended by itself.
@@ -74,8 +79,9 @@ type Call struct {
 	HungUp   bool   // the caller's patience ended first
 }
 
-// Row is what the installation knows of a VM in the end.
-type Row struct{ ID, Name, State string }
+// Row is what the installation knows of a VM in the end. Task is the name of the
+// task that it was made for, if any.
+type Row struct{ ID, Name, State, Task string }
 
 // Event is one that the installation has told of a VM, if of one.
 type Event struct {
@@ -103,9 +109,20 @@ func (h *History) Check(rows []Row) (wrong []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
-	byName := map[string][]Row{}
+	byName, byTask := map[string][]Row{}, map[string][]Row{}
 	for _, r := range rows {
+		if r.Task != "" {
+			byTask[r.Task] = append(byTask[r.Task], r)
+			continue
+		}
 		byName[r.Name] = append(byName[r.Name], r)
+	}
+	for _, t := range h.tasks {
+		wrong = append(wrong, t.check(byTask[t.Name])...)
+		delete(byTask, t.Name)
+	}
+	for name, found := range byTask {
+		say("task %s: nobody asked for it: %v", name, found)
 	}
 	for _, vm := range h.vms {
 		found := byName[vm.Name]
@@ -142,6 +159,7 @@ func (h *History) Check(rows []Row) (wrong []string) {
 		for _, c := range vm.Commands {
 			wrong = append(wrong, c.check(vm)...)
 		}
+		wrong = append(wrong, vm.checkOrigin()...)
 		for _, f := range vm.Files {
 			if f.Written && f.Read && !bytes.Equal(f.Want, f.Got) {
 				say("VM %s (%s): %s is not what was written, from byte %d of %d on", vm.Name, vm.ID, f.Path, common(f.Want, f.Got), len(f.Want))
@@ -237,6 +255,32 @@ func (c *Command) check(vm *VM) (wrong []string) {
 	return wrong
 }
 
+// checkOrigin says what a VM lacks of what it was made of.
+func (vm *VM) checkOrigin() (wrong []string) {
+	if vm.Of == "" {
+		return nil
+	}
+	say := func(format string, args ...any) {
+		wrong = append(wrong, fmt.Sprintf("VM %s (%s), made of %s: %s", vm.Name, vm.ID, vm.Of, fmt.Sprintf(format, args...)))
+	}
+	if slices.Contains(vm.Refused, "not_found") {
+		say("that was not found")
+	}
+	if vm.Ran == nil {
+		return wrong
+	}
+	times := map[string]int{}
+	for _, id := range vm.Ran {
+		times[id]++
+	}
+	for _, id := range vm.Had {
+		if times[id] != 1 {
+			say("command %s, which had ended there, ran %d times", id, times[id])
+		}
+	}
+	return wrong
+}
+
 func common(a, b []byte) int {
 	n := min(len(a), len(b))
 	for i := range n {
@@ -254,8 +298,11 @@ func (h *History) Summary() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	failures, losses := map[string]int{}, map[string]int{}
-	var accepted, failed, commands, exited, lost, unacknowledged, bytesOut int
+	var accepted, failed, copies, commands, exited, lost, unacknowledged, bytesOut int
 	for _, vm := range h.vms {
+		if vm.Of != "" {
+			copies++
+		}
 		if vm.ID != "" {
 			accepted++
 		}
@@ -288,8 +335,14 @@ func (h *History) Summary() string {
 			codes[c.What+": "+c.Code]++
 		}
 	}
-	return fmt.Sprintf("%d VMs asked for, %d accepted, %d of them failed%s; %d commands: %d exited, %d lost%s, %d never acknowledged; %d bytes of output; %d calls, of them:%s",
-		len(h.vms), accepted, failed, list(failures), commands, exited, lost, list(losses), unacknowledged, bytesOut, len(h.calls), list(codes))
+	ends := map[string]int{}
+	for _, t := range h.tasks {
+		ends[strings.TrimSuffix("task "+t.State+": "+t.Failure, ": ")]++
+	}
+	return fmt.Sprintf("%d VMs asked for, %d of them copies, %d accepted, %d of them failed%s; %d commands: %d exited, %d lost%s, %d never acknowledged; "+
+		"%d bytes of output; %d tasks:%s; %d calls, of them:%s",
+		len(h.vms), copies, accepted, failed, list(failures), commands, exited, lost, list(losses), unacknowledged,
+		bytesOut, len(h.tasks), list(ends), len(h.calls), list(codes))
 }
 
 // list shows how often what was.

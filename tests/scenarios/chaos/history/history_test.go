@@ -12,7 +12,7 @@ func good() (*History, *VM, *Command, []Row) {
 	vm := &VM{Name: "one", ID: "v", State: "running", Commands: []*Command{c}, Ran: []string{"c"}, DeleteAsked: true, Deleted: true}
 	h := new(History)
 	h.Add(vm)
-	return h, vm, c, []Row{{"v", "one", "deleted"}}
+	return h, vm, c, []Row{{ID: "v", Name: "one", State: "deleted"}}
 }
 
 func TestCheckFinds(t *testing.T) {
@@ -22,9 +22,11 @@ func TestCheckFinds(t *testing.T) {
 	for want, spoil := range map[string]func(*History, *VM, *Command, *[]Row){
 		"not known any more": func(_ *History, _ *VM, _ *Command, rows *[]Row) { *rows = nil },
 		"it is there 2 times": func(_ *History, _ *VM, _ *Command, rows *[]Row) {
-			*rows = append(*rows, Row{"w", "one", "running"}, Row{"x", "one", "running"})
+			*rows = append(*rows, Row{ID: "w", Name: "one", State: "running"}, Row{ID: "x", Name: "one", State: "running"})
 		},
-		"nobody asked for it":          func(_ *History, _ *VM, _ *Command, rows *[]Row) { *rows = append(*rows, Row{"w", "other", "running"}) },
+		"nobody asked for it": func(_ *History, _ *VM, _ *Command, rows *[]Row) {
+			*rows = append(*rows, Row{ID: "w", Name: "other", State: "running"})
+		},
 		"neither accepted nor refused": func(_ *History, vm *VM, _ *Command, rows *[]Row) { vm.ID, *rows = "", nil },
 		"failed without a reason":      func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.State = "failed" },
 		`"creating" in the end`:        func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.State = "creating" },
@@ -44,8 +46,30 @@ func TestCheckFinds(t *testing.T) {
 		`answered by "unauthenticated"`: func(h *History, _ *VM, _ *Command, _ *[]Row) { h.Note(Call{Code: "unauthenticated"}) },
 		"which nobody asked for":        func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.DeleteAsked, vm.Deleted = false, false },
 		"ended within 2s":               func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.Timeout, vm.Ended = 3*time.Second, 2*time.Second },
+		"that was not found":            func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.Of, vm.Refused = "o", []string{"not_found"} },
+		"had ended there, ran 0 times":  func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.Of, vm.Had = "o", []string{"b"} },
+		"task t: nobody asked for it": func(_ *History, _ *VM, _ *Command, rows *[]Row) {
+			*rows = append(*rows, Row{ID: "w", Task: "t", State: "deleted"})
+		},
+		"task t (): neither accepted": func(h *History, _ *VM, _ *Command, _ *[]Row) { h.AddTask(&Task{Name: "t", Command: &Command{}}) },
+		`task t (x): "running" in the end`: func(h *History, _ *VM, _ *Command, _ *[]Row) {
+			h.AddTask(&Task{Name: "t", ID: "x", State: "running", Command: &Command{}})
+		},
+		`task t (x): failed by "internal"`: func(h *History, _ *VM, _ *Command, _ *[]Row) {
+			h.AddTask(&Task{Name: "t", ID: "x", State: "failed", Failure: "internal", Command: &Command{}})
+		},
+		`task t (x): succeeded by a command that`: func(h *History, _ *VM, _ *Command, _ *[]Row) {
+			h.AddTask(&Task{Name: "t", ID: "x", State: "succeeded", Command: &Command{}})
+		},
+		`task t (x): command k in VM of task t (x): it ran 2 times`: func(h *History, _ *VM, _ *Command, _ *[]Row) {
+			h.AddTask(&Task{Name: "t", ID: "x", State: "succeeded", Command: &Command{ID: "k", State: "exited"}, Ran: []string{"k", "k"}})
+		},
+		"task t (x): its VM w is running in the end": func(h *History, _ *VM, _ *Command, rows *[]Row) {
+			h.AddTask(&Task{Name: "t", ID: "x", State: "succeeded", Command: &Command{ID: "k", State: "exited"}})
+			*rows = append(*rows, Row{ID: "w", Task: "t", State: "running"})
+		},
 		"and running in the end": func(_ *History, vm *VM, _ *Command, rows *[]Row) {
-			vm.Ended, *rows = time.Second, []Row{{"v", "one", "running"}}
+			vm.Ended, *rows = time.Second, []Row{{ID: "v", Name: "one", State: "running"}}
 		},
 	} {
 		h, vm, c, rows := good()
