@@ -204,3 +204,59 @@ func TestManyKeys(t *testing.T) {
 		}
 	}
 }
+
+func (l *lab) vm(project domain.ID) domain.ID {
+	l.t.Helper()
+	vm := &domain.VM{ID: domain.NewID(), ProjectID: project, Desired: domain.WantRunning, Observed: domain.Running, CreatedAt: l.now, UpdatedAt: l.now}
+	if err := l.store.Update(l.t.Context(), func(tx storage.Tx) error { return tx.VMs().Insert(l.t.Context(), vm) }); err != nil {
+		l.t.Fatal(err)
+	}
+	return vm.ID
+}
+
+// What happens once happens once in all gateways, per VM, and is forgotten when it
+// cannot happen any more; no request's key stands in its way.
+func TestOnce(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	project := l.project()
+	vm, other := l.vm(project), l.vm(project)
+	until := l.now.Add(5 * time.Minute)
+	if err := l.one.Once(t.Context(), vm, "link", until); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*answers.Store{l.one, l.two} {
+		if err := s.Once(t.Context(), vm, "link", until); !errors.HasCode(err, errors.AlreadyExists) {
+			t.Errorf("again: %v", err)
+		}
+	}
+	for _, err := range []error{l.two.Once(t.Context(), vm, "another", until), l.two.Once(t.Context(), other, "link", until)} {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if err := l.one.Once(t.Context(), domain.NewID(), "link", until); !errors.HasCode(err, errors.NotFound) {
+		t.Errorf("without a VM: %v", err)
+	}
+	if _, claim, err := l.two.Begin(t.Context(), project, "link", "digest"); claim == nil || err != nil {
+		t.Errorf("a request's key: %v", err)
+	} else if err := claim.Finish(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+	left := func(at time.Time) (n int) {
+		t.Helper()
+		if err := l.store.Update(t.Context(), func(tx storage.Tx) (err error) {
+			n, err = tx.Answers().DeleteExpired(t.Context(), at, 10)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := left(until); n != 0 {
+		t.Errorf("%d are forgotten while clocks may differ", n)
+	}
+	if n := left(until.Add(2 * time.Minute)); n != 3 {
+		t.Errorf("%d were there to be swept", n)
+	}
+}

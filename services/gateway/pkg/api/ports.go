@@ -91,11 +91,12 @@ func (a *API) createLink(ctx context.Context, in *linkInput) (*huma.StreamRespon
 		return nil, err
 	}
 	// A link to a VM that has ended would promise what nobody keeps.
-	if _, err := a.VMs.VMPreviewToken(ctx, by, t.VM); err != nil {
+	token, err := a.VMs.VMPreviewToken(ctx, by, t.VM)
+	if err != nil {
 		return nil, err
 	}
 	return streaming(func(w http.ResponseWriter, r *http.Request) error {
-		link, err := a.Proxy.NewLink(r, t, fromMS(given(in.Body).TTLMS))
+		link, err := a.Proxy.NewLink(r, t, token, fromMS(given(in.Body).TTLMS))
 		if err != nil {
 			return err
 		}

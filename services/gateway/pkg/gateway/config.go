@@ -158,8 +158,8 @@ type Deps struct {
 	Ready func(ctx context.Context) error
 	// Audit records changes, and who asked for them. Optional: nothing does.
 	Audit api.AuditLog
-	// Links keeps one-time links. Optional: in memory.
-	Links proxy.LinkStore
+	// Links makes and opens one-time links. Optional: in memory, of this process alone.
+	Links proxy.Links
 	// Projects lets callers work in other projects than their key's, and tells
 	// when what credentials give changes. Optional: there are no others.
 	Projects auth.Projects

@@ -11,20 +11,20 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 )
 
-// LinkStore keeps one-time links until they are used or expire.
-type LinkStore interface {
-	// Put keeps a link under the hash of its secret. Returns RateLimited when
-	// there is no room.
-	Put(ctx context.Context, hash [sha256.Size]byte, t Target, expires time.Time) error
-	// Take removes a link and returns what it is for. Of several callers, one
-	// succeeds. Returns NotFound for a link that is unknown, used or expired.
-	Take(ctx context.Context, hash [sha256.Size]byte) (Target, error)
+// Links are one-time links until they are used or expire.
+type Links interface {
+	// New makes the secret of a link to a VM that has a token. Returns RateLimited
+	// when there is no room.
+	New(ctx context.Context, t Target, token string, expires time.Time) (secret string, err error)
+	// Take uses a link up. Of several callers, one succeeds. Returns NotFound for a
+	// link that is unknown, used, expired or to something else.
+	Take(ctx context.Context, t Target, token, secret string) error
 }
 
 const maxLinks = 10_000
 
-// MemoryLinks is a LinkStore in memory. Links die with the process, which is
-// the safe side: none can be used twice.
+// MemoryLinks are links in memory, for a process that is the only one to make and
+// open them. They die with it, which is the safe side: none can be used twice.
 type MemoryLinks struct {
 	now   func() time.Time
 	mu    sync.Mutex
@@ -44,8 +44,9 @@ func NewMemoryLinks(now func() time.Time) *MemoryLinks {
 	return &MemoryLinks{now: now, links: map[[sha256.Size]byte]link{}}
 }
 
-// Put implements LinkStore.
-func (m *MemoryLinks) Put(_ context.Context, hash [sha256.Size]byte, t Target, expires time.Time) error {
+// New implements Links.
+func (m *MemoryLinks) New(_ context.Context, t Target, _ string, expires time.Time) (string, error) {
+	secret, hash := newSecret()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(m.links) >= maxLinks {
@@ -56,23 +57,24 @@ func (m *MemoryLinks) Put(_ context.Context, hash [sha256.Size]byte, t Target, e
 			}
 		}
 		if len(m.links) >= maxLinks {
-			return errors.New(errors.RateLimited, "too many links wait to be used").WithRetryAfter(time.Minute)
+			return "", errors.New(errors.RateLimited, "too many links wait to be used").WithRetryAfter(time.Minute)
 		}
 	}
 	m.links[hash] = link{t, expires}
-	return nil
+	return secret, nil
 }
 
-// Take implements LinkStore.
-func (m *MemoryLinks) Take(_ context.Context, hash [sha256.Size]byte) (Target, error) {
+// Take implements Links.
+func (m *MemoryLinks) Take(_ context.Context, t Target, _, secret string) error {
+	hash := sha256.Sum256([]byte(secret))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	l, ok := m.links[hash]
 	delete(m.links, hash)
-	if !ok || !m.now().Before(l.expires) {
-		return Target{}, errors.New(errors.NotFound, "the link is not valid")
+	if !ok || !m.now().Before(l.expires) || l.target != t {
+		return errors.New(errors.NotFound, "the link is not valid")
 	}
-	return l.target, nil
+	return nil
 }
 
 // newSecret makes a link's secret and the hash it is kept under.

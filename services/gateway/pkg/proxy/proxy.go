@@ -59,7 +59,7 @@ type VMs interface {
 // Config is what the proxy needs.
 type Config struct {
 	VMs    VMs
-	Links  LinkStore
+	Links  Links
 	Domain Domain
 	// PublicURL, if set, makes preview addresses instead of the request's own
 	// scheme and port: behind a proxy that terminates TLS. {port} and {vm} stand in it.
@@ -78,7 +78,7 @@ type Config struct {
 // Proxy reaches servers in VMs.
 type Proxy struct {
 	vms       VMs
-	links     LinkStore
+	links     Links
 	domain    Domain
 	publicURL string
 	now       func() time.Time
@@ -247,14 +247,14 @@ func (p *Proxy) URL(r *http.Request, t Target) string {
 	return strings.NewReplacer("{port}", strconv.Itoa(int(t.Port)), "{vm}", t.VM.String()).Replace(p.publicURL)
 }
 
-// NewLink makes a one-time link to a preview.
-func (p *Proxy) NewLink(r *http.Request, t Target, ttl time.Duration) (wire.Link, error) {
+// NewLink makes a one-time link to a preview of a VM that has a token.
+func (p *Proxy) NewLink(r *http.Request, t Target, token string, ttl time.Duration) (wire.Link, error) {
 	if ttl <= 0 {
 		ttl = DefaultLinkTTL
 	}
-	secret, hash := newSecret()
 	expires := p.now().Add(ttl)
-	if err := p.links.Put(r.Context(), hash, t, expires); err != nil {
+	secret, err := p.links.New(r.Context(), t, token, expires)
+	if err != nil {
 		return wire.Link{}, err
 	}
 	return wire.Link{URL: p.URL(r, t) + "?" + wire.PreviewLinkParam + "=" + secret, ExpiresAt: expires.UTC()}, nil

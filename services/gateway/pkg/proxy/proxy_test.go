@@ -1,11 +1,14 @@
 package proxy_test
 
 import (
-	"crypto/sha256"
+	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -64,35 +67,36 @@ func TestMemoryLinks(t *testing.T) {
 	now := time.Now()
 	var mu sync.Mutex
 	m := proxy.NewMemoryLinks(func() time.Time { mu.Lock(); defer mu.Unlock(); return now })
-	hash := sha256.Sum256([]byte("secret"))
 	want := proxy.Target{VM: domain.NewID(), Port: 80}
-	if err := m.Put(t.Context(), hash, want, now.Add(time.Minute)); err != nil {
+	link := func() (string, error) { return m.New(t.Context(), want, "token", now.Add(time.Minute)) }
+	secret, err := link()
+	if err != nil {
 		t.Fatal(err)
 	}
 	// Of many, one gets it.
 	var wg sync.WaitGroup
-	won := make(chan proxy.Target, 50)
-	for range cap(won) {
+	var won atomic.Int32
+	for range 50 {
 		wg.Go(func() {
-			if got, err := m.Take(t.Context(), hash); err == nil {
-				won <- got
+			if m.Take(t.Context(), want, "token", secret) == nil {
+				won.Add(1)
 			}
 		})
 	}
 	wg.Wait()
-	if len(won) != 1 || <-won != want {
-		t.Fatalf("%d got the link", len(won)+1)
+	if won.Load() != 1 {
+		t.Fatalf("%d got the link", won.Load())
 	}
-	_ = m.Put(t.Context(), hash, want, now.Add(time.Minute))
+	secret, _ = link()
 	mu.Lock()
 	now = now.Add(time.Minute)
 	mu.Unlock()
-	if _, err := m.Take(t.Context(), hash); !errors.HasCode(err, errors.NotFound) {
+	if err := m.Take(t.Context(), want, "token", secret); !errors.HasCode(err, errors.NotFound) {
 		t.Fatalf("an expired link: %v", err)
 	}
 	// Its room is bounded, and what has expired makes room.
 	for i := 0; ; i++ {
-		err := m.Put(t.Context(), sha256.Sum256([]byte{byte(i), byte(i >> 8), 1}), want, now.Add(time.Minute))
+		_, err := link()
 		if errors.HasCode(err, errors.RateLimited) {
 			break
 		}
@@ -103,7 +107,80 @@ func TestMemoryLinks(t *testing.T) {
 	mu.Lock()
 	now = now.Add(time.Hour)
 	mu.Unlock()
-	if err := m.Put(t.Context(), hash, want, now.Add(time.Minute)); err != nil {
+	if _, err := link(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// used notes uses in memory.
+type used struct {
+	mu  sync.Mutex
+	all map[string]time.Time
+}
+
+func (u *used) Once(_ context.Context, vm domain.ID, name string, until time.Time) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	name = vm.String() + name
+	if _, is := u.all[name]; is {
+		return errors.New(errors.AlreadyExists, "used")
+	}
+	u.all[name] = until
+	return nil
+}
+
+// A link that is signed is good for its VM, port, token and time, once, wherever it
+// was made, and nothing about it can be changed.
+func TestSignedLinks(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	clock := func() time.Time { return now }
+	uses := &used{all: map[string]time.Time{}}
+	makes, opens := proxy.NewSignedLinks(uses, clock), proxy.NewSignedLinks(uses, clock)
+	to := proxy.Target{VM: domain.NewID(), Port: 80}
+	link := func() string {
+		t.Helper()
+		secret, err := makes.New(t.Context(), to, "token", now.Add(time.Minute))
+		if err != nil || url.QueryEscape(secret) != secret {
+			t.Fatal(secret, err)
+		}
+		return secret
+	}
+	refused := func(what string, t_ proxy.Target, token, secret string) {
+		t.Helper()
+		if err := opens.Take(t.Context(), t_, token, secret); !errors.HasCode(err, errors.NotFound) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	secret := link()
+	refused("another VM's", proxy.Target{VM: domain.NewID(), Port: 80}, "token", secret)
+	refused("another port's", proxy.Target{VM: to.VM, Port: 81}, "token", secret)
+	refused("after the token has changed", to, "other", secret)
+	refused("nothing", to, "token", "")
+	refused("much", to, "token", strings.Repeat(secret, 100))
+	for i := range secret {
+		c := byte('A')
+		if secret[i] == c {
+			c = 'B'
+		}
+		refused(fmt.Sprint("changed at ", i), to, "token", secret[:i]+string(c)+secret[i+1:])
+	}
+	if len(uses.all) > 0 {
+		t.Errorf("%d were noted as used", len(uses.all))
+	}
+	if err := opens.Take(t.Context(), to, "token", secret); err != nil {
+		t.Error(err)
+	}
+	refused("used", to, "token", secret)
+	for _, until := range uses.all {
+		if until.Sub(now).Abs() > time.Minute {
+			t.Errorf("kept until %s", until)
+		}
+	}
+	secret = link()
+	now = now.Add(time.Minute)
+	refused("expired", to, "token", secret)
+	if len(uses.all) != 1 {
+		t.Errorf("%d were noted as used", len(uses.all))
 	}
 }

@@ -99,10 +99,7 @@ func (p *Proxy) redeem(w http.ResponseWriter, r *http.Request, t Target, token, 
 		refuse(w, errors.New(errors.MethodNotAllowed, "a one-time link is opened with GET"))
 		return
 	}
-	for_, err := p.links.Take(r.Context(), sha256.Sum256([]byte(secret)))
-	if err == nil && for_ != t {
-		err = errors.New(errors.NotFound, "the link is not valid")
-	}
+	err := p.links.Take(r.Context(), t, token, secret)
 	if errors.HasCode(err, errors.NotFound) {
 		refuse(w, errors.New(errors.Unauthenticated, "the link is not valid").WithHint("it works once and for a few minutes; ask for a new one"))
 		return

@@ -27,6 +27,7 @@ import (
 	"github.com/aetherium/aetherium/services/gateway/pkg/answers"
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/gateway"
+	"github.com/aetherium/aetherium/services/gateway/pkg/proxy"
 	"github.com/aetherium/aetherium/services/gateway/pkg/settings"
 )
 
@@ -83,10 +84,13 @@ func Run(ctx context.Context, common core.Common, limits core.Quotas, s settings
 	}
 	teller := webhook.NewDeliverer(told, in.Store, in.Sealer, d.Log)
 	kept := answers.New(in.Store, in.Sealer, in.Now)
-	if d.Fleet == nil { // there is no other gateway
+	var links proxy.Links // in memory
+	if d.Fleet == nil {   // there is no other gateway
 		if err := kept.Forget(ctx); err != nil {
 			return err
 		}
+	} else {
+		links = proxy.NewSignedLinks(kept, in.Now)
 	}
 	started := time.Now().UTC().Truncate(time.Microsecond)
 	var server *gateway.Server
@@ -95,6 +99,7 @@ func Run(ctx context.Context, common core.Common, limits core.Quotas, s settings
 		Idempotency: kept, Uploads: uploads, Audit: records, Logger: d.Log,
 		Queue:      d.Queue,
 		Logs:       d.Logs,
+		Links:      links,
 		Fleet:      d.Fleet,
 		Webhooks:   webhook.New(webhook.Deps{Store: in.Store, Sealer: in.Sealer, Targets: told.Targets, Now: in.Now}),
 		Collectors: slices.Concat(d.Collectors, d.Service.Collectors(), in.Collectors(), teller.Collectors()),
