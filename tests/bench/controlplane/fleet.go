@@ -135,7 +135,7 @@ func (f *fleet) hire(ctx context.Context, i int) error {
 	}
 	f.closers = append(f.closers, func() error { return w.Stop(context.Background()) })
 	server := httptest.NewUnstartedServer(nil)
-	server.Config = nodelink.NewServer(nodelink.Handler(w, f.log), &tls.Config{MinVersion: tls.VersionTLS13}, f.log)
+	server.Config = nodelink.NewServer(nodelink.Handler(w, nil, f.log), &tls.Config{MinVersion: tls.VersionTLS13}, f.log)
 	server.EnableHTTP2 = true
 	server.StartTLS()
 	trust := x509.NewCertPool()

@@ -23,6 +23,9 @@ const (
 	JSON Format = "json"
 )
 
+// TraceKey names the ID of the trace that a line is about.
+const TraceKey = "trace_id"
+
 // New makes a logger that writes to w. level is debug, info, warn or error.
 // Returns InvalidArgument for a level or format that does not exist.
 func New(w io.Writer, format Format, level string) (*slog.Logger, error) {

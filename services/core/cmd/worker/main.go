@@ -46,7 +46,7 @@ func (p *program) serve() *cobra.Command {
 				return err
 			}
 			defer release()
-			return workerd.Serve(cmd.Context(), s, log, p.Collectors(), p.Ready)
+			return workerd.Serve(cmd.Context(), s, log, p.Collectors(), p.Files(), p.Ready)
 		},
 	}
 }

@@ -31,8 +31,9 @@ func (a *app) systemLogsCommand() *cobra.Command {
 		Short: "Show what the servers have logged",
 		Long: `Shows lines of the servers' logs, the oldest first: the last ones, as many as --limit
 says. Where the servers send them to a Loki (log.loki) they are those of all, of the
-last day unless --since says more; otherwise those of the server that answers, out of
-its files (log.file). With --follow it goes on with those to come.`,
+last day unless --since says more; otherwise those of the gateway that answers and of all
+workers, out of their files (log.file). Whose lines are missing, and why, is told on
+stderr. With --follow it goes on with those to come.`,
 		Example: `  aetherium system logs --since 1h --level warn
   aetherium system logs --service worker --grep snapshot
   aetherium system logs --follow -o json`,
@@ -56,6 +57,7 @@ its files (log.file). With --follow it goes on with those to come.`,
 			if err != nil {
 				return err
 			}
+			f.Missing = a.showMissingLogs
 			if follow {
 				for l, err := range c.FollowLogs(cmd.Context(), f) {
 					if err == nil {
@@ -88,10 +90,16 @@ its files (log.file). With --follow it goes on with those to come.`,
 	flags.StringVar(&f.Text, "grep", "", "only lines that contain this text")
 	flags.StringVar(&f.VM, "vm", "", "only lines about this VM, by ID")
 	flags.StringVar(&f.Request, "request", "", "only lines about this request, by ID")
+	flags.StringVar(&f.Trace, "trace", "", "only lines about this trace, by ID")
 	flags.IntVar(&limit, "limit", limit, "so many at most; 0: all")
 	flags.BoolVarP(&follow, "follow", "f", false, "go on with lines to come")
 	must(cmd.RegisterFlagCompletionFunc("level", fixed(logLevels...)))
 	return cmd
+}
+
+// showMissingLogs tells whose lines are missing.
+func (a *app) showMissingLogs(m api.LogMissing) {
+	a.say("lines of %s are missing: %s (%s)", m.Name, m.Detail, m.Reason)
 }
 
 // showLogLine shows a line on one of ours.

@@ -22,6 +22,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/installation"
 	"github.com/aetherium/aetherium/services/core/pkg/nodelink"
 	"github.com/aetherium/aetherium/services/core/pkg/scrape"
+	"github.com/aetherium/aetherium/services/core/pkg/serverlog"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/settings"
 	"github.com/aetherium/aetherium/services/core/pkg/settings/node"
@@ -55,12 +56,16 @@ type daemon struct {
 	tracing  *tracing.Tracing
 
 	collectors []prometheus.Collector // beside its own
+	logs       serverlog.Source       // the process's own lines; nil: in no file
 }
 
-// Serve runs the worker until ctx ends. collectors are metrics beside its own;
-// ready is called once gateways reach it.
-func Serve(ctx context.Context, s node.Settings, log *slog.Logger, collectors []prometheus.Collector, ready func() error) (err error) {
+// Serve runs the worker until ctx ends. collectors are metrics beside its own,
+// logs the files that it logs to, if any; ready is called once gateways reach it.
+func Serve(ctx context.Context, s node.Settings, log *slog.Logger, collectors []prometheus.Collector, logs *serverlog.Files, ready func() error) (err error) {
 	d := &daemon{settings: s, log: log, collectors: collectors}
+	if logs != nil {
+		d.logs = logs
+	}
 	defer func() { err = errors.Join(err, d.close()) }()
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", s.Worker.Address)
 	if err != nil {
@@ -172,7 +177,7 @@ func (d *daemon) run(ctx context.Context, listener net.Listener, ready func() er
 	beside.Go(func() { d.host.Foresee(running, d.service(), project, base) })
 	beside.Go(func() { d.identity.Keep(running, d.gateway, d.log) })
 	ended := make(chan error, 2)
-	stop := d.serve(listener, nodelink.NewServer(d.tracing.Calls(nodelink.Handler(own, d.log)), d.identity.ServerTLS(), d.log), ended)
+	stop := d.serve(listener, nodelink.NewServer(d.tracing.Calls(nodelink.Handler(own, untilStop(ctx, d.logs), d.log)), d.identity.ServerTLS(), d.log), ended)
 	defer stop()
 	if at := d.settings.Worker.Metrics; at != "" {
 		metrics, err := d.metrics()
@@ -218,6 +223,28 @@ func (d *daemon) serve(l net.Listener, s *http.Server, ended chan<- error) (stop
 			_ = s.Close() // streams last as long as what they tell of
 		}
 	}
+}
+
+// lasting is a source whose streams end when the worker stops, which would wait
+// for them.
+type lasting struct {
+	serverlog.Source
+	stopping context.Context //nolint:containedctx // the worker's
+}
+
+func untilStop(stopping context.Context, logs serverlog.Source) serverlog.Source {
+	if logs == nil {
+		return nil
+	}
+	return lasting{logs, stopping}
+}
+
+// Follow implements serverlog.Source.
+func (l lasting) Follow(ctx context.Context, f serverlog.Filter, after string, to serverlog.Listener) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(l.stopping, func() { cancel(errors.New(errors.Unavailable, "the worker stops")) })()
+	return l.Source.Follow(ctx, f, after, to)
 }
 
 // service is what knows what VMs are like that nobody has said anything of.

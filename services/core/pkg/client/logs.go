@@ -21,6 +21,9 @@ type LogFilter struct {
 	Text         string // contained
 	VM           string // ID
 	Request      string // ID
+	Trace        string // ID
+	// Missing is told of servers whose lines are missing, and why; nil: nobody is.
+	Missing func(api.LogMissing)
 }
 
 func (f LogFilter) params() [][2]string {
@@ -32,7 +35,13 @@ func (f LogFilter) params() [][2]string {
 	}
 	return [][2]string{
 		{"since", stamp(f.Since)}, {"until", stamp(f.Until)}, {"level", f.Level}, {"service", f.Service}, {"host", f.Host},
-		{"text", f.Text}, {"vm", f.VM}, {"request", f.Request},
+		{"text", f.Text}, {"vm", f.VM}, {"request", f.Request}, {"trace_id", f.Trace},
+	}
+}
+
+func (f LogFilter) missing(m api.LogMissing) {
+	if f.Missing != nil {
+		f.Missing(m)
 	}
 }
 
@@ -62,6 +71,9 @@ func (c *Client) Logs(ctx context.Context, f LogFilter, limit int) iter.Seq2[api
 			if err != nil {
 				yield(api.LogLine{}, err)
 				return
+			}
+			for _, m := range page.Missing {
+				f.missing(m)
 			}
 			for _, l := range page.Items {
 				if !yield(l, nil) {
@@ -125,6 +137,14 @@ func (c *Client) logStream(ctx context.Context, f LogFilter, after string, take 
 			e := errors.New(errors.Code(m.Code), "%s", m.Message)
 			e.Hint = m.Hint
 			return false, e
+		}
+		if m.Type == api.LogsMissing {
+			var missing api.LogMissing
+			if json.Unmarshal(text, &missing) != nil {
+				return false, truncated()
+			}
+			f.missing(missing)
+			return true, nil
 		}
 		return take(m.LogLine), nil
 	})

@@ -180,7 +180,7 @@ func (c *Client) open(ctx context.Context, name string, in any, body io.Reader, 
 // value reads the answer's value, or the error that is in its place.
 func (r *reply) value(out any) error {
 	if r.response.StatusCode != http.StatusOK {
-		return refusal(r)
+		return refusal(r.response.StatusCode, r)
 	}
 	err := readLine(r.Reader, out)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
@@ -198,9 +198,12 @@ func (r *reply) value(out any) error {
 }
 
 // refusal is the error that a node answered with.
-func refusal(r io.Reader) error {
+func refusal(status int, r io.Reader) error {
 	var f failure
 	if err := json.NewDecoder(io.LimitReader(r, maxLine)).Decode(&f); err != nil || f.Code == "" {
+		if status == http.StatusNotFound { // nothing is there that would answer
+			return errors.New(errors.Unsupported, "the worker does not know this call: its version is too old").WithHint("update the worker")
+		}
 		return garbled(err)
 	}
 	return f.error()

@@ -26,18 +26,18 @@ func (s *server) dial(w http.ResponseWriter, r *http.Request) {
 	out := &answer{w: w, flush: http.NewResponseController(w).Flush}
 	var in dialPort
 	if err := readLine(bufio.NewReader(r.Body), &in); err != nil {
-		out.end(s, "dial", errors.Wrap(err, errors.InvalidArgument, "what is to be dialed is not understood"))
+		out.end(r.Context(), s, "dial", errors.Wrap(err, errors.InvalidArgument, "what is to be dialed is not understood"))
 		return
 	}
 	guest, err := s.node.Dial(r.Context(), in.VM, in.Port)
 	if err != nil {
-		out.end(s, "dial", err)
+		out.end(r.Context(), s, "dial", err)
 		return
 	}
 	defer func() { _ = guest.Close() }()
 	conn, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		out.end(s, "dial", errors.Wrap(err, errors.InvalidArgument, "a connection to a port wants HTTP/1.1"))
+		out.end(r.Context(), s, "dial", errors.Wrap(err, errors.InvalidArgument, "a connection to a port wants HTTP/1.1"))
 		return
 	}
 	defer func() { _ = conn.Close() }()
@@ -113,7 +113,7 @@ func (c *Client) takeOver(ctx context.Context, raw net.Conn, what dialPort) (net
 	}
 	if response.StatusCode != http.StatusSwitchingProtocols {
 		defer func() { _ = response.Body.Close() }()
-		return nil, refusal(response.Body)
+		return nil, refusal(response.StatusCode, response.Body)
 	}
 	return &portConn{Conn: raw, r: r}, nil
 }

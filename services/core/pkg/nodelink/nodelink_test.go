@@ -63,7 +63,7 @@ func link(t *testing.T, n service.Node) *linked {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	server := httptest.NewUnstartedServer(nil)
-	server.Config = nodelink.NewServer(nodelink.Handler(n, log), &tls.Config{MinVersion: tls.VersionTLS13}, log)
+	server.Config = nodelink.NewServer(nodelink.Handler(n, nil, log), &tls.Config{MinVersion: tls.VersionTLS13}, log)
 	server.EnableHTTP2 = true
 	server.StartTLS()
 	trust := x509.NewCertPool()

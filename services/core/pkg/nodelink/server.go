@@ -9,18 +9,20 @@ import (
 	"net/http"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/serverlog"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 )
 
-// Handler serves a node. It wants HTTP/2, and HTTP/1.1 beside it for
-// connections to ports (see [ServerTLS]).
-func Handler(node service.Node, log *slog.Logger) http.Handler {
+// Handler serves a node, and what its process logs to files; nil: there are none.
+// It wants HTTP/2, and HTTP/1.1 beside it for connections to ports (see [ServerTLS]).
+func Handler(node service.Node, logs serverlog.Source, log *slog.Logger) http.Handler {
 	s := &server{node: node, log: log, mux: http.NewServeMux()}
 	s.executions()
 	s.machines()
 	s.files()
 	s.volumes()
 	s.work()
+	s.logs(logs)
 	s.mux.HandleFunc("POST "+Prefix+"dial", s.dial)
 	return s.mux
 }
@@ -54,10 +56,10 @@ func streams[In any](s *server, name string, do func(context.Context, In, io.Rea
 		var in In
 		body := bufio.NewReader(r.Body)
 		if err := readLine(body, &in); err != nil {
-			out.end(s, name, errors.Wrap(err, errors.InvalidArgument, "what the call %s was given is not understood", name))
+			out.end(r.Context(), s, name, errors.Wrap(err, errors.InvalidArgument, "what the call %s was given is not understood", name))
 			return
 		}
-		out.end(s, name, do(r.Context(), in, body, out))
+		out.end(r.Context(), s, name, do(r.Context(), in, body, out))
 	})
 }
 
@@ -88,7 +90,12 @@ func (a *answer) Write(p []byte) (int, error) {
 }
 
 // end tells how the call went.
-func (a *answer) end(s *server, name string, err error) {
+func (a *answer) end(ctx context.Context, s *server, name string, err error) {
+	if err == nil {
+		s.log.DebugContext(ctx, "a gateway's call", "call", name)
+	} else {
+		s.log.DebugContext(ctx, "a gateway's call", "call", name, "error", err)
+	}
 	switch {
 	case err == nil:
 		return
@@ -100,6 +107,6 @@ func (a *answer) end(s *server, name string, err error) {
 		_ = json.NewEncoder(a.w).Encode(f)
 	}
 	if errors.HasCode(err, errors.Internal) {
-		s.log.Error("a call of a gateway failed", "call", name, "error", err)
+		s.log.ErrorContext(ctx, "a call of a gateway failed", "call", name, "error", err)
 	}
 }

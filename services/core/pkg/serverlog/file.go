@@ -176,7 +176,7 @@ func (s *Files) Read(ctx context.Context, f Filter, p Page) (List, error) {
 			at.Offset, after = 0, at.At
 		}
 	}
-	page := filePage{files: s, filter: f, needles: needlesOf(f), limit: p.Limit, after: after, down: !p.Oldest}
+	page := filePage{files: s, filter: f, needles: needlesOf(f), limit: p.Limit, size: pageSize(p), after: after, down: !p.Oldest}
 	for i, one := range all {
 		if !p.Oldest || !one.at.Before(f.Since) {
 			from := int64(-1)
@@ -233,6 +233,7 @@ type filePage struct {
 	filter  Filter
 	needles [][]byte
 	limit   int
+	size    int
 	after   int64
 	down    bool
 
@@ -271,6 +272,7 @@ func (p *filePage) take(ctx context.Context, number uint64, start, end int64, li
 	e, ok := p.files.entry(p.filter, p.needles, line)
 	if ok && e.At.UnixNano() > p.after {
 		e.ID = encode(filePlace{File: number, Offset: end, At: e.At.UnixNano()})
+		e.Behind = p.behind(number, start, end, e.At)
 		p.list.Entries = append(p.list.Entries, e)
 		p.bytes += len(line)
 	}
@@ -280,14 +282,27 @@ func (p *filePage) take(ctx context.Context, number uint64, start, end int64, li
 		p.done = true // and there are no more
 		return false
 	}
-	if len(p.list.Entries) < p.limit && p.bytes < maxPage && p.scanned < maxScan && ctx.Err() == nil {
+	if len(p.list.Entries) < p.limit && p.bytes < p.size && p.scanned < maxScan && ctx.Err() == nil {
 		return true
 	}
 	p.done = true
-	place := filePlace{File: number, Offset: end, At: when.UnixNano()}
+	p.list.Next = p.behind(number, start, end, when)
+	return false
+}
+
+// behind is the cursor that goes on behind a line.
+func (p *filePage) behind(number uint64, start, end int64, at time.Time) string {
+	place := filePlace{File: number, Offset: end, At: at.UnixNano()}
 	if p.down {
 		place.Offset, place.Down = start, true
 	}
-	p.list.Next = encode(place)
-	return false
+	return encode(place)
+}
+
+// pageSize is how many bytes of lines a page has.
+func pageSize(p Page) int {
+	if p.Bytes > 0 {
+		return min(p.Bytes, maxPage)
+	}
+	return maxPage
 }

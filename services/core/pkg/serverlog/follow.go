@@ -17,14 +17,14 @@ func (s *Files) Check(after string) error {
 
 // Follow implements Source. Of lines that were put aside too far to be there still
 // nothing is told.
-func (s *Files) Follow(ctx context.Context, f Filter, after string, tell func(Entry) error) error {
+func (s *Files) Follow(ctx context.Context, f Filter, after string, to Listener) error {
 	var at filePlace
 	if after != "" {
 		if err := decode(after, resumeField, &at); err != nil {
 			return err
 		}
 	}
-	t := &fileTail{files: s, filter: f, needles: needlesOf(f), tell: tell}
+	t := &fileTail{files: s, filter: f, needles: needlesOf(f), tell: to.Line}
 	defer t.close()
 	if err := t.begin(at, after != ""); err != nil {
 		return err

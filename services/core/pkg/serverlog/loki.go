@@ -195,7 +195,7 @@ func (s *Loki) Check(after string) error {
 
 // Follow implements Source. Lines that come late are told late, and not missed;
 // of who goes on behind a line those of the last moments before it come once more.
-func (s *Loki) Follow(ctx context.Context, f Filter, after string, tell func(Entry) error) error {
+func (s *Loki) Follow(ctx context.Context, f Filter, after string, to Listener) error {
 	from, newest := f.Since, time.Now()
 	told := map[string]time.Time{}
 	switch {
@@ -227,7 +227,7 @@ func (s *Loki) Follow(ctx context.Context, f Filter, after string, tell func(Ent
 				if _, known := told[e.ID]; known {
 					continue
 				}
-				if err := tell(e); err != nil {
+				if err := to.Line(e); err != nil {
 					return err
 				}
 				told[e.ID] = e.At

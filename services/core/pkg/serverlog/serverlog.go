@@ -1,5 +1,6 @@
 // Package serverlog reads what servers have logged: out of a Loki that has the
-// lines of all of them, or out of the files that this process writes.
+// lines of all of them, out of the files that this process writes, or out of
+// those and the ones that workers write.
 package serverlog
 
 import (
@@ -13,7 +14,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/common/pkg/logging"
 )
 
 // Bounds on what is read.
@@ -34,11 +35,13 @@ type Filter struct {
 	Text         string // contained in the line, as upper and lower case are
 	VM           string // ID
 	Request      string // ID
+	Trace        string // ID
 }
 
 // Page says which part of the lines is meant.
 type Page struct {
 	Limit  int // 1 to MaxLimit
+	Bytes  int // of the lines, but for the last; 0: maxPage
 	Cursor string
 	Oldest bool // first; otherwise the newest
 }
@@ -46,10 +49,12 @@ type Page struct {
 // Entry is a line.
 type Entry struct {
 	ID      string // where it is; the same line has the same
+	Behind  string // cursor of a page that goes on behind it, in the order that it was read in; of files alone
 	At      time.Time
 	Level   string
 	Service string
 	Host    string
+	Worker  string // ID, where workers were asked
 	Message string
 	Fields  map[string]json.RawMessage // the rest
 	Cut     bool                       // it was too long, and some is missing
@@ -60,31 +65,65 @@ type Entry struct {
 type List struct {
 	Entries []Entry
 	Next    string // cursor; empty: there are no more
+	Missing []Missing
+}
+
+// Missing is a server that was to be asked for its lines, and why they are not
+// there.
+type Missing struct {
+	Worker string // ID; empty: it is the gateway itself
+	Name   string
+	Reason Reason
+	Detail string // for people
+}
+
+// Reason is why lines are missing.
+type Reason string
+
+// The reasons.
+const (
+	Away        Reason = "away"        // nothing is heard of the worker
+	Unreachable Reason = "unreachable" // it cannot be spoken to
+	Slow        Reason = "slow"        // it has not answered in time
+	OldVersion  Reason = "old_version" // it does not know how
+	NoFile      Reason = "no_file"     // it logs to none
+	Unknown     Reason = "unknown"     // what was read before is of a server that is not there
+	TooMany     Reason = "too_many"    // more workers than are asked
+	Failed      Reason = "failed"
+)
+
+// Listener is whom a stream tells. Neither is called while one is.
+type Listener struct {
+	Line func(Entry) error
+	// Missing tells of a server whose lines do not come, once until they do again.
+	// where is the ID to go on behind.
+	Missing func(m Missing, where string) error
 }
 
 // Source is where lines are read.
 type Source interface {
-	// Kind is loki or file.
+	// Kind is loki, fleet or file.
 	Kind() string
 	// Read gives a page. Returns InvalidArgument for the cursor, Unavailable.
 	Read(ctx context.Context, f Filter, p Page) (List, error)
 	// Check returns InvalidArgument for what is no line's ID, but empty.
 	Check(after string) error
 	// Follow tells the lines behind the one of an ID and those to come, until ctx
-	// ends or tell fails; without an ID those since f.Since, or from now on.
+	// ends or telling fails; without an ID those since f.Since, or from now on.
 	// Returns InvalidArgument for the ID, Unavailable.
-	Follow(ctx context.Context, f Filter, after string, tell func(Entry) error) error
+	Follow(ctx context.Context, f Filter, after string, to Listener) error
 }
 
 // The names of what is asked for in lines.
 var (
 	vmKeys      = []string{"vm", "vm_id"}
 	requestKeys = []string{"request_id"}
+	traceKeys   = []string{logging.TraceKey}
 )
 
 // byField is the IDs that are asked for, each with the fields that it may be in.
 func (f Filter) byField() (of []fieldFilter) {
-	for _, c := range []fieldFilter{{vmKeys, f.VM}, {requestKeys, f.Request}} {
+	for _, c := range []fieldFilter{{vmKeys, f.VM}, {requestKeys, f.Request}, {traceKeys, f.Trace}} {
 		if c.value != "" {
 			of = append(of, c)
 		}
@@ -208,7 +247,7 @@ func encode(position any) string {
 
 // decode returns InvalidArgument for what encode has not made of the kind.
 func decode(s, field string, position any) error {
-	bad := errors.New(errors.InvalidArgument, "this is no place in these lines").WithField(field).WithHint("leave it out to begin anew")
+	bad := noPlace(field)
 	text, err := base64.RawURLEncoding.DecodeString(s)
 	if err != nil || !utf8.Valid(text) {
 		return bad

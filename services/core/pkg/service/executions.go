@@ -206,7 +206,7 @@ func (s *Service) openCommand(ctx context.Context, x *domain.Execution) {
 	}
 	cmd, err := OpenCommand(ctx, s.sealer, x.ID, x.CommandSealed)
 	if err != nil {
-		s.log.Warn("command not readable", "execution", x.ID, "error", err)
+		s.log.WarnContext(ctx, "command not readable", "execution", x.ID, "error", err)
 		return
 	}
 	x.Command = cmd

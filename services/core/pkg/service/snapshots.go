@@ -154,7 +154,7 @@ func (s *Service) DeleteSnapshot(ctx context.Context, by vmm.Caller, id domain.I
 	for _, at := range append(copies, snap.WorkerID) {
 		node, rerr := s.reach(ctx, at)
 		if rerr != nil {
-			s.log.Warn("snapshot data is left to the sweep", "snapshot", id, "worker", at, "error", rerr)
+			s.log.WarnContext(ctx, "snapshot data is left to the sweep", "snapshot", id, "worker", at, "error", rerr)
 			continue
 		}
 		err = errors.Join(err, node.DeleteSnapshot(ctx, snap))

@@ -407,7 +407,7 @@ func (s *Service) templatesChanged(ctx context.Context) {
 		return nil
 	})
 	if err != nil {
-		s.log.Warn("not all workers were told that templates changed", "error", err)
+		s.log.WarnContext(ctx, "not all workers were told that templates changed", "error", err)
 	}
 }
 

@@ -259,7 +259,7 @@ func (s *Service) wake(ctx context.Context, vm *domain.VM) {
 	node, err := s.nodes.Node(vm.WorkerID)
 	if err != nil {
 		// The worker finds the row by itself when it is back.
-		s.log.Warn("worker not reached", "vm", vm.ID, "worker", vm.WorkerID, "error", err)
+		s.log.WarnContext(ctx, "worker not reached", "vm", vm.ID, "worker", vm.WorkerID, "error", err)
 		return
 	}
 	node.Wake(ctx, vm.ProjectID, vm.ID)

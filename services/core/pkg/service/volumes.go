@@ -132,7 +132,7 @@ func (s *Service) DeleteVolume(ctx context.Context, by vmm.Caller, idOrName stri
 		err = node.DeleteVolume(context.WithoutCancel(ctx), v.ID)
 	}
 	if err != nil {
-		s.log.Warn("a volume's data is left to the sweep", "volume", v.ID, "error", err)
+		s.log.WarnContext(ctx, "a volume's data is left to the sweep", "volume", v.ID, "error", err)
 	}
 	return nil
 }

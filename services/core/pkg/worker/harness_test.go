@@ -232,7 +232,7 @@ type link struct {
 
 func newLink(node service.Node, log *slog.Logger) *link {
 	server := httptest.NewUnstartedServer(nil)
-	server.Config = nodelink.NewServer(nodelink.Handler(node, log), &tls.Config{MinVersion: tls.VersionTLS13}, log)
+	server.Config = nodelink.NewServer(nodelink.Handler(node, nil, log), &tls.Config{MinVersion: tls.VersionTLS13}, log)
 	server.EnableHTTP2 = true
 	server.StartTLS()
 	trust := x509.NewCertPool()

@@ -41,7 +41,7 @@ func (p *program) serve() *cobra.Command {
 			if !s.Loopback() {
 				log.Warn("the API can be reached from other hosts; its keys are all that protects it", "address", s.Listen.Address, "tls", s.TLS.Address)
 			}
-			return gatewayd.Serve(cmd.Context(), s, log, p.Collectors(), p.Logs(), func(string) error { return p.Ready() })
+			return gatewayd.Serve(cmd.Context(), s, log, p.Collectors(), gatewayd.Logs{Loki: p.Loki(), File: p.Files()}, func(string) error { return p.Ready() })
 		},
 	}
 }

@@ -33,10 +33,23 @@ import (
 // stopLimit bounds the end of what runs beside the server.
 const stopLimit = 5 * time.Second
 
-// Serve runs the gateway until ctx ends. collectors are metrics beside its own,
-// logs where lines of servers can be read, if anywhere;
+// Logs is where a gateway finds lines of servers: in Loki, which has all of them, or
+// in its own files, and by the workers. Both may be nil.
+type Logs struct {
+	Loki *serverlog.Loki
+	File *serverlog.Files
+}
+
+func (l Logs) source(workers serverlog.Peers) serverlog.Source {
+	if l.Loki != nil {
+		return l.Loki
+	}
+	return serverlog.NewFleet(l.File, workers)
+}
+
+// Serve runs the gateway until ctx ends. collectors are metrics beside its own;
 // ready is called once it serves, with where.
-func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, collectors []prometheus.Collector, logs serverlog.Source, ready func(url string) error) (err error) {
+func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, collectors []prometheus.Collector, logs Logs, ready func(url string) error) (err error) {
 	if err := os.MkdirAll(s.DataDir, 0o700); err != nil {
 		return errors.Wrap(err, errors.Internal, "the data directory %s cannot be made", s.DataDir)
 	}
@@ -101,7 +114,7 @@ func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, collectors
 		return err
 	}
 	return serve.Run(ctx, s.Common, s.Quotas, s.Front, serve.Deps{
-		Installation: in, Service: cases, Access: who, Queue: queue.Joined(jobs.all), Tracing: spans, Log: log, Logs: logs,
+		Installation: in, Service: cases, Access: who, Queue: queue.Joined(jobs.all), Tracing: spans, Log: log, Logs: logs.source(workers),
 		Fleet:      fleet.New(fleet.Deps{Store: in.Store, Authority: authority, Now: in.Now}),
 		Collectors: slices.Concat(collectors, calls.Collectors(), []prometheus.Collector{newOverview(in.Store, queue.Joined(jobs.all), log)}),
 	}, ready)

@@ -130,10 +130,10 @@ func reads[I any](a *API, what, path, tag, read, head string, handler func(conte
 	register(a, describe, options{scope: domain.ScopeRead}, handler)
 }
 
-func streamResponses[T any](a *API) map[string]*huma.Response {
+func streamResponses[T any](a *API, more ...*huma.Schema) map[string]*huma.Response {
 	return map[string]*huma.Response{
 		"101": upgradeResponse(),
-		"200": eventStream("Events", schemaOf[T](a), schemaOf[wire.ServerControl](a)),
+		"200": eventStream("Events", append([]*huma.Schema{schemaOf[T](a), schemaOf[wire.ServerControl](a)}, more...)...),
 	}
 }
 

@@ -27,6 +27,7 @@ type LogQuery struct {
 	Text    string `query:"text" maxLength:"256" doc:"Contained in the line, as upper and lower case are"`
 	VM      string `query:"vm" maxLength:"20" pattern:"^[a-z0-9]{20}$" patternDescription:"an ID: 20 characters of a-z and 0-9" doc:"ID of the VM that it is about"`
 	Request string `query:"request" maxLength:"128" pattern:"^[A-Za-z0-9._-]+$" doc:"ID of the request that it is about"`
+	Trace   string `query:"trace_id" maxLength:"32" pattern:"^[0-9a-f]{32}$" patternDescription:"a trace ID: 32 digits of 0-9 and a-f" doc:"ID of the trace that it is about"`
 }
 
 type (
@@ -34,13 +35,13 @@ type (
 		LogQuery
 		Until  string `query:"until" maxLength:"40" doc:"Before: a time (RFC 3339), or how long ago"`
 		Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Lines in a page"`
-		Cursor string `query:"cursor" maxLength:"1024" doc:"next_cursor of the page before"`
+		Cursor string `query:"cursor" maxLength:"8192" doc:"next_cursor of the page before"`
 		Order  string `query:"order" enum:"asc,desc" default:"desc" doc:"Newest (desc) or oldest (asc) first"`
 	}
 	streamLogsInput struct {
 		LogQuery
-		After       string `query:"after" maxLength:"1024" doc:"ID of the line to go on behind"`
-		LastEventID string `header:"Last-Event-ID" maxLength:"1024" doc:"The same; beats after"`
+		After       string `query:"after" maxLength:"8192" doc:"ID of the line to go on behind"`
+		LastEventID string `header:"Last-Event-ID" maxLength:"8192" doc:"The same; beats after"`
 	}
 	logsOutput struct{ Body wire.LogPage }
 )
@@ -48,13 +49,14 @@ type (
 func (a *API) logRoutes() {
 	const tag = "Fleet"
 	register(a, operation("list-logs", http.MethodGet, "/logs", tag, "List what servers have logged",
-		"From Loki (log.loki) lines of all servers, of the last day unless since says more; otherwise those of the server that answers, from its files (log.file). "+
+		"From Loki (log.loki) lines of all servers, of the last day unless since says more; otherwise those of the gateway that answers and of all workers, from their files (log.file), with whoever has not answered (missing). "+
 			"A page can have fewer lines than limit, or none, and yet a next_cursor: then so much was looked through."),
 		options{scope: domain.ScopeAdmin}, a.listLogs)
 	stream := operation("stream-logs", http.MethodGet, "/logs/stream", tag, "Follow what servers log",
 		"Over WebSocket or as server-sent events; LogLine in JSON. Lines since a time and those to come, or from now on. "+
+			"A LogMissing tells of a worker whose lines do not come, until they do again. "+
 			"From Loki those of the last seconds before the one gone on behind may come once more, as some come late; their IDs are the same.")
-	stream.Responses = streamResponses[wire.LogLine](a)
+	stream.Responses = streamResponses[wire.LogLine](a, schemaOf[wire.LogMissing](a))
 	register(a, stream, options{scope: domain.ScopeAdmin}, func(_ context.Context, in *streamLogsInput) (*huma.StreamResponse, error) {
 		return streaming(func(w http.ResponseWriter, r *http.Request) error {
 			from, f, err := a.logs(r.Context(), in.LogQuery)
@@ -66,7 +68,14 @@ func (a *API) logRoutes() {
 				return err
 			}
 			return a.Streams.Messages(w, r, "logs", func(ctx context.Context, tell ws.Tell) error {
-				return from.Follow(ctx, f, after, func(e serverlog.Entry) error { return tell("line", e.ID, logLine(e)) })
+				return from.Follow(ctx, f, after, serverlog.Listener{
+					Line: func(e serverlog.Entry) error { return tell("line", e.ID, logLine(e)) },
+					Missing: func(m serverlog.Missing, where string) error {
+						told := logMissing(m)
+						told.Type, told.ID = wire.LogsMissing, where
+						return tell(wire.LogsMissing, where, told)
+					},
+				})
 			})
 		}), nil
 	})
@@ -75,7 +84,7 @@ func (a *API) logRoutes() {
 // logs finds where lines are, and which are meant. Tenants' names and IDs are
 // among them: they are for administrators alone.
 func (a *API) logs(ctx context.Context, q LogQuery) (serverlog.Source, serverlog.Filter, error) {
-	f := serverlog.Filter{Service: q.Service, Host: q.Host, Text: q.Text, VM: q.VM, Request: q.Request, Leveled: q.Level != ""}
+	f := serverlog.Filter{Service: q.Service, Host: q.Host, Text: q.Text, VM: q.VM, Request: q.Request, Trace: q.Trace, Leveled: q.Level != ""}
 	if err := auth.CallerFrom(ctx).AdminsOnly(); err != nil {
 		return nil, f, err
 	}
@@ -134,11 +143,15 @@ func (a *API) listLogs(ctx context.Context, in *listLogsInput) (*logsOutput, err
 	if err != nil {
 		return nil, err
 	}
-	return &logsOutput{wire.LogPage{Items: mapped(l.Entries, logLine), NextCursor: l.Next, Source: from.Kind()}}, nil
+	return &logsOutput{wire.LogPage{Items: mapped(l.Entries, logLine), NextCursor: l.Next, Source: from.Kind(), Missing: mapped(l.Missing, logMissing)}}, nil
 }
 
 func logLine(e serverlog.Entry) wire.LogLine {
 	return wire.LogLine{
-		ID: e.ID, At: e.At.UTC(), Level: e.Level, Service: e.Service, Host: e.Host, Message: e.Message, Fields: e.Fields, Cut: e.Cut,
+		ID: e.ID, At: e.At.UTC(), Level: e.Level, Service: e.Service, Host: e.Host, Worker: e.Worker, Message: e.Message, Fields: e.Fields, Cut: e.Cut,
 	}
+}
+
+func logMissing(m serverlog.Missing) wire.LogMissing {
+	return wire.LogMissing{Worker: m.Worker, Name: m.Name, Reason: string(m.Reason), Detail: m.Detail}
 }

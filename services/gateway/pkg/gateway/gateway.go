@@ -15,6 +15,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/logging"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
@@ -88,7 +89,7 @@ func New(c Config, d Deps) (*Gateway, error) {
 	}
 	g.api = middleware.Secure(c.TLSAddress == "", cors.Handler(g.router))
 	g.handler = middleware.Observe(
-		middleware.Observer{Logger: slog.New(g.lines), Metrics: g.metrics, Tracing: d.Tracing, Stall: c.Stall, Trusted: c.TrustedProxies},
+		middleware.Observer{Logger: slog.New(tracing.Lines(g.lines)), Metrics: g.metrics, Tracing: d.Tracing, Stall: c.Stall, Trusted: c.TrustedProxies},
 		g.limits.Addresses(http.HandlerFunc(g.dispatch)),
 	)
 	return g, nil

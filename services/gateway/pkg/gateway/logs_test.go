@@ -172,8 +172,9 @@ func TestLogsOfAFile(t *testing.T) {
 	vm := strings.Repeat("v", 20)
 	log.Debug("fine", "password", "hunter2", "secret", logging.Secret("hunter2"))
 	log.Info("said \"so\" <b>", "vm", vm, "n", 1)
-	log.Warn("odd", "request_id", "r-1", "vm_id", vm)
-	log.Error("bad", "text", "vm")
+	const trace = "0af7651916cd43dd8448eb211c80319c"
+	log.Warn("odd", "request_id", "r-1", "vm_id", vm, "trace_id", trace)
+	log.Error("bad", "text", "vm", "of", trace)
 	log.Info("long", "all", strings.Repeat("y", 300<<10))
 	file, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
@@ -189,6 +190,8 @@ func TestLogsOfAFile(t *testing.T) {
 		"level=error&order=asc":                 "[bad]",
 		"vm=" + vm:                              "[odd said \"so\" <b>]",
 		"request=r-1":                           "[odd]",
+		"trace_id=" + trace:                     "[odd]",
+		"trace_id=" + trace + "&level=error":    "[]",
 		"text=" + url.QueryEscape(`"so" <b>`):   "[said \"so\" <b>]",
 		"text=odd&level=error":                  "[]",
 		"service=gateway&host=here&level=error": "[bad]",
@@ -212,7 +215,7 @@ func TestLogsOfAFile(t *testing.T) {
 	}
 	for query, field := range map[string]string{
 		"since=yesterday": "query.since", "until=-1h": "query.until", "since=1h&until=2h": "query.until", "limit=0": "query.limit", "limit=1001": "query.limit",
-		"level=loud": "query.level", "vm=x": "query.vm", "service=%7B": "query.service", "text=%ff": "query.text", "text=" + strings.Repeat("x", 257): "query.text",
+		"level=loud": "query.level", "vm=x": "query.vm", "trace_id=" + strings.Repeat("A", 32): "query.trace_id", "service=%7B": "query.service", "text=%ff": "query.text", "text=" + strings.Repeat("x", 257): "query.text",
 		"since=0001-01-01T00:00:00Z": "query.since",
 	} {
 		if p := l.problem(400, errors.InvalidArgument, req{method: "GET", path: "/logs?" + query}); p.Field != field {
@@ -351,24 +354,29 @@ func TestLogsOfLoki(t *testing.T) {
 	}
 	l := newLab(t, func(_ *gateway.Config, d *gateway.Deps) { d.Logs = serverlog.NewLoki(reader) })
 	vm := strings.Repeat("v", 20)
+	const trace = "0af7651916cd43dd8448eb211c80319c"
 	odd := "\"} or {service=~\".+\"} |= `x` \\ \x01 é"
 	send("aetherium-worker", "w1", func(log *slog.Logger) {
 		log.Info("one", "vm", vm, "password", "hunter2")
-		log.Warn(odd)
+		log.Warn(odd, "of", trace)
 	})
-	send("aetherium-gateway", "g1", func(log *slog.Logger) { log.Error("two", "vm_id", vm, "request_id", "r-1", "host", "asked.example") })
+	send("aetherium-gateway", "g1", func(log *slog.Logger) {
+		log.Error("two", "vm_id", vm, "request_id", "r-1", "host", "asked.example", "trace_id", trace)
+	})
 	send("somebody-else", "x", func(log *slog.Logger) { log.Error("not ours", "vm", vm) })
 	for query, want := range map[string]string{
-		"":                              fmt.Sprint([]string{"two", odd, "one"}),
-		"order=asc&limit=1":             fmt.Sprint([]string{"one", odd, "two"}),
-		"level=error":                   "[two]",
-		"service=worker&level=info":     fmt.Sprint([]string{odd, "one"}),
-		"host=g1":                       "[two]",
-		"vm=" + vm:                      "[two one]",
-		"vm=" + vm + "&request=r-1":     "[two]",
-		"text=" + url.QueryEscape(odd):  fmt.Sprint([]string{odd}),
-		"text=" + url.QueryEscape(`"}`): fmt.Sprint([]string{odd}),
-		"until=1h":                      "[]",
+		"":                                fmt.Sprint([]string{"two", odd, "one"}),
+		"order=asc&limit=1":               fmt.Sprint([]string{"one", odd, "two"}),
+		"level=error":                     "[two]",
+		"service=worker&level=info":       fmt.Sprint([]string{odd, "one"}),
+		"host=g1":                         "[two]",
+		"vm=" + vm:                        "[two one]",
+		"vm=" + vm + "&request=r-1":       "[two]",
+		"trace_id=" + trace:               "[two]",
+		"trace_id=" + trace + "&vm=" + vm: "[two]",
+		"text=" + url.QueryEscape(odd):    fmt.Sprint([]string{odd}),
+		"text=" + url.QueryEscape(`"}`):   fmt.Sprint([]string{odd}),
+		"until=1h":                        "[]",
 	} {
 		if got := fmt.Sprint(l.allLogs(query)); got != want {
 			t.Errorf("%q: %s, not %s", query, got, want)

@@ -22,6 +22,14 @@ func someLines() []api.LogLine {
 	}
 }
 
+// missingFrom is whose lines a fake has not: of a trace's.
+func missingFrom(r *http.Request) []api.LogMissing {
+	if !r.URL.Query().Has("trace_id") {
+		return nil
+	}
+	return []api.LogMissing{{Worker: "workerbbbbbbbbbbbbbb", Name: "w2\x1b[31m", Reason: "away", Detail: "nothing is heard of it"}}
+}
+
 func (s *Server) logRoutes(handle register) {
 	meant := func(r *http.Request) []api.LogLine {
 		q := r.URL.Query()
@@ -30,7 +38,9 @@ func (s *Server) logRoutes(handle register) {
 		})
 	}
 	handle("GET /logs", func(w http.ResponseWriter, r *http.Request) error {
-		return page(w, r, meant(r))
+		p := paged(r, meant(r))
+		writeJSON(w, http.StatusOK, api.LogPage{Items: p.Items, NextCursor: p.NextCursor, Source: "fleet", Missing: missingFrom(r)})
+		return nil
 	})
 	handle("GET /logs/stream", func(w http.ResponseWriter, r *http.Request) error {
 		ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{api.Subprotocol}})
@@ -38,6 +48,13 @@ func (s *Server) logRoutes(handle register) {
 			return nil
 		}
 		defer func() { _ = ws.CloseNow() }()
+		for _, m := range missingFrom(r) {
+			m.Type, m.ID = api.LogsMissing, "line0"
+			text, err := json.Marshal(m)
+			if err != nil || ws.Write(r.Context(), websocket.MessageText, text) != nil {
+				return nil
+			}
+		}
 		for _, l := range slices.Backward(meant(r)) {
 			text, err := json.Marshal(l)
 			if err != nil || ws.Write(r.Context(), websocket.MessageText, text) != nil {

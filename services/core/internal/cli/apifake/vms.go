@@ -302,6 +302,12 @@ func (s *Server) listVMs(w http.ResponseWriter, r *http.Request) error {
 
 // page answers with one page of a list; the cursor is an index.
 func page[T any](w http.ResponseWriter, r *http.Request, items []T) error {
+	writeJSON(w, 200, paged(r, items))
+	return nil
+}
+
+// paged is the page of a list that is asked for.
+func paged[T any](r *http.Request, items []T) api.List[T] {
 	if r.URL.Query().Get("order") == "asc" {
 		slices.Reverse(items)
 	}
@@ -315,6 +321,5 @@ func page[T any](w http.ResponseWriter, r *http.Request, items []T) error {
 	if to < len(items) {
 		list.NextCursor = strconv.Itoa(to)
 	}
-	writeJSON(w, 200, list)
-	return nil
+	return list
 }

@@ -33,7 +33,8 @@ type Program struct {
 	ConfigFile     string // what its flag says
 
 	lost []prometheus.Collector
-	logs serverlog.Source
+	loki *serverlog.Loki
+	file *serverlog.Files
 }
 
 // Main runs a program until it ends or is told to, and gives its exit code.
@@ -84,8 +85,22 @@ func (p *Program) Begin(s settings.Common, secrets ...string) (log *slog.Logger,
 // Collectors are the metrics of what the program has begun.
 func (p *Program) Collectors() []prometheus.Collector { return p.lost }
 
-// Logs is where lines of servers can be read; nil: nowhere.
-func (p *Program) Logs() serverlog.Source { return p.logs }
+// Logs is where lines of servers can be read, Loki before files; nil: nowhere.
+func (p *Program) Logs() serverlog.Source {
+	switch {
+	case p.loki != nil: // it has all servers' lines
+		return p.loki
+	case p.file != nil:
+		return p.file
+	}
+	return nil
+}
+
+// Loki is where the lines of all servers are; nil: there is none.
+func (p *Program) Loki() *serverlog.Loki { return p.loki }
+
+// Files is where this process's own lines are; nil: in none.
+func (p *Program) Files() *serverlog.Files { return p.file }
 
 // Ready tells whoever started the server in the background that it serves.
 func (p *Program) Ready() error { return daemon.Ready(ReadyVariable) }

@@ -15,6 +15,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/loki"
 	"github.com/aetherium/aetherium/services/core/pkg/serverlog"
 	"github.com/aetherium/aetherium/services/core/pkg/settings"
+	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 )
 
 // flushLimit bounds how long a server that ends waits for its last lines to be taken.
@@ -45,7 +46,7 @@ func (p *Program) sinks(s settings.Log, stderr *slog.Logger) (log *slog.Logger, 
 		}
 		to = append(to, lines.Handler())
 		host, _ := os.Hostname()
-		p.logs = serverlog.NewFiles(s.File, s.FileKeep, p.Name, host)
+		p.file = serverlog.NewFiles(s.File, s.FileKeep, p.Name, host)
 		p.lost = append(p.lost, lost("file", file.Lost))
 	}
 	if s.Loki != "" {
@@ -74,10 +75,10 @@ func (p *Program) sinks(s settings.Log, stderr *slog.Logger) (log *slog.Logger, 
 		if err != nil {
 			return stderr, shut, err
 		}
-		p.logs = serverlog.NewLoki(reader) // all servers', and not this one's alone
+		p.loki = serverlog.NewLoki(reader)
 		p.lost = append(p.lost, lost("loki", sink.Lost))
 	}
-	return slog.New(slog.NewMultiHandler(to...)), shut, nil
+	return slog.New(tracing.Lines(slog.NewMultiHandler(to...))), shut, nil
 }
 
 func lost(to string, count func() int64) prometheus.Collector {

@@ -165,7 +165,7 @@ func serve(t *testing.T, config *tls.Config) (address string) {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	server := httptest.NewUnstartedServer(nil)
-	server.Config = nodelink.NewServer(nodelink.Handler(node{}, log), config, log)
+	server.Config = nodelink.NewServer(nodelink.Handler(node{}, nil, log), config, log)
 	// As with http.Server.ServeTLS: httptest would put a certificate of its own beside.
 	server.Listener = tls.NewListener(server.Listener, nodelink.ServerTLS(config))
 	server.Start()

@@ -12,6 +12,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/nodelink"
+	"github.com/aetherium/aetherium/services/core/pkg/serverlog"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 )
@@ -46,6 +47,7 @@ type Nodes struct {
 
 // node is a worker at an address.
 type node struct {
+	name    string
 	address string // empty: it has none
 	state   domain.WorkerState
 	client  *nodelink.Client
@@ -130,7 +132,7 @@ func (n *Nodes) look(ctx context.Context, within time.Duration) error {
 	n.at = make(map[domain.ID]*node, len(rows))
 	for _, w := range rows {
 		old := before[w.ID]
-		fresh := &node{address: w.Address, state: w.State}
+		fresh := &node{name: w.Name, address: w.Address, state: w.State}
 		switch {
 		case old != nil && old.address == w.Address:
 			fresh.client = old.client
@@ -158,4 +160,27 @@ func drop(all map[domain.ID]*node) {
 			w.client.Close()
 		}
 	}
+}
+
+// LogPeers implements [serverlog.Peers].
+func (n *Nodes) LogPeers(ctx context.Context) ([]serverlog.Peer, error) {
+	if err := n.look(ctx, 0); err != nil { // one that has just joined may be what is looked for
+		return nil, errors.Wrap(err, errors.Unavailable, "the workers are not known").WithRetryAfter(time.Second)
+	}
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	all := make([]serverlog.Peer, 0, len(n.at))
+	for id, w := range n.at {
+		p := serverlog.Peer{ID: id.String(), Name: w.name}
+		switch {
+		case w.address == "":
+			p.Reason, p.Detail = serverlog.Unreachable, "it is in a server of its own: aetherium-standalone"
+		case w.state == domain.WorkerAway:
+			p.Reason, p.Detail = serverlog.Away, "nothing is heard of it"
+		default:
+			p.From = w.client
+		}
+		all = append(all, p)
+	}
+	return all, nil
 }

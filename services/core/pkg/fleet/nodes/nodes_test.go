@@ -41,7 +41,7 @@ func TestWorkersAreFoundByTheirRows(t *testing.T) {
 	t.Cleanup(func() { _ = store.Close() })
 	serves := func(name string) string {
 		server := httptest.NewUnstartedServer(nil)
-		server.Config = nodelink.NewServer(nodelink.Handler(named{name: name}, log), &tls.Config{MinVersion: tls.VersionTLS13}, log)
+		server.Config = nodelink.NewServer(nodelink.Handler(named{name: name}, nil, log), &tls.Config{MinVersion: tls.VersionTLS13}, log)
 		server.TLS, server.EnableHTTP2 = server.Config.TLSConfig, true
 		server.StartTLS()
 		t.Cleanup(server.Close)

@@ -35,7 +35,7 @@ func (e *Engine) settle(ctx context.Context, g microvm.Guest) error {
 	}
 	for answers := 0; answers < answersEnough; {
 		err := probe(ctx, g)
-		e.log.Debug("a guest is probed", "machine", g.ID, "error", err)
+		e.log.DebugContext(ctx, "a guest is probed", "machine", g.ID, "error", err)
 		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
 			break
 		} else if err != nil {

@@ -253,7 +253,7 @@ func (b *booted) goOn(ctx context.Context, m *machine, t *trace) error {
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	b.d.log.Warn("a machine boots, for the memory that is kept for its shape was of no use", "machine", m.MachineID, "error", err)
+	b.d.log.WarnContext(ctx, "a machine boots, for the memory that is kept for its shape was of no use", "machine", m.MachineID, "error", err)
 	b.count(func(c *vmm.BootedCounts) { c.Failed++ })
 	b.fail(m.Booted)
 	volume := b.d.cfg.paths(m.MachineID).volume

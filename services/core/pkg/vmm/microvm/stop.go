@@ -73,7 +73,7 @@ func (d *Driver) ask(ctx context.Context, m *machine, grace time.Duration) error
 			err = d.goOn(asking, m)
 		}
 		if err != nil {
-			d.log.Warn("a machine that stood still is ended as it is", "machine", m.MachineID, "error", err)
+			d.log.WarnContext(ctx, "a machine that stood still is ended as it is", "machine", m.MachineID, "error", err)
 			return nil
 		}
 	}
@@ -87,12 +87,12 @@ func (d *Driver) ask(ctx context.Context, m *machine, grace time.Duration) error
 	patience := grace + writePatience
 	// The monitor's button comes second: an agent that is told by it has a grace of its own.
 	if err := d.client(m.MachineID).Shutdown(asking, grace); err != nil {
-		d.log.Debug("an agent was not asked to power off", "machine", m.MachineID, "error", err)
+		d.log.DebugContext(ctx, "an agent was not asked to power off", "machine", m.MachineID, "error", err)
 		if asking.Err() != nil {
 			patience = grace // it heard nothing
 		}
 		if err := d.engine.Shutdown(ctx, *m.run.Guest); err != nil {
-			d.log.Debug("a monitor was not asked to power off", "machine", m.MachineID, "error", err)
+			d.log.DebugContext(ctx, "a monitor was not asked to power off", "machine", m.MachineID, "error", err)
 		}
 	}
 	timer := time.NewTimer(patience)

@@ -48,7 +48,7 @@ func (d *Driver) SetHostname(ctx context.Context, id, hostname string) error {
 		return err
 	}
 	if notWritten != nil {
-		d.log.Warn("cannot write the machine's /etc", "machine", id, "error", notWritten)
+		d.log.WarnContext(ctx, "cannot write the machine's /etc", "machine", id, "error", notWritten)
 	}
 	return record.Write(d.identityPath(id), identity{MachineID: id, Hostname: hostname, Address: att.Address, DNS: att.DNS})
 }
