@@ -107,8 +107,8 @@ func run(ctx context.Context) (err error) {
 		fmt.Printf("%-42s %6d VMs %7d creates %8.1f/s  median %7.1f  p95 %7.1f  p99 %7.1f  max %8.1f ms  %d errors, %d late\n",
 			row.Name, row.VMs, row.Creates, row.PerSec, row.Median, row.P95, row.P99, row.Most, row.Errors, row.Late)
 		c := row.Cost
-		fmt.Printf("%-42s %.1f s: %d transactions, %.1f MB of log, %.1f s of CPU; the database has %.1f MB, this process had %.1f MB at most\n", "",
-			c.Seconds, c.Transactions, float64(c.LogBytes)/1e6, c.CPUSeconds, float64(c.Size)/1e6, float64(c.Heap)/1e6)
+		fmt.Printf("%-42s %.1f s: %d transactions, %.1f MB of log, %.1f s of CPU and %.1f s of the database's; it has %.1f MB, this process had %.1f MB at most\n", "",
+			c.Seconds, c.Transactions, float64(c.LogBytes)/1e6, c.CPUSeconds, c.DatabaseCPU, float64(c.Size)/1e6, float64(c.Heap)/1e6)
 		if row.Example != "" {
 			fmt.Println("    ", row.Example)
 		}
@@ -124,7 +124,7 @@ func run(ctx context.Context) (err error) {
 		func() (Row, error) { return f.saturate(ctx, *sweep) },
 	}
 	for _, step := range steps {
-		if err := add(meter{conn}.measured(ctx, step)); err != nil {
+		if err := add(meter{conn, f.pg.PID()}.measured(ctx, step)); err != nil {
 			return err
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/storage/pgtest"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/postgres"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/storetest"
 )
 
 var server *pgtest.Server
@@ -109,18 +110,19 @@ func deployment(t *testing.T) string {
 	p, owner := domain.NewID(), domain.NewID()
 	tmpl := &domain.Template{ID: domain.NewID(), ProjectID: p, Name: "t", CreatedAt: at, UpdatedAt: at}
 	build := &domain.Build{ID: domain.NewID(), ProjectID: p, TemplateID: tmpl.ID, State: domain.BuildReady, Platform: "linux/amd64", CreatedAt: at, ReadyAt: &at}
-	vol := &domain.Volume{ID: domain.NewID(), ProjectID: p, Name: "v", DiskBytes: 1 << 40, TokenSealed: []byte{0, 1, 255}, CreatedAt: at}
+	vol := &domain.Volume{ID: domain.NewID(), ProjectID: p, Name: "v", WorkerID: owner, DiskBytes: 1 << 40, TokenSealed: []byte{0, 1, 255}, CreatedAt: at}
 	vm := &domain.VM{
 		ID: domain.NewID(), ProjectID: p, Name: "nul\x00 and \xff and ☃", Metadata: map[string]string{"a": "b\x00"}, EnvSealed: []byte("\x00sealed"),
 		Spec:    domain.VMSpec{Template: "t", BuildID: build.ID, Mounts: []domain.Mount{{VolumeID: vol.ID, Source: "v", Target: "/v"}}},
-		Desired: domain.WantRunning, Observed: domain.Running, CreatedAt: at, UpdatedAt: at, Deadline: &at,
+		Desired: domain.WantRunning, Observed: domain.Running, WorkerID: owner, CreatedAt: at, UpdatedAt: at, Deadline: &at,
 	}
+	vm.Spec.Resources = domain.Resources{MilliCPU: 1, MemoryBytes: 2, DiskBytes: 3, PIDs: 4}
 	snap := &domain.Snapshot{
 		ID: domain.NewID(), ProjectID: p, VMID: vm.ID, Name: "s", CreatedAt: at,
 		Packed: &domain.Packed{Store: "file:///store", Digest: "sha256:1", Bytes: 1},
 	}
 	task := func(id domain.ID) *domain.Task {
-		return &domain.Task{ID: id, ProjectID: p, Kind: "k", State: domain.TaskPending, Args: []byte(`{"a": [1]}`), CreatedAt: at, UpdatedAt: at, RunAt: at}
+		return &domain.Task{ID: id, ProjectID: p, Kind: "k", WorkerID: owner, State: domain.TaskPending, Args: []byte(`{"a": [1]}`), CreatedAt: at, UpdatedAt: at, RunAt: at}
 	}
 	first, then, hook := domain.NewID(), domain.NewID(), domain.NewID()
 	code, limit := 7, int64(3)
@@ -224,6 +226,82 @@ func TestCopy(t *testing.T) {
 	if said[0] != said[1] {
 		t.Errorf("SQLite %s\nPostgreSQL %s", said[0], said[1])
 	}
+	for _, s := range []storage.Store{a, b} {
+		summed(t, s)
+		err := s.Update(t.Context(), func(tx storage.Tx) error {
+			vms, err := tx.VMs().List(t.Context(), storage.VMFilter{})
+			if err != nil {
+				return err
+			}
+			more := *vms.Items[0]
+			more.ID, more.Name, more.Spec.Mounts = domain.NewID(), "more", nil
+			return tx.VMs().Insert(t.Context(), &more)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		summed(t, s)
+	}
+}
+
+// summed fails a test unless the sums that are kept are those that are counted.
+func summed(t *testing.T, s storage.Store) {
+	t.Helper()
+	wrong, err := storetest.Sums(t.Context(), s)
+	if err != nil || len(wrong) > 0 {
+		t.Errorf("%v, %v", wrong, err)
+	}
+}
+
+// What was there before sums were kept is in them.
+func TestSumsOfWhatThereWas(t *testing.T) {
+	t.Parallel()
+	file, db := deployment(t), server.Database(t)
+	if code, _, errs := run(t, "", "copy", "--from", "sqlite:"+file, "--to", db); code != 0 {
+		t.Fatal(errs)
+	}
+	raw, err := sql.Open("sqlite", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = raw.Close() }()
+	for name, alter := range map[string]func(statement string) error{
+		file: func(statement string) error { _, err := raw.ExecContext(t.Context(), statement); return err },
+		db:   func(statement string) error { _, err := connect(t, db).Exec(t.Context(), statement); return err },
+	} {
+		if code, _, errs := run(t, "", "--db", name, "to", "15"); code != 0 {
+			t.Fatal(errs)
+		}
+		// Nobody sums it.
+		if err := alter("UPDATE vms SET milli_cpu = 7, memory_bytes = 8, disk_bytes = 9, pids = 10"); err != nil {
+			t.Fatal(err)
+		}
+		if code, _, errs := run(t, "", "--db", name, "up"); code != 0 {
+			t.Fatal(errs)
+		}
+		var w *domain.Worker
+		s, err := open(t, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = errors.Join(s.View(t.Context(), func(tx storage.Tx) (err error) {
+			w, err = tx.Workers().ByName(t.Context(), "w")
+			return err
+		}), s.Close())
+		want := domain.Resources{MilliCPU: 7, MemoryBytes: 8, DiskBytes: 1<<40 + 9, PIDs: 10}
+		if err != nil || w.Reserved != want || w.VMs != 1 || w.Active != 1 || w.Tasks != 2 {
+			t.Errorf("%s: %+v, %v", name, w, err)
+		}
+	}
+}
+
+// open opens a file or a database.
+func open(t *testing.T, name string) (storage.Store, error) {
+	t.Helper()
+	if postgres.IsURL(name) {
+		return postgres.Open(t.Context(), name, postgres.Options{})
+	}
+	return sqlite.Open(t.Context(), name, sqlite.Options{})
 }
 
 // What cannot be copied as it is leaves nothing behind.

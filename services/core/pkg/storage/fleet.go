@@ -49,8 +49,8 @@ func VersionOf(all []*domain.Worker) WorkersVersion {
 	return v
 }
 
-// Workers is the table of workers. Reserved and the numbers of VMs are computed
-// from the VMs placed there and never stored.
+// Workers is the table of workers. Reserved and the numbers of VMs and of tasks
+// are sums, which the database keeps by itself as what they sum is written.
 type Workers interface {
 	// Get returns NotFound.
 	Get(ctx context.Context, id domain.ID) (*domain.Worker, error)
@@ -75,9 +75,9 @@ type Workers interface {
 	Clock(ctx context.Context) (time.Time, error)
 	// Delete returns Conflict while VMs or machines are placed there, NotFound.
 	Delete(ctx context.Context, id domain.ID) error
-	// All lists workers by name, without what is computed.
+	// All lists workers by name, without what is summed.
 	All(ctx context.Context) ([]*domain.Worker, error)
-	// Count computes what the VMs of workers may use, and the numbers of VMs and of
+	// Count reads what the VMs of workers may use, and the numbers of VMs and of
 	// tasks, and tells the version of all rows, if there is a worker to be counted.
 	// Machines of the warm pool are promised to nobody and do not count. Disk
 	// counts until a VM is deleted; CPU, memory and PIDs count unless it is

@@ -8,15 +8,15 @@ import (
 )
 
 // Quotas is where projects' limits differ from the defaults, and what projects
-// have. Sums are computed at every read and never stored.
+// have. What they hold are sums, as of workers.
 type Quotas interface {
 	// Override returns the zero value for a project that has none.
 	Override(ctx context.Context, project domain.ID) (domain.QuotaOverride, error)
 	// PutOverride replaces a project's; the zero value removes it. Returns
 	// NotFound for the project.
 	PutOverride(ctx context.Context, project domain.ID, o domain.QuotaOverride) error
-	// Held counts a project's VMs but one and sums what they and its volumes may
-	// use, as Workers.Reserved does.
+	// Held tells the number of a project's VMs but one, and what they and its volumes
+	// may use, as Workers.Count does.
 	Held(ctx context.Context, project, except domain.ID) (domain.Quota, error)
 	// Created counts the VMs of a project that were made after a time,
 	// tombstones included.

@@ -72,6 +72,10 @@ func copyInto(ctx context.Context, tx pgx.Tx, from dump.Source, tell func(Copied
 				WithHint("make another: dropdb and createdb")
 		}
 	}
+	// The sums are rows like others, and are there already.
+	if err := sums(ctx, tx, "DISABLE"); err != nil {
+		return err
+	}
 	for _, t := range from.Tables() {
 		n, err := copyTable(ctx, tx, from, t)
 		if err != nil {
@@ -79,9 +83,22 @@ func copyInto(ctx context.Context, tx pgx.Tx, from dump.Source, tell func(Copied
 		}
 		tell(Copied{Table: t.Name, Rows: n})
 	}
+	if err := sums(ctx, tx, "ENABLE"); err != nil {
+		return err
+	}
 	// Numbers of events go on behind the greatest that there ever was.
 	_, err := tx.Exec(ctx, "SELECT setval(pg_get_serial_sequence('outbox', 'seq'), greatest($1, 1), $1 > 0)", from.LastEvent())
 	return classify(err)
+}
+
+// sums enables or disables what keeps sums of rows that are inserted.
+func sums(ctx context.Context, tx pgx.Tx, what string) error {
+	for _, table := range []string{"vms", "volumes", "tasks"} {
+		if _, err := tx.Exec(ctx, "ALTER TABLE "+table+" "+what+" TRIGGER "+table+"_inserted"); err != nil {
+			return classify(err)
+		}
+	}
+	return nil
 }
 
 // copyTable copies a table and reads it back.

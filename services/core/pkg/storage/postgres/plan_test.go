@@ -53,6 +53,8 @@ INSERT INTO volumes SELECT id, p, i, w, 1, '', at FROM i WHERE i % 10 = 0;
 INSERT INTO volume_mounts SELECT p, id, id FROM i WHERE i % 10 = 0;
 INSERT INTO webhooks SELECT id, p, '', '[]', '', 0, NULL, NULL, '', at FROM i WHERE i % 1000 = 0;
 INSERT INTO webhook_deliveries SELECT id, p, pg_temp.id(i - i % 1000), i, 't', '{}', CASE WHEN i % 100 = 0 THEN 'pending' ELSE 'delivered' END, 1, at, NULL, 0, '', at FROM i;
+INSERT INTO worker_sums SELECT worker_id, 1, 1, 1, 1, count(*), 1, 0 FROM vms WHERE observed <> 'deleted' GROUP BY worker_id;
+INSERT INTO project_sums SELECT project_id, 1, 1, 1, count(*) FROM vms WHERE observed <> 'deleted' GROUP BY project_id;
 INSERT INTO join_tokens SELECT id, sha256(id::bytea), '', at, at + 60000000, NULL, '', NULL FROM i WHERE i % 10 = 0;
 INSERT INTO audit SELECT id, p, at, 'a' || i % 100, id, id, 0, 0, 'o', 'vm', CASE WHEN ended THEN pg_temp.id(i / 20) ELSE '' END, pg_temp.id(i / 7), '', '', 200, '', '', 0 FROM i;
 ANALYZE`

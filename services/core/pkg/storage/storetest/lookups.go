@@ -110,11 +110,11 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 		}},
 		Lookup{Name: "volumes of a worker", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Volumes().OnWorker(ctx, id, "", 10)) }},
 		Lookup{Name: "count of volumes", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Volumes().Count(ctx, p)) }},
-		Lookup{Name: "reserved", Sorts: true, Run: func(ctx context.Context, tx storage.Tx) error {
+		Lookup{Name: "reserved", Run: func(ctx context.Context, tx storage.Tx) error {
 			_, err := tx.Workers().Count(ctx, &domain.Worker{ID: id}, &domain.Worker{ID: domain.NewID()})
 			return err
 		}},
-		Lookup{Name: "held by a project", Index: "vms_quota", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Quotas().Held(ctx, p, id)) }},
+		Lookup{Name: "held by a project", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Quotas().Held(ctx, p, id)) }},
 		Lookup{Name: "created by a project", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Quotas().Created(ctx, p, now)) }},
 		Lookup{Name: "nth created by a project", Run: func(ctx context.Context, tx storage.Tx) error {
 			_, _, err := tx.Quotas().NthCreated(ctx, p, 5, now)

@@ -44,6 +44,7 @@ func Run(t *testing.T, open Open) {
 		"machines":                    machines,
 		"claiming machines":           claims,
 		"workers and what is held":    workers,
+		"sums are as counted":         sums,
 		"join tokens":                 joinTokens,
 		"workers that are away":       liveness,
 		"executions keep every field": executionFields,

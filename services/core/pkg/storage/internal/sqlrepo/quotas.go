@@ -12,12 +12,18 @@ type quotas struct{ s Session }
 
 const (
 	quotaColumns = "vms, milli_cpu, memory_bytes, disk_bytes, creates_per_minute, snapshots, templates"
-	heldQuery    = `SELECT COUNT(*), COALESCE(SUM(milli_cpu), 0), COALESCE(SUM(memory_bytes), 0),
-		COALESCE(SUM(disk_bytes), 0) + (SELECT COALESCE(SUM(disk_bytes), 0) FROM volumes WHERE project_id = ?) FROM (
-		SELECT CASE WHEN ` + holdsMemory + ` THEN milli_cpu ELSE 0 END AS milli_cpu,
-			CASE WHEN ` + holdsMemory + ` THEN memory_bytes ELSE 0 END AS memory_bytes,
-			disk_bytes
-		FROM vms WHERE project_id = ? AND id <> ? AND observed <> 'deleted') AS held`
+	// What triggers keep of a project, less what they have taken one VM for.
+	heldQuery = `SELECT s.vms - COALESCE(v.n, 0), s.milli_cpu - COALESCE(v.active * v.milli_cpu, 0),
+		s.memory_bytes - COALESCE(v.active * v.memory_bytes, 0), s.disk_bytes - COALESCE(v.disk_bytes, 0)
+		FROM project_sums s LEFT JOIN (
+			SELECT project_id, 1 AS n, CASE WHEN ` + holdsMemory + ` THEN 1 ELSE 0 END AS active, milli_cpu, memory_bytes, disk_bytes
+			FROM vms WHERE id = ? AND observed <> 'deleted') AS v ON v.project_id = s.project_id
+		WHERE s.project_id = ?`
+	// A VM holds CPU, memory and PIDs unless it has ended or rests without memory
+	// and is not wanted otherwise; as the triggers have it. The common case comes first.
+	holdsMemory = `(observed = 'running' OR (observed <> 'failed'
+		AND NOT (observed = 'stopped' AND desired IN ('stopped', 'deleted'))
+		AND NOT (observed = 'paused' AND pause_mode <> 'freeze' AND desired IN ('paused', 'deleted'))))`
 )
 
 func (r quotas) Override(ctx context.Context, project domain.ID) (domain.QuotaOverride, error) {
@@ -49,7 +55,7 @@ func (r quotas) Held(ctx context.Context, project, except domain.ID) (domain.Quo
 	var q domain.Quota
 	err := r.s.Query(ctx, func(row Row) error {
 		return row.Scan(&q.VMs, &q.MilliCPU, &q.MemoryBytes, &q.DiskBytes)
-	}, heldQuery, string(project), string(project), string(except))
+	}, heldQuery, string(except), string(project))
 	return q, err
 }
 

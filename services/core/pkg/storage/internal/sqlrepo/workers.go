@@ -19,25 +19,11 @@ const (
 	workerColumns  = workerFixed + ", seen_at, " + workerChanging
 	workerSelect   = "SELECT " + workerColumns + " FROM workers"
 
-	// A VM holds CPU, memory and PIDs unless it has ended or rests without
-	// memory and is not wanted otherwise. The common case comes first.
-	holdsMemory = `(observed = 'running' OR (observed <> 'failed'
-		AND NOT (observed = 'stopped' AND desired IN ('stopped', 'deleted'))
-		AND NOT (observed = 'paused' AND pause_mode <> 'freeze' AND desired IN ('paused', 'deleted'))))`
-
-	// What the VMs and volumes of some workers hold, the tasks that they have not
-	// ended; %s are the workers. Of nobody it tells how many rows there are, and
-	// their revisions summed: that needs no order and no row is sent.
-	reservedQuery = `SELECT worker_id, SUM(milli_cpu), SUM(memory_bytes), SUM(disk_bytes), SUM(pids), SUM(vms), SUM(active), SUM(tasks), SUM(revision) FROM (
-		SELECT worker_id, CASE WHEN ` + holdsMemory + ` THEN milli_cpu ELSE 0 END AS milli_cpu,
-			CASE WHEN ` + holdsMemory + ` THEN memory_bytes ELSE 0 END AS memory_bytes,
-			disk_bytes,
-			CASE WHEN ` + holdsMemory + ` THEN pids ELSE 0 END AS pids,
-			1 AS vms, CASE WHEN ` + holdsMemory + ` THEN 1 ELSE 0 END AS active, 0 AS tasks, 0 AS revision
-		FROM vms WHERE worker_id IN (%[1]s) AND observed <> 'deleted'
-		UNION ALL SELECT '', 0, 0, 0, 0, COUNT(*), 0, 0, COALESCE(SUM(revision), 0) FROM workers
-		UNION ALL SELECT worker_id, 0, 0, disk_bytes, 0, 0, 0, 0, 0 FROM volumes WHERE worker_id IN (%[1]s)
-		UNION ALL SELECT worker_id, 0, 0, 0, 0, 0, 0, 1, 0 FROM tasks WHERE worker_id IN (%[1]s) AND worker_id <> '' AND ended_at IS NULL) AS held GROUP BY worker_id`
+	// What VMs, volumes and tasks hold of some workers, which triggers keep; %s are
+	// the workers. Of nobody it tells how many rows there are, and their revisions
+	// summed: that needs no order and no row is sent.
+	reservedQuery = `SELECT worker_id, milli_cpu, memory_bytes, disk_bytes, pids, vms, active, tasks, 0 FROM worker_sums WHERE worker_id IN (%s)
+		UNION ALL SELECT '', 0, 0, 0, 0, COUNT(*), 0, 0, CAST(COALESCE(SUM(revision), 0) AS BIGINT) FROM workers`
 	// maxCounted bounds the workers of one reservedQuery.
 	maxCounted = 1000
 )
@@ -211,7 +197,7 @@ func (r workers) Count(ctx context.Context, ws ...*domain.Worker) (version stora
 			w := at[id]
 			w.Reserved, w.VMs, w.Active, w.Tasks = held, vms, active, tasks
 			return nil
-		}, fmt.Sprintf(reservedQuery, placeholders(len(some))), slices.Concat(ids, ids, ids)...)
+		}, fmt.Sprintf(reservedQuery, placeholders(len(some))), ids...)
 		if err != nil {
 			return version, err
 		}
