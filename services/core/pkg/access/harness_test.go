@@ -31,6 +31,13 @@ func (c *counted) View(ctx context.Context, f func(storage.Tx) error) error {
 	return c.Store.View(ctx, f)
 }
 
+func (c *counted) Read(ctx context.Context, f func(storage.Tx) error) error {
+	c.mu.Lock()
+	c.views++
+	c.mu.Unlock()
+	return c.Store.Read(ctx, f)
+}
+
 // bench is an installation with two projects, without a server.
 type bench struct {
 	*testing.T

@@ -135,13 +135,23 @@ type mortal struct {
 var errDead = errors.New(errors.Unavailable, "the process was killed")
 
 func (m *mortal) View(ctx context.Context, f func(storage.Tx) error) error {
-	m.mu.Lock()
-	gone := m.gone
-	m.mu.Unlock()
-	if gone {
+	if m.isGone() {
 		return errDead
 	}
 	return m.Store.View(ctx, f)
+}
+
+func (m *mortal) Read(ctx context.Context, f func(storage.Tx) error) error {
+	if m.isGone() {
+		return errDead
+	}
+	return m.Store.Read(ctx, f)
+}
+
+func (m *mortal) isGone() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.gone
 }
 
 func (m *mortal) Update(ctx context.Context, f func(storage.Tx) error) error {

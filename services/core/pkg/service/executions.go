@@ -151,7 +151,7 @@ func (s *Service) knownExecution(ctx context.Context, project, id domain.ID) (x 
 			return x, here, nil
 		}
 	}
-	err = s.store.View(ctx, func(tx storage.Tx) (err error) { // where it is before it is forgotten
+	err = s.store.Read(ctx, func(tx storage.Tx) (err error) { // where it is before it is forgotten
 		x, err = tx.Executions().Get(ctx, project, id)
 		return err
 	})

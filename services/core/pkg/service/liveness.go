@@ -32,7 +32,7 @@ func (s *Service) Run(ctx context.Context) {
 func (s *Service) Review(ctx context.Context) error {
 	defer s.looked.Notify(struct{}{}) // another process may have found one
 	var silent []domain.ID
-	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+	err := s.store.Read(ctx, func(tx storage.Tx) (err error) {
 		silent, err = tx.Workers().Silent(ctx, s.config.AwayAfter)
 		return err
 	})
@@ -122,7 +122,7 @@ func (s *Service) reach(ctx context.Context, id domain.ID) (Node, error) {
 		return s.nodes.Node(id) // it is the only one
 	}
 	var state domain.WorkerState
-	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+	err := s.store.Read(ctx, func(tx storage.Tx) (err error) {
 		state, err = tx.Workers().State(ctx, id)
 		return err
 	})

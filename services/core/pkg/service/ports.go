@@ -79,7 +79,7 @@ func (s *Service) anyVM(ctx context.Context, id domain.ID) (*domain.VM, error) {
 		return vm, nil
 	}
 	var vm *domain.VM
-	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+	err := s.store.Read(ctx, func(tx storage.Tx) (err error) {
 		vm, err = tx.VMs().Get(ctx, storage.System, id)
 		return err
 	})

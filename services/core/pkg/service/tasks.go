@@ -27,7 +27,7 @@ const (
 // GetTask implements vmm.TaskService.
 func (s *Service) GetTask(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.Task, error) {
 	var t *domain.Task
-	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+	err := s.store.Read(ctx, func(tx storage.Tx) (err error) {
 		t, err = tx.Tasks().Get(ctx, by.ProjectID, id)
 		return err
 	})

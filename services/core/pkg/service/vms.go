@@ -268,7 +268,7 @@ func (s *Service) wake(ctx context.Context, vm *domain.VM) {
 // GetVM implements vmm.VMs.
 func (s *Service) GetVM(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.VM, error) {
 	var vm *domain.VM
-	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+	err := s.store.Read(ctx, func(tx storage.Tx) (err error) {
 		vm, err = tx.VMs().Get(ctx, by.ProjectID, id)
 		return err
 	})
@@ -294,7 +294,7 @@ func (s *Service) ResolveVM(ctx context.Context, by vmm.Caller, idOrName string)
 // ListVMs implements vmm.VMs.
 func (s *Service) ListVMs(ctx context.Context, by vmm.Caller, f vmm.VMFilter) (vmm.List[*domain.VM], error) {
 	var list vmm.List[*domain.VM]
-	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+	err := s.store.Read(ctx, func(tx storage.Tx) (err error) {
 		list, err = tx.VMs().List(ctx, storage.VMFilter{
 			ProjectID: by.ProjectID, States: f.States, Metadata: f.Metadata, Template: f.Template,
 			Name: f.Name, IncludeDeleted: f.IncludeDeleted, Page: f.Page,
@@ -394,7 +394,7 @@ func (s *Service) VMUsed(ctx context.Context, by vmm.Caller, id domain.ID, from,
 		return nil, err
 	}
 	var out []domain.Usage
-	err = s.store.View(ctx, func(tx storage.Tx) (err error) {
+	err = s.store.Read(ctx, func(tx storage.Tx) (err error) {
 		out, err = tx.Usage().List(ctx, storage.UsageFilter{ProjectID: vm.ProjectID, VMID: vm.ID, From: from, To: to}, vmm.MaxSpans)
 		return err
 	})

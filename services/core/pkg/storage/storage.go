@@ -14,6 +14,9 @@ const System = ""
 type Store interface {
 	// View runs f in a read-only transaction on one consistent state.
 	View(ctx context.Context, f func(Tx) error) error
+	// Read is View for what a single statement tells, which needs no transaction
+	// around it. Of more than one it returns Internal.
+	Read(ctx context.Context, f func(Tx) error) error
 	// Update runs f in a transaction and commits it when f returns nil; any
 	// error or panic of f rolls it back and is passed on. Writers take turns.
 	// Nothing is retried: on Conflict the caller reads again and decides. After

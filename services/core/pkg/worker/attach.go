@@ -198,7 +198,7 @@ func (w *Worker) configure(ctx context.Context, vm *domain.VM, client *guest.Cli
 // imageConfig is what an image sets, and all that a plain VM's agent is told.
 // An image that is gone sets nothing.
 func (w *Worker) imageConfig(ctx context.Context, build domain.ID) (cfg guest.Config, err error) {
-	b, err := w.loadBuild(ctx, build)
+	b, err := w.buildOf(ctx, build)
 	switch {
 	case errors.HasCode(err, errors.NotFound):
 		return cfg, nil

@@ -47,6 +47,11 @@ func (s store) View(ctx context.Context, f func(storage.Tx) error) error {
 	return marked(s.Store.View(ctx, f))
 }
 
+// Read implements storage.Store.
+func (s store) Read(ctx context.Context, f func(storage.Tx) error) error {
+	return marked(s.Store.Read(ctx, f))
+}
+
 // Update implements storage.Store.
 func (s store) Update(ctx context.Context, f func(storage.Tx) error) error {
 	return marked(s.Store.Update(ctx, f))

@@ -23,6 +23,42 @@ type builds struct {
 	held    map[domain.ID]int               // builds that other builds are made of, now
 	logins  map[domain.ID]vmm.RegistryLogin // by task
 	grown   watch.Hub[domain.ID]            // woken when a build's log has grown or ended
+	ready   map[domain.ID]*domain.Build     // of VMs that were started lately; never changed
+}
+
+// maxReady is how many builds are remembered.
+const maxReady = 64
+
+// remembered gives a build that was ready, without what it was made from.
+func (b *builds) remembered(id domain.ID) *domain.Build {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ready[id]
+}
+
+// remember takes note of a build that is ready: its row never changes.
+func (b *builds) remember(build *domain.Build) {
+	own := *build
+	own.Source = domain.TemplateSource{}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ready == nil {
+		b.ready = make(map[domain.ID]*domain.Build)
+	}
+	for id := range b.ready { // any of them: it is read again when it is needed
+		if len(b.ready) < maxReady {
+			break
+		}
+		delete(b.ready, id)
+	}
+	b.ready[own.ID] = &own
+}
+
+// forget is for a build that is no more.
+func (b *builds) forget(id domain.ID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.ready, id)
 }
 
 type buildRun struct {
@@ -249,6 +285,7 @@ func (w *Worker) deleteBuild(ctx context.Context, id domain.ID) error {
 	if err := w.dropBuild(ctx, b); err != nil {
 		return err
 	}
+	w.builds.forget(id)
 	w.dropPacked(ctx, "build", b.ID, b.Packed())
 	if err := w.dropMemory(ctx, b); err != nil {
 		w.Log.Warn("a build's memory not removed; the next start does", "build", id, "error", err)

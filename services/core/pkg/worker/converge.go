@@ -102,7 +102,7 @@ func (w *Worker) Wake(ctx context.Context, project, id domain.ID) {
 // load reads a VM of any project.
 func (w *Worker) load(ctx context.Context, id domain.ID) (*domain.VM, error) {
 	var vm *domain.VM
-	err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
+	err := w.Store.Read(ctx, func(tx storage.Tx) (err error) {
 		vm, err = tx.VMs().Get(ctx, storage.System, id)
 		return err
 	})

@@ -375,7 +375,7 @@ func (w *Worker) storedExecution(ctx context.Context, project, id domain.ID) (*d
 		return nil, err
 	}
 	var x *domain.Execution
-	err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
+	err := w.Store.Read(ctx, func(tx storage.Tx) (err error) {
 		x, err = tx.Executions().Get(ctx, project, id)
 		return err
 	})

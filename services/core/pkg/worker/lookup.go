@@ -12,16 +12,29 @@ import (
 
 func (w *Worker) loadBuild(ctx context.Context, id domain.ID) (*domain.Build, error) {
 	var b *domain.Build
-	err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
+	err := w.Store.Read(ctx, func(tx storage.Tx) (err error) {
 		b, err = tx.Builds().Get(ctx, storage.System, id)
 		return err
 	})
 	return b, err
 }
 
+// buildOf is loadBuild for what a VM is made from, which is there as long as the
+// VM is. The value is not to be changed, and is without its source.
+func (w *Worker) buildOf(ctx context.Context, id domain.ID) (*domain.Build, error) {
+	if b := w.builds.remembered(id); b != nil {
+		return b, nil
+	}
+	b, err := w.loadBuild(ctx, id)
+	if err == nil && b.State == domain.BuildReady {
+		w.builds.remember(b)
+	}
+	return b, err
+}
+
 func (w *Worker) loadMachine(ctx context.Context, id domain.ID) (*domain.Machine, error) {
 	var m *domain.Machine
-	err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
+	err := w.Store.Read(ctx, func(tx storage.Tx) (err error) {
 		m, err = tx.Machines().Get(ctx, id)
 		return err
 	})

@@ -34,6 +34,15 @@ func (u *unsure) breakAfter(n int, committed bool) {
 
 // View implements storage.Store.
 func (u *unsure) View(ctx context.Context, f func(storage.Tx) error) error {
+	return u.look(func() error { return u.Store.View(ctx, f) })
+}
+
+// Read implements storage.Store.
+func (u *unsure) Read(ctx context.Context, f func(storage.Tx) error) error {
+	return u.look(func() error { return u.Store.Read(ctx, f) })
+}
+
+func (u *unsure) look(do func() error) error {
 	u.mu.Lock()
 	gone := u.left == 0 && u.away > 0
 	if gone {
@@ -43,7 +52,7 @@ func (u *unsure) View(ctx context.Context, f func(storage.Tx) error) error {
 	if gone {
 		return errors.New(errors.Unavailable, "the database cannot be reached: the connection broke")
 	}
-	return u.Store.View(ctx, f)
+	return do()
 }
 
 // deletions is a driver that notes which machines are deleted.

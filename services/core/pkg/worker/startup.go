@@ -29,7 +29,7 @@ var errNotReady = errors.Plain("what the template starts is not ready")
 // Errors that are errNotReady are the template's.
 func (w *Worker) startUp(ctx context.Context, l *liveVM, trace *trace) error {
 	vm := l.row()
-	b, err := w.loadBuild(ctx, vm.Spec.BuildID)
+	b, err := w.buildOf(ctx, vm.Spec.BuildID)
 	if errors.HasCode(err, errors.NotFound) || err == nil && b.Warm.Start == "" {
 		return nil
 	}

@@ -309,7 +309,7 @@ func (m *warmMachine) close() {
 // fromBuildMemory has a machine of a shape go on from its build's memory.
 // Returns Unsupported when there is none that fits.
 func (w *Worker) fromBuildMemory(ctx context.Context, driver string, shape domain.Shape, spec *vmm.Spec) error {
-	b, err := w.loadBuild(ctx, domain.ID(spec.BuildID))
+	b, err := w.buildOf(ctx, domain.ID(spec.BuildID))
 	if err != nil {
 		return err
 	}

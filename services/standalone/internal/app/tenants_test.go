@@ -346,6 +346,11 @@ func (b *books) View(ctx context.Context, f func(storage.Tx) error) error {
 	return b.Store.View(ctx, func(tx storage.Tx) error { return f(noted{tx, b}) })
 }
 
+func (b *books) Read(ctx context.Context, f func(storage.Tx) error) error {
+	b.note("view")
+	return b.Store.Read(ctx, func(tx storage.Tx) error { return f(noted{tx, b}) })
+}
+
 func (b *books) Update(ctx context.Context, f func(storage.Tx) error) error {
 	b.note("update")
 	return b.Store.Update(ctx, func(tx storage.Tx) error { return f(noted{tx, b}) })

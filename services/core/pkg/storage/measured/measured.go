@@ -32,6 +32,11 @@ func (s *Store) View(ctx context.Context, f func(storage.Tx) error) error {
 	return s.time("read", func() error { return s.Store.View(ctx, f) })
 }
 
+// Read implements storage.Store.
+func (s *Store) Read(ctx context.Context, f func(storage.Tx) error) error {
+	return s.time("read", func() error { return s.Store.Read(ctx, f) })
+}
+
 // Update implements storage.Store.
 func (s *Store) Update(ctx context.Context, f func(storage.Tx) error) error {
 	return s.time("write", func() error { return s.Store.Update(ctx, f) })

@@ -204,6 +204,16 @@ func (s *Store) View(ctx context.Context, f func(storage.Tx) error) error {
 	return sess.void()
 }
 
+// Read implements [storage.Store].
+func (s *Store) Read(ctx context.Context, f func(storage.Tx) error) error {
+	sess, err := s.session(ctx, s.readers)
+	if err != nil {
+		return err
+	}
+	defer sess.end(false)
+	return f(sqlrepo.NewTx(&sqlrepo.Single{Session: sess}, new(sqlrepo.Pending)))
+}
+
 // Aside implements [storage.Store]: the rows' own locks are enough.
 func (s *Store) Aside(ctx context.Context, f func(storage.Tx) error) error {
 	sess, err := s.session(ctx, s.readers, "BEGIN")

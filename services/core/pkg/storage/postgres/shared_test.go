@@ -226,4 +226,12 @@ func TestTheOnlyConnectionIsReplaced(t *testing.T) {
 	if err := s.Update(t.Context(), set(t, "k1", "1")); err != nil {
 		t.Error(err)
 	}
+	if _, err := connect(t, database).Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+		WHERE datname = current_database() AND pid <> pg_backend_pid() AND query NOT LIKE 'LISTEN%'`); err != nil {
+		t.Fatal(err)
+	}
+	err = s.Read(t.Context(), func(tx storage.Tx) error { _, err := tx.Settings().Get(t.Context(), "k1"); return err })
+	if err != nil {
+		t.Error(err)
+	}
 }

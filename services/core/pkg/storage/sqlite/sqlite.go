@@ -170,6 +170,20 @@ func (s *Store) View(ctx context.Context, f func(storage.Tx) error) error {
 	return s.run(ctx, c, "BEGIN", func(tx *sqlrepo.Tx) error { return f(tx) })
 }
 
+// Read implements [storage.Store].
+func (s *Store) Read(ctx context.Context, f func(storage.Tx) error) error {
+	c, err := s.take(ctx, s.reader)
+	if err != nil {
+		return err
+	}
+	sess := &session{conn: c, now: s.now}
+	defer func() {
+		sess.over = true
+		s.reader <- c
+	}()
+	return f(sqlrepo.NewTx(&sqlrepo.Single{Session: sess}, new(sqlrepo.Pending)))
+}
+
 // Update implements [storage.Store].
 func (s *Store) Update(ctx context.Context, f func(storage.Tx) error) error {
 	c, err := s.take(ctx, s.writer)

@@ -23,6 +23,7 @@ func Run(t *testing.T, open Open) {
 		"transactions commit and roll back": transactions,
 		"writers take turns":                concurrentWriters,
 		"a view is one state":               consistentViews,
+		"a read is one statement":           reads,
 		"commits with events wake readers":  changed,
 		"a closed store says so":            closed,
 		"a dead context ends a transaction": deadContext,

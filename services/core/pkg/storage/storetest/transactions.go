@@ -141,6 +141,73 @@ func consistentViews(e *env) {
 	})
 }
 
+func reads(e *env) {
+	p := e.project("p")
+	vm := e.vm(p, nil)
+	m := e.machine(domain.NewID(), nil)
+	get := func(tx storage.Tx) error {
+		got, err := tx.VMs().Get(e.ctx(), p, vm.ID)
+		if err == nil && got.ID != vm.ID {
+			e.Errorf("%s was read", got.ID)
+		}
+		return err
+	}
+	read := func(f func(storage.Tx) error) errors.Code { return errors.CodeOf(e.store.Read(e.ctx(), f)) }
+	for range 100 { // every connection, more than once
+		if c := read(get); c != "" {
+			e.Fatal(c)
+		}
+	}
+	if c := read(func(tx storage.Tx) error { _, err := tx.VMs().Get(e.ctx(), p, domain.NewID()); return err }); c != errors.NotFound {
+		e.Errorf("what is not there: %s", c)
+	}
+	own := errors.New(errors.QuotaExceeded, "mine")
+	if err := e.store.Read(e.ctx(), func(storage.Tx) error { return own }); !errors.Is(err, own) {
+		e.Errorf("the function's error is not passed on: %v", err)
+	}
+	for what, f := range map[string]func(storage.Tx) error{
+		"two":             func(tx storage.Tx) error { return errors.Join(get(tx), get(tx)) },
+		"a write":         func(tx storage.Tx) error { return tx.Settings().Set(e.ctx(), "a", "1") },
+		"a write by name": func(tx storage.Tx) error { return tx.Machines().Delete(e.ctx(), m.ID) },
+		"a write that tells": func(tx storage.Tx) error {
+			_, err := tx.Machines().Claim(e.ctx(), storage.PoolKey{WorkerID: m.WorkerID, Driver: m.Driver, BuildID: m.BuildID, Shape: m.Shape}, vm.ID, 1)
+			return err
+		},
+	} {
+		if c := read(f); c != errors.Internal {
+			e.Errorf("%s: %q", what, c)
+		}
+	}
+	e.view(func(tx storage.Tx) error {
+		got, err := tx.Machines().Get(e.ctx(), m.ID)
+		if err == nil && got.VMID != m.VMID {
+			e.Errorf("a read has written %+v", got)
+		}
+		if _, nerr := tx.Settings().Get(e.ctx(), "a"); !errors.HasCode(nerr, errors.NotFound) {
+			e.Errorf("a read has written: %v", nerr)
+		}
+		return err
+	})
+	// A transaction that has not ended keeps nobody from reading.
+	e.update(func(tx storage.Tx) error {
+		changed := *vm
+		changed.Reason = "changed"
+		if err := tx.VMs().Update(e.ctx(), &changed); err != nil {
+			return err
+		}
+		if err := e.store.Read(e.ctx(), func(tx storage.Tx) error {
+			got, err := tx.VMs().Get(e.ctx(), p, vm.ID)
+			if err == nil && got.Reason != "" {
+				e.Errorf("what is not committed was read: %q", got.Reason)
+			}
+			return err
+		}); err != nil {
+			e.Error(err)
+		}
+		return nil
+	})
+}
+
 func changed(e *env) {
 	project := e.project("p")
 	appendEvent := func(tx storage.Tx) error {
@@ -203,7 +270,7 @@ func closed(e *env) {
 	}
 	nothing := func(storage.Tx) error { return nil }
 	for what, err := range map[string]error{
-		"View": e.store.View(e.ctx(), nothing), "Update": e.store.Update(e.ctx(), nothing), "Ping": e.store.Ping(e.ctx()),
+		"View": e.store.View(e.ctx(), nothing), "Read": e.store.Read(e.ctx(), nothing), "Update": e.store.Update(e.ctx(), nothing), "Ping": e.store.Ping(e.ctx()),
 	} {
 		if !errors.HasCode(err, errors.Unavailable) {
 			e.Errorf("%s after Close: %v", what, err)
