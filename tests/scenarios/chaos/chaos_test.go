@@ -118,6 +118,7 @@ func TestNothingIsLost(t *testing.T) {
 		t.Error(wrong)
 	}
 
+	f.summed()
 	for vm, err := range patient.VMs(ctx, client.VMFilter{}) {
 		must(t, err)
 		if _, err := patient.DeleteVM(ctx, vm.ID); err != nil {
@@ -139,4 +140,5 @@ func TestNothingIsLost(t *testing.T) {
 	if len(left) > 0 {
 		t.Errorf("after all were deleted there are %d VMs: %+v", len(left), left)
 	}
+	f.summed()
 }

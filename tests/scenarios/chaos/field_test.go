@@ -19,7 +19,10 @@ import (
 	"github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/client"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/postgres"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/storetest"
 	"github.com/aetherium/aetherium/tests/internal/server"
 	"github.com/aetherium/aetherium/tests/internal/wallclock"
 )
@@ -95,6 +98,18 @@ func (f *field) wire(name, server string, at int) string {
 	f.t.Cleanup(w.Stop)
 	f.wires = append(f.wires, w)
 	return w.Listen
+}
+
+// summed checks that what the database has summed is what there is.
+func (f *field) summed() {
+	f.t.Helper()
+	store, err := postgres.Open(f.ctx, f.backing.Database.URL("postgres"), postgres.Options{Among: true})
+	must(f.t, err)
+	wrong, err := storetest.Sums(f.ctx, store)
+	must(f.t, errors.Join(err, store.Close()))
+	for _, w := range wrong {
+		f.t.Error(w)
+	}
 }
 
 // shared are the settings by which a process reaches the database and the queue.
