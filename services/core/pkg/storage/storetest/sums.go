@@ -150,7 +150,7 @@ func sums(e *env) {
 	}
 	c.workers = append(c.workers, domain.NewID(), "") // one that never joined, and none
 	did := map[string]int{}
-	for i := range 600 {
+	for i := range 1000 {
 		kept := c.IntN(4) > 0
 		err := e.store.Update(e.ctx(), func(tx storage.Tx) error {
 			after := *c
@@ -254,7 +254,7 @@ func (c *chronicle) do(tx storage.Tx) (what string, err error) {
 		return "make", tx.VMs().Insert(c.ctx(), vm)
 	case n < 13:
 		vm := one(c.Rand, c.vms)
-		if c.IntN(3) == 0 {
+		if c.IntN(8) == 0 {
 			vm.WorkerID = one(c.Rand, c.workers)
 		}
 		c.befall(vm)
@@ -295,13 +295,21 @@ func (c *chronicle) do(tx storage.Tx) (what string, err error) {
 	return "sweep tasks", err
 }
 
-// befall brings a VM into any state.
+// befall brings a VM into any state, at once or by one thing that changes.
 func (c *chronicle) befall(vm *domain.VM) {
-	vm.Desired = one(c.Rand, []domain.DesiredState{domain.WantRunning, domain.WantStopped, domain.WantPaused, domain.WantDeleted})
-	vm.Observed = one(c.Rand, []domain.ObservedState{
-		domain.Pending, domain.Starting, domain.Running, domain.Stopping, domain.Stopped, domain.Paused, domain.Failed, domain.Deleting, domain.Deleted,
-	})
-	vm.PauseMode = one(c.Rand, []domain.PauseMode{"", domain.PauseFreeze, domain.PauseMemory, domain.PauseDisk})
+	which := c.IntN(6)
+	if which == 0 || which > 2 {
+		vm.Desired = one(c.Rand, []domain.DesiredState{domain.WantRunning, domain.WantStopped, domain.WantPaused, domain.WantDeleted})
+	}
+	if which == 1 || which > 2 {
+		vm.Observed = one(c.Rand, []domain.ObservedState{
+			domain.Pending, domain.Starting, domain.Running, domain.Stopping, domain.Stopped, domain.Stopped, domain.Paused, domain.Paused,
+			domain.Failed, domain.Deleting, domain.Deleted,
+		})
+	}
+	if which >= 2 {
+		vm.PauseMode = one(c.Rand, []domain.PauseMode{"", domain.PauseFreeze, domain.PauseMemory, domain.PauseDisk})
+	}
 	vm.EndedAt = nil
 	if vm.Observed == domain.Deleted {
 		vm.EndedAt = ptr(c.tick())
