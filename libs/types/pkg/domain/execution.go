@@ -60,6 +60,18 @@ type Execution struct {
 	CreatedAt     time.Time
 	StartedAt     *time.Time
 	EndedAt       *time.Time
+	// PackID names the [OutputPack] that has its output; empty: it is on its worker alone.
+	PackID ID
+}
+
+// OutputPack is the output of some ended executions of a project, together in
+// storage that workers share.
+type OutputPack struct {
+	ID        ID
+	ProjectID ID
+	Packed    Packed
+	KeySealed []byte // envelope-encrypted, of what is stored
+	CreatedAt time.Time
 }
 
 // OutputStream tells apart what a command writes.

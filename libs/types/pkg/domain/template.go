@@ -75,7 +75,7 @@ type Artifact struct {
 	Shape         *Shape `json:"shape,omitempty"`
 }
 
-// Packed is an artifact, or a snapshot's disk, in storage that workers share.
+// Packed is an artifact, a snapshot's disk, or output, in storage that workers share.
 type Packed struct {
 	Store  string `json:"store"`  // its name, without credentials
 	Digest string `json:"digest"` // "sha256:…" of what is stored

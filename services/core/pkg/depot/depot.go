@@ -42,17 +42,27 @@ func (d *Depot) Name() string { return d.blobs.Name() }
 // Send packs a build and stores it. Sent again it is the same.
 // Returns NotFound, PreconditionFailed, NoSpace, Unavailable.
 func (d *Depot) Send(ctx context.Context, build domain.ID) (domain.Packed, error) {
-	return d.store(ctx, func(w io.Writer) error { return d.images.Pack(ctx, string(build), w) })
+	return store(ctx, d.blobs, d.tmp, func(w io.Writer) error { return d.images.Pack(ctx, string(build), w) })
 }
 
-// store stores what pack writes.
-func (d *Depot) store(ctx context.Context, pack func(io.Writer) error) (domain.Packed, error) {
-	f, err := os.CreateTemp(d.tmp, ".packed-")
+// nameless makes a file below a directory that is gone once it is closed, however
+// this process ends.
+func nameless(dir string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, ".packed-")
 	if err == nil {
-		err = os.Remove(f.Name()) // no crash leaves it
+		err = os.Remove(f.Name())
 	}
 	if err != nil {
-		return domain.Packed{}, errors.Wrap(err, errors.Internal, "there is no place to pack in")
+		return nil, errors.Wrap(err, errors.Internal, "there is no place to pack in")
+	}
+	return f, nil
+}
+
+// store stores what pack writes, which is in a nameless file below tmp until then.
+func store(ctx context.Context, blobs blob.Store, tmp string, pack func(io.Writer) error) (domain.Packed, error) {
+	f, err := nameless(tmp)
+	if err != nil {
+		return domain.Packed{}, err
 	}
 	defer f.Close()
 	sum := sha256.New()
@@ -66,8 +76,8 @@ func (d *Depot) store(ctx context.Context, pack func(io.Writer) error) (domain.P
 	if err != nil {
 		return domain.Packed{}, errors.Wrap(err, errors.Internal, "what was packed cannot be read")
 	}
-	p := domain.Packed{Store: d.Name(), Digest: string(blob.DigestOf(sum)), Bytes: bytes}
-	return p, d.blobs.Put(ctx, blob.Digest(p.Digest), bytes, f)
+	p := domain.Packed{Store: blobs.Name(), Digest: string(blob.DigestOf(sum)), Bytes: bytes}
+	return p, blobs.Put(ctx, blob.Digest(p.Digest), bytes, f)
 }
 
 // Fetch makes a build of another worker one of this host.
@@ -85,11 +95,13 @@ func (d *Depot) Fetch(ctx context.Context, build domain.ID, rootfs domain.Artifa
 }
 
 // Drop removes what was sent. Absent is success. Returns Unavailable.
-func (d *Depot) Drop(ctx context.Context, p domain.Packed) error {
-	if p.Store != d.Name() {
+func (d *Depot) Drop(ctx context.Context, p domain.Packed) error { return drop(ctx, d.blobs, p) }
+
+func drop(ctx context.Context, blobs blob.Store, p domain.Packed) error {
+	if p.Store != blobs.Name() {
 		return nil
 	}
-	return d.blobs.Delete(ctx, blob.Digest(p.Digest))
+	return blobs.Delete(ctx, blob.Digest(p.Digest))
 }
 
 // Held lists the builds on this host that may be a worker's.
@@ -107,8 +119,12 @@ func (d *Depot) Held(ctx context.Context) ([]domain.ID, error) {
 // Collect removes what was sent before a time and is not used by then, as used
 // tells of all that is, asked after it was seen. Returns Unavailable.
 func (d *Depot) Collect(ctx context.Context, before time.Time, used func(context.Context) (map[string]bool, error)) (int, error) {
+	return collect(ctx, d.blobs, before, used)
+}
+
+func collect(ctx context.Context, blobs blob.Store, before time.Time, used func(context.Context) (map[string]bool, error)) (int, error) {
 	var old []blob.Digest
-	err := d.blobs.List(ctx, func(i blob.Info) error {
+	err := blobs.List(ctx, func(i blob.Info) error {
 		if i.Written.Before(before) {
 			old = append(old, i.Digest)
 		}
@@ -126,7 +142,7 @@ func (d *Depot) Collect(ctx context.Context, before time.Time, used func(context
 		if keep[string(digest)] {
 			continue
 		}
-		if err := d.blobs.Delete(ctx, digest); err != nil {
+		if err := blobs.Delete(ctx, digest); err != nil {
 			return removed, err
 		}
 		removed++

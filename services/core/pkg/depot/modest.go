@@ -31,11 +31,27 @@ func (m *modest) Write(p []byte) (int, error) {
 		if err := unix.Fstatfs(int(m.f.Fd()), &st); err != nil {
 			return 0, &os.PathError{Op: "statfs", Path: m.f.Name(), Err: err}
 		}
-		leave := min(maxLeave/uint64(st.Bsize), st.Blocks/leavePart) //nolint:gosec // a block has a size
-		if st.Bavail < leave {
+		if leave := leaves(st); available(st) < leave {
 			return 0, errors.New(errors.NoSpace, "there is too little room on the disk to pack in").
-				WithHint("%d MiB are left to others", leave*uint64(st.Bsize)>>20) //nolint:gosec // a block has a size
+				WithHint("%d MiB are left to others", leave>>20)
 		}
 	}
 	return m.f.Write(p)
+}
+
+// leaves is how many bytes of a disk are left to others.
+func leaves(st unix.Statfs_t) int64 {
+	return int64(min(maxLeave/uint64(st.Bsize), st.Blocks/leavePart)) * st.Bsize //nolint:gosec // a block has a size
+}
+
+func available(st unix.Statfs_t) int64 { return int64(st.Bavail) * st.Bsize } //nolint:gosec // a disk is smaller
+
+// Missing is how many bytes a directory's disk lacks for there to be twice the room
+// that packing leaves to others; 0: there is that much.
+func Missing(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	return max(0, 2*leaves(st)-available(st)), nil
 }

@@ -34,7 +34,7 @@ type description struct {
 // Sent again it is another blob.
 // Returns NoSpace, Unavailable, and pack's error.
 func (d *Depot) SendSnapshot(ctx context.Context, s *domain.Snapshot, pack func(io.Writer) error) (domain.Packed, error) {
-	return d.store(ctx, func(w io.Writer) error {
+	return store(ctx, d.blobs, d.tmp, func(w io.Writer) error {
 		z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true))
 		if err != nil {
 			return errors.Wrap(err, errors.Internal, "the snapshot cannot be packed")

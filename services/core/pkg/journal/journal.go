@@ -37,6 +37,7 @@ type Journal struct {
 	end      *domain.ExecutionEnd
 	modified time.Time
 	fail     error // deleted or shut: nothing more is written
+	carried  bool  // it is elsewhere, too
 	change   watch.Change
 	changes  uint64 // so far
 	holds    map[*hold]struct{}
@@ -210,6 +211,7 @@ func (j *Journal) AppendEnd(end domain.ExecutionEnd) error {
 	}
 	j.end = &end
 	j.closeFile()
+	j.store.fresh.add(j.key)
 	j.wake()
 	return nil
 }
@@ -375,7 +377,7 @@ func (j *Journal) closeFile() {
 func (j *Journal) info() Info {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return Info{Key: j.key, Bytes: j.bytes, Modified: j.modified, Open: j.refs > 0}
+	return Info{Key: j.key, Bytes: j.bytes, Modified: j.modified, Open: j.refs > 0, Carried: j.carried}
 }
 
 // wake tells the waiting readers that something changed.

@@ -56,7 +56,8 @@ func (s *Store) scan() error {
 			return err
 		}
 	}
-	for _, j := range s.journals {
+	for k, j := range s.journals {
+		s.fresh.add(k)
 		slices.SortFunc(j.segments, func(a, b *segment) int { return cmp.Compare(a.base, b.base) })
 		slices.SortFunc(j.extents, func(a, b extent) int {
 			return cmp.Or(cmp.Compare(a.offset, b.offset), cmp.Compare(a.end(), b.end()))

@@ -31,6 +31,7 @@ type Store struct {
 
 	packs packs
 	bytes atomic.Int64 // of all journals
+	fresh fresh
 
 	// mu is taken before a journal's own mutex, never after it.
 	mu       sync.Mutex
@@ -179,6 +180,7 @@ func (s *Store) deleteLocked(k Key) error {
 		return nil
 	}
 	delete(s.journals, k)
+	s.fresh.drop(k)
 	return j.remove()
 }
 
@@ -188,6 +190,7 @@ type Info struct {
 	Bytes    int64     // its share of the disk
 	Modified time.Time // when it was last written to
 	Open     bool      // somebody holds it open
+	Carried  bool      // it is elsewhere, too
 }
 
 // List tells what journals there are, in no particular order.

@@ -37,4 +37,23 @@ type Executions interface {
 	Expired(ctx context.Context, worker domain.ID, before time.Time, limit int) ([]*domain.Execution, error)
 	// Delete removes ended executions; others and absent ones are left alone.
 	Delete(ctx context.Context, project domain.ID, ids ...domain.ID) error
+	// InVM is Get for whoever knows the VM and not its project. Returns NotFound.
+	InVM(ctx context.Context, vm, id domain.ID) (*domain.Execution, error)
+}
+
+// OutputPacks is the table of what is in the storage of executions' output.
+type OutputPacks interface {
+	// Get returns NotFound.
+	Get(ctx context.Context, project, id domain.ID) (*domain.OutputPack, error)
+	// Insert has a pack be where executions of its project have their output, and
+	// tells of how many: those that have not ended, that have another, or that are
+	// not of the VM are left alone. With none of them there is no pack either.
+	// Returns AlreadyExists.
+	Insert(ctx context.Context, p *domain.OutputPack, of ...*domain.Execution) (int, error)
+	List(ctx context.Context, p Page) (List[*domain.OutputPack], error)
+	// Unused lists packs that no execution has its output in any more: of those
+	// with the given IDs, without any of all.
+	Unused(ctx context.Context, limit int, ids ...domain.ID) ([]*domain.OutputPack, error)
+	// Delete removes a pack, if it is unused, and tells whether it did.
+	Delete(ctx context.Context, p *domain.OutputPack) (bool, error)
 }

@@ -21,6 +21,11 @@ func SealedSnapshotEnv(id domain.ID) string { return "snapshots/" + string(id) +
 // SealedCommand is the place of an execution's command.
 func SealedCommand(id domain.ID) string { return "executions/" + string(id) + "/command" }
 
+// SealedOutputKey is the place of the key that output in the storage is under.
+func SealedOutputKey(project, id domain.ID) string {
+	return "output_packs/" + string(id) + "/key/" + string(project)
+}
+
 // SealedSecret is the place of a stored secret's value. Project and name are
 // part of it: whoever can write rows cannot give a secret another name, under
 // which it would go elsewhere.

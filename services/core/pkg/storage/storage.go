@@ -53,6 +53,7 @@ type Tx interface {
 	VMs() VMs
 	Machines() Machines
 	Executions() Executions
+	OutputPacks() OutputPacks
 	Templates() Templates
 	Builds() Builds
 	Snapshots() Snapshots

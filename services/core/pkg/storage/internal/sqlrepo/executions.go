@@ -13,7 +13,8 @@ type executions struct{ s Session }
 
 const (
 	executionColumns = "id, project_id, vm_id, epoch, origin_id, command_sealed, state, pid, exit_code, signal, lost_reason, output_bytes, timed_out, created_at, started_at, ended_at"
-	executionSelect  = "SELECT " + executionColumns + " FROM executions"
+	executionRead    = executionColumns + ", pack_id" // which outputPacks writes alone
+	executionSelect  = "SELECT " + executionRead + " FROM executions"
 	executionOpen    = "state IN ('starting', 'running')"
 )
 
@@ -43,7 +44,7 @@ func executionArgs(e *domain.Execution) []any {
 func scanExecution(r Row) (*domain.Execution, error) {
 	e := new(domain.Execution)
 	return e, r.Scan(&e.ID, &e.ProjectID, &e.VMID, &e.Epoch, &e.OriginID, &e.CommandSealed, &e.State, &e.PID, &e.ExitCode, &e.Signal,
-		&e.LostReason, &e.OutputBytes, scanFlag{&e.TimedOut}, scanTime{&e.CreatedAt}, scanOptTime{&e.StartedAt}, scanOptTime{&e.EndedAt})
+		&e.LostReason, &e.OutputBytes, scanFlag{&e.TimedOut}, scanTime{&e.CreatedAt}, scanOptTime{&e.StartedAt}, scanOptTime{&e.EndedAt}, &e.PackID)
 }
 
 func checkExecution(e *domain.Execution) error {
@@ -113,7 +114,7 @@ func (r executions) Open(ctx context.Context, vm domain.ID) ([]*domain.Execution
 
 func (r executions) LoseOpen(ctx context.Context, vm domain.ID, epoch int64, reason string, at time.Time) ([]*domain.Execution, error) {
 	return queryAll(ctx, r.s, scanExecution, "UPDATE executions SET state = 'lost', lost_reason = ?, ended_at = ? WHERE vm_id = ? AND "+executionOpen+
-		" AND epoch <= ? RETURNING "+executionColumns, reason, micros(at), string(vm), epoch)
+		" AND epoch <= ? RETURNING "+executionRead, reason, micros(at), string(vm), epoch)
 }
 
 func (r executions) Expired(ctx context.Context, worker domain.ID, before time.Time, limit int) ([]*domain.Execution, error) {
@@ -133,4 +134,8 @@ func (r executions) Delete(ctx context.Context, project domain.ID, ids ...domain
 		}
 	}
 	return nil
+}
+
+func (r executions) InVM(ctx context.Context, vm, id domain.ID) (*domain.Execution, error) {
+	return queryOne(ctx, r.s, scanExecution, notFound("execution", id), executionSelect+" WHERE id = ? AND vm_id = ?", string(id), string(vm))
 }

@@ -61,7 +61,7 @@ func (r projects) Rename(ctx context.Context, id domain.ID, name string) error {
 // mention. What happened (outbox) and was used (usage) in a project that is
 // gone is nobody's any longer and goes as well.
 var tenantTables = []string{
-	"snapshots", "templates", "names", "tasks", "builds", "volume_mounts", "vms", "volumes",
+	"snapshots", "templates", "names", "tasks", "builds", "volume_mounts", "vms", "output_packs", "volumes",
 	"usage", "outbox", "api_keys", "memberships", "idempotency", "answers", "secrets", "webhooks",
 }
 

@@ -59,6 +59,9 @@ func (t *Tx) Machines() storage.Machines { return machines{t.s} }
 // Executions implements [storage.Tx].
 func (t *Tx) Executions() storage.Executions { return executions{t.s} }
 
+// OutputPacks implements [storage.Tx].
+func (t *Tx) OutputPacks() storage.OutputPacks { return outputPacks{t.s} }
+
 // Templates implements [storage.Tx].
 func (t *Tx) Templates() storage.Templates { return templates{t.s} }
 
