@@ -24,6 +24,7 @@ type Execution struct {
 	CreatedAt   time.Time  `json:"created_at"`
 	StartedAt   *time.Time `json:"started_at,omitempty"`
 	EndedAt     *time.Time `json:"ended_at,omitempty"`
+	Stored      bool       `json:"output_stored,omitempty" doc:"It has ended, and its output is in the storage: it is read also while its worker is away"`
 }
 
 // PTYSize is a terminal's size in character cells.

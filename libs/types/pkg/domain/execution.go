@@ -64,6 +64,10 @@ type Execution struct {
 	PackID ID
 }
 
+// OutputStorage is the name of the part of a storage that has output, of that of the
+// part that has templates and snapshots.
+func OutputStorage(name string) string { return name + "-output" }
+
 // OutputPack is the output of some ended executions of a project, together in
 // storage that workers share.
 type OutputPack struct {

@@ -66,9 +66,12 @@ func (o *Output) Fetch(ctx context.Context, p domain.Packed, key []byte, place s
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(&modest{f: f}, io.LimitReader(r, p.Bytes+1)) // one more has it say so
+	n, err := io.Copy(&modest{f: f}, io.LimitReader(r, p.Bytes+1))
 	if err = errors.Join(err, r.Close()); err != nil {
 		return err
+	}
+	if n != p.Bytes {
+		return errors.New(errors.PreconditionFailed, "what was packed has another size than it should have")
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return errors.Wrap(err, errors.Internal, "what was fetched cannot be read")
@@ -82,8 +85,15 @@ func (o *Output) Fetch(ctx context.Context, p domain.Packed, key []byte, place s
 		return errors.Wrap(err, errors.Internal, "output cannot be unpacked")
 	}
 	defer z.Close()
-	return unpack(plain{z})
+	err = unpack(plain{z})
+	if errors.HasCode(err, errors.InvalidArgument) {
+		return damaged(err)
+	}
+	return err
 }
+
+// Missing is how many bytes this host's disk lacks for there to be room; see [Missing].
+func (o *Output) Missing() (int64, error) { return Missing(o.tmp) }
 
 // Drop removes what was sent. Absent is success. Returns Unavailable.
 func (o *Output) Drop(ctx context.Context, p domain.Packed) error { return drop(ctx, o.blobs, p) }

@@ -65,7 +65,9 @@ type Host struct {
 	log      *slog.Logger
 
 	depot      worker.Depot // nil: there is none
+	stored     worker.OutputStore
 	journals   *journal.Store
+	fetched    *journal.Store // nil without stored
 	network    *network.Manager
 	drivers    opened
 	egressCert []byte // PEM
@@ -99,18 +101,40 @@ func Open(ctx context.Context, s Settings, in *installation.Installation, o Opti
 		return h, err
 	}
 	h.opened("images", h.Images.Close)
-	blobs, err := s.Storage.Open(in.ID)
-	if err != nil {
+	if err := h.openStorage(); err != nil {
 		return h, err
-	}
-	if blobs != nil {
-		h.depot = depot.New(blobs, h.Images, s.DataDir)
-		h.log.Info("templates are kept for all workers", "storage", blobs.Name())
 	}
 	if err := h.openDrivers(ctx); err != nil {
 		return h, err
 	}
 	return h, h.assemble(ctx)
+}
+
+// openStorage opens what workers share, if there is something.
+func (h *Host) openStorage() error {
+	s := h.settings
+	blobs, err := s.Storage.Open(h.in.ID)
+	if err != nil || blobs == nil {
+		return err
+	}
+	h.depot = depot.New(blobs, h.Images, s.DataDir)
+	output, err := s.Storage.Open(domain.OutputStorage(h.in.ID))
+	if err != nil {
+		return err
+	}
+	h.stored = depot.NewOutput(output, s.DataDir)
+	// What was fetched is looked for by nobody after a restart; the journals' lock
+	// keeps other processes out of here.
+	dir := filepath.Join(s.DataDir, "fetched")
+	if err := os.RemoveAll(dir); err != nil {
+		return errors.Wrap(err, errors.Internal, "output that was fetched before cannot be removed")
+	}
+	if h.fetched, err = journal.OpenStore(dir, journal.Options{MaxBytes: worker.MaxFetchedJournal}); err != nil {
+		return err
+	}
+	h.opened("fetched output", h.fetched.Close)
+	h.log.Info("templates, snapshots and output are kept for all workers", "storage", blobs.Name())
+	return nil
 }
 
 // openDrivers opens disk, network and the drivers on them.
@@ -208,7 +232,7 @@ func (h *Host) assemble(ctx context.Context) error {
 		Pool:       worker.PoolConfig{Size: s.Pool.Size, Kinds: s.Pool.Kinds}, Tools: shed, EgressCA: h.egressCert,
 		Late: h.drivers.late, NoTrials: !h.options.Serves,
 	}, worker.Deps{
-		Store: h.in.Store, Drivers: h.drivers.drivers, Absent: h.drivers.absent, Images: h.Images, Depot: h.depot, Journals: h.journals, Volumes: volume.New(h.Disk),
+		Store: h.in.Store, Drivers: h.drivers.drivers, Absent: h.drivers.absent, Images: h.Images, Depot: h.depot, Journals: h.journals, Stored: h.stored, Fetched: h.fetched, Volumes: volume.New(h.Disk),
 		Sealer: h.in.Sealer, Queue: h.Queue, Changes: h.options.Changes, Tracing: h.options.Tracing, Now: h.in.Now, Log: h.log,
 	})
 	return nil

@@ -37,6 +37,14 @@ func (f *fresh) all() []Key {
 	return keys
 }
 
+// Uncarried tells of how many journals that have ended, or may have, Carried was
+// not called.
+func (s *Store) Uncarried() int {
+	s.fresh.mu.Lock()
+	defer s.fresh.mu.Unlock()
+	return len(s.fresh.keys)
+}
+
 // Fresh lists the journals that have ended and that Carried was not called for,
 // longest ended first. After a restart these are all that have ended.
 // What cannot be read is left out.

@@ -1,7 +1,11 @@
 package service
 
 import (
+	"cmp"
 	"context"
+	"hash/fnv"
+	"io"
+	"slices"
 	"sync"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -69,34 +73,47 @@ func (s *Service) started(ctx context.Context, by vmm.Caller, vmID, id domain.ID
 
 // GetExecution implements vmm.Executions.
 func (s *Service) GetExecution(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.Execution, error) {
-	x, _, err := s.execution(ctx, by, id)
-	return x, err
+	x, _, away, err := s.findExecution(ctx, by, id)
+	if err == nil && away != nil && !x.State.Ended() {
+		return nil, away
+	}
+	return x, err // what has ended does not change any more
 }
 
 // execution finds an execution: in the memory of its node, where it is fresher
 // than in the database and sooner there.
 func (s *Service) execution(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.Execution, Node, error) {
+	x, node, away, err := s.findExecution(ctx, by, id)
+	if err == nil && away != nil {
+		return nil, nil, away
+	}
+	return x, node, err
+}
+
+// findExecution is execution for what can do without its node: away tells why
+// there is none.
+func (s *Service) findExecution(ctx context.Context, by vmm.Caller, id domain.ID) (x *domain.Execution, node Node, away, err error) {
 	if x, node, ok := s.recent(by, id); ok {
 		if fresher, err := node.Execution(ctx, id); err == nil && fresher.VMID == x.VMID {
-			return fresher, node, nil
+			return fresher, node, nil, nil
 		}
 	}
-	x, node, err := s.anyExecution(ctx, by.ProjectID, id)
+	x, node, err = s.anyExecution(ctx, by.ProjectID, id)
 	if err != nil || node != nil {
-		return x, node, err
+		return x, node, nil, err
 	}
 	vm, err := s.GetVM(ctx, by, x.VMID)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	s.openCommand(ctx, x)
-	if node, err = s.nodeOf(vm); err != nil {
-		return nil, nil, err
+	if node, away = s.nodeOf(vm); away != nil {
+		return x, nil, away, nil
 	}
 	if fresher, err := node.Execution(ctx, id); err == nil && fresher.VMID == x.VMID {
 		x = fresher
 	}
-	return x, node, nil
+	return x, node, nil, nil
 }
 
 // recent finds an execution that was started here a moment ago, and its worker.
@@ -218,13 +235,71 @@ func (s *Service) Output(ctx context.Context, by vmm.Caller, id domain.ID, from 
 		return nil, errors.New(errors.InvalidArgument, "the offset %d is negative", from).WithField("offset")
 	}
 	x, node, ok := s.recent(by, id)
+	var away error
 	if !ok {
 		var err error
-		if x, node, err = s.execution(ctx, by, id); err != nil {
+		if x, node, away, err = s.findExecution(ctx, by, id); err != nil {
 			return nil, err
 		}
 	}
-	return node.Output(ctx, x, from, follow)
+	if node != nil {
+		r, err := node.Output(ctx, x, from, follow)
+		if !errors.HasCode(err, errors.Unavailable) && !errors.HasCode(err, errors.NotFound) {
+			return r, err
+		}
+		away = err
+	}
+	return s.storedOutput(ctx, x, from, away)
+}
+
+// storedOutput reads the output of an execution that has ended by a worker that
+// gets it from the storage. away is the error where there is none, or it is not there.
+func (s *Service) storedOutput(ctx context.Context, x *domain.Execution, from int64, away error) (vmm.OutputReader, error) {
+	if s.nodes.Here() != nil {
+		return nil, away // it has looked there
+	}
+	var pack *domain.OutputPack
+	var workers []*domain.Worker
+	err := s.store.View(ctx, func(tx storage.Tx) error {
+		row, err := tx.Executions().Get(ctx, x.ProjectID, x.ID)
+		if err != nil || row.PackID == "" {
+			return errors.Join(err, away)
+		}
+		x = row
+		if pack, err = tx.OutputPacks().Get(ctx, x.ProjectID, x.PackID); err != nil {
+			return err
+		}
+		workers, err = tx.Workers().All(ctx)
+		return err
+	})
+	switch {
+	case errors.HasCode(err, errors.NotFound):
+		return nil, away
+	case err != nil:
+		return nil, err
+	}
+	workers = slices.DeleteFunc(workers, func(w *domain.Worker) bool {
+		return w.State == domain.WorkerAway || domain.OutputStorage(w.Storage) != pack.Packed.Store
+	})
+	// All gateways ask the same one first, which has it from then on.
+	rank := func(w *domain.Worker) uint64 {
+		h := fnv.New64a()
+		_, _ = io.WriteString(h, string(pack.ID+w.ID))
+		return h.Sum64()
+	}
+	slices.SortFunc(workers, func(a, b *domain.Worker) int { return cmp.Compare(rank(a), rank(b)) })
+	for _, w := range workers {
+		node, err := s.nodes.Node(w.ID)
+		if err == nil {
+			var r vmm.OutputReader
+			// One of before knows of no storage for output, and has none of this.
+			if r, err = node.Output(ctx, x, from, false); !errors.HasCode(err, errors.Unavailable) && !errors.HasCode(err, errors.NotFound) {
+				return r, err
+			}
+		}
+		s.log.Debug("output is not to be had of a worker", "execution", x.ID, "worker", w.Name, "error", err)
+	}
+	return nil, away
 }
 
 // WaitExecution implements vmm.Executions.

@@ -51,9 +51,9 @@ type OutputPacks interface {
 	// Returns AlreadyExists.
 	Insert(ctx context.Context, p *domain.OutputPack, of ...*domain.Execution) (int, error)
 	List(ctx context.Context, p Page) (List[*domain.OutputPack], error)
-	// Unused lists packs that no execution has its output in any more: of those
-	// with the given IDs, without any of all.
-	Unused(ctx context.Context, limit int, ids ...domain.ID) ([]*domain.OutputPack, error)
+	// Unused lists those of the given packs, at most MaxPage, that no execution has its
+	// output in any more.
+	Unused(ctx context.Context, ids ...domain.ID) ([]*domain.OutputPack, error)
 	// Delete removes a pack, if it is unused, and tells whether it did.
 	Delete(ctx context.Context, p *domain.OutputPack) (bool, error)
 }

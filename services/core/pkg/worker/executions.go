@@ -399,8 +399,15 @@ func (w *Worker) Execution(_ context.Context, id domain.ID) (*domain.Execution, 
 func (w *Worker) FlushExecutions(ctx context.Context) error { return w.rows.flush(ctx) }
 
 // Output implements service.Node.
-func (w *Worker) Output(_ context.Context, x *domain.Execution, from int64, follow bool) (vmm.OutputReader, error) {
-	return w.Journals.Read(journalKey(x), from, follow && !x.State.Ended())
+func (w *Worker) Output(ctx context.Context, x *domain.Execution, from int64, follow bool) (vmm.OutputReader, error) {
+	r, err := w.Journals.Read(journalKey(x), from, follow && !x.State.Ended())
+	switch {
+	case err == nil:
+		return r, nil
+	case errors.HasCode(err, errors.NotFound) && w.Stored != nil:
+		return w.fetchedOutput(ctx, x, from, err)
+	}
+	return nil, err
 }
 
 // WaitExecution implements service.Node.

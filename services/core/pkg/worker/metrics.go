@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
@@ -23,6 +24,8 @@ type metrics struct {
 	phases *prometheus.HistogramVec
 	execs  *prometheus.HistogramVec
 	output prometheus.Histogram
+	packs  *prometheus.CounterVec
+	packed *prometheus.CounterVec
 
 	mu    sync.Mutex
 	names map[string]bool
@@ -51,12 +54,26 @@ func newMetrics() *metrics {
 			Name: "aetherium_execution_first_output_duration_seconds", Buckets: execBuckets,
 			Help: "From when a command was asked for at the worker until its first output is in its journal.",
 		}),
+		packs: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "aetherium_output_packs_total",
+			Help: "Objects with output of ended executions, by what happened: stored, store_failed, fetched, fetch_failed.",
+		}, []string{"event"}),
+		packed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "aetherium_output_pack_bytes_total", Help: "Bytes of objects with output, by what happened: stored, fetched.",
+		}, []string{"event"}),
 	}
 }
 
 // Collectors are the worker's metrics for Prometheus.
 func (w *Worker) Collectors() []prometheus.Collector {
-	return []prometheus.Collector{w.metrics.starts, w.metrics.phases, w.metrics.execs, w.metrics.output, booted{w}}
+	all := []prometheus.Collector{w.metrics.starts, w.metrics.phases, w.metrics.execs, w.metrics.output, booted{w}}
+	if w.Stored != nil {
+		all = append(all, w.metrics.packs, w.metrics.packed, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "aetherium_output_unstored_executions",
+			Help: "Executions that have ended, or may have, and whose output is not known to be in the storage.",
+		}, func() float64 { return float64(w.Journals.Uncarried()) }))
+	}
+	return all
 }
 
 // booted tells of the memories that drivers keep of booted machines.
@@ -127,4 +144,23 @@ func (m *metrics) name(phase string) string {
 		m.names[phase] = true
 	}
 	return phase
+}
+
+// stored counts output that was to be stored.
+func (m *metrics) stored(p *domain.OutputPack, err error) {
+	m.carried("stored", "store_failed", p, err)
+}
+
+// fetched counts output that was to be fetched.
+func (m *metrics) fetched(p *domain.OutputPack, err error) {
+	m.carried("fetched", "fetch_failed", p, err)
+}
+
+func (m *metrics) carried(done, failed string, p *domain.OutputPack, err error) {
+	if err != nil {
+		m.packs.WithLabelValues(failed).Inc()
+		return
+	}
+	m.packs.WithLabelValues(done).Inc()
+	m.packed.WithLabelValues(done).Add(float64(p.Packed.Bytes))
 }

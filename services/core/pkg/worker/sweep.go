@@ -2,6 +2,8 @@ package worker
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -26,6 +28,9 @@ func (w *Worker) sweep(ctx context.Context) {
 		{"snapshots", w.sweepDisks},
 		{"snapshots to store", w.sweepUnstored},
 		{"storage", w.sweepStorage},
+		{"output", w.sweepOutput},
+		{"fetched output", w.sweepFetched},
+		{"room for output", w.relieve},
 		{"layers", w.sweepLayers},
 		{"tools", w.sweepTools},
 		{"tool logs", w.sweepToolLogs},
@@ -132,6 +137,11 @@ func inBatches(drop func() (int, error)) error {
 // ForgetProject removes the tombstones of a project's VMs, with their
 // executions, journals and logs. Other VMs of it stay.
 func (w *Worker) ForgetProject(ctx context.Context, project domain.ID) error {
+	if w.Stored != nil {
+		if _, err := w.Fetched.ShrinkTo(0); err != nil { // some may be the project's
+			return err
+		}
+	}
 	for {
 		found, err := w.dropTombstones(ctx, func(tx storage.Tx) ([]*domain.VM, error) {
 			list, err := tx.VMs().List(ctx, storage.VMFilter{
@@ -193,22 +203,31 @@ func (w *Worker) sweepExecutions(ctx context.Context) error {
 // how many it was.
 func (w *Worker) dropExecutions(ctx context.Context, find func(storage.Tx) ([]*domain.Execution, error)) (int, error) {
 	var gone []*domain.Execution
+	var packs []*domain.OutputPack
 	err := w.Store.Update(ctx, func(tx storage.Tx) (err error) {
 		if gone, err = find(tx); err != nil {
 			return err
 		}
+		packed := map[domain.ID]bool{}
 		for _, x := range gone {
 			if err := tx.Executions().Delete(ctx, x.ProjectID, x.ID); err != nil {
 				return err
 			}
+			if x.PackID != "" {
+				packed[x.PackID] = true
+			}
 		}
-		return nil
+		packs, err = unpacked(ctx, tx, slices.Collect(maps.Keys(packed)))
+		return err
 	})
 	if err != nil {
 		return 0, err
 	}
 	for _, x := range gone {
 		err = errors.Join(err, w.Journals.Delete(journalKey(x)))
+	}
+	for _, p := range packs {
+		w.dropOutput(ctx, p)
 	}
 	return len(gone), err
 }

@@ -42,10 +42,13 @@ type Config struct {
 	WishesEvery    time.Duration // between looks for wishes and tasks that nobody told it of
 	SweepEvery     time.Duration // between looks for expired rows
 	UsageEvery     time.Duration // between usage samples
-	KeepTombstones time.Duration
-	KeepTasks      time.Duration
-	KeepEvents     time.Duration
-	KeepUsage      time.Duration // 0: for ever
+	// StoreOutputEvery is between two looks for output to be stored: what ends
+	// meanwhile is one object for each project.
+	StoreOutputEvery time.Duration
+	KeepTombstones   time.Duration
+	KeepTasks        time.Duration
+	KeepEvents       time.Duration
+	KeepUsage        time.Duration // 0: for ever
 	// MaxConcurrentSteps bounds how many VMs are stepped at once.
 	MaxConcurrentSteps int
 	Pool               PoolConfig
@@ -72,6 +75,7 @@ func (c Config) withDefaults() Config {
 	set(&c.WishesEvery, 5*time.Second)
 	set(&c.SweepEvery, 30*time.Second)
 	set(&c.UsageEvery, 15*time.Second)
+	set(&c.StoreOutputEvery, time.Minute)
 	set(&c.KeepTombstones, 7*24*time.Hour)
 	set(&c.KeepTasks, 7*24*time.Hour)
 	set(&c.KeepEvents, 7*24*time.Hour)
@@ -97,7 +101,9 @@ type Deps struct {
 	Images   Images
 	Depot    Depot // nil: builds and snapshots stay on the worker that makes them
 	Journals *journal.Store
-	Volumes  Volumes // nil: it keeps none
+	Stored   OutputStore    // nil: output stays on the worker that it came to be on
+	Fetched  *journal.Store // of output that was fetched; what it has may go at any time. nil with Stored alone
+	Volumes  Volumes        // nil: it keeps none
 	Sealer   seal.Sealer
 	Queue    queue.Queue
 	Changes  watch.Changes[domain.ID] // woken after commits for a VM or task but for a step's beginning, and where a snapshot was stored
@@ -129,6 +135,7 @@ type Worker struct {
 	rows     *rows
 	builds   builds
 	stored   stored
+	outputs  outputs
 	unstored unstored
 	layers   layers
 	pool     *pool
@@ -154,6 +161,7 @@ func New(config Config, d Deps) *Worker {
 	w.pool = newPool(w, w.config.Pool)
 	w.unstored.look = make(chan struct{}, 1)
 	w.layers.dir = filepath.Join(w.config.DataDir, "layers")
+	w.outputs.slots = make(slots, maxOutputFetches)
 	w.stepSlots = make(slots, maxStepBuilds)
 	return w
 }
@@ -191,6 +199,7 @@ func (w *Worker) Start(ctx context.Context) error {
 		return err
 	}
 	w.wg.Go(w.storeSnapshots)
+	w.wg.Go(w.storeOutputs)
 	w.SnapshotsChanged(ctx) // the last process may have died before it stored some
 	w.wg.Go(func() { w.live(w.ctx) })
 	w.wg.Go(func() { w.every(w.config.WishesEvery, w.sweepAsked) })
@@ -205,6 +214,7 @@ func (w *Worker) Stop(ctx context.Context) error {
 	w.steps.cancelAll()
 	err := w.Queue.Stop(ctx)
 	err = errors.Join(err, w.pool.close(ctx))
+	w.storeLastOutput(ctx)
 	w.cancel()
 	w.vms.closeAll()
 	w.rows.stop()

@@ -125,7 +125,7 @@ func Execution(x *domain.Execution) wire.Execution {
 		ID: x.ID.String(), VMID: x.VMID.String(), OriginID: x.OriginID.String(), State: string(x.State), Args: x.Command.Args, Cwd: x.Command.Cwd,
 		User: x.Command.User, Stdin: x.Command.Stdin, TimeoutMS: ms(x.Command.Timeout), Epoch: x.Epoch, PID: x.PID,
 		ExitCode: x.ExitCode, Signal: x.Signal, TimedOut: x.TimedOut, LostReason: x.LostReason, OutputBytes: x.OutputBytes,
-		CreatedAt: x.CreatedAt, StartedAt: x.StartedAt, EndedAt: x.EndedAt,
+		CreatedAt: x.CreatedAt, StartedAt: x.StartedAt, EndedAt: x.EndedAt, Stored: x.PackID != "",
 	}
 	if out.Args == nil {
 		out.Args = []string{}

@@ -42,9 +42,10 @@ type Host struct {
 	UsageEvery  config.Duration `yaml:"usage_every" doc:"Between samples of what each VM uses; each is a row, and a point of a sandbox's metrics."`
 }
 
-// Storage is where workers have templates' files from that another has built.
+// Storage is where workers have templates' files, snapshots' disks and output of ended
+// executions from that are another's.
 type Storage struct {
-	URL       string         `yaml:"url" doc:"Where templates are kept for all workers: file:///absolute/directory that they share, or s3://bucket/prefix. Default: each is on the worker that built it alone."`
+	URL       string         `yaml:"url" doc:"Where templates, snapshots' disks and the output of ended executions are kept for all workers: file:///absolute/directory that they share, or s3://bucket/prefix. Default: each is on the worker that it came to be on alone."`
 	Endpoint  string         `yaml:"endpoint" doc:"Of s3://: address of the object storage, such as https://s3.eu-central-1.amazonaws.com."`
 	Region    string         `yaml:"region" doc:"Of s3://: region of the bucket; default: us-east-1."`
 	AccessKey string         `yaml:"access_key" doc:"Of s3://: name of the key; without one, requests are not signed."`

@@ -54,11 +54,17 @@ func (r outputPacks) List(ctx context.Context, p storage.Page) (storage.List[*do
 	return page(ctx, r.s, packSelect, &where{}, p, scanPack, func(p *domain.OutputPack) (time.Time, domain.ID) { return p.CreatedAt, p.ID })
 }
 
-func (r outputPacks) Unused(ctx context.Context, limit int, ids ...domain.ID) ([]*domain.OutputPack, error) {
+func (r outputPacks) Unused(ctx context.Context, ids ...domain.ID) ([]*domain.OutputPack, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	if len(ids) > storage.MaxPage {
+		return nil, errors.New(errors.InvalidArgument, "%d packs are asked for at once", len(ids))
+	}
 	w := &where{}
-	w.add(packUnused)
 	anyOf(w, "id", ids)
-	return queryAll(ctx, r.s, scanPack, packSelect+w.String()+" ORDER BY created_at, id LIMIT ?", append(w.args, clampLimit(limit))...)
+	w.add(packUnused)
+	return queryAll(ctx, r.s, scanPack, packSelect+w.String(), w.args...)
 }
 
 func (r outputPacks) Delete(ctx context.Context, p *domain.OutputPack) (bool, error) {
