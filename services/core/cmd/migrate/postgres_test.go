@@ -126,6 +126,8 @@ func deployment(t *testing.T) string {
 	}
 	first, then, hook := domain.NewID(), domain.NewID(), domain.NewID()
 	code, limit := 7, int64(3)
+	x := &domain.Execution{ID: domain.NewID(), ProjectID: p, VMID: vm.ID, State: domain.ExecutionExited, ExitCode: &code, CreatedAt: at, EndedAt: &at}
+	pack := &domain.OutputPack{ID: domain.NewID(), ProjectID: p, Packed: *snap.Packed, KeySealed: []byte{0, 1, 255}, CreatedAt: at}
 	err = s.Update(ctx, func(tx storage.Tx) error {
 		steps := []error{
 			tx.Projects().Insert(ctx, &domain.Project{ID: p, Name: "p", CreatedAt: at}),
@@ -135,7 +137,7 @@ func deployment(t *testing.T) string {
 			tx.Templates().Insert(ctx, tmpl), tx.Builds().Insert(ctx, build), tx.Builds().Copied(ctx, build, owner),
 			tx.Volumes().Insert(ctx, vol), tx.VMs().Insert(ctx, vm),
 			tx.Machines().Insert(ctx, &domain.Machine{ID: domain.NewID(), WorkerID: owner, VMID: vm.ID, Handle: []byte{1}, CreatedAt: at}),
-			tx.Executions().Insert(ctx, &domain.Execution{ID: domain.NewID(), ProjectID: p, VMID: vm.ID, State: domain.ExecutionExited, ExitCode: &code, CreatedAt: at, EndedAt: &at}),
+			tx.Executions().Insert(ctx, x),
 			tx.Snapshots().Insert(ctx, snap), tx.Snapshots().Copied(ctx, snap, owner),
 			tx.Tasks().Insert(ctx, task(first)), tx.Tasks().Insert(ctx, task(then)), tx.Tasks().Wait(ctx, p, then, []domain.ID{first}),
 			tx.Usage().Record(ctx, domain.Usage{ProjectID: p, VMID: vm.ID, From: at, To: at.Add(time.Second), CPUSeconds: 0.1, MemoryByteSec: 1e18 + 1}),
@@ -157,7 +159,8 @@ func deployment(t *testing.T) string {
 		steps = append(steps, tx.Templates().Update(ctx, tmpl))
 		// Numbers of events are not used again though the newest are gone.
 		_, err := tx.Outbox().DeleteBefore(ctx, at.Add(time.Hour), 2)
-		return errors.Join(append(steps, err)...)
+		_, perr := tx.OutputPacks().Insert(ctx, pack, x)
+		return errors.Join(append(steps, err, perr)...)
 	})
 	if err := errors.Join(err, s.Close()); err != nil {
 		t.Fatal(err)

@@ -36,6 +36,8 @@ INSERT INTO vm_metadata SELECT id, p, k, i % 50 FROM i, unnest('{a,c}'::text[]) 
 INSERT INTO machines SELECT id, w, 'oci', NULL, b, 1000, 1, 1, 1, 'nat', CASE WHEN i % 20 = 1 THEN NULL ELSE id END, 1, at, 0 FROM i WHERE NOT ended;
 INSERT INTO executions SELECT id, p, pg_temp.id(i / 10), 1, NULL, CASE WHEN i % 100 = 0 THEN 'running' ELSE 'exited' END, 1, 0, 0, '', 1, 0, at, at,
 	CASE WHEN i % 100 = 0 THEN NULL ELSE at END, '' FROM i;
+INSERT INTO output_packs SELECT id, p, '{}', '', at FROM i WHERE i % 10 = 0;
+UPDATE executions SET pack_id = pg_temp.id(i - i % 10) FROM i WHERE executions.id = i.id AND i % 3 > 0;
 INSERT INTO snapshots SELECT id, p, pg_temp.id(i / 3), 's' || i, b, 'oci', '', 'disk', '{}', NULL, w, 1, 'ready', i % 2, at, 1 FROM i WHERE i % 4 = 0;
 INSERT INTO names SELECT p, 's' || i, 'snapshot', id FROM i WHERE i % 4 = 0;
 INSERT INTO tasks (id, project_id, kind, subject, state, args, result, error, attempts, max_attempts, cancel_asked, created_at, updated_at, run_at, ended_at, revision)

@@ -89,6 +89,14 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 	}
 	calls = append(
 		calls,
+		Lookup{Name: "execution of a VM", Run: func(ctx context.Context, tx storage.Tx) error {
+			_, _ = tx.Executions().InVM(ctx, id, id)
+			return nil
+		}},
+		Lookup{Name: "output in the storage", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.OutputPacks().List(ctx, asc)) }},
+		Lookup{Name: "unused output", Run: func(ctx context.Context, tx storage.Tx) error {
+			return do(tx.OutputPacks().Unused(ctx, id, p))
+		}},
 		Lookup{Name: "unconverged", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.VMs().Unconverged(ctx, id, 10)) }},
 		Lookup{Name: "deadline due", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.VMs().DeadlineDue(ctx, id, now, 10)) }},
 		Lookup{Name: "unacked", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.VMs().Unacked(ctx, id, 10)) }},

@@ -51,6 +51,7 @@ func Run(t *testing.T, open Open) {
 		"executions keep every field": executionFields,
 		"executions only go forward":  executionUpserts,
 		"executions by state and age": executionQueries,
+		"output in the storage":       outputPacks,
 
 		"templates, tags and names":     templates,
 		"public templates":              publicTemplates,
