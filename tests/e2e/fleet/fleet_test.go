@@ -100,7 +100,7 @@ func (f *field) joining(name string, by *server.Server) *server.Server {
 	f.t.Helper()
 	env := []string{"AETHERIUM_DRIVERS=oci"}
 	if f.storage != "" {
-		env = append(env, "AETHERIUM_STORAGE_URL=file://"+f.storage, "AETHERIUM_LOG_LEVEL=info")
+		env = append(env, "AETHERIUM_STORAGE_URL=file://"+f.storage, "AETHERIUM_STORAGE_OUTPUT_EVERY=1s", "AETHERIUM_LOG_LEVEL=info")
 	}
 	s, err := f.Worker(f.ctx, name, by, env...)
 	must(f.t, err)

@@ -19,6 +19,9 @@ import (
 func (f *field) packed() (files []string) {
 	f.t.Helper()
 	must(f.t, filepath.WalkDir(f.storage, func(name string, e fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(name, "-output") {
+			return fs.SkipDir // output is there for as long as its rows
+		}
 		if err == nil && !e.IsDir() {
 			files = append(files, name)
 		}

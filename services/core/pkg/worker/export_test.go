@@ -70,3 +70,11 @@ func (w *Worker) AwaitEgress(ctx context.Context, id domain.ID) error {
 		}
 	}
 }
+
+// StoreOutput stores the output of all that has ended by now.
+func (w *Worker) StoreOutput(ctx context.Context) error {
+	if err := w.rows.flush(ctx); err != nil {
+		return err
+	}
+	return w.storeOutput(ctx)
+}

@@ -51,6 +51,8 @@ type Storage struct {
 	AccessKey string         `yaml:"access_key" doc:"Of s3://: name of the key; without one, requests are not signed."`
 	SecretKey logging.Secret `yaml:"secret_key" doc:"Of s3://: the key; it belongs into the variable rather than into a configuration file."`
 	CAFile    string         `yaml:"ca_file" doc:"Of s3://: certificates (PEM) that the storage's must be signed by; default: the host's."`
+	// OutputEvery is about what the storage is for, not where it is.
+	OutputEvery config.Duration `yaml:"output_every" doc:"How often the output of what has ended is stored: what ends meanwhile is one object for each project. So much of it is lost with a host."`
 }
 
 // StorageKeyVariable is the environment variable of Storage.SecretKey.
@@ -82,7 +84,7 @@ func (s Storage) parse() (*url.URL, error) {
 		return nil, errors.New(errors.InvalidArgument, "storage.url is no storage").WithField("storage.url").
 			WithHint("file:///absolute/directory, or s3://bucket/prefix")
 	}
-	if u.Scheme != "s3" && (s != Storage{URL: s.URL}) {
+	if u.Scheme != "s3" && (s != Storage{URL: s.URL, OutputEvery: s.OutputEvery}) {
 		return nil, errors.New(errors.InvalidArgument, "settings of object storage are given, and none is used").WithField("storage.url").
 			WithHint("set it to s3://bucket/prefix, or leave the others out")
 	}
@@ -112,6 +114,10 @@ func (s Storage) object(u *url.URL, installation string) (blob.Store, error) {
 
 // check asks for nothing but what is set.
 func (s Storage) check() error {
+	if every := time.Duration(s.OutputEvery); every < minOutputEvery || every > maxOutputEvery {
+		return errors.New(errors.InvalidArgument, "output cannot be stored every %s", every).
+			WithField("storage.output_every").WithHint("%s to %s", minOutputEvery, maxOutputEvery)
+	}
 	u, err := s.parse()
 	if err == nil && u != nil && u.Scheme == "s3" {
 		_, err = s.object(u, "installation")
@@ -244,6 +250,7 @@ func DefaultHost() Host {
 	return Host{
 		Pool:        Pool{Size: 3, Kinds: 2},
 		UsageEvery:  config.Duration(15 * time.Second),
+		Storage:     Storage{OutputEvery: config.Duration(time.Minute)},
 		Drivers:     []string{domain.DriverAuto},
 		OCI:         OCI{Runtime: oci.RuntimeAuto},
 		Docker:      Docker{Socket: "/var/run/docker.sock"},
@@ -255,6 +262,9 @@ func DefaultHost() Host {
 		},
 	}
 }
+
+// The bounds on the time between two looks for output to be stored.
+const minOutputEvery, maxOutputEvery = time.Second, 24 * time.Hour
 
 // The bounds on the time between samples of usage.
 const minUsageEvery, maxUsageEvery = 5 * time.Second, time.Hour

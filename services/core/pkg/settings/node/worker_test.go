@@ -29,6 +29,8 @@ func TestWorker(t *testing.T) {
 		"AETHERIUM_WORKER_GATEWAY=example.com":            "worker.gateway",
 		"AETHERIUM_VM_DRIVER=xen":                         "vm.driver",
 		"AETHERIUM_DRIVERS=xen":                           "drivers",
+		"AETHERIUM_STORAGE_OUTPUT_EVERY=1ms":              "storage.output_every",
+		"AETHERIUM_STORAGE_OUTPUT_EVERY=48h":              "storage.output_every",
 		"AETHERIUM_USAGE_EVERY=1s":                        "usage_every",
 		"AETHERIUM_USAGE_EVERY=2h":                        "usage_every",
 		"AETHERIUM_TRACING_SAMPLE=2":                      "tracing.sample",
