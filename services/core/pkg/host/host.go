@@ -229,7 +229,7 @@ func (h *Host) assemble(ctx context.Context) error {
 		ID: h.options.Worker, Name: name, Address: h.options.Address, Version: version.Version, Platform: settings.Platform(), Capacity: room, DataDir: s.DataDir,
 		KeepTombstones: time.Duration(s.Keep.Tombstones), KeepTasks: time.Duration(s.Keep.Tasks), KeepEvents: time.Duration(s.Keep.Events), KeepUsage: time.Duration(s.Keep.Usage),
 		UsageEvery: time.Duration(s.UsageEvery), StoreOutputEvery: time.Duration(s.Storage.OutputEvery),
-		Pool:       worker.PoolConfig{Size: s.Pool.Size, Kinds: s.Pool.Kinds}, Tools: shed, EgressCA: h.egressCert,
+		Pool: worker.PoolConfig{Size: s.Pool.Size, Kinds: s.Pool.Kinds}, Tools: shed, EgressCA: h.egressCert,
 		Late: h.drivers.late, NoTrials: !h.options.Serves,
 	}, worker.Deps{
 		Store: h.in.Store, Drivers: h.drivers.drivers, Absent: h.drivers.absent, Images: h.Images, Depot: h.depot, Journals: h.journals, Stored: h.stored, Fetched: h.fetched, Volumes: volume.New(h.Disk),

@@ -123,7 +123,9 @@ func outputPacks(e *env) {
 	if drop(both) || !drop(first) || drop(first) {
 		e.Error("a pack goes once, when it is unused")
 	}
-	gone := func(vm *domain.VM) { vm.Desired, vm.Observed, vm.EndedAt = domain.WantDeleted, domain.Deleted, ptr(e.now) }
+	gone := func(vm *domain.VM) {
+		vm.Desired, vm.Observed, vm.EndedAt = domain.WantDeleted, domain.Deleted, ptr(e.now)
+	}
 	e.save(vm, gone)
 	e.update(func(tx storage.Tx) error { return tx.VMs().Delete(e.ctx(), p, vm.ID) })
 	same(e, "a VM's", e.unusedPacks(all...), []domain.ID{both.ID})
