@@ -93,6 +93,11 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 			_, _ = tx.Executions().InVM(ctx, id, id)
 			return nil
 		}},
+		Lookup{Name: "where output is", Run: func(ctx context.Context, tx storage.Tx) error {
+			p := &domain.OutputPack{ID: domain.NewID(), ProjectID: p, CreatedAt: now}
+			_, err := tx.OutputPacks().Insert(ctx, p, &domain.Execution{ID: domain.NewID(), VMID: id}, &domain.Execution{ID: domain.NewID(), VMID: id})
+			return err
+		}},
 		Lookup{Name: "output in the storage", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.OutputPacks().List(ctx, asc)) }},
 		Lookup{Name: "unused output", Run: func(ctx context.Context, tx storage.Tx) error {
 			return do(tx.OutputPacks().Unused(ctx, id, p))

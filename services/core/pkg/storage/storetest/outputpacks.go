@@ -55,11 +55,13 @@ func outputPacks(e *env) {
 	one, two, open := e.execution(vm, ended(e)), e.execution(vm, ended(e)), e.execution(vm, nil)
 	twin := e.execution(foreign, func(x *domain.Execution) { ended(e)(x); x.ID = one.ID })
 
-	// Of what has ended, in the VM and epoch that is told, and of nothing else.
+	// Of what has ended, in the VM and epoch that are told, and of nothing else.
 	stale := *two
 	stale.Epoch++
+	strange := *two
+	strange.VMID = foreign.ID
 	first := e.newPack(p)
-	if n := e.insertPack(first, one, open, &stale); n != 1 {
+	if n := e.insertPack(first, one, open, &stale, &strange); n != 1 {
 		e.Errorf("the output of %d executions is in it", n)
 	}
 	same(e, "the pack", read(e, func(tx storage.Tx) (*domain.OutputPack, error) { return tx.OutputPacks().Get(e.ctx(), p, first.ID) }), first)
@@ -67,7 +69,7 @@ func outputPacks(e *env) {
 	want.PackID = first.ID
 	same(e, "what is in it", e.getExecution(p, one.ID), &want)
 	same(e, "what has not ended", e.getExecution(p, open.ID), open)
-	same(e, "what is of another epoch", e.getExecution(p, two.ID), two)
+	same(e, "what is of another epoch, or VM", e.getExecution(p, two.ID), two)
 	same(e, "another project's", e.getExecution(q, twin.ID), twin)
 	same(e, "found in its VM", read(e, func(tx storage.Tx) (*domain.Execution, error) {
 		return tx.Executions().InVM(e.ctx(), vm.ID, one.ID)

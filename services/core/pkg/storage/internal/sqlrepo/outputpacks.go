@@ -2,6 +2,8 @@ package sqlrepo
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -14,7 +16,10 @@ type outputPacks struct{ s Session }
 const (
 	packColumns = "id, project_id, packed, key_sealed, created_at"
 	packSelect  = "SELECT " + packColumns + " FROM output_packs"
-	packUnused  = "NOT EXISTS (SELECT 1 FROM executions x WHERE x.pack_id = output_packs.id AND x.pack_id <> '' AND x.project_id = output_packs.project_id)"
+	// packRows is how many rows one statement tells where their output is: others
+	// wait for their turn meanwhile.
+	packRows   = 200
+	packUnused = "NOT EXISTS (SELECT 1 FROM executions x WHERE x.pack_id = output_packs.id AND x.pack_id <> '' AND x.project_id = output_packs.project_id)"
 )
 
 func scanPack(r Row) (*domain.OutputPack, error) {
@@ -31,9 +36,17 @@ func (r outputPacks) Get(ctx context.Context, project, id domain.ID) (*domain.Ou
 
 func (r outputPacks) Insert(ctx context.Context, p *domain.OutputPack, of ...*domain.Execution) (int, error) {
 	var used int64
-	for _, x := range of {
-		n, err := r.s.Exec(ctx, "UPDATE executions SET pack_id = ? WHERE id = ? AND project_id = ? AND vm_id = ? AND epoch = ? AND ended_at IS NOT NULL AND pack_id = ''",
-			string(p.ID), string(x.ID), string(p.ProjectID), string(x.VMID), x.Epoch)
+	for some := range slices.Chunk(of, packRows) {
+		var which []string
+		args := []any{}
+		for _, x := range some {
+			which = append(which, "id = ? AND project_id = ? AND vm_id = ? AND epoch = ?")
+			args = append(args, string(x.ID), string(p.ProjectID), string(x.VMID), x.Epoch)
+		}
+		w := &where{}
+		w.add("("+strings.Join(which, " OR ")+")", args...)
+		w.add("ended_at IS NOT NULL AND pack_id = ''")
+		n, err := r.s.Exec(ctx, "UPDATE executions SET pack_id = ?"+w.String(), append([]any{string(p.ID)}, w.args...)...)
 		if err != nil {
 			return 0, fault(err, "telling where output is")
 		}
