@@ -460,12 +460,18 @@ func TestTheOutputStorageIsAway(t *testing.T) {
 	must(t, k.near.worker.StoreOutput(ctx))
 	k.relieved(x)
 	store.away.Store(true)
+	k.of[k.far].away.Store(true)
 	_, err := k.events(x.ID, 0)
-	if err == nil || errors.HasCode(err, errors.NotFound) {
-		t.Errorf("it is not told that the storage is away: %v", err)
+	refused(t, err, errors.Unavailable)
+	k.of[k.far].away.Store(false)
+	if got := k.near.output(x.ID); got != out { // another worker has a way there
+		t.Errorf("%q", got)
+	}
+	if store.fetched.Load() != 0 || k.of[k.far].fetched.Load() != 1 {
+		t.Error("it was fetched by the wrong worker")
 	}
 	store.away.Store(false)
-	if got := k.near.output(x.ID); got != out {
+	if got := k.near.output(x.ID); got != out || store.fetched.Load() != 1 {
 		t.Errorf("%q", got)
 	}
 }
