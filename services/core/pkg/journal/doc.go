@@ -26,4 +26,10 @@
 // When a journal passes its bound its oldest part goes, and readers are told
 // of the gap. Readers hold one file and one buffer each. They never delay the
 // writer, but for those that ask for it: see [Reader.Hold].
+//
+// # Elsewhere
+//
+// A journal that has ended never changes. [Store.Pack] copies such journals, and
+// [Store.Unpack] makes them anew in another store, where readers see the same.
+// What is elsewhere, too, goes first where room is short: [Store.Relieve].
 package journal
