@@ -44,10 +44,12 @@ type Worker struct {
 	State    string     `json:"state" enum:"ready,cordoned,away" doc:"cordoned: it takes nothing new; away: nothing is heard of it, and its VMs may well run"`
 	Cordoned bool       `json:"cordoned" doc:"It takes nothing new; also while it is away"`
 	DrainAt  *time.Time `json:"drain_at,omitempty" doc:"It is drained: what is active then is ended by on_timeout"`
+	Moving   bool       `json:"moving,omitempty" doc:"VMs that rest leave it: their next start may be on another worker"`
+	Staying  int        `json:"staying,omitempty" doc:"While moving: VMs that cannot leave it, or could not lately; their reason says why"`
 	Drivers  []Driver   `json:"drivers" nullable:"false"`
 	Capacity Resources  `json:"capacity" doc:"What the node gives to VMs in all"`
 	Reserved Resources  `json:"reserved" doc:"What its VMs may use, summed"`
-	VMs      int        `json:"vms" doc:"VMs there that are not deleted"`
+	VMs      int        `json:"vms" doc:"VMs there that are not deleted, without those that rest in the storage"`
 	Active   int        `json:"active" doc:"Those of them that run, are on their way there or are frozen in memory"`
 	Tasks    int        `json:"tasks" doc:"Builds and installations of tools there that have not ended"`
 	SeenAt   time.Time  `json:"seen_at" doc:"Its last sign of life"`
@@ -57,6 +59,7 @@ type Worker struct {
 // DrainWorker says how long the VMs of a worker that is drained may go on.
 type DrainWorker struct {
 	WithinMS *int64 `json:"within_ms,omitempty" minimum:"0" maximum:"86400000" doc:"Until those that are left are ended; absent: 10 minutes"`
+	Move     bool   `json:"move,omitempty" doc:"Have VMs that rest leave it: their disks are put into the storage, and their next start may be on another worker"`
 }
 
 // Driver is what a driver on this installation can do.

@@ -121,6 +121,8 @@ type Worker struct {
 	State    WorkerState
 	Cordoned bool       // it takes nothing new; outlasts its being away
 	DrainAt  *time.Time // when it ends the VMs that are active then; nil: it does not. Only with Cordoned
+	Moving   bool       // VMs that rest move away from it. Only with DrainAt
+	Staying  int        // of those, how many cannot
 	SeenAt   time.Time  // the last sign of life, by the database's clock
 	JoinedAt time.Time
 	Revision int64

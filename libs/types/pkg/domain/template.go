@@ -165,6 +165,9 @@ type Snapshot struct {
 	State         BuildState // waiting, ready, error
 	// Ephemeral marks the frozen disk below forks: not shown, removed with the last of them.
 	Ephemeral bool
+	// DiskOfVM marks the disk of its origin itself, which has left a worker: not
+	// shown, removed when the VM has a machine again.
+	DiskOfVM  bool
 	CreatedAt time.Time
 	Revision  int64
 }

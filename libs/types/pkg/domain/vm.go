@@ -168,6 +168,12 @@ type VM struct {
 
 	WorkerID  ID
 	MachineID ID // empty while no machine exists
+	// StoredID is the snapshot that the VM's disk was put into the storage as, when
+	// it left a worker. It is the VM's disk until a machine that was made from it
+	// has run; empty: the disk is its machine's.
+	StoredID ID
+	// Moves are the workers that the VM has left, oldest first: what stays with them.
+	Moves []Move
 	// UnreachableSince is the last sign of life of a worker that is away; nil:
 	// it is not, or nothing of the VM is there. It is the worker's, read with the VM
 	// and not written.
@@ -199,6 +205,42 @@ type VM struct {
 	UpdatedAt time.Time
 	StartedAt *time.Time // of the present epoch
 	EndedAt   *time.Time
+}
+
+// InStorage reports whether the VM rests in the storage: no worker has anything
+// of it, WorkerID is who looks after it, and its next start may be anywhere.
+func (vm *VM) InStorage() bool { return vm.StoredID != "" && vm.MachineID == "" }
+
+// Move is a worker that a VM has left. The output of its executions up to an
+// epoch stays there.
+type Move struct {
+	WorkerID ID        `json:"worker_id"`
+	Epoch    int64     `json:"epoch"`
+	At       time.Time `json:"at"`
+}
+
+// MaxMoves bounds how many workers a VM remembers.
+const MaxMoves = 32
+
+// Moved notes that the VM leaves its worker.
+func (vm *VM) Moved(at time.Time) {
+	if n := len(vm.Moves); vm.Epoch == 0 || n > 0 && vm.Moves[n-1].Epoch == vm.Epoch {
+		return // nothing has run there
+	}
+	vm.Moves = append(vm.Moves, Move{WorkerID: vm.WorkerID, Epoch: vm.Epoch, At: at})
+	if n := len(vm.Moves); n > MaxMoves {
+		vm.Moves = vm.Moves[n-MaxMoves:]
+	}
+}
+
+// OutputAt is the worker that has the output of the VM's executions of an epoch.
+func (vm *VM) OutputAt(epoch int64) ID {
+	for _, m := range vm.Moves {
+		if epoch <= m.Epoch {
+			return m.WorkerID
+		}
+	}
+	return vm.WorkerID
 }
 
 // State is Observed as it is told outside: what a worker that is away is doing

@@ -178,7 +178,7 @@ func (a *app) describeVM(vm api.VM) [][2]string {
 		return value(render.Since(*t, now))
 	}
 	p := [][2]string{
-		{"ID", vm.ID}, {"Name", vm.Name}, {"State", vm.State}, {"Unreachable since", at(vm.UnreachableSince)}, {"Reason", vm.Reason},
+		{"ID", vm.ID}, {"Name", vm.Name}, {"State", vm.State}, {"Unreachable since", at(vm.UnreachableSince)}, {"Reason", vm.Reason}, {"Disk", stored(vm)},
 		{"Template", vm.Template}, {"Snapshot", vm.SnapshotID}, {"Driver", vm.Driver}, {"Isolation", vm.Isolation},
 		{"Platform", vm.Platform}, {"Resources", resources(vm.Resources)}, {"Network", vm.Network},
 		{"Hostname", vm.Hostname}, {"User", vm.DefaultUser}, {"Tools", strings.Join(vm.Tools, " ")}, {"Created", ago(&vm.CreatedAt)}, {"Started", ago(vm.StartedAt)},
@@ -427,4 +427,12 @@ func (a *app) vmUpdateCommand() *cobra.Command {
 	f.BoolVar(&autoResume, "auto-resume", false, "traffic resumes it when paused")
 	f.StringArrayVar(&metadata, "metadata", nil, "labels K=V in place of all there are (repeatable)")
 	return cmd
+}
+
+// stored says where a VM's disk is that is on no worker.
+func stored(vm api.VM) string {
+	if vm.InStorage {
+		return "in the storage; its next start may be on another worker"
+	}
+	return ""
 }

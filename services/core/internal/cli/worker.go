@@ -142,7 +142,7 @@ const (
 )
 
 func (a *app) workerDrainCommand() *cobra.Command {
-	within, noWait := defaultDrain, false
+	within, noWait, move := defaultDrain, false, false
 	cmd := &cobra.Command{
 		Use:   "drain WORKER",
 		Short: "Have a worker take nothing new and end its VMs",
@@ -150,9 +150,16 @@ func (a *app) workerDrainCommand() *cobra.Command {
 end by themselves; those that are left after --within are paused, stopped or deleted,
 as their on_timeout says. Builds and installations of tools that it has begun come to
 their end; "aetherium task cancel" ends one earlier. The worker does so whether or not this command waits;
-"aetherium worker uncordon" takes it back. Drained again, the earlier time counts.`,
+"aetherium worker uncordon" takes it back. Drained again, the earlier time counts.
+
+With --move, VMs that rest leave the worker: their disks are put into the storage that
+the workers share, and their next start may be on another worker. Those that are paused
+by their on_timeout, or are paused then, rest without their memory. What cannot leave
+(a VM with a volume, or of a driver that cannot pack its disk) stays, and its reason
+says why.`,
 		Example: `  aetherium worker drain node-2 --within 1h
-  aetherium worker drain node-2 --within 0s --no-wait`,
+  aetherium worker drain node-2 --within 0s --no-wait
+  aetherium worker drain node-2 --move`,
 		Args: exactly("WORKER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if within < 0 {
@@ -165,7 +172,7 @@ their end; "aetherium task cancel" ends one earlier. The worker does so whether 
 			if err != nil {
 				return err
 			}
-			w, err := c.DrainWorker(cmd.Context(), args[0], within)
+			w, err := c.DrainWorker(cmd.Context(), args[0], within, move)
 			if err == nil && !noWait {
 				w, err = a.awaitDrain(cmd.Context(), c, w)
 			}
@@ -177,15 +184,16 @@ their end; "aetherium task cancel" ends one earlier. The worker does so whether 
 		ValidArgsFunction: a.firstArg(a.completeWorkers),
 	}
 	cmd.Flags().Var((*durationFlag)(&within), "within", "end what is left after so long, up to 24h")
+	cmd.Flags().BoolVar(&move, "move", false, "have VMs that rest leave the worker")
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "do not wait until nothing is active")
 	return cmd
 }
 
-// awaitDrain waits until nothing is active on a worker and no task under way, and
-// tells how many are.
+// awaitDrain waits until nothing is active on a worker, no task under way and no VM
+// left that is to leave it, and tells how many are.
 func (a *app) awaitDrain(ctx context.Context, c *client.Client, w api.Worker) (api.Worker, error) {
-	active, tasks := 0, 0 // as told last
-	for w.Active > 0 || w.Tasks > 0 {
+	active, tasks, leaving := 0, 0, 0 // as told last
+	for w.Active > 0 || w.Tasks > 0 || leaves(w) > 0 {
 		if w.DrainAt == nil {
 			return w, errors.New(errors.Conflict, "the drain was taken back, with %d VMs active and %d tasks under way", w.Active, w.Tasks)
 		}
@@ -195,7 +203,10 @@ func (a *app) awaitDrain(ctx context.Context, c *client.Client, w api.Worker) (a
 		if w.Tasks != tasks && w.Tasks > 0 && !a.flags.quiet {
 			a.say("%d builds and installations are under way on %s", w.Tasks, w.Name)
 		}
-		active, tasks = w.Active, w.Tasks
+		if n := leaves(w); n != leaving && n > 0 && !a.flags.quiet {
+			a.say("%d VMs are to leave %s", n, w.Name)
+		}
+		active, tasks, leaving = w.Active, w.Tasks, leaves(w)
 		select {
 		case <-time.After(drainPoll):
 		case <-ctx.Done():
@@ -207,7 +218,18 @@ func (a *app) awaitDrain(ctx context.Context, c *client.Client, w api.Worker) (a
 		}
 		w = now
 	}
+	if w.Moving && w.VMs > 0 && !a.flags.quiet {
+		a.say("%d VMs stay on %s; \"aetherium vm get\" tells each one's reason", w.VMs, w.Name)
+	}
 	return w, nil
+}
+
+// leaves is how many VMs that rest are still to leave a worker.
+func leaves(w api.Worker) int {
+	if !w.Moving {
+		return 0
+	}
+	return max(0, w.VMs-w.Active-w.Staying)
 }
 
 func (a *app) workerTokenCommand() *cobra.Command {

@@ -25,10 +25,11 @@ func (c *Client) UncordonWorker(ctx context.Context, worker string) (api.Worker,
 }
 
 // DrainWorker has a worker take nothing new, and end the VMs that are active
-// after a time. Asked again, the earlier time counts.
-func (c *Client) DrainWorker(ctx context.Context, worker string, within time.Duration) (api.Worker, error) {
+// after a time; with move, those that rest leave it. Asked again, the earlier time
+// counts, and move stays. Returns Unsupported to move VMs of a worker without storage.
+func (c *Client) DrainWorker(ctx context.Context, worker string, within time.Duration, move bool) (api.Worker, error) {
 	ms := within.Milliseconds()
-	return fetch[api.Worker](ctx, c, post(api.DrainWorker{WithinMS: &ms}, "workers", worker, "drain").repeatable())
+	return fetch[api.Worker](ctx, c, post(api.DrainWorker{WithinMS: &ms, Move: move}, "workers", worker, "drain").repeatable())
 }
 
 // JoinTokens lists the tokens by which workers join, ended ones as well, for administrators.

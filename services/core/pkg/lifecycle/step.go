@@ -23,7 +23,8 @@ type View struct {
 	// agent whose handshake answered.
 	Attached bool
 	// Launched is true once the VM has been ready at least once: its disk then
-	// holds a user's data and is never made anew behind their back.
+	// holds a user's data and is never made anew behind their back. One whose disk
+	// is in the storage loses nothing with its machine.
 	Launched bool
 }
 

@@ -81,7 +81,8 @@ func (s *Service) GetExecution(ctx context.Context, by vmm.Caller, id domain.ID)
 }
 
 // execution finds an execution: in the memory of its node, where it is fresher
-// than in the database and sooner there.
+// than in the database and sooner there. node is nil for one that has ended where
+// its VM is no more.
 func (s *Service) execution(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.Execution, Node, error) {
 	x, node, away, err := s.findExecution(ctx, by, id)
 	if err == nil && away != nil {
@@ -107,6 +108,9 @@ func (s *Service) findExecution(ctx context.Context, by vmm.Caller, id domain.ID
 		return nil, nil, nil, err
 	}
 	s.openCommand(ctx, x)
+	if vm.OutputAt(x.Epoch) != vm.WorkerID && x.State.Ended() {
+		return x, nil, nil, nil // its VM has left the worker that it ran on
+	}
 	if node, away = s.nodeOf(vm); away != nil {
 		return x, nil, away, nil
 	}
@@ -186,12 +190,14 @@ func (s *Service) ListExecutions(ctx context.Context, by vmm.Caller, vmID domain
 	if err != nil {
 		return vmm.List[*domain.Execution]{}, err
 	}
-	node, err := s.nodeOf(vm)
-	if err != nil {
-		return vmm.List[*domain.Execution]{}, err
-	}
-	if err := node.FlushExecutions(ctx); err != nil {
-		return vmm.List[*domain.Execution]{}, err
+	if !vm.InStorage() { // else all is written
+		node, err := s.nodeOf(vm)
+		if err != nil {
+			return vmm.List[*domain.Execution]{}, err
+		}
+		if err := node.FlushExecutions(ctx); err != nil {
+			return vmm.List[*domain.Execution]{}, err
+		}
 	}
 	var list vmm.List[*domain.Execution]
 	err = s.store.View(ctx, func(tx storage.Tx) (err error) {
@@ -241,6 +247,13 @@ func (s *Service) Output(ctx context.Context, by vmm.Caller, id domain.ID, from 
 		if x, node, away, err = s.findExecution(ctx, by, id); err != nil {
 			return nil, err
 		}
+	}
+	if node == nil && away == nil {
+		vm, err := s.GetVM(ctx, by, x.VMID)
+		if err != nil {
+			return nil, err
+		}
+		node, away = s.left(ctx, vm.OutputAt(x.Epoch))
 	}
 	if node != nil {
 		r, err := node.Output(ctx, x, from, follow)

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -169,21 +170,38 @@ func (s *Service) CordonWorker(ctx context.Context, _ vmm.Caller, idOrName strin
 func (s *Service) UncordonWorker(ctx context.Context, _ vmm.Caller, idOrName string) (*domain.Worker, error) {
 	return s.changeWorker(ctx, idOrName, func(_ storage.Tx, w *domain.Worker) (bool, error) {
 		changed := w.Cordoned
-		w.Cordoned, w.DrainAt = false, nil
+		w.Cordoned, w.DrainAt, w.Moving, w.Staying = false, nil, false, 0
 		return changed, nil
 	})
 }
 
 // DrainWorker implements vmm.Fleet.
-func (s *Service) DrainWorker(ctx context.Context, _ vmm.Caller, idOrName string, within time.Duration) (*domain.Worker, error) {
-	if within < 0 || within > domain.MaxDrain {
-		return nil, errors.New(errors.InvalidArgument, "a drain cannot wait for %s", within).WithField("within_ms").WithHint("at most %s", domain.MaxDrain)
+func (s *Service) DrainWorker(ctx context.Context, _ vmm.Caller, idOrName string, d vmm.DrainWorker) (*domain.Worker, error) {
+	if d.Within < 0 || d.Within > domain.MaxDrain {
+		return nil, errors.New(errors.InvalidArgument, "a drain cannot wait for %s", d.Within).WithField("within_ms").WithHint("at most %s", domain.MaxDrain)
 	}
 	return s.changeWorker(ctx, idOrName, func(tx storage.Tx, w *domain.Worker) (bool, error) {
+		if d.Move && w.Storage == "" {
+			return false, errors.New(errors.Unsupported, "the worker %s has no storage that others reach: its VMs cannot move", w.Name).WithField("move").
+				WithHint("set storage.url of the workers; or drain it without")
+		}
+		if d.Move && !slices.ContainsFunc(w.Drivers, func(d domain.DriverInfo) bool { return can(d, CanMove) }) {
+			return false, errors.New(errors.Unsupported, "no driver of the worker %s can have its VMs move", w.Name).WithField("move").
+				WithHint("drain it without; a worker of an older version has to be updated first")
+		}
 		now, err := tx.Workers().Clock(ctx)
-		at := now.Add(within)
-		if err != nil || w.DrainAt != nil && !at.Before(*w.DrainAt) {
+		if err != nil {
 			return false, err
+		}
+		at, begins := now.Add(d.Within), d.Move && !(w.Moving && w.DrainAt != nil)
+		if w.DrainAt != nil && !at.Before(*w.DrainAt) {
+			if !begins {
+				return false, nil
+			}
+			at = *w.DrainAt
+		}
+		if w.DrainAt == nil || begins {
+			w.Moving, w.Staying = d.Move, 0
 		}
 		w.Cordoned, w.DrainAt = true, &at
 		return true, nil

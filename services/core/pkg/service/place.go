@@ -242,7 +242,12 @@ func findFiles(ctx context.Context, tx storage.Tx, vm *domain.VM, build *domain.
 	if build != nil {
 		return findRootFS(ctx, tx, build)
 	}
-	snap, err := tx.Snapshots().Get(ctx, vm.ProjectID, vm.Spec.SnapshotID)
+	return findDisk(ctx, tx, vm.ProjectID, vm.Spec.SnapshotID)
+}
+
+// findDisk finds the workers that have a snapshot.
+func findDisk(ctx context.Context, tx storage.Tx, project, snapshot domain.ID) (files, error) {
+	snap, err := tx.Snapshots().Get(ctx, project, snapshot)
 	if err != nil {
 		return files{}, err
 	}

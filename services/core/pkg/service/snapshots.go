@@ -45,6 +45,9 @@ func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.I
 		if node, err = s.nodeOf(vm); err != nil {
 			return err
 		}
+		if vm.InStorage() {
+			return inStorage(vm)
+		}
 		switch vm.Observed {
 		case domain.Running, domain.Paused, domain.Stopped:
 		default:

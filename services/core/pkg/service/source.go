@@ -133,7 +133,7 @@ func (s *Service) findSource(ctx context.Context, tx storage.Tx, by vmm.Caller, 
 	if _, err := tx.Templates().Get(ctx, by.ProjectID, id); !errors.HasCode(err, errors.NotFound) {
 		return storage.Named{Kind: storage.KindTemplate, ID: id}, err
 	}
-	if _, err := tx.Snapshots().Get(ctx, by.ProjectID, id); !errors.HasCode(err, errors.NotFound) {
+	if snap, err := tx.Snapshots().Get(ctx, by.ProjectID, id); !errors.HasCode(err, errors.NotFound) && (err != nil || !snap.DiskOfVM) {
 		return storage.Named{Kind: storage.KindSnapshot, ID: id}, err
 	}
 	if _, err := tx.Builds().Get(ctx, by.ProjectID, id); !errors.HasCode(err, errors.NotFound) {

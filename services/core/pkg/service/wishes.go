@@ -80,20 +80,41 @@ func (s *Service) wish(ctx context.Context, by vmm.Caller, id domain.ID, want do
 		if vm, err = tx.VMs().Get(ctx, by.ProjectID, id); err != nil {
 			return err
 		}
-		if changed, err = lifecycle.Ask(vm, want); err != nil || !changed {
+		if changed, err = lifecycle.Ask(vm, want); err != nil {
 			return err
 		}
+		// Who was to start it may have left before it began.
+		again := !changed && want == domain.WantRunning && vm.InStorage() && vm.UnreachableSince != nil
+		if !changed && !again {
+			return nil
+		}
+		changed = true
 		if check != nil {
 			if err := check(tx, vm); err != nil {
 				return err
 			}
 		}
 		if want == domain.WantRunning && (vm.Desired == domain.WantStopped || vm.Desired == domain.WantPaused && vm.PauseMode != domain.PauseFreeze) {
-			if err := s.readmit(ctx, tx, vm); err != nil {
+			if vm.InStorage() {
+				err = s.replace(ctx, tx, vm)
+			} else {
+				err = s.readmit(ctx, tx, vm)
+			}
+			if err != nil {
 				return err
 			}
 			need := domain.Quota{MilliCPU: vm.Spec.Resources.MilliCPU, MemoryBytes: vm.Spec.Resources.MemoryBytes}
 			if err := s.withinQuota(ctx, tx, vm.ProjectID, need, vm.ID); err != nil {
+				return err
+			}
+		}
+		if again {
+			if err := s.replace(ctx, tx, vm); err != nil {
+				return err
+			}
+		}
+		if want == domain.WantDeleted && vm.InStorage() {
+			if err := s.entrust(ctx, tx, vm); err != nil {
 				return err
 			}
 		}
@@ -143,6 +164,10 @@ func (s *Service) readmit(ctx context.Context, tx storage.Tx, vm *domain.VM) err
 	need.DiskBytes = 0 // its disk is counted all along
 	if vm.Observed != domain.Stopped && vm.Observed != domain.Paused {
 		return nil // it is on its way there: its room is still its own
+	}
+	if w.DrainAt != nil && w.Moving && vm.Reason == "" {
+		return errors.New(errors.CapacityExhausted, "the VM's worker is being drained, and the VM is about to leave it").
+			WithHint("it can be started again when its disk is in the storage").WithRetryAfter(time.Minute)
 	}
 	if w.DrainAt != nil {
 		return errors.New(errors.CapacityExhausted, "the VM's worker is being drained, and runs nothing more").

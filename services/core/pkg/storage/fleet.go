@@ -31,6 +31,7 @@ type Sign struct {
 	State    domain.WorkerState // as others see it
 	Cordoned bool
 	Drain    *time.Duration // until its drain ends VMs, 0 or less: now; nil: it is not drained
+	Moving   bool           // its VMs move away. Only with Drain
 }
 
 // WorkersVersion is another one whenever a worker has joined or left, or its row
@@ -82,7 +83,8 @@ type Workers interface {
 	// Machines of the warm pool are promised to nobody and do not count. Disk
 	// counts until a VM is deleted; CPU, memory and PIDs count unless it is
 	// failed, or stopped and not wanted otherwise, or paused with its memory
-	// saved and not wanted otherwise.
+	// saved and not wanted otherwise. What rests in the storage holds nothing, and is
+	// not there.
 	Count(ctx context.Context, ws ...*domain.Worker) (WorkersVersion, error)
 }
 

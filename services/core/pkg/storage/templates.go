@@ -88,13 +88,17 @@ type Builds interface {
 
 // SnapshotFilter narrows a list of snapshots. Zero fields do not filter.
 type SnapshotFilter struct {
-	// IncludeEphemeral lists the frozen disks below forks as well.
+	// IncludeEphemeral lists the frozen disks below forks as well, and those of VMs
+	// that rest in the storage.
 	IncludeEphemeral bool
 
 	ProjectID domain.ID
 	VMID      domain.ID
 	WorkerID  domain.ID
 	States    []domain.BuildState // any of them
+	// Abandoned, with IncludeEphemeral, lists those alone that were the disk of a VM
+	// which is there no more, or has another one.
+	Abandoned bool
 	// Unpacked lists those alone that are on their worker alone.
 	Unpacked bool
 	Page
@@ -111,7 +115,7 @@ type Snapshots interface {
 	// Update writes name, state, bytes, worker and where it is packed. Returns Conflict, AlreadyExists, NotFound.
 	Update(ctx context.Context, s *domain.Snapshot) error
 	// Delete removes a snapshot and its name. Returns Conflict while a VM is
-	// being made from it, NotFound.
+	// being made from it or it is a VM's disk, NotFound.
 	Delete(ctx context.Context, project, id domain.ID) error
 	// Copied notes that a worker has the disk of a snapshot that another took.
 	// Again is success. Returns NotFound.

@@ -554,6 +554,12 @@ type VolumeFiles interface {
 	Close() error
 }
 
+// DrainWorker says how a worker is drained.
+type DrainWorker struct {
+	Within time.Duration // until what is active is ended; at most domain.MaxDrain
+	Move   bool          // what rests leaves the worker: its next start may be on another
+}
+
 // Fleet tells about nodes.
 type Fleet interface {
 	ListWorkers(ctx context.Context, by Caller) ([]*domain.Worker, error)
@@ -564,8 +570,9 @@ type Fleet interface {
 	// UncordonWorker takes a cordon back, and a drain.
 	UncordonWorker(ctx context.Context, by Caller, idOrName string) (*domain.Worker, error)
 	// DrainWorker cordons a worker and has it end the VMs that are active after a
-	// time, at most domain.MaxDrain. Asked again, the earlier time counts.
-	DrainWorker(ctx context.Context, by Caller, idOrName string, within time.Duration) (*domain.Worker, error)
+	// time. Asked again, the earlier time counts, and a wish to move them stays.
+	// Returns Unsupported to move VMs of a worker without storage.
+	DrainWorker(ctx context.Context, by Caller, idOrName string, d DrainWorker) (*domain.Worker, error)
 	// Drivers tells what each driver on this installation can do.
 	Drivers(ctx context.Context, by Caller) ([]domain.DriverInfo, error)
 }

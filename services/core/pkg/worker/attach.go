@@ -124,13 +124,15 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 		w.driverPhases(ctx, driver, vm.MachineID, trace)
 	}
 	l.phases.Store(&trace.phases)
+	var stored domain.ID
 	row, err := w.commit(ctx, vm.ID, events.VMRunning, func(tx storage.Tx, row *domain.VM) error {
 		if fresh {
 			now := w.time()
 			row.Epoch, row.StartedAt = epoch, &now
 		}
 		row.Observed, row.Reason = domain.Running, ""
-		row.DeadlineAck = row.DeadlineGen // its alarm is set below
+		stored, row.StoredID = row.StoredID, "" // from here on its disk is the machine's
+		row.DeadlineAck = row.DeadlineGen       // its alarm is set below
 		if err := w.recordInherited(ctx, tx, inherited); err != nil {
 			return err
 		}
@@ -147,6 +149,7 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 	trace.spans(ctx)
 	if fresh {
 		w.dropForkSnapshot(context.WithoutCancel(ctx), row.ProjectID, row.Spec.SnapshotID)
+		w.dropStored(context.WithoutCancel(ctx), row.ProjectID, stored)
 	}
 	return nil
 }

@@ -25,6 +25,9 @@ func (w *Worker) commit(ctx context.Context, id domain.ID, kind string, change f
 		if row, err = tx.VMs().Get(ctx, storage.System, id); err != nil {
 			return err
 		}
+		if row.WorkerID != w.id {
+			return errMoved(id)
+		}
 		if err := change(tx, row); err != nil {
 			return err
 		}

@@ -137,6 +137,7 @@ func (w *Worker) convergeOnce(ctx context.Context, id domain.ID) (done bool, err
 		return false, err
 	}
 	if vm.WorkerID != w.id {
+		w.clock.clear(id)
 		return true, nil
 	}
 	next := lifecycle.Next(w.view(vm))
@@ -165,7 +166,7 @@ func (w *Worker) view(vm *domain.VM) lifecycle.View {
 		Observed: vm.Observed,
 		Machine:  w.machines.status(vm.MachineID),
 		Attached: w.vms.attached(vm.ID, vm.MachineID),
-		Launched: vm.Epoch > 0,
+		Launched: vm.Epoch > 0 && vm.StoredID == "",
 	}
 }
 
@@ -200,6 +201,9 @@ func (w *Worker) settled(ctx context.Context, vm *domain.VM) error {
 		row, err := tx.VMs().Get(ctx, storage.System, vm.ID)
 		if err != nil {
 			return err
+		}
+		if row.WorkerID != w.id {
+			return errMoved(vm.ID)
 		}
 		row.DeadlineAck = vm.DeadlineGen
 		return tx.VMs().Update(ctx, row)

@@ -158,7 +158,7 @@ func (w *Worker) packed(ctx context.Context) (map[string]bool, error) {
 	}, func(b *domain.Build) { note(b.Packed()) })
 	if err == nil {
 		err = each(ctx, w.Store, func(tx storage.Tx, p storage.Page) (storage.List[*domain.Snapshot], error) {
-			return tx.Snapshots().List(ctx, storage.SnapshotFilter{Page: p})
+			return tx.Snapshots().List(ctx, storage.SnapshotFilter{IncludeEphemeral: true, Page: p})
 		}, func(s *domain.Snapshot) { note(s.Packed) })
 	}
 	return used, err

@@ -29,6 +29,7 @@ type unstored struct {
 
 // carrier is a driver whose snapshots go to other workers.
 type carrier interface {
+	vmm.Driver
 	vmm.Snapshotter
 	vmm.Carrier
 }
@@ -141,13 +142,22 @@ func (w *Worker) storeSnapshot(ctx context.Context, s *domain.Snapshot) error {
 	return nil
 }
 
+// diskOf is the snapshot that a VM's machine is made from; empty: from none.
+func diskOf(vm *domain.VM) domain.ID {
+	if vm.StoredID != "" {
+		return vm.StoredID
+	}
+	return vm.Spec.SnapshotID
+}
+
 // fetchDisk has the snapshot that a VM is made from on this worker: it is fetched
 // once where another has taken it. Returns what Depot.FetchSnapshot does.
 func (w *Worker) fetchDisk(ctx context.Context, vm *domain.VM) error {
-	if vm.Spec.SnapshotID == "" || w.Depot == nil {
+	id := diskOf(vm)
+	if id == "" || w.Depot == nil {
 		return nil
 	}
-	s, err := w.loadSnapshot(ctx, vm)
+	s, err := w.loadSnapshot(ctx, vm.ProjectID, id)
 	if err != nil || s.Packed == nil {
 		return err // it is here
 	}

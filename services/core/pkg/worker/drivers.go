@@ -50,7 +50,7 @@ func (w *Worker) learn(ctx context.Context, before []domain.DriverInfo) {
 			w.offers.set(info)
 			continue
 		}
-		trials.Go(func() { w.offers.set(d.Info(ctx)) })
+		trials.Go(func() { w.offers.set(w.offer(d.Info(ctx))) })
 	}
 	for _, absent := range w.Deps.Absent {
 		w.offers.set(absent)
@@ -70,7 +70,7 @@ func (w *Worker) tryLate() {
 			continue
 		}
 		w.wg.Go(func() {
-			info := d.Info(w.ctx)
+			info := w.offer(d.Info(w.ctx))
 			if w.ctx.Err() != nil {
 				return // a trial that was cut short tells nothing
 			}

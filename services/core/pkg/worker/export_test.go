@@ -78,3 +78,6 @@ func (w *Worker) StoreOutput(ctx context.Context) error {
 	}
 	return w.storeOutput(ctx)
 }
+
+// Due is called by the clock when a VM's time may be up.
+func (w *Worker) Due(ctx context.Context, id domain.ID) { w.due(ctx, id) }

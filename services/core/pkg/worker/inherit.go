@@ -132,16 +132,16 @@ func (w *Worker) originOf(ctx context.Context, vm *domain.VM) (domain.ID, error)
 	if vm.Spec.SnapshotID == "" {
 		return "", nil
 	}
-	snap, err := w.loadSnapshot(ctx, vm)
+	snap, err := w.loadSnapshot(ctx, vm.ProjectID, vm.Spec.SnapshotID)
 	if err != nil {
 		return "", err
 	}
 	return snap.VMID, nil
 }
 
-func (w *Worker) loadSnapshot(ctx context.Context, vm *domain.VM) (snap *domain.Snapshot, err error) {
+func (w *Worker) loadSnapshot(ctx context.Context, project, id domain.ID) (snap *domain.Snapshot, err error) {
 	err = w.Store.View(ctx, func(tx storage.Tx) error {
-		snap, err = tx.Snapshots().Get(ctx, vm.ProjectID, vm.Spec.SnapshotID)
+		snap, err = tx.Snapshots().Get(ctx, project, id)
 		return err
 	})
 	return snap, err

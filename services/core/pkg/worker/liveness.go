@@ -52,10 +52,12 @@ func (w *Worker) Heartbeat(ctx context.Context) (drain *time.Duration, err error
 		}
 	}
 	w.pool.rest(sign.Cordoned)
+	moving := sign.Drain != nil && sign.Moving
 	if sign.Drain != nil && *sign.Drain <= 0 {
-		return sign.Drain, w.evacuate(ctx)
+		err = w.evacuate(ctx, moving)
 	}
-	return sign.Drain, nil
+	w.moves.tell(moving)
+	return sign.Drain, err
 }
 
 // back makes a worker that was away what it was before, and looks for what was
@@ -106,15 +108,25 @@ func (w *Worker) restate(ctx context.Context, to func(*domain.Worker) domain.Wor
 }
 
 // evacuate ends every VM that is active, as its timeout would: those that can
-// rest do, the others are deleted. It does not wait for them.
-func (w *Worker) evacuate(ctx context.Context) error {
+// rest do, the others are deleted. It does not wait for them. With moving, those
+// that can leave the worker rest without memory, which cannot.
+func (w *Worker) evacuate(ctx context.Context, moving bool) error {
 	vms, err := w.onWorker(ctx)
 	if err != nil {
 		return err
 	}
 	start := time.Now()
 	for _, vm := range vms {
-		if !active(vm) {
+		forgets := false
+		if moving && (active(vm) && vm.OnTimeout == domain.TimeoutPause || saved(vm)) {
+			bound, berr := w.bound(ctx, vm)
+			if berr != nil {
+				err = errors.Join(err, berr)
+				continue
+			}
+			forgets = bound == ""
+		}
+		if !active(vm) && !forgets {
 			continue
 		}
 		if time.Since(start) > w.config.HeartbeatEvery {
@@ -122,7 +134,12 @@ func (w *Worker) evacuate(ctx context.Context) error {
 		}
 		changed := false
 		_, cerr := w.commit(ctx, vm.ID, events.VMUpdated, func(_ storage.Tx, row *domain.VM) error {
-			if changed = active(row); changed {
+			switch changed = active(row) || forgets && saved(row); {
+			case changed && forgets:
+				row.Desired = domain.WantStopped
+				row.Generation++
+				row.Tombstone = &domain.Tombstone{Cause: domain.CauseDrained, By: "worker", Detail: "its memory was given up: it cannot leave the worker", At: w.time()}
+			case changed:
 				w.timeUp(row, domain.CauseDrained)
 			}
 			return nil

@@ -259,11 +259,11 @@ func TestDrainedWorker(t *testing.T) {
 	_, err = f.WaitVM(one.ctx, one.by, resting.ID)
 	must(t, err)
 
-	_, err = f.DrainWorker(one.ctx, one.by, "other", domain.MaxDrain+1)
+	_, err = f.DrainWorker(one.ctx, one.by, "other", vmm.DrainWorker{Within: domain.MaxDrain + 1})
 	refused(t, err, errors.InvalidArgument)
-	first, err := f.DrainWorker(one.ctx, one.by, "other", time.Hour)
+	first, err := f.DrainWorker(one.ctx, one.by, "other", vmm.DrainWorker{Within: time.Hour})
 	must(t, err)
-	w, err := f.DrainWorker(one.ctx, one.by, "other", 2*time.Hour)
+	w, err := f.DrainWorker(one.ctx, one.by, "other", vmm.DrainWorker{Within: 2 * time.Hour})
 	must(t, err)
 	if w.State != domain.WorkerCordoned || w.DrainAt == nil || !w.DrainAt.Equal(*first.DrainAt) || w.VMs != 3 || w.Active != 2 {
 		t.Errorf("%+v", w)
@@ -335,7 +335,7 @@ func TestDrainedWorkerEndsItsBuilds(t *testing.T) {
 		build, err := f.BuildTemplate(one.ctx, one.by, vmm.BuildTemplate{Name: "built", Source: domain.TemplateSource{Dir: dir}})
 		must(t, err)
 		<-held
-		_, err = f.DrainWorker(one.ctx, one.by, "other", 0)
+		_, err = f.DrainWorker(one.ctx, one.by, "other", vmm.DrainWorker{})
 		must(t, err)
 		_, err = other.worker.Heartbeat(one.ctx)
 		must(t, err)

@@ -56,7 +56,7 @@ func (w *Worker) spec(ctx context.Context, vm *domain.VM) (vmm.Spec, error) {
 		return vmm.Spec{}, err
 	}
 	spec := vmm.Spec{
-		RootFS: r.RootFS, BuildID: string(vm.Spec.BuildID), DiskFrom: string(vm.Spec.SnapshotID),
+		RootFS: r.RootFS, BuildID: string(vm.Spec.BuildID), DiskFrom: string(diskOf(vm)),
 		Resources: vm.Spec.Resources, Network: vm.Spec.Network, Hostname: vm.Spec.Hostname, Platform: vm.Spec.Platform,
 		Mounts: w.toolMounts(vm),
 	}
@@ -65,8 +65,11 @@ func (w *Worker) spec(ctx context.Context, vm *domain.VM) (vmm.Spec, error) {
 		return spec, err
 	}
 	spec.Mounts = append(spec.Mounts, volumes...)
+	if vm.StoredID != "" {
+		return spec, nil // what it was first made from is in its disk, and its memory is given up
+	}
 	if vm.Spec.Memory && vm.Spec.SnapshotID != "" {
-		snap, err := w.loadSnapshot(ctx, vm)
+		snap, err := w.loadSnapshot(ctx, vm.ProjectID, vm.Spec.SnapshotID)
 		if err != nil {
 			return spec, err
 		}

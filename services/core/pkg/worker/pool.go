@@ -71,7 +71,7 @@ func newPool(w *Worker, c PoolConfig) *pool {
 // machine made beforehand can serve.
 func (p *pool) keyOf(vm *domain.VM) (key storage.PoolKey, ok bool) {
 	driver, err := p.w.driver(vm.Spec.Driver)
-	if err != nil || p.config.Size == 0 || vm.Spec.SnapshotID != "" || len(vm.Spec.Tools) > 0 || len(vm.Spec.Mounts) > 0 {
+	if err != nil || p.config.Size == 0 || diskOf(vm) != "" || len(vm.Spec.Tools) > 0 || len(vm.Spec.Mounts) > 0 {
 		return key, false
 	}
 	_, renames := driver.(vmm.Renamer)

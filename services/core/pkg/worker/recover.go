@@ -121,7 +121,7 @@ func (w *Worker) recoverMachines(
 		}
 		if owned[id] == nil {
 			w.Log.Info("removing an orphaned machine", "driver", name, "machine", id, "status", s.Status)
-			if err := d.Delete(ctx, s.MachineID); err != nil {
+			if err := removeMachine(ctx, d, s.MachineID); err != nil {
 				w.Log.Error("orphan not removed", "machine", id, "error", err)
 			}
 			continue

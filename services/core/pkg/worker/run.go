@@ -72,7 +72,7 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 	trace := newTrace(startCold)
 	spec, err := w.spec(ctx, vm)
 	if err != nil {
-		return w.failed(ctx, vm, domain.CauseCreateFault, err)
+		return w.notMade(ctx, vm, driver, err)
 	}
 	if spec.Memory {
 		trace.kind = startMemory
@@ -82,7 +82,7 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 		return err
 	}
 	if err != nil {
-		return w.failed(ctx, vm, domain.CauseCreateFault, err)
+		return w.notMade(ctx, vm, driver, err)
 	}
 	key, poolable := w.pool.keyOf(vm)
 	if poolable {
@@ -192,6 +192,9 @@ func (w *Worker) createFailed(ctx context.Context, vm *domain.VM, driver vmm.Dri
 	if ctx.Err() != nil {
 		return ctx.Err() // interrupted, not failed: the next step looks at what is there
 	}
+	if vm.StoredID != "" {
+		return w.notTaken(ctx, vm, driver, cause)
+	}
 	if vm.Epoch > 0 {
 		return w.stopped(ctx, vm, &domain.Tombstone{Cause: domain.CauseCreateFault, By: "worker", Detail: errors.Public(cause).Message, At: w.time()})
 	}
@@ -200,6 +203,18 @@ func (w *Worker) createFailed(ctx context.Context, vm *domain.VM, driver vmm.Dri
 	}
 	w.machines.forget(vm.MachineID)
 	return w.failed(ctx, vm, domain.CauseCreateFault, cause)
+}
+
+// notMade gives up a VM that no machine could be made for. One whose disk is in
+// the storage rests there again.
+func (w *Worker) notMade(ctx context.Context, vm *domain.VM, driver vmm.Driver, why error) error {
+	if vm.StoredID != "" && !isAway(why) {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return w.notTaken(ctx, vm, driver, why)
+	}
+	return w.failed(ctx, vm, domain.CauseCreateFault, why)
 }
 
 // failed writes that no step can give what is wanted, unless what that needs is
@@ -371,7 +386,7 @@ func (w *Worker) delete(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 // deleted turns the row into a tombstone.
 func (w *Worker) deleted(ctx context.Context, vm *domain.VM) error {
 	last := w.lastOutput(ctx, vm)
-	var machine domain.ID
+	var machine, stored domain.ID
 	row, err := w.commit(ctx, vm.ID, events.VMDeleted, func(tx storage.Tx, row *domain.VM) error {
 		now := w.time()
 		machine = row.MachineID
@@ -387,6 +402,7 @@ func (w *Worker) deleted(ctx context.Context, vm *domain.VM) error {
 		}
 		row.Tombstone.LastOutput, row.Tombstone.MachineID = last, machine
 		row.EnvSealed, row.TokenSealed = nil, nil // secrets do not outlive the VM
+		stored, row.StoredID = row.StoredID, ""
 		return w.loseOpen(ctx, tx, row, "the VM was deleted")
 	})
 	if err != nil {
@@ -396,6 +412,7 @@ func (w *Worker) deleted(ctx context.Context, vm *domain.VM) error {
 	w.tellLost(vm.ID)
 	w.vms.forget(vm.ID)
 	w.dropForkSnapshot(ctx, row.ProjectID, row.Spec.SnapshotID)
+	w.dropStored(ctx, row.ProjectID, stored)
 	return nil
 }
 
@@ -406,6 +423,10 @@ func (w *Worker) due(ctx context.Context, id domain.ID) {
 	vm, err := w.load(ctx, id)
 	if err != nil {
 		w.enforceAlone(ctx, id, err)
+		return
+	}
+	if vm.WorkerID != w.id {
+		w.clock.clear(id)
 		return
 	}
 	now := w.Now()

@@ -27,6 +27,8 @@ func (w *Worker) sweep(ctx context.Context) {
 		{"copies", w.sweepCopies},
 		{"snapshots", w.sweepDisks},
 		{"snapshots to store", w.sweepUnstored},
+		{"disks of VMs", w.sweepAbandoned},
+		{"journals of VMs that moved", w.sweepLeft},
 		{"storage", w.sweepStorage},
 		{"output", w.sweepOutput},
 		{"fetched output", w.sweepFetched},

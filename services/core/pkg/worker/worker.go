@@ -137,6 +137,7 @@ type Worker struct {
 	stored   stored
 	outputs  outputs
 	unstored unstored
+	moves    moves
 	layers   layers
 	pool     *pool
 	tools    toolshed
@@ -160,6 +161,7 @@ func New(config Config, d Deps) *Worker {
 	w.metrics = newMetrics()
 	w.pool = newPool(w, w.config.Pool)
 	w.unstored.look = make(chan struct{}, 1)
+	w.moves.look = make(chan struct{}, 1)
 	w.layers.dir = filepath.Join(w.config.DataDir, "layers")
 	w.outputs.slots = make(slots, maxOutputFetches)
 	w.stepSlots = make(slots, maxStepBuilds)
@@ -200,6 +202,7 @@ func (w *Worker) Start(ctx context.Context) error {
 	}
 	w.wg.Go(w.storeSnapshots)
 	w.wg.Go(w.storeOutputs)
+	w.wg.Go(w.moveVMs)
 	w.SnapshotsChanged(ctx) // the last process may have died before it stored some
 	w.wg.Go(func() { w.live(w.ctx) })
 	w.wg.Go(func() { w.every(w.config.WishesEvery, w.sweepAsked) })

@@ -361,13 +361,13 @@ func (o *Orchestrator) CordonWorker(ctx context.Context, by vmm.Caller, idOrName
 
 // UncordonWorker implements vmm.Fleet.
 func (o *Orchestrator) UncordonWorker(ctx context.Context, by vmm.Caller, idOrName string) (*domain.Worker, error) {
-	return o.changeWorker(ctx, by, idOrName, func(w *domain.Worker) { w.Cordoned, w.DrainAt = false, nil })
+	return o.changeWorker(ctx, by, idOrName, func(w *domain.Worker) { w.Cordoned, w.DrainAt, w.Moving = false, nil, false })
 }
 
 // DrainWorker implements vmm.Fleet.
-func (o *Orchestrator) DrainWorker(ctx context.Context, by vmm.Caller, idOrName string, within time.Duration) (*domain.Worker, error) {
-	at := time.Now().Add(within).UTC()
-	return o.changeWorker(ctx, by, idOrName, func(w *domain.Worker) { w.Cordoned, w.DrainAt = true, &at })
+func (o *Orchestrator) DrainWorker(ctx context.Context, by vmm.Caller, idOrName string, d vmm.DrainWorker) (*domain.Worker, error) {
+	at := time.Now().Add(d.Within).UTC()
+	return o.changeWorker(ctx, by, idOrName, func(w *domain.Worker) { w.Cordoned, w.DrainAt, w.Moving = true, &at, d.Move })
 }
 
 func (o *Orchestrator) changeWorker(ctx context.Context, by vmm.Caller, idOrName string, change func(*domain.Worker)) (*domain.Worker, error) {

@@ -37,7 +37,7 @@ func VM(v *domain.VM) wire.VM {
 		Platform: v.Spec.Platform, Resources: resources(v.Spec.Resources), Network: string(v.Spec.Network),
 		Hostname: v.Spec.Hostname, DefaultUser: v.Spec.DefaultUser, Tools: v.Spec.Tools, Metadata: v.Metadata, PauseMode: string(v.PauseMode),
 		Deadline: v.Deadline, OnTimeout: string(v.OnTimeout), IdleTimeoutMS: ms(v.IdleTimeout), AutoResume: v.AutoResume,
-		WorkerID: v.WorkerID.String(), Epoch: v.Epoch, Generation: v.Generation, Reason: v.Reason,
+		WorkerID: v.WorkerID.String(), InStorage: v.InStorage(), Epoch: v.Epoch, Generation: v.Generation, Reason: v.Reason,
 		CreatedAt: v.CreatedAt, UpdatedAt: v.UpdatedAt, StartedAt: v.StartedAt, EndedAt: v.EndedAt,
 	}
 	if out.Metadata == nil {
@@ -242,7 +242,7 @@ func driver(d domain.DriverInfo) wire.Driver {
 func worker(w *domain.Worker) wire.Worker {
 	return wire.Worker{
 		ID: w.ID.String(), Name: w.Name, Address: w.Address, Version: w.Version, Platform: w.Platform, State: string(w.State),
-		Cordoned: w.Cordoned, DrainAt: w.DrainAt, VMs: w.VMs, Active: w.Active, Tasks: w.Tasks,
+		Cordoned: w.Cordoned, DrainAt: w.DrainAt, Moving: w.Moving, Staying: w.Staying, VMs: w.VMs, Active: w.Active, Tasks: w.Tasks,
 		Drivers: mapped(w.Drivers, driver), Capacity: resources(w.Capacity), Reserved: resources(w.Reserved),
 		SeenAt: w.SeenAt, JoinedAt: w.JoinedAt,
 	}

@@ -63,14 +63,16 @@ func (a *API) workerRoutes() {
 	register(a, operation("uncordon-worker", http.MethodPost, "/workers/{id}/uncordon", tag, "Let a worker take what is new again", "A drain is taken back, too."),
 		options{scope: domain.ScopeAdmin}, a.onWorker(vmm.Fleet.UncordonWorker))
 	register(a, operation("drain-worker", http.MethodPost, "/workers/{id}/drain", tag, "Have a worker end its VMs",
-		"It takes nothing new. VMs that still run at its drain_at are paused, stopped or deleted, as their on_timeout says; active tells how many are left. Asked again, the earlier time counts."),
+		"It takes nothing new. VMs that still run at its drain_at are paused, stopped or deleted, as their on_timeout says; active tells how many are left. "+
+			"With move, those that rest leave it, also those paused, without their memory, at drain_at: in_storage of them tells so, and vms how many are left. Asked again, the earlier time counts, and move stays."),
 		options{scope: domain.ScopeAdmin}, func(ctx context.Context, in *drainWorkerInput) (*workerOutput, error) {
-			within := defaultDrain
-			if ms := given(in.Body).WithinMS; ms != nil {
-				within = fromMS(*ms)
+			body := given(in.Body)
+			d := vmm.DrainWorker{Within: defaultDrain, Move: body.Move}
+			if ms := body.WithinMS; ms != nil {
+				d.Within = fromMS(*ms)
 			}
 			return a.onWorker(func(f vmm.Fleet, ctx context.Context, by vmm.Caller, idOrName string) (*domain.Worker, error) {
-				return f.DrainWorker(ctx, by, idOrName, within)
+				return f.DrainWorker(ctx, by, idOrName, d)
 			})(ctx, &in.WorkerPath)
 		})
 	create := operation("create-join-token", http.MethodPost, "/workers/tokens", tag, "Make a token by which one worker can join", "Its text is told this once.")

@@ -61,6 +61,9 @@ func (s *Server) workerRoutes(handle register) {
 			x.Active-- // one ends while it is looked, VMs first
 			if x.Active < 0 {
 				x.Active, x.Tasks = 0, max(0, x.Tasks-1)
+				if x.Moving && x.Staying == 0 {
+					x.VMs, x.Staying = 1, 1 // it has a volume
+				}
 			}
 		}
 		return nil
@@ -70,7 +73,7 @@ func (s *Server) workerRoutes(handle register) {
 		return nil
 	}))
 	handle("POST /workers/{id}/uncordon", change(func(x *api.Worker, _ *http.Request) error {
-		x.Cordoned, x.DrainAt = false, nil
+		x.Cordoned, x.DrainAt, x.Moving, x.Staying = false, nil, false, 0
 		return nil
 	}))
 	handle("POST /workers/{id}/drain", change(func(x *api.Worker, r *http.Request) error {
@@ -79,7 +82,7 @@ func (s *Server) workerRoutes(handle register) {
 			return err
 		}
 		at := time.Now().Add(time.Duration(*req.WithinMS) * time.Millisecond)
-		x.Cordoned, x.DrainAt = true, &at
+		x.Cordoned, x.DrainAt, x.Moving = true, &at, x.Moving || req.Move
 		return nil
 	}))
 	handle("POST /workers/tokens", func(w http.ResponseWriter, r *http.Request) error {

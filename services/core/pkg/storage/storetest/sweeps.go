@@ -452,15 +452,15 @@ func liveness(e *env) {
 	e.update(func(tx storage.Tx) error {
 		w, err := tx.Workers().Get(e.ctx(), w.ID)
 		if err == nil {
-			w.Cordoned, w.DrainAt = true, until
+			w.Cordoned, w.DrainAt, w.Moving, w.Staying = true, until, true, 2
 			err = tx.Workers().Update(e.ctx(), w)
 		}
 		return err
 	})
-	if got := get(); !got.Cordoned || got.DrainAt == nil || !got.DrainAt.Equal(*until) || got.Standing() != domain.WorkerCordoned {
+	if got := get(); !got.Cordoned || !got.Moving || got.Staying != 2 || got.DrainAt == nil || !got.DrainAt.Equal(*until) || got.Standing() != domain.WorkerCordoned {
 		e.Errorf("%+v", got)
 	}
-	if sign, err = e.seen(w.ID); err != nil || !sign.Cordoned || sign.Drain == nil || *sign.Drain > -long {
+	if sign, err = e.seen(w.ID); err != nil || !sign.Cordoned || !sign.Moving || sign.Drain == nil || *sign.Drain > -long {
 		e.Errorf("%+v, %v", sign, err)
 	}
 	e.update(func(tx storage.Tx) error {
@@ -478,6 +478,47 @@ func liveness(e *env) {
 	if sign, err = e.seen(w.ID); err != nil || sign.Drain == nil || *sign.Drain > time.Hour || *sign.Drain <= 0 {
 		e.Errorf("%+v, %v", sign, err)
 	}
+
+	// What rests in the storage is not lost with who looks after it, and holds nothing of it.
+	disk := &domain.Snapshot{ID: domain.NewID(), ProjectID: p, BuildID: domain.NewID(), State: domain.BuildReady, DiskOfVM: true, CreatedAt: e.now}
+	stored := e.vm(p, func(vm *domain.VM) {
+		vm.WorkerID, vm.Desired, vm.Observed, vm.StoredID = w.ID, domain.WantStopped, domain.Stopped, disk.ID
+	})
+	disk.VMID = stored.ID
+	e.update(func(tx storage.Tx) error { return tx.Snapshots().Insert(e.ctx(), disk) })
+	if got := get(); e.getVM(p, stored.ID).UnreachableSince != nil || got.VMs != 0 || got.Reserved != (domain.Resources{}) {
+		e.Errorf("%v, %d VMs that hold %+v", e.getVM(p, stored.ID).UnreachableSince, got.VMs, got.Reserved)
+	}
+	disks := func(f storage.SnapshotFilter) int {
+		return len(read(e, func(tx storage.Tx) (storage.List[*domain.Snapshot], error) { return tx.Snapshots().List(e.ctx(), f) }).Items)
+	}
+	kept := read(e, func(tx storage.Tx) (int64, error) {
+		n, _, err := tx.Quotas().Kept(e.ctx(), p)
+		return n, err
+	})
+	if n := disks(storage.SnapshotFilter{ProjectID: p}); n != 0 || kept != 0 {
+		e.Errorf("%d snapshots are shown, %d counted", n, kept)
+	}
+	if n := disks(storage.SnapshotFilter{IncludeEphemeral: true}); n != 1 {
+		e.Errorf("%d are there", n)
+	}
+	abandoned := storage.SnapshotFilter{IncludeEphemeral: true, Abandoned: true}
+	e.refused(errors.Conflict, func(tx storage.Tx) error { return tx.Snapshots().Delete(e.ctx(), p, disk.ID) })
+	if n := disks(abandoned); n != 0 {
+		e.Errorf("%d that VMs rest in are abandoned", n)
+	}
+	e.save(stored, func(vm *domain.VM) { vm.Desired = domain.WantRunning })
+	if got := get(); e.getVM(p, stored.ID).UnreachableSince == nil || got.VMs != 1 || got.Reserved.DiskBytes != stored.Spec.Resources.DiskBytes {
+		e.Errorf("%d VMs that hold %+v", got.VMs, got.Reserved)
+	}
+	e.save(stored, func(vm *domain.VM) {
+		vm.StoredID, vm.Desired, vm.Observed, vm.EndedAt = "", domain.WantDeleted, domain.Deleted, ptr(e.now)
+	})
+	if n := disks(abandoned); n != 1 {
+		e.Errorf("%d are abandoned", n)
+	}
+	e.update(func(tx storage.Tx) error { return tx.Snapshots().Delete(e.ctx(), p, disk.ID) })
+	e.update(func(tx storage.Tx) error { return tx.VMs().Delete(e.ctx(), p, stored.ID) })
 
 	// VMs of it keep what they are, and tell that it is not known.
 	states := []domain.ObservedState{domain.Pending, domain.Running, domain.Stopped, domain.Paused, domain.Failed, domain.Deleted}

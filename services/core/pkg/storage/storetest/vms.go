@@ -33,6 +33,7 @@ func vmFields(e *env) {
 		},
 		Isolation: domain.IsolationMicroVM, Desired: domain.WantPaused, Observed: domain.Pausing, PauseMode: domain.PauseMemory,
 		Generation: 5, Epoch: 6, WorkerID: domain.NewID(), MachineID: domain.NewID(),
+		StoredID: domain.NewID(), Moves: []domain.Move{{WorkerID: "w", Epoch: 3, At: e.now}},
 		Deadline: at(60), DeadlineGen: 7, DeadlineAck: 8, EgressGen: 9, EgressAck: 4, OnTimeout: domain.TimeoutPause, IdleTimeout: 90 * time.Second, AutoResume: true,
 		EnvSealed: []byte{0, 1, 255}, TokenSealed: []byte("token"), Reason: "why",
 		Tombstone: &domain.Tombstone{Cause: domain.CauseOOM, By: "worker", Detail: "d", LastOutput: "o", MachineID: domain.NewID(), At: e.now},
@@ -48,6 +49,7 @@ func vmFields(e *env) {
 		vm.Name, vm.Metadata, vm.Isolation = "m", map[string]string{"a": "b"}, domain.IsolationContainer
 		vm.Desired, vm.Observed, vm.PauseMode, vm.Generation, vm.Epoch = domain.WantDeleted, domain.Failed, domain.PauseDisk, 9, 10
 		vm.WorkerID, vm.MachineID, vm.Deadline, vm.DeadlineGen, vm.DeadlineAck = "", "", nil, 11, 12
+		vm.StoredID, vm.Moves = "", nil
 		vm.EgressGen, vm.EgressAck, vm.Spec.Egress = 13, 14, domain.EgressPolicy{}
 		vm.OnTimeout, vm.IdleTimeout, vm.AutoResume, vm.EnvSealed, vm.TokenSealed = domain.TimeoutStop, 0, false, nil, nil
 		vm.Reason, vm.Tombstone, vm.UpdatedAt, vm.StartedAt, vm.EndedAt = "", nil, *at(9), nil, nil

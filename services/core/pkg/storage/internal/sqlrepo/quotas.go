@@ -74,7 +74,7 @@ func (r quotas) NthCreated(ctx context.Context, project domain.ID, n int64, afte
 
 func (r quotas) Kept(ctx context.Context, project domain.ID) (snapshots, templates int64, err error) {
 	err = r.s.Query(ctx, func(row Row) error { return row.Scan(&snapshots, &templates) },
-		`SELECT (SELECT COUNT(*) FROM snapshots WHERE project_id = ? AND ephemeral = 0),
+		`SELECT (SELECT COUNT(*) FROM snapshots WHERE project_id = ? AND ephemeral = 0 AND disk_of_vm = 0),
 			(SELECT COUNT(*) FROM templates WHERE project_id = ?)`, string(project), string(project))
 	return snapshots, templates, err
 }

@@ -12,14 +12,14 @@ import (
 type snapshots struct{ s Session }
 
 const (
-	snapshotColumns = "id, project_id, vm_id, name, build_id, driver, driver_version, kind, spec, env_sealed, worker_id, bytes, state, ephemeral, packed, created_at, revision"
+	snapshotColumns = "id, project_id, vm_id, name, build_id, driver, driver_version, kind, spec, env_sealed, worker_id, bytes, state, ephemeral, disk_of_vm, packed, created_at, revision"
 	snapshotSelect  = "SELECT " + snapshotColumns + " FROM snapshots"
 )
 
 func scanSnapshot(r Row) (*domain.Snapshot, error) {
 	s := new(domain.Snapshot)
 	return s, r.Scan(&s.ID, &s.ProjectID, &s.VMID, &s.Name, &s.BuildID, &s.Driver, &s.DriverVersion, &s.Kind, jsonText{&s.Spec}, &s.EnvSealed,
-		&s.WorkerID, &s.Bytes, &s.State, scanFlag{&s.Ephemeral}, scanOptJSON[domain.Packed]{&s.Packed}, scanTime{&s.CreatedAt}, &s.Revision)
+		&s.WorkerID, &s.Bytes, &s.State, scanFlag{&s.Ephemeral}, scanFlag{&s.DiskOfVM}, scanOptJSON[domain.Packed]{&s.Packed}, scanTime{&s.CreatedAt}, &s.Revision)
 }
 
 func (r snapshots) Get(ctx context.Context, project, id domain.ID) (*domain.Snapshot, error) {
@@ -41,7 +41,7 @@ func (r snapshots) Insert(ctx context.Context, s *domain.Snapshot) error {
 	}
 	_, err := r.s.Exec(ctx, "INSERT INTO snapshots ("+snapshotColumns+") VALUES ("+marks(snapshotColumns)+")",
 		string(s.ID), string(s.ProjectID), string(s.VMID), s.Name, string(s.BuildID), s.Driver, s.DriverVersion, string(s.Kind), jsonText{s.Spec},
-		blob(s.EnvSealed), string(s.WorkerID), s.Bytes, string(s.State), flag(s.Ephemeral), optJSON(s.Packed), micros(s.CreatedAt), 1)
+		blob(s.EnvSealed), string(s.WorkerID), s.Bytes, string(s.State), flag(s.Ephemeral), flag(s.DiskOfVM), optJSON(s.Packed), micros(s.CreatedAt), 1)
 	switch {
 	case violated(err, Unique):
 		return errors.Wrap(err, errors.AlreadyExists, "snapshot %s exists already", s.ID)
@@ -84,12 +84,16 @@ func (r snapshots) Delete(ctx context.Context, project, id domain.ID) error {
 	}
 	n, err := r.s.Exec(ctx, `DELETE FROM snapshots WHERE id = ? AND project_id = ? AND NOT EXISTS (
 		SELECT 1 FROM vms WHERE vms.snapshot_id = snapshots.id AND vms.snapshot_id <> '' AND vms.observed <> 'deleted'
-		AND vms.observed IN ('pending', 'creating', 'starting'))`,
+		AND vms.observed IN ('pending', 'creating', 'starting'))
+		AND NOT (disk_of_vm = 1 AND EXISTS (SELECT 1 FROM vms WHERE vms.id = snapshots.vm_id AND vms.project_id = snapshots.project_id AND vms.stored_id = snapshots.id))`,
 		string(id), string(s.ProjectID))
 	if err != nil {
 		return fault(err, "deleting a snapshot")
 	}
 	if n == 0 {
+		if s.DiskOfVM {
+			return errors.New(errors.Conflict, "snapshot %s is the disk of the VM %s", id, s.VMID).WithHint("start the VM, or delete it")
+		}
 		return errors.New(errors.Conflict, "snapshot %s is in use: a VM is being made from it", id).WithHint("retry when the VM runs")
 	}
 	return names(r).release(ctx, s.ProjectID, id)
@@ -114,7 +118,10 @@ func (r snapshots) List(ctx context.Context, f storage.SnapshotFilter) (storage.
 	w.eq("worker_id", f.WorkerID)
 	w.eq("project_id", f.ProjectID)
 	if !f.IncludeEphemeral {
-		w.add("ephemeral = 0")
+		w.add("ephemeral = 0 AND disk_of_vm = 0")
+	}
+	if f.Abandoned {
+		w.add("disk_of_vm = 1 AND NOT EXISTS (SELECT 1 FROM vms v WHERE v.id = snapshots.vm_id AND v.project_id = snapshots.project_id AND v.stored_id = snapshots.id)")
 	}
 	if f.Unpacked {
 		w.add("packed IS NULL")

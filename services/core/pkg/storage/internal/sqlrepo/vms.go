@@ -21,11 +21,14 @@ const (
 	vmFixed = "id, project_id, template, template_id, build_id, snapshot_id, " +
 		"milli_cpu, memory_bytes, disk_bytes, pids, created_at"
 	vmChanging = "spec, name, metadata, isolation, desired, observed, pause_mode, generation, epoch, " +
-		"worker_id, machine_id, deadline, deadline_gen, deadline_ack, egress_gen, egress_ack, on_timeout, idle_timeout, auto_resume, " +
+		"worker_id, machine_id, stored_id, moves, deadline, deadline_gen, deadline_ack, egress_gen, egress_ack, on_timeout, idle_timeout, auto_resume, " +
 		"env_sealed, token_sealed, reason, tombstone, updated_at, started_at, ended_at, revision"
 	vmSelect = "SELECT id, project_id, created_at, " + vmChanging + ", " + vmAway + " FROM vms"
-	// vmAway is the last sign of life of a VM's worker that is away.
-	vmAway = "(SELECT w.seen_at FROM workers w WHERE w.id = vms.worker_id AND w.state = 'away' AND vms.observed <> 'deleted')"
+	// vmAway is the last sign of life of a VM's worker that is away. What rests in
+	// the storage needs none.
+	vmAway = "(SELECT w.seen_at FROM workers w WHERE w.id = vms.worker_id AND w.state = 'away' AND vms.observed <> 'deleted' AND NOT " + vmInStorage + ")"
+	// vmInStorage is the condition that no worker has anything of a VM, or is to have.
+	vmInStorage = "(vms.stored_id <> '' AND vms.machine_id = '' AND vms.desired = 'stopped')"
 )
 
 var (
@@ -36,7 +39,7 @@ var (
 func changingOf(vm *domain.VM, revision int64) []any {
 	return []any{
 		jsonText{vm.Spec}, vm.Name, jsonText{vm.Metadata}, string(vm.Isolation), string(vm.Desired), string(vm.Observed), string(vm.PauseMode), vm.Generation, vm.Epoch,
-		string(vm.WorkerID), string(vm.MachineID), optMicros(vm.Deadline), vm.DeadlineGen, vm.DeadlineAck, vm.EgressGen, vm.EgressAck,
+		string(vm.WorkerID), string(vm.MachineID), string(vm.StoredID), jsonText{vm.Moves}, optMicros(vm.Deadline), vm.DeadlineGen, vm.DeadlineAck, vm.EgressGen, vm.EgressAck,
 		string(vm.OnTimeout), vm.IdleTimeout.Microseconds(), flag(vm.AutoResume),
 		blob(vm.EnvSealed), blob(vm.TokenSealed), vm.Reason, optJSON(vm.Tombstone),
 		micros(vm.UpdatedAt), optMicros(vm.StartedAt), optMicros(vm.EndedAt), revision,
@@ -48,7 +51,7 @@ func scanVM(r Row) (*domain.VM, error) {
 	return vm, r.Scan(
 		&vm.ID, &vm.ProjectID, scanTime{&vm.CreatedAt},
 		jsonText{&vm.Spec}, &vm.Name, jsonText{&vm.Metadata}, &vm.Isolation, &vm.Desired, &vm.Observed, &vm.PauseMode, &vm.Generation, &vm.Epoch,
-		&vm.WorkerID, &vm.MachineID, scanOptTime{&vm.Deadline}, &vm.DeadlineGen, &vm.DeadlineAck, &vm.EgressGen, &vm.EgressAck,
+		&vm.WorkerID, &vm.MachineID, &vm.StoredID, jsonText{&vm.Moves}, scanOptTime{&vm.Deadline}, &vm.DeadlineGen, &vm.DeadlineAck, &vm.EgressGen, &vm.EgressAck,
 		&vm.OnTimeout, scanDuration{&vm.IdleTimeout}, scanFlag{&vm.AutoResume},
 		&vm.EnvSealed, &vm.TokenSealed, &vm.Reason, scanOptJSON[domain.Tombstone]{&vm.Tombstone},
 		scanTime{&vm.UpdatedAt}, scanOptTime{&vm.StartedAt}, scanOptTime{&vm.EndedAt}, &vm.Revision,

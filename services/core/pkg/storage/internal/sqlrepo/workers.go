@@ -15,7 +15,7 @@ type workers struct{ s Session }
 
 const (
 	workerFixed    = "id, joined_at"
-	workerChanging = "name, version, platform, drivers, milli_cpu, memory_bytes, disk_bytes, pids, state, cordoned, drain_at, address, storage, revision"
+	workerChanging = "name, version, platform, drivers, milli_cpu, memory_bytes, disk_bytes, pids, state, cordoned, drain_at, moving, staying, address, storage, revision"
 	workerColumns  = workerFixed + ", seen_at, " + workerChanging
 	workerSelect   = "SELECT " + workerColumns + " FROM workers"
 
@@ -32,7 +32,7 @@ func workerChangingOf(w *domain.Worker, revision int64) []any {
 	c := w.Capacity
 	return []any{
 		w.Name, w.Version, w.Platform, jsonText{w.Drivers}, c.MilliCPU, c.MemoryBytes, c.DiskBytes, c.PIDs,
-		string(w.State), flag(w.Cordoned), optMicros(w.DrainAt), w.Address, w.Storage, revision,
+		string(w.State), flag(w.Cordoned), optMicros(w.DrainAt), flag(w.Moving), w.Staying, w.Address, w.Storage, revision,
 	}
 }
 
@@ -40,7 +40,7 @@ func scanWorker(r Row) (*domain.Worker, error) {
 	w := new(domain.Worker)
 	c := &w.Capacity
 	return w, r.Scan(&w.ID, scanTime{&w.JoinedAt}, scanTime{&w.SeenAt}, &w.Name, &w.Version, &w.Platform, jsonText{&w.Drivers},
-		&c.MilliCPU, &c.MemoryBytes, &c.DiskBytes, &c.PIDs, &w.State, scanFlag{&w.Cordoned}, scanOptTime{&w.DrainAt}, &w.Address, &w.Storage, &w.Revision)
+		&c.MilliCPU, &c.MemoryBytes, &c.DiskBytes, &c.PIDs, &w.State, scanFlag{&w.Cordoned}, scanOptTime{&w.DrainAt}, scanFlag{&w.Moving}, &w.Staying, &w.Address, &w.Storage, &w.Revision)
 }
 
 func (r workers) one(ctx context.Context, absent *errors.Error, cond, arg string) (*domain.Worker, error) {
@@ -114,13 +114,13 @@ func (r workers) Seen(ctx context.Context, id domain.ID) (storage.Sign, error) {
 	sign, err := queryOne(ctx, r.s, func(row Row) (*storage.Sign, error) {
 		s := new(storage.Sign)
 		var left *int64
-		err := row.Scan(&s.State, scanFlag{&s.Cordoned}, &left)
+		err := row.Scan(&s.State, scanFlag{&s.Cordoned}, &left, scanFlag{&s.Moving})
 		if left != nil {
 			d := time.Duration(*left) * time.Microsecond
 			s.Drain = &d
 		}
 		return s, err
-	}, notFound("worker", id), "UPDATE workers SET seen_at = "+now+" WHERE id = ? RETURNING state, cordoned, drain_at - seen_at", append(args, string(id))...)
+	}, notFound("worker", id), "UPDATE workers SET seen_at = "+now+" WHERE id = ? RETURNING state, cordoned, drain_at - seen_at, moving", append(args, string(id))...)
 	if err != nil {
 		return storage.Sign{}, err
 	}

@@ -1,0 +1,126 @@
+package service
+
+import (
+	"context"
+	"math/rand/v2"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+)
+
+// CanMove is the capability that VMs of a driver leave the worker, and come to it,
+// by the storage that it shares with others.
+const CanMove = "move"
+
+// Takes reports whether a worker can be given VMs of a driver out of a storage.
+func Takes(w *domain.Worker, driver, store string) bool {
+	d := infoOf(w, driver)
+	return store != "" && w.Storage == store && d.Usable && can(d, CanMove)
+}
+
+// Keeper picks a worker to look after a VM that rests in a storage, which needs no
+// room; any of those that take what is new. Returns Unavailable where there is none.
+func Keeper(ctx context.Context, tx storage.Tx, driver, store string) (domain.ID, error) {
+	all, err := tx.Workers().All(ctx)
+	if err != nil {
+		return "", err
+	}
+	var able []domain.ID
+	for _, w := range all {
+		if w.State == domain.WorkerReady && Takes(w, driver, store) {
+			able = append(able, w.ID)
+		}
+	}
+	if len(able) == 0 {
+		return "", errors.New(errors.Unavailable, "no other worker that is there can take it").
+			WithHint("it needs a worker with the same storage and the driver %s", driver).WithRetryAfter(retryAway)
+	}
+	return able[rand.IntN(len(able))], nil
+}
+
+// replace gives a VM that rests in the storage, and is to be started, to a worker
+// with room for it, in the transaction that wishes so.
+// Returns what choose does.
+func (s *Service) replace(ctx context.Context, tx storage.Tx, vm *domain.VM) error {
+	at, err := findDisk(ctx, tx, vm.ProjectID, vm.StoredID)
+	if err != nil {
+		return err
+	}
+	store := at.packed.Store
+	w, err := s.choose(ctx, tx, need{
+		what: "VM", hint: "too little %s is left; its disk is kept: delete or stop other VMs and start it again",
+		resources: vm.Spec.Resources,
+		unable: func(w *domain.Worker) error {
+			if !Takes(w, vm.Spec.Driver, store) {
+				return errors.New(errors.Conflict, "the worker %s cannot get the VM's disk", w.Name).
+					WithHint("give it the same storage, and the same driver, as the worker that the VM has left")
+			}
+			if err := at.reach(w); err != nil {
+				return err
+			}
+			_, err := s.driverFor(w, vm.Spec)
+			return err
+		},
+		prefer: func(w *domain.Worker) bool { return at.held[w.ID] },
+		free:   freeMemory,
+	})
+	if err != nil {
+		return err
+	}
+	driver, err := s.driverFor(w, vm.Spec)
+	if w.ID != vm.WorkerID {
+		vm.Moved(s.time()) // it may have been tried there
+	}
+	vm.WorkerID, vm.Isolation, vm.UnreachableSince = w.ID, driver.Isolation, nil
+	vm.DeadlineGen++ // it has not taken note of the VM yet
+	return err
+}
+
+// entrust gives a VM that rests in the storage, and is to be deleted, to a worker
+// that is there, if its own is not and another one is.
+func (s *Service) entrust(ctx context.Context, tx storage.Tx, vm *domain.VM) error {
+	state, err := tx.Workers().State(ctx, vm.WorkerID)
+	if err == nil && state != domain.WorkerAway || err != nil && !errors.HasCode(err, errors.NotFound) {
+		return err
+	}
+	disk, err := tx.Snapshots().Get(ctx, vm.ProjectID, vm.StoredID)
+	if err != nil {
+		return err
+	}
+	keeper, err := Keeper(ctx, tx, vm.Spec.Driver, disk.Packed.Store)
+	if errors.HasCode(err, errors.Unavailable) {
+		return nil // its own does it when it is back
+	}
+	if err == nil {
+		vm.WorkerID, vm.UnreachableSince = keeper, nil
+	}
+	return err
+}
+
+// inStorage refuses what needs a VM's disk on a worker.
+func inStorage(vm *domain.VM) error {
+	return errors.New(errors.Conflict, "the VM %s has no machine: its disk is in the storage, since its worker was drained", vm.ID).
+		WithHint("start it first")
+}
+
+// left is the node that has the output of an execution whose VM has left it.
+// Returns Gone, Unavailable.
+func (s *Service) left(ctx context.Context, at domain.ID) (Node, error) {
+	var w *domain.Worker
+	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+		w, err = tx.Workers().Get(ctx, at)
+		return err
+	})
+	switch {
+	case errors.HasCode(err, errors.NotFound):
+		return nil, errors.Wrap(err, errors.Gone, "the output stayed on the worker %s when the VM left it, and that worker is no more", at).
+			WithHint("what became of the execution is known: get it without its output")
+	case err != nil:
+		return nil, err
+	case w.State == domain.WorkerAway:
+		return nil, errors.New(errors.Unavailable, "the output stayed on the worker %s when the VM left it, and that worker is away", w.Name).
+			WithHint("what became of the execution is known: get it without its output").WithRetryAfter(retryAway)
+	}
+	return s.nodes.Node(at)
+}
