@@ -15,8 +15,12 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
-// moveAgain is when a VM whose move failed is tried again.
-const moveAgain = time.Minute
+const (
+	// moveAgain is when a VM whose move failed is tried again.
+	moveAgain = time.Minute
+	// maxClose bounds the removal of what a move has left.
+	maxClose = 10 * time.Minute
+)
 
 // moves is what a drained worker does so that its VMs leave it.
 type moves struct {
@@ -203,29 +207,28 @@ func (w *Worker) moveOne(ctx context.Context, vm *domain.VM) error {
 		}
 		return tx.Snapshots().Insert(ctx, m.disk)
 	})
-	if err != nil {
-		return errors.Join(err, w.tryClose(ctx, m))
+	if err == nil {
+		err = w.packDisk(ctx, c, &m)
 	}
-	if err = w.packDisk(ctx, c, &m); err == nil {
+	if err == nil {
 		err = w.departs(ctx, m)
 	}
-	if cerr := w.tryClose(ctx, m); err == nil && cerr == nil {
+	if closed := w.tryClose(m); err == nil && closed {
 		w.Log.Info("a VM has left this worker", "vm", vm.ID, "bytes", m.packed.Bytes, "took", w.Now().Sub(begun))
 	}
 	return err
 }
 
 // tryClose closes a move now, or, where that fails, later.
-func (w *Worker) tryClose(ctx context.Context, m move) error {
-	if w.ctx.Err() != nil {
-		return w.ctx.Err() // the next process does
-	}
-	err := w.closeMove(context.WithoutCancel(ctx), m)
-	if err != nil {
+func (w *Worker) tryClose(m move) (closed bool) {
+	ctx, cancel := context.WithTimeout(w.ctx, maxClose)
+	defer cancel()
+	err := w.closeMove(ctx, m)
+	if err != nil && w.ctx.Err() == nil { // else the next process does
 		w.Log.Warn("what a move has left is removed later", "vm", m.vm.ID, "error", err)
 		w.moves.open = append(w.moves.open, m)
 	}
-	return nil //nolint:nilerr // it is seen to
+	return err == nil
 }
 
 // packDisk has the disk in the storage, and nothing more of it here than before.
@@ -348,11 +351,7 @@ func (w *Worker) closeMove(ctx context.Context, m move) error {
 		return err
 	}
 	w.machines.forget(m.machine)
-	if row.WorkerID != w.id {
-		w.vms.forget(m.vm.ID)
-		w.clock.clear(m.vm.ID)
-	}
-	return nil
+	return nil // it may be here again by now: its alarm and its session are not touched
 }
 
 // removeMachine removes a machine that is nobody's, with its log.
