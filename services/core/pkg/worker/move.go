@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,7 @@ const (
 type moves struct {
 	look   chan struct{}           // one slot: it is to be looked
 	wanted atomic.Bool             // they are to leave, as it was told last
+	told   bool                    // no row says any more why its VM stays
 	later  map[domain.ID]time.Time // VMs whose move failed, and when to try again
 	open   []move                  // of which it is not known how they ended, or that left something
 }
@@ -73,8 +75,12 @@ func (w *Worker) moveVMs() {
 		w.moves.open = slices.DeleteFunc(w.moves.open, func(m move) bool { return w.closeMove(w.ctx, m) == nil })
 		if !w.moves.wanted.Load() {
 			w.moves.later = nil
+			if !w.moves.told {
+				w.moves.told = w.stayNoMore(w.ctx) == nil
+			}
 			continue
 		}
+		w.moves.told = false
 		if err := w.moveDue(w.ctx); err != nil && w.ctx.Err() == nil {
 			w.Log.Warn("it is not known which VMs are to leave this worker", "error", err)
 		}
@@ -168,7 +174,7 @@ func (w *Worker) bound(ctx context.Context, vm *domain.VM) (string, error) {
 
 // stays has a VM's row say why it does not leave, for people.
 func (w *Worker) stays(ctx context.Context, vm *domain.VM, why string) error {
-	why = "it stays on its worker, which is drained: " + why
+	why = staysReason + why
 	if vm.Reason == why {
 		return nil
 	}
@@ -178,6 +184,27 @@ func (w *Worker) stays(ctx context.Context, vm *domain.VM, why string) error {
 		}
 		return nil
 	})
+	return err
+}
+
+// staysReason begins what a row says of a VM that does not leave.
+const staysReason = "it stays on its worker, which is drained: "
+
+// stayNoMore has no row say so any more: the drain was taken back.
+func (w *Worker) stayNoMore(ctx context.Context) error {
+	vms, err := w.onWorker(ctx)
+	for _, vm := range vms {
+		if !strings.HasPrefix(vm.Reason, staysReason) {
+			continue
+		}
+		_, cerr := w.commit(ctx, vm.ID, events.VMUpdated, func(_ storage.Tx, row *domain.VM) error {
+			if row.Reason == vm.Reason {
+				row.Reason = ""
+			}
+			return nil
+		})
+		err = errors.Join(err, cerr)
+	}
 	return err
 }
 

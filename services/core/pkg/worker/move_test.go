@@ -253,6 +253,8 @@ func TestVMsThatStayOnADrainedWorker(t *testing.T) {
 	// Taken back, the VM that stayed is as before.
 	_, err = d.UncordonWorker(ctx, by, origin.worker.ID().String())
 	must(t, err)
+	d.beat()
+	d.until(bound.ID, func(vm *domain.VM) bool { return vm.Reason == "" })
 	d.start(origin, bound.ID, "bound")
 }
 

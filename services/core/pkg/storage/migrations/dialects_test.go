@@ -81,13 +81,13 @@ func TestDialectsEndInTheSame(t *testing.T) {
 	}
 	defer func() { _ = conn.Close(ctx) }()
 
-	_, newest, err := one.Versions(ctx)
+	all, err := one.Status(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var versions []int64
-	for v := range newest {
-		versions = append(versions, v+1)
+	for _, m := range all {
+		versions = append(versions, m.Version)
 	}
 	down := slices.Clone(versions)
 	slices.Reverse(down)
