@@ -44,9 +44,11 @@ func TestVMsLeaveADrainedWorker(t *testing.T) {
 	must(t, err)
 	f.worker("worker-2", gateway)
 
-	out, err := gateway.CLI(ctx, "worker", "drain", "worker-1", "--within", "0s", "--move")
-	if err != nil || !strings.Contains(out, "1 VMs stay on worker-1") {
+	if out, err := gateway.CLI(ctx, "worker", "drain", "worker-1", "--within", "0s", "--move"); err != nil {
 		t.Fatal(err, out)
+	}
+	if w, err := c.Worker(ctx, "worker-1"); err != nil || !w.Moving || w.VMs != 1 || w.Staying != 1 || w.Active != 0 {
+		t.Errorf("%+v, %v", w, err)
 	}
 	for _, vm := range []api.VM{resting, running} {
 		got, err := c.VM(ctx, vm.ID)
