@@ -47,6 +47,9 @@ func (s *Service) replace(ctx context.Context, tx storage.Tx, vm *domain.VM) err
 	if err != nil {
 		return err
 	}
+	if at.packed == nil {
+		return notStored(vm)
+	}
 	store := at.packed.Store
 	w, err := s.choose(ctx, tx, need{
 		what: "VM", hint: "too little %s is left; its disk is kept: delete or stop other VMs and start it again",
@@ -88,6 +91,9 @@ func (s *Service) entrust(ctx context.Context, tx storage.Tx, vm *domain.VM) err
 	if err != nil {
 		return err
 	}
+	if disk.Packed == nil {
+		return notStored(vm)
+	}
 	keeper, err := Keeper(ctx, tx, vm.Spec.Driver, disk.Packed.Store)
 	if errors.HasCode(err, errors.Unavailable) {
 		return nil // its own does it when it is back
@@ -96,6 +102,11 @@ func (s *Service) entrust(ctx context.Context, tx storage.Tx, vm *domain.VM) err
 		vm.WorkerID, vm.UnreachableSince = keeper, nil
 	}
 	return err
+}
+
+// notStored is for a row that says otherwise than what it names.
+func notStored(vm *domain.VM) error {
+	return errors.New(errors.Internal, "the disk of the VM %s is not in the storage", vm.ID)
 }
 
 // inStorage refuses what needs a VM's disk on a worker.

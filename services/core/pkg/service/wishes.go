@@ -94,29 +94,8 @@ func (s *Service) wish(ctx context.Context, by vmm.Caller, id domain.ID, want do
 				return err
 			}
 		}
-		if want == domain.WantRunning && (vm.Desired == domain.WantStopped || vm.Desired == domain.WantPaused && vm.PauseMode != domain.PauseFreeze) {
-			if vm.InStorage() {
-				err = s.replace(ctx, tx, vm)
-			} else {
-				err = s.readmit(ctx, tx, vm)
-			}
-			if err != nil {
-				return err
-			}
-			need := domain.Quota{MilliCPU: vm.Spec.Resources.MilliCPU, MemoryBytes: vm.Spec.Resources.MemoryBytes}
-			if err := s.withinQuota(ctx, tx, vm.ProjectID, need, vm.ID); err != nil {
-				return err
-			}
-		}
-		if again {
-			if err := s.replace(ctx, tx, vm); err != nil {
-				return err
-			}
-		}
-		if want == domain.WantDeleted && vm.InStorage() {
-			if err := s.entrust(ctx, tx, vm); err != nil {
-				return err
-			}
+		if err := s.admit(ctx, tx, vm, want); err != nil {
+			return err
 		}
 		now := s.time()
 		vm.Desired = want
@@ -151,6 +130,30 @@ func (s *Service) wish(ctx context.Context, by vmm.Caller, id domain.ID, want do
 		s.wake(ctx, vm)
 	}
 	return vm, nil
+}
+
+// admit has a worker for a VM that is wanted otherwise, with room for what it holds
+// then and did not before.
+func (s *Service) admit(ctx context.Context, tx storage.Tx, vm *domain.VM, want domain.DesiredState) error {
+	switch {
+	case want == domain.WantDeleted && vm.InStorage():
+		return s.entrust(ctx, tx, vm)
+	case want != domain.WantRunning:
+		return nil
+	case vm.Desired == domain.WantRunning: // its worker has left before it began
+		return s.replace(ctx, tx, vm)
+	case vm.Desired == domain.WantPaused && vm.PauseMode == domain.PauseFreeze:
+		return nil
+	}
+	room := s.readmit
+	if vm.InStorage() {
+		room = s.replace
+	}
+	if err := room(ctx, tx, vm); err != nil {
+		return err
+	}
+	need := domain.Quota{MilliCPU: vm.Spec.Resources.MilliCPU, MemoryBytes: vm.Spec.Resources.MemoryBytes}
+	return s.withinQuota(ctx, tx, vm.ProjectID, need, vm.ID)
 }
 
 // readmit checks that the worker of a VM whose memory was given up has room for
