@@ -93,8 +93,8 @@ func copyInto(ctx context.Context, tx pgx.Tx, from dump.Source, tell func(Copied
 
 // sums enables or disables what keeps sums of rows that are inserted.
 func sums(ctx context.Context, tx pgx.Tx, what string) error {
-	for _, table := range []string{"vms", "volumes", "tasks"} {
-		if _, err := tx.Exec(ctx, "ALTER TABLE "+table+" "+what+" TRIGGER "+table+"_inserted"); err != nil {
+	for _, of := range [][2]string{{"vms", "vms_inserted"}, {"vms", "vms_stored_inserted"}, {"volumes", "volumes_inserted"}, {"tasks", "tasks_inserted"}} {
+		if _, err := tx.Exec(ctx, "ALTER TABLE "+of[0]+" "+what+" TRIGGER "+of[1]); err != nil {
 			return classify(err)
 		}
 	}

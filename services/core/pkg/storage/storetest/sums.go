@@ -80,8 +80,10 @@ func counted(ctx context.Context, tx storage.Tx) (map[domain.ID]*held, map[domai
 				return
 			}
 			r := vm.Spec.Resources
-			w.vms, p.VMs = w.vms+1, p.VMs+1
-			w.reserved.DiskBytes, p.DiskBytes = w.reserved.DiskBytes+r.DiskBytes, p.DiskBytes+r.DiskBytes
+			p.VMs, p.DiskBytes = p.VMs+1, p.DiskBytes+r.DiskBytes
+			if !(vm.InStorage() && vm.Desired == domain.WantStopped) { // else no worker has it, or is to
+				w.vms, w.reserved.DiskBytes = w.vms+1, w.reserved.DiskBytes+r.DiskBytes
+			}
 			if !active(vm) {
 				return
 			}
@@ -306,6 +308,9 @@ func (c *chronicle) befall(vm *domain.VM) {
 			domain.Pending, domain.Starting, domain.Running, domain.Stopping, domain.Stopped, domain.Stopped, domain.Paused, domain.Paused,
 			domain.Failed, domain.Deleting, domain.Deleted,
 		})
+	}
+	if which == 0 || which > 3 {
+		vm.StoredID, vm.MachineID = one(c.Rand, []domain.ID{"", "s", "t"}), one(c.Rand, []domain.ID{"", "", "m"})
 	}
 	if which >= 2 {
 		vm.PauseMode = one(c.Rand, []domain.PauseMode{"", domain.PauseFreeze, domain.PauseMemory, domain.PauseDisk})
