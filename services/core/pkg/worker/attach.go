@@ -288,6 +288,25 @@ func (w *Worker) takeUp(ctx context.Context, l *liveVM, open []*domain.Execution
 	return ids
 }
 
+// commitEnd is commit for a VM of which nothing runs any more: what has no end is
+// lost for a reason. Rows that are about to be written are written before, as none
+// must say afterwards that it runs.
+func (w *Worker) commitEnd(ctx context.Context, vm *domain.VM, event, reason string, change func(storage.Tx, *domain.VM) error) (*domain.VM, error) {
+	if err := w.rows.flush(ctx); err != nil {
+		return nil, err
+	}
+	row, err := w.commit(ctx, vm.ID, event, func(tx storage.Tx, row *domain.VM) error {
+		if err := change(tx, row); err != nil {
+			return err
+		}
+		return w.loseOpen(ctx, tx, row, reason)
+	})
+	if err == nil {
+		w.tellLost(vm.ID)
+	}
+	return row, err
+}
+
 // loseOpen ends in the database what has no end although its machine is gone.
 // What the session stored before is not touched.
 func (w *Worker) loseOpen(ctx context.Context, tx storage.Tx, vm *domain.VM, reason string) error {

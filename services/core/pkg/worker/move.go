@@ -401,7 +401,7 @@ func (w *Worker) notTaken(ctx context.Context, vm *domain.VM, driver vmm.Driver,
 		w.machines.forget(vm.MachineID)
 	}
 	w.Log.Error("a VM was not taken out of the storage", "vm", vm.ID, "error", why)
-	_, err := w.commit(ctx, vm.ID, events.VMStopped, func(tx storage.Tx, row *domain.VM) error {
+	_, err := w.commitEnd(ctx, vm, events.VMStopped, "the VM was stopped", func(tx storage.Tx, row *domain.VM) error {
 		if row.MachineID != "" {
 			if err := tx.Machines().Delete(ctx, row.MachineID); err != nil {
 				return err
@@ -413,11 +413,8 @@ func (w *Worker) notTaken(ctx context.Context, vm *domain.VM, driver vmm.Driver,
 			row.Desired = domain.WantStopped
 			row.Generation++
 		}
-		return w.loseOpen(ctx, tx, row, "the VM was stopped")
+		return nil
 	})
-	if err == nil {
-		w.tellLost(vm.ID)
-	}
 	return err
 }
 

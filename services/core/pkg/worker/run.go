@@ -224,16 +224,13 @@ func (w *Worker) failed(ctx context.Context, vm *domain.VM, cause domain.Cause, 
 		return why
 	}
 	w.Log.Error("VM failed", "vm", vm.ID, "cause", cause, "error", why)
-	_, err := w.commit(ctx, vm.ID, events.VMFailed, func(tx storage.Tx, row *domain.VM) error {
+	_, err := w.commitEnd(ctx, vm, events.VMFailed, "the VM failed", func(_ storage.Tx, row *domain.VM) error {
 		now := w.time()
 		public := errors.Public(why)
 		row.Observed, row.Reason = domain.Failed, public.Message
 		row.Tombstone = &domain.Tombstone{Cause: cause, By: "worker", Detail: public.Message, At: now}
-		return w.loseOpen(ctx, tx, row, "the VM failed")
+		return nil
 	})
-	if err == nil {
-		w.tellLost(vm.ID)
-	}
 	return err
 }
 
@@ -334,7 +331,7 @@ func (w *Worker) stop(ctx context.Context, vm *domain.VM, driver vmm.Driver) err
 // stopped writes that vm's machine does not run; why, if given, replaces the
 // reason that the wish left.
 func (w *Worker) stopped(ctx context.Context, vm *domain.VM, why *domain.Tombstone) error {
-	_, err := w.commit(ctx, vm.ID, events.VMStopped, func(tx storage.Tx, row *domain.VM) error {
+	_, err := w.commitEnd(ctx, vm, events.VMStopped, "the VM was stopped", func(_ storage.Tx, row *domain.VM) error {
 		row.Observed = domain.Stopped
 		if why != nil {
 			row.Tombstone = why
@@ -343,11 +340,8 @@ func (w *Worker) stopped(ctx context.Context, vm *domain.VM, why *domain.Tombsto
 				row.Generation++
 			}
 		}
-		return w.loseOpen(ctx, tx, row, "the VM was stopped")
+		return nil
 	})
-	if err == nil {
-		w.tellLost(vm.ID)
-	}
 	return err
 }
 
@@ -387,7 +381,7 @@ func (w *Worker) delete(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 func (w *Worker) deleted(ctx context.Context, vm *domain.VM) error {
 	last := w.lastOutput(ctx, vm)
 	var machine, stored domain.ID
-	row, err := w.commit(ctx, vm.ID, events.VMDeleted, func(tx storage.Tx, row *domain.VM) error {
+	row, err := w.commitEnd(ctx, vm, events.VMDeleted, "the VM was deleted", func(tx storage.Tx, row *domain.VM) error {
 		now := w.time()
 		machine = row.MachineID
 		if machine != "" {
@@ -403,13 +397,12 @@ func (w *Worker) deleted(ctx context.Context, vm *domain.VM) error {
 		row.Tombstone.LastOutput, row.Tombstone.MachineID = last, machine
 		row.EnvSealed, row.TokenSealed = nil, nil // secrets do not outlive the VM
 		stored, row.StoredID = row.StoredID, ""
-		return w.loseOpen(ctx, tx, row, "the VM was deleted")
+		return nil
 	})
 	if err != nil {
 		return err
 	}
 	w.clock.clear(vm.ID)
-	w.tellLost(vm.ID)
 	w.vms.forget(vm.ID)
 	w.dropForkSnapshot(ctx, row.ProjectID, row.Spec.SnapshotID)
 	w.dropStored(ctx, row.ProjectID, stored)
