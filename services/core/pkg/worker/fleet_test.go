@@ -237,6 +237,7 @@ func TestSweepsAreOfOnesOwn(t *testing.T) {
 		t.Fatalf("the VM is on %s", vm.WorkerID)
 	}
 	_, x := other.sh(vm.ID, "echo kept")
+	must(t, other.worker.FlushExecutions(other.ctx)) // a sweep goes by rows, which are written beside
 	kept := func() bool {
 		j, err := other.journals.Lookup(journal.Key{VM: vm.ID, Epoch: x.Epoch, Execution: x.ID})
 		if err == nil {
