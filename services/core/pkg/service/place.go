@@ -67,15 +67,33 @@ func (s *Service) choose(ctx context.Context, tx storage.Tx, n need) (*domain.Wo
 	case c.unable != nil && short == "" && len(c.closed) == 0:
 		return nil, c.unable
 	case c.largest != nil && !c.possible:
-		most := c.largest.Capacity
-		return nil, errors.New(errors.InvalidArgument, "no worker is large enough for this %s", n.what).WithField(n.field).
-			WithHint("the largest has %d milli_cpu, %d memory_bytes and %d disk_bytes", most.MilliCPU, most.MemoryBytes, most.DiskBytes)
+		return nil, tooSmall(c.largest, n.what, n.field)
 	case short != "":
 		return nil, errors.New(errors.CapacityExhausted, "no worker has room for this %s", n.what).WithHint(n.hint, short).WithRetryAfter(retryPlace)
 	case n.bound != "" && len(c.closed) == 1 && c.closed[0].State == domain.WorkerAway:
 		return nil, workerAway(c.closed[0].Name)
 	}
 	return nil, errors.New(errors.CapacityExhausted, "no worker takes anything new").WithHint("%s", states(c.closed)).WithRetryAfter(retryPlace)
+}
+
+func tooSmall(largest *domain.Worker, what, field string) error {
+	most := largest.Capacity
+	return errors.New(errors.InvalidArgument, "no worker is large enough for this %s", what).WithField(field).
+		WithHint("the largest has %d milli_cpu, %d memory_bytes and %d disk_bytes", most.MilliCPU, most.MemoryBytes, most.DiskBytes)
+}
+
+// fitsSome refuses the shape of a template that no worker could give a VM, were
+// it empty. Returns InvalidArgument.
+func (s *Service) fitsSome(ctx context.Context, tx storage.Tx, shape domain.Resources) error {
+	workers, err := tx.Workers().All(ctx)
+	if err != nil {
+		return err
+	}
+	c := s.candidates(need{resources: shape, unable: func(*domain.Worker) error { return nil }}, workers)
+	if c.largest != nil && !c.possible {
+		return tooSmall(c.largest, "template's VMs", "resources")
+	}
+	return nil
 }
 
 // candidates are workers by what they are to a need, without what they hold.

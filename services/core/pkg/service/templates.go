@@ -30,6 +30,9 @@ type BuildArgs struct {
 	NoCache bool               `json:"no_cache,omitempty"`
 	// Login: the node was given what the registry is to be shown.
 	Login bool `json:"login,omitempty"`
+	// TryOn are the drivers by which start and ready command are tried before the
+	// build is ready, the first that the node has; none: they are not tried.
+	TryOn []string `json:"try_on,omitempty"`
 }
 
 // shownBuilds bounds how many builds TemplateInfo shows.
@@ -38,6 +41,7 @@ const shownBuilds = 20
 // BuildTemplate implements vmm.Templates: rows for template, build and task in
 // one transaction, then the node is woken.
 func (s *Service) BuildTemplate(ctx context.Context, by vmm.Caller, req vmm.BuildTemplate) (*domain.Task, error) {
+	given := req.Shape
 	if err := s.checkBuild(&req); err != nil {
 		return nil, err
 	}
@@ -51,6 +55,9 @@ func (s *Service) BuildTemplate(ctx context.Context, by vmm.Caller, req vmm.Buil
 	} else if _, err := domain.ParseID(string(req.ID)); err != nil {
 		return nil, err
 	}
+	if req.TryStart && !req.Warm.Memory && req.Warm.Start != "" && req.Warm.Ready != "" {
+		args.TryOn, args.Network = []string{s.config.DefaultDriver, s.config.BuildDriver}, s.config.DefaultNetwork
+	}
 	args.Login = req.Registry != vmm.RegistryLogin{}
 	now := s.time()
 	task := &domain.Task{
@@ -58,6 +65,11 @@ func (s *Service) BuildTemplate(ctx context.Context, by vmm.Caller, req vmm.Buil
 		MaxAttempts: 1, CreatedAt: now, UpdatedAt: now, RunAt: now,
 	}
 	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+		if given != (domain.Resources{}) {
+			if err := s.fitsSome(ctx, tx, req.Shape); err != nil {
+				return err
+			}
+		}
 		task.WorkerID, err = s.worker(ctx, tx, args.Driver)
 		return err
 	})

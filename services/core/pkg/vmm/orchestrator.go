@@ -385,6 +385,9 @@ type BuildTemplate struct {
 	// Warm is what its machines do before they are somebody's. A memory's driver
 	// and network: empty means the server's defaults, or the first driver that can.
 	Warm domain.WarmUp
+	// TryStart: the build fails unless what Warm starts gets ready in a machine of
+	// the build, too, where no memory is kept and both commands are given.
+	TryStart bool
 	// NoCache: every step of the source is carried out anew.
 	NoCache bool
 	// Registry is shown to the registry of the image that steps begin with. It is

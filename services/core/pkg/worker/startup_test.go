@@ -1,12 +1,14 @@
 package worker_test
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/worker"
@@ -142,5 +144,66 @@ func TestVMsThatAreNotReadyAgain(t *testing.T) {
 	must(t, err)
 	if out, _ := b.sh(vm.ID, "cat file"); vm.Observed != domain.Running || out != "kept\n" {
 		t.Errorf("%s: %q", vm.Observed, out)
+	}
+}
+
+// A build may be asked to try what its VMs will start; then one that would not
+// get ready is no template, and its log says why.
+func TestBuildsThatTryWhatTheyStart(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, func(c *worker.Config) { c.StartUpTimeout = 5 * time.Second })
+	log := func() string {
+		info, err := b.GetTemplate(b.ctx, b.by, "tried")
+		must(t, err)
+		r, err := b.BuildLog(b.ctx, b.by, info.Builds[0].ID, 0, false)
+		must(t, err)
+		text, err := io.ReadAll(r)
+		must(t, errors.Join(err, r.Close()))
+		return string(text)
+	}
+	for name, tc := range map[string]struct {
+		warm domain.WarmUp
+		code errors.Code
+		says string
+	}{
+		"it ends":                {domain.WarmUp{Start: "echo because; exit 3", Ready: "false"}, errors.InvalidArgument, "start: because"},
+		"it ends while one asks": {domain.WarmUp{Start: "echo because; exit 3", Ready: "sleep 1"}, errors.InvalidArgument, "start: because"},
+		"never":                  {domain.WarmUp{Start: "exec sleep 1000", Ready: "echo no such port; false"}, errors.DeadlineExceeded, "no such port"},
+	} {
+		task := b.build(vmm.BuildTemplate{Name: "tried", Warm: tc.warm, TryStart: true})
+		if task.State != domain.TaskFailed || task.Error.Code != string(tc.code) {
+			t.Errorf("%s: %+v", name, task)
+		}
+		if text := log(); !strings.Contains(text, tc.says) || !strings.Contains(text, "error: ") {
+			t.Errorf("%s: the log is\n%s", name, text)
+		}
+		if _, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Template: "tried"}); err == nil {
+			t.Errorf("%s: there are VMs of it", name)
+		}
+	}
+	task := b.build(vmm.BuildTemplate{Name: "tried", Warm: domain.WarmUp{Start: starter, Ready: "test -e ready"}, TryStart: true})
+	if task.State != domain.TaskSucceeded {
+		t.Fatalf("%+v: %s", task.Error, log())
+	}
+	if leaks := b.node.Leaks(); len(leaks) > 0 {
+		t.Errorf("machines are left: %v", leaks)
+	}
+	if vm := b.running(vmm.CreateVM{Template: "tried"}); vm.Spec.Memory || len(b.executions(vm.ID)) != 2 {
+		t.Errorf("its commands are run in each VM, too: %+v", b.executions(vm.ID))
+	}
+}
+
+// A template's VMs must fit a worker.
+func TestTemplatesThatAreTooLarge(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	_, err := b.BuildTemplate(b.ctx, b.by, vmm.BuildTemplate{
+		Name: "large", Source: domain.TemplateSource{Dir: "/"}, Shape: domain.Resources{MilliCPU: domain.MaxMilliCPU},
+	})
+	if !errors.HasCode(err, errors.InvalidArgument) || !strings.Contains(err.Error(), "large enough") {
+		t.Errorf("%v", err)
+	}
+	if _, err := b.GetTemplate(b.ctx, b.by, "large"); !errors.HasCode(err, errors.NotFound) {
+		t.Errorf("there is a template: %v", err)
 	}
 }

@@ -188,6 +188,12 @@ func (w *Worker) buildTemplate(ctx context.Context, task *domain.Task) (json.Raw
 		}
 		build.Artifacts = append(build.Artifacts, *memory)
 	}
+	if len(args.TryOn) > 0 {
+		if err := w.tryStart(ctx, build, made, args); err != nil {
+			w.builds.say(build.ID, "error: "+errors.Public(err).Message)
+			return nil, errors.Join(err, w.buildFailed(ctx, build.ID, err))
+		}
+	}
 	_, err = w.changeBuild(ctx, build.ID, events.BuildReady, func(tx storage.Tx, b *domain.Build) error {
 		now := w.time()
 		b.State, b.ReadyAt, b.Artifacts = domain.BuildReady, &now, build.Artifacts

@@ -52,18 +52,12 @@ func (w *Worker) warmUp(ctx context.Context, b *domain.Build, made image.Result)
 	if !ok {
 		return nil, errors.New(errors.Unsupported, "the driver %s makes no snapshots", b.Warm.Driver)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, maxWarmUp, errWarmTime)
-	defer cancel()
-	if err := w.stepSlots.take(ctx); err != nil {
-		return nil, err
-	}
-	defer w.stepSlots.put()
-	m := &warmMachine{w: w, build: b, driver: driver, id: domain.NewID()}
-	defer m.close()
-	info, err := m.keep(ctx, made)
-	if err != nil && errors.Is(context.Cause(ctx), errWarmTime) {
-		return nil, errors.Wrap(err, errors.DeadlineExceeded, "the template was not ready in %s: %s", maxWarmUp, errors.Public(err).Message)
-	}
+	m := &warmMachine{w: w, build: b, driver: driver, name: b.Warm.Driver, network: b.Warm.Network, as: "memory", id: domain.NewID()}
+	var info vmm.SnapshotInfo
+	err = m.within(ctx, maxWarmUp, func(ctx context.Context) (err error) {
+		info, err = m.keep(ctx, made, driver)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -73,18 +67,42 @@ func (w *Worker) warmUp(ctx context.Context, b *domain.Build, made image.Result)
 	}, nil
 }
 
+// tryStart boots a machine of a build's shape on the first of some drivers that
+// is here, and sees what the build starts get ready there, in the time that its
+// VMs have for it. The machine is of no further use.
+func (w *Worker) tryStart(ctx context.Context, b *domain.Build, made image.Result, args service.BuildArgs) error {
+	m := &warmMachine{w: w, build: b, network: args.Network, as: "try", id: domain.NewID()}
+	for _, name := range args.TryOn {
+		if d, err := w.driver(name); err == nil {
+			m.driver, m.name = d, name
+			break
+		}
+	}
+	if m.driver == nil {
+		return errors.New(errors.Unsupported, "no driver here can try the start command")
+	}
+	return m.within(ctx, w.config.ReadyTimeout+w.config.StartUpTimeout, func(ctx context.Context) error {
+		if err := m.ready(ctx, made); err != nil {
+			return err
+		}
+		m.say("ready")
+		return nil
+	})
+}
+
 var errWarmTime = errors.Plain("the time for a template to get ready is up")
 
-// warmMachine is the machine whose memory a build keeps. It has no row: should
-// this process die, the next start of a worker removes it as an orphan.
+// warmMachine is the machine in which a build's commands are run before it is
+// ready, and whose memory it may keep. It has no row: should this process die,
+// the next start of a worker removes it as an orphan.
 type warmMachine struct {
-	w      *Worker
-	build  *domain.Build
-	driver interface {
-		vmm.Driver
-		vmm.Snapshotter
-	}
-	id domain.ID
+	w       *Worker
+	build   *domain.Build
+	driver  vmm.Driver
+	name    string // of the driver
+	network domain.NetworkMode
+	as      string // before what is said of it in the build's log
+	id      domain.ID
 
 	dir      string // of the journals
 	journals *journal.Store
@@ -94,31 +112,52 @@ type warmMachine struct {
 }
 
 func (m *warmMachine) say(format string, args ...any) {
-	m.w.builds.say(m.build.ID, "memory: "+fmt.Sprintf(format, args...))
+	m.w.builds.say(m.build.ID, m.as+": "+fmt.Sprintf(format, args...))
 }
 
-// keep does all of it.
-func (m *warmMachine) keep(ctx context.Context, made image.Result) (info vmm.SnapshotInfo, err error) {
-	id := memoryID(m.build.ID)
-	if err := m.driver.DeleteSnapshot(ctx, id); err != nil { // half of one, from before a crash
-		return info, err
+// within does something with the machine, in a time, and removes it.
+func (m *warmMachine) within(ctx context.Context, most time.Duration, do func(context.Context) error) error {
+	if err := m.w.stepSlots.take(ctx); err != nil {
+		return err
 	}
-	m.say("booting a machine on %s", m.build.Warm.Driver)
+	defer m.w.stepSlots.put()
+	ctx, cancel := context.WithTimeoutCause(ctx, most, errWarmTime)
+	defer cancel()
+	defer m.close()
+	err := do(ctx)
+	if err != nil && errors.Is(context.Cause(ctx), errWarmTime) {
+		return errors.Wrap(err, errors.DeadlineExceeded, "the template was not ready in %s: %s", most, errors.Public(err).Message)
+	}
+	return err
+}
+
+// ready boots the machine and sees what the build starts get ready.
+func (m *warmMachine) ready(ctx context.Context, made image.Result) error {
+	m.say("booting a machine on %s", m.name)
 	if err := m.boot(ctx, made); err != nil {
-		return info, err
+		return err
 	}
 	start, err := m.start(ctx)
 	if err != nil {
+		return err
+	}
+	return m.await(ctx, start)
+}
+
+// keep has the machine's memory kept once it is ready.
+func (m *warmMachine) keep(ctx context.Context, made image.Result, driver vmm.Snapshotter) (info vmm.SnapshotInfo, err error) {
+	id := memoryID(m.build.ID)
+	if err := driver.DeleteSnapshot(ctx, id); err != nil { // half of one, from before a crash
 		return info, err
 	}
-	if err := m.await(ctx, start); err != nil {
+	if err := m.ready(ctx, made); err != nil {
 		return info, err
 	}
 	m.letGo()
 	if err := m.client.Quiesce(ctx); err != nil {
 		return info, err
 	}
-	info, err = m.driver.Snapshot(ctx, string(m.id), id, domain.SnapshotMemory)
+	info, err = driver.Snapshot(ctx, string(m.id), id, domain.SnapshotMemory)
 	if err == nil {
 		m.say("ready: %d bytes", info.Bytes)
 	}
@@ -136,7 +175,7 @@ func (m *warmMachine) boot(ctx context.Context, made image.Result) error {
 		return err
 	}
 	_, err = m.driver.Create(ctx, vmm.Spec{
-		MachineID: string(m.id), RootFS: made.RootFS, BuildID: string(b.ID), Resources: b.Shape, Network: b.Warm.Network,
+		MachineID: string(m.id), RootFS: made.RootFS, BuildID: string(b.ID), Resources: b.Shape, Network: m.network,
 		Hostname: pooledHostname, Platform: b.Platform,
 	})
 	if err == nil {
@@ -231,7 +270,7 @@ func (m *warmMachine) await(ctx context.Context, start domain.ID) error {
 			return err
 		}
 		if well(end) {
-			return nil
+			return m.failed(start) // in a try that took its time
 		}
 		if text := fmt.Sprintf("not yet (exit code %d): %s", end.ExitCode, out); text != last {
 			m.say("%s", text)

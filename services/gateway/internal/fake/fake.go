@@ -25,6 +25,9 @@ type Orchestrator struct {
 	changed  chan struct{} // closed and replaced at every change
 	hold     bool          // VMs stay pending
 	fail     string        // the next VM fails for this reason
+	noStart  string        // the next that is started again stays stopped for this reason
+	memory   bool          // VMs are made by a driver that saves memory
+	refused  map[domain.SnapshotKind]error
 	vms      map[domain.ID]*vm
 	order    []domain.ID
 	execs    map[domain.ID]*execution
@@ -97,6 +100,17 @@ func (o *Orchestrator) Release() {
 
 // FailNext makes the next VM fail.
 func (o *Orchestrator) FailNext(reason string) { o.locked(func() { o.fail = reason }) }
+
+// FailNextStart makes a VM that is stopped stay so at its next start.
+func (o *Orchestrator) FailNextStart(reason string) { o.locked(func() { o.noStart = reason }) }
+
+// KeepMemory has VMs from now on made by a driver that saves memory.
+func (o *Orchestrator) KeepMemory() { o.locked(func() { o.memory = true }) }
+
+// RefuseSnapshots makes taking the next snapshots of a kind an error; nil: no more.
+func (o *Orchestrator) RefuseSnapshots(kind domain.SnapshotKind, err error) {
+	o.locked(func() { o.refused = map[domain.SnapshotKind]error{kind: err} })
+}
 
 // PanicOn makes a call panic: "usage" or "delete".
 func (o *Orchestrator) PanicOn(call, text string) {

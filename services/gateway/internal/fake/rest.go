@@ -85,8 +85,20 @@ func (o *Orchestrator) AgentAccess(_ context.Context, id domain.ID) (vmm.AgentAc
 func (o *Orchestrator) CreateSnapshot(_ context.Context, by vmm.Caller, id domain.ID, req vmm.CreateSnapshot) (*domain.Snapshot, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if _, err := o.running(by, id); err != nil {
+	v, err := o.find(by, id)
+	if err != nil {
 		return nil, err
+	}
+	hasMemory := v.Observed == domain.Running || v.Observed == domain.Paused && v.PauseMode == domain.PauseMemory
+	switch {
+	case !slices.Contains([]domain.ObservedState{domain.Running, domain.Paused, domain.Stopped}, v.Observed):
+		return nil, errors.New(errors.Conflict, "the VM is %s", v.Observed)
+	case o.refused[req.Kind] != nil:
+		return nil, o.refused[req.Kind]
+	case req.Kind == domain.SnapshotMemory && !o.memory:
+		return nil, errors.New(errors.Unsupported, "the driver keeps no memory in snapshots").WithField("kind")
+	case req.Kind == domain.SnapshotMemory && !hasMemory:
+		return nil, errors.New(errors.Conflict, "the VM is %s: it has no memory to keep", v.Observed).WithField("kind")
 	}
 	s := &domain.Snapshot{ID: domain.NewID(), ProjectID: by.ProjectID, VMID: id, Name: req.Name, Driver: "fake", Kind: req.Kind, State: domain.BuildReady, Bytes: 4096, CreatedAt: time.Now().UTC()}
 	o.snaps[s.ID] = s

@@ -141,7 +141,8 @@ func (o *Orchestrator) ListVMs(_ context.Context, by vmm.Caller, f vmm.VMFilter)
 	for _, id := range ids {
 		v := o.vms[id]
 		match := v.ProjectID == by.ProjectID && (f.IncludeDeleted || v.Observed != domain.Deleted) &&
-			(len(f.States) == 0 || slices.Contains(f.States, v.Observed)) && (f.Name == "" || f.Name == v.Name)
+			(len(f.States) == 0 || slices.Contains(f.States, v.Observed)) && (f.Name == "" || f.Name == v.Name) &&
+			(f.Template == "" || f.Template == v.Spec.Template)
 		for k, want := range f.Metadata {
 			match = match && v.Metadata[k] == want
 		}
@@ -201,6 +202,10 @@ func (o *Orchestrator) PatchVM(_ context.Context, by vmm.Caller, id domain.ID, p
 func (o *Orchestrator) want(by vmm.Caller, id domain.ID, to domain.DesiredState, from ...domain.ObservedState) (*domain.VM, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	return o.wanted(by, id, to, from...)
+}
+
+func (o *Orchestrator) wanted(by vmm.Caller, id domain.ID, to domain.DesiredState, from ...domain.ObservedState) (*domain.VM, error) {
 	v, err := o.find(by, id)
 	if err != nil {
 		return nil, err
@@ -218,7 +223,15 @@ func (o *Orchestrator) want(by vmm.Caller, id domain.ID, to domain.DesiredState,
 
 // StartVM implements vmm.VMs.
 func (o *Orchestrator) StartVM(_ context.Context, by vmm.Caller, id domain.ID) (*domain.VM, error) {
-	return o.want(by, id, domain.WantRunning, domain.Stopped, domain.Paused, domain.Running)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if v, err := o.find(by, id); err == nil && o.noStart != "" && v.Observed == domain.Stopped {
+		v.Tombstone = &domain.Tombstone{Cause: domain.CauseCreateFault, By: "worker", Detail: o.noStart, At: time.Now().UTC()}
+		o.noStart = ""
+		c := v.VM
+		return &c, nil
+	}
+	return o.wanted(by, id, domain.WantRunning, domain.Stopped, domain.Paused, domain.Running)
 }
 
 // StopVM implements vmm.VMs.
@@ -228,10 +241,23 @@ func (o *Orchestrator) StopVM(_ context.Context, by vmm.Caller, id domain.ID) (*
 
 // PauseVM implements vmm.VMs.
 func (o *Orchestrator) PauseVM(_ context.Context, by vmm.Caller, id domain.ID, mode domain.PauseMode) (*domain.VM, error) {
-	if mode == domain.PauseMemory {
-		return nil, errors.New(errors.Unsupported, "the driver cannot save memory").WithField("mode")
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	modes := []domain.PauseMode{domain.PauseFreeze}
+	if o.memory {
+		modes = []domain.PauseMode{domain.PauseMemory, domain.PauseDisk}
 	}
-	return o.want(by, id, domain.WantPaused, domain.Running, domain.Paused)
+	if mode == "" {
+		mode = modes[0]
+	}
+	if !slices.Contains(modes, mode) {
+		return nil, errors.New(errors.Unsupported, "the driver cannot pause by %s", mode).WithField("mode")
+	}
+	vm, err := o.wanted(by, id, domain.WantPaused, domain.Running, domain.Paused)
+	if err == nil {
+		vm.PauseMode, o.vms[id].PauseMode = mode, mode
+	}
+	return vm, err
 }
 
 // ResumeVM implements vmm.VMs.
@@ -254,6 +280,9 @@ func (o *Orchestrator) DeleteVM(_ context.Context, by vmm.Caller, id domain.ID) 
 func (o *Orchestrator) ForkVM(_ context.Context, by vmm.Caller, id domain.ID, count int, req vmm.CreateVM) ([]*domain.VM, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if count < 1 || count > 100 {
+		return nil, errors.New(errors.InvalidArgument, "%d forks are out of range", count).WithField("count")
+	}
 	if _, err := o.running(by, id); err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"net"
 	"net/http"
 	"strconv"
 	"time"
@@ -14,6 +15,7 @@ import (
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
 	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
 )
 
@@ -132,7 +134,7 @@ func (a *API) ready(r *http.Request, by vmm.Caller, vm *domain.VM) (*sandbox, er
 	got, err := a.VMs.WaitVM(ctx, by, vm.ID)
 	if err != nil {
 		if got != nil && got.Observed == domain.Failed {
-			err = errors.New(errors.Unavailable, "the sandbox could not be started: %s", got.Reason)
+			err = notStarted("the sandbox could not be started", got)
 			if _, derr := a.VMs.DeleteVM(context.WithoutCancel(ctx), by, vm.ID); derr != nil {
 				a.Logger.WarnContext(ctx, "a failed sandbox was not deleted", "vm", vm.ID, "error", derr)
 			}
@@ -140,6 +142,17 @@ func (a *API) ready(r *http.Request, by vmm.Caller, vm *domain.VM) (*sandbox, er
 		return nil, err
 	}
 	return a.sandbox(r, got)
+}
+
+// notStarted is for a sandbox that was given up: by its template's fault most
+// often. E2B answers 500 then, which no SDK takes for something to be tried
+// again; at 502, 503 and 504 Python's would make it three times more.
+func notStarted(what string, vm *domain.VM) error {
+	why := vm.Reason
+	if vm.Observed == domain.Stopped && vm.Tombstone != nil {
+		why = vm.Tombstone.Detail
+	}
+	return problem.From(errors.New(errors.GuestFault, "%s: %s", what, why)).WithStatus(http.StatusInternalServerError)
 }
 
 // sandbox is a sandbox with what its clients show.
@@ -189,8 +202,12 @@ func (a *API) connect(w http.ResponseWriter, r *http.Request, by vmm.Caller) err
 	if vm, err = a.VMs.WaitVM(ctx, by, vm.ID); err != nil {
 		return err
 	}
-	if vm.Desired != domain.WantRunning {
+	switch vm.Desired {
+	case domain.WantRunning:
+	case domain.WantPaused: // it has its memory still, and may go on from it at another try
 		return errors.New(errors.Unavailable, "the sandbox could not be resumed: %s", vm.Reason)
+	default:
+		return notStarted("the sandbox could not be resumed", vm)
 	}
 	if woken || vm.Deadline != nil && vm.Deadline.Before(a.Now().Add(timeout)) {
 		if vm, err = a.VMs.PatchVM(ctx, by, vm.ID, vmm.PatchVM{Timeout: &timeout}); err != nil {
@@ -276,6 +293,11 @@ func (a *API) pause(w http.ResponseWriter, r *http.Request, by vmm.Caller) error
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), maxWait)
 	defer cancel()
+	if body.Healthy {
+		if err := a.healthy(ctx, vm.ID); err != nil {
+			return err
+		}
+	}
 	want := domain.WantPaused
 	if body.Memory == nil || *body.Memory {
 		_, err = a.VMs.PauseVM(ctx, by, vm.ID, "")
@@ -303,6 +325,38 @@ func (a *API) pause(w http.ResponseWriter, r *http.Request, by vmm.Caller) error
 	}
 	return empty(w)
 }
+
+// healthWait is how long an agent may take to say that it is well.
+const healthWait = 10 * time.Second
+
+// healthy asks a sandbox's agent how it is. Returns Unavailable, which the SDKs
+// know from E2B, where it does not answer.
+func (a *API) healthy(ctx context.Context, id domain.ID) error {
+	ctx, cancel := context.WithTimeout(ctx, healthWait)
+	defer cancel()
+	agent := &http.Transport{
+		DisableKeepAlives: true, MaxResponseHeaderBytes: maxHealthHeader,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return a.VMs.DialAgent(ctx, id, false) },
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost/health", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := agent.RoundTrip(req)
+	if err == nil {
+		_ = resp.Body.Close()
+		if resp.StatusCode >= http.StatusInternalServerError {
+			err = errors.Plain(resp.Status)
+		}
+	}
+	if err != nil {
+		return errors.Wrap(err, errors.Unavailable, "the sandbox's agent does not answer: it is not paused and runs on")
+	}
+	return nil
+}
+
+// maxHealthHeader bounds what an agent says of its health, in bytes.
+const maxHealthHeader = 16 << 10
 
 func (a *API) timeout(w http.ResponseWriter, r *http.Request, by vmm.Caller) error {
 	var body timeoutBody

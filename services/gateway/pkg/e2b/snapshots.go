@@ -18,7 +18,8 @@ func (a *API) snapshotRoutes(r chi.Router) {
 	a.handle(r, http.MethodDelete, "/templates/{template}", "delete-template", domain.ScopeRun, a.deleteTemplate)
 }
 
-// createSnapshot keeps the sandbox's memory where its driver can, else its disk.
+// createSnapshot keeps the sandbox's memory where its driver can, else its
+// disk; and of a sandbox that has no memory to keep its disk.
 func (a *API) createSnapshot(w http.ResponseWriter, r *http.Request, by vmm.Caller) error {
 	var body snapshotBody
 	if _, err := a.read(w, r, &body); err != nil {
@@ -29,11 +30,11 @@ func (a *API) createSnapshot(w http.ResponseWriter, r *http.Request, by vmm.Call
 		return err
 	}
 	req := vmm.CreateSnapshot{Name: body.Name, Kind: domain.SnapshotMemory}
-	if body.Memory != nil && !*body.Memory {
+	if body.Memory != nil && !*body.Memory || !hasMemory(vm) {
 		req.Kind = domain.SnapshotDisk
 	}
 	snap, err := a.VMs.CreateSnapshot(r.Context(), by, vm.ID, req)
-	if req.Kind == domain.SnapshotMemory && (errors.HasCode(err, errors.Unsupported) || errors.HasCode(err, errors.Conflict)) {
+	if req.Kind == domain.SnapshotMemory && errors.HasCode(err, errors.Unsupported) {
 		req.Kind = domain.SnapshotDisk
 		snap, err = a.VMs.CreateSnapshot(r.Context(), by, vm.ID, req)
 	}
@@ -42,6 +43,12 @@ func (a *API) createSnapshot(w http.ResponseWriter, r *http.Request, by vmm.Call
 	}
 	trail.Subject(r.Context(), "snapshot", snap.ID.String())
 	return answer(w, http.StatusCreated, snapshotOf(snap))
+}
+
+// hasMemory reports whether a VM is not one whose processes have ended, or are
+// frozen where nothing but itself goes on from them.
+func hasMemory(vm *domain.VM) bool {
+	return vm.Observed != domain.Stopped && (vm.Observed != domain.Paused || vm.PauseMode == domain.PauseMemory)
 }
 
 func snapshotOf(s *domain.Snapshot) snapshotInfo {

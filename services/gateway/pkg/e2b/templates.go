@@ -198,7 +198,7 @@ func (a *API) build(w http.ResponseWriter, r *http.Request, by vmm.Caller) error
 	}
 	req := vmm.BuildTemplate{
 		ID: want.build, Name: want.name, Tags: want.tags, Shape: want.shape, Source: domain.TemplateSource{Steps: text}, NoCache: body.forced(),
-		Warm: domain.WarmUp{Start: body.StartCmd}, Registry: login,
+		Warm: domain.WarmUp{Start: body.StartCmd}, TryStart: true, Registry: login,
 	}
 	if req.Warm.Start != "" {
 		req.Warm.Ready = body.ReadyCmd // else there is nothing to wait for

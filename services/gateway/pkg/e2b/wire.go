@@ -68,7 +68,8 @@ type (
 	}
 
 	pauseBody struct {
-		Memory *bool `json:"memory"`
+		Memory  *bool `json:"memory"`
+		Healthy bool  `json:"requireHealthyGuest"`
 	}
 
 	timeoutBody struct {

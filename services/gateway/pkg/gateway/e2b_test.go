@@ -526,7 +526,7 @@ func TestE2BTemplates(t *testing.T) {
 	if asked.Source.Steps != want {
 		t.Errorf("the steps are\n%s\nwant\n%s", asked.Source.Steps, want)
 	}
-	if !domain.IsID(asked.ID.String()) || asked.Name != "mine" || asked.Shape.MilliCPU != 2000 || asked.Shape.MemoryBytes != 512<<20 || asked.Warm.Start != "serve" || asked.Warm.Ready != "up" {
+	if !domain.IsID(asked.ID.String()) || asked.Name != "mine" || asked.Shape.MilliCPU != 2000 || asked.Shape.MemoryBytes != 512<<20 || asked.Warm.Start != "serve" || asked.Warm.Ready != "up" || !asked.TryStart {
 		t.Errorf("%+v", asked)
 	}
 	if names := namesIn(t, asked.Source.Context); strings.Join(names, " ") != "abc123/out abc123/src/one" {
