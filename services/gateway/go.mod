@@ -3,6 +3,7 @@ module github.com/aetherium/aetherium/services/gateway
 go 1.26.0
 
 require (
+	connectrpc.com/connect v1.21.1
 	github.com/aetherium/aetherium/libs/common v0.0.0-00010101000000-000000000000
 	github.com/aetherium/aetherium/libs/types v0.0.0-00010101000000-000000000000
 	github.com/aetherium/aetherium/services/core v0.0.0-00010101000000-000000000000
