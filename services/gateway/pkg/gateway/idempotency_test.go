@@ -83,9 +83,9 @@ func TestIdempotentPosts(t *testing.T) {
 		}
 	}
 	// A failure is not kept: the next try may succeed.
-	get[wire.VM](l, 200, req{method: "POST", path: "/vms/" + vm + "/stop"})
+	l.core.RefuseSnapshots(domain.SnapshotDisk, errors.New(errors.Conflict, "not now"))
 	l.problem(409, errors.Conflict, req{method: "POST", path: "/vms/" + vm + "/snapshots", header: key("later")})
-	get[wire.VM](l, 200, req{method: "POST", path: "/vms/" + vm + "/start"})
+	l.core.RefuseSnapshots(domain.SnapshotDisk, nil)
 	get[wire.Snapshot](l, 201, req{method: "POST", path: "/vms/" + vm + "/snapshots", header: key("later")})
 }
 
