@@ -36,7 +36,7 @@ var sdks = []sdk.Package{
 	{Language: sdk.JS, Name: "e2b", Version: "2.51.0"},
 	{Language: sdk.JS, Name: "e2b", Version: "2.45.0"},
 	{Language: sdk.Python, Name: "e2b", Version: "2.63.0"},
-	{Language: sdk.Python, Name: "e2b", Version: "2.45.0"},
+	{Language: sdk.Python, Name: "e2b", Version: "2.45.1"},
 }
 
 // TestSDKs runs what each SDK does. Where all was run on the default driver,
@@ -44,8 +44,9 @@ var sdks = []sdk.Package{
 func TestSDKs(t *testing.T) {
 	driver := wanted(t)
 	host := images(t, nil)
-	s := serveFrom(t, os.Getenv(rootfsEnv), driver, registriesEnv+host)
-	environ := append(sdk.Plain(t, s), "TEST_SCHEME=http", "TEST_REGISTRY="+host)
+	out := newOutside(t)
+	s := serveFrom(t, os.Getenv(rootfsEnv), driver, registriesEnv+host, out.setting())
+	environ := append(sdk.Plain(t, s), "TEST_SCHEME=http", "TEST_REGISTRY="+host, out.variable(), "TEST_DRIVER="+driver, "TEST_API="+s.URL)
 	found := sdk.Matrix{By: "tests/e2e/e2b"}
 	for _, p := range sdks {
 		t.Run(p.String(), func(t *testing.T) {

@@ -19,8 +19,9 @@ func TestSDKsOnMicroVMs(t *testing.T) {
 	}
 	// Templates are made by the oci driver.
 	s := serve(t, "qemu", "AETHERIUM_MICROVM_KERNEL="+kernel, "AETHERIUM_DRIVERS=oci,qemu", "AETHERIUM_POOL_SIZE=0")
-	environ := append(sdk.Plain(t, s), "TEST_SCHEME=http", "TEST_LIMIT=300", "TEST_FEATURES=create,metrics,pause,connect,snapshots,fork,kill")
+	environ := append(sdk.Plain(t, s), "TEST_SCHEME=http", "TEST_LIMIT=300", "TEST_DRIVER=qemu", "TEST_API="+s.URL, "TEST_FEATURES=create,metrics,pause,connect,snapshots,fork,kill")
 	newest := map[string]bool{}
+	found := sdk.Matrix{By: "tests/e2e/e2b on qemu"}
 	for _, p := range sdks {
 		if newest[p.Language] {
 			continue
@@ -28,10 +29,15 @@ func TestSDKsOnMicroVMs(t *testing.T) {
 		newest[p.Language] = true
 		t.Run(p.String(), func(t *testing.T) {
 			program, dir := install(t, p)
+			found.Columns = append(found.Columns, p.String())
 			for _, r := range play(t, program, dir, environ) {
+				found.Add(p.String(), r)
 				t.Run(r.Feature+"/"+strings.ReplaceAll(r.Check, "/", "-"), r.Judge)
 			}
 		})
 	}
 	sdk.Explain(t, s)
+	if !t.Failed() && len(found.Columns) == len(newest) {
+		found.Compare(t)
+	}
 }

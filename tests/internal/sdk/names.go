@@ -1,7 +1,6 @@
 package sdk
 
 import (
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -26,18 +25,13 @@ func NewNames(t *testing.T) Names {
 	conf := filepath.Join(t.TempDir(), "resolv.conf")
 	must(t, os.WriteFile(conf, []byte("nameserver "+resolver+"\n"), 0o644)) //nolint:gosec // for every user
 	return Names{
-		Settings: []string{"AETHERIUM_NAMES_ADDRESS=" + resolver + ":53", "XDG_CONFIG_HOME=" + t.TempDir()},
+		Settings: []string{"AETHERIUM_NAMES_ADDRESS=" + resolver + ":53", configHome + t.TempDir()},
 		Inside:   []string{"unshare", "-m", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, conf},
 	}
 }
 
 // Environ is the environment that the command line sets up.
-func (n Names) Environ(t *testing.T, s *server.Server) (environ []string) {
+func (n Names) Environ(t *testing.T, s *server.Server) []string {
 	t.Helper()
-	variables := map[string]string{}
-	must(t, json.Unmarshal([]byte(CLI(t, s, "e2b", "env", "--shell", "json")), &variables))
-	for name, value := range variables {
-		environ = append(environ, name+"="+value)
-	}
-	return environ
+	return environ(t, s)
 }

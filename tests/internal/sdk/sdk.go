@@ -3,21 +3,23 @@
 package sdk
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
-	"net"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/tests/internal/server"
 )
+
+// configHome is where the command line keeps what it made for its user.
+const configHome = "XDG_CONFIG_HOME="
 
 // The languages of packages.
 const (
@@ -122,16 +124,24 @@ func CLI(t *testing.T, s *server.Server, args ...string) string {
 }
 
 // Plain is the environment in which packages find a server without TLS and
-// names, with a key of their form.
+// names, as `aetherium e2b env --plain` sets it up.
 func Plain(t *testing.T, s *server.Server) []string {
 	t.Helper()
-	key := strings.TrimSpace(CLI(t, s, "key", "create", "sdk", "--e2b", "--scope", "manage"))
-	at, err := url.Parse(s.URL)
-	must(t, err)
-	base := "http://" + net.JoinHostPort("localhost", at.Port())
-	return []string{"E2B_API_KEY=" + key, "E2B_API_URL=" + base + "/e2b", "E2B_SANDBOX_URL=" + base, "E2B_DOMAIN=aeth.localhost:" + at.Port(),
-		"E2B_VOLUME_API_URL=" + base + "/e2b",
+	if !slices.ContainsFunc(s.Env, func(kv string) bool { return strings.HasPrefix(kv, configHome) }) {
+		s.Env = append(s.Env, configHome+t.TempDir()) // where the key is kept
 	}
+	return environ(t, s, "--plain")
+}
+
+// environ is what `aetherium e2b env` sets up.
+func environ(t *testing.T, s *server.Server, args ...string) (environ []string) {
+	t.Helper()
+	variables := map[string]string{}
+	must(t, json.Unmarshal([]byte(CLI(t, s, append([]string{"e2b", "env", "--shell", "json"}, args...)...)), &variables))
+	for name, value := range variables {
+		environ = append(environ, name+"="+value)
+	}
+	return environ
 }
 
 // Result is what a script tells of one check, a line of JSON each.
@@ -171,24 +181,43 @@ func Play(t *testing.T, within time.Duration, program []string, dir string, envi
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
-	var results []Result
-	done := false
-	for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); {
-		var r Result
-		if json.Unmarshal(lines.Bytes(), &r) != nil {
-			t.Logf("it said: %s", lines.Text())
-			continue
-		}
-		if r.Done {
-			done = true
-			continue
-		}
-		results = append(results, r)
+	results, said, whole := told(out)
+	for _, line := range said {
+		t.Logf("it said: %s", line)
 	}
-	if err != nil || !done {
+	if err == nil {
+		err = whole
+	}
+	if err != nil {
 		t.Errorf("the script did not come to its end: %v\n%s", err, lastLines(stderr.String(), 40))
 	}
 	return results
+}
+
+// told takes a script's output apart: what it told of its checks, and what else
+// it said. A script that made no check, or did not tell that all are made, is
+// an error, however it ended.
+func told(out []byte) (results []Result, said []string, err error) {
+	done, made := false, false
+	for line := range bytes.Lines(out) {
+		var r Result
+		switch {
+		case json.Unmarshal(line, &r) != nil || r.Feature == "" && !r.Done:
+			said = append(said, strings.TrimSpace(string(line)))
+		case r.Done:
+			done = true
+		default:
+			made = made || r.Skip == ""
+			results = append(results, r)
+		}
+	}
+	switch {
+	case !done:
+		err = errors.Plain("it did not tell that all checks were made")
+	case !made:
+		err = errors.Plain("it made no check")
+	}
+	return results, said, err
 }
 
 // Explain shows the end of the server's log if the test has failed.

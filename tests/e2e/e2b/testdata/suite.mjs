@@ -36,13 +36,13 @@ async function check(feature, name, f) {
   }
 }
 
+// fails wants an error of one of some classes, and of none below them.
 async function fails(f, ...names) {
   try {
     await f()
   } catch (err) {
-    const chain = []
-    for (let c = err?.constructor; c && c.name; c = Object.getPrototypeOf(c)) chain.push(c.name)
-    assert.ok(chain.some((n) => names.includes(n)), `it failed with ${chain[0]} (${err.message}), not with ${names}`)
+    const name = err?.constructor?.name
+    assert.ok(names.includes(name), `it failed with ${name} (${err.message}), not with ${names}`)
     return err
   }
   assert.fail(`it did not fail with ${names}`)
@@ -73,10 +73,21 @@ function visit(host, path, headers = {}, send = undefined) {
   })
 }
 
+// DRIVER is what the sandboxes are to be on. Copies of them go on with what ran
+// in their origin where it keeps memory.
+const DRIVER = process.env.TEST_DRIVER
+const KEEPS = DRIVER !== 'oci'
+const onDriver = async (s) => {
+  const res = await fetch(`${process.env.TEST_API}/api/v1/vms/${s.sandboxId}`, { headers: { Authorization: `Bearer ${process.env.E2B_API_KEY}` } })
+  assert.deepEqual([res.status, (await res.json()).driver], [200, DRIVER])
+}
+const runs = async (s, text) => (await s.commands.list()).some((p) => p.args.join(' ').includes(text))
+
 const made = []
 const make = async (...args) => {
   const s = await within(Sandbox.create(...args))
   made.push(s)
+  await onDriver(s)
   return s
 }
 
@@ -97,7 +108,7 @@ await check('create', 'a sandbox with metadata, environment and a timeout', asyn
 if (!sbx) process.exit(1) // whatever is wanted, this is
 
 await check('create', 'a template that there is not', async () => {
-  await fails(() => make('no-such-template'), 'SandboxError', 'NotFoundError')
+  await fails(() => make('no-such-template'), 'SandboxError')
 })
 await check('create', 'a key that does not count', async () => {
   await fails(() => make('base', { apiKey: 'e2b_' + '0'.repeat(40) }), 'AuthenticationError')
@@ -114,7 +125,7 @@ await check('getInfo', 'what a sandbox is', async () => {
   assert.ok(Math.abs(left - 600_000) < 2000, `it ends after ${left} ms`)
 })
 await check('getInfo', 'a sandbox that there is not', async () => {
-  await fails(() => Sandbox.getInfo('a'.repeat(20)), 'NotFoundError', 'SandboxNotFoundError')
+  await fails(() => Sandbox.getInfo('a'.repeat(20)), 'SandboxNotFoundError')
 })
 await check('isRunning', 'a running one', async () => assert.equal(await sbx.isRunning(), true))
 
@@ -129,7 +140,7 @@ await check('setTimeout', 'the end of its time', async () => {
   const s = await make('base', { timeoutMs: 600_000 })
   await s.setTimeout(1000)
   await until(async () => !(await s.isRunning()))
-  await fails(() => s.getInfo(), 'NotFoundError', 'SandboxNotFoundError')
+  await fails(() => s.getInfo(), 'SandboxNotFoundError')
 })
 
 await check('list', 'by metadata, with odd characters', async () => {
@@ -157,15 +168,19 @@ await check('commands', 'output, exit codes and errors', async () => {
 await check('commands', 'user, directory and environment', async () => {
   assert.equal((await sbx.commands.run('whoami; pwd')).stdout, 'user\n/home/user\n')
   assert.equal((await sbx.commands.run('whoami; pwd; echo $X', { user: 'root', cwd: '/tmp', envs: { X: 'a b' } })).stdout, 'root\n/tmp\na b\n')
-  await fails(() => sbx.commands.run('true', { cwd: '/no/such/directory' }), 'InvalidArgumentError', 'SandboxError')
-  await fails(() => sbx.commands.run('true', { user: 'nobody-here' }), 'AuthenticationError', 'SandboxError')
+  await fails(() => sbx.commands.run('true', { cwd: '/no/such/directory' }), 'InvalidArgumentError')
+  await fails(() => sbx.commands.run('true', { user: 'nobody-here' }), 'AuthenticationError')
 })
 await check('commands', 'callbacks as output comes', async () => {
-  const seen = []
-  const r = await sbx.commands.run('for i in 1 2 3; do echo $i; sleep 0.1; done; echo e >&2', { onStdout: (d) => seen.push(d), onStderr: (d) => seen.push('E' + d) })
-  assert.equal(seen.filter((d) => !d.startsWith('E')).join(''), '1\n2\n3\n')
-  assert.ok(seen.includes('Ee\n'))
-  assert.equal(r.stdout, '1\n2\n3\n')
+  let out = ''
+  let err = ''
+  const cmd = await sbx.commands.run('for i in 1 2 3; do echo $i; echo e$i >&2; read a || exit 9; done', { background: true, stdin: true, onStdout: (d) => { out += d }, onStderr: (d) => { err += d } })
+  for (const [o, e] of [['1\n', 'e1\n'], ['1\n2\n', 'e1\ne2\n'], ['1\n2\n3\n', 'e1\ne2\ne3\n']]) {
+    await until(() => out === o && err === e) // it writes no more until it is told to
+    await sbx.commands.sendStdin(cmd.pid, 'on\n')
+  }
+  const r = await cmd.wait()
+  assert.deepEqual([r.exitCode, r.stdout, r.stderr], [0, out, err])
 })
 await check('commands', 'much output', async () => {
   const r = await sbx.commands.run('seq 1 300000 | md5sum; seq 1 300000')
@@ -175,12 +190,8 @@ await check('commands', 'in the background, with input', async () => {
   const cmd = await sbx.commands.run('cat; echo done', { background: true, stdin: true })
   await sbx.commands.sendStdin(cmd.pid, 'first\n')
   await until(() => cmd.stdout === 'first\n')
-  if (sbx.commands.closeStdin) {
-    await sbx.commands.closeStdin(cmd.pid)
-    assert.equal((await cmd.wait()).stdout, 'first\ndone\n')
-  } else {
-    assert.equal(await cmd.kill(), true)
-  }
+  await sbx.commands.closeStdin(cmd.pid)
+  assert.equal((await cmd.wait()).stdout, 'first\ndone\n')
 })
 await check('commands', 'list, connect and kill', async () => {
   const cmd = await sbx.commands.run('echo started; exec sleep 1000', { background: true })
@@ -219,13 +230,11 @@ await check('pty', 'a terminal: input, output, size and end', async () => {
 })
 await check('pty', 'connect and kill', async () => {
   const pty = await sbx.pty.create({ cols: 80, rows: 24, onData: () => {} })
-  if (sbx.pty.connect) {
-    let out = ''
-    const again = await sbx.pty.connect(pty.pid, { onData: (d) => { out += new TextDecoder().decode(d) } })
-    await sbx.pty.sendInput(pty.pid, new TextEncoder().encode('echo a""gain\n'))
-    await until(() => out.includes('again'))
-    await again.disconnect()
-  }
+  let out = ''
+  const again = await sbx.pty.connect(pty.pid, { onData: (d) => { out += new TextDecoder().decode(d) } })
+  await sbx.pty.sendInput(pty.pid, new TextEncoder().encode('echo a""gain\n'))
+  await until(() => out.includes('again'))
+  await again.disconnect()
   assert.equal(await sbx.pty.kill(pty.pid), true)
   await fails(() => pty.wait(), 'CommandExitError')
 })
@@ -271,11 +280,11 @@ await check('files', 'list, stat, move, make and remove', async () => {
   assert.equal(await sbx.files.exists('made'), false)
 })
 await check('files', 'errors and users', async () => {
-  await fails(() => sbx.files.read('/no/such/file'), 'NotFoundError', 'FileNotFoundError')
-  await fails(() => sbx.files.list('/no/such/directory'), 'NotFoundError', 'FileNotFoundError')
+  await fails(() => sbx.files.read('/no/such/file'), 'FileNotFoundError')
+  await fails(() => sbx.files.list('/no/such/directory'), 'FileNotFoundError')
   await sbx.files.write('/root/secret', 's', { user: 'root' })
   assert.equal(await sbx.files.read('/root/secret', { user: 'root' }), 's')
-  await fails(() => sbx.files.read('/root/secret'), 'SandboxError', 'InvalidArgumentError', 'AuthenticationError', 'NotFoundError')
+  await fails(() => sbx.files.read('/root/secret'), 'SandboxError')
 })
 await check('files', 'watch', async () => {
   await sbx.files.makeDir('watched')
@@ -286,7 +295,7 @@ await check('files', 'watch', async () => {
   await sbx.files.remove('watched/new')
   await until(() => events.some((e) => e.startsWith('remove') && e.endsWith('new')))
   await handle.stop()
-  await fails(() => sbx.files.watchDir('no/such', () => {}), 'NotFoundError', 'FileNotFoundError')
+  await fails(() => sbx.files.watchDir('no/such', () => {}), 'FileNotFoundError')
 })
 await check('files', 'signed URLs', async () => {
   // With E2B_SANDBOX_URL a URL names no sandbox: it is asked for by its name.
@@ -300,6 +309,8 @@ await check('files', 'signed URLs', async () => {
   assert.equal(await (await fetch(down, { headers: h2 })).text(), 'by url')
   const [bad, h3] = named(down.replace(/signature=[^&]*/, 'signature=v1_forged'))
   assert.equal((await fetch(bad, { headers: h3 })).status, 401)
+  const [late, h4] = named(await sbx.downloadUrl('signed.txt', { useSignatureExpiration: -10_000 }))
+  assert.equal((await fetch(late, { headers: h4 })).status, 401) // signed well, for a time that is over
 })
 
 await check('getHost', 'a server in the sandbox', async () => {
@@ -354,37 +365,51 @@ await check('network', 'rules are set, shown and replaced', async () => {
   await s.updateNetwork({ denyOut: ['203.0.113.0/24'] })
   n = (await s.getInfo()).network
   assert.deepEqual([n.allowOut ?? [], n.denyOut], [[], ['203.0.113.0/24']])
-  await fails(() => s.updateNetwork({ denyOut: ['not a network'] }), 'SandboxError', 'InvalidArgumentError')
+  await fails(() => s.updateNetwork({ denyOut: ['not a network'] }), 'SandboxError')
   await s.kill()
 })
-if (minor > 45) {
-  await check('network', 'what cannot be had is refused', async () => {
-    const rules = { 'a.example': [{ transform: { headers: { Authorization: 'Bearer ${e2b.identity.tokens.x}' } } }] }
-    for (const [network, why] of [
-      [{ rules }, /identities/], [{ egressProxy: { address: 'proxy' } }, /address/],
-    ]) {
-      const err = await fails(() => make('base', { network }), 'SandboxError')
-      assert.match(err.message, why)
-    }
-    const s = await make('base')
-    assert.match((await fails(() => s.updateNetwork({ rules }), 'SandboxError')).message, /identities/)
-    await s.updateNetwork({ rules: { 'a.example': [{ transform: { headers: { Authorization: 'Bearer x' } } }] } })
-    assert.deepEqual((await s.getInfo()).network.rules, { 'a.example': [{ transform: { headers: { Authorization: '***' } } }] })
-    assert.match((await s.commands.run('echo $NODE_EXTRA_CA_CERTS; test -s $NODE_EXTRA_CA_CERTS')).stdout, /aetherium-egress/)
-    await s.updateNetwork({ egressProxy: { address: 'proxy.example:1080', username: 'u', password: 'p' } })
-    assert.deepEqual((await s.getInfo()).network.egressProxy, { address: 'proxy.example:1080', username: 'u' })
-    await s.updateNetwork({ rules: { 'a.example': [{}] }, allowOut: ({ rules }) => [...rules.keys()], denyOut: ['0.0.0.0/0'] })
-    assert.deepEqual((await s.getInfo()).network.allowOut, ['a.example'])
-    await s.kill()
-  })
-} else {
-  tell({ feature: 'network', check: 'what cannot be had is refused', skip: 'this version has none' })
+await check('network', 'what cannot be had is refused', async () => {
+  const rules = { 'a.example': [{ transform: { headers: { Authorization: 'Bearer ${e2b.identity.tokens.x}' } } }] }
+  for (const [network, why] of [
+    [{ rules }, /identities/], [{ egressProxy: { address: 'proxy' } }, /address/],
+  ]) {
+    const err = await fails(() => make('base', { network }), 'SandboxError')
+    assert.match(err.message, why)
+  }
+  const s = await make('base')
+  assert.match((await fails(() => s.updateNetwork({ rules }), 'SandboxError')).message, /identities/)
+  await s.updateNetwork({ rules: { 'a.example': [{ transform: { headers: { Authorization: 'Bearer x' } } }] } })
+  assert.deepEqual((await s.getInfo()).network.rules, { 'a.example': [{ transform: { headers: { Authorization: '***' } } }] })
+  assert.match((await s.commands.run('echo $NODE_EXTRA_CA_CERTS; test -s $NODE_EXTRA_CA_CERTS')).stdout, /aetherium-egress/)
+  await s.updateNetwork({ egressProxy: { address: 'proxy.example:1080', username: 'u', password: 'p' } })
+  assert.deepEqual((await s.getInfo()).network.egressProxy, { address: 'proxy.example:1080', username: 'u' })
+  await s.updateNetwork({ rules: { 'a.example': [{}] }, allowOut: ({ rules }) => [...rules.keys()], denyOut: ['0.0.0.0/0'] })
+  assert.deepEqual((await s.getInfo()).network.allowOut, ['a.example'])
+  await s.kill()
+})
+// What is outside is beside this host: an address answers with its own name.
+const [HERE, THERE] = (process.env.TEST_OUTSIDE ?? '').split(',')
+const reaches = async (s) => {
+  const of = async (a) => (await s.commands.run(`curl -sf -m 10 http://${a}/ || true`)).stdout === `this is ${a}\n`
+  return [await of(HERE), await of(THERE)]
 }
 await check('network', 'no internet', async () => {
+  const open = await make('base')
+  assert.deepEqual(await reaches(open), [true, true])
   const s = await make('base', { allowInternetAccess: false })
   assert.equal((await s.getInfo()).allowInternetAccess, false)
-  const r = await s.commands.run('curl -sS -m 3 http://203.0.113.7/ || echo refused')
-  assert.match(r.stdout, /refused/)
+  assert.deepEqual(await reaches(s), [false, false])
+  await Promise.all([open.kill(), s.kill()])
+})
+await check('network', 'rules decide what is reached', async () => {
+  const s = await make('base', { network: { denyOut: ['0.0.0.0/0'], allowOut: [HERE] } })
+  assert.deepEqual(await reaches(s), [true, false])
+  await s.updateNetwork({ denyOut: [HERE + '/32'] })
+  assert.deepEqual(await reaches(s), [false, true])
+  await s.updateNetwork({ denyOut: ['0.0.0.0/0'] })
+  assert.deepEqual(await reaches(s), [false, false])
+  await s.updateNetwork({})
+  assert.deepEqual(await reaches(s), [true, true])
   await s.kill()
 })
 
@@ -397,7 +422,7 @@ await check('pause', 'pause and connect', async () => {
   assert.equal(await s.isRunning(), false)
   const paused = await all(Sandbox.list({ query: { state: ['paused'] } }))
   assert.ok(paused.some((i) => i.sandboxId === s.sandboxId))
-  await fails(() => s.commands.run('true'), 'SandboxError', 'TimeoutError', 'NotFoundError', 'SandboxNotFoundError')
+  await fails(() => s.commands.run('true'), 'SandboxNotFoundError')
   const again = await Sandbox.connect(s.sandboxId, { timeoutMs: 400_000 })
   assert.equal(again.sandboxId, s.sandboxId)
   assert.equal(await again.files.read('kept'), 'as it was')
@@ -409,7 +434,7 @@ await check('pause', 'processes go on from where they were', async () => {
   await s.commands.run('sleep 5000', { background: true })
   await s.pause()
   const again = await Sandbox.connect(s.sandboxId)
-  assert.ok((await again.commands.list()).some((p) => p.args.join(' ').includes('sleep 5000')))
+  assert.equal(await runs(again, 'sleep 5000'), true)
   await again.kill()
 })
 await check('pause', 'at the end of its time, and woken by traffic', async () => {
@@ -427,18 +452,21 @@ await check('connect', 'never shortens, and what there is not', async () => {
   await sbx.setTimeout(600_000)
   await Sandbox.connect(sbx.sandboxId, { timeoutMs: 1000 })
   assert.ok((await sbx.getInfo()).endAt.getTime() - Date.now() > 500_000)
-  await fails(() => Sandbox.connect('a'.repeat(20)), 'NotFoundError', 'SandboxNotFoundError')
+  await fails(() => Sandbox.connect('a'.repeat(20)), 'SandboxNotFoundError')
 })
 
 await check('snapshots', 'make, list, use and delete', async () => {
   await sbx.files.write('in-snapshot', 'yes')
+  const cmd = await sbx.commands.run('exec sleep 6000', { background: true })
   const snap = await sbx.createSnapshot()
   assert.ok(snap.snapshotId)
   const listed = await all(Sandbox.listSnapshots({ sandboxId: sbx.sandboxId }))
   assert.ok(listed.some((x) => x.snapshotId === snap.snapshotId))
   const s = await make(snap.snapshotId)
   assert.equal(await s.files.read('in-snapshot'), 'yes')
+  assert.deepEqual([await runs(sbx, 'sleep 6000'), await runs(s, 'sleep 6000')], [true, KEEPS])
   await s.kill()
+  await cmd.kill()
   assert.equal(await Sandbox.deleteSnapshot(snap.snapshotId), true)
   assert.equal(await Sandbox.deleteSnapshot(snap.snapshotId), false)
 })
@@ -451,24 +479,24 @@ await check('snapshots', 'by a name', async () => {
   await s.kill()
   assert.equal(await Sandbox.deleteSnapshot(snap.snapshotId), true)
 })
-if (typeof sbx.fork === 'function') {
-  await check('fork', 'several at once', async () => {
-    await sbx.files.write('forked', 'from here')
-    const forks = await sbx.fork({ count: 2 })
-    const list = Array.isArray(forks) ? forks : [forks]
-    for (const f of list) assert.ok(!(f instanceof Error), f)
-    const boxes = list.map((f) => f.sandbox ?? f)
-    assert.equal(new Set(boxes.map((b) => b.sandboxId)).size, 2)
-    for (const b of boxes) {
-      assert.equal(await b.files.read('forked'), 'from here')
-      await b.files.write('forked', 'apart')
-      await b.kill()
-    }
-    assert.equal(await sbx.files.read('forked'), 'from here')
-  })
-} else {
-  tell({ feature: 'fork', check: 'several at once', skip: 'this version has none' })
-}
+await check('fork', 'several at once', async () => {
+  await sbx.files.write('forked', 'from here')
+  const cmd = await sbx.commands.run('exec sleep 7000', { background: true })
+  const forks = await sbx.fork({ count: 2 })
+  const list = Array.isArray(forks) ? forks : [forks]
+  for (const f of list) assert.ok(!(f instanceof Error), f)
+  const boxes = list.map((f) => f.sandbox ?? f)
+  assert.equal(new Set(boxes.map((b) => b.sandboxId)).size, 2)
+  for (const b of boxes) {
+    await onDriver(b)
+    assert.equal(await b.files.read('forked'), 'from here')
+    assert.equal(await runs(b, 'sleep 7000'), KEEPS)
+    await b.files.write('forked', 'apart')
+    await b.kill()
+  }
+  assert.equal(await sbx.files.read('forked'), 'from here')
+  assert.equal(await cmd.kill(), true)
+})
 
 await check('Template', 'from a template: commands, files, environment, user and start', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'template-'))
@@ -525,7 +553,7 @@ await check('Template', 'from an image, and from one that needs credentials', as
     await Sandbox.deleteSnapshot(name)
   }
   const aws = { accessKeyId: 'a', secretAccessKey: 'b', region: 'c' }
-  const err = await fails(() => build(Template().fromAWSRegistry(`${registry}/closed/shell:v1`, aws), 'js-aws'), 'BuildError', 'TemplateError')
+  const err = await fails(() => build(Template().fromAWSRegistry(`${registry}/closed/shell:v1`, aws), 'js-aws'), 'BuildError')
   assert.match(err.message, /get-login-password/)
 })
 await check('Template', 'tags are listed, assigned and removed', async () => {
@@ -548,10 +576,10 @@ await check('Template', 'tags are listed, assigned and removed', async () => {
     assert.equal((await s.commands.run('cat n')).stdout.trim(), n, ref)
     await s.kill()
   }
-  await fails(() => make(name + ':v1'), 'SandboxError', 'NotFoundError')
-  await fails(() => Template.assignTags(name + ':none', 'x'), 'TemplateError', 'NotFoundError')
+  await fails(() => make(name + ':v1'), 'SandboxError')
+  await fails(() => Template.assignTags(name + ':none', 'x'), 'TemplateError')
   await fails(() => Template.removeTags(name, 'default'), 'TemplateError')
-  await fails(() => Template.getTags(name + '-not'), 'TemplateError', 'NotFoundError')
+  await fails(() => Template.getTags(name + '-not'), 'TemplateError')
   await Sandbox.deleteSnapshot(name)
 })
 await check('Template', 'a command that fails', async () => {
@@ -607,7 +635,7 @@ const marked = (m) => all(Sandbox.list({ query: { metadata: { broken: m } } }))
 await broken('a request that did not arrive makes nothing', async () => {
   const metadata = { broken: mark + ' unsent' }
   await breaks('POST', '/sandboxes', 'unsent')
-  await fails(() => make('base', { ...by, metadata }), 'Error')
+  await fails(() => make('base', { ...by, metadata }), 'TypeError')
   assert.deepEqual([await attempts(), (await marked(metadata.broken)).length], [1, 0])
   await make('base', { ...by, metadata })
   assert.equal((await marked(metadata.broken)).length, 1)
@@ -615,7 +643,7 @@ await broken('a request that did not arrive makes nothing', async () => {
 await broken('a request whose answer is lost is not sent again', async () => {
   const metadata = { broken: mark + ' unanswered' }
   await breaks('POST', '/sandboxes', 'unanswered')
-  await fails(() => make('base', { ...by, metadata }), 'Error')
+  await fails(() => make('base', { ...by, metadata }), 'TypeError')
   const [left, ...more] = await marked(metadata.broken)
   assert.deepEqual([await attempts(), more.length], [1, 0])
   await Sandbox.kill(left.sandboxId)
@@ -632,12 +660,12 @@ await broken('429 with Retry-After is heeded', async () => {
 })
 await broken('503 with Retry-After', async () => {
   await breaks('GET', sbx.sandboxId, 'refused', { status: 503, times: 9 })
-  await fails(() => Sandbox.getInfo(sbx.sandboxId, by), 'ServiceBusyError', 'SandboxError')
+  await fails(() => Sandbox.getInfo(sbx.sandboxId, by), e2b.ServiceBusyError ? 'ServiceBusyError' : 'SandboxError')
   assert.equal(await attempts(), 1)
 })
 await broken('a request to the API that stalls', async () => {
   await breaks('GET', sbx.sandboxId, 'stalled')
-  await fails(() => Sandbox.getInfo(sbx.sandboxId, { ...by, requestTimeoutMs: 500 }), 'TimeoutError', 'DOMException')
+  await fails(() => Sandbox.getInfo(sbx.sandboxId, { ...by, requestTimeoutMs: 500 }), 'DOMException')
   assert.equal((await Sandbox.getInfo(sbx.sandboxId, by)).state, 'running')
 })
 await broken('a request to a sandbox that stalls', async () => {
@@ -647,7 +675,7 @@ await broken('a request to a sandbox that stalls', async () => {
   await breaks('POST', '/Stat', 'stalled')
   await fails(() => s.files.getInfo('/', { requestTimeoutMs: 500 }), 'TimeoutError')
   await breaks('GET', '/files', 'stalled')
-  await fails(() => s.files.read('/etc/hostname', { requestTimeoutMs: 500 }), 'TimeoutError', 'DOMException')
+  await fails(() => s.files.read('/etc/hostname', { requestTimeoutMs: 500 }), 'DOMException')
   assert.equal((await s.commands.run('echo on')).stdout, 'on\n')
 })
 await broken('a command whose stream breaks runs on, and is found by its number', async () => {
@@ -659,8 +687,7 @@ await broken('a command whose stream breaks runs on, and is found by its number'
   const ended = fails(() => cmd.wait(), 'SandboxError')
   assert.equal(await Promise.race([begun, ended.then((err) => err.message)]), 'begun\n')
   await breakage('DELETE')
-  const err = await ended
-  assert.notEqual(err.constructor.name, 'CommandExitError')
+  await ended
   const again = await s.commands.connect(cmd.pid)
   await s.commands.sendStdin(cmd.pid, 'go\n')
   const end = await fails(() => again.wait(), 'CommandExitError')
@@ -681,7 +708,7 @@ await broken('half an upload changes nothing', async () => {
   await sbx.files.write('halves/old', 'as it was')
   for (const name of ['old', 'new']) {
     await breaks('POST', '/files', 'upload', { bytes: 1 << 20 })
-    await fails(() => s.files.write('halves/' + name, 'x'.repeat(8 << 20)), 'Error')
+    await fails(() => s.files.write('halves/' + name, 'x'.repeat(8 << 20)), 'TypeError')
   }
   await until(async () => (await sbx.commands.run('ls -A halves')).stdout === 'old\n')
   assert.equal(await sbx.files.read('halves/old'), 'as it was')
@@ -693,10 +720,31 @@ await broken('half a download is an error', async () => {
   await sbx.commands.run('base64 -w 0 /dev/urandom | head -c 8000000 > halves/down')
   for (const format of ['text', 'bytes']) {
     await breaks('GET', '/files', 'download', { bytes: 1 << 20 })
-    await fails(() => s.files.read('halves/down', { format }), 'Error')
+    await fails(() => s.files.read('halves/down', { format }), 'TypeError')
     assert.equal((await s.files.read('halves/down', { format })).length, 8000000)
   }
 })
+
+// What is asked of a sandbox or a process that is not there, and how each fails.
+let killed
+const gone = () => (killed ??= make('base').then(async (s) => { await s.kill(); return s }))
+const nobody = 999_999
+for (const [feature, name, f, kind] of [
+  ['setTimeout', 'a sandbox that there is not', (s) => s.setTimeout(60_000), 'SandboxNotFoundError'],
+  ['pause', 'a sandbox that there is not', (s) => s.pause(), 'SandboxNotFoundError'],
+  ['snapshots', 'a sandbox that there is not', (s) => s.createSnapshot(), 'SandboxNotFoundError'],
+  ['fork', 'a sandbox that there is not', (s) => s.fork(), 'SandboxNotFoundError'],
+  ['metrics', 'a sandbox that there is not', (s) => s.getMetrics(), 'SandboxNotFoundError'],
+  ['network', 'a sandbox that there is not', (s) => s.updateNetwork({}), 'SandboxNotFoundError'],
+  ['files', 'a sandbox that there is not', (s) => s.files.read('/etc/hostname'), 'TimeoutError'],
+  ['list', 'a token of no page', () => Sandbox.list({ nextToken: 'bad' }).nextItems(), 'SandboxError'],
+  ['list', 'a token of no page of snapshots', () => Sandbox.listSnapshots({ nextToken: 'bad' }).nextItems(), 'SandboxError'],
+  ['commands', 'input to a process that there is not', () => sbx.commands.sendStdin(nobody, 'x'), 'NotFoundError'],
+  ['commands', 'no more input to a process that there is not', () => sbx.commands.closeStdin(nobody), 'NotFoundError'],
+  ['pty', 'a terminal that there is not, connected to', () => sbx.pty.connect(nobody), 'NotFoundError'],
+  ['pty', 'a terminal that there is not, resized', () => sbx.pty.resize(nobody, { cols: 80, rows: 24 }), 'NotFoundError'],
+  ['pty', 'input to a terminal that there is not', () => sbx.pty.sendInput(nobody, new Uint8Array([10])), 'NotFoundError'],
+]) await check(feature, name, async () => { const s = await gone(); await fails(() => f(s), kind) })
 
 const volumes = async (name, f) => {
   if (Volume) await check('Volume', name, f)
@@ -715,7 +763,7 @@ await volumes('create, list, look at and destroy', async () => {
   await fails(() => Volume.create(v.name), 'VolumeError')
   assert.equal(await Volume.destroy(v.volumeId), true)
   assert.equal(await Volume.destroy(v.volumeId), false)
-  await fails(() => Volume.getInfo(v.volumeId), 'VolumeNotFoundError', 'NotFoundError')
+  await fails(() => Volume.getInfo(v.volumeId), 'VolumeNotFoundError')
 })
 await volumes('files: write, read, list, make, change and remove', async () => {
   const v = await Volume.connect((await volume('js-files')).volumeId)
@@ -733,8 +781,8 @@ await volumes('files: write, read, list, make, change and remove', async () => {
   assert.deepEqual([now.size, now.uid, now.gid, now.mode & 0o777], [5, 1234, 1000, 0o600])
   assert.ok(now.mtime instanceof Date && !Number.isNaN(now.mtime.getTime()))
   assert.equal((await v.updateMetadata('a.txt', { mode: 0o640, gid: 7 })).gid, 7)
-  const missing = ['VolumePathNotFoundError', 'NotFoundError']
-  await fails(() => v.makeDir('d/e'), ...missing)
+  const missing = 'VolumePathNotFoundError'
+  await fails(() => v.makeDir('d/e'), missing)
   assert.equal((await v.makeDir('d/e', { force: true })).type, 'directory')
   await v.writeFile('d/e/f', 'x')
   assert.deepEqual((await v.list('/')).map((e) => e.path), ['/a.txt', '/b', '/d'])
@@ -742,7 +790,7 @@ await volumes('files: write, read, list, make, change and remove', async () => {
   assert.deepEqual([await v.exists('d/e/f'), await v.exists('d/none')], [true, false])
   await v.remove('d')
   assert.equal(await v.exists('d'), false)
-  for (const f of ['getInfo', 'readFile', 'remove', 'list']) await fails(() => v[f]('none'), ...missing)
+  for (const f of ['getInfo', 'readFile', 'remove', 'list']) await fails(() => v[f]('none'), missing)
   await fails(() => new Volume(v.volumeId, v.name, '0'.repeat(40), v.domain).readFile('a.txt'), 'AuthenticationError')
   assert.equal(await Volume.destroy(v.volumeId), true)
 })
@@ -765,10 +813,10 @@ await volumes('in several sandboxes at once, and after them', async () => {
 await volumes('where a sandbox cannot have one', async () => {
   const v = await volume('js-where')
   for (const path of ['/etc', '/proc/x', 'relative', '/mnt/../etc', '/']) {
-    await fails(() => make('base', { volumeMounts: { [path]: v } }), 'SandboxError', 'InvalidArgumentError')
+    await fails(() => make('base', { volumeMounts: { [path]: v } }), 'SandboxError')
   }
-  await fails(() => make('base', { volumeMounts: { '/mnt/a': v, '/mnt/a/b': v } }), 'SandboxError', 'InvalidArgumentError')
-  await fails(() => make('base', { volumeMounts: { '/mnt/a': 'no-such-volume' } }), 'SandboxError', 'NotFoundError')
+  await fails(() => make('base', { volumeMounts: { '/mnt/a': v, '/mnt/a/b': v } }), 'SandboxError')
+  await fails(() => make('base', { volumeMounts: { '/mnt/a': 'no-such-volume' } }), 'SandboxError')
   assert.equal(await Volume.destroy(v.volumeId), true)
 })
 
@@ -777,15 +825,14 @@ await check('kill', 'once and again', async () => {
   assert.equal(await s.kill(), true)
   assert.equal(await s.kill(), false)
   assert.equal(await s.isRunning(), false)
-  await fails(() => s.commands.run('true'), 'SandboxNotFoundError', 'NotFoundError', 'TimeoutError')
+  await fails(() => s.commands.run('true'), 'SandboxNotFoundError')
 })
 await check('kill', 'while a command streams', async () => {
   const s = await make('base')
   const cmd = await s.commands.run('sleep 1000', { background: true })
-  const ended = fails(() => cmd.wait(), 'TimeoutError', 'SandboxNotFoundError', 'SandboxError')
+  const ended = fails(() => cmd.wait(), 'TimeoutError')
   await s.kill()
-  const err = await ended
-  assert.notEqual(err.constructor.name, 'CommandExitError')
+  await ended
 })
 
 for (const s of made) await s.kill().catch(() => {})
