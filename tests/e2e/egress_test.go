@@ -16,7 +16,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,6 +28,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/services/core/pkg/network/egress"
 	"github.com/aetherium/aetherium/services/core/pkg/network/netd/proxy"
+	"github.com/aetherium/aetherium/tests/internal/netns"
 	"github.com/aetherium/aetherium/tests/internal/server"
 )
 
@@ -83,11 +83,11 @@ func newInternet(t *testing.T) *internet {
 	check(t, err)
 	check(t, holder.Start())
 	t.Cleanup(func() { _ = stdin.Close(); _ = holder.Wait() })
-	check(t, linkUp("lo"))
+	check(t, netns.LinkUp("lo"))
 	check(t, netlink.LinkAdd(&netlink.Veth{
 		LinkAttrs: netlink.LinkAttrs{Name: "up0"}, PeerName: "down0", PeerNamespace: netlink.NsPid(holder.Process.Pid),
 	}))
-	check(t, linkUp("up0", "198.51.100.2/24"))
+	check(t, netns.LinkUp("up0", "198.51.100.2/24"))
 	check(t, netlink.RouteAdd(&netlink.Route{Gw: net.IPv4(198, 51, 100, 1)}))
 	i := &internet{t: t, roots: filepath.Join(t.TempDir(), "roots.pem")}
 	ca, err := egress.NewCA("the internet", time.Now())
@@ -95,7 +95,7 @@ func newInternet(t *testing.T) *internet {
 	check(t, os.WriteFile(i.roots, ca.Certificate, 0o600))
 	minter, err := proxy.NewMinter(*ca)
 	check(t, err)
-	check(t, inNetwork(fmt.Sprintf("/proc/%d/ns/net", holder.Process.Pid), func() error { return i.serve(minter) }))
+	check(t, netns.In(fmt.Sprintf("/proc/%d/ns/net", holder.Process.Pid), func() error { return i.serve(minter) }))
 	return i
 }
 
@@ -106,45 +106,11 @@ func check(t *testing.T, err error) {
 	}
 }
 
-func linkUp(name string, addresses ...string) error {
-	l, err := netlink.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	for _, a := range addresses {
-		addr, err := netlink.ParseAddr(a)
-		if err == nil {
-			err = netlink.AddrAdd(l, addr)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return netlink.LinkSetUp(l)
-}
-
-// inNetwork runs f in a network namespace. What it opens stays there.
-func inNetwork(path string, f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			if err = unix.Setns(fd, unix.CLONE_NEWNET); err == nil {
-				err = f()
-			}
-			_ = unix.Close(fd)
-		}
-		done <- err
-	}()
-	return <-done
-}
-
 func (i *internet) serve(minter *proxy.Minter) error {
-	if err := linkUp("lo"); err != nil {
+	if err := netns.LinkUp("lo"); err != nil {
 		return err
 	}
-	if err := linkUp("down0", "198.51.100.1/24", inetPublic+"/32", inetSecond+"/32", inetResolver+"/32", inetMetadata+"/32"); err != nil {
+	if err := netns.LinkUp("down0", "198.51.100.1/24", inetPublic+"/32", inetSecond+"/32", inetResolver+"/32", inetMetadata+"/32"); err != nil {
 		return err
 	}
 	for _, ip := range []string{inetPublic, inetSecond, inetMetadata} {

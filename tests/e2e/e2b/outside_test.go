@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os/exec"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +15,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/aetherium/aetherium/tests/internal/netns"
 )
 
 // outside is what sandboxes may reach: a network namespace of the test's own,
@@ -42,9 +43,9 @@ func newOutside(t *testing.T) outside {
 	t.Cleanup(func() { _ = stdin.Close(); _ = holder.Wait() }) // the link ends with the namespace
 	near, far := fmt.Sprintf("aeto%d", first), fmt.Sprintf("aeti%d", first)
 	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: near}, PeerName: far, PeerNamespace: netlink.NsPid(holder.Process.Pid)}))
-	must(t, linkUp(near, at(1)+"/29"))
-	must(t, inNetwork(fmt.Sprintf("/proc/%d/ns/net", holder.Process.Pid), func() error {
-		if err := linkUp(far, at(2)+"/29", at(3)+"/29"); err != nil {
+	must(t, netns.LinkUp(near, at(1)+"/29"))
+	must(t, netns.In(fmt.Sprintf("/proc/%d/ns/net", holder.Process.Pid), func() error {
+		if err := netns.LinkUp(far, at(2)+"/29", at(3)+"/29"); err != nil {
 			return err
 		}
 		for _, address := range o.addresses {
@@ -69,37 +70,3 @@ func (o outside) setting() string {
 
 // variable is where the scripts find it.
 func (o outside) variable() string { return "TEST_OUTSIDE=" + strings.Join(o.addresses, ",") }
-
-func linkUp(name string, addresses ...string) error {
-	l, err := netlink.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	for _, a := range addresses {
-		addr, err := netlink.ParseAddr(a)
-		if err == nil {
-			err = netlink.AddrAdd(l, addr)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return netlink.LinkSetUp(l)
-}
-
-// inNetwork runs f in a network namespace. What it opens stays there.
-func inNetwork(path string, f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			if err = unix.Setns(fd, unix.CLONE_NEWNET); err == nil {
-				err = f()
-			}
-			_ = unix.Close(fd)
-		}
-		done <- err
-	}()
-	return <-done
-}

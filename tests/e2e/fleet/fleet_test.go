@@ -67,6 +67,20 @@ func newField(t *testing.T) *field {
 	return f
 }
 
+// newSharing is a field with storage, a gateway, and a worker that has built the
+// template "shared".
+func newSharing(t *testing.T) (f *field, gateway, first *server.Server) {
+	t.Helper()
+	f = newField(t)
+	f.storage = t.TempDir()
+	gateway = f.gateway("gateway")
+	first = f.worker("worker-1", gateway)
+	if out, err := gateway.CLI(f.ctx, "template", "build", "shared", "--dir", f.rootfs); err != nil {
+		t.Fatal(err, out)
+	}
+	return f, gateway, first
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

@@ -12,15 +12,8 @@ import (
 // The VMs of a drained worker leave it, and go on where there is room with their
 // files, names and policies; what is bound to the worker stays, and says why.
 func TestVMsLeaveADrainedWorker(t *testing.T) {
-	f := newField(t)
-	ctx := f.ctx
-	f.storage = t.TempDir()
-	gateway := f.gateway("gateway")
-	c := f.client(gateway)
-	first := f.worker("worker-1", gateway)
-	if out, err := gateway.CLI(ctx, "template", "build", "shared", "--dir", f.rootfs); err != nil {
-		t.Fatal(err, out)
-	}
+	f, gateway, first := newSharing(t)
+	ctx, c := f.ctx, f.client(gateway)
 	_, err := c.CreateVolume(ctx, api.CreateVolume{Name: "data"})
 	must(t, err)
 	create := func(name string, req api.CreateVM) api.VM {

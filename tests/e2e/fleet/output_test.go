@@ -15,15 +15,8 @@ import (
 // Output of what has ended is read byte for byte when its worker was killed, by the
 // other one, which fetches it once; and is in the storage in a form that shows nothing.
 func TestOutputOutlivesItsWorker(t *testing.T) {
-	f := newField(t)
-	ctx := f.ctx
-	f.storage = t.TempDir()
-	gateway := f.gateway("gateway")
-	c := f.client(gateway)
-	first := f.worker("worker-1", gateway)
-	if out, err := gateway.CLI(ctx, "template", "build", "shared", "--dir", f.rootfs); err != nil {
-		t.Fatal(err, out)
-	}
+	f, gateway, first := newSharing(t)
+	ctx, c := f.ctx, f.client(gateway)
 	vm, err := c.CreateVM(ctx, api.CreateVM{Template: "shared", Network: "none", Resources: &api.Resources{MemoryBytes: 256 << 20}})
 	must(t, err)
 	second := f.worker("worker-2", gateway)

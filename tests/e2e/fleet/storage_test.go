@@ -34,15 +34,8 @@ func (f *field) packed() (files []string) {
 // another, also when the first is gone, and are fetched once. Deleted, they are gone
 // from all disks.
 func TestTemplatesGoToOtherWorkers(t *testing.T) {
-	f := newField(t)
-	ctx := f.ctx
-	f.storage = t.TempDir()
-	gateway := f.gateway("gateway")
-	c := f.client(gateway)
-	first := f.worker("worker-1", gateway)
-	if out, err := gateway.CLI(ctx, "template", "build", "shared", "--dir", f.rootfs); err != nil {
-		t.Fatal(err, out)
-	}
+	f, gateway, first := newSharing(t)
+	ctx, c := f.ctx, f.client(gateway)
 	if n := len(f.packed()); n != 1 {
 		t.Fatalf("%d builds are in the storage", n)
 	}

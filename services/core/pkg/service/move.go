@@ -51,23 +51,16 @@ func (s *Service) replace(ctx context.Context, tx storage.Tx, vm *domain.VM) err
 		return notStored(vm)
 	}
 	store := at.packed.Store
-	w, err := s.choose(ctx, tx, need{
-		what: "VM", hint: "too little %s is left; its disk is kept: delete or stop other VMs and start it again",
-		resources: vm.Spec.Resources,
-		unable: func(w *domain.Worker) error {
-			if !Takes(w, vm.Spec.Driver, store) {
-				return errors.New(errors.Conflict, "the worker %s cannot get the VM's disk", w.Name).
-					WithHint("give it the same storage, and the same driver, as the worker that the VM has left")
-			}
-			if err := at.reach(w); err != nil {
-				return err
-			}
-			_, err := s.driverFor(w, vm.Spec)
-			return err
-		},
-		prefer: func(w *domain.Worker) bool { return at.held[w.ID] },
-		free:   freeMemory,
-	})
+	n := s.needOf(vm, at, "too little %s is left; its disk is kept: delete or stop other VMs and start it again")
+	unable := n.unable
+	n.unable = func(w *domain.Worker) error {
+		if !Takes(w, vm.Spec.Driver, store) {
+			return errors.New(errors.Conflict, "the worker %s cannot get the VM's disk", w.Name).
+				WithHint("give it the same storage, and the same driver, as the worker that the VM has left")
+		}
+		return unable(w)
+	}
+	w, err := s.choose(ctx, tx, n)
 	if err != nil {
 		return err
 	}

@@ -204,9 +204,22 @@ func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM, build
 	if err != nil {
 		return err
 	}
-	w, err := s.choose(ctx, tx, need{
-		what: "VM", field: "resources", hint: "too little %s is left: ask for less, delete VMs, or raise the overcommit in the configuration",
-		resources: vm.Spec.Resources, bound: vm.WorkerID,
+	n := s.needOf(vm, at, "too little %s is left: ask for less, delete VMs, or raise the overcommit in the configuration")
+	n.field, n.bound = "resources", vm.WorkerID
+	w, err := s.choose(ctx, tx, n)
+	if err != nil {
+		return err
+	}
+	driver, err := s.driverFor(w, vm.Spec)
+	vm.WorkerID, vm.Spec.Driver, vm.Isolation = w.ID, driver.Name, driver.Isolation
+	return err
+}
+
+// needOf is what a VM needs that is made from files: a worker that can get them and
+// has a driver for it, rather one that has them.
+func (s *Service) needOf(vm *domain.VM, at files, hint string) need {
+	return need{
+		what: "VM", hint: hint, resources: vm.Spec.Resources,
 		unable: func(w *domain.Worker) error {
 			if err := at.reach(w); err != nil {
 				return err
@@ -216,13 +229,7 @@ func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM, build
 		},
 		prefer: func(w *domain.Worker) bool { return at.held[w.ID] },
 		free:   freeMemory,
-	})
-	if err != nil {
-		return err
 	}
-	driver, err := s.driverFor(w, vm.Spec)
-	vm.WorkerID, vm.Spec.Driver, vm.Isolation = w.ID, driver.Name, driver.Isolation
-	return err
 }
 
 // files is where the root filesystem is that a VM is made from, or the disk of a

@@ -12,6 +12,18 @@ import https from 'node:https'
 const require = createRequire(process.cwd() + '/')
 const e2b = await import(pathToFileURL(require.resolve('e2b')).href)
 const minor = Number(JSON.parse(readFileSync(join(process.cwd(), 'node_modules/e2b/package.json'))).version.split('.')[1])
+
+// Node 20 forgets that a copy of a request is to end with the request, once it has
+// collected garbage (https://github.com/nodejs/undici/issues/4068), and SDKs from 2.51
+// on send copies to the API: a timeout would then not come. Copies are kept here.
+const clone = Request.prototype.clone
+const kept = []
+Request.prototype.clone = function () {
+  const copy = new Request(clone.call(this), { signal: this.signal })
+  kept.push(this, copy)
+  return copy
+}
+
 const { Sandbox, Template, Volume } = e2b.default?.Sandbox ? e2b.default : e2b
 
 // TEST_LIMIT is how many seconds a check may take, TEST_FEATURES which are wanted.

@@ -67,7 +67,7 @@ def aim(case, name):
         path["vm"] = "other"
     if n % 4 == 0:
         return
-    if re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]*", str(path.get("vm", ""))) and name not in ENDING:
+    if re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,62}", str(path.get("vm", ""))) and name not in ENDING:  # longer is not well formed
         path["vm"] = STEADY_VM
     if case.path.startswith("/executions/") and re.fullmatch("[a-z0-9]{20}", str(path.get("id", ""))):
         path["id"] = STEADY_EXECUTIONS[n % 2]
