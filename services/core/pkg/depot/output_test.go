@@ -4,15 +4,11 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/johannesboyne/gofakes3"
-	"github.com/johannesboyne/gofakes3/backend/s3mem"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/seal"
@@ -24,27 +20,7 @@ import (
 // What one host has stored another one reads, and nobody without its key.
 func TestOutput(t *testing.T) {
 	t.Parallel()
-	t.Run("in a directory", func(t *testing.T) {
-		t.Parallel()
-		shared := t.TempDir()
-		testOutput(t, func() blob.Store {
-			blobs, err := blob.OpenDir(shared)
-			must(t, err)
-			return blobs
-		})
-	})
-	t.Run("in object storage", func(t *testing.T) {
-		t.Parallel()
-		objects := s3mem.New()
-		must(t, objects.CreateBucket("shared"))
-		server := httptest.NewServer(gofakes3.New(objects).Server())
-		t.Cleanup(server.Close)
-		testOutput(t, func() blob.Store {
-			blobs, err := blob.OpenS3(blob.S3Config{Endpoint: server.URL, Bucket: "shared", AccessKey: "key", SecretKey: "secret"})
-			must(t, err)
-			return blobs
-		})
-	})
+	inEach(t, testOutput)
 }
 
 func testOutput(t *testing.T, open func() blob.Store) {

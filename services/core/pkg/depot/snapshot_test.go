@@ -39,13 +39,13 @@ func writes(content []byte) func(io.Writer) error {
 	return func(w io.Writer) error { _, err := w.Write(content); return err }
 }
 
-// What one host has packed of a snapshot is what another one unpacks.
-func TestSnapshots(t *testing.T) {
-	t.Parallel()
+// inEach runs a test with each kind of storage; open gives it as one more host has it.
+func inEach(t *testing.T, test func(t *testing.T, open func() blob.Store)) {
+	t.Helper()
 	t.Run("in a directory", func(t *testing.T) {
 		t.Parallel()
 		shared := t.TempDir()
-		testSnapshots(t, func() blob.Store {
+		test(t, func() blob.Store {
 			blobs, err := blob.OpenDir(shared)
 			must(t, err)
 			return blobs
@@ -57,12 +57,18 @@ func TestSnapshots(t *testing.T) {
 		must(t, objects.CreateBucket("shared"))
 		server := httptest.NewServer(gofakes3.New(objects).Server())
 		t.Cleanup(server.Close)
-		testSnapshots(t, func() blob.Store {
+		test(t, func() blob.Store {
 			blobs, err := blob.OpenS3(blob.S3Config{Endpoint: server.URL, Bucket: "shared", AccessKey: "key", SecretKey: "secret"})
 			must(t, err)
 			return blobs
 		})
 	})
+}
+
+// What one host has packed of a snapshot is what another one unpacks.
+func TestSnapshots(t *testing.T) {
+	t.Parallel()
+	inEach(t, testSnapshots)
 }
 
 func testSnapshots(t *testing.T, open func() blob.Store) {

@@ -44,7 +44,7 @@ func (m *moves) tell(wanted bool) {
 // move is one VM's way from its machine into the storage.
 type move struct {
 	vm      *domain.VM
-	disk    *domain.Snapshot // its row, as it was inserted
+	disk    *domain.Snapshot // its row, as it was inserted; nil: it rests in the storage already
 	machine domain.ID
 	packed  *domain.Packed // nil: it is not in the storage
 }
@@ -122,7 +122,7 @@ func (w *Worker) moveDue(ctx context.Context) error {
 			later[vm.ID] = at
 			staying++
 		case vm.InStorage():
-			err = w.handOver(ctx, vm)
+			err = w.departs(ctx, move{vm: vm})
 		default:
 			err = w.moveOne(ctx, vm)
 		}
@@ -311,33 +311,24 @@ func (w *Worker) leaves(ctx context.Context, tx storage.Tx, m move) (*domain.VM,
 	return row, nil
 }
 
-// departs writes that a VM has left: from its machine into the storage, from this
-// worker to the one that looks after it.
+// departs writes that a VM has left: from its machine into the storage, where it was
+// not there before, and from this worker to the one that looks after it.
 func (w *Worker) departs(ctx context.Context, m move) error {
 	return w.Store.Update(ctx, func(tx storage.Tx) error {
 		row, err := w.leaves(ctx, tx, m)
 		if err != nil {
 			return err
 		}
-		disk, err := tx.Snapshots().Get(ctx, m.disk.ProjectID, m.disk.ID)
-		if err != nil {
-			return err
-		}
-		disk.State, disk.WorkerID, disk.Bytes, disk.Packed = domain.BuildReady, "", m.disk.Bytes, m.packed
-		row.StoredID = disk.ID
-		if err := errors.Join(tx.Snapshots().Update(ctx, disk), tx.Machines().Delete(ctx, m.machine), tx.VMs().Update(ctx, row)); err != nil {
-			return err
-		}
-		return tx.Outbox().Append(ctx, events.VM(events.VMUpdated, row, row.UpdatedAt))
-	})
-}
-
-// handOver gives a VM that rests in the storage to another worker to look after.
-func (w *Worker) handOver(ctx context.Context, vm *domain.VM) error {
-	return w.Store.Update(ctx, func(tx storage.Tx) error {
-		row, err := w.leaves(ctx, tx, move{vm: vm})
-		if err != nil {
-			return err
+		if m.disk != nil {
+			disk, err := tx.Snapshots().Get(ctx, m.disk.ProjectID, m.disk.ID)
+			if err != nil {
+				return err
+			}
+			disk.State, disk.WorkerID, disk.Bytes, disk.Packed = domain.BuildReady, "", m.disk.Bytes, m.packed
+			row.StoredID = disk.ID
+			if err := errors.Join(tx.Snapshots().Update(ctx, disk), tx.Machines().Delete(ctx, m.machine)); err != nil {
+				return err
+			}
 		}
 		if err := tx.VMs().Update(ctx, row); err != nil {
 			return err
