@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,15 +24,8 @@ import (
 // resolver is an upstream on loopback with a handler of the test's.
 func resolver(t *testing.T, handler dns.HandlerFunc) netip.AddrPort {
 	t.Helper()
-	packets, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	packets, stream := sockets(t)
 	at := packets.LocalAddr().(*net.UDPAddr).AddrPort()
-	stream, err := net.Listen("tcp4", at.String())
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, s := range []*dns.Server{{PacketConn: packets, Handler: handler}, {Listener: stream, Handler: handler}} {
 		started := make(chan struct{})
 		s.NotifyStartedFunc = func() { close(started) }
@@ -40,6 +34,29 @@ func resolver(t *testing.T, handler dns.HandlerFunc) netip.AddrPort {
 		t.Cleanup(func() { _ = s.Shutdown() })
 	}
 	return at
+}
+
+// sockets are one of each transport that have the same port. A port that is
+// free for the one may be in use of the other, as by a connection of another
+// process: it is looked for until one is free for both.
+func sockets(t *testing.T) (net.PacketConn, net.Listener) {
+	t.Helper()
+	for range 100 {
+		packets, err := net.ListenPacket("udp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream, err := net.Listen("tcp4", packets.LocalAddr().String())
+		if err == nil {
+			return packets, stream
+		}
+		_ = packets.Close()
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			t.Fatal(err)
+		}
+	}
+	t.Fatal("no port of loopback is free for UDP and TCP")
+	return nil, nil
 }
 
 // serve runs netd on a loopback address of its own; last is that address's last octet.
