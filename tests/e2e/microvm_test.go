@@ -329,7 +329,7 @@ func (m *microVMs) forks(vm, counter string) []string {
 // from finds the execution of a VM that goes on from another's.
 func (m *microVMs) from(vm, origin string) string {
 	m.t.Helper()
-	for x, err := range m.c.Executions(limited(m.t), vm, client.Page{}) {
+	for x, err := range m.c.Executions(limited(m.t), vm, client.ExecutionFilter{}) {
 		check(m.t, err)
 		if x.OriginID == origin {
 			if x.State != "running" || x.ID == origin {
@@ -372,7 +372,7 @@ func (m *microVMs) beginStarted() {
 	}
 	m.answers(vm.ID, 8000, "warm\n")
 	n := 0
-	for x, err := range m.c.Executions(limited(m.t), vm.ID, client.Page{}) {
+	for x, err := range m.c.Executions(limited(m.t), vm.ID, client.ExecutionFilter{}) {
 		check(m.t, err)
 		n++
 		if x.OriginID == "" || x.State != "running" {

@@ -322,6 +322,16 @@ func TestGatewaysAndWorkers(t *testing.T) {
 		}
 		time.Sleep(100 * time.Millisecond) // it becomes so without an event of its own
 	}
+	// What is written of its commands is told, and that there may be others.
+	var incomplete []string
+	known, err := client.Collect(second.Executions(ctx, vm.ID, client.ExecutionFilter{Incomplete: func(reason string) { incomplete = append(incomplete, reason) }}))
+	if must(t, err); len(known) == 0 || len(incomplete) != 1 || !strings.Contains(incomplete[0], "away") {
+		t.Errorf("%d commands are known, %q", len(known), incomplete)
+	}
+	_, err = client.Collect(second.Executions(ctx, vm.ID, client.ExecutionFilter{}))
+	if !errors.HasCode(err, errors.Unavailable) {
+		t.Errorf("taken for all: %v", err)
+	}
 	must(t, first.Run(ctx))
 	for _, from := range []*client.Client{c, second} {
 		now, err := from.VM(ctx, "kept")

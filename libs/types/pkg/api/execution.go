@@ -2,6 +2,12 @@ package api
 
 import "time"
 
+// ExecutionList is one page of a VM's executions.
+type ExecutionList struct {
+	List[Execution]
+	Incomplete string `json:"incomplete,omitempty" doc:"Why those of the last moments can be missing, and one that has ended since be shown as running: the VM's worker is not reached"`
+}
+
 // Execution is one command run in a VM.
 type Execution struct {
 	ID          string     `json:"id"`

@@ -188,7 +188,7 @@ func (a *app) completeExecutions(cmd *cobra.Command, args []string, _ string) ([
 		}
 		var out []string
 		for _, vm := range vms {
-			list, err := client.Collect(c.Executions(ctx, vm.ID, client.Page{Limit: 20}))
+			list, err := client.Collect(c.Executions(ctx, vm.ID, client.ExecutionFilter{Page: client.Page{Limit: 20}, Incomplete: func(string) {}}))
 			if err != nil {
 				return out, err
 			}

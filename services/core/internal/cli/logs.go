@@ -64,7 +64,7 @@ func (l *logReader) find(ctx context.Context, name string) (api.Execution, error
 	if !errors.HasCode(err, errors.NotFound) && !errors.HasCode(err, errors.InvalidArgument) {
 		return x, err
 	}
-	list, err := client.Collect(l.c.Executions(ctx, name, client.Page{Limit: 1}))
+	list, err := client.Collect(l.c.Executions(ctx, name, client.ExecutionFilter{Page: client.Page{Limit: 1}, Incomplete: l.incomplete}))
 	if err != nil {
 		return x, err
 	}
@@ -74,8 +74,13 @@ func (l *logReader) find(ctx context.Context, name string) (api.Execution, error
 	return list[0], nil
 }
 
+// incomplete warns that commands of the last moments may not be known.
+func (l *logReader) incomplete(reason string) {
+	l.say("commands of the last moments may be missing: %s", reason)
+}
+
 func (l *logReader) every(ctx context.Context, vm string) error {
-	list, err := client.Collect(l.c.Executions(ctx, vm, client.Page{OldestFirst: true}))
+	list, err := client.Collect(l.c.Executions(ctx, vm, client.ExecutionFilter{Page: client.Page{OldestFirst: true}, Incomplete: l.incomplete}))
 	if err != nil {
 		return err
 	}

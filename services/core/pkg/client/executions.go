@@ -35,9 +35,28 @@ func (c *Client) Execution(ctx context.Context, id string) (api.Execution, error
 	return fetch[api.Execution](ctx, c, get("executions", id))
 }
 
-// Executions lists a VM's executions.
-func (c *Client) Executions(ctx context.Context, vm string, p Page) iter.Seq2[api.Execution, error] {
-	return all[api.Execution](ctx, c, get("vms", vm, "executions"), p)
+// ExecutionFilter says which executions of a VM are meant.
+type ExecutionFilter struct {
+	Page
+	// Incomplete takes why those of the last moments can be missing, for each page
+	// of which the server says so. Where it is nil such a list is refused.
+	Incomplete func(reason string)
+}
+
+// Executions lists a VM's executions. Returns Unavailable where not all may be
+// told and the filter does not take that.
+func (c *Client) Executions(ctx context.Context, vm string, f ExecutionFilter) iter.Seq2[api.Execution, error] {
+	return pages(get("vms", vm, "executions"), f.Page, func(req call) (api.List[api.Execution], error) {
+		page, err := fetch[api.ExecutionList](ctx, c, req)
+		switch {
+		case err != nil || page.Incomplete == "":
+		case f.Incomplete == nil:
+			err = errors.New(errors.Unavailable, "not all executions are known: %s", page.Incomplete)
+		default:
+			f.Incomplete(page.Incomplete)
+		}
+		return page.List, err
+	})
 }
 
 // SignalExecution signals a command's process group: a name such as TERM, or

@@ -22,6 +22,11 @@ const pageItems = 200
 
 // all walks a list, page by page. Iteration ends after an error.
 func all[T any](ctx context.Context, c *Client, cl call, p Page) iter.Seq2[T, error] {
+	return pages(cl, p, func(req call) (api.List[T], error) { return fetch[api.List[T]](ctx, c, req) })
+}
+
+// pages is all for lists whose pages tell more than their items.
+func pages[T any](cl call, p Page, next func(call) (api.List[T], error)) iter.Seq2[T, error] {
 	if p.OldestFirst {
 		cl = cl.param("order", "asc")
 	}
@@ -36,7 +41,7 @@ func all[T any](ctx context.Context, c *Client, cl call, p Page) iter.Seq2[T, er
 			if cursor != "" {
 				req = req.param("cursor", cursor)
 			}
-			page, err := fetch[api.List[T]](ctx, c, req)
+			page, err := next(req)
 			if err != nil {
 				var zero T
 				yield(zero, err)

@@ -185,23 +185,16 @@ func of(x *domain.Execution, project domain.ID) bool {
 }
 
 // ListExecutions implements vmm.Executions.
-func (s *Service) ListExecutions(ctx context.Context, by vmm.Caller, vmID domain.ID, p vmm.Page) (vmm.List[*domain.Execution], error) {
+func (s *Service) ListExecutions(ctx context.Context, by vmm.Caller, vmID domain.ID, p vmm.Page) (list vmm.ExecutionList, err error) {
 	vm, err := s.GetVM(ctx, by, vmID)
 	if err != nil {
-		return vmm.List[*domain.Execution]{}, err
+		return list, err
 	}
-	if !vm.InStorage() { // else all is written
-		node, err := s.nodeOf(vm)
-		if err != nil {
-			return vmm.List[*domain.Execution]{}, err
-		}
-		if err := node.FlushExecutions(ctx); err != nil {
-			return vmm.List[*domain.Execution]{}, err
-		}
+	if list.Away, err = s.written(ctx, vm); err != nil {
+		return list, err
 	}
-	var list vmm.List[*domain.Execution]
-	err = s.store.View(ctx, func(tx storage.Tx) (err error) {
-		list, err = tx.Executions().List(ctx, storage.ExecutionFilter{ProjectID: by.ProjectID, VMID: vmID, Page: p})
+	err = s.store.Read(ctx, func(tx storage.Tx) (err error) {
+		list.List, err = tx.Executions().List(ctx, storage.ExecutionFilter{ProjectID: by.ProjectID, VMID: vmID, Page: p})
 		return err
 	})
 	if err != nil {
@@ -218,6 +211,22 @@ func (s *Service) ListExecutions(ctx context.Context, by vmm.Caller, vmID domain
 		s.openCommand(ctx, x)
 	}
 	return list, nil
+}
+
+// written has the rows of a VM's executions written. away is why its worker
+// could not be asked to.
+func (s *Service) written(ctx context.Context, vm *domain.VM) (away, err error) {
+	if vm.InStorage() || vm.Observed == domain.Stopped || vm.Observed.Terminal() {
+		return nil, nil // whoever stopped it has written them before
+	}
+	node, err := s.nodeOf(vm)
+	if err == nil {
+		err = node.FlushExecutions(ctx)
+	}
+	if errors.HasCode(err, errors.Unavailable) {
+		return err, nil
+	}
+	return nil, err
 }
 
 // openCommand puts the command in clear into x for its owner. A command that

@@ -207,6 +207,15 @@ type StartExecution struct {
 	Tag     string
 }
 
+// ExecutionList is a page of a VM's executions.
+type ExecutionList struct {
+	List[*domain.Execution]
+	// Away is why those of the last moments can be missing, and others be shown as
+	// they were, Unavailable; nil where all are there. Rows are written a moment
+	// after a command's start, and the worker that has the VM is not reached.
+	Away error
+}
+
 // Executions runs commands. There is no queue and no database on its path.
 type Executions interface {
 	// StartExecution returns when the agent has confirmed the start.
@@ -215,7 +224,7 @@ type Executions interface {
 	// IdempotencyMismatch when the ID is one that another Command.Request began.
 	StartExecution(ctx context.Context, by Caller, vm domain.ID, req StartExecution) (*domain.Execution, error)
 	GetExecution(ctx context.Context, by Caller, id domain.ID) (*domain.Execution, error)
-	ListExecutions(ctx context.Context, by Caller, vm domain.ID, p Page) (List[*domain.Execution], error)
+	ListExecutions(ctx context.Context, by Caller, vm domain.ID, p Page) (ExecutionList, error)
 	// Output reads the journal from an offset. With follow it waits for more
 	// until the end; else it stops at what is there.
 	Output(ctx context.Context, by Caller, id domain.ID, from int64, follow bool) (OutputReader, error)

@@ -57,6 +57,12 @@ func TestAway(t *testing.T) {
 	here, lost := f.onEach(vmm.CreateVM{})
 	doomed := other.running(vmm.CreateVM{Template: "second"})
 	resting := other.running(vmm.CreateVM{Template: "second"})
+	for _, vm := range []*domain.VM{lost, resting} {
+		_, x := one.sh(vm.ID, "true")
+		if all := one.executions(vm.ID); len(all) != 1 || all[0].ID != x.ID {
+			t.Errorf("%+v", all)
+		}
+	}
 	_, err := f.StopVM(one.ctx, one.by, resting.ID)
 	must(t, err)
 	_, err = f.WaitVM(one.ctx, one.by, resting.ID)
@@ -83,6 +89,14 @@ func TestAway(t *testing.T) {
 	}
 	if got := one.vm(resting.ID); got.State() != domain.Stopped || got.UnreachableSince == nil {
 		t.Errorf("what rests is %s", got.State())
+	}
+	// What is written of their executions is told, and whether that is all.
+	for vm, all := range map[*domain.VM]bool{lost: false, resting: true} {
+		l, err := f.ListExecutions(one.ctx, one.by, vm.ID, vmm.Page{})
+		must(t, err)
+		if len(l.Items) != 1 || (l.Away == nil) != all || !all && !errors.HasCode(l.Away, errors.Unavailable) {
+			t.Errorf("%d executions of %s, away: %v", len(l.Items), vm.ID, l.Away)
+		}
 	}
 	list, err := f.ListVMs(one.ctx, one.by, vmm.VMFilter{States: []domain.ObservedState{domain.Running}})
 	must(t, err)
@@ -118,6 +132,9 @@ func TestAway(t *testing.T) {
 	for _, vm := range []*domain.VM{lost, early} {
 		if got, err := f.WaitVM(one.ctx, one.by, vm.ID); err != nil || got.State() != domain.Running {
 			t.Errorf("%v, %v", got, err)
+		}
+		if l, err := f.ListExecutions(one.ctx, one.by, vm.ID, vmm.Page{}); err != nil || l.Away != nil {
+			t.Errorf("%v, %v", l.Away, err)
 		}
 		if out, _ := one.sh(vm.ID, "echo back"); out != "back\n" {
 			t.Errorf("%q", out)

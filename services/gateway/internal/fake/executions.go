@@ -201,11 +201,11 @@ func (o *Orchestrator) GetExecution(_ context.Context, by vmm.Caller, id domain.
 }
 
 // ListExecutions implements vmm.Executions.
-func (o *Orchestrator) ListExecutions(_ context.Context, by vmm.Caller, id domain.ID, p vmm.Page) (vmm.List[*domain.Execution], error) {
+func (o *Orchestrator) ListExecutions(_ context.Context, by vmm.Caller, id domain.ID, p vmm.Page) (list vmm.ExecutionList, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if _, err := o.find(by, id); err != nil {
-		return vmm.List[*domain.Execution]{}, err
+		return list, err
 	}
 	var all []*domain.Execution
 	for _, x := range o.execs {
@@ -214,7 +214,8 @@ func (o *Orchestrator) ListExecutions(_ context.Context, by vmm.Caller, id domai
 			all = append(all, &c)
 		}
 	}
-	return page(all, p)
+	list.List, err = page(all, p)
+	return list, err
 }
 
 // WaitExecution implements vmm.Executions.

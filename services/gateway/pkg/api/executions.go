@@ -61,9 +61,7 @@ type (
 		Offset int64 `query:"offset" minimum:"-1" default:"-1" doc:"Where the body belongs in the whole input, so that a resent piece is taken once; -1 appends"`
 	}
 	executionOutput  struct{ Body wire.Execution }
-	executionsOutput struct {
-		Body *wire.List[wire.Execution]
-	}
+	executionsOutput struct{ Body wire.ExecutionList }
 	empty struct{}
 )
 
@@ -79,7 +77,8 @@ func (a *API) executionRoutes() {
 	}
 	register(a, start, options{scope: domain.ScopeRun, recognises: true}, a.startExecution)
 
-	register(a, operation("list-executions", http.MethodGet, "/vms/{vm}/executions", tag, "List a VM's executions", ""), options{scope: domain.ScopeRead}, a.listExecutions)
+	register(a, operation("list-executions", http.MethodGet, "/vms/{vm}/executions", tag, "List a VM's executions",
+		"While the worker that has the VM is not reached, those of the last moments can be missing, and one that has ended since is shown as running (incomplete)."), options{scope: domain.ScopeRead}, a.listExecutions)
 	register(a, operation("get-execution", http.MethodGet, "/executions/{id}", tag, "Get an execution", ""), options{scope: domain.ScopeRead}, a.getExecution)
 
 	out := operation("get-output", http.MethodGet, "/executions/{id}/output", tag, "Read an execution's output",
@@ -202,7 +201,11 @@ func (a *API) listExecutions(ctx context.Context, in *listExecutionsInput) (*exe
 	if err != nil {
 		return nil, err
 	}
-	return &executionsOutput{listOf(l, Execution)}, nil
+	out := wire.ExecutionList{List: *listOf(l.List, Execution)}
+	if l.Away != nil {
+		out.Incomplete = errors.Public(l.Away).Message
+	}
+	return &executionsOutput{out}, nil
 }
 
 func (a *API) getExecution(ctx context.Context, in *IDPath) (*executionOutput, error) {
