@@ -332,6 +332,53 @@ func TestFlood(t *testing.T) {
 	}
 }
 
+// TestForeignInputIsNews: a client may give a process of its own as much input
+// as it likes, of which the agent tells bit by bit. What it tells twice is still
+// no news.
+func TestForeignInputIsNews(t *testing.T) {
+	t.Parallel()
+	const bits = 500
+	forward, again := []*guestv1.AttachResponse{started(1)}, []*guestv1.AttachResponse{started(1)}
+	for i := range int64(bits) {
+		forward = append(forward, stdinAck(i+1))
+		again = append(again, stdinAck(1))
+	}
+	for name, says := range map[string][]*guestv1.AttachResponse{"bit by bit": append(forward, ended(4, 0)), "the same": again} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := &liar{
+				attach: func(ctx context.Context, _ *guestv1.AttachRequest, s *attachStream) error {
+					for _, m := range says {
+						if err := s.Send(m); err != nil {
+							return err
+						}
+					}
+					<-ctx.Done()
+					return ctx.Err()
+				},
+				watch: func(ctx context.Context, s *connect.ServerStream[guestv1.WatchResponse]) error {
+					info := &guestv1.ExecutionInfo{ExecutionId: string(domain.NewID()), Pid: 1, Foreign: true, Command: &guestv1.Command{Args: []string{"cat"}, Stdin: true}}
+					if err := s.Send(&guestv1.WatchResponse{Execution: info}); err != nil {
+						return err
+					}
+					<-ctx.Done()
+					return ctx.Err()
+				},
+			}
+			h := newHost(t, l.dial(t), newJournals(t), domain.NewID())
+			end, err := h.Wait(t.Context(), (<-h.started).ID)
+			switch {
+			case err != nil:
+				t.Error(err)
+			case name == "bit by bit" && (end.ExitCode != 4 || end.LostReason != ""):
+				t.Errorf("the process was given up: %+v", end)
+			case name == "the same" && !strings.Contains(end.LostReason, "again and again"):
+				t.Errorf("the process ended with %+v", end)
+			}
+		})
+	}
+}
+
 // TestForeignIDsAreOwn: an agent cannot reach another execution's journal by
 // choosing its ID.
 func TestForeignIDsAreOwn(t *testing.T) {

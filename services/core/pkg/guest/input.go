@@ -140,7 +140,9 @@ func (in *input) attached(offset int64) error {
 func (in *input) acked(offset int64) (bool, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.others(offset)
+	if in.others(offset) {
+		return true, nil
+	}
 	if offset > max(in.base, in.handed) {
 		return false, errors.New(errors.GuestFault, "the guest agent acknowledged input up to %d, sent were %d", offset, in.handed)
 	}
@@ -156,10 +158,11 @@ func (in *input) acked(offset int64) (bool, error) {
 }
 
 // others takes up that the input is further than what was sent from here can
-// have brought it: others wrote. What was not sent yet follows theirs.
-func (in *input) others(offset int64) {
+// have brought it: others wrote. What was not sent yet follows theirs. It
+// reports whether it was so.
+func (in *input) others(offset int64) bool {
 	if !in.shared || offset <= max(in.base, in.handed) {
-		return
+		return false
 	}
 	in.buf = in.buf[min(max(in.sent-in.base, 0), int64(len(in.buf))):]
 	in.base, in.sent, in.handed = offset, offset, offset
@@ -167,6 +170,7 @@ func (in *input) others(offset int64) {
 		in.closeAt = in.end()
 	}
 	in.change.Notify()
+	return true
 }
 
 // drop lets go of the input below offset.
