@@ -2,6 +2,9 @@ package e2b
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
 	"io"
 	"log"
@@ -10,11 +13,15 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/certificate"
 	"github.com/aetherium/aetherium/tests/internal/server"
 )
 
@@ -37,6 +44,7 @@ type fault struct {
 	Times  int    `json:"times"`  // to so many; those after it are left alone
 	Bytes  int64  `json:"bytes"`  // after so much of the body
 	Status int    `json:"status"` // what is told instead, to be tried again at once
+	Mute   bool   `json:"mute"`   // that says nothing of when to try again
 }
 
 // breaker stands between an SDK and a server, and breaks connections as the
@@ -56,9 +64,72 @@ type breaker struct {
 // breaks runs a breaker before a server, and gives its URL.
 func breaks(t *testing.T, s *server.Server) string {
 	t.Helper()
-	to, err := url.Parse(s.URL)
+	srv := newBreaker(t, s.URL, &http.Transport{DisableCompression: true})
+	srv.Start()
+	t.Cleanup(srv.Close)
+	return srv.URL
+}
+
+// breaksOverTLS is breaks where a server is found by its name, over TLS: what
+// speaks HTTP/2 does so to the breaker, and the breaker to the server. It gives
+// the variables that packages find it by, and trust its certificate beside what
+// environ has them trust.
+func breaksOverTLS(t *testing.T, environ []string) []string {
+	t.Helper()
+	given := map[string]string{}
+	for _, kv := range environ {
+		name, value, _ := strings.Cut(kv, "=")
+		given[name] = value
+	}
+	trusted, err := os.ReadFile(given["SSL_CERT_FILE"])
 	must(t, err)
-	transport := &http.Transport{DisableCompression: true}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(trusted) {
+		t.Fatal("nothing is trusted")
+	}
+	_, port, err := net.SplitHostPort(given["E2B_DOMAIN"])
+	must(t, err)
+	srv := newBreaker(t, "https://localhost:"+port, &http.Transport{
+		DisableCompression: true, ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
+	})
+	own, pair := certified(t)
+	srv.TLS, srv.EnableHTTP2 = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, true
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	out := []string{"TEST_BREAKER=" + srv.URL}
+	for _, name := range []string{"SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"} {
+		trusted, err := os.ReadFile(given[name])
+		must(t, err)
+		file := filepath.Join(t.TempDir(), "trusted.pem")
+		must(t, os.WriteFile(file, append(append(trusted, '\n'), own...), 0o600))
+		out = append(out, name+"="+file)
+	}
+	return out
+}
+
+// certified is an authority of this test alone, and what it vouches for: this
+// host's loopback.
+func certified(t *testing.T) (authority []byte, pair tls.Certificate) {
+	t.Helper()
+	from, until := time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour)
+	root, signer, err := certificate.Issue(&x509.Certificate{
+		Subject:   pkix.Name{CommonName: "Breaker of a test"},
+		NotBefore: from, NotAfter: until, BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign,
+	}, nil, nil)
+	must(t, err)
+	leaf, key, err := certificate.Issue(&x509.Certificate{
+		NotBefore: from, NotAfter: until, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}, root, signer)
+	must(t, err)
+	return certificate.PEM(root), tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key}
+}
+
+// newBreaker makes a breaker before a URL, which does not run yet.
+func newBreaker(t *testing.T, before string, transport *http.Transport) *httptest.Server {
+	t.Helper()
+	to, err := url.Parse(before)
+	must(t, err)
 	t.Cleanup(transport.CloseIdleConnections)
 	b := &breaker{live: map[*http.Request]bool{}}
 	b.proxy = &httputil.ReverseProxy{
@@ -71,9 +142,8 @@ func breaks(t *testing.T, s *server.Server) string {
 	}
 	srv := httptest.NewUnstartedServer(b)
 	srv.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) }
-	srv.Start()
-	t.Cleanup(srv.Close)
-	return srv.URL
+	srv.Config.ErrorLog = b.proxy.ErrorLog
+	return srv
 }
 
 func (b *breaker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -158,17 +228,21 @@ type connKey struct{}
 
 // cut resets the connection that a request came by.
 func cut(r *http.Request) {
-	conn, ok := r.Context().Value(connKey{}).(*net.TCPConn)
-	if !ok {
-		return
+	conn, _ := r.Context().Value(connKey{}).(net.Conn)
+	if over, ok := conn.(*tls.Conn); ok {
+		conn = over.NetConn() // without a word of TLS's
 	}
-	_ = conn.SetLinger(0)
-	_ = conn.Close()
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+		_ = tcp.Close()
+	}
 }
 
 func instead(w http.ResponseWriter, f fault) {
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Retry-After", "0")
+	if !f.Mute {
+		w.Header().Set("Retry-After", "0")
+	}
 	w.WriteHeader(f.Status)
 	_, _ = io.WriteString(w, `{"code":`+strconv.Itoa(f.Status)+`,"message":"not now"}`)
 }

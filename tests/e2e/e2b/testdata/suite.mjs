@@ -205,6 +205,13 @@ await check('commands', 'in the background, with input', async () => {
   await sbx.commands.closeStdin(cmd.pid)
   assert.equal((await cmd.wait()).stdout, 'first\ndone\n')
 })
+await check('commands', 'input in many pieces', async () => {
+  const cmd = await sbx.commands.run('cat', { background: true, stdin: true })
+  const lines = Array.from({ length: 200 }, (_, i) => `${i}\n`)
+  for (const line of lines) await sbx.commands.sendStdin(cmd.pid, line)
+  await sbx.commands.closeStdin(cmd.pid)
+  assert.equal((await cmd.wait()).stdout, lines.join(''))
+})
 await check('commands', 'list, connect and kill', async () => {
   const cmd = await sbx.commands.run('echo started; exec sleep 1000', { background: true })
   const listed = (await sbx.commands.list()).find((p) => p.pid === cmd.pid)
@@ -267,6 +274,31 @@ await check('files', 'write and read in every form', async () => {
   const many = await sbx.files.write([{ path: 'm/1', data: 'one' }, { path: 'm/2', data: 'two' }])
   assert.equal(many.length, 2)
   assert.equal(await sbx.files.read('m/2'), 'two')
+})
+await check('files', 'compressed on its way', async () => {
+  const text = 'the same again and again, '.repeat(40_000)
+  await sbx.files.write('packed', text, { gzip: true })
+  assert.equal((await sbx.commands.run('stat -c %s packed')).stdout, `${text.length}\n`)
+  assert.equal(await sbx.files.read('packed', { gzip: true }), text)
+  assert.equal(await sbx.files.read('packed'), text)
+  assert.deepEqual(await sbx.files.read('packed', { format: 'bytes', gzip: true }), new TextEncoder().encode(text))
+})
+await check('files', 'metadata', async () => {
+  const kept = { owner: 'a b', n: '1' }
+  assert.deepEqual((await sbx.files.write('about/told', 'x', { metadata: { Owner: 'a b', n: '1' } })).metadata, kept)
+  assert.deepEqual((await sbx.files.write('about/packed', 'x', { metadata: kept, gzip: true })).metadata, kept)
+  assert.deepEqual((await sbx.files.getInfo('about/told')).metadata, kept)
+  await sbx.files.write('about/plain', 'x')
+  const listed = Object.fromEntries((await sbx.files.list('about')).map((e) => [e.name, e.metadata]))
+  assert.deepEqual(listed, { told: kept, packed: kept, plain: undefined })
+  assert.deepEqual((await sbx.files.rename('about/told', 'about/moved')).metadata, kept)
+  // It is where E2B has it.
+  const read = "import os; print(os.getxattr('about/moved', 'user.e2b.owner').decode())"
+  assert.equal((await sbx.commands.run(`python3 -c "${read}"`)).stdout, 'a b\n')
+  for (const metadata of [{ 'a key': 'x' }, { '': 'x' }, { k: 'a\nb' }]) {
+    await fails(() => sbx.files.write('about/bad', 'x', { metadata }), 'InvalidArgumentError')
+  }
+  assert.equal(await sbx.files.exists('about/bad'), false)
 })
 await check('files', 'a large file', async () => {
   const big = new Uint8Array(32 << 20)
@@ -568,6 +600,68 @@ await check('Template', 'from an image, and from one that needs credentials', as
   const err = await fails(() => build(Template().fromAWSRegistry(`${registry}/closed/shell:v1`, aws), 'js-aws'), 'BuildError')
   assert.match(err.message, /get-login-password/)
 })
+await check('Template', 'from an image, with files', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'template-'))
+  mkdirSync(join(dir, 'app/deep'), { recursive: true })
+  writeFileSync(join(dir, 'app/deep/two.txt'), 'two\n')
+  writeFileSync(join(dir, 'single.txt'), 'single\n')
+  const name = 'js-image-files-' + Date.now()
+  const template = Template({ fileContextPath: dir })
+    .fromImage(`${process.env.TEST_REGISTRY}/open/shell:v1`)
+    .copy('app', 'app')
+    .runCmd('cat app/deep/two.txt > copied')
+    .copy('single.txt', '/opt/tool', { mode: 0o750, user: 'root' })
+  await Template.build(template, name, { cpuCount: 1, memoryMB: 512 })
+  rmSync(dir, { recursive: true })
+  const s = await make(name)
+  assert.equal(await s.files.read('copied'), 'two\n')
+  assert.equal((await s.files.getInfo('app/deep/two.txt')).owner, 'user')
+  const tool = await s.files.getInfo('/opt/tool')
+  assert.deepEqual([tool.owner, tool.permissions, tool.size], ['root', '-rwxr-x---', 7])
+  await s.kill()
+  await Sandbox.deleteSnapshot(name)
+})
+await check('Template', 'in the background', async () => {
+  const names = ['js-background-' + Date.now(), 'js-background-broken-' + Date.now()]
+  const begin = (command, name) => Template.buildInBackground(Template().fromTemplate('base').runCmd(command), name, { cpuCount: 1, memoryMB: 512 })
+  const ended = (info) => until(async () => {
+    const status = await Template.getBuildStatus(info)
+    return ['ready', 'error'].includes(status.status) ? status : undefined
+  })
+  const well = await begin('echo by and by | tee made', names[0])
+  const ill = await begin('echo why >&2; exit 9', names[1])
+  const good = await ended(well)
+  assert.deepEqual([good.status, good.buildID], ['ready', well.buildId])
+  assert.ok(good.logEntries.some((e) => e.message.includes('by and by')))
+  const bad = await ended(ill)
+  assert.equal(bad.status, 'error')
+  assert.match(bad.reason.message, /9/)
+  const s = await make(names[0])
+  assert.equal(await s.files.read('made'), 'by and by\n')
+  await s.kill()
+  for (const name of names) await Sandbox.deleteSnapshot(name)
+})
+await check('Template', 'steps are made once, and anew where it is asked for', async () => {
+  const names = []
+  // build gives the steps' outcomes, each another one whenever it is made.
+  const build = async (between = (t) => t, options = {}) => {
+    const uuid = 'cat /proc/sys/kernel/random/uuid > '
+    names.push('js-steps-' + Date.now())
+    const template = between(Template().fromTemplate('base').runCmd(uuid + 'first')).runCmd(uuid + 'second')
+    await Template.build(template, names.at(-1), { cpuCount: 1, memoryMB: 512, ...options })
+    const s = await make(names.at(-1))
+    const outcome = [await s.files.read('first'), await s.files.read('second')]
+    await s.kill()
+    return outcome
+  }
+  const once = await build(undefined, { skipCache: true })
+  assert.deepEqual(await build(), once)
+  const fromThere = await build((t) => t.skipCache())
+  assert.notEqual(fromThere[1], once[1])
+  const anew = await build(undefined, { skipCache: true })
+  for (const i of [0, 1]) assert.ok(![once[i], fromThere[i]].includes(anew[i]))
+  for (const name of names) await Sandbox.deleteSnapshot(name)
+})
 await check('Template', 'tags are listed, assigned and removed', async () => {
   const name = 'js-tags-' + Date.now()
   const build = (n, ...tags) => Template.build(Template().fromTemplate('base').runCmd(`echo ${n} > n`), name, { tags, cpuCount: 1, memoryMB: 512 })
@@ -674,6 +768,25 @@ await broken('503 with Retry-After', async () => {
   await breaks('GET', sbx.sandboxId, 'refused', { status: 503, times: 9 })
   await fails(() => Sandbox.getInfo(sbx.sandboxId, by), e2b.ServiceBusyError ? 'ServiceBusyError' : 'SandboxError')
   assert.equal(await attempts(), 1)
+})
+await broken('502, 503 and 504, which say nothing of when', async () => {
+  const busy = ['SandboxError', 'ServiceBusyError']
+  for (const status of [502, 503, 504]) {
+    await breaks('GET', sbx.sandboxId, 'refused', { status, times: 9, mute: true })
+    await fails(() => Sandbox.getInfo(sbx.sandboxId, by), ...busy)
+    assert.equal(await attempts(), 1)
+  }
+  const metadata = { broken: mark + ' refused' }
+  await breaks('POST', '/sandboxes', 'refused', { status: 502, times: 2, mute: true })
+  await fails(() => make('base', { ...by, metadata }), ...busy)
+  assert.deepEqual([await attempts(), (await marked(metadata.broken)).length], [1, 0])
+})
+await broken('a connection that cannot be made', async () => {
+  const server = http.createServer()
+  await new Promise((r) => server.listen(0, '127.0.0.1', r))
+  const { port } = server.address()
+  await new Promise((r) => server.close(r))
+  await fails(() => Sandbox.getInfo('a'.repeat(20), { apiUrl: `http://127.0.0.1:${port}/e2b` }), 'TypeError')
 })
 await broken('a request to the API that stalls', async () => {
   await breaks('GET', sbx.sandboxId, 'stalled')

@@ -4,12 +4,15 @@ is installed in this interpreter's environment. Each check prints one line of JS
 import asyncio
 import datetime
 import http.client
+import http.server
+import inspect
 import io
 import json
 import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -20,6 +23,8 @@ from e2b import AsyncSandbox, ConnectionConfig, Sandbox, SandboxQuery, SandboxSt
 from e2b import exceptions as ex
 from e2b.sandbox.sandbox_api import SandboxEgressProxyOpts, SandboxNetworkOpts
 from e2b.sandbox.commands.command_handle import CommandExitException, PtySize
+from e2b.sandbox_sync.commands.command import Commands
+from e2b.sandbox_sync.filesystem.filesystem import Filesystem
 
 try:
     from e2b import AsyncVolume, Volume
@@ -163,6 +168,10 @@ def sbx():
     return made[0]
 
 
+# NOBODY is no process's number.
+NOBODY = 999_999
+
+
 @check("create", "a sandbox with metadata, environment and a timeout")
 def _():
     s = make("base", metadata={"mark": MARK}, envs={"FROM_CREATE": "yes"}, timeout=600)
@@ -294,6 +303,36 @@ def _():
     assert cmd.wait().stdout == "got first\ndone\n"
 
 
+@check("commands", "input in a stream", lambda: hasattr(Commands, "stream_input"))
+def _():
+    s = sbx()
+    lines = [f"line {i}\n" for i in range(1000)]
+    cmd = s.commands.run("cat", background=True, stdin=True)
+    s.commands.stream_input(cmd.pid, lines)
+    s.commands.close_stdin(cmd.pid)
+    assert cmd.wait().stdout == "".join(lines)
+    with fails(ex.NotFoundException):
+        s.commands.stream_input(NOBODY, ["x"])
+    pty = s.pty.create(PtySize(rows=24, cols=80))
+    s.pty.stream_input(pty.pid, [b"echo str", b"eamed\n", b"exit 4\n"])
+    out = bytearray()
+    with fails(CommandExitException) as f:
+        for _, _, data in pty:
+            out.extend(data or b"")
+        pty.wait()
+    assert f.error.exit_code == 4 and b"\rstreamed\r" in out, (f.error.exit_code, out)
+
+
+@check("commands", "input in many pieces")
+def _():
+    s = sbx()
+    cmd = s.commands.run("cat", background=True, stdin=True)
+    for i in range(200):
+        s.commands.send_stdin(cmd.pid, f"{i}\n")
+    s.commands.close_stdin(cmd.pid)
+    assert cmd.wait().stdout == "".join(f"{i}\n" for i in range(200))
+
+
 @check("commands", "list, connect and kill")
 def _():
     s = sbx()
@@ -379,6 +418,34 @@ def _():
     assert bytes(f.read("/tmp/stream", format="bytes")) == data
     many = f.write_files([{"path": "m/1", "data": "one"}, {"path": "m/2", "data": "two"}])
     assert len(many) == 2 and f.read("m/2") == "two"
+
+
+@check("files", "compressed on its way")
+def _():
+    f, text = sbx().files, "the same again and again, " * 40_000
+    f.write("packed", text, gzip=True)
+    assert sbx().commands.run("stat -c %s packed").stdout == f"{len(text)}\n"
+    assert f.read("packed", gzip=True) == text and f.read("packed") == text
+    assert bytes(f.read("packed", format="bytes", gzip=True)) == text.encode()
+    assert b"".join(f.read("packed", format="stream", gzip=True)) == text.encode()
+
+
+@check("files", "metadata", lambda: "metadata" in inspect.signature(Filesystem.write).parameters)
+def _():
+    f, kept = sbx().files, {"owner": "a b", "n": "1"}
+    assert f.write("about/told", "x", metadata={"Owner": "a b", "n": "1"}).metadata == kept
+    assert f.write("about/packed", "x", metadata=kept, gzip=True).metadata == kept
+    assert f.get_info("about/told").metadata == kept
+    f.write("about/plain", "x")
+    assert {e.name: e.metadata for e in f.list("about")} == {"told": kept, "packed": kept, "plain": None}
+    assert f.rename("about/told", "about/moved").metadata == kept
+    # It is where E2B has it.
+    read = "import os; print(os.getxattr('about/moved', 'user.e2b.owner').decode())"
+    assert sbx().commands.run(f'python3 -c "{read}"').stdout == "a b\n"
+    for bad in ({"a key": "x"}, {"": "x"}, {"k": "a\nb"}):
+        with fails(ex.InvalidArgumentException):
+            f.write("about/bad", "x", metadata=bad)
+    assert not f.exists("about/bad")
 
 
 @check("files", "a large file")
@@ -754,6 +821,80 @@ def _():
     assert "get-login-password" in str(f.error), f.error
 
 
+@check("Template", "from an image, with files")
+def _():
+    with tempfile.TemporaryDirectory() as d:
+        os.makedirs(f"{d}/app/deep")
+        for name, text in {"app/deep/two.txt": "two\n", "single.txt": "single\n"}.items():
+            with open(f"{d}/{name}", "w") as f:
+                f.write(text)
+        name = f"py-image-files-{time.time_ns()}"
+        template = (
+            Template(file_context_path=d)
+            .from_image(f"{os.environ['TEST_REGISTRY']}/open/shell:v1")
+            .copy("app", "app")
+            .run_cmd("cat app/deep/two.txt > copied")
+            .copy("single.txt", "/opt/tool", mode=0o750, user="root")
+        )
+        Template.build(template, name, cpu_count=1, memory_mb=512)
+    s = make(name)
+    assert s.files.read("copied") == "two\n"
+    assert s.files.get_info("app/deep/two.txt").owner == "user"
+    tool = s.files.get_info("/opt/tool")
+    assert (tool.owner, tool.permissions, tool.size) == ("root", "-rwxr-x---", 7), tool
+    s.kill()
+    Sandbox.delete_snapshot(name)
+
+
+@check("Template", "in the background")
+def _():
+    def ended(info):
+        status = Template.get_build_status(info)
+        return status if status.status.value in ("ready", "error") else None
+
+    names = [f"py-background-{time.time_ns()}", f"py-background-broken-{time.time_ns()}"]
+    well, ill = (
+        Template.build_in_background(Template().from_template("base").run_cmd(command), name, cpu_count=1, memory_mb=512)
+        for command, name in zip(["echo by and by | tee made", "echo why >&2; exit 9"], names)
+    )
+    status = until(lambda: ended(well))
+    assert (status.status.value, status.build_id) == ("ready", well.build_id), status
+    assert any("by and by" in e.message for e in status.log_entries), status.log_entries
+    status = until(lambda: ended(ill))
+    assert status.status.value == "error" and "9" in status.reason.message, status
+    s = make(names[0])
+    assert s.files.read("made") == "by and by\n"
+    s.kill()
+    for name in names:
+        Sandbox.delete_snapshot(name)
+
+
+@check("Template", "steps are made once, and anew where it is asked for")
+def _():
+    names = []
+
+    def build(between=lambda t: t, **kw):
+        """The steps' outcomes, each other whenever it is made."""
+        steps = Template().from_template("base").run_cmd("cat /proc/sys/kernel/random/uuid > first")
+        steps = between(steps).run_cmd("cat /proc/sys/kernel/random/uuid > second")
+        names.append(f"py-steps-{time.time_ns()}")
+        Template.build(steps, names[-1], cpu_count=1, memory_mb=512, **kw)
+        s = make(names[-1])
+        try:
+            return s.files.read("first"), s.files.read("second")
+        finally:
+            s.kill()
+
+    once, again = build(skip_cache=True), build()
+    assert again == once
+    from_there = build(lambda t: t.skip_cache())
+    assert from_there[1] != once[1]
+    anew = build(skip_cache=True)
+    assert anew[0] not in (once[0], from_there[0]) and anew[1] not in (once[1], from_there[1])
+    for name in names:
+        Sandbox.delete_snapshot(name)
+
+
 @check("Template", "tags are listed, assigned and removed")
 def _():
     name = f"py-tags-{time.time_ns()}"
@@ -846,6 +987,7 @@ def _():
 # What becomes of connections that break, by way of what breaks them as it is asked.
 BREAKER = os.environ.get("TEST_BREAKER", "")
 BY = {"api_url": BREAKER + "/e2b", "sandbox_url": BREAKER}
+BUSY = (ex.SandboxException, getattr(ex, "ServiceBusyException", ex.SandboxException))
 RETRYING = "retries" in ConnectionConfig.__init__.__code__.co_varnames
 KEYED = "idempotency_key" in Sandbox.create.__code__.co_varnames
 
@@ -928,6 +1070,72 @@ def _():
     with fails(getattr(ex, "ServiceBusyException", ex.SandboxException)):
         Sandbox.get_info(sbx().sandbox_id, **BY)
     assert attempts() == (4 if RETRYING else 1)
+
+
+@broken("502, 503 and 504, which say nothing of when")
+def _():
+    for status in (502, 503, 504):
+        breaks("GET", sbx().sandbox_id, "refused", status=status, times=9, mute=True)
+        with fails(*BUSY):
+            Sandbox.get_info(sbx().sandbox_id, **BY)
+        assert attempts() == (4 if RETRYING else 1)
+    metadata = {"broken": MARK + " refused"}
+    breaks("POST", "/sandboxes", "refused", status=502, times=2, mute=True)
+    if RETRYING:
+        s = make("base", metadata=metadata, **BY)
+        assert (attempts(), [i.sandbox_id for i in marked(metadata["broken"])]) == (3, [s.sandbox_id])
+        s.kill()
+    else:
+        with fails(*BUSY):
+            make("base", metadata=metadata, **BY)
+        assert (attempts(), len(marked(metadata["broken"]))) == (1, 0)
+
+
+class Late(http.server.BaseHTTPRequestHandler):
+    """Knows of no sandbox."""
+
+    def do_GET(self):
+        body = b'{"code":404,"message":"there is none"}'
+        self.send_response(404)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def connect_late():
+    """What becomes of a call whose first connection is refused and later ones are not, most times."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Late, bind_and_activate=False) as server:
+        server.server_bind()  # taken, and still closed
+        failure = []
+
+        def call():
+            try:
+                Sandbox.get_info("a" * 20, api_url=f"http://127.0.0.1:{server.server_address[1]}/e2b")
+            except BaseException as err:
+                failure.append(err)
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        caller.join(0.15)
+        server.server_activate()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        caller.join()
+        server.shutdown()
+    return failure[0]
+
+
+@broken("a connection that cannot be made")
+def _():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Late, bind_and_activate=False) as server:
+        server.server_bind()
+        with fails(httpx.ConnectError):
+            Sandbox.get_info("a" * 20, api_url=f"http://127.0.0.1:{server.server_address[1]}/e2b")
+    # It may have given up before there was one: not ever again.
+    until(lambda: type(connect_late()) is ex.SandboxNotFoundException)
 
 
 @broken("a request to the API that stalls")
@@ -1036,7 +1244,6 @@ def gone(killed=[]):
 
 
 # What is asked of a sandbox or a process that is not there, and how each fails.
-NOBODY = 999_999
 for feature, name, call, kind in [
     ("setTimeout", "a sandbox that there is not", lambda: gone().set_timeout(60), ex.SandboxNotFoundException),
     ("pause", "a sandbox that there is not", lambda: gone().pause(), ex.SandboxNotFoundException),
@@ -1175,6 +1382,17 @@ async def _():
         assert [e.name for e in await v.list("/")] == ["a"]
     finally:
         assert await AsyncVolume.destroy(v.volume_id)
+
+
+@check("async", "input in a stream", lambda: hasattr(Commands, "stream_input"))
+async def _():
+    s = await AsyncSandbox.connect(sbx().sandbox_id)
+    cmd = await s.commands.run("cat", background=True, stdin=True)
+    async with s.commands.stream_input(cmd.pid) as handle:
+        for i in range(1000):
+            await handle.send(f"{i}\n")
+    await s.commands.close_stdin(cmd.pid)
+    assert (await cmd.wait()).stdout == "".join(f"{i}\n" for i in range(1000))
 
 
 @check("async", "the asynchronous client")
