@@ -66,8 +66,10 @@ func (b *body) Read(p []byte) (int, error) {
 		b.unbound(deadline)
 		return n, err
 	}
-	// An expired deadline stays: the server, too, tries to read the rest.
 	b.over.Store(true)
+	if b.http2 {
+		b.unbound(deadline) // nothing of the body comes any more
+	} // else an expired deadline stays: the server, too, tries to read the rest
 	return n, readError(err)
 }
 

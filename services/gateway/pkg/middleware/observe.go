@@ -55,6 +55,7 @@ func Observe(o Observer, next http.Handler) http.Handler {
 		begin := time.Now()
 		control := http.NewResponseController(rw)
 		w := &recorder{ResponseWriter: rw, control: control, http2: r.ProtoMajor >= 2, stall: o.Stall, dog: watchdog{end: control.SetWriteDeadline}}
+		defer w.dismiss() // last of all: what fails is told, too
 		if !w.http2 {
 			w.arm() // for what the server itself writes, such as 100 Continue
 		}

@@ -102,3 +102,11 @@ func (w *recorder) disarm() {
 		w.dog.stop()
 	}
 }
+
+// dismiss ends the watch over reads and writes, as the handler returns.
+func (w *recorder) dismiss() {
+	w.dog.dismissed()
+	if w.in != nil {
+		w.in.dog.dismissed()
+	}
+}
