@@ -24,7 +24,10 @@ func TestSDKsOverTLS(t *testing.T) {
 	for i, p := range sdks {
 		t.Run(p.String(), func(t *testing.T) {
 			program, dir := install(t, p)
-			own := append(slices.Clone(environ), breaksOverTLS(t, environ)...)
+			own := slices.Clone(environ)
+			if p.Language == sdk.Python { // what JavaScript's HTTP client makes of it is not foreseeable
+				own = append(own, breaksOverTLS(t, environ)...)
+			}
 			if i%2 > 0 { // what the newer of a language does with the rest, it does, too
 				own = append(own, byNames)
 			}
