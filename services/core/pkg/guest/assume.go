@@ -25,7 +25,7 @@ type Identity struct {
 	// forgotten, and its connections end.
 	Fork bool
 	// MachineID is 32 hexadecimal digits, see machine-id(5). Empty: the agent draws
-	// one where there is none, and in a fork.
+	// one where there is none when it is first told, and in a fork.
 	MachineID string
 }
 

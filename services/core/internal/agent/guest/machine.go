@@ -83,6 +83,7 @@ func (m *Machine) Quiesce(ctx context.Context, _ *connect.Request[guestv1.Quiesc
 		// Once, and not in each machine that goes on from here. What cannot be used
 		// is no reason not to save the rest.
 		_ = m.Own.Settle(true, true)
+		meetMessages()
 	}
 	if err := m.Hooks.Quiesce(ctx); err != nil {
 		return nil, wire.Connect(err)

@@ -59,7 +59,8 @@ func (k *Keeper) files(i Identity) {
 	switch {
 	case i.MachineID != "" && (i.Fork || !known || last.machineID != i.MachineID):
 		errs = append(errs, k.writeMachineID(i.MachineID, known))
-	case i.MachineID == "" && (i.Fork || !k.hasMachineID()):
+	// A machine that goes on as itself was seen to have one.
+	case i.MachineID == "" && (i.Fork || k.last == nil && !k.hasMachineID()):
 		errs = append(errs, k.writeMachineID(drawID(), known))
 	}
 	if err := errors.Join(errs...); err != nil {

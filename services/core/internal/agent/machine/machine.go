@@ -40,27 +40,29 @@ func (*Clock) Set(now time.Time) {
 // a kernel that just booted has enough. Without the right to, the bytes are
 // mixed in only.
 func AddEntropy(seed []byte) error {
-	f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
+	// Not an os.File, which would be waited for by epoll: this is among the first
+	// that a restored machine does, where all that is done first is slow.
+	fd, err := unix.Open("/dev/urandom", unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return errors.Wrap(err, errors.Internal, "the machine has no /dev/urandom")
 	}
-	defer func() { _ = f.Close() }()
-	if credit(f, seed) != nil { // needs CAP_SYS_ADMIN
-		if _, err := f.Write(seed); err != nil {
+	defer func() { _ = unix.Close(fd) }()
+	if credit(fd, seed) != nil { // needs CAP_SYS_ADMIN
+		if _, err := unix.Write(fd, seed); err != nil {
 			return errors.Wrap(err, errors.Internal, "entropy cannot be added")
 		}
 	}
-	_ = unix.IoctlSetInt(int(f.Fd()), unix.RNDRESEEDCRNG, 0) // needs CAP_SYS_ADMIN; containers share the host's
+	_ = unix.IoctlSetInt(fd, unix.RNDRESEEDCRNG, 0) // needs CAP_SYS_ADMIN; containers share the host's
 	return nil
 }
 
 // credit adds bytes by RNDADDENTROPY, whose argument is struct rand_pool_info.
-func credit(random *os.File, seed []byte) error {
+func credit(random int, seed []byte) error {
 	info := make([]byte, 8, 8+len(seed))
 	binary.NativeEndian.PutUint32(info, uint32(len(seed))*8) // bits
 	binary.NativeEndian.PutUint32(info[4:], uint32(len(seed)))
 	info = append(info, seed...)
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, random.Fd(), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&info[0])))
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(random), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&info[0])))
 	if errno != 0 {
 		return errno
 	}

@@ -14,11 +14,19 @@ import (
 // far more than it does.
 const lastBreath = 2 * time.Second
 
-// introduce waits for a machine's agent and tells it who the machine is.
-func (d *Driver) introduce(caller context.Context, m *machine, att network.Attachment, fork bool, t *trace) error {
-	err := d.heard(caller, m, func(ctx context.Context, client *guest.Client, agent guest.Agent) error {
-		t.agent(agent)
-		return client.Assume(ctx, identity(m, att, fork))
+// introduce waits for a machine's agent and tells it who the machine is. That of
+// a restored one is told at once: it has shaken hands in an earlier life, whose
+// phases are of no interest, and what it is asked first takes longest.
+func (d *Driver) introduce(caller context.Context, m *machine, att network.Attachment, restored bool, t *trace) error {
+	err := d.whileAlive(caller, m, func(ctx context.Context, client *guest.Client) error {
+		if !restored {
+			agent, err := client.Handshake(ctx)
+			if err != nil {
+				return err
+			}
+			t.agent(agent)
+		}
+		return client.Assume(ctx, identity(m, att, m.Begun))
 	})
 	if err == nil {
 		t.phase("identity")
@@ -28,6 +36,17 @@ func (d *Driver) introduce(caller context.Context, m *machine, att network.Attac
 
 // heard waits for a machine's agent, and talks to it while its monitor lives.
 func (d *Driver) heard(caller context.Context, m *machine, talk func(context.Context, *guest.Client, guest.Agent) error) error {
+	return d.whileAlive(caller, m, func(ctx context.Context, client *guest.Client) error {
+		agent, err := client.Handshake(ctx)
+		if err != nil {
+			return err
+		}
+		return talk(ctx, client, agent)
+	})
+}
+
+// whileAlive talks to a machine's agent while its monitor lives.
+func (d *Driver) whileAlive(caller context.Context, m *machine, talk func(context.Context, *guest.Client) error) error {
 	ctx, cancel := context.WithCancel(caller)
 	defer cancel()
 	w := d.turns.Watched(m.MachineID)
@@ -41,14 +60,7 @@ func (d *Driver) heard(caller context.Context, m *machine, talk func(context.Con
 		case <-ctx.Done():
 		}
 	}()
-	client := d.client(m.MachineID)
-	err := func() error {
-		agent, err := client.Handshake(ctx)
-		if err != nil {
-			return err
-		}
-		return talk(ctx, client, agent)
-	}()
+	err := talk(ctx, d.client(m.MachineID))
 	if err == nil {
 		return nil
 	}

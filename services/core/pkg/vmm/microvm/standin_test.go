@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -171,6 +172,7 @@ type standInMonitor struct {
 	mu    sync.Mutex
 	still bool
 	life  life
+	told  atomic.Bool // it knows who it is in this life
 }
 
 // runMonitor is what a monitor's process does.
@@ -320,6 +322,9 @@ func (m *standInMonitor) Handshake(context.Context, *connect.Request[guestv1.Han
 	if strings.HasPrefix(m.g.ID, nameDies) {
 		os.Exit(3)
 	}
+	if m.g.From != "" && !m.told.Load() {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, errors.Plain("it is asked before it is told who it is"))
+	}
 	return connect.NewResponse(&guestv1.HandshakeResponse{Protocol: 1}), nil
 }
 
@@ -327,6 +332,7 @@ func (m *standInMonitor) Assume(_ context.Context, r *connect.Request[guestv1.As
 	if _, err := os.Stat(m.g.Ledger + "." + nameRefuses); err == nil {
 		return nil, connect.NewError(connect.CodeInvalidArgument, errors.Plain("it will not"))
 	}
+	m.told.Store(true)
 	m.note("told %s %s fork=%t", m.g.ID, r.Msg.GetHostname(), r.Msg.GetFork())
 	return connect.NewResponse(&guestv1.AssumeResponse{}), nil
 }

@@ -159,7 +159,8 @@ func (d *Driver) present(ctx context.Context, m *machine, att network.Attachment
 		}
 		t.phase("thaw")
 	}
-	if err := d.introduce(ctx, m, att, m.Begun, t); err != nil {
+	restored := m.Begun || m.run.Phase == phaseWaking
+	if err := d.introduce(ctx, m, att, restored, t); err != nil {
 		return err
 	}
 	if !m.Started || m.Begun {
