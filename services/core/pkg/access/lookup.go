@@ -46,33 +46,37 @@ type (
 // who are disabled or have left its project.
 func (l *Lookup) LookupKey(ctx context.Context, hash Hash) (domain.APIKey, error) {
 	return remembered(l, byHash(hash), func() (domain.APIKey, error) {
-		return l.key(ctx, func(tx storage.Tx) (*domain.APIKey, error) { return tx.Keys().ByHash(ctx, hash) })
+		return l.key(ctx, func(tx storage.Tx) (storage.HeldKey, error) { return tx.Keys().HeldByHash(ctx, hash) })
 	})
 }
 
 // LookupKeyID is LookupKey by the key's ID.
 func (l *Lookup) LookupKeyID(ctx context.Context, id domain.ID) (domain.APIKey, error) {
 	return remembered(l, byKey(id), func() (domain.APIKey, error) {
-		return l.key(ctx, func(tx storage.Tx) (*domain.APIKey, error) { return tx.Keys().Get(ctx, storage.System, id) })
+		return l.key(ctx, func(tx storage.Tx) (storage.HeldKey, error) { return tx.Keys().Held(ctx, id) })
 	})
 }
 
-func (l *Lookup) key(ctx context.Context, find func(storage.Tx) (*domain.APIKey, error)) (out domain.APIKey, err error) {
-	err = l.store.View(ctx, func(tx storage.Tx) error {
+func (l *Lookup) key(ctx context.Context, find func(storage.Tx) (storage.HeldKey, error)) (out domain.APIKey, err error) {
+	err = l.store.Read(ctx, func(tx storage.Tx) error {
 		k, err := find(tx)
 		if err != nil {
 			return err
 		}
-		out = *k
+		out = *k.APIKey
 		out.Scopes = k.Allowed()
 		if k.UserID == "" {
 			return nil
 		}
-		u, err := tx.Users().Get(ctx, k.UserID)
-		if err != nil {
-			return err
+		if k.User == nil {
+			return errors.New(errors.NotFound, "the user %s does not exist", k.UserID)
 		}
-		widest, err := reach(ctx, tx, u, k.ProjectID)
+		widest, err := within(k.User, func() (domain.Role, error) {
+			if k.Role == "" {
+				return "", errors.New(errors.NotFound, "the user has left the project")
+			}
+			return k.Role, nil
+		})
 		if err != nil {
 			return err
 		}
@@ -85,17 +89,25 @@ func (l *Lookup) key(ctx context.Context, find func(storage.Tx) (*domain.APIKey,
 // reach is the widest scope that a user has in a project. Returns NotFound for
 // users who are disabled or no members.
 func reach(ctx context.Context, tx storage.Tx, u *domain.User, project domain.ID) (domain.Scope, error) {
+	return within(u, func() (domain.Role, error) {
+		m, err := tx.Members().Get(ctx, project, u.ID)
+		if err != nil {
+			return "", err
+		}
+		return m.Role, nil
+	})
+}
+
+// within is the widest scope of a user whose role in a project is to be had.
+func within(u *domain.User, role func() (domain.Role, error)) (domain.Scope, error) {
 	if u.DisabledAt != nil {
 		return "", errors.New(errors.NotFound, "the user is disabled")
 	}
 	if u.Admin {
 		return domain.ScopeAdmin, nil
 	}
-	m, err := tx.Members().Get(ctx, project, u.ID)
-	if err != nil {
-		return "", err
-	}
-	return m.Role.Scope(), nil
+	r, err := role()
+	return r.Scope(), err
 }
 
 // LookupUser gives a user as a caller in a project; without one, in the

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -21,6 +22,14 @@ type (
 	startExecution struct {
 		VM  *domain.VM
 		Req vmm.StartExecution
+	}
+	runExecution struct {
+		VM, Project domain.ID
+		Req         vmm.StartExecution
+	}
+	ranExecution struct {
+		Execution *domain.Execution
+		Output    bool // comes next
 	}
 	readOutput struct {
 		Execution *domain.Execution
@@ -45,6 +54,30 @@ type (
 func (s *server) executions() {
 	answers(s, "executions.start", func(ctx context.Context, in startExecution) (*domain.Execution, error) {
 		return s.node.StartExecution(ctx, in.VM, in.Req)
+	})
+	streams(s, "executions.run", func(ctx context.Context, in runExecution, _ io.Reader, out *answer) error {
+		x, r, err := s.node.Execute(ctx, &domain.VM{ID: in.VM, ProjectID: in.Project}, in.Req)
+		if err != nil {
+			return err
+		}
+		if r == nil {
+			return out.begin(ranExecution{Execution: x})
+		}
+		defer func() { _ = r.Close() }()
+		first, err := early(ctx, r)
+		if err != nil || first == nil {
+			if berr := out.begin(ranExecution{x, true}); berr != nil || err != nil {
+				return errors.Join(err, berr)
+			}
+			return sendOutput(ctx, r, out)
+		}
+		if err := out.hold(ranExecution{x, true}); err != nil {
+			return err
+		}
+		if last, err := sendEvent(*first, out); last || err != nil {
+			return err
+		}
+		return sendOutput(ctx, r, out)
 	})
 	answers(s, "executions.get", func(ctx context.Context, in byID) (*domain.Execution, error) {
 		return s.node.Execution(ctx, in.ID)
@@ -112,6 +145,25 @@ type outputHead struct {
 	End    *domain.ExecutionEnd `json:"e,omitempty"`
 }
 
+// together is how long the answer to who runs a command waits for its first output,
+// or its end, to be sent with it: to send anything costs both sides more than a short
+// command runs.
+const together = 3 * time.Millisecond
+
+// early gives the first event of an output if it comes at once. EOF comes again.
+func early(ctx context.Context, r vmm.OutputReader) (*domain.OutputEvent, error) {
+	soon, cancel := context.WithTimeout(ctx, together)
+	defer cancel()
+	e, err := r.Next(soon)
+	switch {
+	case err == nil:
+		return &e, nil
+	case err == io.EOF, ctx.Err() == nil && soon.Err() != nil: //nolint:errorlint // returned bare
+		return nil, nil
+	}
+	return nil, err
+}
+
 func sendOutput(ctx context.Context, r vmm.OutputReader, out *answer) error {
 	for {
 		e, err := r.Next(ctx)
@@ -121,20 +173,74 @@ func sendOutput(ctx context.Context, r vmm.OutputReader, out *answer) error {
 		if err != nil {
 			return err
 		}
-		head, err := line(outputHead{e.Offset, e.Stream, len(e.Data), e.Gap, e.End})
-		if err != nil {
-			return err
-		}
-		if _, err := out.Write(append(head, e.Data...)); err != nil {
+		if last, err := sendEvent(e, out); last || err != nil {
 			return err
 		}
 	}
+}
+
+// sendEvent sends an event. Nothing comes after an execution's end, which goes with
+// the end of the answer.
+func sendEvent(e domain.OutputEvent, out *answer) (last bool, err error) {
+	head, err := line(outputHead{e.Offset, e.Stream, len(e.Data), e.Gap, e.End})
+	if err != nil {
+		return false, err
+	}
+	if head = append(head, e.Data...); e.End != nil {
+		return true, out.add(head)
+	}
+	_, err = out.Write(head)
+	return false, err
 }
 
 // StartExecution implements service.Node.
 func (c *Client) StartExecution(ctx context.Context, vm *domain.VM, req vmm.StartExecution) (*domain.Execution, error) {
 	return call[*domain.Execution](ctx, c, "executions.start", startExecution{vm, req})
 }
+
+// Execute implements service.Node. A node of before is asked for the two things that
+// it knows.
+func (c *Client) Execute(ctx context.Context, vm *domain.VM, req vmm.StartExecution) (*domain.Execution, vmm.OutputReader, error) {
+	var ran ranExecution
+	r, err := c.open(ctx, "executions.run", runExecution{vm.ID, vm.ProjectID, req}, nil, &ran)
+	if errors.HasCode(err, errors.Unsupported) {
+		x, err := c.StartExecution(ctx, vm, req)
+		return x, nil, err
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if !ran.Output {
+		return ran.Execution, nil, r.Close()
+	}
+	return ran.Execution, &directOutput{reply: r}, nil
+}
+
+// directOutput is the output of an execution at another node, in the answer of the call
+// that began it.
+type directOutput struct {
+	reply *reply
+	last  error // after the last event
+}
+
+// Hold implements vmm.OutputReader: it is too late for that.
+func (o *directOutput) Hold() {}
+
+// Next implements vmm.OutputReader. It ends with the call's context.
+func (o *directOutput) Next(ctx context.Context) (domain.OutputEvent, error) {
+	if o.last != nil {
+		return domain.OutputEvent{}, o.last
+	}
+	defer context.AfterFunc(ctx, o.reply.cancel)()
+	e, err := nextEvent(o.reply.Reader)
+	if err != nil {
+		o.last = o.reply.why(err)
+	}
+	return e, o.last
+}
+
+// Close implements vmm.OutputReader.
+func (o *directOutput) Close() error { return o.reply.Close() }
 
 // Execution implements service.Node.
 func (c *Client) Execution(ctx context.Context, id domain.ID) (*domain.Execution, error) {

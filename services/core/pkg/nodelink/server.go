@@ -45,7 +45,7 @@ func takes[In, Out any](s *server, name string, do func(context.Context, In, io.
 		if err != nil {
 			return err
 		}
-		return out.begin(v)
+		return out.hold(v) // and goes with the end of the answer
 	})
 }
 
@@ -72,12 +72,25 @@ type answer struct {
 
 // begin sends the value.
 func (a *answer) begin(v any) error {
+	if err := a.hold(v); err != nil {
+		return err
+	}
+	return a.flush()
+}
+
+// hold is begin for a value that goes with what is sent next.
+func (a *answer) hold(v any) error {
 	text, err := line(v)
 	if err != nil {
 		return err
 	}
 	a.begun = true
-	_, err = a.Write(text)
+	return a.add(text)
+}
+
+// add is Write for what goes with what is sent next.
+func (a *answer) add(p []byte) error {
+	_, err := a.w.Write(p)
 	return err
 }
 

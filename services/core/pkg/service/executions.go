@@ -16,32 +16,75 @@ import (
 
 // StartExecution implements vmm.Executions.
 func (s *Service) StartExecution(ctx context.Context, by vmm.Caller, vmID domain.ID, req vmm.StartExecution) (*domain.Execution, error) {
+	known, vm, node, err := s.prepared(ctx, by, vmID, &req)
+	if known != nil || err != nil {
+		return repeated(known, req, err)
+	}
+	x, err := node.StartExecution(ctx, vm, req)
+	s.remember(x, vm, err)
+	return repeated(x, req, err)
+}
+
+// Execute implements vmm.Executions.
+func (s *Service) Execute(ctx context.Context, by vmm.Caller, vmID domain.ID, req vmm.StartExecution) (*domain.Execution, vmm.OutputReader, error) {
+	x, vm, node, err := s.prepared(ctx, by, vmID, &req)
+	var out vmm.OutputReader
+	if x == nil && err == nil {
+		x, out, err = node.Execute(ctx, vm, req)
+		s.remember(x, vm, err)
+	}
+	if x, err = repeated(x, req, err); err == nil && out == nil {
+		out, err = s.Output(ctx, by, x.ID, 0, true)
+	}
+	if err != nil && out != nil {
+		_ = out.Close()
+	}
+	return x, out, err
+}
+
+// prepared checks what is to be started, and finds its VM and that one's node, or
+// the execution that there is under its ID.
+func (s *Service) prepared(ctx context.Context, by vmm.Caller, vmID domain.ID, req *vmm.StartExecution) (known *domain.Execution, vm *domain.VM, node Node, err error) {
 	if err := req.Command.Validate(); err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	if len(req.Tag) > domain.MaxMetadataValue {
-		return nil, errors.New(errors.InvalidArgument, "the tag has %d bytes, at most %d are allowed", len(req.Tag), domain.MaxMetadataValue).WithField("tag")
+		return nil, nil, nil, errors.New(errors.InvalidArgument, "the tag has %d bytes, at most %d are allowed", len(req.Tag), domain.MaxMetadataValue).WithField("tag")
 	}
 	if req.ID == "" {
 		req.ID = domain.NewID()
-	} else {
-		if _, err := domain.ParseID(string(req.ID)); err != nil {
-			return nil, err
+		vm, node, err = s.running(ctx, by, vmID)
+		return nil, vm, node, err
+	}
+	if _, err := domain.ParseID(string(req.ID)); err != nil {
+		return nil, nil, nil, err
+	}
+	if s.nodes.Here() == nil { // all is in the database, and most often nobody has used the ID
+		var used bool
+		err := s.store.Read(ctx, func(tx storage.Tx) (err error) {
+			vm, used, err = tx.VMs().ForExecution(ctx, by.ProjectID, vmID, req.ID)
+			return err
+		})
+		if err == nil && !used {
+			vm, node, err = s.ready(ctx, by, vm)
+			return nil, vm, node, err
 		}
-		known, err := s.started(ctx, by, vmID, req.ID)
-		if known != nil || err != nil {
-			return repeated(known, req, err)
+		if err != nil && !errors.HasCode(err, errors.NotFound) {
+			return nil, nil, nil, err
 		}
 	}
-	vm, node, err := s.running(ctx, by, vmID)
-	if err != nil {
-		return nil, err
+	if known, err = s.started(ctx, by, vmID, req.ID); known != nil || err != nil {
+		return known, nil, nil, err
 	}
-	x, err := node.StartExecution(ctx, vm, req)
+	vm, node, err = s.running(ctx, by, vmID)
+	return nil, vm, node, err
+}
+
+// remember notes an execution that a node has started.
+func (s *Service) remember(x *domain.Execution, vm *domain.VM, err error) {
 	if err == nil && s.nodes.Here() == nil {
 		s.recents.add(x, vm.WorkerID, s.time())
 	}
-	return repeated(x, req, err)
 }
 
 // repeated refuses the execution that there is under the ID of req where another

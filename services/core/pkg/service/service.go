@@ -29,6 +29,10 @@ type Node interface {
 	Live(vm domain.ID) (*domain.VM, bool)
 
 	StartExecution(ctx context.Context, vm *domain.VM, req vmm.StartExecution) (*domain.Execution, error)
+	// Execute starts an execution and reads its output from the beginning to the end.
+	// Of vm it looks at ID and project alone. The reader ends with ctx; it is nil
+	// where the execution was started, and its output is not to be had in this way.
+	Execute(ctx context.Context, vm *domain.VM, req vmm.StartExecution) (*domain.Execution, vmm.OutputReader, error)
 	// Execution returns what the node knows of an execution, fresher than the database.
 	// Returns NotFound where it knows nothing of it (any more).
 	Execution(ctx context.Context, id domain.ID) (*domain.Execution, error)

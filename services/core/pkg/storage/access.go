@@ -15,6 +15,10 @@ type Keys interface {
 	// last rotation; whether that may still be used is for the caller to see
 	// ([domain.APIKey.Opens]). Returns NotFound.
 	ByHash(ctx context.Context, hash [32]byte) (*domain.APIKey, error)
+	// Held and HeldByHash are Get, in any project, and ByHash with what the key's
+	// user may do in its project: one statement, for it is asked by every request.
+	Held(ctx context.Context, id domain.ID) (HeldKey, error)
+	HeldByHash(ctx context.Context, hash [32]byte) (HeldKey, error)
 	// Insert returns AlreadyExists, NotFound for the project.
 	Insert(ctx context.Context, k *domain.APIKey) error
 	// Rotate gives a key another secret. The one it had counts until a time;
@@ -27,6 +31,13 @@ type Keys interface {
 	List(ctx context.Context, project domain.ID, p Page) (List[*domain.APIKey], error)
 	// Count counts the keys of a project that are in force at a time.
 	Count(ctx context.Context, project domain.ID, now time.Time) (int, error)
+}
+
+// HeldKey is a key with the user that it is of.
+type HeldKey struct {
+	*domain.APIKey
+	User *domain.User // with ID, Admin and DisabledAt alone; nil: it is of none, or of one that is gone
+	Role domain.Role  // of the user in the key's project; empty: no member
 }
 
 // KeySecret is what is stored of a key's new secret.

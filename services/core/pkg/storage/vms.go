@@ -25,6 +25,9 @@ type VMFilter struct {
 type VMs interface {
 	// Get returns NotFound. Tombstones are found.
 	Get(ctx context.Context, project, id domain.ID) (*domain.VM, error)
+	// ForExecution is Get, and reports whether an execution of any VM has an ID: one
+	// statement, for it is asked before each command.
+	ForExecution(ctx context.Context, project, id, execution domain.ID) (vm *domain.VM, used bool, err error)
 	// ByName finds the VM that holds a name, or else the newest tombstone that
 	// held it. A VM that is wanted deleted has given its name up. Returns NotFound.
 	ByName(ctx context.Context, project domain.ID, name string) (*domain.VM, error)

@@ -223,6 +223,10 @@ type Executions interface {
 	// InvalidArgument for a missing program, user or directory, GuestFault, Unavailable,
 	// IdempotencyMismatch when the ID is one that another Command.Request began.
 	StartExecution(ctx context.Context, by Caller, vm domain.ID, req StartExecution) (*domain.Execution, error)
+	// Execute is StartExecution and Output from the beginning, with follow, for who
+	// waits for the end anyhow: it may return a moment after the start, with the first
+	// output. The reader ends with ctx, and holds nothing back.
+	Execute(ctx context.Context, by Caller, vm domain.ID, req StartExecution) (*domain.Execution, OutputReader, error)
 	GetExecution(ctx context.Context, by Caller, id domain.ID) (*domain.Execution, error)
 	ListExecutions(ctx context.Context, by Caller, vm domain.ID, p Page) (ExecutionList, error)
 	// Output reads the journal from an offset. With follow it waits for more

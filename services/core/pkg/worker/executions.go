@@ -158,6 +158,19 @@ func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 	return row, nil
 }
 
+// Execute implements service.Node.
+func (w *Worker) Execute(ctx context.Context, vm *domain.VM, req vmm.StartExecution) (*domain.Execution, vmm.OutputReader, error) {
+	x, err := w.StartExecution(ctx, vm, req)
+	if err != nil {
+		return nil, nil, err
+	}
+	out, err := w.Output(ctx, x, 0, true)
+	if err != nil {
+		return x, nil, nil //nolint:nilerr // it runs: who wants its output asks for that, and is told
+	}
+	return x, out, nil
+}
+
 // traced has a command told of its trace, where that is wanted.
 func (w *Worker) traced(c domain.Command, span tracing.Span) domain.Command {
 	const variable = "TRACEPARENT"

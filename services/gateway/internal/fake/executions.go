@@ -241,6 +241,16 @@ type reader struct {
 	ended  bool
 }
 
+// Execute implements vmm.Executions.
+func (o *Orchestrator) Execute(ctx context.Context, by vmm.Caller, id domain.ID, req vmm.StartExecution) (*domain.Execution, vmm.OutputReader, error) {
+	x, err := o.StartExecution(ctx, by, id, req)
+	if err != nil {
+		return nil, nil, err
+	}
+	out, err := o.Output(ctx, by, x.ID, 0, true)
+	return x, out, err
+}
+
 // Output implements vmm.Executions.
 func (o *Orchestrator) Output(_ context.Context, by vmm.Caller, id domain.ID, from int64, follow bool) (vmm.OutputReader, error) {
 	o.mu.Lock()

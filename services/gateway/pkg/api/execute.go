@@ -45,12 +45,10 @@ func (a *API) execute(ctx context.Context, in *executeInput) (*executeOutput, er
 		return nil, err
 	}
 	keyed(&req, in.IdempotencyKey, by.ProjectID, vm, in.Body)
-	exec, err := a.VMs.StartExecution(ctx, by, vm, req)
-	if err != nil {
-		return nil, err
+	exec, out, err := a.VMs.Execute(ctx, by, vm, req)
+	if exec != nil {
+		trail.Subject(ctx, "execution", exec.ID.String())
 	}
-	trail.Subject(ctx, "execution", exec.ID.String())
-	out, err := a.VMs.Output(ctx, by, exec.ID, 0, true)
 	if err != nil {
 		return nil, err
 	}

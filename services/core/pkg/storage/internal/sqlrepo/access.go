@@ -2,6 +2,7 @@ package sqlrepo
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -19,11 +20,16 @@ const (
 	keySelect  = "SELECT " + keyColumns + " FROM api_keys"
 )
 
-func scanKey(r Row) (*domain.APIKey, error) {
+func scanKey(r Row) (*domain.APIKey, error) { return scanKeyAnd(r) }
+
+// scanKeyAnd reads a key's columns, and more behind them.
+func scanKeyAnd(r Row, more ...any) (*domain.APIKey, error) {
 	k := new(domain.APIKey)
 	var hash, old []byte
-	err := r.Scan(&k.ID, &k.ProjectID, &k.UserID, &k.Name, &k.Prefix, &hash, &old, scanOptTime{&k.OldUntil}, jsonText{&k.Scopes}, &k.CreatedBy,
-		scanTime{&k.CreatedAt}, scanOptTime{&k.RotatedAt}, scanOptTime{&k.ExpiresAt}, scanOptTime{&k.LastUsedAt}, scanOptTime{&k.RevokedAt})
+	err := r.Scan(append([]any{
+		&k.ID, &k.ProjectID, &k.UserID, &k.Name, &k.Prefix, &hash, &old, scanOptTime{&k.OldUntil}, jsonText{&k.Scopes}, &k.CreatedBy,
+		scanTime{&k.CreatedAt}, scanOptTime{&k.RotatedAt}, scanOptTime{&k.ExpiresAt}, scanOptTime{&k.LastUsedAt}, scanOptTime{&k.RevokedAt},
+	}, more...)...)
 	copy(k.Hash[:], hash)
 	copy(k.OldHash[:], old)
 	return k, err
@@ -46,6 +52,33 @@ func (r keys) Get(ctx context.Context, project, id domain.ID) (*domain.APIKey, e
 
 func (r keys) ByHash(ctx context.Context, hash [32]byte) (*domain.APIKey, error) {
 	return queryOne(ctx, r.s, scanKey, errors.New(errors.NotFound, "no such API key"), keySelect+" WHERE hash = ? OR old_hash = ?", hash[:], hash[:])
+}
+
+// heldSelect has a user's columns empty where a key is of nobody.
+var heldSelect = "SELECT k." + strings.ReplaceAll(keyColumns, ", ", ", k.") + `, COALESCE(u.id, ''), COALESCE(u.admin, 0), u.disabled_at, COALESCE(m.role, '')
+	FROM api_keys k LEFT JOIN users u ON u.id = k.user_id LEFT JOIN memberships m ON m.project_id = k.project_id AND m.user_id = k.user_id`
+
+func (r keys) held(ctx context.Context, absent *errors.Error, where string, args ...any) (storage.HeldKey, error) {
+	found, err := queryOne(ctx, r.s, func(row Row) (_ *storage.HeldKey, err error) {
+		h, u := new(storage.HeldKey), new(domain.User)
+		h.APIKey, err = scanKeyAnd(row, &u.ID, scanFlag{&u.Admin}, scanOptTime{&u.DisabledAt}, &h.Role)
+		if u.ID != "" {
+			h.User = u
+		}
+		return h, err
+	}, absent, heldSelect+where, args...)
+	if err != nil {
+		return storage.HeldKey{}, err
+	}
+	return *found, nil
+}
+
+func (r keys) Held(ctx context.Context, id domain.ID) (storage.HeldKey, error) {
+	return r.held(ctx, notFound("API key", id), " WHERE k.id = ?", string(id))
+}
+
+func (r keys) HeldByHash(ctx context.Context, hash [32]byte) (storage.HeldKey, error) {
+	return r.held(ctx, errors.New(errors.NotFound, "no such API key"), " WHERE k.hash = ? OR k.old_hash = ?", hash[:], hash[:])
 }
 
 func (r keys) Insert(ctx context.Context, k *domain.APIKey) error {

@@ -23,7 +23,8 @@ const (
 	vmChanging = "spec, name, metadata, isolation, desired, observed, pause_mode, generation, epoch, " +
 		"worker_id, machine_id, stored_id, moves, deadline, deadline_gen, deadline_ack, egress_gen, egress_ack, on_timeout, idle_timeout, auto_resume, " +
 		"env_sealed, token_sealed, reason, tombstone, updated_at, started_at, ended_at, revision"
-	vmSelect = "SELECT id, project_id, created_at, " + vmChanging + ", " + vmAway + " FROM vms"
+	vmRead   = "id, project_id, created_at, " + vmChanging + ", " + vmAway
+	vmSelect = "SELECT " + vmRead + " FROM vms"
 	// vmAway is the last sign of life of a VM's worker that is away. What rests in
 	// the storage needs none.
 	vmAway = "(SELECT w.seen_at FROM workers w WHERE w.id = vms.worker_id AND w.state = 'away' AND vms.observed <> 'deleted' AND NOT " + vmInStorage + ")"
@@ -46,9 +47,12 @@ func changingOf(vm *domain.VM, revision int64) []any {
 	}
 }
 
-func scanVM(r Row) (*domain.VM, error) {
+func scanVM(r Row) (*domain.VM, error) { return scanVMAnd(r) }
+
+// scanVMAnd reads a VM's columns, and more behind them.
+func scanVMAnd(r Row, more ...any) (*domain.VM, error) {
 	vm := new(domain.VM)
-	return vm, r.Scan(
+	return vm, r.Scan(append([]any{
 		&vm.ID, &vm.ProjectID, scanTime{&vm.CreatedAt},
 		jsonText{&vm.Spec}, &vm.Name, jsonText{&vm.Metadata}, &vm.Isolation, &vm.Desired, &vm.Observed, &vm.PauseMode, &vm.Generation, &vm.Epoch,
 		&vm.WorkerID, &vm.MachineID, &vm.StoredID, jsonText{&vm.Moves}, scanOptTime{&vm.Deadline}, &vm.DeadlineGen, &vm.DeadlineAck, &vm.EgressGen, &vm.EgressAck,
@@ -56,7 +60,7 @@ func scanVM(r Row) (*domain.VM, error) {
 		&vm.EnvSealed, &vm.TokenSealed, &vm.Reason, scanOptJSON[domain.Tombstone]{&vm.Tombstone},
 		scanTime{&vm.UpdatedAt}, scanOptTime{&vm.StartedAt}, scanOptTime{&vm.EndedAt}, &vm.Revision,
 		scanOptTime{&vm.UnreachableSince},
-	)
+	}, more...)...)
 }
 
 func (r vms) Get(ctx context.Context, project, id domain.ID) (*domain.VM, error) {
@@ -68,6 +72,15 @@ func (r vms) Get(ctx context.Context, project, id domain.ID) (*domain.VM, error)
 		r.tx.read = readVM{vm.ProjectID, vm.ID, maps.Clone(vm.Metadata)}
 	}
 	return vm, err
+}
+
+func (r vms) ForExecution(ctx context.Context, project, id, execution domain.ID) (vm *domain.VM, used bool, err error) {
+	w := where{args: []any{string(execution)}}
+	w.add("id = ?", string(id))
+	w.eq("project_id", project)
+	vm, err = queryOne(ctx, r.s, func(row Row) (*domain.VM, error) { return scanVMAnd(row, scanFlag{&used}) }, notFound("VM", id),
+		"SELECT "+vmRead+", (SELECT COUNT(*) FROM (SELECT 1 FROM executions x WHERE x.id = ? LIMIT 1) used) FROM vms"+w.String(), w.args...)
+	return vm, used, err
 }
 
 func (r vms) ByName(ctx context.Context, project domain.ID, name string) (*domain.VM, error) {
