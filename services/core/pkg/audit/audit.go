@@ -127,7 +127,7 @@ func (l *Log) Import(ctx context.Context) error {
 			return err
 		}
 		damaged, err := l.journal.readAside(batch, func(rs []*domain.AuditRecord) error {
-			return l.Store.Update(ctx, func(tx storage.Tx) error { return tx.Audit().Insert(ctx, rs...) })
+			return l.Store.Aside(ctx, func(tx storage.Tx) error { return tx.Audit().Insert(ctx, rs...) })
 		})
 		if err != nil {
 			return err

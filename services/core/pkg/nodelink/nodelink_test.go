@@ -27,6 +27,7 @@ import (
 type node struct {
 	service.Node
 	output func() (vmm.OutputReader, error)
+	run    func(*domain.VM, vmm.StartExecution) (*domain.Execution, vmm.OutputReader, error)
 	files  service.GuestFiles
 	dial   func(port uint16) (net.Conn, error)
 	wait   func(context.Context) error

@@ -212,13 +212,16 @@ func (s *Service) setDeadline(vm *domain.VM, timeout time.Duration) {
 // idempotentVM returns the VM that this key made before, or remembers that id is being made.
 func (s *Service) idempotentVM(ctx context.Context, tx storage.Tx, by vmm.Caller, req vmm.CreateVM, id domain.ID) (*domain.VM, error) {
 	key, now := idempotencyScope+":"+req.IdempotencyKey, s.time()
+	// Most often it is new.
+	err := tx.Idempotency().Insert(ctx, &storage.Idempotent{
+		ProjectID: by.ProjectID, Key: key, RequestDigest: req.RequestDigest, SubjectID: id,
+		Status: 201, CreatedAt: now, ExpiresAt: now.Add(keepIdempotencyKeys),
+	})
+	if !errors.HasCode(err, errors.AlreadyExists) {
+		return nil, err
+	}
 	rec, err := tx.Idempotency().Get(ctx, by.ProjectID, key, now)
 	switch {
-	case errors.HasCode(err, errors.NotFound):
-		return nil, tx.Idempotency().Insert(ctx, &storage.Idempotent{
-			ProjectID: by.ProjectID, Key: key, RequestDigest: req.RequestDigest, SubjectID: id,
-			Status: 201, CreatedAt: now, ExpiresAt: now.Add(keepIdempotencyKeys),
-		})
 	case err != nil:
 		return nil, err
 	case rec.RequestDigest != req.RequestDigest:

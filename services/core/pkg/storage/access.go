@@ -96,7 +96,7 @@ type Idempotency interface {
 	// Get returns NotFound for keys that are absent or expired at now.
 	Get(ctx context.Context, project domain.ID, key string, now time.Time) (*Idempotent, error)
 	// Insert takes a key; one that has expired at r.CreatedAt is taken over.
-	// Returns AlreadyExists.
+	// Returns AlreadyExists, after which the transaction may go on.
 	Insert(ctx context.Context, r *Idempotent) error
 	// Complete notes subject and status. Returns NotFound.
 	Complete(ctx context.Context, project domain.ID, key string, subject domain.ID, status int) error

@@ -20,12 +20,12 @@ type Store interface {
 	// Update runs f in a transaction and commits it when f returns nil; any
 	// error or panic of f rolls it back and is passed on. Writers take turns.
 	// Nothing is retried: on Conflict the caller reads again and decides. After
-	// any error of a repository but NotFound f returns it; on some databases
+	// any error of a repository but NotFound f returns it, unless that says otherwise; on some databases
 	// the transaction is void then.
 	// f must not call Update or View of the same store, nor keep the Tx.
 	Update(ctx context.Context, f func(Tx) error) error
 	// Aside is Update without a turn, where the database can do without: for rows
-	// that nobody decides by and no event tells of, as signs of life.
+	// that nobody decides by and no event tells of, as signs of life and what was done.
 	Aside(ctx context.Context, f func(Tx) error) error
 	// Changed returns a channel that is closed when a commit after the call
 	// has written outbox events. It is a hint for this process only: take the

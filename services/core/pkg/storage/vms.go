@@ -28,6 +28,8 @@ type VMs interface {
 	// ForExecution is Get, and reports whether an execution of any VM has an ID: one
 	// statement, for it is asked before each command.
 	ForExecution(ctx context.Context, project, id, execution domain.ID) (vm *domain.VM, used bool, err error)
+	// Serving is Get in any project, and reports whether a task of the VM runs.
+	Serving(ctx context.Context, id domain.ID) (vm *domain.VM, tasks bool, err error)
 	// ByName finds the VM that holds a name, or else the newest tombstone that
 	// held it. A VM that is wanted deleted has given its name up. Returns NotFound.
 	ByName(ctx context.Context, project domain.ID, name string) (*domain.VM, error)
@@ -86,6 +88,9 @@ type Machines interface {
 	Insert(ctx context.Context, m *domain.Machine) error
 	// Update writes handle, VM and epoch. Returns NotFound, AlreadyExists.
 	Update(ctx context.Context, m *domain.Machine) error
+	// Began writes the epoch that a machine is in, and its handle unless that is nil.
+	// Returns NotFound.
+	Began(ctx context.Context, id domain.ID, handle []byte, epoch int64) error
 	// Delete of an absent machine is success.
 	Delete(ctx context.Context, id domain.ID) error
 	// OnWorker lists all machines of a worker, oldest first.

@@ -250,15 +250,7 @@ func (w *Worker) attachFailed(ctx context.Context, vm *domain.VM, driver vmm.Dri
 
 // bindMachine keeps the driver's handle and the epoch with the machine's row.
 func (w *Worker) bindMachine(ctx context.Context, tx storage.Tx, vm *domain.VM, handle vmm.Handle) error {
-	m, err := tx.Machines().Get(ctx, vm.MachineID)
-	if err != nil {
-		return err
-	}
-	if handle != nil {
-		m.Handle = handle
-	}
-	m.Epoch = vm.Epoch
-	return tx.Machines().Update(ctx, m)
+	return tx.Machines().Began(ctx, vm.MachineID, handle, vm.Epoch)
 }
 
 // openExecutions lists the executions that are on record as not ended.

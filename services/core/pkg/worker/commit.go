@@ -19,10 +19,11 @@ import (
 func (w *Worker) commit(ctx context.Context, id domain.ID, kind string, change func(tx storage.Tx, row *domain.VM) error) (*domain.VM, error) {
 	ctx = context.WithoutCancel(ctx)
 	var row *domain.VM
+	var serves bool // a task
 	var ended []*domain.Task
 	err := w.Store.Update(ctx, func(tx storage.Tx) (err error) {
 		ended = nil
-		if row, err = tx.VMs().Get(ctx, storage.System, id); err != nil {
+		if row, serves, err = tx.VMs().Serving(ctx, id); err != nil {
 			return err
 		}
 		if row.WorkerID != w.id {
@@ -41,7 +42,7 @@ func (w *Worker) commit(ctx context.Context, id domain.ID, kind string, change f
 				return err
 			}
 		}
-		if !lifecycle.Converged(row.Desired, row.Observed) {
+		if !serves || !lifecycle.Converged(row.Desired, row.Observed) {
 			return nil
 		}
 		ended, err = w.endTasks(ctx, tx, row)

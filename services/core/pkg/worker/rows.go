@@ -133,14 +133,17 @@ func (r *rows) write() bool {
 	for i, c := range batch {
 		newest[c.row.ID] = i
 	}
+	var last []*domain.Execution // of an execution that has both begun and ended, only the end
+	for i := range batch {
+		if c := &batch[i]; newest[c.row.ID] == i {
+			last = append(last, &c.row)
+		}
+	}
 	err := r.store.Update(ctx, func(tx storage.Tx) error {
-		for i, c := range batch {
-			// Of an execution that has both begun and ended, only the end.
-			if newest[c.row.ID] == i {
-				if err := tx.Executions().Upsert(ctx, &c.row); err != nil {
-					return err
-				}
-			}
+		if err := tx.Executions().Upsert(ctx, last...); err != nil {
+			return err
+		}
+		for _, c := range batch {
 			if c.kind == "" {
 				continue
 			}

@@ -115,6 +115,41 @@ func (s *session) Exec(ctx context.Context, query string, args ...any) (int64, e
 	return rows.CommandTag().RowsAffected(), s.fault(ctx, err)
 }
 
+// ExecEach implements [sqlrepo.Session]. All but the one that begins the transaction
+// go together.
+func (s *session) ExecEach(ctx context.Context, query string, rows [][]any) (failed int, err error) {
+	done := 0
+	if len(rows) > 0 && (len(s.begin) > 0 || s.renew != nil) {
+		if _, err := s.Exec(ctx, query, rows[0]...); err != nil {
+			return 0, err
+		}
+		done = 1
+	}
+	if len(rows) == done {
+		return 0, nil
+	}
+	if err := s.ready(ctx); err != nil {
+		return done, err
+	}
+	if s.dead() {
+		return done, unreachable(nil)
+	}
+	var batch pgx.Batch
+	query = numbered(query)
+	for _, args := range rows[done:] {
+		batch.Queue(query, escaped(args)...)
+	}
+	results := s.lent.Conn().SendBatch(ctx, &batch)
+	for ; done < len(rows) && err == nil; done++ {
+		_, err = results.Exec()
+		failed = done
+	}
+	if cerr := results.Close(); err == nil {
+		err = cerr
+	}
+	return failed, s.fault(ctx, err)
+}
+
 // Query implements [sqlrepo.Session].
 func (s *session) Query(ctx context.Context, each func(sqlrepo.Row) error, query string, args ...any) error {
 	if err := s.ready(ctx); err != nil {

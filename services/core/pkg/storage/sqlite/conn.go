@@ -110,6 +110,16 @@ func (s *session) Exec(ctx context.Context, query string, args ...any) (int64, e
 	return n, classify(err)
 }
 
+// ExecEach implements [sqlrepo.Session].
+func (s *session) ExecEach(ctx context.Context, query string, rows [][]any) (failed int, err error) {
+	for i, args := range rows {
+		if _, err := s.Exec(ctx, query, args...); err != nil {
+			return i, err
+		}
+	}
+	return 0, nil
+}
+
 // Query implements [sqlrepo.Session].
 func (s *session) Query(ctx context.Context, each func(sqlrepo.Row) error, query string, args ...any) (err error) {
 	if err := s.ready(ctx); err != nil {

@@ -40,6 +40,15 @@ func (p *planner) Exec(ctx context.Context, query string, args ...any) (int64, e
 	return p.session.Exec(ctx, query, args...)
 }
 
+func (p *planner) ExecEach(ctx context.Context, query string, rows [][]any) (int, error) {
+	for i, args := range rows {
+		if _, err := p.Exec(ctx, query, args...); err != nil {
+			return i, err
+		}
+	}
+	return 0, nil
+}
+
 func (p *planner) Query(ctx context.Context, each func(sqlrepo.Row) error, query string, args ...any) error {
 	if err := p.explain(ctx, query, args); err != nil {
 		return err

@@ -116,6 +116,14 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 			_, _ = tx.VMs().Get(ctx, "", id)
 			return nil
 		}},
+		Lookup{Name: "VM with an execution's ID", Run: func(ctx context.Context, tx storage.Tx) error {
+			_, _, _ = tx.VMs().ForExecution(ctx, p, id, id)
+			return nil
+		}},
+		Lookup{Name: "VM with its tasks", Run: func(ctx context.Context, tx storage.Tx) error {
+			_, _, _ = tx.VMs().Serving(ctx, id)
+			return nil
+		}},
 		Lookup{Name: "count of a project", Sorts: true, Index: "vms_quota", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.VMs().Count(ctx, p)) }},
 		Lookup{Name: "volume by name", Run: func(ctx context.Context, tx storage.Tx) error {
 			_, _ = tx.Volumes().ByName(ctx, p, "n")
@@ -252,6 +260,14 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 		Lookup{Name: "keys counted", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Keys().Count(ctx, p, now)) }},
 		Lookup{Name: "key by hash", Run: func(ctx context.Context, tx storage.Tx) error {
 			_, _ = tx.Keys().ByHash(ctx, [32]byte{})
+			return nil
+		}},
+		Lookup{Name: "held key by hash", Run: func(ctx context.Context, tx storage.Tx) error {
+			_, _ = tx.Keys().HeldByHash(ctx, [32]byte{})
+			return nil
+		}},
+		Lookup{Name: "held key by ID", Run: func(ctx context.Context, tx storage.Tx) error {
+			_, _ = tx.Keys().Held(ctx, id)
 			return nil
 		}},
 		Lookup{Name: "idempotency expiry", Run: func(ctx context.Context, tx storage.Tx) error {

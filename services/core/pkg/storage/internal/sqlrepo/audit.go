@@ -14,6 +14,8 @@ import (
 
 type audit struct{ s Session }
 
+var auditInsert = "INSERT INTO audit (" + auditColumns + ") VALUES (" + marks(auditColumns) + ") ON CONFLICT (id) DO NOTHING"
+
 const (
 	auditColumns = "id, project_id, created_at, actor, key_id, user_id, admin, entered, operation, subject_kind, subject_id, vm_id, " +
 		"client_address, user_agent, status, code, request_id, unrecorded"
@@ -27,13 +29,15 @@ func scanAudit(r Row) (*domain.AuditRecord, error) {
 }
 
 func (r audit) Insert(ctx context.Context, rs ...*domain.AuditRecord) error {
-	for _, a := range rs {
-		_, err := r.s.Exec(ctx, "INSERT INTO audit ("+auditColumns+") VALUES ("+marks(auditColumns)+") ON CONFLICT (id) DO NOTHING",
+	rows := make([][]any, len(rs))
+	for i, a := range rs {
+		rows[i] = []any{
 			string(a.ID), string(a.ProjectID), micros(a.At), a.Actor, string(a.KeyID), string(a.UserID), flag(a.Admin), flag(a.Entered),
-			a.Operation, a.SubjectKind, a.SubjectID, string(a.VMID), a.Client, a.Agent, a.Status, a.Code, a.RequestID, a.Unrecorded)
-		if err != nil {
-			return fault(err, "writing to the audit log")
+			a.Operation, a.SubjectKind, a.SubjectID, string(a.VMID), a.Client, a.Agent, a.Status, a.Code, a.RequestID, a.Unrecorded,
 		}
+	}
+	if _, err := r.s.ExecEach(ctx, auditInsert, rows); err != nil {
+		return fault(err, "writing to the audit log")
 	}
 	return nil
 }

@@ -89,13 +89,15 @@ func (r executions) Insert(ctx context.Context, e *domain.Execution) error {
 }
 
 func (r executions) Upsert(ctx context.Context, es ...*domain.Execution) error {
-	for _, e := range es {
+	rows := make([][]any, len(es))
+	for i, e := range es {
 		if err := checkExecution(e); err != nil {
 			return err
 		}
-		if _, err := r.s.Exec(ctx, executionUpsert, append(executionArgs(e), string(e.VMID), string(e.ProjectID))...); err != nil {
-			return executionFault(err, e)
-		}
+		rows[i] = append(executionArgs(e), string(e.VMID), string(e.ProjectID))
+	}
+	if i, err := r.s.ExecEach(ctx, executionUpsert, rows); err != nil {
+		return executionFault(err, es[i])
 	}
 	return nil
 }

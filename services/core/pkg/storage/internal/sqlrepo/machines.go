@@ -68,6 +68,14 @@ func (r machines) Update(ctx context.Context, m *domain.Machine) error {
 	return nil
 }
 
+func (r machines) Began(ctx context.Context, id domain.ID, handle []byte, epoch int64) error {
+	n, err := r.s.Exec(ctx, "UPDATE machines SET handle = COALESCE(?, handle), epoch = ? WHERE id = ?", blob(handle), epoch, string(id))
+	if err == nil && n == 0 {
+		return notFound("machine", id)
+	}
+	return err
+}
+
 func machineFault(err error, m *domain.Machine) error {
 	switch {
 	case violated(err, Unique, "vm"):

@@ -18,6 +18,9 @@ type Row interface {
 type Session interface {
 	// Exec returns the number of rows written.
 	Exec(ctx context.Context, query string, args ...any) (int64, error)
+	// ExecEach is Exec for each of several rows of arguments, in a round trip or two
+	// where there are any. It returns the first one that failed.
+	ExecEach(ctx context.Context, query string, rows [][]any) (failed int, err error)
 	// Query calls each for every row; the rows are closed when it returns.
 	Query(ctx context.Context, each func(Row) error, query string, args ...any) error
 	// Clock is an expression for the database's present time in microseconds,

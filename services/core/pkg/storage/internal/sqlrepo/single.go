@@ -16,6 +16,9 @@ type Single struct {
 // Exec implements [Session].
 func (s *Single) Exec(context.Context, string, ...any) (int64, error) { return 0, notOne() }
 
+// ExecEach implements [Session].
+func (s *Single) ExecEach(context.Context, string, [][]any) (int, error) { return 0, notOne() }
+
 // Query implements [Session].
 func (s *Single) Query(ctx context.Context, each func(Row) error, query string, args ...any) error {
 	if s.asked || !strings.HasPrefix(query, "SELECT ") {

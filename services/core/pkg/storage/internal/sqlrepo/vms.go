@@ -68,19 +68,34 @@ func (r vms) Get(ctx context.Context, project, id domain.ID) (*domain.VM, error)
 	w.add("id = ?", string(id))
 	w.eq("project_id", project)
 	vm, err := queryOne(ctx, r.s, scanVM, notFound("VM", id), vmSelect+w.String(), w.args...)
-	if err == nil {
-		r.tx.read = readVM{vm.ProjectID, vm.ID, maps.Clone(vm.Metadata)}
-	}
+	r.note(vm)
 	return vm, err
 }
 
 func (r vms) ForExecution(ctx context.Context, project, id, execution domain.ID) (vm *domain.VM, used bool, err error) {
-	w := where{args: []any{string(execution)}}
+	return r.with(ctx, project, id, "executions x WHERE x.id = ?", string(execution))
+}
+
+func (r vms) Serving(ctx context.Context, id domain.ID) (vm *domain.VM, tasks bool, err error) {
+	return r.with(ctx, storage.System, id, "tasks t WHERE t.subject = vms.id AND t.project_id = vms.project_id AND t.state = 'running'")
+}
+
+// with is Get, and reports whether there is a row of another table.
+func (r vms) with(ctx context.Context, project, id domain.ID, row string, args ...any) (vm *domain.VM, there bool, err error) {
+	w := where{args: args}
 	w.add("id = ?", string(id))
 	w.eq("project_id", project)
-	vm, err = queryOne(ctx, r.s, func(row Row) (*domain.VM, error) { return scanVMAnd(row, scanFlag{&used}) }, notFound("VM", id),
-		"SELECT "+vmRead+", (SELECT COUNT(*) FROM (SELECT 1 FROM executions x WHERE x.id = ? LIMIT 1) used) FROM vms"+w.String(), w.args...)
-	return vm, used, err
+	vm, err = queryOne(ctx, r.s, func(row Row) (*domain.VM, error) { return scanVMAnd(row, scanFlag{&there}) }, notFound("VM", id),
+		"SELECT "+vmRead+", CASE WHEN EXISTS (SELECT 1 FROM "+row+") THEN 1 ELSE 0 END FROM vms"+w.String(), w.args...)
+	r.note(vm)
+	return vm, there, err
+}
+
+// note keeps what is known of a VM that was read.
+func (r vms) note(vm *domain.VM) {
+	if vm != nil {
+		r.tx.read = readVM{vm.ProjectID, vm.ID, maps.Clone(vm.Metadata)}
+	}
 }
 
 func (r vms) ByName(ctx context.Context, project domain.ID, name string) (*domain.VM, error) {
