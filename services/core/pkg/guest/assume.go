@@ -24,6 +24,9 @@ type Identity struct {
 	// that must be unique stays as it was there, what that one was told is
 	// forgotten, and its connections end.
 	Fork bool
+	// Moved says that the machine goes on from its own memory, but on another host:
+	// its connections to others end.
+	Moved bool
 	// MachineID is 32 hexadecimal digits, see machine-id(5). Empty: the agent draws
 	// one where there is none when it is first told, and in a fork.
 	MachineID string
@@ -65,7 +68,7 @@ func (who Identity) message(now time.Time) *guestv1.AssumeRequest {
 	entropy := make([]byte, 64)
 	_, _ = rand.Read(entropy) // never fails
 	m := &guestv1.AssumeRequest{
-		Hostname: who.Hostname, Fork: who.Fork, MachineId: who.MachineID,
+		Hostname: who.Hostname, Fork: who.Fork, Moved: who.Moved, MachineId: who.MachineID,
 		Limits:         &guestv1.Limits{Pids: who.Limits.PIDs, MilliCpu: who.Limits.MilliCPU},
 		HostTimeUnixNs: now.UnixNano(), Entropy: entropy,
 	}

@@ -154,6 +154,25 @@ type (
 		PackSnapshot(ctx context.Context, snapshotID string, w io.Writer) error
 		UnpackSnapshot(ctx context.Context, snapshotID string, limit int64, r io.Reader) error
 	}
+	// MemoryCarrier takes machines with what is in their memory to other nodes
+	// ("carry:memory"). PackMemory writes a snapshot of kind memory: the memory, and
+	// the disk of the same moment. It may be deleted meanwhile. UnpackSnapshot takes
+	// what it wrote, too, for the disk in it. Returns NotFound for a snapshot without
+	// memory.
+	//
+	// UnpackMemory makes the machine of a spec of what the driver of another node has
+	// packed so: the same machine under another ID. It is paused in mode memory then,
+	// and goes on by Resume, with the clock, the address and the hostname that it has
+	// here; its TCP connections to others end. It reads r as UnpackSnapshot does,
+	// before it makes anything that lasts: a machine that it failed to make is to be
+	// deleted. One that exists is the result of an earlier call. Returns Conflict for
+	// a memory that cannot go on here, of another version or over other files, and
+	// what UnpackSnapshot does.
+	MemoryCarrier interface {
+		Carrier
+		PackMemory(ctx context.Context, snapshotID string, w io.Writer) error
+		UnpackMemory(ctx context.Context, spec Spec, r io.Reader) error
+	}
 	// Flattener shows the files of a disk snapshot, the template below it
 	// included ("flatten"). Flatten calls read with them and returns its error;
 	// what read is given is valid until it returns. rootFS is that of the

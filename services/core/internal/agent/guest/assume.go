@@ -24,7 +24,7 @@ func (m *Machine) Assume(ctx context.Context, req *connect.Request[guestv1.Assum
 	}
 	who, err := identityOf(req.Msg)
 	if err == nil && m.Own != nil {
-		if late := m.Own.Settle(who.Interface != nil, who.Fork); late != nil {
+		if late := m.Own.Settle(who.Interface != nil, who.Fork || who.Moved); late != nil {
 			err = errors.Wrap(late, errors.Internal, "the machine's devices cannot be used")
 		}
 	}
@@ -39,7 +39,7 @@ func (m *Machine) Assume(ctx context.Context, req *connect.Request[guestv1.Assum
 
 func identityOf(m *guestv1.AssumeRequest) (identity.Identity, error) {
 	who := identity.Identity{
-		Hostname: m.GetHostname(), Entropy: m.GetEntropy(), Fork: m.GetFork(), MachineID: m.GetMachineId(),
+		Hostname: m.GetHostname(), Entropy: m.GetEntropy(), Fork: m.GetFork(), Moved: m.GetMoved(), MachineID: m.GetMachineId(),
 		Limits: limits.Limits{PIDs: m.GetLimits().GetPids(), MilliCPU: m.GetLimits().GetMilliCpu()},
 	}
 	if ns := m.GetHostTimeUnixNs(); ns > 0 {

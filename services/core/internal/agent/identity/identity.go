@@ -44,6 +44,7 @@ type Identity struct {
 	Time      time.Time // zero: the clock stays
 	Entropy   []byte
 	Fork      bool   // it goes on from the memory of another machine
+	Moved     bool   // it goes on from its own, on another host
 	MachineID string // machine-id(5); empty: drawn where there is none, and in a fork
 }
 
@@ -129,9 +130,9 @@ func (k *Keeper) Assume(ctx context.Context, i Identity) error {
 	if err := k.network(i.Interface); err != nil {
 		return err
 	}
-	if i.Fork && k.linked {
+	if (i.Fork || i.Moved) && k.linked {
 		if err := netif.DropConnections(); err != nil {
-			k.Log.Warn("connections of the machine's origin last until they time out", "error", err)
+			k.Log.Warn("connections that were made elsewhere last until they time out", "error", err)
 		}
 	}
 	k.linked = i.Interface != nil

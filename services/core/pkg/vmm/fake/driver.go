@@ -38,7 +38,7 @@ var (
 	_ vmm.Driver           = (*Driver)(nil)
 	_ vmm.Pauser           = (*Driver)(nil)
 	_ vmm.Snapshotter      = (*Driver)(nil)
-	_ vmm.Carrier          = (*Driver)(nil)
+	_ vmm.MemoryCarrier    = (*Driver)(nil)
 	_ vmm.Meter            = (*Driver)(nil)
 	_ vmm.Renamer          = (*Driver)(nil)
 	_ vmm.Tracer           = (*Driver)(nil)
@@ -65,7 +65,7 @@ func (d *Driver) Info(context.Context) domain.DriverInfo {
 	d.node.mu.Lock()
 	defer d.node.mu.Unlock()
 	if d.node.memory {
-		can = append(can, "pause:"+string(domain.PauseMemory), "snapshot:"+string(domain.SnapshotMemory), "fork:memory")
+		can = append(can, "pause:"+string(domain.PauseMemory), "snapshot:"+string(domain.SnapshotMemory), "fork:memory", "carry:memory")
 	}
 	return domain.DriverInfo{Name: Name, Version: d.node.version, Isolation: domain.IsolationContainer, Usable: true, Capabilities: can}
 }
@@ -178,6 +178,7 @@ func (d *Driver) Stop(ctx context.Context, id string, grace time.Duration) error
 	if err := d.node.stumble(ctx, OpStop, m.deleted); err != nil {
 		return err
 	}
+	m.stay()
 	if r, _ := m.current(); r != nil {
 		m.end(r, grace, vmm.Exit{Known: true})
 		d.drop(m)

@@ -37,6 +37,9 @@ type machine struct {
 	began  bool        // it has been started: its memory is its own
 	phases []vmm.Phase // of the last start
 	slept  *memory     // what ran when it was paused in mode memory; nil: it is not
+	// arrived is what ran when it was packed on another node: it is paused in mode
+	// memory, and has no run before it is resumed.
+	arrived *memory
 }
 
 // run is a machine from one Start to its end.
@@ -96,7 +99,7 @@ func (m *machine) boot(handler http.Handler) {
 		serve = func() error { return r.agent.Serve(ctx, l) }
 	}
 	go func() { defer close(r.served); _ = serve() }()
-	m.run, m.exit, m.slept = r, vmm.Exit{}, nil
+	m.run, m.exit, m.slept, m.arrived = r, vmm.Exit{}, nil, nil
 }
 
 // runs notes that a run has begun: what was to go on in it does.
@@ -196,7 +199,7 @@ func (m *machine) pause(paused bool) error {
 func (m *machine) asleep() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.slept != nil
+	return m.slept != nil || m.arrived != nil
 }
 
 // forked reports whether the machine's next start is one from memory.

@@ -151,6 +151,8 @@ func acknowledge(str *connect.BidiStreamForClient[guestv1.AttachRequest, guestv1
 func (d *Driver) sleep(ctx context.Context, m *machine) error {
 	r, status := m.current()
 	switch {
+	case r == nil && m.asleep():
+		return nil
 	case r == nil:
 		return errors.New(errors.Conflict, "the machine does not run")
 	case status == vmm.StatusPaused && m.asleep():
@@ -178,9 +180,11 @@ func (d *Driver) sleep(ctx context.Context, m *machine) error {
 // snapshotMemory is what Snapshot keeps of what runs.
 func (d *Driver) snapshotMemory(ctx context.Context, m *machine) (memory, error) {
 	m.mu.Lock()
-	r, slept, status := m.run, m.slept, m.status
+	r, slept, arrived, status := m.run, m.slept, m.arrived, m.status
 	m.mu.Unlock()
 	switch {
+	case arrived != nil:
+		return *arrived, nil
 	case r == nil:
 		return nil, errors.New(errors.Conflict, "the machine does not run").WithHint("a snapshot of its disk alone can be made")
 	case slept != nil:

@@ -54,6 +54,11 @@ func (d *Driver) Resume(ctx context.Context, id string) error {
 	if err := d.node.stumble(ctx, OpResume, m.deleted); err != nil {
 		return err
 	}
+	m.starting.Lock()
+	defer m.starting.Unlock()
+	if arrived := m.arrival(); arrived != nil {
+		return d.arrive(ctx, m, *arrived)
+	}
 	return m.pause(false)
 }
 
@@ -130,15 +135,27 @@ func (d *Driver) UnpackSnapshot(ctx context.Context, snapshotID string, limit in
 	if _, err := os.Lstat(to); err == nil {
 		return nil // the result of an earlier call
 	}
-	half := filepath.Join(d.node.dir, "half-"+snapshotID)
-	if err := errors.Join(os.RemoveAll(half), os.Mkdir(half, 0o700), os.MkdirAll(d.node.snapshots(), 0o700)); err != nil {
+	if err := os.MkdirAll(d.node.snapshots(), 0o700); err != nil {
 		return errors.Wrap(err, errors.Internal, "the snapshot cannot be made")
+	}
+	_, r, err := readMemory(r)
+	if err != nil {
+		return err
+	}
+	return d.unpack(ctx, snapshotID, to, limit, r)
+}
+
+// unpack makes a directory, wholly or not at all, of files that were packed.
+func (d *Driver) unpack(ctx context.Context, id, to string, limit int64, r io.Reader) error {
+	half := filepath.Join(d.node.dir, "half-"+id)
+	if err := errors.Join(os.RemoveAll(half), os.Mkdir(half, 0o700)); err != nil {
+		return errors.Wrap(err, errors.Internal, "what was packed cannot be unpacked")
 	}
 	if err := upper.Unpack(ctx, r, half, limit); err != nil {
 		return errors.Join(err, os.RemoveAll(half))
 	}
 	if err := os.Rename(half, to); err != nil {
-		return errors.Wrap(err, errors.Internal, "the snapshot cannot be made")
+		return errors.Wrap(err, errors.Internal, "what was packed cannot be unpacked")
 	}
 	return nil
 }

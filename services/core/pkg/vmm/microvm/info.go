@@ -36,7 +36,7 @@ func (d *Driver) Info(ctx context.Context) domain.DriverInfo {
 		Capabilities: []string{
 			"pause:" + string(domain.PauseFreeze), "pause:" + string(domain.PauseMemory),
 			"snapshot:" + string(domain.SnapshotDisk), "snapshot:" + string(domain.SnapshotMemory),
-			"fork", "fork:" + string(domain.SnapshotMemory), "carry", "meter", "rename", "egress",
+			"fork", "fork:" + string(domain.SnapshotMemory), "carry", "carry:" + string(domain.SnapshotMemory), "meter", "rename", "egress",
 		},
 	}
 	ctx, cancel := context.WithTimeout(ctx, proofPatience)

@@ -81,7 +81,7 @@ func (d *Driver) whileAlive(caller context.Context, m *machine, talk func(contex
 // identity is who a machine is.
 func identity(m *machine, att network.Attachment, fork bool) guest.Identity {
 	id := guest.Identity{
-		Hostname: m.hostname(), Fork: fork,
+		Hostname: m.hostname(), Fork: fork, Moved: m.Moved,
 		Limits: guest.Limits{PIDs: m.Spec.Resources.PIDs, MilliCPU: m.Spec.Resources.MilliCPU},
 	}
 	if att.Address.IsValid() {

@@ -35,6 +35,8 @@ type facts struct {
 	// Begun: it went on from a snapshot's memory, but its start was not done. Its
 	// disk is no longer the one of the memory.
 	Begun bool `json:"begun,omitempty"`
+	// Moved: it came here with its memory, and its guest was not told so yet.
+	Moved bool `json:"moved,omitempty"`
 	// Hostname is what it was named last; empty: by its spec.
 	Hostname string `json:"hostname,omitempty"`
 	// Drives are the images that it has beside its own disk.

@@ -163,8 +163,8 @@ func (d *Driver) present(ctx context.Context, m *machine, att network.Attachment
 	if err := d.introduce(ctx, m, att, restored, t); err != nil {
 		return err
 	}
-	if !m.Started || m.Begun {
-		m.Started, m.Begun = true, false
+	if !m.Started || m.Begun || m.Moved {
+		m.Started, m.Begun, m.Moved = true, false, false
 		if err := d.saveFacts(m); err != nil {
 			return err
 		}

@@ -27,6 +27,7 @@ var memoryTests = []behaviour{
 	{"a machine whose memory is kept goes on", can("snapshot:memory"), testKeepMemory},
 	{"kept memory is a disk, too", can("snapshot:memory"), testMemoryAsDisk},
 	{"the memory of a machine that does not run", can("snapshot:memory"), testMemoryOfStopped},
+	{"a paused machine goes on where it is only known by what was packed of it", can("carry:memory"), testCarryMemory},
 }
 
 func canBoth(one, other string) func(Config, []string) bool {

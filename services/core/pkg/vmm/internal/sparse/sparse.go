@@ -104,26 +104,22 @@ func Read(ctx context.Context, r io.Reader, f *os.File, size, limit int64) (data
 		if err := ctx.Err(); err != nil {
 			return data, err
 		}
-		var h [headBytes]byte
-		if _, err := io.ReadFull(r, h[:]); err != nil {
-			return data, NoEOF(err)
-		}
-		at, n := binary.BigEndian.Uint64(h[:]), binary.BigEndian.Uint64(h[8:])
+		at, n, err := next(r, size, end)
 		switch {
-		case n == 0 && at == uint64(size):
+		case err != nil:
+			return data, err
+		case n == 0:
 			return data, f.Truncate(size)
-		case n == 0 || n > chunk || at < uint64(end) || at > uint64(size) || n > uint64(size)-at:
-			return data, errors.New(errors.InvalidArgument, "a file's content is not where it can be")
-		case int64(n) > limit-data:
+		case n > limit-data:
 			return data, errors.New(errors.TooLarge, "there is more than %d bytes of content", limit)
 		}
 		if _, err := io.ReadFull(r, buf[:n]); err != nil {
 			return data, NoEOF(err)
 		}
-		if _, err := f.WriteAt(buf[:n], int64(at)); err != nil {
+		if _, err := f.WriteAt(buf[:n], at); err != nil {
 			return data, err
 		}
-		data, end = data+int64(n), int64(at)+int64(n)
+		data, end = data+n, at+n
 	}
 }
 
@@ -146,4 +142,38 @@ func End(r io.Reader) error {
 		return err
 	}
 	return nil
+}
+
+// Skip reads over what Write wrote of a file of a size. Returns what Read does.
+func Skip(ctx context.Context, r io.Reader, size int64) error {
+	for end := int64(0); ; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		at, n, err := next(r, size, end)
+		if err != nil || n == 0 {
+			return err
+		}
+		if _, err := io.CopyN(io.Discard, r, n); err != nil {
+			return NoEOF(err)
+		}
+		end = at + n
+	}
+}
+
+// next reads where the next run is, which is not before end; without a length it
+// was the last. Returns InvalidArgument, and r's error.
+func next(r io.Reader, size, end int64) (at, length int64, err error) {
+	var h [headBytes]byte
+	if _, err := io.ReadFull(r, h[:]); err != nil {
+		return 0, 0, NoEOF(err)
+	}
+	from, n := binary.BigEndian.Uint64(h[:]), binary.BigEndian.Uint64(h[8:])
+	switch {
+	case n == 0 && from == uint64(size):
+		return size, 0, nil
+	case n == 0 || n > chunk || from < uint64(end) || from > uint64(size) || n > uint64(size)-from:
+		return 0, 0, errors.New(errors.InvalidArgument, "a file's content is not where it can be")
+	}
+	return int64(from), int64(n), nil
 }

@@ -87,6 +87,11 @@ func TestSameContent(t *testing.T) {
 		if !bytes.Equal(a, b) || n > size {
 			t.Errorf("seed %d: other content, %d bytes of %d", seed, n, size)
 		}
+		in = io.MultiReader(bytes.NewReader(packed), bytes.NewReader([]byte("what follows")))
+		must(t, sparse.Skip(t.Context(), in, size))
+		if rest, err := io.ReadAll(in); err != nil || string(rest) != "what follows" {
+			t.Errorf("seed %d: %q is left when it is skipped, %v", seed, rest, err)
+		}
 		if n == 0 {
 			continue
 		}
@@ -136,6 +141,9 @@ func TestRefused(t *testing.T) {
 	} {
 		if _, err := sparse.Read(t.Context(), bytes.NewReader(in), file(t), 100<<10, 1<<20); !errors.HasCode(err, errors.InvalidArgument) {
 			t.Errorf("%s: %v", name, err)
+		}
+		if err := sparse.Skip(t.Context(), bytes.NewReader(in), 100<<10); !errors.HasCode(err, errors.InvalidArgument) {
+			t.Errorf("%s, skipped: %v", name, err)
 		}
 	}
 	for name, in := range map[string][]byte{"nothing": nil, "half a head": end[:7], "half a run": run(0, 4096, 100), "no end": run(0, 4096, 4096)} {

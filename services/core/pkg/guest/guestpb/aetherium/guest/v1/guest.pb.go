@@ -1456,8 +1456,11 @@ type AssumeRequest struct {
 	// The machine goes on from the memory of another one: nothing that must be
 	// unique may be as it was there (machine-id, SSH host keys), what that one
 	// was told is forgotten (environment, tokens), its TCP connections are closed.
-	Fork          bool   `protobuf:"varint,6,opt,name=fork,proto3" json:"fork,omitempty"`
-	MachineId     string `protobuf:"bytes,7,opt,name=machine_id,json=machineId,proto3" json:"machine_id,omitempty"` // 32 hex digits, machine-id(5); empty: the agent draws one where there is none, or in a fork
+	Fork      bool   `protobuf:"varint,6,opt,name=fork,proto3" json:"fork,omitempty"`
+	MachineId string `protobuf:"bytes,7,opt,name=machine_id,json=machineId,proto3" json:"machine_id,omitempty"` // 32 hex digits, machine-id(5); empty: the agent draws one where there is none, or in a fork
+	// The machine itself goes on, but on another host than before: its TCP
+	// connections are closed.
+	Moved         bool `protobuf:"varint,8,opt,name=moved,proto3" json:"moved,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1539,6 +1542,13 @@ func (x *AssumeRequest) GetMachineId() string {
 		return x.MachineId
 	}
 	return ""
+}
+
+func (x *AssumeRequest) GetMoved() bool {
+	if x != nil {
+		return x.Moved
+	}
+	return false
 }
 
 // Interface is the machine's one network interface. Its address stands alone,
@@ -2483,7 +2493,7 @@ const file_aetherium_guest_v1_guest_proto_rawDesc = "" +
 	"\vThawRequest\x12)\n" +
 	"\x11host_time_unix_ns\x18\x01 \x01(\x03R\x0ehostTimeUnixNs\x12\x18\n" +
 	"\aentropy\x18\x02 \x01(\fR\aentropy\"\x0e\n" +
-	"\fThawResponse\"\x94\x02\n" +
+	"\fThawResponse\"\xaa\x02\n" +
 	"\rAssumeRequest\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12;\n" +
 	"\tinterface\x18\x02 \x01(\v2\x1d.aetherium.guest.v1.InterfaceR\tinterface\x122\n" +
@@ -2492,7 +2502,8 @@ const file_aetherium_guest_v1_guest_proto_rawDesc = "" +
 	"\aentropy\x18\x05 \x01(\fR\aentropy\x12\x12\n" +
 	"\x04fork\x18\x06 \x01(\bR\x04fork\x12\x1d\n" +
 	"\n" +
-	"machine_id\x18\a \x01(\tR\tmachineId\"\x96\x01\n" +
+	"machine_id\x18\a \x01(\tR\tmachineId\x12\x14\n" +
+	"\x05moved\x18\b \x01(\bR\x05moved\"\x96\x01\n" +
 	"\tInterface\x12\x10\n" +
 	"\x03mac\x18\x01 \x01(\tR\x03mac\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
