@@ -166,7 +166,8 @@ type Snapshot struct {
 	// Ephemeral marks the frozen disk below forks: not shown, removed with the last of them.
 	Ephemeral bool
 	// DiskOfVM marks the disk of its origin itself, which has left a worker: not
-	// shown, removed when the VM has a machine again.
+	// shown, removed when the VM has a machine again. Of kind memory, what it had in
+	// its memory is in Packed, too, and the VM goes on from there.
 	DiskOfVM  bool
 	CreatedAt time.Time
 	Revision  int64

@@ -1,6 +1,9 @@
 package domain
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // DesiredState is what the owner of a VM asked for.
 type DesiredState string
@@ -208,39 +211,64 @@ type VM struct {
 }
 
 // InStorage reports whether the VM rests in the storage: no worker has anything
-// of it, WorkerID is who looks after it, and its next start may be anywhere.
+// of it.
 func (vm *VM) InStorage() bool { return vm.StoredID != "" && vm.MachineID == "" }
 
+// KeepsMemory reports whether the VM rests, and what it had in its memory does.
+func (vm *VM) KeepsMemory() bool {
+	return vm.Desired == WantPaused && vm.Observed == Paused && vm.PauseMode == PauseMemory
+}
+
 // Move is a worker that a VM has left. The output of its executions up to an
-// epoch stays there.
+// epoch stays there, but for what went on elsewhere.
 type Move struct {
 	WorkerID ID        `json:"worker_id"`
 	Epoch    int64     `json:"epoch"`
 	At       time.Time `json:"at"`
+	// Memory: what ran in the epoch goes on elsewhere, and its output with it.
+	Memory bool `json:"memory,omitempty"`
 }
 
 // MaxMoves bounds how many workers a VM remembers.
 const MaxMoves = 32
 
-// Moved notes that the VM leaves its worker.
-func (vm *VM) Moved(at time.Time) {
-	if n := len(vm.Moves); vm.Epoch == 0 || n > 0 && vm.Moves[n-1].Epoch == vm.Epoch {
+// Moved notes that the VM leaves its worker, with what it has in its memory or
+// without.
+func (vm *VM) Moved(at time.Time, memory bool) {
+	m := Move{WorkerID: vm.WorkerID, Epoch: vm.Epoch, At: at, Memory: memory}
+	n := len(vm.Moves)
+	same := n > 0 && vm.Moves[n-1].Epoch == vm.Epoch
+	switch {
+	case vm.Epoch == 0 || same && vm.InStorage():
 		return // nothing has run there
+	case same && vm.Moves[n-1].WorkerID == vm.WorkerID:
+		vm.Moves[n-1] = m
+		return
 	}
-	vm.Moves = append(vm.Moves, Move{WorkerID: vm.WorkerID, Epoch: vm.Epoch, At: at})
+	vm.Moves = append(vm.Moves, m)
 	if n := len(vm.Moves); n > MaxMoves {
 		vm.Moves = vm.Moves[n-MaxMoves:]
 	}
 }
 
-// OutputAt is the worker that has the output of the VM's executions of an epoch.
-func (vm *VM) OutputAt(epoch int64) ID {
+// OutputAt is the workers that may have the output of the VM's executions of an
+// epoch, those first where an execution was last.
+func (vm *VM) OutputAt(epoch int64) (at []ID) {
+	note := func(id ID) {
+		at = slices.DeleteFunc(at, func(other ID) bool { return other == id })
+		at = append([]ID{id}, at...)
+	}
 	for _, m := range vm.Moves {
-		if epoch <= m.Epoch {
-			return m.WorkerID
+		if epoch > m.Epoch {
+			continue
+		}
+		note(m.WorkerID)
+		if !m.Memory || epoch < m.Epoch {
+			return at
 		}
 	}
-	return vm.WorkerID
+	note(vm.WorkerID)
+	return at
 }
 
 // State is Observed as it is told outside: what a worker that is away is doing

@@ -97,16 +97,39 @@ func (c *Client) Forget(ctx context.Context, ids ...domain.ID) error {
 // execution as a known one takes it up there. A journal that has begun is left
 // as it is.
 func BeginInherited(journals *journal.Store, key journal.Key, r Remembered) error {
+	return begin(journals, key, note{Origin: string(r.ID), Stdin: r.Command.Stdin, PTY: r.Command.PTY != nil}, r.Acked)
+}
+
+// BeginMoved begins the journal of an execution that goes on in a machine which
+// came here with its memory, under the ID that it had: what was acknowledged
+// elsewhere is told as a gap. A journal that has begun is left as it is.
+func BeginMoved(journals *journal.Store, vm domain.ID, epoch int64, r Remembered) error {
+	n := note{Stdin: r.Command.Stdin, PTY: r.Command.PTY != nil}
+	if r.Foreign {
+		n.AgentID = string(r.ID)
+	}
+	return begin(journals, journal.Key{VM: vm, Epoch: epoch, Execution: MovedID(vm, epoch, r)}, n, r.Acked)
+}
+
+// MovedID is the ID of an execution here that an agent remembers.
+func MovedID(vm domain.ID, epoch int64, r Remembered) domain.ID {
+	if r.Foreign {
+		return foreignID(vm, epoch, string(r.ID))
+	}
+	return r.ID
+}
+
+func begin(journals *journal.Store, key journal.Key, n note, acked int64) error {
 	j, err := journals.Open(key)
 	if err != nil {
 		return err
 	}
 	defer j.Close()
-	began, err := j.Begin(note{Origin: string(r.ID), Stdin: r.Command.Stdin, PTY: r.Command.PTY != nil}.bytes())
-	if err != nil || !began || r.Acked == 0 {
+	began, err := j.Begin(n.bytes())
+	if err != nil || !began || acked == 0 {
 		return err
 	}
-	return j.Skip(r.Acked)
+	return j.Skip(acked)
 }
 
 // OriginOf is the execution that one goes on from whose journal BeginInherited

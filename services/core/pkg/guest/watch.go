@@ -118,7 +118,11 @@ func metIn(info *guestv1.ExecutionInfo, id domain.ID) Started {
 // chose. It is a function of both, so that it is the same after a restart, and
 // no agent can choose one that is another's.
 func (s *Session) foreignID(agentID string) domain.ID {
-	return derivedID("aetherium foreign execution", s.cfg.VM, s.cfg.Epoch, agentID)
+	return foreignID(s.cfg.VM, s.cfg.Epoch, agentID)
+}
+
+func foreignID(vm domain.ID, epoch int64, agentID string) domain.ID {
+	return derivedID("aetherium foreign execution", vm, epoch, agentID)
 }
 
 // derivedID makes an ID from what makes it unique.

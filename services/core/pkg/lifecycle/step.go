@@ -84,6 +84,15 @@ func nextAbsent(v View) Step {
 	if v.Desired == domain.WantStopped && v.Observed == domain.Stopped {
 		return None
 	}
+	if v.Observed == domain.Paused {
+		// It rests in the storage, with what it had in its memory.
+		switch v.Desired {
+		case domain.WantPaused:
+			return None
+		case domain.WantStopped:
+			return Settle
+		}
+	}
 	// A VM that is wanted stopped or paused is made first: its disk is what was asked for.
 	return Create
 }

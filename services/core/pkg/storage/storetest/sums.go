@@ -81,7 +81,7 @@ func counted(ctx context.Context, tx storage.Tx) (map[domain.ID]*held, map[domai
 			}
 			r := vm.Spec.Resources
 			p.VMs, p.DiskBytes = p.VMs+1, p.DiskBytes+r.DiskBytes
-			if !(vm.InStorage() && vm.Desired == domain.WantStopped) { // else no worker has it, or is to
+			if !(vm.InStorage() && (vm.Desired == domain.WantStopped || vm.KeepsMemory())) { // else no worker has it, or is to
 				w.vms, w.reserved.DiskBytes = w.vms+1, w.reserved.DiskBytes+r.DiskBytes
 			}
 			if !active(vm) {

@@ -507,7 +507,13 @@ func liveness(e *env) {
 	if n := disks(abandoned); n != 0 {
 		e.Errorf("%d that VMs rest in are abandoned", n)
 	}
-	e.save(stored, func(vm *domain.VM) { vm.Desired = domain.WantRunning })
+	e.save(stored, func(vm *domain.VM) {
+		vm.Desired, vm.Observed, vm.PauseMode = domain.WantPaused, domain.Paused, domain.PauseMemory
+	})
+	if got := get(); e.getVM(p, stored.ID).UnreachableSince != nil || got.VMs != 0 || got.Reserved != (domain.Resources{}) {
+		e.Errorf("with its memory: %v, %d VMs that hold %+v", e.getVM(p, stored.ID).UnreachableSince, got.VMs, got.Reserved)
+	}
+	e.save(stored, func(vm *domain.VM) { vm.Desired, vm.Observed = domain.WantRunning, domain.Stopped })
 	if got := get(); e.getVM(p, stored.ID).UnreachableSince == nil || got.VMs != 1 || got.Reserved.DiskBytes != stored.Spec.Resources.DiskBytes {
 		e.Errorf("%d VMs that hold %+v", got.VMs, got.Reserved)
 	}

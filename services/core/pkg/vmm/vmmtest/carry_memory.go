@@ -11,7 +11,6 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/guest"
-	"github.com/aetherium/aetherium/services/core/pkg/journal"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
@@ -199,7 +198,7 @@ func (b *bed) arrived(t *testing.T, id string, known ...domain.ID) *box {
 		if !slices.Contains(known, r.ID) {
 			continue // it had ended
 		}
-		if err := guest.BeginInherited(x.journals, journal.Key{VM: x.vm, Epoch: 1, Execution: r.ID}, r); err != nil {
+		if err := guest.BeginMoved(x.journals, x.vm, 1, r); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -29,7 +29,8 @@ const (
 	// the storage needs none.
 	vmAway = "(SELECT w.seen_at FROM workers w WHERE w.id = vms.worker_id AND w.state = 'away' AND vms.observed <> 'deleted' AND NOT " + vmInStorage + ")"
 	// vmInStorage is the condition that no worker has anything of a VM, or is to have.
-	vmInStorage = "(vms.stored_id <> '' AND vms.machine_id = '' AND vms.desired = 'stopped')"
+	vmInStorage = "(vms.stored_id <> '' AND vms.machine_id = '' AND (vms.desired = 'stopped' OR " +
+		"vms.desired = 'paused' AND vms.observed = 'paused' AND vms.pause_mode = 'memory'))"
 )
 
 var (
