@@ -151,7 +151,7 @@ func (s *Service) findExecution(ctx context.Context, by vmm.Caller, id domain.ID
 		return nil, nil, nil, err
 	}
 	s.openCommand(ctx, x)
-	if vm.OutputAt(x.Epoch) != vm.WorkerID && x.State.Ended() {
+	if vm.OutputAt(x.Epoch)[0] != vm.WorkerID && x.State.Ended() {
 		return x, nil, nil, nil // its VM has left the worker that it ran on
 	}
 	if node, away = s.nodeOf(vm); away != nil {
@@ -305,7 +305,7 @@ func (s *Service) Output(ctx context.Context, by vmm.Caller, id domain.ID, from 
 		if err != nil {
 			return nil, err
 		}
-		node, away = s.left(ctx, vm.OutputAt(x.Epoch))
+		return s.leftOutput(ctx, vm, x, from)
 	}
 	if node != nil {
 		r, err := node.Output(ctx, x, from, follow)
@@ -314,7 +314,58 @@ func (s *Service) Output(ctx context.Context, by vmm.Caller, id domain.ID, from 
 		}
 		away = err
 	}
+	if r, err := s.movedOutput(ctx, x, from, follow, away); r != nil || err != nil {
+		return r, err
+	}
 	return s.storedOutput(ctx, x, from, away)
+}
+
+// leftOutput reads the output of an execution that has ended by the workers that its
+// VM has left, or else in the storage.
+func (s *Service) leftOutput(ctx context.Context, vm *domain.VM, x *domain.Execution, from int64) (vmm.OutputReader, error) {
+	var away error
+	for _, at := range vm.OutputAt(x.Epoch) {
+		node, err := s.left(ctx, at)
+		if err == nil {
+			var r vmm.OutputReader
+			if r, err = node.Output(ctx, x, from, false); !errors.HasCode(err, errors.Unavailable) && !errors.HasCode(err, errors.NotFound) {
+				return r, err
+			}
+		}
+		if away == nil || errors.HasCode(away, errors.NotFound) {
+			away = err
+		}
+	}
+	return s.storedOutput(ctx, x, from, away)
+}
+
+// movedOutput reads what is not where its VM is, since the VM has left the worker
+// with what it had in its memory: what has ended before, and what is to go on and has
+// not yet. Nil, without an error: it is neither.
+func (s *Service) movedOutput(ctx context.Context, x *domain.Execution, from int64, follow bool, away error) (vmm.OutputReader, error) {
+	if !errors.HasCode(away, errors.NotFound) || s.nodes.Here() != nil {
+		return nil, nil
+	}
+	var vm *domain.VM
+	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+		vm, err = tx.VMs().Get(ctx, x.ProjectID, x.VMID)
+		return err
+	})
+	if err != nil || len(vm.Moves) == 0 || len(vm.OutputAt(x.Epoch)) == 1 {
+		return nil, nil //nolint:nilerr // what is wrong is known
+	}
+	switch {
+	case x.State.Ended():
+		return s.leftOutput(ctx, vm, x, from)
+	case follow:
+		return nil, errors.New(errors.Unavailable, "the VM rests in the storage, and what it prints is read on when it has been resumed").
+			WithHint("resume it").WithRetryAfter(retryAway)
+	}
+	node, err := s.left(ctx, vm.Moves[len(vm.Moves)-1].WorkerID)
+	if err != nil {
+		return nil, err
+	}
+	return node.Output(ctx, x, from, false)
 }
 
 // storedOutput reads the output of an execution that has ended by a worker that

@@ -13,30 +13,85 @@ import (
 // by the storage that it shares with others.
 const CanMove = "move"
 
+// CanMoveMemory is the capability that they do so with what is in their memory.
+const CanMoveMemory = "move:memory"
+
 // Takes reports whether a worker can be given VMs of a driver out of a storage.
 func Takes(w *domain.Worker, driver, store string) bool {
 	d := infoOf(w, driver)
 	return store != "" && w.Storage == store && d.Usable && can(d, CanMove)
 }
 
-// Keeper picks a worker to look after a VM that rests in a storage, which needs no
-// room; any of those that take what is new. Returns Unavailable where there is none.
-func Keeper(ctx context.Context, tx storage.Tx, driver, store string) (domain.ID, error) {
+// TakesMemory says why a worker cannot have VMs of a driver go on from memory that
+// it saved in a version; nil: it can. Returns Conflict.
+func TakesMemory(w *domain.Worker, driver, version string) error {
+	d := infoOf(w, driver)
+	switch {
+	case !d.Usable || !can(d, CanMoveMemory):
+		return errors.New(errors.Conflict, "the worker %s cannot have VMs of the driver %s go on from memory", w.Name, driver)
+	case d.Version != version:
+		return errors.New(errors.Conflict, "the VM's memory was saved by %s %s, and the worker %s has %s", driver, version, w.Name, d.Version)
+	}
+	return nil
+}
+
+// takes reports whether a worker can be given a VM that rests in a storage as disk
+// says.
+func takes(w *domain.Worker, disk *domain.Snapshot, store string) bool {
+	return Takes(w, disk.Driver, store) &&
+		(disk.Kind != domain.SnapshotMemory || TakesMemory(w, disk.Driver, disk.DriverVersion) == nil)
+}
+
+// Keeper picks a worker to look after a VM that rests in a storage as disk says,
+// which needs no room; any of those that take what is new, and could start it.
+// Returns Unavailable where there is none.
+func Keeper(ctx context.Context, tx storage.Tx, disk *domain.Snapshot, store string) (domain.ID, error) {
 	all, err := tx.Workers().All(ctx)
 	if err != nil {
 		return "", err
 	}
 	var able []domain.ID
 	for _, w := range all {
-		if w.State == domain.WorkerReady && Takes(w, driver, store) {
+		if w.State == domain.WorkerReady && takes(w, disk, store) {
 			able = append(able, w.ID)
 		}
 	}
-	if len(able) == 0 {
-		return "", errors.New(errors.Unavailable, "no other worker that is there can take it").
-			WithHint("it needs a worker with the same storage and the driver %s", driver).WithRetryAfter(retryAway)
+	switch {
+	case len(able) > 0:
+		return able[rand.IntN(len(able))], nil
+	case disk.Kind == domain.SnapshotMemory:
+		return "", errors.New(errors.Unavailable, "no other worker that is there can take its memory").
+			WithHint("it needs a worker with the same storage, and the driver %s in the version %s", disk.Driver, disk.DriverVersion).WithRetryAfter(retryAway)
 	}
-	return able[rand.IntN(len(able))], nil
+	return "", errors.New(errors.Unavailable, "no other worker that is there can take it").
+		WithHint("it needs a worker with the same storage and the driver %s", disk.Driver).WithRetryAfter(retryAway)
+}
+
+// MemoryLeaves says why what a VM has in its memory cannot leave its worker with
+// it; empty: it can. A worker that could take it may be away, or cordoned.
+func MemoryLeaves(ctx context.Context, tx storage.Tx, vm *domain.VM, store string) (string, error) {
+	all, err := tx.Workers().All(ctx)
+	if err != nil {
+		return "", err
+	}
+	var version string
+	for _, w := range all {
+		if w.ID == vm.WorkerID {
+			version = infoOf(w, vm.Spec.Driver).Version
+			if !can(infoOf(w, vm.Spec.Driver), CanMoveMemory) {
+				return "the driver " + vm.Spec.Driver + " cannot pack it", nil
+			}
+		}
+	}
+	if len(vm.Spec.Tools) > 0 {
+		return "it knows the tools' files as this worker has them", nil
+	}
+	for _, w := range all {
+		if w.ID != vm.WorkerID && Takes(w, vm.Spec.Driver, store) && TakesMemory(w, vm.Spec.Driver, version) == nil {
+			return "", nil
+		}
+	}
+	return "no other worker has " + vm.Spec.Driver + " " + version, nil
 }
 
 // replace gives a VM that rests in the storage, and is to be started, to a worker
@@ -51,12 +106,28 @@ func (s *Service) replace(ctx context.Context, tx storage.Tx, vm *domain.VM) err
 		return notStored(vm)
 	}
 	store := at.packed.Store
+	disk, err := tx.Snapshots().Get(ctx, vm.ProjectID, vm.StoredID)
+	if err != nil {
+		return err
+	}
+	if disk.Kind == domain.SnapshotMemory && vm.Desired == domain.WantStopped {
+		disk.Kind = domain.SnapshotDisk // its worker has not given it up yet
+		if err := tx.Snapshots().Update(ctx, disk); err != nil {
+			return err
+		}
+	}
 	n := s.needOf(vm, at, "too little %s is left; its disk is kept: delete or stop other VMs and start it again")
 	unable := n.unable
 	n.unable = func(w *domain.Worker) error {
 		if !Takes(w, vm.Spec.Driver, store) {
 			return errors.New(errors.Conflict, "the worker %s cannot get the VM's disk", w.Name).
 				WithHint("give it the same storage, and the same driver, as the worker that the VM has left")
+		}
+		if disk.Kind == domain.SnapshotMemory {
+			if err := TakesMemory(w, disk.Driver, disk.DriverVersion); err != nil {
+				return errors.Wrap(err, errors.Conflict, "%s", errors.Public(err).Message).
+					WithHint("stop it, to start it from its disk alone; what it had in its memory is lost then")
+			}
 		}
 		return unable(w)
 	}
@@ -66,14 +137,15 @@ func (s *Service) replace(ctx context.Context, tx storage.Tx, vm *domain.VM) err
 	}
 	driver, err := s.driverFor(w, vm.Spec)
 	if w.ID != vm.WorkerID {
-		vm.Moved(s.time()) // it may have been tried there
+		vm.Moved(s.time(), false) // it may have been tried there
 	}
 	vm.WorkerID, vm.Isolation, vm.UnreachableSince = w.ID, driver.Isolation, nil
 	vm.DeadlineGen++ // it has not taken note of the VM yet
 	return err
 }
 
-// entrust gives a VM that rests in the storage, and is to be deleted, to a worker
+// entrust gives a VM that rests in the storage, and is to be deleted or to rest
+// without its memory, to a worker
 // that is there, if its own is not and another one is.
 func (s *Service) entrust(ctx context.Context, tx storage.Tx, vm *domain.VM) error {
 	state, err := tx.Workers().State(ctx, vm.WorkerID)
@@ -87,7 +159,8 @@ func (s *Service) entrust(ctx context.Context, tx storage.Tx, vm *domain.VM) err
 	if disk.Packed == nil {
 		return notStored(vm)
 	}
-	keeper, err := Keeper(ctx, tx, vm.Spec.Driver, disk.Packed.Store)
+	disk.Kind = domain.SnapshotDisk // what was in its memory is not needed for that
+	keeper, err := Keeper(ctx, tx, disk, disk.Packed.Store)
 	if errors.HasCode(err, errors.Unavailable) {
 		return nil // its own does it when it is back
 	}

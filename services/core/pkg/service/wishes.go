@@ -136,7 +136,7 @@ func (s *Service) wish(ctx context.Context, by vmm.Caller, id domain.ID, want do
 // then and did not before.
 func (s *Service) admit(ctx context.Context, tx storage.Tx, vm *domain.VM, want domain.DesiredState) error {
 	switch {
-	case want == domain.WantDeleted && vm.InStorage():
+	case (want == domain.WantDeleted || want == domain.WantStopped) && vm.InStorage():
 		return s.entrust(ctx, tx, vm)
 	case want != domain.WantRunning:
 		return nil

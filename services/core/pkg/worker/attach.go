@@ -90,6 +90,12 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 			return err
 		}
 	}
+	if !fresh {
+		if err := w.goOn(ctx, vm, client, known); err != nil {
+			client.Close()
+			return err
+		}
+	}
 	// It can be talked to before the row says that it runs: who waits for the
 	// row finds the session there.
 	next := *vm

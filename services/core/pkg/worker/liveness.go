@@ -109,7 +109,7 @@ func (w *Worker) restate(ctx context.Context, to func(*domain.Worker) domain.Wor
 
 // evacuate ends every VM that is active, as its timeout would: those that can
 // rest do, the others are deleted. It does not wait for them. With moving, those
-// that can leave the worker rest without memory, which cannot.
+// that can leave the worker rest without memory where that cannot.
 func (w *Worker) evacuate(ctx context.Context, moving bool) error {
 	vms, err := w.onWorker(ctx)
 	if err != nil {
@@ -117,15 +117,18 @@ func (w *Worker) evacuate(ctx context.Context, moving bool) error {
 	}
 	start := time.Now()
 	for _, vm := range vms {
-		forgets := false
-		if moving && (active(vm) && vm.OnTimeout == domain.TimeoutPause || saved(vm)) {
+		stays := "" // why its memory does
+		if moving && (active(vm) && vm.OnTimeout == domain.TimeoutPause || saved(vm) && !vm.InStorage()) {
 			bound, berr := w.bound(ctx, vm)
+			if berr == nil && bound == "" {
+				stays, berr = w.memoryStays(ctx, vm)
+			}
 			if berr != nil {
 				err = errors.Join(err, berr)
 				continue
 			}
-			forgets = bound == ""
 		}
+		forgets := stays != ""
 		if !active(vm) && !forgets {
 			continue
 		}
@@ -138,7 +141,7 @@ func (w *Worker) evacuate(ctx context.Context, moving bool) error {
 			case changed && forgets:
 				row.Desired = domain.WantStopped
 				row.Generation++
-				row.Tombstone = &domain.Tombstone{Cause: domain.CauseDrained, By: "worker", Detail: "its memory was given up: it cannot leave the worker", At: w.time()}
+				row.Tombstone = &domain.Tombstone{Cause: domain.CauseDrained, By: "worker", Detail: "its memory was given up, which cannot leave the worker: " + stays, At: w.time()}
 			case changed:
 				w.timeUp(row, domain.CauseDrained)
 			}

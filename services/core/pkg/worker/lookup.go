@@ -48,23 +48,14 @@ func (w *Worker) dropBuild(ctx context.Context, b *domain.Build) error {
 
 // spec says what a VM's machine is made from.
 func (w *Worker) spec(ctx context.Context, vm *domain.VM) (vmm.Spec, error) {
-	r, err := w.rootFS(ctx, vm.Spec.BuildID)
+	spec, err := w.shape(ctx, vm)
 	if err == nil {
 		err = w.fetchDisk(ctx, vm)
 	}
 	if err != nil {
 		return vmm.Spec{}, err
 	}
-	spec := vmm.Spec{
-		RootFS: r.RootFS, BuildID: string(vm.Spec.BuildID), DiskFrom: string(diskOf(vm)),
-		Resources: vm.Spec.Resources, Network: vm.Spec.Network, Hostname: vm.Spec.Hostname, Platform: vm.Spec.Platform,
-		Mounts: w.toolMounts(vm),
-	}
-	volumes, err := w.volumeMounts(ctx, vm)
-	if err != nil {
-		return spec, err
-	}
-	spec.Mounts = append(spec.Mounts, volumes...)
+	spec.DiskFrom = string(diskOf(vm))
 	if vm.StoredID != "" {
 		return spec, nil // what it was first made from is in its disk, and its memory is given up
 	}
@@ -86,6 +77,22 @@ func (w *Worker) spec(ctx context.Context, vm *domain.VM) (vmm.Spec, error) {
 		}
 	}
 	return spec, nil
+}
+
+// shape says what a VM's machine is, but for its disk.
+func (w *Worker) shape(ctx context.Context, vm *domain.VM) (vmm.Spec, error) {
+	r, err := w.rootFS(ctx, vm.Spec.BuildID)
+	if err != nil {
+		return vmm.Spec{}, err
+	}
+	spec := vmm.Spec{
+		RootFS: r.RootFS, BuildID: string(vm.Spec.BuildID),
+		Resources: vm.Spec.Resources, Network: vm.Spec.Network, Hostname: vm.Spec.Hostname, Platform: vm.Spec.Platform,
+		Mounts: w.toolMounts(vm),
+	}
+	volumes, err := w.volumeMounts(ctx, vm)
+	spec.Mounts = append(spec.Mounts, volumes...)
+	return spec, err
 }
 
 // dropForkSnapshot removes the frozen disk that forks were made from once all

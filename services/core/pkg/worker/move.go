@@ -44,6 +44,7 @@ func (m *moves) tell(wanted bool) {
 // move is one VM's way from its machine into the storage.
 type move struct {
 	vm      *domain.VM
+	memory  bool             // with what is in its memory
 	disk    *domain.Snapshot // its row, as it was inserted; nil: it rests in the storage already
 	machine domain.ID
 	packed  *domain.Packed // nil: it is not in the storage
@@ -58,6 +59,9 @@ func errMoved(id domain.ID) error {
 func (w *Worker) offer(info domain.DriverInfo) domain.DriverInfo {
 	if _, err := w.carrier(info.Name); err == nil && w.Depot != nil && slices.Contains(info.Capabilities, "carry") {
 		info.Capabilities = append(slices.Clone(info.Capabilities), service.CanMove)
+		if slices.Contains(info.Capabilities, "carry:"+string(domain.SnapshotMemory)) {
+			info.Capabilities = append(info.Capabilities, service.CanMoveMemory)
+		}
 	}
 	return info
 }
@@ -107,6 +111,11 @@ func (w *Worker) moveDue(ctx context.Context) error {
 			continue
 		}
 		bound, err := w.bound(ctx, vm)
+		rests := vm.Desired == domain.WantStopped && vm.Observed == domain.Stopped
+		if err == nil && bound == "" && vm.KeepsMemory() {
+			// Where it cannot leave it is given up, but not before its time.
+			rests, err = w.memoryLeaves(ctx, vm)
+		}
 		if err != nil {
 			return err
 		}
@@ -116,13 +125,13 @@ func (w *Worker) moveDue(ctx context.Context) error {
 			if vm.Observed.Rests() {
 				err = w.stays(ctx, vm, bound)
 			}
-		case vm.Desired != domain.WantStopped || vm.Observed != domain.Stopped:
-			// It is not at rest yet.
+		case !rests:
+			// It is not yet.
 		case failed && w.Now().Before(at):
 			later[vm.ID] = at
 			staying++
 		case vm.InStorage():
-			err = w.departs(ctx, move{vm: vm})
+			err = w.departs(ctx, move{vm: vm, memory: vm.KeepsMemory()})
 		default:
 			err = w.moveOne(ctx, vm)
 		}
@@ -172,6 +181,24 @@ func (w *Worker) bound(ctx context.Context, vm *domain.VM) (string, error) {
 	return "", nil
 }
 
+// memoryLeaves reports whether what a VM has in its memory can leave with it.
+func (w *Worker) memoryLeaves(ctx context.Context, vm *domain.VM) (bool, error) {
+	if vm.InStorage() {
+		return true, nil
+	}
+	why, err := w.memoryStays(ctx, vm)
+	return why == "", err
+}
+
+// memoryStays says why what a VM has in its memory cannot leave with it; empty: it can.
+func (w *Worker) memoryStays(ctx context.Context, vm *domain.VM) (why string, err error) {
+	err = w.Store.View(ctx, func(tx storage.Tx) (err error) {
+		why, err = service.MemoryLeaves(ctx, tx, vm, w.Depot.Name())
+		return err
+	})
+	return why, err
+}
+
 // stays has a VM's row say why it does not leave, for people.
 func (w *Worker) stays(ctx context.Context, vm *domain.VM, why string) error {
 	why = staysReason + why
@@ -208,8 +235,8 @@ func (w *Worker) stayNoMore(ctx context.Context) error {
 	return err
 }
 
-// moveOne puts the disk of a VM that rests into the storage, and has the VM leave
-// in one transaction. Until then it is as it was; from then on what is here of it
+// moveOne puts the disk of a VM that rests into the storage, with what it had in its
+// memory if it is paused so, and has the VM leave in one transaction. Until then it is as it was; from then on what is here of it
 // is nobody's.
 func (w *Worker) moveOne(ctx context.Context, vm *domain.VM) error {
 	c, err := w.carrier(vm.Spec.Driver)
@@ -222,9 +249,13 @@ func (w *Worker) moveOne(ctx context.Context, vm *domain.VM) error {
 	ctx, cancel := context.WithTimeout(ctx, maxStore)
 	defer cancel()
 	begun := w.Now()
-	m := move{vm: vm, machine: vm.MachineID, disk: &domain.Snapshot{
+	kind := domain.SnapshotDisk
+	if vm.KeepsMemory() {
+		kind = domain.SnapshotMemory
+	}
+	m := move{vm: vm, memory: vm.KeepsMemory(), machine: vm.MachineID, disk: &domain.Snapshot{
 		ID: domain.NewID(), ProjectID: vm.ProjectID, VMID: vm.ID, BuildID: vm.Spec.BuildID, Driver: vm.Spec.Driver,
-		DriverVersion: w.info(vm.Spec.Driver).Version, Kind: domain.SnapshotDisk, Spec: vm.Spec, WorkerID: w.id,
+		DriverVersion: w.info(vm.Spec.Driver).Version, Kind: kind, Spec: vm.Spec, WorkerID: w.id,
 		State: domain.BuildWaiting, DiskOfVM: true, CreatedAt: w.time(),
 	}}
 	err = w.Store.Update(ctx, func(tx storage.Tx) error {
@@ -240,8 +271,11 @@ func (w *Worker) moveOne(ctx context.Context, vm *domain.VM) error {
 	if err == nil {
 		err = w.departs(ctx, m)
 	}
+	if err == nil {
+		w.tellLost(vm.ID) // of what goes on elsewhere nothing ends here
+	}
 	if closed := w.tryClose(m); err == nil && closed {
-		w.Log.Info("a VM has left this worker", "vm", vm.ID, "bytes", m.packed.Bytes, "took", w.Now().Sub(begun))
+		w.Log.Info("a VM has left this worker", "vm", vm.ID, "bytes", m.packed.Bytes, "memory", m.memory, "took", w.Now().Sub(begun))
 	}
 	return err
 }
@@ -265,13 +299,21 @@ func (w *Worker) packDisk(ctx context.Context, c carrier, m *move) error {
 	if err != nil {
 		return err
 	}
-	info, err := c.Snapshot(ctx, string(m.machine), id, domain.SnapshotDisk)
+	info, err := c.Snapshot(ctx, string(m.machine), id, m.disk.Kind)
 	done()
 	if err != nil {
 		return err
 	}
 	m.disk.Bytes = info.Bytes
-	p, err := w.Depot.SendSnapshot(ctx, m.disk, func(to io.Writer) error { return c.PackSnapshot(ctx, id, to) })
+	pack := c.PackSnapshot
+	if m.memory {
+		mc, ok := c.(vmm.MemoryCarrier)
+		if !ok {
+			return errors.New(errors.Unsupported, "the driver %s packs no memory", m.disk.Driver)
+		}
+		pack = mc.PackMemory
+	}
+	p, err := w.Depot.SendSnapshot(ctx, m.disk, func(to io.Writer) error { return pack(ctx, id, to) })
 	if err != nil {
 		return err
 	}
@@ -296,14 +338,20 @@ func (w *Worker) leaves(ctx context.Context, tx storage.Tx, m move) (*domain.VM,
 	case row.WorkerID != w.id:
 		return nil, errMoved(row.ID)
 	case row.Generation != m.vm.Generation || row.Epoch != m.vm.Epoch || row.MachineID != m.machine ||
-		row.Desired != domain.WantStopped || row.Observed != domain.Stopped:
+		row.KeepsMemory() != m.memory || !m.memory && (row.Desired != domain.WantStopped || row.Observed != domain.Stopped):
 		return nil, errors.New(errors.Conflict, "the VM %s is wanted otherwise", row.ID)
 	}
-	keeper, err := service.Keeper(ctx, tx, row.Spec.Driver, w.Depot.Name())
+	disk := m.disk
+	if disk == nil {
+		if disk, err = tx.Snapshots().Get(ctx, row.ProjectID, row.StoredID); err != nil {
+			return nil, err
+		}
+	}
+	keeper, err := service.Keeper(ctx, tx, disk, w.Depot.Name())
 	if err != nil {
 		return nil, err
 	}
-	row.Moved(w.time())
+	row.Moved(w.time(), m.memory)
 	row.WorkerID, row.MachineID, row.Reason = keeper, "", ""
 	row.Generation++
 	row.DeadlineGen++ // its keeper takes note of the VM

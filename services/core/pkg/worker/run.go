@@ -25,6 +25,9 @@ func (w *Worker) run(ctx context.Context, vm *domain.VM, next lifecycle.Step) er
 		}
 		return w.failed(ctx, vm, domain.CauseCreateFault, err)
 	}
+	if vm.StoredID != "" && next != lifecycle.Delete && w.machines.status(vm.MachineID) == lifecycle.MachinePaused {
+		return w.arrived(ctx, vm) // first of all it is known to be here
+	}
 	switch next {
 	case lifecycle.Start, lifecycle.Pause, lifecycle.Resume, lifecycle.Stop:
 		done, err := w.turns.take(ctx, vm.MachineID)
@@ -58,6 +61,9 @@ func (w *Worker) run(ctx context.Context, vm *domain.VM, next lifecycle.Step) er
 	case lifecycle.Delete:
 		return w.delete(ctx, vm, driver)
 	case lifecycle.Settle:
+		if vm.InStorage() {
+			return w.giveUp(ctx, vm)
+		}
 		return w.settle(ctx, vm)
 	case lifecycle.Ended:
 		return w.ended(ctx, vm)
@@ -69,6 +75,11 @@ func (w *Worker) run(ctx context.Context, vm *domain.VM, next lifecycle.Step) er
 
 // create makes a machine for vm, starts it and attaches.
 func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) error {
+	if stored, err := w.storedMemory(ctx, vm); err != nil {
+		return err
+	} else if stored != nil {
+		return w.takeIn(ctx, vm, driver, stored)
+	}
 	trace := newTrace(startCold)
 	spec, err := w.spec(ctx, vm)
 	if err != nil {
