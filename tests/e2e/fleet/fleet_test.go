@@ -36,6 +36,9 @@ type field struct {
 	queue    *redistest.Server
 	// storage is what workers share; empty: nothing.
 	storage string
+	// microVMs is the kernel that VMs of workers boot which have qemu as well; empty:
+	// none have.
+	microVMs string
 	// afterwards runs when nothing of the workers is there any more.
 	afterwards func()
 }
@@ -69,9 +72,12 @@ func newField(t *testing.T) *field {
 
 // newSharing is a field with storage, a gateway, and a worker that has built the
 // template "shared".
-func newSharing(t *testing.T) (f *field, gateway, first *server.Server) {
+func newSharing(t *testing.T, change ...func(*field)) (f *field, gateway, first *server.Server) {
 	t.Helper()
 	f = newField(t)
+	for _, c := range change {
+		c(f)
+	}
 	f.storage = t.TempDir()
 	gateway = f.gateway("gateway")
 	first = f.worker("worker-1", gateway)
@@ -113,6 +119,9 @@ func (f *field) worker(name string, by *server.Server) *server.Server {
 func (f *field) joining(name string, by *server.Server) *server.Server {
 	f.t.Helper()
 	env := []string{"AETHERIUM_DRIVERS=oci"}
+	if f.microVMs != "" {
+		env = []string{"AETHERIUM_DRIVERS=oci,qemu", "AETHERIUM_MICROVM_KERNEL=" + f.microVMs, "AETHERIUM_POOL_SIZE=0"}
+	}
 	if f.storage != "" {
 		env = append(env, "AETHERIUM_STORAGE_URL=file://"+f.storage, "AETHERIUM_STORAGE_OUTPUT_EVERY=1s", "AETHERIUM_LOG_LEVEL=info")
 	}

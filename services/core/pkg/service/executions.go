@@ -292,13 +292,15 @@ func (s *Service) Output(ctx context.Context, by vmm.Caller, id domain.ID, from 
 	if from < 0 {
 		return nil, errors.New(errors.InvalidArgument, "the offset %d is negative", from).WithField("offset")
 	}
-	x, node, ok := s.recent(by, id)
-	var away error
-	if !ok {
-		var err error
-		if x, node, away, err = s.findExecution(ctx, by, id); err != nil {
-			return nil, err
-		}
+	if x, node, ok := s.recent(by, id); ok {
+		r, err := node.Output(ctx, x, from, follow)
+		if !errors.HasCode(err, errors.Unavailable) && !errors.HasCode(err, errors.NotFound) {
+			return r, err
+		} // else its VM may have left the worker meanwhile
+	}
+	x, node, away, err := s.findExecution(ctx, by, id)
+	if err != nil {
+		return nil, err
 	}
 	if node == nil && away == nil {
 		vm, err := s.GetVM(ctx, by, x.VMID)

@@ -413,6 +413,14 @@ func (w *Worker) FlushExecutions(ctx context.Context) error { return w.rows.flus
 
 // Output implements service.Node.
 func (w *Worker) Output(ctx context.Context, x *domain.Execution, from int64, follow bool) (vmm.OutputReader, error) {
+	if follow && !x.State.Ended() {
+		// It may go on elsewhere, with its VM: nothing more comes here then.
+		if _, _, here := w.execs.get(x.ID); !here {
+			if vm, err := w.load(ctx, x.VMID); err == nil && vm.WorkerID != w.id {
+				return nil, errors.New(errors.NotFound, "the VM of the execution %s has left this worker", x.ID)
+			}
+		}
+	}
 	r, err := w.Journals.Read(journalKey(x), from, follow && !x.State.Ended())
 	switch {
 	case err == nil:

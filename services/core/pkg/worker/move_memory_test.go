@@ -1,0 +1,253 @@
+package worker_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/fake"
+)
+
+// newDrainedWithMemory is two workers whose driver keeps memory, and a VM on the one
+// that is drained, with a file and an execution in it, which waits for a file.
+func newDrainedWithMemory(t *testing.T) (d *drained, vm *domain.VM, waits *domain.Execution) {
+	t.Helper()
+	d = newDrained(t)
+	for _, b := range []*bed{d.origin, d.far} {
+		b.node.KeepMemory()
+		d.crash(b)
+		d.again(b)
+	}
+	vm = d.origin.running(vmm.CreateVM{Template: "shared", Name: "kept", OnTimeout: domain.TimeoutPause})
+	if vm.WorkerID != d.origin.worker.ID() {
+		t.Fatalf("a VM is on %s", vm.WorkerID)
+	}
+	d.origin.sh(vm.ID, "echo kept > file")
+	waits, err := d.StartExecution(d.one.ctx, d.one.by, vm.ID, vmm.StartExecution{Command: domain.Command{
+		Args: []string{"sh", "-c", "until test -e go; do sleep 0.02; done; echo went on; exit 7"},
+	}})
+	must(t, err)
+	return d, vm, waits
+}
+
+// restsWithMemory waits until a VM has left, paused.
+func (d *drained) restsWithMemory(id domain.ID) *domain.VM {
+	d.one.t.Helper()
+	vm := d.left(id)
+	if !vm.KeepsMemory() || vm.WorkerID != d.far.worker.ID() || vm.Reason != "" || vm.Tombstone != nil {
+		d.one.t.Errorf("%+v", vm)
+	}
+	return vm
+}
+
+// goesOn resumes a VM, and checks that it is on a worker with what ran in it.
+func (d *drained) goesOn(b *bed, vm *domain.VM, waits *domain.Execution) {
+	d.one.t.Helper()
+	ctx, by := d.one.ctx, d.one.by
+	_, err := d.ResumeVM(ctx, by, vm.ID)
+	must(d.one.t, err)
+	d.went(b, vm, waits)
+}
+
+// went waits until a VM runs, and checks the same.
+func (d *drained) went(b *bed, vm *domain.VM, waits *domain.Execution) {
+	d.one.t.Helper()
+	ctx, by := d.one.ctx, d.one.by
+	got, err := d.WaitVM(ctx, by, vm.ID)
+	must(d.one.t, err)
+	if got.Observed != domain.Running || got.Epoch != vm.Epoch || got.StoredID != "" || got.Reason != "" {
+		d.one.t.Fatalf("%+v", got)
+	}
+	if x, err := d.GetExecution(ctx, by, waits.ID); err != nil || x.State != domain.ExecutionRunning {
+		d.one.t.Errorf("%+v, %v", x, err)
+	}
+	d.has(b, got, "kept")
+	b.sh(vm.ID, "touch go")
+	x, err := d.WaitExecution(ctx, by, waits.ID)
+	must(d.one.t, err)
+	if x.ExitCode == nil || *x.ExitCode != 7 {
+		d.one.t.Errorf("%+v", x)
+	}
+	if out := b.output(waits.ID); out != "went on\n" {
+		d.one.t.Errorf("%q", out)
+	}
+}
+
+// What is paused, or would be by the drain, leaves with what is in its memory, and
+// goes on elsewhere under the same IDs, in the same epoch.
+func TestMemoryLeavesADrainedWorker(t *testing.T) {
+	t.Parallel()
+	d, vm, waits := newDrainedWithMemory(t)
+	ctx, by, origin, far := d.one.ctx, d.one.by, d.origin, d.far
+	before := d.blobs()
+	_, done := origin.sh(vm.ID, "echo over")
+	d.drain()
+	d.until(vm.ID, (*domain.VM).KeepsMemory)
+	d.beat()
+	d.restsWithMemory(vm.ID)
+	d.clean(origin)
+	if n := d.blobs(); n != before+1 {
+		t.Errorf("%d blobs, %d before", n, before)
+	}
+	if w, err := d.GetWorker(ctx, by, far.worker.ID().String()); err != nil || w.VMs != 0 || w.Reserved != (domain.Resources{}) {
+		t.Errorf("what rests in the storage holds %+v, %v", w, err)
+	}
+	_, err := d.CreateSnapshot(ctx, by, vm.ID, vmm.CreateSnapshot{Name: "snap"})
+	refused(t, err, errors.Conflict)
+	far.worker.Sweep(ctx)
+	if n := d.blobs(); n != before+1 {
+		t.Errorf("%d blobs after a sweep, %d before", n, before)
+	}
+	d.goesOn(far, vm, waits)
+	d.only(far, before)
+	if out := far.output(done.ID); out != "over\n" { // it stays where it ran
+		t.Errorf("%q", out)
+	}
+	if x, err := d.GetExecution(ctx, by, done.ID); err != nil || x.State != domain.ExecutionExited {
+		t.Errorf("%+v, %v", x, err)
+	}
+	// And back.
+	_, err = d.UncordonWorker(ctx, by, origin.worker.ID().String())
+	must(t, err)
+	d.beat()
+	d.origin, d.far = far, origin
+	d.drain()
+	d.until(vm.ID, (*domain.VM).KeepsMemory)
+	d.beat()
+	d.restsWithMemory(vm.ID)
+	_, err = d.DeleteVM(ctx, by, vm.ID)
+	must(t, err)
+	_, err = d.WaitVM(ctx, by, vm.ID)
+	must(t, err)
+	d.only(origin, before)
+}
+
+// Killed at any point of a move, the worker that a VM leaves has it paused or not at
+// all; killed at any point of its resumption, the worker that takes it has it go on,
+// once.
+func TestMovesOfMemoryThatACrashInterrupts(t *testing.T) {
+	t.Parallel()
+	for name, stop := range map[string]func(d *drained) <-chan struct{}{
+		"snapshot": func(d *drained) <-chan struct{} { at, _ := d.origin.node.StopNext(fake.OpSnapshot); return at },
+		"packing":  func(d *drained) <-chan struct{} { at, _ := d.origin.node.StopNext(fake.OpPack); return at },
+		"sent":     func(d *drained) <-chan struct{} { return hold(&d.depot[d.origin].holdSent) },
+		"gone":     func(d *drained) <-chan struct{} { at, _ := d.origin.node.StopNext(fake.OpDelete); return at },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d, vm, waits := newDrainedWithMemory(t)
+			before := d.blobs()
+			at := stop(d)
+			d.drain()
+			d.until(vm.ID, (*domain.VM).KeepsMemory)
+			d.beat()
+			<-at
+			d.crash(d.origin)
+			row := d.one.vm(vm.ID)
+			if left := name == "gone"; row.InStorage() != left || (row.WorkerID == d.far.worker.ID()) != left || !row.KeepsMemory() {
+				t.Errorf("%+v", row)
+			}
+			d.again(d.origin)
+			d.beat()
+			d.restsWithMemory(vm.ID)
+			d.clean(d.origin)
+			d.goesOn(d.far, vm, waits)
+			d.far.skip(25 * time.Hour)
+			d.far.worker.Sweep(d.one.ctx)
+			d.only(d.far, before)
+		})
+	}
+	for name, stop := range map[string]func(d *drained) <-chan struct{}{
+		"unpacking": func(d *drained) <-chan struct{} { at, _ := d.far.node.StopNext(fake.OpUnpack); return at },
+		"fetched":   func(d *drained) <-chan struct{} { return hold(&d.depot[d.far].holdGot) },
+		"resuming":  func(d *drained) <-chan struct{} { at, _ := d.far.node.StopNext(fake.OpResume); return at },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d, vm, waits := newDrainedWithMemory(t)
+			before := d.blobs()
+			d.drain()
+			d.until(vm.ID, (*domain.VM).KeepsMemory)
+			d.beat()
+			d.restsWithMemory(vm.ID)
+			at := stop(d)
+			_, err := d.ResumeVM(d.one.ctx, d.one.by, vm.ID)
+			must(t, err)
+			<-at
+			d.crash(d.far)
+			d.again(d.far)
+			d.went(d.far, vm, waits)
+			d.far.skip(25 * time.Hour)
+			d.far.worker.Sweep(d.one.ctx)
+			d.only(d.far, before)
+		})
+	}
+}
+
+// Where what was in its memory cannot go on, the VM says why and keeps it, until it is
+// stopped: then it is started from its disk.
+func TestMemoryThatCannotGoOn(t *testing.T) {
+	t.Parallel()
+	d, vm, waits := newDrainedWithMemory(t)
+	ctx, by, far := d.one.ctx, d.one.by, d.far
+	before := d.blobs()
+	d.drain()
+	d.until(vm.ID, (*domain.VM).KeepsMemory)
+	d.beat()
+	d.restsWithMemory(vm.ID)
+	for _, op := range []fake.Op{fake.OpUnpack} {
+		far.node.FailNext(op, errors.New(errors.NoSpace, "it is full"))
+		_, err := d.ResumeVM(ctx, by, vm.ID)
+		must(t, err)
+		row := d.until(vm.ID, func(vm *domain.VM) bool { return vm.Reason != "" })
+		if !row.InStorage() || !row.KeepsMemory() || !strings.Contains(row.Reason, "full") {
+			t.Errorf("%s: %+v", op, row)
+		}
+		if leaks := far.node.Leaks(); len(leaks) > 0 {
+			t.Errorf("%s: %v", op, leaks)
+		}
+	}
+	// The workers have another version since, and are asked for nothing.
+	for _, b := range []*bed{d.origin, far} {
+		b.node.SetVersion("2")
+		d.crash(b)
+		d.again(b)
+	}
+	_, err := d.ResumeVM(ctx, by, vm.ID)
+	if refused(t, err, errors.Conflict); err != nil && !strings.Contains(err.Error(), "saved by fake 1") {
+		t.Errorf("%v", err)
+	}
+	_, err = d.StopVM(ctx, by, vm.ID)
+	must(t, err)
+	_, err = d.WaitVM(ctx, by, vm.ID)
+	must(t, err)
+	if x, err := d.GetExecution(ctx, by, waits.ID); err != nil || x.State != domain.ExecutionLost {
+		t.Errorf("%+v, %v", x, err)
+	}
+	d.start(far, vm.ID, "kept")
+	if row := d.one.vm(vm.ID); row.Epoch != vm.Epoch+1 {
+		t.Errorf("%+v", row)
+	}
+	d.only(far, before)
+}
+
+// Where no other worker could have it go on, what is in its memory is given up when
+// the drain's time has come, and it is told why.
+func TestMemoryThatNobodyTakes(t *testing.T) {
+	t.Parallel()
+	d, vm, _ := newDrainedWithMemory(t)
+	d.far.node.SetVersion("2")
+	d.crash(d.far)
+	d.again(d.far)
+	d.drain()
+	d.until(vm.ID, func(vm *domain.VM) bool { return vm.Observed == domain.Stopped })
+	d.beat()
+	row := d.left(vm.ID)
+	if row.Observed != domain.Stopped || row.Tombstone == nil || !strings.Contains(row.Tombstone.Detail, "no other worker has fake 1") {
+		t.Errorf("%+v", row)
+	}
+	d.start(d.far, vm.ID, "kept")
+}
