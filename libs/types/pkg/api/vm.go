@@ -32,7 +32,7 @@ type VM struct {
 	IdleTimeoutMS    int64             `json:"idle_timeout_ms,omitempty" doc:"on_timeout happens after so long without use; absent: never"`
 	AutoResume       bool              `json:"auto_resume" doc:"Traffic resumes it when paused"`
 	WorkerID         string            `json:"worker_id,omitempty"`
-	InStorage        bool              `json:"in_storage,omitempty" doc:"Its disk is in the storage, since a worker was drained; its next start may be on any worker, and worker_id is who looks after it"`
+	InStorage        bool              `json:"in_storage,omitempty" doc:"Its disk is in the storage, with its memory if it is paused, since a worker was drained; its next start may be on any worker, and worker_id is who looks after it"`
 	Epoch            int64             `json:"epoch" doc:"Rises by one with every start of a machine for it"`
 	Generation       int64             `json:"generation" doc:"Rises by one with every change of desired_state"`
 	Reason           string            `json:"reason,omitempty" doc:"Why it failed, or what it is waiting for"`

@@ -154,7 +154,8 @@ their end; "aetherium task cancel" ends one earlier. The worker does so whether 
 
 With --move, VMs that rest leave the worker: their disks are put into the storage that
 the workers share, and their next start may be on another worker. Those that are paused
-by their on_timeout, or are paused then, rest without their memory. What cannot leave
+with their memory saved go on from it there, if a worker has the same driver in the
+same version; else it is given up when the drain ends. What cannot leave
 (a VM with a volume, or of a driver that cannot pack its disk) stays, and its reason
 says why.`,
 		Example: `  aetherium worker drain node-2 --within 1h

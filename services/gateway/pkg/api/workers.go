@@ -64,7 +64,7 @@ func (a *API) workerRoutes() {
 		options{scope: domain.ScopeAdmin}, a.onWorker(vmm.Fleet.UncordonWorker))
 	register(a, operation("drain-worker", http.MethodPost, "/workers/{id}/drain", tag, "Have a worker end its VMs",
 		"It takes nothing new. VMs that still run at its drain_at are paused, stopped or deleted, as their on_timeout says; active tells how many are left. "+
-			"With move, those that rest leave it, also those paused, without their memory, at drain_at: in_storage of them tells so, and vms how many are left. Asked again, the earlier time counts, and move stays."),
+			"With move, those that rest leave it, also those paused, with their memory where another worker can go on from it, else without it at drain_at: in_storage of them tells so, and vms how many are left. Asked again, the earlier time counts, and move stays."),
 		options{scope: domain.ScopeAdmin}, func(ctx context.Context, in *drainWorkerInput) (*workerOutput, error) {
 			body := given(in.Body)
 			d := vmm.DrainWorker{Within: defaultDrain, Move: body.Move}
