@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -54,6 +55,13 @@ func TestMemoryLeavesADrainedWorker(t *testing.T) {
 		t.Fatal(err, out)
 	}
 	second := f.worker("worker-2", gateway)
+	for usable := false; !usable; {
+		w, err := c.Worker(ctx, "worker-2")
+		must(t, err)
+		usable = slices.ContainsFunc(w.Drivers, func(d api.Driver) bool { return d.Name == "qemu" && slices.Contains(d.Capabilities, "move:memory") })
+		must(t, ctx.Err())
+		time.Sleep(50 * time.Millisecond) // what a driver can is no event
+	}
 
 	drained := make(chan error, 1)
 	go func() {

@@ -16,6 +16,9 @@ const CanMove = "move"
 // CanMoveMemory is the capability that they do so with what is in their memory.
 const CanMoveMemory = "move:memory"
 
+// BeingTried is why a driver cannot be used of which nothing is known yet.
+const BeingTried = "it is being tried out; ask again in a moment"
+
 // Takes reports whether a worker can be given VMs of a driver out of a storage.
 func Takes(w *domain.Worker, driver, store string) bool {
 	d := infoOf(w, driver)
@@ -76,11 +79,10 @@ func MemoryLeaves(ctx context.Context, tx storage.Tx, vm *domain.VM, store strin
 	}
 	var version string
 	for _, w := range all {
-		if w.ID == vm.WorkerID {
-			version = infoOf(w, vm.Spec.Driver).Version
-			if !can(infoOf(w, vm.Spec.Driver), CanMoveMemory) {
-				return "the driver " + vm.Spec.Driver + " cannot pack it", nil
-			}
+		if d := infoOf(w, vm.Spec.Driver); d.Reason == BeingTried && w.Storage == store {
+			return "", nil // it may, which is known soon: what is given up is lost
+		} else if w.ID == vm.WorkerID {
+			version = d.Version
 		}
 	}
 	if len(vm.Spec.Tools) > 0 {

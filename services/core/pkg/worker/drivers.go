@@ -8,6 +8,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
@@ -33,9 +34,6 @@ func (o *offers) set(info domain.DriverInfo) {
 	slices.SortFunc(o.infos, func(a, b domain.DriverInfo) int { return strings.Compare(a.Name, b.Name) })
 }
 
-// beingTried is why a driver cannot be used of which nothing is known yet.
-const beingTried = "it is being tried out; ask again in a moment"
-
 // learn asks the drivers what they can do here. Those whose trial takes long
 // are what they were when the worker last knew, and tried out meanwhile; why
 // one could not be used may have been mended since.
@@ -43,7 +41,7 @@ func (w *Worker) learn(ctx context.Context, before []domain.DriverInfo) {
 	var trials sync.WaitGroup
 	for name, d := range w.Deps.Drivers {
 		if w.config.NoTrials || slices.Contains(w.config.Late, name) {
-			info := domain.DriverInfo{Name: name, Reason: beingTried, Capabilities: []string{}}
+			info := domain.DriverInfo{Name: name, Reason: service.BeingTried, Capabilities: []string{}}
 			if i := slices.IndexFunc(before, func(i domain.DriverInfo) bool { return i.Name == name && (i.Usable || w.config.NoTrials) }); i >= 0 {
 				info = before[i]
 			}

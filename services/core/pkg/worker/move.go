@@ -192,6 +192,13 @@ func (w *Worker) memoryLeaves(ctx context.Context, vm *domain.VM) (bool, error) 
 
 // memoryStays says why what a VM has in its memory cannot leave with it; empty: it can.
 func (w *Worker) memoryStays(ctx context.Context, vm *domain.VM) (why string, err error) {
+	d, err := w.driver(vm.Spec.Driver)
+	if err != nil {
+		return "", err
+	}
+	if _, ok := d.(vmm.MemoryCarrier); !ok {
+		return "the driver " + vm.Spec.Driver + " cannot pack it", nil
+	}
 	err = w.Store.View(ctx, func(tx storage.Tx) (err error) {
 		why, err = service.MemoryLeaves(ctx, tx, vm, w.Depot.Name())
 		return err

@@ -7,6 +7,8 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/fake"
 )
@@ -250,4 +252,39 @@ func TestMemoryThatNobodyTakes(t *testing.T) {
 		t.Errorf("%+v", row)
 	}
 	d.start(d.far, vm.ID, "kept")
+}
+
+// While a worker's driver is still being tried out, nothing is given up for it.
+func TestMemoryIsKeptUntilItIsKnownWhoTakesIt(t *testing.T) {
+	t.Parallel()
+	d, vm, waits := newDrainedWithMemory(t)
+	drivers := func(change func(*domain.DriverInfo)) {
+		must(t, d.one.store.Update(d.one.ctx, func(tx storage.Tx) error {
+			row, err := tx.Workers().Get(d.one.ctx, d.far.worker.ID())
+			if err != nil {
+				return err
+			}
+			for i := range row.Drivers {
+				change(&row.Drivers[i])
+			}
+			return tx.Workers().Update(d.one.ctx, row)
+		}))
+	}
+	var before domain.DriverInfo
+	drivers(func(i *domain.DriverInfo) {
+		before = *i
+		*i = domain.DriverInfo{Name: i.Name, Reason: service.BeingTried, Capabilities: []string{}}
+	})
+	d.drain()
+	d.until(vm.ID, (*domain.VM).KeepsMemory)
+	d.beat()
+	row := d.until(vm.ID, func(vm *domain.VM) bool { return vm.Reason != "" })
+	if row.InStorage() || !row.KeepsMemory() || !strings.Contains(row.Reason, "can take its memory") {
+		t.Errorf("%+v", row)
+	}
+	drivers(func(i *domain.DriverInfo) { *i = before })
+	d.origin.skip(time.Hour)
+	d.beat()
+	d.restsWithMemory(vm.ID)
+	d.goesOn(d.far, vm, waits)
 }

@@ -513,6 +513,13 @@ func liveness(e *env) {
 	if got := get(); e.getVM(p, stored.ID).UnreachableSince != nil || got.VMs != 0 || got.Reserved != (domain.Resources{}) {
 		e.Errorf("with its memory: %v, %d VMs that hold %+v", e.getVM(p, stored.ID).UnreachableSince, got.VMs, got.Reserved)
 	}
+	for _, kind := range []domain.SnapshotKind{domain.SnapshotMemory, domain.SnapshotDisk} { // it is given up, too
+		disk.Kind = kind
+		e.update(func(tx storage.Tx) error { return tx.Snapshots().Update(e.ctx(), disk) })
+		if got := read(e, func(tx storage.Tx) (*domain.Snapshot, error) { return tx.Snapshots().Get(e.ctx(), p, disk.ID) }); got.Kind != kind {
+			e.Errorf("the kind is %q, not %q", got.Kind, kind)
+		}
+	}
 	e.save(stored, func(vm *domain.VM) { vm.Desired, vm.Observed = domain.WantRunning, domain.Stopped })
 	if got := get(); e.getVM(p, stored.ID).UnreachableSince == nil || got.VMs != 1 || got.Reserved.DiskBytes != stored.Spec.Resources.DiskBytes {
 		e.Errorf("%d VMs that hold %+v", got.VMs, got.Reserved)
