@@ -38,7 +38,13 @@ func newDrainedWithMemory(t *testing.T) (d *drained, vm *domain.VM, waits *domai
 // restsWithMemory waits until a VM has left, paused.
 func (d *drained) restsWithMemory(id domain.ID) *domain.VM {
 	d.one.t.Helper()
-	vm := d.left(id)
+	for !d.one.vm(id).InStorage() { // what was in the way is looked at again with each sign of life
+		if d.one.ctx.Err() != nil {
+			d.one.t.Fatalf("the VM stays %+v", d.one.vm(id))
+		}
+		d.beat()
+	}
+	vm := d.one.vm(id)
 	if !vm.KeepsMemory() || vm.WorkerID != d.far.worker.ID() || vm.Reason != "" || vm.Tombstone != nil {
 		d.one.t.Errorf("%+v", vm)
 	}
