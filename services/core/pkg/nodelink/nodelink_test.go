@@ -130,6 +130,11 @@ func TestOutputComesAsItIsSaid(t *testing.T) {
 		{Offset: 7, Gap: &domain.OutputGap{From: 7, To: 9}},
 		{Offset: 9, End: &domain.ExecutionEnd{ExitCode: 3, LostReason: "ü\n"}},
 	} {
+		impatient, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := r.Next(impatient); !errors.Is(err, context.Canceled) {
+			t.Errorf("a reader who went away: %v", err)
+		}
 		go func() { o.events <- e }()
 		got, err := r.Next(t.Context())
 		must(t, err)
@@ -141,12 +146,6 @@ func TestOutputComesAsItIsSaid(t *testing.T) {
 		}
 	}
 	<-o.held
-	impatient, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := r.Next(impatient); !errors.Is(err, context.Canceled) {
-		t.Errorf("a reader who went away: %v", err)
-	}
-	close(o.events)
 	for range 2 {
 		if _, err := r.Next(t.Context()); err != io.EOF { //nolint:errorlint // bare, as it is promised
 			t.Errorf("after the end: %v", err)
