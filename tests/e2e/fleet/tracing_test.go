@@ -148,7 +148,7 @@ func TestTraces(t *testing.T) {
 	for name, service := range map[string]string{
 		"POST /vms": "aetherium-gateway", "service create": "aetherium-gateway", "placement": "aetherium-gateway", "call vms.wake": "aetherium-gateway",
 		"answer vms.wake": "aetherium-worker", "job vm.converge": "aetherium-worker", "start session": "aetherium-worker",
-		"POST /vms/{vm}/execute": "aetherium-gateway", "call executions.start": "aetherium-gateway", "answer executions.start": "aetherium-worker",
+		"POST /vms/{vm}/execute": "aetherium-gateway", "call executions.run": "aetherium-gateway", "answer executions.run": "aetherium-worker",
 		"execution": "aetherium-worker",
 	} {
 		var path []string
