@@ -62,7 +62,7 @@ type (
 	}
 	executionOutput  struct{ Body wire.Execution }
 	executionsOutput struct{ Body wire.ExecutionList }
-	empty struct{}
+	empty            struct{}
 )
 
 func (a *API) executionRoutes() {
