@@ -37,6 +37,7 @@ type Journal struct {
 	end      *domain.ExecutionEnd
 	modified time.Time
 	fail     error // deleted or shut: nothing more is written
+	partings int   // how often those who followed it were told to look elsewhere
 	carried  bool  // it is elsewhere, too
 	change   watch.Change
 	changes  uint64 // so far
@@ -378,6 +379,14 @@ func (j *Journal) info() Info {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return Info{Key: j.key, Bytes: j.bytes, Modified: j.modified, Open: j.refs > 0, Carried: j.carried}
+}
+
+// part lets those who follow the journal go.
+func (j *Journal) part() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.partings++
+	j.wake()
 }
 
 // wake tells the waiting readers that something changed.

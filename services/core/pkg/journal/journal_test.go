@@ -196,6 +196,55 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// Who follows what goes on elsewhere is told so when it has what there is; what has
+// ended, is another VM's or is read afterwards goes on as before.
+func TestPart(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, t.TempDir(), journal.Options{})
+	k, other := newKey(), newKey()
+	over := k
+	over.Execution = domain.NewID()
+	follow := func(k journal.Key) *journal.Reader {
+		r, err := s.Read(k, 0, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = r.Close() })
+		return r
+	}
+	journals := map[journal.Key]*journal.Journal{}
+	for _, k := range []journal.Key{k, over, other} {
+		journals[k] = open(t, s, k)
+		defer journals[k].Close()
+		appendAll(t, journals[k], "begun ")
+	}
+	parted, ended, stays := follow(k), follow(over), follow(other)
+	if err := journals[over].AppendEnd(domain.ExecutionEnd{ExitCode: 3}); err != nil {
+		t.Fatal(err)
+	}
+	s.Part(k.VM, k.Epoch)
+	later := follow(k)
+
+	if e, err := parted.Next(t.Context()); err != nil || string(e.Data) != "begun " {
+		t.Errorf("%+v, %v", e, err)
+	}
+	if _, err := parted.Next(t.Context()); !errors.HasCode(err, errors.Unavailable) {
+		t.Errorf("after what there was: %v", err)
+	}
+	if got := drain(t, ended, 0); got.end == nil || got.end.ExitCode != 3 || got.data.String() != "begun " {
+		t.Errorf("what had ended: %+v", got)
+	}
+	for k, r := range map[journal.Key]*journal.Reader{k: later, other: stays} {
+		appendAll(t, journals[k], "more")
+		if err := journals[k].AppendEnd(domain.ExecutionEnd{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := drain(t, r, 0); got.end == nil || got.data.String() != "begun more" {
+			t.Errorf("who goes on: %+v", got)
+		}
+	}
+}
+
 func TestWaitingReaderIsReleased(t *testing.T) {
 	t.Parallel()
 	for name, release := range map[string]func(*journal.Store, *journal.Reader, context.CancelFunc, journal.Key){

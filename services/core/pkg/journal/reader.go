@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -22,6 +23,8 @@ type Reader struct {
 	j      *Journal
 	owned  bool // Close closes j too
 	follow bool
+	// partings are those of the journal when reading began.
+	partings int
 
 	mu    sync.Mutex // held while stepping, never while waiting
 	pos   int64      // next offset to deliver
@@ -45,7 +48,10 @@ func (j *Journal) NewReader(from int64, follow bool) (*Reader, error) {
 	if next := j.NextOffset(); from < 0 || from > next {
 		return nil, errors.New(errors.OutOfRange, "offset %d is not in the output, which has %d bytes", from, next).WithField("offset")
 	}
-	return &Reader{j: j, follow: follow, pos: from, done: make(chan struct{})}, nil
+	j.mu.Lock()
+	partings := j.partings
+	j.mu.Unlock()
+	return &Reader{j: j, follow: follow, partings: partings, pos: from, done: make(chan struct{})}, nil
 }
 
 // Close ends the reader. A Next that waits returns Canceled. Calling it twice
@@ -65,7 +71,7 @@ func (r *Reader) Close() error {
 }
 
 // Next gives the next event. Returns io.EOF at the end, Gone when the journal
-// was deleted, Canceled after Close, and ctx's error.
+// was deleted, Unavailable after [Store.Part], Canceled after Close, and ctx's error.
 func (r *Reader) Next(ctx context.Context) (domain.OutputEvent, error) {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -88,6 +94,7 @@ type view struct {
 	next  int64
 	end   *domain.ExecutionEnd
 	fail  error
+	part  bool  // what comes next does not come here
 	limit int64 // published size of the reader's segment
 
 	changes uint64 // of the journal so far
@@ -140,6 +147,8 @@ func (r *Reader) step() (domain.OutputEvent, <-chan struct{}, error) {
 			return domain.OutputEvent{}, nil, io.EOF
 		case v.fail != nil:
 			return domain.OutputEvent{}, nil, v.fail
+		case v.part:
+			return domain.OutputEvent{}, nil, errors.New(errors.Unavailable, "the output goes on elsewhere, with its VM").WithRetryAfter(time.Second)
 		}
 		if wait := r.waitAfter(v); wait != nil {
 			return domain.OutputEvent{}, wait, nil
@@ -150,7 +159,7 @@ func (r *Reader) step() (domain.OutputEvent, <-chan struct{}, error) {
 func (r *Reader) look() view {
 	r.j.mu.Lock()
 	defer r.j.mu.Unlock()
-	v := view{next: r.j.next, end: r.j.end, fail: r.j.fail, changes: r.j.changes}
+	v := view{next: r.j.next, end: r.j.end, fail: r.j.fail, part: r.j.partings != r.partings, changes: r.j.changes}
 	if r.seg != nil {
 		v.limit = r.seg.size
 	}

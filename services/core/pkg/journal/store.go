@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 )
 
 // DefaultMaxBytes bounds a journal, frame headers included.
@@ -151,6 +152,19 @@ func (s *Store) Read(k Key, from int64, follow bool) (*Reader, error) {
 	}
 	r.owned = true
 	return r, nil
+}
+
+// Part tells those who follow what goes on in an epoch of a VM that it does so
+// elsewhere: they get what there is, and then Unavailable. Whoever begins to read
+// after that is not concerned.
+func (s *Store) Part(vm domain.ID, epoch int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, j := range s.journals {
+		if k.VM == vm && k.Epoch == epoch && j.refs > 0 {
+			j.part()
+		}
+	}
 }
 
 // Tail gives the last n bytes of a journal's output, all streams together.

@@ -146,9 +146,28 @@ func (s *Service) replace(ctx context.Context, tx storage.Tx, vm *domain.VM) err
 	return err
 }
 
+// halfWay reports whether a worker that is away was to take a VM out of the storage
+// with its memory, and had not all of it. Nothing of it goes on before that.
+func (s *Service) halfWay(ctx context.Context, tx storage.Tx, vm *domain.VM) (bool, error) {
+	if vm.StoredID == "" || vm.MachineID == "" || vm.UnreachableSince == nil {
+		return false, nil
+	}
+	stored, err := tx.Snapshots().Get(ctx, vm.ProjectID, vm.StoredID)
+	return err == nil && stored.Kind == domain.SnapshotMemory, err
+}
+
+// takeBack has a VM that came half way rest in the storage as before. What its
+// worker has of it is nobody's: it may not write that the VM has arrived.
+func (s *Service) takeBack(ctx context.Context, tx storage.Tx, vm *domain.VM) error {
+	if err := tx.Machines().Delete(ctx, vm.MachineID); err != nil {
+		return err
+	}
+	vm.MachineID, vm.Observed, vm.PauseMode = "", domain.Paused, domain.PauseMemory
+	return nil
+}
+
 // entrust gives a VM that rests in the storage, and is to be deleted or to rest
-// without its memory, to a worker
-// that is there, if its own is not and another one is.
+// without its memory, to a worker that is there, if its own is not and another one is.
 func (s *Service) entrust(ctx context.Context, tx storage.Tx, vm *domain.VM) error {
 	state, err := tx.Workers().State(ctx, vm.WorkerID)
 	if err == nil && state != domain.WorkerAway || err != nil && !errors.HasCode(err, errors.NotFound) {

@@ -32,7 +32,13 @@ func (s *Service) PauseVM(ctx context.Context, by vmm.Caller, id domain.ID, mode
 		if err != nil {
 			return err
 		}
-		vm.PauseMode, err = pauseMode(w, vm.Spec.Driver, mode)
+		if vm.PauseMode, err = pauseMode(w, vm.Spec.Driver, mode); err != nil || vm.StoredID == "" {
+			return err
+		}
+		stored, err := tx.Snapshots().Get(ctx, vm.ProjectID, vm.StoredID)
+		if err == nil && stored.Kind == domain.SnapshotMemory {
+			vm.PauseMode = domain.PauseMemory // it was not begun: its memory is saved, and holds nothing
+		}
 		return err
 	})
 }
@@ -83,12 +89,21 @@ func (s *Service) wish(ctx context.Context, by vmm.Caller, id domain.ID, want do
 		if changed, err = lifecycle.Ask(vm, want); err != nil {
 			return err
 		}
+		halfWay, err := s.halfWay(ctx, tx, vm)
+		if err != nil {
+			return err
+		}
 		// Who was to start it may have left before it began.
-		again := !changed && want == domain.WantRunning && vm.InStorage() && vm.UnreachableSince != nil
+		again := !changed && want == domain.WantRunning && (vm.InStorage() || halfWay) && vm.UnreachableSince != nil
 		if !changed && !again {
 			return nil
 		}
 		changed = true
+		if halfWay {
+			if err := s.takeBack(ctx, tx, vm); err != nil {
+				return err
+			}
+		}
 		if check != nil {
 			if err := check(tx, vm); err != nil {
 				return err

@@ -248,6 +248,9 @@ type BootedCounts struct {
 type SnapshotInfo struct {
 	Bytes  int64
 	Frozen time.Duration // how long the machine stood still
+	// MemoryVersion is the version of the driver that saved the memory; empty: its
+	// present one.
+	MemoryVersion string
 }
 
 // Usage is a machine's consumption, cumulative where it says so.

@@ -439,7 +439,11 @@ func (w *Worker) WaitExecution(ctx context.Context, id domain.ID) (*domain.Execu
 		changed := sub.Changed()
 		_, row, ok := w.execs.get(id)
 		if !ok {
-			return w.storedExecution(ctx, storage.System, id)
+			x, err := w.storedExecution(ctx, storage.System, id)
+			if err == nil && !x.State.Ended() {
+				return nil, errors.New(errors.Unavailable, "the execution goes on when its VM does, which is not here now").WithRetryAfter(time.Second)
+			}
+			return x, err
 		}
 		if row.State.Ended() {
 			return row, nil

@@ -118,7 +118,7 @@ func (w *Worker) evacuate(ctx context.Context, moving bool) error {
 	start := time.Now()
 	for _, vm := range vms {
 		stays := "" // why its memory does
-		if moving && (active(vm) && vm.OnTimeout == domain.TimeoutPause || saved(vm) && !vm.InStorage()) {
+		if moving && !vm.InStorage() && (active(vm) && vm.OnTimeout == domain.TimeoutPause || saved(vm)) {
 			bound, berr := w.bound(ctx, vm)
 			if berr == nil && bound == "" {
 				stays, berr = w.memoryStays(ctx, vm)

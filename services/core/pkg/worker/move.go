@@ -280,6 +280,7 @@ func (w *Worker) moveOne(ctx context.Context, vm *domain.VM) error {
 	}
 	if err == nil {
 		w.tellLost(vm.ID) // of what goes on elsewhere nothing ends here
+		w.Journals.Part(vm.ID, vm.Epoch)
 	}
 	if closed := w.tryClose(m); err == nil && closed {
 		w.Log.Info("a VM has left this worker", "vm", vm.ID, "bytes", m.packed.Bytes, "memory", m.memory, "took", w.Now().Sub(begun))
@@ -312,6 +313,10 @@ func (w *Worker) packDisk(ctx context.Context, c carrier, m *move) error {
 		return err
 	}
 	m.disk.Bytes = info.Bytes
+	if saved := info.MemoryVersion; m.memory && saved != "" && saved != m.disk.DriverVersion {
+		return errors.Join(errors.New(errors.Unsupported, "its memory was saved by %s %s, and its worker has %s", m.disk.Driver, saved, m.disk.DriverVersion).
+			WithHint("stop it, and it leaves without its memory"), c.DeleteSnapshot(ctx, id))
+	}
 	pack := c.PackSnapshot
 	if m.memory {
 		mc, ok := c.(vmm.MemoryCarrier)

@@ -51,15 +51,24 @@ func (w *Worker) takeIn(ctx context.Context, vm *domain.VM, driver vmm.Driver, s
 	w.machines.set(vm.MachineID, vm.Spec.Driver, lifecycle.MachinePaused)
 	w.machines.sleeps(vm.MachineID, true)
 	w.Log.Info("a VM was taken out of the storage with its memory", "vm", vm.ID, "bytes", stored.Packed.Bytes, "took", w.Now().Sub(begun))
-	return w.arrived(ctx, vm)
+	err = w.arrived(ctx, vm)
+	if errors.HasCode(err, errors.Conflict) { // it was taken back meanwhile: this is nobody's machine
+		err = errors.Join(err, removeMachine(context.WithoutCancel(ctx), driver, string(vm.MachineID)))
+		w.machines.forget(vm.MachineID)
+	}
+	return err
 }
 
 // arrived writes that a VM is here, paused, and no longer in the storage.
+// Returns Conflict where it is to be somewhere else.
 func (w *Worker) arrived(ctx context.Context, vm *domain.VM) error {
 	var stored domain.ID
 	row, err := w.commit(ctx, vm.ID, events.VMUpdated, func(_ storage.Tx, row *domain.VM) error {
+		if row.MachineID != vm.MachineID {
+			return errMoved(vm.ID)
+		}
 		stored, row.StoredID = row.StoredID, ""
-		row.Observed = domain.Paused
+		row.Observed, row.PauseMode = domain.Paused, domain.PauseMemory
 		return nil
 	})
 	if err != nil {
@@ -86,14 +95,17 @@ func (w *Worker) notTakenIn(ctx context.Context, vm *domain.VM, driver vmm.Drive
 	}
 	w.Log.Error("VM not resumed", "vm", vm.ID, "error", why)
 	_, err := w.commit(ctx, vm.ID, events.VMPaused, func(tx storage.Tx, row *domain.VM) error {
+		if row.MachineID != vm.MachineID {
+			return errMoved(vm.ID)
+		}
 		if row.MachineID != "" {
 			if err := tx.Machines().Delete(ctx, row.MachineID); err != nil {
 				return err
 			}
 		}
-		row.MachineID, row.Observed = "", domain.Paused
+		row.MachineID, row.Observed, row.PauseMode = "", domain.Paused, domain.PauseMemory
 		row.Reason = "it could not be resumed: " + errors.Public(why).Message
-		if row.Desired == domain.WantRunning {
+		if row.Desired == domain.WantRunning && row.Generation == vm.Generation { // a newer wish is tried anew
 			row.Desired = domain.WantPaused
 			row.Generation++
 		}

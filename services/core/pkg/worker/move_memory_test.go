@@ -92,10 +92,16 @@ func TestMemoryLeavesADrainedWorker(t *testing.T) {
 	ctx, by, origin, far := d.one.ctx, d.one.by, d.origin, d.far
 	before := d.blobs()
 	_, done := origin.sh(vm.ID, "echo over")
+	follower, err := origin.worker.Output(ctx, waits, 0, true)
+	must(t, err)
+	defer func() { _ = follower.Close() }()
 	d.drain()
 	d.until(vm.ID, (*domain.VM).KeepsMemory)
 	d.beat()
 	d.restsWithMemory(vm.ID)
+	if _, err := follower.Next(ctx); !errors.HasCode(err, errors.Unavailable) {
+		t.Errorf("who follows what goes on elsewhere: %v", err)
+	}
 	d.clean(origin)
 	if n := d.blobs(); n != before+1 {
 		t.Errorf("%d blobs, %d before", n, before)
@@ -103,7 +109,7 @@ func TestMemoryLeavesADrainedWorker(t *testing.T) {
 	if w, err := d.GetWorker(ctx, by, far.worker.ID().String()); err != nil || w.VMs != 0 || w.Reserved != (domain.Resources{}) {
 		t.Errorf("what rests in the storage holds %+v, %v", w, err)
 	}
-	_, err := d.CreateSnapshot(ctx, by, vm.ID, vmm.CreateSnapshot{Name: "snap"})
+	_, err = d.CreateSnapshot(ctx, by, vm.ID, vmm.CreateSnapshot{Name: "snap"})
 	refused(t, err, errors.Conflict)
 	far.worker.Sweep(ctx)
 	if n := d.blobs(); n != before+1 {
@@ -293,4 +299,127 @@ func TestMemoryIsKeptUntilItIsKnownWhoTakesIt(t *testing.T) {
 	d.beat()
 	d.restsWithMemory(vm.ID)
 	d.goesOn(d.far, vm, waits)
+}
+
+// A worker that dies as it takes a VM out of the storage does not keep it: the VM
+// rests there as before, and goes on elsewhere. When that worker is back, it has
+// nothing of it.
+func TestWhoNeverTookItInDoesNotKeepIt(t *testing.T) {
+	t.Parallel()
+	d, vm, waits := newDrainedWithMemory(t)
+	ctx, by := d.one.ctx, d.one.by
+	before := d.blobs()
+	d.drain()
+	d.until(vm.ID, (*domain.VM).KeepsMemory)
+	d.beat()
+	d.restsWithMemory(vm.ID)
+	at, _ := d.far.node.StopNext(fake.OpUnpack)
+	_, err := d.ResumeVM(ctx, by, vm.ID)
+	must(t, err)
+	<-at
+	if row := d.one.vm(vm.ID); row.InStorage() {
+		t.Errorf("%+v", row)
+	}
+	d.crash(d.far)
+	// Nobody waits for its end where it is.
+	_, err = d.WaitExecution(ctx, by, waits.ID)
+	refused(t, err, errors.Unavailable)
+	_, err = d.UncordonWorker(ctx, by, d.origin.worker.ID().String())
+	must(t, err)
+	for d.one.vm(vm.ID).UnreachableSince == nil {
+		d.silent(d.origin)
+	}
+	d.goesOn(d.origin, vm, waits)
+	d.again(d.far)
+	d.clean(d.far)
+	d.only(d.origin, before)
+}
+
+// What was wanted of a VM while it is taken out of the storage is done to what it is:
+// paused with its memory saved, however it was to be paused.
+func TestPausedAsItIsTakenIn(t *testing.T) {
+	t.Parallel()
+	d, vm, waits := newDrainedWithMemory(t)
+	ctx, by := d.one.ctx, d.one.by
+	before := d.blobs()
+	d.drain()
+	d.until(vm.ID, (*domain.VM).KeepsMemory)
+	d.beat()
+	d.restsWithMemory(vm.ID)
+	if _, err := d.WaitExecution(ctx, by, waits.ID); !errors.HasCode(err, errors.Unavailable) {
+		t.Errorf("waited for what rests: %v", err)
+	}
+	at, release := d.far.node.StopNext(fake.OpUnpack)
+	_, err := d.ResumeVM(ctx, by, vm.ID)
+	must(t, err)
+	<-at
+	_, err = d.PauseVM(ctx, by, vm.ID, domain.PauseFreeze)
+	must(t, err)
+	release()
+	row, err := d.WaitVM(ctx, by, vm.ID)
+	must(t, err)
+	if !row.KeepsMemory() {
+		t.Errorf("%+v", row)
+	}
+	d.goesOn(d.far, vm, waits)
+	d.only(d.far, before)
+}
+
+// A drain of the worker that a VM was given to before it began gives up nothing.
+func TestDrainedBeforeItIsTakenIn(t *testing.T) {
+	t.Parallel()
+	d, vm, waits := newDrainedWithMemory(t)
+	ctx, by := d.one.ctx, d.one.by
+	d.drain()
+	d.until(vm.ID, (*domain.VM).KeepsMemory)
+	d.beat()
+	d.restsWithMemory(vm.ID)
+	far := d.crash(d.far).String()
+	_, err := d.ResumeVM(ctx, by, vm.ID) // it is not known to be away
+	must(t, err)
+	_, err = d.DrainWorker(ctx, by, far, vmm.DrainWorker{})
+	must(t, err)
+	d.again(d.far)
+	_, err = d.far.worker.Heartbeat(ctx)
+	must(t, err)
+	row := d.until(vm.ID, (*domain.VM).KeepsMemory)
+	if row.Tombstone != nil {
+		t.Errorf("%+v", row.Tombstone)
+	}
+	_, err = d.UncordonWorker(ctx, by, far)
+	must(t, err)
+	d.goesOn(d.far, vm, waits)
+}
+
+// Memory that was saved by the version before the worker's present one goes on
+// nowhere, and is not sent there: it is told why the VM stays.
+func TestMemoryOfAnEarlierVersionStays(t *testing.T) {
+	t.Parallel()
+	d, vm, _ := newDrainedWithMemory(t)
+	ctx, by := d.one.ctx, d.one.by
+	before := d.blobs()
+	_, err := d.PauseVM(ctx, by, vm.ID, domain.PauseMemory)
+	must(t, err)
+	_, err = d.WaitVM(ctx, by, vm.ID)
+	must(t, err)
+	for _, b := range []*bed{d.origin, d.far} {
+		b.node.SetVersion("2")
+		d.crash(b)
+		d.again(b)
+	}
+	d.drain()
+	row := d.until(vm.ID, func(vm *domain.VM) bool { return vm.Reason != "" || vm.InStorage() })
+	if row.InStorage() || !row.KeepsMemory() || !strings.Contains(row.Reason, "saved by fake 1, and its worker has 2") {
+		t.Errorf("%+v", row)
+	}
+	if n := d.blobs(); n != before {
+		t.Errorf("%d blobs, %d before", n, before)
+	}
+	_, err = d.StopVM(ctx, by, vm.ID)
+	must(t, err)
+	d.until(vm.ID, func(vm *domain.VM) bool { return vm.Observed == domain.Stopped })
+	d.origin.skip(time.Hour)
+	d.beat()
+	d.left(vm.ID)
+	d.start(d.far, vm.ID, "kept")
 }

@@ -282,7 +282,7 @@ func (w *Worker) resume(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 	if err := w.underway(ctx, vm, domain.Resuming); err != nil {
 		return err
 	}
-	if vm.PauseMode != domain.PauseFreeze { // its machine is started, and not only let go on
+	if vm.PauseMode != domain.PauseFreeze || w.machines.isAsleep(vm.MachineID) { // its machine is started, and not only let go on
 		if err := w.enforceEgress(ctx, vm); isAway(err) {
 			return err
 		} else if err != nil {
@@ -459,7 +459,7 @@ func (w *Worker) timeUp(row *domain.VM, cause domain.Cause) {
 	row.Desired = lifecycle.AtDeadline(row.OnTimeout)
 	row.Generation++
 	mode := w.pauseMode(row.Spec.Driver)
-	if row.Desired == domain.WantPaused && cause == domain.CauseDrained && (mode == domain.PauseFreeze || row.Observed == domain.Paused) {
+	if row.Desired == domain.WantPaused && cause == domain.CauseDrained && (mode == domain.PauseFreeze || row.Observed == domain.Paused && row.PauseMode == domain.PauseFreeze) {
 		row.Desired = domain.WantStopped
 	}
 	row.Tombstone = &domain.Tombstone{Cause: cause, By: "worker", At: w.time()}

@@ -97,7 +97,7 @@ func (d *Driver) UnpackMemory(ctx context.Context, spec vmm.Spec, r io.Reader) e
 	}
 	m := &machine{
 		spec: spec, dir: d.node.dirOf(spec.MachineID), made: time.Now().UTC(), began: true,
-		stream: newStream(), deleted: make(chan struct{}), status: vmm.StatusPaused, arrived: &p.Memory,
+		stream: newStream(), deleted: make(chan struct{}), status: vmm.StatusPaused, arrived: &p.Memory, savedBy: version,
 	}
 	if err := m.prepare(home); err != nil {
 		return errors.Join(errors.Wrap(err, errors.Internal, "the machine's directory cannot be made"), os.RemoveAll(m.dir))

@@ -37,6 +37,7 @@ type machine struct {
 	began  bool        // it has been started: its memory is its own
 	phases []vmm.Phase // of the last start
 	slept  *memory     // what ran when it was paused in mode memory; nil: it is not
+	savedBy string     // the driver's version then
 	// arrived is what ran when it was packed on another node: it is paused in mode
 	// memory, and has no run before it is resumed.
 	arrived *memory

@@ -170,8 +170,9 @@ func (d *Driver) sleep(ctx context.Context, m *machine) error {
 	if err := m.pause(true); err != nil {
 		return err
 	}
+	version := d.node.Version()
 	m.mu.Lock()
-	m.slept = &mem
+	m.slept, m.savedBy = &mem, version
 	m.mu.Unlock()
 	d.drop(m) // as with a monitor that ends, connections break
 	return nil
@@ -201,6 +202,13 @@ func (n *Node) SetVersion(v string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.version = v
+}
+
+// Version is the driver's.
+func (n *Node) Version() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.version
 }
 
 // KeepMemory makes the driver one that can keep memory, too.

@@ -102,6 +102,12 @@ func (d *Driver) Snapshot(ctx context.Context, id, snapshotID string, kind domai
 	info := vmm.SnapshotInfo{Bytes: size(to), Frozen: time.Since(began)}
 	if kind == domain.SnapshotMemory {
 		err = d.node.keep(snapshotID, mem)
+		info.MemoryVersion = d.node.Version()
+		if m.asleep() {
+			m.mu.Lock()
+			info.MemoryVersion = m.savedBy
+			m.mu.Unlock()
+		}
 	}
 	return info, err
 }

@@ -217,7 +217,27 @@ func (d *Driver) UnpackMemory(ctx context.Context, spec vmm.Spec, r io.Reader) e
 		return err
 	}
 	m.Whole, m.Started, m.Suspended, m.Moved, m.EngineVersion = true, true, true, true, p.EngineVersion
-	return d.saveFacts(m)
+	if err := d.saveFacts(m); err != nil {
+		return err
+	}
+	// What it was packed from may be gone as soon as this returns, should the power
+	// fail: names, too, have to be on disk by then.
+	at := d.cfg.paths(m.MachineID)
+	for _, path := range []string{filepath.Dir(d.cfg.Volumes.Path(at.volume)), at.facts, filepath.Dir(at.facts)} {
+		if err := syncPath(path); err != nil {
+			return fault.Of(err, cannotUnpack)
+		}
+	}
+	return nil
+}
+
+// syncPath has a file, or the names in a directory, on disk.
+func syncPath(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // receive makes all that a machine has of what was packed of it.

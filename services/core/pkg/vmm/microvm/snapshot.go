@@ -111,6 +111,13 @@ func (d *Driver) Snapshot(ctx context.Context, id, snapshotID string, kind domai
 	if err != nil {
 		return info, err
 	}
+	if kind == domain.SnapshotMemory {
+		k, err := d.keptMemory(d.cfg.snapshot(snapshotID))
+		if err != nil {
+			return info, err
+		}
+		info.MemoryVersion = k.EngineVersion
+	}
 	info.Bytes, err = d.storedBytes(ctx, d.cfg.snapshot(snapshotID))
 	return info, err
 }
