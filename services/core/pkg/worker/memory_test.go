@@ -267,7 +267,8 @@ func TestDeadlinePausesByWhatKeepsMost(t *testing.T) {
 	t.Parallel()
 	b := newMemoryBed(t)
 	soon := 200 * time.Millisecond
-	vm := b.running(vmm.CreateVM{Timeout: &soon, OnTimeout: domain.TimeoutPause})
+	vm, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Timeout: &soon, OnTimeout: domain.TimeoutPause})
+	must(t, err)
 	paused := b.await(vm.ID, func(vm *domain.VM) bool { return vm.Observed == domain.Paused })
 	if paused.PauseMode != domain.PauseMemory {
 		t.Errorf("it is paused by %s", paused.PauseMode)
