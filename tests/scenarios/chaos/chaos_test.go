@@ -107,7 +107,9 @@ func TestNothingIsLost(t *testing.T) {
 	var rows []history.Row
 	for vm, err := range patient.VMs(ctx, client.VMFilter{IncludeDeleted: true}) {
 		must(t, err)
-		rows = append(rows, history.Row{ID: vm.ID, Name: vm.Name, State: vm.State, Task: vm.Metadata[taskLabel]})
+		rows = append(rows, history.Row{
+			ID: vm.ID, Name: vm.Name, State: vm.State, Task: vm.Metadata[taskLabel], Drained: drained(vm),
+		})
 	}
 	var told []history.Event
 	for e, err := range patient.Events(ctx, 0) {

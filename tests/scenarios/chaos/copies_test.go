@@ -11,7 +11,7 @@ import (
 
 // restart stops a VM, and starts it again.
 func (u *user) restart(ctx context.Context, vm *history.VM) {
-	err := u.until(ctx, "stop a VM", func(ctx context.Context, c *client.Client) error {
+	err := u.inside(ctx, vm, "stop a VM", func(ctx context.Context, c *client.Client) error {
 		_, err := c.StopVM(ctx, vm.ID)
 		return err
 	})
@@ -41,7 +41,7 @@ func (u *user) copyOf(vm *history.VM, of string) *history.VM {
 func (u *user) fork(ctx, end context.Context, vm *history.VM) {
 	made, key := u.copyOf(vm, vm.ID), domain.NewID().String()
 	u.ask(ctx, end, made, "fork a VM", func(ctx context.Context, c *client.Client) (string, error) {
-		forks, err := c.ForkVMOnce(ctx, key, vm.ID, api.ForkVM{Count: 1, CreateVM: api.CreateVM{Name: made.Name}})
+		forks, err := c.ForkVMOnce(ctx, key, vm.ID, api.ForkVM{Count: 1, CreateVM: api.CreateVM{Name: made.Name, OnTimeout: stopped}})
 		if err != nil {
 			return "", err
 		}
@@ -54,7 +54,7 @@ func (u *user) fork(ctx, end context.Context, vm *history.VM) {
 func (u *user) snapshot(ctx, end context.Context, vm *history.VM) {
 	var taken api.Snapshot
 	key := domain.NewID().String()
-	if err := u.until(end, "take a snapshot", func(ctx context.Context, c *client.Client) (err error) {
+	if err := u.inside(end, vm, "take a snapshot", func(ctx context.Context, c *client.Client) (err error) {
 		taken, err = c.CreateSnapshotOnce(ctx, key, vm.ID, api.CreateSnapshot{})
 		return err
 	}); err != nil {
@@ -62,7 +62,7 @@ func (u *user) snapshot(ctx, end context.Context, vm *history.VM) {
 	}
 	made, key := u.copyOf(vm, taken.ID), domain.NewID().String()
 	u.ask(ctx, end, made, "create a VM from a snapshot", func(ctx context.Context, c *client.Client) (string, error) {
-		vm, err := c.CreateVMOnce(ctx, key, api.CreateVM{Name: made.Name, Template: taken.ID})
+		vm, err := c.CreateVMOnce(ctx, key, api.CreateVM{Name: made.Name, Template: taken.ID, OnTimeout: stopped})
 		return vm.ID, err
 	})
 	u.use(end, made)
@@ -71,7 +71,8 @@ func (u *user) snapshot(ctx, end context.Context, vm *history.VM) {
 	}
 }
 
-// use runs one command in a copy, sees what has run there, and leaves it.
+// use runs one command in a copy, or in what was left, sees what has run there,
+// and leaves it.
 func (u *user) use(ctx context.Context, vm *history.VM) {
 	if vm.ID == "" || !u.settled(ctx, vm) {
 		return

@@ -15,6 +15,9 @@ import (
 // is never written: what fills it is reserved, and nothing more.
 const smallDisk = 64 << 30
 
+// smallFiles is how many files it has room for, those of each template among them.
+const smallFiles = "500000"
+
 // disk is a file system of its own, which can be filled.
 type disk struct {
 	name, dir string
@@ -29,7 +32,7 @@ func (f *field) newDisk(below, name string) *disk {
 	must(f.t, os.WriteFile(image, nil, 0o600))
 	must(f.t, os.Truncate(image, smallDisk))
 	for _, argv := range [][]string{
-		{"mkfs.ext4", "-q", "-F", "-T", "largefile4", "-m", "0", image},
+		{"mkfs.ext4", "-q", "-F", "-T", "largefile4", "-N", smallFiles, "-m", "0", image},
 		{"mount", "-o", "loop,noinit_itable", image, d.dir},
 	} {
 		if out, err := exec.CommandContext(f.ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil { //nolint:gosec // they are above

@@ -44,6 +44,8 @@ type field struct {
 	// apart is the part of it whose data is on a disk of its own, small.
 	apart *server.Fleet
 	small *disk
+	// storage is the directory that workers share.
+	storage string
 
 	backing   *server.Backing
 	gateways  []*server.Server
@@ -81,6 +83,8 @@ func newField(t *testing.T, ctx context.Context) *field { //nolint:revive // the
 		_ = os.RemoveAll(dir)
 	})
 	must(t, os.Chmod(dir, 0o711)) //nolint:gosec // the mapped roots of VMs walk through it
+	f.storage = filepath.Join(dir, "storage")
+	must(t, os.Mkdir(f.storage, 0o700))
 	f.fleet = server.NewFleet(dir)
 	f.small = f.newDisk(dir, fmt.Sprintf("worker-%d", workers))
 	f.apart = f.fleet.Below(f.small.dir)
@@ -132,7 +136,7 @@ func (f *field) run(s *server.Server) {
 	f.t.Cleanup(func() { f.end(s) })
 }
 
-// start runs everything. Each worker has a template of its own.
+// start runs everything. Each worker has built a template, which others fetch.
 func (f *field) start(rootfs string) {
 	f.t.Helper()
 	for i := range gateways {
@@ -152,10 +156,10 @@ func (f *field) start(rootfs string) {
 			of = f.apart
 		}
 		s, err := of.Worker(f.ctx, name, by, append(f.shared(name, at), "AETHERIUM_DRIVERS=oci",
+			"AETHERIUM_STORAGE_URL=file://"+f.storage, "AETHERIUM_STORAGE_OUTPUT_EVERY=1s",
 			"AETHERIUM_WORKER_ADDRESS="+address, "AETHERIUM_WORKER_ADVERTISE="+f.wire("gateways to "+name, address, at+2))...)
 		must(f.t, err)
 		f.run(s)
-		// Until what was built can be had elsewhere, a template's VMs are where it was built.
 		for _, other := range f.workers {
 			f.cli("worker", "cordon", nameOf(other))
 		}
@@ -171,9 +175,16 @@ func (f *field) start(rootfs string) {
 
 func (f *field) cli(args ...string) {
 	f.t.Helper()
-	if out, err := f.gateways[0].CLI(f.ctx, args...); err != nil {
-		f.t.Fatal(err, out)
+	must(f.t, f.ask(args...))
+}
+
+// ask has a command of the command line asked of a gateway.
+func (f *field) ask(args ...string) error {
+	out, err := f.gateways[0].CLI(f.ctx, args...)
+	if err != nil {
+		return fmt.Errorf("%v: %w\n%s", args, err, out)
 	}
+	return nil
 }
 
 // end ends a process at the end of the test. A worker leaves nothing on the host.

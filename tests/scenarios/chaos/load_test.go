@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -27,6 +28,10 @@ const (
 	shortest = 3 * time.Second
 )
 
+// stopped is what becomes of a VM that a drained worker may not keep, but of brief
+// ones.
+const stopped = "stop"
+
 // user makes VMs, one after the other, runs commands in each, and deletes it.
 type user struct {
 	*rand.Rand
@@ -36,6 +41,7 @@ type user struct {
 	steady    []*client.Client // their streams go on by themselves
 	templates []string
 	made      int
+	left      []*history.VM // to come back to
 }
 
 // work goes on until ctx ends; what is under way then is brought to its end
@@ -89,6 +95,35 @@ func (u *user) until(ctx context.Context, what string, do func(context.Context, 
 	}
 }
 
+// inside is until for what needs a VM that runs. One that was stopped because its
+// worker was drained is started, where there is room.
+func (u *user) inside(ctx context.Context, vm *history.VM, what string, do func(context.Context, *client.Client) error) error {
+	return u.until(ctx, what, func(ctx context.Context, c *client.Client) error {
+		err := do(ctx, c)
+		if !errors.HasCode(err, errors.Conflict) {
+			return err
+		}
+		now, looked := c.VM(ctx, vm.ID)
+		if looked != nil {
+			return looked
+		}
+		return cmp.Or(wake(ctx, c, vm, now), err)
+	})
+}
+
+// wake starts a VM where it rests.
+func wake(ctx context.Context, c *client.Client, vm *history.VM, now api.VM) error {
+	if now.State != "stopped" {
+		return nil
+	}
+	vm.Woken++
+	if now.InStorage {
+		vm.Moved++
+	}
+	_, err := c.StartVM(ctx, vm.ID)
+	return err
+}
+
 func (u *user) pause(ctx context.Context, least, most time.Duration) {
 	select {
 	case <-ctx.Done():
@@ -97,6 +132,12 @@ func (u *user) pause(ctx context.Context, least, most time.Duration) {
 }
 
 func (u *user) life(ctx, end context.Context) {
+	if n := len(u.left); n > 0 && u.IntN(4) == 0 {
+		vm := u.left[0]
+		u.left = u.left[1:]
+		u.use(end, vm)
+		return
+	}
 	u.made++
 	vm := &history.VM{Name: fmt.Sprintf("%s-%d", u.name, u.made)}
 	u.h.Add(vm)
@@ -140,10 +181,11 @@ func (u *user) life(ctx, end context.Context) {
 	u.leave(end, vm)
 }
 
-// leave deletes a VM, if it is not left to others.
+// leave deletes a VM, or leaves it for later, as to the end.
 func (u *user) leave(ctx context.Context, vm *history.VM) {
 	if u.IntN(4) == 0 {
-		return // it is there in the end
+		u.left = append(u.left, vm)
+		return
 	}
 	vm.DeleteAsked = true
 	if err := u.until(ctx, "delete a VM", func(ctx context.Context, c *client.Client) error {
@@ -158,6 +200,9 @@ func (u *user) leave(ctx context.Context, vm *history.VM) {
 // came of it. Sometimes a user gives up instead.
 func (u *user) create(ctx, end context.Context, vm *history.VM) {
 	req := api.CreateVM{Name: vm.Name, Template: u.templates[u.IntN(len(u.templates))]}
+	if vm.Timeout == 0 || vm.Timeout == long {
+		req.OnTimeout = stopped
+	}
 	if u.IntN(2) == 0 {
 		req.Network = "none"
 	}
@@ -205,6 +250,9 @@ func (u *user) ask(ctx, end context.Context, vm *history.VM, what string, do fun
 	}
 }
 
+// drained reports whether a VM ended because its worker was drained.
+func drained(vm api.VM) bool { return vm.Tombstone != nil && vm.Tombstone.Cause == "drained" }
+
 // brief has a VM whose time is soon up, and waits until it ends by itself.
 func (u *user) brief(ctx, end context.Context, vm *history.VM) {
 	asked := time.Now()
@@ -214,6 +262,7 @@ func (u *user) brief(ctx, end context.Context, vm *history.VM) {
 			now, err := c.VM(ctx, vm.ID)
 			if err == nil {
 				vm.State, vm.Failure = now.State, now.Reason
+				vm.Drained = drained(now)
 			}
 			return err
 		})
@@ -254,11 +303,11 @@ func (u *user) settled(ctx context.Context, vm *history.VM) (runs bool) {
 	for {
 		err := u.until(ctx, "look at a VM", func(ctx context.Context, c *client.Client) error {
 			now, err := c.VM(ctx, vm.ID)
-			if err == nil {
-				vm.State = now.State
-				vm.Failure = now.Reason
+			if err != nil {
+				return err
 			}
-			return err
+			vm.State, vm.Failure = now.State, now.Reason
+			return wake(ctx, c, vm, now)
 		})
 		if err != nil || vm.State == "failed" || vm.State == "running" {
 			return vm.State == "running"
@@ -292,7 +341,7 @@ func script(c *history.Command) []string {
 // run starts a command, reads all that it writes, and waits for its end.
 func (u *user) run(ctx context.Context, vm *history.VM, cmd *history.Command) {
 	req := api.StartExecution{ID: cmd.ID, Command: api.Command{Args: script(cmd)}}
-	err := u.until(ctx, "start a command", func(ctx context.Context, c *client.Client) error {
+	err := u.inside(ctx, vm, "start a command", func(ctx context.Context, c *client.Client) error {
 		_, err := c.StartExecution(ctx, vm.ID, req)
 		return err
 	})
@@ -370,11 +419,11 @@ func (u *user) file(ctx context.Context, vm *history.VM) {
 	}
 	vm.Files = append(vm.Files, f)
 	at := client.File{VM: vm.ID, Path: f.Path}
-	f.Written = nil == u.until(ctx, "write a file", func(ctx context.Context, c *client.Client) error {
+	f.Written = nil == u.inside(ctx, vm, "write a file", func(ctx context.Context, c *client.Client) error {
 		_, err := c.WriteFile(ctx, at, bytes.NewReader(f.Want), int64(len(f.Want)), 0)
 		return err
 	})
-	f.Read = f.Written && nil == u.until(ctx, "read a file", func(ctx context.Context, c *client.Client) error {
+	f.Read = f.Written && nil == u.inside(ctx, vm, "read a file", func(ctx context.Context, c *client.Client) error {
 		var got bytes.Buffer
 		_, err := c.ReadFile(ctx, at, &got)
 		f.Got = got.Bytes()
@@ -384,14 +433,14 @@ func (u *user) file(ctx context.Context, vm *history.VM) {
 
 // rest pauses a VM, and has it go on.
 func (u *user) rest(ctx context.Context, vm *history.VM) {
-	err := u.until(ctx, "pause a VM", func(ctx context.Context, c *client.Client) error {
+	err := u.inside(ctx, vm, "pause a VM", func(ctx context.Context, c *client.Client) error {
 		_, err := c.PauseVM(ctx, vm.ID, "")
 		return err
 	})
 	if err != nil {
 		return
 	}
-	_ = u.until(ctx, "resume a VM", func(ctx context.Context, c *client.Client) error {
+	_ = u.inside(ctx, vm, "resume a VM", func(ctx context.Context, c *client.Client) error {
 		_, err := c.ResumeVM(ctx, vm.ID)
 		return err
 	})
@@ -401,7 +450,7 @@ func (u *user) rest(ctx context.Context, vm *history.VM) {
 func (u *user) look(ctx context.Context, vm *history.VM) {
 	req := api.Execute{Command: api.Command{Args: []string{"cat", ranPath}}, ID: domain.NewID().String()}
 	var ran *string
-	err := u.until(ctx, "run a command", func(ctx context.Context, c *client.Client) error {
+	err := u.inside(ctx, vm, "run a command", func(ctx context.Context, c *client.Client) error {
 		got, err := c.Execute(ctx, vm.ID, req)
 		if err == nil && got.Execution.ExitCode != nil && *got.Execution.ExitCode == 0 {
 			ran = &got.Stdout

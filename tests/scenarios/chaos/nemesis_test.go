@@ -76,6 +76,24 @@ func (a fault) while(b fault) fault {
 		}}
 }
 
+// around makes another fault a moment after the first, and mends that before it.
+func (a fault) around(b fault) fault {
+	return fault{a.name + " and " + b.name, b.hold,
+		func() error {
+			if err := a.begin(); err != nil {
+				return err
+			}
+			time.Sleep(a.hold - b.hold) // until the first has begun to show
+			return b.begin()
+		},
+		func() error {
+			if err := b.mended(); err != nil {
+				return err
+			}
+			return a.mended()
+		}}
+}
+
 func paused(p part, hold time.Duration) fault {
 	signal := func(sig syscall.Signal) func() error {
 		return func() error {
@@ -117,6 +135,14 @@ func jumped(c *clock, r *rand.Rand, hold time.Duration) fault {
 	return fault{fmt.Sprintf("%s's clock jumps by %s", c.name, by), hold, set(by), set(0)}
 }
 
+// drained has all VMs of a worker stopped, and leave it for the storage, in some
+// seconds after it has heard of that by its next sign of life.
+func (f *field) drained(worker string, hold time.Duration) fault {
+	return fault{worker + " is drained", 6*time.Second + hold,
+		func() error { return f.ask("worker", "drain", worker, "--within", "0s", "--move", "--no-wait") },
+		func() error { return f.ask("worker", "uncordon", worker) }}
+}
+
 // deck is one of each kind of fault for each part, and some of the many for
 // pairs and wires, in an order of the seed's.
 func (f *field) deck(r *rand.Rand) []fault {
@@ -156,6 +182,12 @@ func (f *field) deck(r *rand.Rand) []fault {
 	deck = append(deck, f.full(2*hold()), f.within(), f.small.full(2*hold()))
 	for _, c := range f.clocks {
 		deck = append(deck, jumped(c, r, 2*hold()))
+	}
+	for _, i := range r.Perm(workers)[:2] {
+		worker := nameOf(f.workers[i])
+		own := parts[len(parts)-workers+i]
+		deck = append(deck, f.drained(worker, hold()), f.drained(worker, hold()).around(killed(own, hold())),
+			f.drained(worker, hold()).around(killed(parts[r.IntN(len(parts))], hold())))
 	}
 	for range 4 {
 		of := []fault{f.full(2 * hold()), f.small.full(2 * hold()), cut(wires(1)[0], hold())}

@@ -42,6 +42,10 @@ type VM struct {
 	Timeout time.Duration
 	// Ended is how long after it was asked for it was seen to have ended by itself.
 	Ended time.Duration
+	// Drained is set when it ended because its worker was drained. Woken counts how
+	// often it was found stopped by that and started, Moved how often from the storage.
+	Drained      bool
+	Woken, Moved int
 	// DeleteAsked is set before its deletion is asked for, Deleted when it was
 	// confirmed.
 	DeleteAsked, Deleted bool
@@ -80,8 +84,12 @@ type Call struct {
 }
 
 // Row is what the installation knows of a VM in the end. Task is the name of the
-// task that it was made for, if any.
-type Row struct{ ID, Name, State, Task string }
+// task that it was made for, if any, and Drained is set where it ended because
+// its worker was drained.
+type Row struct {
+	ID, Name, State, Task string
+	Drained               bool
+}
 
 // Event is one that the installation has told of a VM, if of one.
 type Event struct {
@@ -140,7 +148,7 @@ func (h *History) Check(rows []Row) (wrong []string) {
 		case vm.ID == "":
 		case vm.State == "failed" && vm.Failure == "":
 			say("VM %s: failed without a reason", vm.Name)
-		case vm.Ended > 0 && vm.Ended < vm.Timeout:
+		case vm.Ended > 0 && vm.Ended < vm.Timeout && !vm.Drained:
 			say("VM %s: it was to last %s, and ended within %s", vm.Name, vm.Timeout, vm.Ended.Round(time.Millisecond))
 		case vm.Ended == 0 && vm.State != "running" && vm.State != "failed":
 			say("VM %s: accepted as %s, and %q in the end", vm.Name, vm.ID, vm.State)
@@ -235,6 +243,11 @@ func (c *Command) check(vm *VM) (wrong []string) {
 	switch {
 	case !c.Acknowledged && c.State == "":
 		return wrong // it may have run, once
+	case c.State == "exited" && vm.Woken > 0 && c.ended():
+		// The VM was stopped under it. It had begun.
+		if vm.Ran != nil && ran == 0 && len(c.Got) > 0 {
+			say("it has said something, and never ran")
+		}
 	case c.State == "exited":
 		if c.Code != c.WantCode {
 			say("exit code %d, not %d", c.Code, c.WantCode)
@@ -254,6 +267,9 @@ func (c *Command) check(vm *VM) (wrong []string) {
 	}
 	return wrong
 }
+
+// ended reports whether a command has exited by a signal, as in a VM that is stopped.
+func (c *Command) ended() bool { return c.Code == 128+15 || c.Code == 128+9 }
 
 // checkOrigin says what a VM lacks of what it was made of.
 func (vm *VM) checkOrigin() (wrong []string) {
@@ -298,10 +314,13 @@ func (h *History) Summary() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	failures, losses := map[string]int{}, map[string]int{}
-	var accepted, failed, copies, commands, exited, lost, unacknowledged, bytesOut int
+	var accepted, failed, copies, moved, commands, exited, lost, unacknowledged, bytesOut int
 	for _, vm := range h.vms {
 		if vm.Of != "" {
 			copies++
+		}
+		if vm.Moved > 0 {
+			moved++
 		}
 		if vm.ID != "" {
 			accepted++
@@ -339,9 +358,9 @@ func (h *History) Summary() string {
 	for _, t := range h.tasks {
 		ends[strings.TrimSuffix("task "+t.State+": "+t.Failure, ": ")]++
 	}
-	return fmt.Sprintf("%d VMs asked for, %d of them copies, %d accepted, %d of them failed%s; %d commands: %d exited, %d lost%s, %d never acknowledged; "+
+	return fmt.Sprintf("%d VMs asked for, %d of them copies, %d that have left a worker, %d accepted, %d of them failed%s; %d commands: %d exited, %d lost%s, %d never acknowledged; "+
 		"%d bytes of output; %d tasks:%s; %d calls, of them:%s",
-		len(h.vms), copies, accepted, failed, list(failures), commands, exited, lost, list(losses), unacknowledged,
+		len(h.vms), copies, moved, accepted, failed, list(failures), commands, exited, lost, list(losses), unacknowledged,
 		bytesOut, len(h.tasks), list(ends), len(h.calls), list(codes))
 }
 

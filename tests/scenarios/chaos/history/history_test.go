@@ -19,6 +19,11 @@ func TestCheckFinds(t *testing.T) {
 	if h, _, _, rows := good(); len(h.Check(rows)) > 0 {
 		t.Fatalf("of a good one: %v", h.Check(rows))
 	}
+	h, vm, c, rows := good()
+	vm.Woken, c.Code, c.Got = 1, 143, c.Got[:7]
+	if wrong := h.Check(rows); len(wrong) > 0 {
+		t.Errorf("of one whose worker was drained: %v", wrong)
+	}
 	for want, spoil := range map[string]func(*History, *VM, *Command, *[]Row){
 		"not known any more": func(_ *History, _ *VM, _ *Command, rows *[]Row) { *rows = nil },
 		"it is there 2 times": func(_ *History, _ *VM, _ *Command, rows *[]Row) {
@@ -27,18 +32,20 @@ func TestCheckFinds(t *testing.T) {
 		"nobody asked for it": func(_ *History, _ *VM, _ *Command, rows *[]Row) {
 			*rows = append(*rows, Row{ID: "w", Name: "other", State: "running"})
 		},
-		"neither accepted nor refused": func(_ *History, vm *VM, _ *Command, rows *[]Row) { vm.ID, *rows = "", nil },
-		"failed without a reason":      func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.State = "failed" },
-		`"creating" in the end`:        func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.State = "creating" },
-		"it ran 2 times":               func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.Ran = []string{"c", "c"} },
-		"it has exited, and never ran": func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.Ran = []string{} },
-		"from byte 5 on":               func(_ *History, _ *VM, c *Command, _ *[]Row) { c.Got = []byte("line 2\nline 2\n") },
-		"from byte 14 on":              func(_ *History, _ *VM, c *Command, _ *[]Row) { c.Got = append(c.Got, "line 2\n"...) },
-		"7 of 14 bytes":                func(_ *History, _ *VM, c *Command, _ *[]Row) { c.Got = c.Got[:7] },
-		"exit code 0, not 7":           func(_ *History, _ *VM, c *Command, _ *[]Row) { c.Code = 0 },
-		"lost without a reason":        func(_ *History, _ *VM, c *Command, _ *[]Row) { c.State = "lost" },
-		`acknowledged, and "running"`:  func(_ *History, _ *VM, c *Command, _ *[]Row) { c.State = "running" },
-		"was not answered within 20s":  func(h *History, _ *VM, _ *Command, _ *[]Row) { h.Note(Call{HungUp: true, Took: 20 * time.Second}) },
+		"neither accepted nor refused":  func(_ *History, vm *VM, _ *Command, rows *[]Row) { vm.ID, *rows = "", nil },
+		"failed without a reason":       func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.State = "failed" },
+		`"creating" in the end`:         func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.State = "creating" },
+		"it ran 2 times":                func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.Ran = []string{"c", "c"} },
+		"it has exited, and never ran":  func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.Ran = []string{} },
+		"from byte 5 on":                func(_ *History, _ *VM, c *Command, _ *[]Row) { c.Got = []byte("line 2\nline 2\n") },
+		"from byte 14 on":               func(_ *History, _ *VM, c *Command, _ *[]Row) { c.Got = append(c.Got, "line 2\n"...) },
+		"7 of 14 bytes":                 func(_ *History, _ *VM, c *Command, _ *[]Row) { c.Got = c.Got[:7] },
+		"exit code 0, not 7":            func(_ *History, _ *VM, c *Command, _ *[]Row) { c.Code = 0 },
+		"exit code 143, not 7":          func(_ *History, _ *VM, c *Command, _ *[]Row) { c.Code = 143 },
+		"said something, and never ran": func(_ *History, vm *VM, c *Command, _ *[]Row) { vm.Woken, vm.Ran, c.Code = 1, []string{}, 143 },
+		"lost without a reason":         func(_ *History, _ *VM, c *Command, _ *[]Row) { c.State = "lost" },
+		`acknowledged, and "running"`:   func(_ *History, _ *VM, c *Command, _ *[]Row) { c.State = "running" },
+		"was not answered within 20s":   func(h *History, _ *VM, _ *Command, _ *[]Row) { h.Note(Call{HungUp: true, Took: 20 * time.Second}) },
 		"from byte 1 of 3 on": func(_ *History, vm *VM, _ *Command, _ *[]Row) {
 			vm.Files = []*File{{Path: "/f", Want: []byte("abc"), Got: []byte("aBc"), Written: true, Read: true}}
 		},

@@ -30,7 +30,11 @@ func (t *Task) check(rows []Row) (wrong []string) {
 	say := func(format string, args ...any) {
 		wrong = append(wrong, fmt.Sprintf("task %s (%s): %s", t.Name, t.ID, fmt.Sprintf(format, args...)))
 	}
+	vm := &VM{Name: "of task " + t.Name, ID: t.ID, Ran: t.Ran}
 	for _, r := range rows {
+		if r.Drained {
+			vm.Woken++ // it was stopped, as those that are woken
+		}
 		if !settled(r.State) {
 			say("its VM %s is %s in the end", r.ID, r.State)
 		}
@@ -59,7 +63,7 @@ func (t *Task) check(rows []Row) (wrong []string) {
 	if t.Command.State == "" {
 		return wrong // it was not started
 	}
-	for _, w := range t.Command.check(&VM{Name: "of task " + t.Name, ID: t.ID, Ran: t.Ran}) {
+	for _, w := range t.Command.check(vm) {
 		say("%s", w)
 	}
 	return wrong
