@@ -30,14 +30,14 @@ type machine struct {
 	files    sync.Mutex // held while the directory is made or removed
 	starting sync.Mutex // held while it starts
 
-	mu     sync.Mutex
-	status vmm.Status
-	run    *run
-	exit   vmm.Exit    // of the last run
-	began  bool        // it has been started: its memory is its own
-	phases []vmm.Phase // of the last start
-	slept  *memory     // what ran when it was paused in mode memory; nil: it is not
-	savedBy string     // the driver's version then
+	mu      sync.Mutex
+	status  vmm.Status
+	run     *run
+	exit    vmm.Exit    // of the last run
+	began   bool        // it has been started: its memory is its own
+	phases  []vmm.Phase // of the last start
+	slept   *memory     // what ran when it was paused in mode memory; nil: it is not
+	savedBy string      // the driver's version then
 	// arrived is what ran when it was packed on another node: it is paused in mode
 	// memory, and has no run before it is resumed.
 	arrived *memory
