@@ -45,12 +45,12 @@ type Reader struct {
 // With follow, Next waits for more until the end. Returns OutOfRange for an
 // offset after NextOffset. The journal must stay open as long as the reader.
 func (j *Journal) NewReader(from int64, follow bool) (*Reader, error) {
-	if next := j.NextOffset(); from < 0 || from > next {
+	j.mu.Lock()
+	next, partings := j.next, j.partings
+	j.mu.Unlock()
+	if from < 0 || from > next {
 		return nil, errors.New(errors.OutOfRange, "offset %d is not in the output, which has %d bytes", from, next).WithField("offset")
 	}
-	j.mu.Lock()
-	partings := j.partings
-	j.mu.Unlock()
 	return &Reader{j: j, follow: follow, partings: partings, pos: from, done: make(chan struct{})}, nil
 }
 

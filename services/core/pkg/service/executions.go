@@ -316,7 +316,7 @@ func (s *Service) Output(ctx context.Context, by vmm.Caller, id domain.ID, from 
 		}
 		away = err
 	}
-	if r, err := s.movedOutput(ctx, x, from, follow, away); r != nil || err != nil {
+	if r, err := s.movedOutput(ctx, by, x, from, follow, away); r != nil || err != nil {
 		return r, err
 	}
 	return s.storedOutput(ctx, x, from, away)
@@ -344,15 +344,11 @@ func (s *Service) leftOutput(ctx context.Context, vm *domain.VM, x *domain.Execu
 // movedOutput reads what is not where its VM is, since the VM has left the worker
 // with what it had in its memory: what has ended before, and what is to go on and has
 // not yet. Nil, without an error: it is neither.
-func (s *Service) movedOutput(ctx context.Context, x *domain.Execution, from int64, follow bool, away error) (vmm.OutputReader, error) {
+func (s *Service) movedOutput(ctx context.Context, by vmm.Caller, x *domain.Execution, from int64, follow bool, away error) (vmm.OutputReader, error) {
 	if !errors.HasCode(away, errors.NotFound) || s.nodes.Here() != nil {
 		return nil, nil
 	}
-	var vm *domain.VM
-	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
-		vm, err = tx.VMs().Get(ctx, x.ProjectID, x.VMID)
-		return err
-	})
+	vm, err := s.GetVM(ctx, by, x.VMID)
 	if err != nil || len(vm.Moves) == 0 || len(vm.OutputAt(x.Epoch)) == 1 {
 		return nil, nil //nolint:nilerr // what is wrong is known
 	}

@@ -149,7 +149,16 @@ func (s *Service) replace(ctx context.Context, tx storage.Tx, vm *domain.VM) err
 // halfWay reports whether a worker that is away was to take a VM out of the storage
 // with its memory, and had not all of it. Nothing of it goes on before that.
 func (s *Service) halfWay(ctx context.Context, tx storage.Tx, vm *domain.VM) (bool, error) {
-	if vm.StoredID == "" || vm.MachineID == "" || vm.UnreachableSince == nil {
+	if vm.MachineID == "" || vm.UnreachableSince == nil {
+		return false, nil
+	}
+	return memoryStored(ctx, tx, vm)
+}
+
+// memoryStored reports whether what a VM had in its memory is in the storage, and
+// nothing has gone on from it yet.
+func memoryStored(ctx context.Context, tx storage.Tx, vm *domain.VM) (bool, error) {
+	if vm.StoredID == "" {
 		return false, nil
 	}
 	stored, err := tx.Snapshots().Get(ctx, vm.ProjectID, vm.StoredID)

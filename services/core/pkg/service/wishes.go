@@ -32,11 +32,11 @@ func (s *Service) PauseVM(ctx context.Context, by vmm.Caller, id domain.ID, mode
 		if err != nil {
 			return err
 		}
-		if vm.PauseMode, err = pauseMode(w, vm.Spec.Driver, mode); err != nil || vm.StoredID == "" {
+		if vm.PauseMode, err = pauseMode(w, vm.Spec.Driver, mode); err != nil {
 			return err
 		}
-		stored, err := tx.Snapshots().Get(ctx, vm.ProjectID, vm.StoredID)
-		if err == nil && stored.Kind == domain.SnapshotMemory {
+		stored, err := memoryStored(ctx, tx, vm)
+		if stored {
 			vm.PauseMode = domain.PauseMemory // it was not begun: its memory is saved, and holds nothing
 		}
 		return err

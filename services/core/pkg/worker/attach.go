@@ -142,7 +142,7 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 		if err := w.recordInherited(ctx, tx, inherited); err != nil {
 			return err
 		}
-		return w.bindMachine(ctx, tx, row, trace.handle)
+		return tx.Machines().Began(ctx, row.MachineID, trace.handle, row.Epoch)
 	})
 	if err != nil {
 		w.vms.forget(vm.ID)
@@ -252,11 +252,6 @@ func (w *Worker) attachFailed(ctx context.Context, vm *domain.VM, driver vmm.Dri
 		return errors.Join(why, err)
 	}
 	return w.createFailed(ctx, vm, driver, errors.Wrap(why, errors.GuestFault, "its guest agent did not answer: %s", errors.Public(why).Message))
-}
-
-// bindMachine keeps the driver's handle and the epoch with the machine's row.
-func (w *Worker) bindMachine(ctx context.Context, tx storage.Tx, vm *domain.VM, handle vmm.Handle) error {
-	return tx.Machines().Began(ctx, vm.MachineID, handle, vm.Epoch)
 }
 
 // openExecutions lists the executions that are on record as not ended.

@@ -442,14 +442,23 @@ func removeMachine(ctx context.Context, d vmm.Driver, id string) error {
 	return d.Delete(ctx, id)
 }
 
+// discard removes a machine, if there is one, that nothing has gone on in.
+func (w *Worker) discard(ctx context.Context, id domain.ID, driver vmm.Driver) error {
+	if id == "" {
+		return nil
+	}
+	err := removeMachine(context.WithoutCancel(ctx), driver, string(id))
+	if err == nil {
+		w.machines.forget(id)
+	}
+	return err
+}
+
 // notTaken removes the machine of a VM that could not be started from the storage:
 // its disk is there still, and its next start may be on another worker.
 func (w *Worker) notTaken(ctx context.Context, vm *domain.VM, driver vmm.Driver, why error) error {
-	if vm.MachineID != "" {
-		if err := removeMachine(context.WithoutCancel(ctx), driver, string(vm.MachineID)); err != nil {
-			return errors.Join(why, err)
-		}
-		w.machines.forget(vm.MachineID)
+	if err := w.discard(ctx, vm.MachineID, driver); err != nil {
+		return errors.Join(why, err)
 	}
 	w.Log.Error("a VM was not taken out of the storage", "vm", vm.ID, "error", why)
 	_, err := w.commitEnd(ctx, vm, events.VMStopped, "the VM was stopped", func(tx storage.Tx, row *domain.VM) error {

@@ -53,8 +53,7 @@ func (w *Worker) takeIn(ctx context.Context, vm *domain.VM, driver vmm.Driver, s
 	w.Log.Info("a VM was taken out of the storage with its memory", "vm", vm.ID, "bytes", stored.Packed.Bytes, "took", w.Now().Sub(begun))
 	err = w.arrived(ctx, vm)
 	if errors.HasCode(err, errors.Conflict) { // it was taken back meanwhile: this is nobody's machine
-		err = errors.Join(err, removeMachine(context.WithoutCancel(ctx), driver, string(vm.MachineID)))
-		w.machines.forget(vm.MachineID)
+		err = errors.Join(err, w.discard(ctx, vm.MachineID, driver))
 	}
 	return err
 }
@@ -87,11 +86,8 @@ func (w *Worker) notTakenIn(ctx context.Context, vm *domain.VM, driver vmm.Drive
 	if isAway(why) {
 		return why
 	}
-	if vm.MachineID != "" {
-		if err := removeMachine(context.WithoutCancel(ctx), driver, string(vm.MachineID)); err != nil {
-			return errors.Join(why, err)
-		}
-		w.machines.forget(vm.MachineID)
+	if err := w.discard(ctx, vm.MachineID, driver); err != nil {
+		return errors.Join(why, err)
 	}
 	w.Log.Error("VM not resumed", "vm", vm.ID, "error", why)
 	_, err := w.commit(ctx, vm.ID, events.VMPaused, func(tx storage.Tx, row *domain.VM) error {

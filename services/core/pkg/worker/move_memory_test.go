@@ -35,6 +35,25 @@ func newDrainedWithMemory(t *testing.T) (d *drained, vm *domain.VM, waits *domai
 	return d, vm, waits
 }
 
+// updated restarts workers with another version of their driver.
+func (d *drained) updated(all ...*bed) {
+	d.one.t.Helper()
+	for _, b := range all {
+		b.node.SetVersion("2")
+		d.crash(b)
+		d.again(b)
+	}
+}
+
+// leavesWithMemory drains the origin, and waits until a VM has left it, paused.
+func (d *drained) leavesWithMemory(id domain.ID) {
+	d.one.t.Helper()
+	d.drain()
+	d.until(id, (*domain.VM).KeepsMemory)
+	d.beat()
+	d.restsWithMemory(id)
+}
+
 // restsWithMemory waits until a VM has left, paused.
 func (d *drained) restsWithMemory(id domain.ID) *domain.VM {
 	d.one.t.Helper()
@@ -95,10 +114,7 @@ func TestMemoryLeavesADrainedWorker(t *testing.T) {
 	follower, err := origin.worker.Output(ctx, waits, 0, true)
 	must(t, err)
 	defer func() { _ = follower.Close() }()
-	d.drain()
-	d.until(vm.ID, (*domain.VM).KeepsMemory)
-	d.beat()
-	d.restsWithMemory(vm.ID)
+	d.leavesWithMemory(vm.ID)
 	if _, err := follower.Next(ctx); !errors.HasCode(err, errors.Unavailable) {
 		t.Errorf("who follows what goes on elsewhere: %v", err)
 	}
@@ -128,10 +144,7 @@ func TestMemoryLeavesADrainedWorker(t *testing.T) {
 	must(t, err)
 	d.beat()
 	d.origin, d.far = far, origin
-	d.drain()
-	d.until(vm.ID, (*domain.VM).KeepsMemory)
-	d.beat()
-	d.restsWithMemory(vm.ID)
+	d.leavesWithMemory(vm.ID)
 	_, err = d.DeleteVM(ctx, by, vm.ID)
 	must(t, err)
 	_, err = d.WaitVM(ctx, by, vm.ID)
@@ -144,12 +157,7 @@ func TestMemoryLeavesADrainedWorker(t *testing.T) {
 // once.
 func TestMovesOfMemoryThatACrashInterrupts(t *testing.T) {
 	t.Parallel()
-	for name, stop := range map[string]func(d *drained) <-chan struct{}{
-		"snapshot": func(d *drained) <-chan struct{} { at, _ := d.origin.node.StopNext(fake.OpSnapshot); return at },
-		"packing":  func(d *drained) <-chan struct{} { at, _ := d.origin.node.StopNext(fake.OpPack); return at },
-		"sent":     func(d *drained) <-chan struct{} { return hold(&d.depot[d.origin].holdSent) },
-		"gone":     func(d *drained) <-chan struct{} { at, _ := d.origin.node.StopNext(fake.OpDelete); return at },
-	} {
+	for name, stop := range leaving() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d, vm, waits := newDrainedWithMemory(t)
@@ -183,10 +191,7 @@ func TestMovesOfMemoryThatACrashInterrupts(t *testing.T) {
 			t.Parallel()
 			d, vm, waits := newDrainedWithMemory(t)
 			before := d.blobs()
-			d.drain()
-			d.until(vm.ID, (*domain.VM).KeepsMemory)
-			d.beat()
-			d.restsWithMemory(vm.ID)
+			d.leavesWithMemory(vm.ID)
 			at := stop(d)
 			_, err := d.ResumeVM(d.one.ctx, d.one.by, vm.ID)
 			must(t, err)
@@ -208,10 +213,7 @@ func TestMemoryThatCannotGoOn(t *testing.T) {
 	d, vm, waits := newDrainedWithMemory(t)
 	ctx, by, far := d.one.ctx, d.one.by, d.far
 	before := d.blobs()
-	d.drain()
-	d.until(vm.ID, (*domain.VM).KeepsMemory)
-	d.beat()
-	d.restsWithMemory(vm.ID)
+	d.leavesWithMemory(vm.ID)
 	for _, op := range []fake.Op{fake.OpUnpack} {
 		far.node.FailNext(op, errors.New(errors.NoSpace, "it is full"))
 		_, err := d.ResumeVM(ctx, by, vm.ID)
@@ -225,11 +227,7 @@ func TestMemoryThatCannotGoOn(t *testing.T) {
 		}
 	}
 	// The workers have another version since, and are asked for nothing.
-	for _, b := range []*bed{d.origin, far} {
-		b.node.SetVersion("2")
-		d.crash(b)
-		d.again(b)
-	}
+	d.updated(d.origin, far)
 	_, err := d.ResumeVM(ctx, by, vm.ID)
 	if refused(t, err, errors.Conflict); err != nil && !strings.Contains(err.Error(), "saved by fake 1") {
 		t.Errorf("%v", err)
@@ -253,9 +251,7 @@ func TestMemoryThatCannotGoOn(t *testing.T) {
 func TestMemoryThatNobodyTakes(t *testing.T) {
 	t.Parallel()
 	d, vm, _ := newDrainedWithMemory(t)
-	d.far.node.SetVersion("2")
-	d.crash(d.far)
-	d.again(d.far)
+	d.updated(d.far)
 	d.drain()
 	d.until(vm.ID, func(vm *domain.VM) bool { return vm.Observed == domain.Stopped })
 	d.beat()
@@ -309,10 +305,7 @@ func TestWhoNeverTookItInDoesNotKeepIt(t *testing.T) {
 	d, vm, waits := newDrainedWithMemory(t)
 	ctx, by := d.one.ctx, d.one.by
 	before := d.blobs()
-	d.drain()
-	d.until(vm.ID, (*domain.VM).KeepsMemory)
-	d.beat()
-	d.restsWithMemory(vm.ID)
+	d.leavesWithMemory(vm.ID)
 	at, _ := d.far.node.StopNext(fake.OpUnpack)
 	_, err := d.ResumeVM(ctx, by, vm.ID)
 	must(t, err)
@@ -342,10 +335,7 @@ func TestPausedAsItIsTakenIn(t *testing.T) {
 	d, vm, waits := newDrainedWithMemory(t)
 	ctx, by := d.one.ctx, d.one.by
 	before := d.blobs()
-	d.drain()
-	d.until(vm.ID, (*domain.VM).KeepsMemory)
-	d.beat()
-	d.restsWithMemory(vm.ID)
+	d.leavesWithMemory(vm.ID)
 	if _, err := d.WaitExecution(ctx, by, waits.ID); !errors.HasCode(err, errors.Unavailable) {
 		t.Errorf("waited for what rests: %v", err)
 	}
@@ -370,10 +360,7 @@ func TestDrainedBeforeItIsTakenIn(t *testing.T) {
 	t.Parallel()
 	d, vm, waits := newDrainedWithMemory(t)
 	ctx, by := d.one.ctx, d.one.by
-	d.drain()
-	d.until(vm.ID, (*domain.VM).KeepsMemory)
-	d.beat()
-	d.restsWithMemory(vm.ID)
+	d.leavesWithMemory(vm.ID)
 	far := d.crash(d.far).String()
 	_, err := d.ResumeVM(ctx, by, vm.ID) // it is not known to be away
 	must(t, err)
@@ -402,11 +389,7 @@ func TestMemoryOfAnEarlierVersionStays(t *testing.T) {
 	must(t, err)
 	_, err = d.WaitVM(ctx, by, vm.ID)
 	must(t, err)
-	for _, b := range []*bed{d.origin, d.far} {
-		b.node.SetVersion("2")
-		d.crash(b)
-		d.again(b)
-	}
+	d.updated(d.origin, d.far)
 	d.drain()
 	row := d.until(vm.ID, func(vm *domain.VM) bool { return vm.Reason != "" || vm.InStorage() })
 	if row.InStorage() || !row.KeepsMemory() || !strings.Contains(row.Reason, "saved by fake 1, and its worker has 2") {

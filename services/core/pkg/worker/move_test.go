@@ -255,16 +255,22 @@ func TestVMsThatStayOnADrainedWorker(t *testing.T) {
 	d.start(origin, bound.ID, "bound")
 }
 
-// Killed at any point of a move, the worker that a VM leaves has it whole or not at
-// all, and leaves nothing.
-func TestMovesThatACrashInterrupts(t *testing.T) {
-	t.Parallel()
-	for name, stop := range map[string]func(d *drained) <-chan struct{}{
+// leaving are the points of a VM's way from its worker, "gone" the one where it has
+// left; each stops the worker there, and tells when.
+func leaving() map[string]func(*drained) <-chan struct{} {
+	return map[string]func(*drained) <-chan struct{}{
 		"snapshot": func(d *drained) <-chan struct{} { at, _ := d.origin.node.StopNext(fake.OpSnapshot); return at },
 		"packing":  func(d *drained) <-chan struct{} { at, _ := d.origin.node.StopNext(fake.OpPack); return at },
 		"sent":     func(d *drained) <-chan struct{} { return hold(&d.depot[d.origin].holdSent) },
 		"gone":     func(d *drained) <-chan struct{} { at, _ := d.origin.node.StopNext(fake.OpDelete); return at },
-	} {
+	}
+}
+
+// Killed at any point of a move, the worker that a VM leaves has it whole or not at
+// all, and leaves nothing.
+func TestMovesThatACrashInterrupts(t *testing.T) {
+	t.Parallel()
+	for name, stop := range leaving() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newDrained(t)

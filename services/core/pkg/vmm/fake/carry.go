@@ -32,10 +32,7 @@ func (d *Driver) PackMemory(ctx context.Context, snapshotID string, w io.Writer)
 	if err != nil {
 		return err
 	}
-	d.node.mu.Lock()
-	p := packedMemory{Version: d.node.version, Memory: mem}
-	d.node.mu.Unlock()
-	line, err := json.Marshal(p)
+	line, err := json.Marshal(packedMemory{Version: d.node.Version(), Memory: mem})
 	if err == nil {
 		_, err = w.Write(append(append([]byte(memoryMark), line...), '\n'))
 	}
@@ -84,9 +81,7 @@ func (d *Driver) UnpackMemory(ctx context.Context, spec vmm.Spec, r io.Reader) e
 	if p == nil {
 		return errors.New(errors.InvalidArgument, "this is no packed memory")
 	}
-	d.node.mu.Lock()
-	version := d.node.version
-	d.node.mu.Unlock()
+	version := d.node.Version()
 	if p.Version != version {
 		return errors.New(errors.Conflict, "the memory was saved by %s, and here is %s", p.Version, version)
 	}
