@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/rand"
+	"io"
 	"log"
 	"log/slog"
 	"net"
@@ -68,6 +69,7 @@ type Agent struct {
 	reaper     *reap.Reaper
 	executions *execution.Registry
 	log        *slog.Logger
+	calls      *guest.Calls
 	host       http.Handler
 	guests     http.Handler
 	local      http.Handler
@@ -133,11 +135,13 @@ func New(o Options) *Agent {
 	host.Handle("/"+guestv1connect.ExecutionServiceName+"/", lazily(func() (string, http.Handler) {
 		return guestv1connect.NewExecutionServiceHandler(executions, guest.Options()...)
 	}))
+	own := &guest.Machine{
+		Settings: store, Clock: clock, BootID: rand.Text(), Identity: keeper, Hooks: runner, Own: o.Machine, Meter: envdHTTP.Meter,
+	}
 	host.Handle("/"+guestv1connect.MachineServiceName+"/", lazily(func() (string, http.Handler) {
-		return guestv1connect.NewMachineServiceHandler(&guest.Machine{
-			Settings: store, Clock: clock, BootID: rand.Text(), Identity: keeper, Hooks: runner, Own: o.Machine, Meter: envdHTTP.Meter,
-		}, guest.Options()...)
+		return guestv1connect.NewMachineServiceHandler(own, guest.Options()...)
 	}))
+	a.calls = &guest.Calls{Machine: own, Executions: executions, Log: o.Log}
 	local := http.NewServeMux()
 	envdHTTP.RegisterEnvs(local)
 	a.host, a.guests, a.local = host, guests, local
@@ -156,7 +160,17 @@ func lazily(service func() (path string, h http.Handler)) http.Handler {
 
 // Serve serves the host on a listener until ctx ends or the listener fails.
 // Everything is served: whoever reaches the listener owns the machine.
-func (a *Agent) Serve(ctx context.Context, l net.Listener) error { return a.serve(ctx, l, a.host) }
+func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	return a.serve(ctx, split(ctx, l, a.serveCalls), a.host)
+}
+
+// serveCalls serves a connection of calls, of which from is what is read.
+func (a *Agent) serveCalls(ctx context.Context, conn net.Conn, from io.Reader) {
+	defer a.clients.leave(conn)
+	a.calls.Serve(a.clients.enter(ctx, conn), conn, from)
+}
 
 // ServeGuests serves the SDKs' half on a listener that processes of the guest
 // can reach, as when the agent runs alone.

@@ -43,6 +43,13 @@ func (c *clients) state(conn net.Conn, s http.ConnState) {
 	}
 }
 
+// leave ends what a connection asked for.
+func (c *clients) leave(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leaveLocked(conn)
+}
+
 func (c *clients) leaveLocked(conn net.Conn) {
 	if cancel := c.conns[conn]; cancel != nil {
 		cancel()

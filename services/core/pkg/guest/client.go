@@ -59,8 +59,9 @@ type Client struct {
 	dial Dial
 	o    Options
 
-	rpc  *http.Client // HTTP/2: calls and executions, many on one connection
-	bulk *http.Client // HTTP/1.1: one connection per transfer, so that none holds up another
+	calls caller
+	rpc   *http.Client // HTTP/2: calls and executions, many on one connection
+	bulk  *http.Client // HTTP/1.1: one connection per transfer, so that none holds up another
 
 	executions guestv1connect.ExecutionServiceClient
 	listing    guestv1connect.ExecutionServiceClient // with room for long answers
@@ -83,10 +84,11 @@ func New(dial Dial, o Options) *Client {
 	// The agent is near: compression costs more than it saves, and what is not
 	// decompressed cannot explode.
 	plain := connect.WithAcceptCompression("gzip", nil, nil)
-	c.machine = guestv1connect.NewMachineServiceClient(c.rpc, base, small, plain)
-	c.executions = guestv1connect.NewExecutionServiceClient(c.rpc, base, small, plain)
+	c.calls.dial, c.calls.http = dial, c.rpc
+	c.machine = guestv1connect.NewMachineServiceClient(&c.calls, base, small, plain)
+	c.executions = guestv1connect.NewExecutionServiceClient(&c.calls, base, small, plain)
 	long := connect.WithReadMaxBytes(maxListing)
-	c.listing = guestv1connect.NewExecutionServiceClient(c.rpc, base, long, plain)
+	c.listing = guestv1connect.NewExecutionServiceClient(&c.calls, base, long, plain)
 	c.files = filesystempbconnect.NewFilesystemClient(c.rpc, base, long, plain)
 	return c
 }
@@ -127,6 +129,7 @@ func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastRe
 // Close lets go of idle connections. Calls under way go on.
 func (c *Client) Close() {
 	c.spare.close()
+	c.calls.close()
 	c.rpc.CloseIdleConnections()
 	c.bulk.CloseIdleConnections()
 }

@@ -219,7 +219,7 @@ func (x *execution) supervise() (outcome, error) {
 // take over from it.
 func (x *execution) attach() (*attachment, outcome, error) {
 	a := &attachment{x: x}
-	if x.starting() && a.takeSpare() {
+	if x.starting() && (a.takeSpare() || a.takeOwn()) {
 		defer x.s.cfg.Client.lanes.leave()
 	}
 	result, err := a.run()

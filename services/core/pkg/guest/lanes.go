@@ -88,6 +88,17 @@ func (a *attachment) takeSpare() bool {
 	return true
 }
 
+// takeOwn has the attachment open a lane, where that asks nothing of the agent
+// that it has not to do anyway; the caller calls lanes.leave then.
+func (a *attachment) takeOwn() bool {
+	c := a.x.s.cfg.Client
+	if !c.calls.knows.Load() || !c.lanes.enter() {
+		return false
+	}
+	a.lane = true
+	return true
+}
+
 // broke reports whether a lane's connection has come to an end.
 func broke(err error) bool {
 	var failed net.Error

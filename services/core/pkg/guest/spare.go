@@ -65,6 +65,9 @@ func (s *spare) close() {
 // openLane begins a lane, which is the caller's to close. An agent that refuses
 // one because it is older than they are is not asked again.
 func (c *Client) openLane(ctx context.Context) (net.Conn, error) {
+	if c.calls.knows.Load() {
+		return c.calls.openLane(ctx)
+	}
 	conn, err := upgrade(ctx, c.dial, lane.Path, lane.Protocol, "opening a lane")
 	if errors.HasCode(err, errors.NotFound) || errors.HasCode(err, errors.GuestFault) {
 		c.lanes.missing.Store(true)

@@ -19,7 +19,10 @@ func (c *Client) WarmUp(ctx context.Context) error {
 	}
 	_, err := bounded(ctx, c.o.CallTimeout, "warming up", func(ctx context.Context) (struct{}, error) {
 		ids := []string{string(domain.NewID()), string(domain.NewID())}
-		err := c.warmUp(ctx, ids[0], func(ctx context.Context) stream { return c.executions.Attach(ctx) })
+		var err error
+		if !c.calls.knows.Load() {
+			err = c.warmUp(ctx, ids[0], func(ctx context.Context) stream { return c.executions.Attach(ctx) })
+		}
 		if err != nil {
 			return struct{}{}, err
 		}

@@ -32,16 +32,21 @@ func (s *Executions) List(context.Context, *connect.Request[guestv1.ListRequest]
 // Watch tells every execution that is remembered and then each new one. It
 // reads the registry by sequence number, so a slow watcher costs no memory.
 func (s *Executions) Watch(ctx context.Context, _ *connect.Request[guestv1.WatchRequest], out *connect.ServerStream[guestv1.WatchResponse]) error {
+	return s.watch(ctx, out.Send)
+}
+
+// watch sends nothing first.
+func (s *Executions) watch(ctx context.Context, send func(*guestv1.WatchResponse) error) error {
 	defer s.Registry.Watching()()
 	// Headers at once: the watcher knows that it watches before anything starts.
-	if err := out.Send(nil); err != nil {
+	if err := send(nil); err != nil {
 		return err
 	}
 	var seq uint64
 	for {
 		list, last, changed := s.Registry.After(seq)
 		for _, ex := range list {
-			if err := out.Send(&guestv1.WatchResponse{Execution: infoOf(ex)}); err != nil {
+			if err := send(&guestv1.WatchResponse{Execution: infoOf(ex)}); err != nil {
 				return err
 			}
 		}

@@ -37,9 +37,6 @@ func (s *Executions) Lane(w http.ResponseWriter, r *http.Request) {
 	if conn.SetDeadline(time.Time{}) != nil {
 		return
 	}
-	if b, ok := conn.(interface{ SetWriteBuffer(int) error }); ok {
-		_ = b.SetWriteBuffer(laneBuffer) // as much as the system grants
-	}
 	_, err = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+lane.Protocol+"\r\n\r\n")
 	if err != nil {
 		return
@@ -58,6 +55,9 @@ func (s *Executions) lane(ctx context.Context, conn net.Conn, from io.Reader) {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
+	if b, ok := conn.(interface{ SetWriteBuffer(int) error }); ok {
+		_ = b.SetWriteBuffer(laneBuffer) // as much as the system grants
+	}
 	l := laneChannel{lane.NewAgent(conn, from)}
 	if err := s.attach(ctx, l); err != nil {
 		var told *connect.Error

@@ -12,4 +12,17 @@
 //     endian) and data.
 //   - An error, from the agent alone and its last word, is a Connect code (4,
 //     big endian) and a text.
+//
+// # Calls
+//
+// The calls that a host makes before and beside a machine's commands can be made
+// by such frames as well, without HTTP: where a processor is emulated, HTTP/2 and
+// Connect are a good part of what a machine that goes on from memory does before
+// its first answer. Such a connection begins with [Hello] in place of a request.
+// The host sends calls:
+//
+//   - A call is a method (1 byte) and its message as protobuf.
+//
+// and the agent answers each, in turn, by a message or an error. After the call
+// Attach the connection is a lane.
 package lane

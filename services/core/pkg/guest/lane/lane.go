@@ -113,10 +113,7 @@ func (a *Agent) Send(m *guestv1.AttachResponse) error { return sendMessage(a.con
 
 // SendError sends the agent's last word.
 func (a *Agent) SendError(code connect.Code, text string) error {
-	payload := binary.BigEndian.AppendUint32(nil, uint32(code))
-	payload = append(payload, text[:min(len(text), maxError-len(payload))]...)
-	_, err := a.conn.Write(append(appendHeader(nil, kindError, len(payload)), payload...))
-	return err
+	return sendError(a.conn, code, text)
 }
 
 // Room is where output is put that is to be sent.
@@ -156,6 +153,13 @@ func (a *Agent) Receive() (*guestv1.AttachRequest, error) {
 		return nil, errors.Wrap(err, errors.InvalidArgument, "not a control message")
 	}
 	return m, nil
+}
+
+func sendError(w io.Writer, code connect.Code, text string) error {
+	payload := binary.BigEndian.AppendUint32(nil, uint32(code))
+	payload = append(payload, text[:min(len(text), maxError-len(payload))]...)
+	_, err := w.Write(append(appendHeader(nil, kindError, len(payload)), payload...))
+	return err
 }
 
 func sendMessage(w io.Writer, m proto.Message) error {

@@ -1,0 +1,113 @@
+package agent_test
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/aetherium/aetherium/services/core/pkg/guest/lane"
+)
+
+func (r *rig) connect() net.Conn {
+	r.t.Helper()
+	conn, err := (&net.Dialer{}).DialContext(r.ctx, "unix", r.socket)
+	must(r.t, err)
+	r.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// What a connection speaks is told apart by its first bytes, however they come.
+func TestConnectionsAreToldApart(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	whole := lane.Hello + "\x04\x00\x00\x00\x01\x04" // List
+	for name, pieces := range map[string][]string{
+		"a call at once":         {whole},
+		"a call byte by byte":    strings.Split(whole, ""),
+		"HTTP at once":           {"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"},
+		"HTTP byte by byte":      strings.Split("GET /health HTTP/1.1\r\nHost: a\r\n\r\n", ""),
+		"HTTP that begins alike": strings.Split("AET /health HTTP/1.1\r\nHost: a\r\n\r\n", ""),
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn := r.connect()
+			for _, p := range pieces {
+				_, err := io.WriteString(conn, p)
+				must(t, err)
+			}
+			if strings.HasPrefix(name, "a call") {
+				head := make([]byte, 5)
+				if _, err := io.ReadFull(conn, head); err != nil || string(head) != "\x01\x00\x00\x00\x00" {
+					t.Errorf("%q, %v", head, err)
+				}
+				return
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			must(t, err)
+			_ = resp.Body.Close()
+			if want := map[bool]int{true: http.StatusNoContent, false: http.StatusMethodNotAllowed}[pieces[0][0] == 'G']; resp.StatusCode != want {
+				t.Errorf("%s, not %d", resp.Status, want)
+			}
+		})
+	}
+}
+
+// An agent that ends lets go of the connections of calls, those that watch among
+// them.
+func TestCallsEndWithTheAgent(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	ctx, cancel := context.WithCancel(r.ctx)
+	socket := r.socket + "2"
+	l, err := net.Listen("unix", socket)
+	must(t, err)
+	served := make(chan error, 1)
+	go func() { served <- r.agent.Serve(ctx, l) }()
+	conn, err := (&net.Dialer{}).DialContext(r.ctx, "unix", socket)
+	must(t, err)
+	defer func() { _ = conn.Close() }()
+	_, err = io.WriteString(conn, lane.Hello+"\x04\x00\x00\x00\x01\x07") // Watch
+	must(t, err)
+	head := make([]byte, 5)
+	_, err = io.ReadFull(conn, head)
+	must(t, err)
+	cancel()
+	must(t, <-served)
+	if n, err := io.Copy(io.Discard, conn); n > 4<<10 { // it may say why
+		t.Errorf("%d bytes, %v", n, err)
+	}
+}
+
+// A call that is none ends its connection with a reason, or without, and no other.
+func TestCallsThatAreNone(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	for name, says := range map[string]string{
+		"an unknown method":    "\x04\x00\x00\x00\x01\xff",
+		"a message that isn't": "\x04\x00\x00\x00\x03\x03\xff\xff",
+		"a frame that isn't":   "\x09\x00\x00\x00\x00",
+		"too long":             "\x04\xff\xff\xff\xff",
+		"a lane of nonsense":   "\x04\x00\x00\x00\x01\x08\x09\x00\x00\x00\x00",
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn := r.connect()
+			_, err := io.WriteString(conn, lane.Hello+says)
+			must(t, err)
+			must(t, conn.(*net.UnixConn).CloseWrite())
+			said, err := io.ReadAll(conn)
+			must(t, err)
+			if len(said) > 0 && said[0] != 3 {
+				t.Errorf("it answers %q", said)
+			}
+		})
+	}
+	conn := r.connect()
+	_, err := io.WriteString(conn, lane.Hello+"\x04\x00\x00\x00\x01\x04")
+	must(t, err)
+	if _, err := io.ReadFull(conn, make([]byte, 5)); err != nil {
+		t.Errorf("the agent is gone: %v", err)
+	}
+}

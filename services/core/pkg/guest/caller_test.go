@@ -1,0 +1,230 @@
+package guest_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/guest"
+	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1/guestv1connect"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/lane"
+)
+
+// tap notes how each connection to an agent begins.
+type tap struct {
+	dial guest.Dial
+
+	mu     sync.Mutex
+	begins []string
+}
+
+func (t *tap) open(ctx context.Context) (net.Conn, error) {
+	conn, err := t.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &tapped{Conn: conn, t: t}, nil
+}
+
+func (t *tap) all() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return append([]string(nil), t.begins...)
+}
+
+type tapped struct {
+	net.Conn
+	t    *tap
+	once sync.Once
+}
+
+func (c *tapped) Write(p []byte) (int, error) {
+	c.once.Do(func() {
+		c.t.mu.Lock()
+		defer c.t.mu.Unlock()
+		c.t.begins = append(c.t.begins, string(p[:min(len(p), len(lane.Hello))]))
+	})
+	return c.Conn.Write(p)
+}
+
+// TestNoHTTP: what a machine does to its first output and to the end of its
+// command needs no HTTP, which is a good part of it where that is emulated.
+func TestNoHTTP(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	spy := &tap{dial: m.dial}
+	client := guest.New(spy.open, guest.Options{})
+	defer client.Close()
+	if _, err := client.Handshake(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Configure(t.Context(), guest.Config{Env: map[string]string{"WHO": "me"}}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := client.Remembered(t.Context()); err != nil || len(got) != 0 {
+		t.Fatalf("%v, %v", got, err)
+	}
+	h := newHost(t, spy.open, newJournals(t), domain.NewID())
+	if _, err := h.client.Handshake(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	id := h.start(t, sh("echo $WHO; exit 3"))
+	if got := h.output(t, id); got.stdout.String() != "me\n" || got.end.ExitCode != 3 {
+		t.Errorf("%q, %+v", got.stdout.String(), got.end)
+	}
+	for _, begin := range spy.all() {
+		if begin != lane.Hello {
+			t.Errorf("a connection begins with %q", begin)
+		}
+	}
+}
+
+// TestCallsAreRefused: what the agent says of a call arrives as it does by HTTP.
+func TestCallsAreRefused(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	client := guest.New(m.dial, guest.Options{})
+	defer client.Close()
+	if err := client.Assume(t.Context(), guest.Identity{Hostname: "x"}); !errors.HasCode(err, errors.Unsupported) || !strings.Contains(err.Error(), "kernel is not its own") {
+		t.Errorf("%v", err)
+	}
+	id := domain.NewID()
+	if err := client.Rename(t.Context(), map[domain.ID]domain.ID{id: domain.NewID()}); !errors.HasCode(err, errors.NotFound) {
+		t.Errorf("%v", err)
+	}
+}
+
+// older is an agent that knows no calls.
+type older struct {
+	guestv1connect.UnimplementedMachineServiceHandler
+}
+
+func (older) Handshake(context.Context, *connect.Request[guestv1.HandshakeRequest]) (*connect.Response[guestv1.HandshakeResponse], error) {
+	return connect.NewResponse(&guestv1.HandshakeResponse{Protocol: 1, AgentVersion: "older"}), nil
+}
+
+func (older) Configure(_ context.Context, req *connect.Request[guestv1.ConfigureRequest]) (*connect.Response[guestv1.ConfigureResponse], error) {
+	if req.Msg.GetDefaultUser() != "somebody" {
+		return nil, connect.NewError(connect.CodeInvalidArgument, errors.Plain("not told whole"))
+	}
+	return connect.NewResponse(&guestv1.ConfigureResponse{}), nil
+}
+
+// TestOlderAgent: one from before there were calls is asked by HTTP, and asked
+// for them once.
+func TestOlderAgent(t *testing.T) {
+	t.Parallel()
+	mux := http.NewServeMux()
+	mux.Handle(guestv1connect.NewMachineServiceHandler(older{}))
+	spy := &tap{dial: serve(t, mux)}
+	client := guest.New(spy.open, guest.Options{})
+	defer client.Close()
+	if a, err := client.Handshake(t.Context()); err != nil || a.Version != "older" {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	for range 2 {
+		if err := client.Configure(t.Context(), guest.Config{DefaultUser: "somebody"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	asked := 0
+	for _, begin := range spy.all() {
+		if begin == lane.Hello {
+			asked++
+		}
+	}
+	if asked != 1 {
+		t.Errorf("asked for calls %d times", asked)
+	}
+}
+
+// TestCallsAfterABreak: a connection that broke while nobody used it is not told.
+func TestCallsAfterABreak(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	client := guest.New(m.dial, guest.Options{})
+	defer client.Close()
+	for range 3 {
+		if _, err := client.Handshake(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		m.cut()
+	}
+}
+
+// TestCallsAtOnce: calls do not wait for one another.
+func TestCallsAtOnce(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	client := guest.New(m.dial, guest.Options{})
+	defer client.Close()
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			if _, err := client.Remembered(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// liarOfCalls answers calls with bytes of its own.
+func liarOfCalls(t testing.TB, says []byte) guest.Dial {
+	t.Helper()
+	l := listen(t)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer func() { _ = conn.Close() }()
+				if _, err := io.ReadFull(conn, make([]byte, len(lane.Hello)+6)); err != nil {
+					return
+				}
+				_, _ = conn.Write(says)
+				_, _ = io.Copy(io.Discard, conn)
+			}()
+		}
+	}()
+	t.Cleanup(func() { _ = l.Close() })
+	return dialer(l)
+}
+
+// TestLyingAnswers: whatever an agent answers, the host has an error, in time.
+func TestLyingAnswers(t *testing.T) {
+	t.Parallel()
+	for name, says := range map[string][]byte{
+		"silence":           nil,
+		"a message of 4 GB": {1, 0xff, 0xff, 0xff, 0xff},
+		"half a message":    {1, 0, 0, 0, 9, 'x'},
+		"no frame":          []byte("nonsense"),
+		"no protobuf":       append([]byte{1, 0, 0, 0, 64}, bytes.Repeat([]byte{0xff}, 64)...),
+		"an unknown error":  append([]byte{3, 0, 0, 0, 6}, 0, 0, 0, 99, 'h', 'i'),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			client := guest.New(liarOfCalls(t, says), guest.Options{CallTimeout: 300 * time.Millisecond})
+			defer client.Close()
+			if _, err := client.Handshake(t.Context()); !errors.HasCode(err, errors.GuestFault) && !errors.HasCode(err, errors.Unavailable) {
+				t.Errorf("%v", err)
+			}
+			if _, err := client.Remembered(t.Context()); !errors.HasCode(err, errors.GuestFault) && !errors.HasCode(err, errors.Unavailable) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
