@@ -89,7 +89,7 @@ func New(o Options) *Agent {
 	users := osuser.NewDB(o.Etc)
 	store := &settings.Store{}
 	reaper := reap.Start(o.PID1)
-	clock := &machine.Clock{}
+	clock, random := &machine.Clock{}, &machine.Random{}
 	var group *limits.Group
 	if o.Machine != nil {
 		group = &limits.Group{}
@@ -106,7 +106,7 @@ func New(o Options) *Agent {
 	runner := &hooks.Runner{Starter: starter, Log: o.Log}
 	var keeper *identity.Keeper
 	if o.Machine != nil {
-		keeper = &identity.Keeper{Clock: clock, Group: group, Log: o.Log, Forget: func(ctx context.Context) {
+		keeper = &identity.Keeper{Clock: clock, Random: random, Group: group, Log: o.Log, Forget: func(ctx context.Context) {
 			store.Clear()
 			watchers.Clear()
 			a.clients.endOthers(ctx)
@@ -136,7 +136,7 @@ func New(o Options) *Agent {
 		return guestv1connect.NewExecutionServiceHandler(executions, guest.Options()...)
 	}))
 	own := &guest.Machine{
-		Settings: store, Clock: clock, BootID: rand.Text(), Identity: keeper, Hooks: runner, Own: o.Machine, Meter: envdHTTP.Meter,
+		Settings: store, Clock: clock, Random: random, BootID: rand.Text(), Identity: keeper, Hooks: runner, Own: o.Machine, Meter: envdHTTP.Meter,
 	}
 	host.Handle("/"+guestv1connect.MachineServiceName+"/", lazily(func() (string, http.Handler) {
 		return guestv1connect.NewMachineServiceHandler(own, guest.Options()...)

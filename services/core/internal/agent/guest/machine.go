@@ -37,6 +37,7 @@ const (
 type Machine struct {
 	Settings *settings.Store
 	Clock    *machine.Clock
+	Random   *machine.Random
 	BootID   string           // random per agent process
 	Identity *identity.Keeper // nil: the machine shares its host's kernel
 	Own      *OwnKernel       // nil: as above
@@ -84,6 +85,7 @@ func (m *Machine) Quiesce(ctx context.Context, _ *connect.Request[guestv1.Quiesc
 		// is no reason not to save the rest.
 		_ = m.Own.Settle(true, true)
 		meetMessages()
+		m.Identity.Foresee()
 	}
 	if err := m.Hooks.Quiesce(ctx); err != nil {
 		return nil, wire.Connect(err)
@@ -102,7 +104,7 @@ func (m *Machine) Thaw(ctx context.Context, req *connect.Request[guestv1.ThawReq
 		m.Clock.Set(time.Unix(0, ns))
 	}
 	if len(req.Msg.GetEntropy()) > 0 {
-		if err := machine.AddEntropy(req.Msg.GetEntropy()); err != nil {
+		if err := m.Random.Add(req.Msg.GetEntropy()); err != nil {
 			return nil, wire.Connect(err)
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/etc"
 )
@@ -100,11 +102,7 @@ func (k *Keeper) lastTold() (last told, known bool) {
 // write has the files in a directory say something else. Those that were written
 // before are there to be written to: a template's would be copied first.
 func (k *Keeper) write(name string, files map[string]string, before bool) error {
-	path := k.path(name)
-	if err := os.MkdirAll(path, 0o755); err != nil {
-		return err
-	}
-	dir, err := os.Open(path)
+	dir, err := openDir(k.path(name))
 	if err != nil {
 		return err
 	}
@@ -114,6 +112,33 @@ func (k *Keeper) write(name string, files map[string]string, before bool) error 
 		return etc.Update(dir, files, own)
 	}
 	return etc.Write(dir, files, own)
+}
+
+// openDir opens a directory, and makes it if need be. It is not to be waited for,
+// and so spared what makes files so.
+func openDir(path string) (*os.File, error) {
+	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
+	fd, err := unix.Open(path, flags, 0)
+	if errors.Is(err, unix.ENOENT) {
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return nil, err
+		}
+		fd, err = unix.Open(path, flags, 0)
+	}
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// Foresee looks for what a fork looks for, so that the kernel remembers what
+// there is, and what there is not.
+func (k *Keeper) Foresee() {
+	_ = k.hostKeys()
+	var is unix.Stat_t
+	for _, name := range []string{machineIDFile, dbusIDFile, filepath.Join(toldDir, toldFile)} {
+		_ = unix.Lstat(k.path(name), &is) // that it is not there is remembered as well
+	}
 }
 
 // hasMachineID tells whether the machine has an ID that is one (machine-id(5)).

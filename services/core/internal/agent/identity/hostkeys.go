@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 )
@@ -39,11 +40,21 @@ func draw(name string) (key crypto.Signer, quick bool, err error) {
 	return nil, false, nil
 }
 
+// hostKeys are the files of the SSH host keys that there are.
+func (k *Keeper) hostKeys() []string {
+	var is unix.Stat_t
+	if unix.Stat(k.path(sshDir), &is) != nil {
+		return nil // as in most machines, and by less than it takes to match names
+	}
+	paths, _ := filepath.Glob(filepath.Join(k.path(sshDir), keyNames)) // the pattern is one
+	return paths
+}
+
 // renewHostKeys replaces the SSH host keys that there are: the old ones go at
 // once, whatever becomes of the new. An RSA key takes its time and comes later.
 func (k *Keeper) renewHostKeys(hostname string) {
-	paths, err := filepath.Glob(filepath.Join(k.path(sshDir), keyNames))
-	if err != nil || len(paths) == 0 {
+	paths := k.hostKeys()
+	if len(paths) == 0 {
 		return
 	}
 	slow, made := "", 0

@@ -86,10 +86,11 @@ func (i Identity) address() netip.Addr {
 
 // Keeper keeps a machine's identity.
 type Keeper struct {
-	Root  string // of its file systems; empty: "/"
-	Clock *machine.Clock
-	Group *limits.Group // gets the limits
-	Log   *slog.Logger
+	Root   string // of its file systems; empty: "/"
+	Clock  *machine.Clock
+	Random *machine.Random
+	Group  *limits.Group // gets the limits
+	Log    *slog.Logger
 	// Forget makes the agent of a fork forget what its origin's host told it and
 	// ends that one's connections; ctx is the request's.
 	Forget func(ctx context.Context)
@@ -98,7 +99,7 @@ type Keeper struct {
 	forks   atomic.Int64 // how often the machine became another
 	last    *told        // nil: what the file says
 	linked  bool         // it has a network, and may have connections
-	settled bool         // the kernel's settings are made; whoever changes them since may
+	settled bool         // the kernel's settings are made and lo is up; whoever changes them since may
 }
 
 // Assume makes the machine what i says. Called again with the same it changes
@@ -120,7 +121,7 @@ func (k *Keeper) Assume(ctx context.Context, i Identity) error {
 		k.Clock.Set(i.Time)
 	}
 	if len(i.Entropy) > 0 {
-		if err := machine.AddEntropy(i.Entropy); err != nil {
+		if err := k.Random.Add(i.Entropy); err != nil {
 			return err
 		}
 	}
@@ -151,10 +152,10 @@ func (k *Keeper) network(i *netif.Interface) error {
 		if err := netif.Settings(); err != nil {
 			return err
 		}
+		if err := netif.Loopback(); err != nil {
+			return err
+		}
 		k.settled = true
-	}
-	if err := netif.Loopback(); err != nil {
-		return err
 	}
 	if i == nil {
 		return nil

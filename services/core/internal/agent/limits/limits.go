@@ -6,6 +6,7 @@ package limits
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -144,8 +145,10 @@ func pidsMax(n int64) string {
 	return strconv.FormatInt(n, 10)
 }
 
+// cpuMax is a quota, or none where all processors together are no more: it
+// would only have to be kept.
 func cpuMax(milli int64) string {
-	if milli == 0 {
+	if milli == 0 || milli >= int64(runtime.NumCPU())*1000 {
 		return "max " + strconv.Itoa(period)
 	}
 	return strconv.FormatInt(max(milli*period/1000, least), 10) + " " + strconv.Itoa(period)

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"os"
 	"strings"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -34,25 +35,37 @@ func (*Clock) Set(now time.Time) {
 	}
 }
 
-// AddEntropy mixes bytes from the host into the kernel's random numbers and
+// Random is the kernel's random number generator. Its device stays open once it
+// was: what goes on from memory need not find it again, where all that is done
+// first is slow.
+type Random struct {
+	mu   sync.Mutex
+	fd   int
+	open bool
+}
+
+// Add mixes bytes from the host into the kernel's random numbers and
 // has it reseed (random(4)): two machines restored from one snapshot must not
 // draw the same keys. They count as what they are, random in every bit, so that
 // a kernel that just booted has enough. Without the right to, the bytes are
 // mixed in only.
-func AddEntropy(seed []byte) error {
-	// Not an os.File, which would be waited for by epoll: this is among the first
-	// that a restored machine does, where all that is done first is slow.
-	fd, err := unix.Open("/dev/urandom", unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return errors.Wrap(err, errors.Internal, "the machine has no /dev/urandom")
+func (r *Random) Add(seed []byte) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.open {
+		// Not an os.File, which would be waited for by epoll.
+		fd, err := unix.Open("/dev/urandom", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return errors.Wrap(err, errors.Internal, "the machine has no /dev/urandom")
+		}
+		r.fd, r.open = fd, true
 	}
-	defer func() { _ = unix.Close(fd) }()
-	if credit(fd, seed) != nil { // needs CAP_SYS_ADMIN
-		if _, err := unix.Write(fd, seed); err != nil {
+	if credit(r.fd, seed) != nil { // needs CAP_SYS_ADMIN
+		if _, err := unix.Write(r.fd, seed); err != nil {
 			return errors.Wrap(err, errors.Internal, "entropy cannot be added")
 		}
 	}
-	_ = unix.IoctlSetInt(fd, unix.RNDRESEEDCRNG, 0) // needs CAP_SYS_ADMIN; containers share the host's
+	_ = unix.IoctlSetInt(r.fd, unix.RNDRESEEDCRNG, 0) // needs CAP_SYS_ADMIN; containers share the host's
 	return nil
 }
 
