@@ -16,6 +16,9 @@ import (
 // pooledHostname is the name of a machine that is nobody's yet.
 const pooledHostname = "vm"
 
+// warmUpHostname is a name that it has once, for practice.
+const warmUpHostname = "warm-up"
+
 // start begins to fill.
 func (p *pool) start(ctx context.Context) {
 	ctx, p.cancel = context.WithCancel(ctx)
@@ -128,7 +131,7 @@ func (p *pool) add(ctx context.Context, key storage.PoolKey) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := p.prepare(ctx, client, m.BuildID); err != nil {
+	if err := p.prepare(ctx, driver, m.ID, client, key); err != nil {
 		client.Close()
 		return err
 	}
@@ -180,13 +183,21 @@ func (p *pool) greet(ctx context.Context, driver vmm.Driver, id domain.ID) (*gue
 
 // prepare has a machine's agent at its ease, and tells it what a plain VM asks
 // for. No VM may see the machine yet: its own configuration would be undone.
-func (p *pool) prepare(ctx context.Context, client *guest.Client, build domain.ID) error {
+func (p *pool) prepare(ctx context.Context, driver vmm.Driver, id domain.ID, client *guest.Client, key storage.PoolKey) error {
 	ctx, cancel := context.WithTimeout(ctx, p.w.config.ReadyTimeout)
 	defer cancel()
 	if err := client.WarmUp(ctx); err != nil {
 		return err
 	}
-	cfg, err := p.w.imageConfig(ctx, build)
+	// A claim names it. Its own kernel is faster at it the second time.
+	if r, ok := driver.(vmm.Renamer); ok && p.w.info(key.Driver).Isolation == domain.IsolationMicroVM {
+		for _, name := range []string{warmUpHostname, pooledHostname} {
+			if err := r.SetHostname(ctx, string(id), name); err != nil {
+				return err
+			}
+		}
+	}
+	cfg, err := p.w.imageConfig(ctx, key.BuildID)
 	if err != nil {
 		return err
 	}
