@@ -98,7 +98,7 @@ func (s *splitter) sort(conn net.Conn) {
 			return
 		}
 		if said[n-1] != lane.Hello[n-1] {
-			s.speaksHTTP(&lookedAt{Conn: conn, r: r})
+			s.speaksHTTP(&lane.ReadAhead{Conn: conn, R: r})
 			return
 		}
 		if n == len(lane.Hello) {
@@ -142,25 +142,4 @@ func peek(conn net.Conn) (foreign, known bool) {
 		return false, false
 	}
 	return first[0] != lane.Hello[0], true
-}
-
-// lookedAt is a connection of which something was read ahead.
-type lookedAt struct {
-	net.Conn
-	r *bufio.Reader
-}
-
-func (c *lookedAt) Read(p []byte) (int, error) {
-	if c.r.Buffered() > 0 {
-		return c.r.Read(p)
-	}
-	return c.Conn.Read(p)
-}
-
-// CloseWrite passes the end of the stream on where the channel can.
-func (c *lookedAt) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return errors.New(errors.Unsupported, "the channel cannot be closed one way")
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/lane"
 )
 
 // DialPort connects to a TCP port inside the machine by way of the agent, for
@@ -40,7 +41,7 @@ func upgrade(ctx context.Context, dial Dial, path, protocol, what string) (net.C
 		_ = conn.Close()
 		return nil, err
 	}
-	return &portConn{Conn: conn, r: r}, nil
+	return &lane.ReadAhead{Conn: conn, R: r}, nil
 }
 
 func askUpgrade(conn net.Conn, path, protocol, what string) (*bufio.Reader, error) {
@@ -61,25 +62,4 @@ func askUpgrade(conn net.Conn, path, protocol, what string) (*bufio.Reader, erro
 	}
 	head.N = 1<<63 - 1
 	return r, nil
-}
-
-// portConn is a connection of which some bytes were read ahead.
-type portConn struct {
-	net.Conn
-	r *bufio.Reader
-}
-
-func (c *portConn) Read(p []byte) (int, error) {
-	if c.r.Buffered() > 0 {
-		return c.r.Read(p)
-	}
-	return c.Conn.Read(p)
-}
-
-// CloseWrite passes the end of the stream on where the channel can.
-func (c *portConn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return errors.New(errors.Unsupported, "the channel to this machine cannot be closed one way")
 }
