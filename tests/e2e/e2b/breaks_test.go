@@ -54,17 +54,25 @@ type fault struct {
 type breaker struct {
 	proxy *httputil.ReverseProxy
 
-	mu    sync.Mutex
-	fault fault
-	seen  int
-	keys  []string
-	live  map[*http.Request]bool
+	mu     sync.Mutex
+	fault  fault
+	seen   int
+	keys   []string
+	live   map[*http.Request]bool
+	spoken map[int]bool // the major versions of HTTP that it was asked by
+}
+
+// speaks reports whether it was asked by a major version of HTTP.
+func (b *breaker) speaks(major int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.spoken[major]
 }
 
 // breaks runs a breaker before a server, and gives its URL.
 func breaks(t *testing.T, s *server.Server) string {
 	t.Helper()
-	srv := newBreaker(t, s.URL, &http.Transport{DisableCompression: true})
+	srv, _ := newBreaker(t, s.URL, &http.Transport{DisableCompression: true})
 	srv.Start()
 	t.Cleanup(srv.Close)
 	return srv.URL
@@ -74,7 +82,7 @@ func breaks(t *testing.T, s *server.Server) string {
 // speaks HTTP/2 does so to the breaker, and the breaker to the server. It gives
 // the variables that packages find it by, and trust its certificate beside what
 // environ has them trust.
-func breaksOverTLS(t *testing.T, environ []string) []string {
+func breaksOverTLS(t *testing.T, environ []string) ([]string, *breaker) {
 	t.Helper()
 	given := map[string]string{}
 	for _, kv := range environ {
@@ -89,7 +97,7 @@ func breaksOverTLS(t *testing.T, environ []string) []string {
 	}
 	_, port, err := net.SplitHostPort(given["E2B_DOMAIN"])
 	must(t, err)
-	srv := newBreaker(t, "https://localhost:"+port, &http.Transport{
+	srv, b := newBreaker(t, "https://localhost:"+port, &http.Transport{
 		DisableCompression: true, ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
 	})
 	own, pair := certified(t)
@@ -104,7 +112,7 @@ func breaksOverTLS(t *testing.T, environ []string) []string {
 		must(t, os.WriteFile(file, append(append(trusted, '\n'), own...), 0o600))
 		out = append(out, name+"="+file)
 	}
-	return out
+	return out, b
 }
 
 // certified is an authority of this test alone, and what it vouches for: this
@@ -125,13 +133,13 @@ func certified(t *testing.T) (authority []byte, pair tls.Certificate) {
 	return certificate.PEM(root), tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key}
 }
 
-// newBreaker makes a breaker before a URL, which does not run yet.
-func newBreaker(t *testing.T, before string, transport *http.Transport) *httptest.Server {
+// newBreaker makes a breaker before a URL, and what serves it, which does not run yet.
+func newBreaker(t *testing.T, before string, transport *http.Transport) (*httptest.Server, *breaker) {
 	t.Helper()
 	to, err := url.Parse(before)
 	must(t, err)
 	t.Cleanup(transport.CloseIdleConnections)
-	b := &breaker{live: map[*http.Request]bool{}}
+	b := &breaker{live: map[*http.Request]bool{}, spoken: map[int]bool{}}
 	b.proxy = &httputil.ReverseProxy{
 		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(to) },
 		FlushInterval: -1,
@@ -143,7 +151,7 @@ func newBreaker(t *testing.T, before string, transport *http.Transport) *httptes
 	srv := httptest.NewUnstartedServer(b)
 	srv.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) }
 	srv.Config.ErrorLog = b.proxy.ErrorLog
-	return srv
+	return srv, b
 }
 
 func (b *breaker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -194,6 +202,7 @@ func (b *breaker) next(r *http.Request) fault {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.live[r] = true
+	b.spoken[r.ProtoMajor] = true
 	if r.Method != b.fault.Method || !strings.HasSuffix(r.URL.Path, b.fault.Path) {
 		return fault{}
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -33,6 +34,7 @@ type Package struct {
 	Name     string // in its registry
 	Version  string
 	With     []string // further packages of exact versions, as the registry's client takes them
+	Node     string   // the version of Node.js to install and run it by; "": the host's own
 }
 
 // String is the language and the version.
@@ -58,7 +60,12 @@ func (p Package) Install(t *testing.T, kept string) (program []string, dir strin
 	testdata, err := filepath.Abs("testdata")
 	must(t, err)
 	dir = filepath.Join(root, ".tools", kept, p.Language+"-"+p.Version)
-	program = []string{"node", filepath.Join(testdata, "suite.mjs")}
+	node := "node"
+	if p.Node != "" {
+		node = runtimeOf(t, filepath.Join(root, ".tools", kept), p.Node)
+		dir += "-node-" + p.Node
+	}
+	program = []string{node, filepath.Join(testdata, "suite.mjs")}
 	steps := [][]string{
 		{"npm", "init", "-y"},
 		append([]string{"npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--save-exact", p.Name + "@" + p.Version}, p.With...),
@@ -71,21 +78,48 @@ func (p Package) Install(t *testing.T, kept string) (program []string, dir strin
 			append([]string{python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", p.Name + "==" + p.Version}, p.With...),
 		}
 	}
+	take(t, dir, filepath.Dir(node), steps)
+	return program, dir
+}
+
+// runtimeOf fetches a version of Node.js from npm, once, and gives its program.
+func runtimeOf(t *testing.T, kept, version string) string {
+	t.Helper()
+	arch := runtime.GOARCH
+	if arch == "amd64" {
+		arch = "x64"
+	}
+	name := "node-" + runtime.GOOS + "-" + arch
+	dir := filepath.Join(kept, "node-"+version)
+	take(t, dir, "", [][]string{
+		{"npm", "init", "-y"},
+		{"npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--save-exact", name + "@" + version},
+	})
+	return filepath.Join(dir, "node_modules", name, "bin", "node")
+}
+
+// take carries out the steps that fill a directory, unless all were before. What
+// they run is looked for in first before anywhere else: npm takes what is for
+// the Node.js that it is run by.
+func take(t *testing.T, dir, first string, steps [][]string) {
+	t.Helper()
 	ready := filepath.Join(dir, "ready")
 	if _, err := os.Stat(ready); err == nil {
-		return program, dir
+		return
 	}
 	must(t, os.RemoveAll(dir)) // half of it
 	must(t, os.MkdirAll(dir, 0o755))
 	for _, step := range steps {
 		cmd := exec.CommandContext(t.Context(), step[0], step[1:]...)
 		cmd.Dir = dir
+		if filepath.IsAbs(first) {
+			cmd.Env = append(os.Environ(), "PATH="+first+string(os.PathListSeparator)+os.Getenv("PATH"))
+		}
 		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%s cannot be installed: %v: %v\n%s", p, step, err, lastLines(string(out), 20))
+			t.Fatalf("%s cannot be installed: %v: %v\n%s", filepath.Base(dir), step, err, lastLines(string(out), 20))
 		}
 	}
 	must(t, os.WriteFile(ready, nil, 0o644))
-	return program, dir
 }
 
 // Serve runs a server, with further settings, until the test ends, when it must
