@@ -19,12 +19,12 @@ import (
 // rootfsEnv names a root filesystem to make the template from at once.
 const rootfsEnv = "AETHERIUM_TEST_CODE_ROOTFS"
 
-// sdks are the newest of both languages, and the newest that go with the 2.45
-// line of the SDK that they are made upon.
+// sdks are the newest of both languages upon the newest SDK, and the newest that
+// go with the 2.45 line of the SDK that they are made upon.
 var sdks = []sdk.Package{
-	{Language: sdk.JS, Name: "@e2b/code-interpreter", Version: "2.8.0"},
+	{Language: sdk.JS, Name: "@e2b/code-interpreter", Version: "2.8.0", With: []string{"e2b@2.51.0"}},
 	{Language: sdk.JS, Name: "@e2b/code-interpreter", Version: "2.7.2", With: []string{"e2b@2.45.0"}},
-	{Language: sdk.Python, Name: "e2b-code-interpreter", Version: "2.11.5"},
+	{Language: sdk.Python, Name: "e2b-code-interpreter", Version: "2.11.5", With: []string{"e2b==2.63.0"}},
 	{Language: sdk.Python, Name: "e2b-code-interpreter", Version: "2.10.0", With: []string{"e2b==2.45.0"}},
 }
 

@@ -315,7 +315,10 @@ func TestGatewaysAndWorkers(t *testing.T) {
 	f.says(c, vm.ID, "echo kept > /tmp/kept", "")
 	run, err := c.StartExecution(ctx, vm.ID, start("until test -e /tmp/on; do sleep 0.1; done; echo through"))
 	must(t, err)
+	sandboxes := sandboxesOf(f, other)
+	lasting, doomed := sandboxes.create("first"), sandboxes.create("first") // where their template is
 	must(t, first.Kill())
+	sandboxes.kill(doomed) // says so, though nobody is there to do it now
 	once, err := client.New(client.Options{URL: one.URL, Key: one.Key, Patience: time.Millisecond})
 	must(t, err)
 	defer once.Close()
@@ -331,6 +334,7 @@ func TestGatewaysAndWorkers(t *testing.T) {
 		}
 		time.Sleep(100 * time.Millisecond) // it becomes so without an event of its own
 	}
+	sandboxes.whileAway(lasting, doomed)
 	// What is written of its commands is told, and that there may be others.
 	var incomplete []string
 	known, err := client.Collect(second.Executions(ctx, vm.ID, client.ExecutionFilter{Incomplete: func(reason string) { incomplete = append(incomplete, reason) }}))
@@ -351,6 +355,8 @@ func TestGatewaysAndWorkers(t *testing.T) {
 	}
 	f.says(c, vm.ID, "touch /tmp/on", "")
 	f.printed(other, run.ID, "through\n")
+	sandboxes.isGone(doomed)
+	sandboxes.kill(lasting)
 
 	// What is deleted by one is deleted for the other, at whichever worker.
 	for _, id := range []string{vm.ID, apart.ID} {

@@ -37,8 +37,10 @@ type Package struct {
 	Node     string   // the version of Node.js to install and run it by; "": the host's own
 }
 
-// String is the language and the version.
-func (p Package) String() string { return p.Language + " " + p.Version }
+// String is the language and the version, and what it is upon.
+func (p Package) String() string {
+	return strings.Join(append([]string{p.Language + " " + p.Version}, p.With...), ", ")
+}
 
 // Wanted skips a test where packages cannot be run.
 func Wanted(t *testing.T) {
@@ -59,7 +61,7 @@ func (p Package) Install(t *testing.T, kept string) (program []string, dir strin
 	must(t, err)
 	testdata, err := filepath.Abs("testdata")
 	must(t, err)
-	dir = filepath.Join(root, ".tools", kept, p.Language+"-"+p.Version)
+	dir = filepath.Join(root, ".tools", kept, strings.Join(append([]string{p.Language, p.Version}, p.With...), "-"))
 	node := "node"
 	if p.Node != "" {
 		node = runtimeOf(t, filepath.Join(root, ".tools", kept), p.Node)

@@ -57,7 +57,14 @@ func (s *Service) DialAgent(ctx context.Context, vmID domain.ID, wake bool) (net
 	if err != nil {
 		return nil, err
 	}
-	return node.Dial(ctx, vm, vmm.AgentPort)
+	conn, err := node.Dial(ctx, vm, vmm.AgentPort)
+	if errors.HasCode(err, errors.Unavailable) {
+		// It may have been on its way out when it was looked up.
+		if now, nerr := s.storedVM(ctx, vmID); nerr == nil && now.Desired != domain.WantRunning {
+			return nil, notRunning(now)
+		}
+	}
+	return conn, err
 }
 
 // AgentAccess implements vmm.Agents.
@@ -78,6 +85,11 @@ func (s *Service) anyVM(ctx context.Context, id domain.ID) (*domain.VM, error) {
 	if vm, _ := s.hereLive(id); vm != nil {
 		return vm, nil
 	}
+	return s.storedVM(ctx, id)
+}
+
+// storedVM reads the row of a VM of any project.
+func (s *Service) storedVM(ctx context.Context, id domain.ID) (*domain.VM, error) {
 	var vm *domain.VM
 	err := s.store.Read(ctx, func(tx storage.Tx) (err error) {
 		vm, err = tx.VMs().Get(ctx, storage.System, id)

@@ -256,6 +256,9 @@ func (s *Service) hereLive(id domain.ID) (*domain.VM, Node) {
 // ready is running for a VM whose row was read.
 func (s *Service) ready(ctx context.Context, by vmm.Caller, vm *domain.VM) (*domain.VM, Node, error) {
 	if vm.UnreachableSince != nil {
+		if vm.Desired == domain.WantDeleted {
+			return nil, nil, notRunning(vm) // also when its worker is back
+		}
 		return nil, nil, unreachable(vm)
 	}
 	wait := vm.Desired == domain.WantRunning && vm.Observed != domain.Running && !vm.Observed.Terminal()

@@ -391,6 +391,13 @@ func TestE2BTraffic(t *testing.T) {
 	if closed != (gone{public.SandboxID, "The sandbox is running but port is not open", 8081, 502}) {
 		t.Errorf("a closed port: %+v", closed)
 	}
+	// One whose agent does not answer is not gone: clients give up one that is.
+	for _, q := range []req{{method: "GET", path: "http://" + l.addr + "/health"}, {method: "POST", path: "http://" + l.addr + "/process.Process/List", body: "{}"}} {
+		q.key, q.header = "none", map[string]string{"E2b-Sandbox-Id": public.SandboxID, "X-Access-Token": public.EnvdAccessToken}
+		if silent := get[gone](l, 502, q); silent != (gone{public.SandboxID, "The sandbox cannot be reached now", 0, 502}) {
+			t.Errorf("%s of an agent that does not answer: %+v", q.path, silent)
+		}
+	}
 	l.want(204, req{method: "DELETE", path: l.e2b("/sandboxes/" + public.SandboxID), key: l.user})
 	dead := get[gone](l, 502, req{method: "GET", path: "http://" + l.addr + "/health", key: "none", header: map[string]string{"E2b-Sandbox-Id": public.SandboxID}})
 	if dead != (gone{public.SandboxID, "The sandbox was not found", 0, 502}) {

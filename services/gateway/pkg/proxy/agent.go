@@ -217,11 +217,15 @@ func failSandbox(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 // unreached answers for a VM or a port that cannot be reached, as clients of
-// E2B's kind know it.
+// E2B's kind know it. To them a sandbox that was not found is gone, and one that
+// is there but cannot be reached, as its worker is away, is worth another try.
 func unreached(w http.ResponseWriter, t Target, err error) {
 	body := sandboxError{SandboxID: t.VM.String(), Message: "The sandbox was not found", Code: http.StatusBadGateway}
-	if t.Port != vmm.AgentPort && (errors.HasCode(err, errors.Unavailable) || !coded(err)) {
+	switch away := errors.HasCode(err, errors.Unavailable); {
+	case t.Port != vmm.AgentPort && (away || !coded(err)):
 		body.Message, body.Port = "The sandbox is running but port is not open", t.Port
+	case away:
+		body.Message = "The sandbox cannot be reached now"
 	}
 	answerSandbox(w, http.StatusBadGateway, err, body)
 }

@@ -19,7 +19,7 @@ import urllib.request
 
 import httpx
 from connectrpc.errors import ConnectError
-from e2b import AsyncSandbox, ConnectionConfig, Sandbox, SandboxQuery, SandboxState, Template
+from e2b import AsyncSandbox, AsyncTemplate, ConnectionConfig, Sandbox, SandboxQuery, SandboxState, Template
 from e2b import exceptions as ex
 from e2b.sandbox.sandbox_api import SandboxEgressProxyOpts, SandboxNetworkOpts
 from e2b.sandbox.commands.command_handle import CommandExitException, PtySize
@@ -1418,6 +1418,115 @@ async def _():
         assert await s.is_running()
     finally:
         assert await s.kill() is True
+
+
+async def listed(paginator):
+    items = []
+    while paginator.has_next:
+        items.extend(await paginator.next_items())
+    return [i.sandbox_id for i in items]
+
+
+@check("async", "files: write and read in every form, list, stat, move and remove")
+async def _():
+    s = await AsyncSandbox.connect(sbx().sandbox_id)
+    data = bytes(i % 251 for i in range(100_000))
+    assert (await s.files.write("async/bytes", data)).path == "/home/user/async/bytes"
+    assert bytes(await s.files.read("async/bytes", format="bytes")) == data
+    assert b"".join([chunk async for chunk in await s.files.read("async/bytes", format="stream")]) == data
+    assert len(await s.files.write_files([{"path": "async/1", "data": "one"}, {"path": "async/2", "data": io.BytesIO(b"two")}])) == 2
+    assert await s.files.read("async/2") == "two"
+    assert sorted(e.name for e in await s.files.list("async")) == ["1", "2", "bytes"]
+    assert (await s.files.get_info("async/bytes")).size == len(data)
+    assert (await s.files.rename("async/1", "async/deep/1")).path == "/home/user/async/deep/1"
+    assert not await s.files.make_dir("async/deep") and not await s.files.exists("async/1")
+    await s.files.remove("async")
+    assert not await s.files.exists("async")
+
+
+@check("async", "commands and terminals: input, connect, kill and a timeout")
+async def _():
+    s = await AsyncSandbox.connect(sbx().sandbox_id)
+    cmd = await s.commands.run("echo begun; read a; echo got $a; exit 3", background=True, stdin=True)
+    assert cmd.pid in [p.pid for p in await s.commands.list()]
+    out = []
+    again = await s.commands.connect(cmd.pid, on_stdout=out.append)
+    await s.commands.send_stdin(cmd.pid, "in\n")
+    with fails(CommandExitException) as f:
+        await cmd.wait()
+    assert (f.error.exit_code, f.error.stdout) == (3, "begun\ngot in\n"), f.error
+    with fails(CommandExitException):
+        await again.wait()
+    assert "".join(out).endswith("got in\n"), out
+    with fails(ex.TimeoutException):
+        await s.commands.run("sleep 1000", timeout=1)
+    assert await s.commands.kill(cmd.pid) is False
+    seen = bytearray()
+    pty = await s.pty.create(PtySize(rows=24, cols=80), on_data=seen.extend)
+    await s.pty.resize(pty.pid, PtySize(rows=30, cols=100))
+    await s.pty.send_stdin(pty.pid, b"stty size; exit 0\n")
+    assert (await pty.wait()).exit_code == 0 and b"30 100" in seen, seen
+
+
+@check("async", "pause, connect, snapshots, forks and lists")
+async def _():
+    mark = f"async {MARK}"
+    s = await AsyncSandbox.create("base", timeout=300, metadata={"mark": mark})
+    boxes = [s]
+    try:
+        await s.files.write("kept", "as it was")
+        await s.pause()
+        assert (await s.get_info()).state == SandboxState.PAUSED and not await s.is_running()
+        query = SandboxQuery(metadata={"mark": mark}, state=[SandboxState.PAUSED])
+        assert await listed(AsyncSandbox.list(query=query)) == [s.sandbox_id]
+        with fails(GONE):
+            await s.commands.run("true")
+        again = await AsyncSandbox.connect(s.sandbox_id, timeout=400)
+        assert await again.files.read("kept") == "as it was"
+        await again.set_timeout(600)
+        assert (await again.get_info()).end_at.timestamp() - time.time() > 500
+        snap = await again.create_snapshot()
+        boxes.append(await AsyncSandbox.create(snap.snapshot_id))
+        boxes.extend(await again.fork(count=2))
+        for box in boxes[1:]:
+            assert await box.files.read("kept") == "as it was"
+        assert len({box.sandbox_id for box in boxes}) == 4
+        assert await AsyncSandbox.delete_snapshot(snap.snapshot_id) is True
+    finally:
+        ended = await asyncio.gather(*(box.kill() for box in boxes))
+    assert all(ended)
+
+
+@check("async", "a template is built and used")
+async def _():
+    name, lines = f"py-async-{time.time_ns()}", []
+    template = AsyncTemplate().from_template("base").run_cmd("echo from async | tee made").set_start_cmd("touch started; exec sleep 1000", "test -e started")
+    await AsyncTemplate.build(template, name, cpu_count=1, memory_mb=512, on_build_logs=lambda line: lines.append(line.message))
+    assert any("from async" in line for line in lines) and await AsyncTemplate.exists(name), lines
+    async with await AsyncSandbox.create(name) as s:
+        assert await s.files.read("made") == "from async\n" and await s.files.exists("started")
+    assert await AsyncSandbox.delete_snapshot(name) is True
+    with fails(ex.BuildException):
+        await AsyncTemplate.build(AsyncTemplate().from_template("base").run_cmd("exit 9"), name + "-broken", cpu_count=1, memory_mb=512)
+
+
+@check("async", "what there is not, and a key that does not count")
+async def _():
+    s = await AsyncSandbox.connect(sbx().sandbox_id)
+    with fails(ex.SandboxException):
+        await AsyncSandbox.create("no-such-template")
+    with fails(ex.AuthenticationException):
+        await AsyncSandbox.create("base", api_key="e2b_" + "0" * 40)
+    for call in (lambda: AsyncSandbox.connect("a" * 20), lambda: AsyncSandbox.get_info("a" * 20), lambda: AsyncSandbox.set_timeout("a" * 20, 60)):
+        with fails(ex.SandboxNotFoundException):
+            await call()
+    assert await AsyncSandbox.kill("a" * 20) is False
+    with fails(ex.FileNotFoundException):
+        await s.files.read("/no/such/file")
+    with fails(ex.NotFoundException):
+        await s.commands.connect(NOBODY)
+    with fails(ex.InvalidArgumentException):
+        await s.commands.run("true", cwd="/no/such/directory")
 
 
 def main():
