@@ -276,6 +276,20 @@ func (b *btrfsBackend) remove(dir string) error {
 	return b.orphan(m.Ancestors)
 }
 
+// reclaim has the kernel free deleted subvolumes, which it begins with every half
+// minute, and gives their room back to the disk below. It is done when none is
+// left; one that a process has files open of stays until then.
+func (b *btrfsBackend) reclaim(root *os.File) (bool, error) {
+	if err := ioctl(root, iocSync, nil); err != nil {
+		return false, err
+	}
+	left, err := deletedSubvolumes(root)
+	if err != nil {
+		return false, err
+	}
+	return !left, reclaim(root)
+}
+
 // orphan takes back the allowance of those that have no clone any more.
 func (b *btrfsBackend) orphan(ancestors []uint64) error {
 	if len(ancestors) == 0 {

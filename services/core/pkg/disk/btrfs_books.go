@@ -23,6 +23,10 @@ const (
 	blockGroupSystem = 1 << 1
 	blockGroupTypes  = 1<<3 - 1
 
+	rootTree      = 1
+	orphanObjects = ^uint64(5) + 1 // BTRFS_ORPHAN_OBJECTID, -5
+	orphanItem    = 48             // BTRFS_ORPHAN_ITEM_KEY
+
 	balanceMetadata = 1 << 2 // BTRFS_BALANCE_METADATA
 )
 
@@ -55,6 +59,7 @@ var (
 	iocBalanceV2    = ioctlNumber(3, 32, unsafe.Sizeof(btrfsBalance{}))
 	iocStartSync    = ioctlNumber(2, 24, 8)
 	iocWaitSync     = ioctlNumber(1, 22, 8)
+	iocSync         = ioctlNumber(0, 8, 0)
 )
 
 const iocFITRIM = 0xc0185879 // _IOWR('X', 121, struct fstrim_range)
@@ -92,6 +97,19 @@ func readChunks(fs *os.File) ([]chunk, error) {
 		chunks = append(chunks, found...)
 		next = chunks[len(chunks)-1].logical + 1
 	}
+}
+
+// deletedSubvolumes reports whether there are subvolumes that were deleted and not
+// freed yet: the tree of roots has an orphan item for each.
+func deletedSubvolumes(fs *os.File) (bool, error) {
+	const all = ^uint64(0)
+	s := &btrfsSearch{key: btrfsSearchKey{
+		tree: rootTree, minObject: orphanObjects, maxObject: orphanObjects, minType: orphanItem, maxType: orphanItem,
+		maxOffset: all, maxTransid: all, items: 1,
+	}}
+	s.size = uint64(len(s.buf))
+	err := ioctl(fs, iocTreeSearchV2, unsafe.Pointer(s))
+	return s.key.items > 0, err
 }
 
 // parseChunks reads n items: struct btrfs_ioctl_search_header, struct

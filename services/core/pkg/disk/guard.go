@@ -109,6 +109,24 @@ func (g *guard) room() error {
 	return nil
 }
 
+// looked waits until the guard has seen what the disk has left now. Nil is fine.
+func (g *guard) looked(ctx context.Context) error {
+	if g == nil {
+		return nil
+	}
+	tick := time.NewTicker(reclaimInterval)
+	defer tick.Stop()
+	// One may be under way that has seen less.
+	for before, end := g.rounds.Load(), time.Now().Add(reclaimPatience); g.rounds.Load() < before+2 && time.Now().Before(end); {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
 // look is one round. What fails is tried again in the next.
 func (g *guard) look() {
 	err := g.round()

@@ -102,6 +102,37 @@ func TestVolumeMakesRoomOnAFullDisk(t *testing.T) {
 	must(t, os.Remove(filler))
 }
 
+// Room of what was deleted is there when it was asked back: around the pool, and for
+// other volumes. What a process has open keeps nobody waiting for ever.
+func TestRoomIsAskedBack(t *testing.T) {
+	t.Parallel()
+	ctx, around := t.Context(), smallDisk(t, 900)
+	p := openPool(t, disk.Config{Dir: around + "/data", Backend: disk.BackendBtrfs, Size: 640 * mib, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	must(t, p.Create(ctx, "a", 0))
+	_, err := fill(p.Path("a")+"/big", 400*mib)
+	must(t, err)
+	must(t, p.Sync())
+	before := freeBytes(t, around)
+	must(t, p.Delete(ctx, "a"))
+	must(t, p.Reclaim(ctx))
+	if got := freeBytes(t, around) - before; got < 380*mib {
+		t.Errorf("of 400 MiB %d are back", got/mib)
+	}
+	must(t, p.Create(ctx, "b", 0))
+	_, err = fill(p.Path("b")+"/big", 400*mib)
+	must(t, err)
+	f, err := os.Open(p.Path("b") + "/big")
+	must(t, err)
+	defer f.Close()
+	must(t, p.Delete(ctx, "b"))
+	must(t, p.Reclaim(ctx))
+	canceled, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := p.Reclaim(canceled); !errors.Is(err, context.Canceled) {
+		t.Errorf("nobody waits for it any more: %v", err)
+	}
+}
+
 // What volumes write and btrfs has not counted yet does not pass for a lack of room.
 func TestAWriteIsNoLackOfRoom(t *testing.T) {
 	t.Parallel()

@@ -61,6 +61,9 @@ type backend interface {
 	setLimit(dir string, limit int64) error
 	// sweep frees what deleted volumes left in the file system's books.
 	sweep() error
+	// reclaim has the room of directories that were removed given back, and
+	// reports whether all of it is.
+	reclaim(root *os.File) (done bool, err error)
 }
 
 // Pool holds volumes. Its methods may be called concurrently for different
@@ -331,6 +334,41 @@ func (p *Pool) Capacity(ctx context.Context) (int64, error) {
 	}
 	return available(fs) + taken, nil
 }
+
+// reclaimPatience bounds Reclaim: far more than it takes to free what nobody uses.
+const reclaimPatience = 5 * time.Second
+
+// Reclaim has the room of volumes that were deleted given back, which otherwise
+// takes up to half a minute, and returns when it is there for others, or after
+// some seconds: what a process still uses, or other volumes share, stays.
+func (p *Pool) Reclaim(ctx context.Context) error {
+	root, err := os.Open(p.root)
+	if err != nil {
+		return fail(err, "cannot open the volume directory")
+	}
+	defer root.Close()
+	for until := time.Now().Add(reclaimPatience); ; {
+		trash, err := os.ReadDir(p.trashDir())
+		done := false
+		if err == nil {
+			done, err = p.backend.reclaim(root)
+		}
+		if err != nil {
+			return fail(err, "cannot give back the room of what was deleted")
+		}
+		if done && len(trash) == 0 || time.Now().After(until) {
+			return p.guard.looked(ctx)
+		}
+		select { // nobody tells when the kernel has freed it
+		case <-time.After(reclaimInterval):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// reclaimInterval is how often is looked whether room is back.
+const reclaimInterval = 50 * time.Millisecond
 
 // Sync writes what is cached for the pool to its disk, so that a Clone soon
 // after has little left to write.

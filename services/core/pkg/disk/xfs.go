@@ -47,6 +47,12 @@ func (b *xfsBackend) name() string   { return BackendXFS }
 func (b *xfsBackend) enforced() bool { return b.quota != nil }
 func (b *xfsBackend) sweep() error   { return nil }
 
+// reclaim has the blocks of removed files freed and discarded, which XFS does
+// behind those who removed them.
+func (b *xfsBackend) reclaim(root *os.File) (bool, error) {
+	return true, unix.Syncfs(int(root.Fd()))
+}
+
 func (b *xfsBackend) create(dir string, limit int64) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err

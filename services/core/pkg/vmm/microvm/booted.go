@@ -142,6 +142,19 @@ func (b *booted) drop(ctx context.Context, key string) error {
 	return b.d.dropStored(ctx, b.d.cfg.booted(key))
 }
 
+// yield does something, and does it again where the disk had no room for it and what
+// is kept to be faster can make some.
+func (b *booted) yield(ctx context.Context, do func() error) error {
+	err := do()
+	if !errors.HasCode(err, errors.NoSpace) || ctx.Err() != nil || !b.empty(ctx) {
+		return err
+	}
+	if freed := b.d.cfg.Volumes.Reclaim(ctx); freed != nil {
+		return errors.Join(err, freed)
+	}
+	return do()
+}
+
 // empty removes all that is kept, to make room. It reports whether there was any.
 func (b *booted) empty(ctx context.Context) bool {
 	keys, err := b.keys(ctx)
@@ -358,10 +371,10 @@ func (b *booted) keep(spec vmm.Spec, key string) {
 	default:
 		b.fail(key)
 		b.count(func(c *vmm.BootedCounts) { c.Failed++ })
-		b.d.log.Warn("the memory of a booted machine is not kept", "build", spec.BuildID, "error", err)
 		if errors.HasCode(err, errors.NoSpace) {
 			b.empty(b.ctx)
 		}
+		b.d.log.Warn("the memory of a booted machine is not kept", "build", spec.BuildID, "error", err)
 	}
 }
 
@@ -406,12 +419,18 @@ func (b *booted) make(ctx context.Context, spec vmm.Spec, key string) (err error
 }
 
 // bound removes kept memories that cannot be used any more, and those used least
-// recently while there are too many or they are too large. key is the newest.
-// Returns ResourceExhausted when that one alone is too large.
+// recently while there are too many or they are too large. key is the newest. One
+// that is too large by itself is removed alone. Returns TooLarge then.
 func (b *booted) bound(ctx context.Context, key string) error {
 	newest, err := b.d.keptMemory(b.d.cfg.booted(key))
 	if err != nil {
 		return err
+	}
+	switch n, err := b.d.storedBytes(ctx, b.d.cfg.booted(key)); {
+	case err != nil:
+		return err
+	case n > b.d.cfg.Booted.Bytes:
+		return errors.Join(errors.New(errors.TooLarge, "the memory takes %d MiB, more than may be kept", n/mib), b.drop(ctx, key))
 	}
 	keys, err := b.keys(ctx)
 	if err != nil {
@@ -441,14 +460,10 @@ func (b *booted) bound(ctx context.Context, key string) error {
 	}
 	slices.SortFunc(all, func(x, y one) int { return x.used.Compare(y.used) })
 	for len(all) > b.d.cfg.Booted.Max || total > b.d.cfg.Booted.Bytes {
-		oldest := all[0]
-		if err := b.drop(ctx, oldest.key); err != nil {
+		if err := b.drop(ctx, all[0].key); err != nil {
 			return err
 		}
-		if oldest.key == key {
-			return errors.New(errors.TooLarge, "the memory takes %d MiB, more than may be kept", oldest.bytes/mib)
-		}
-		total -= oldest.bytes
+		total -= all[0].bytes
 		all = all[1:]
 	}
 	return nil

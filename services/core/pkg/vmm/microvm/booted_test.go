@@ -5,11 +5,15 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -44,7 +48,7 @@ func keeping(most int, made chan string) func(*microvm.Config) {
 func keepingLab(t *testing.T, most int, options ...func(*microvm.Config)) (l *lab, await func(want string)) {
 	t.Helper()
 	made := make(chan string, 16)
-	l = newLab(t, append(options, keeping(most, made))...)
+	l = newLab(t, append([]func(*microvm.Config){keeping(most, made)}, options...)...)
 	return l, func(want string) {
 		t.Helper()
 		select {
@@ -242,6 +246,191 @@ func TestWhatIsNotKept(t *testing.T) {
 	if l.restored("one") {
 		t.Error("it goes on from another version's memory")
 	}
+}
+
+// What is kept is bounded by what it takes, too: what was used least recently goes
+// first. One that is too large by itself, or for which there is no room, is not
+// kept; only the latter costs the others their place.
+func TestKeptMemoriesAreBoundedInBytes(t *testing.T) {
+	t.Parallel()
+	limit := int64(1 << 30)
+	e := &hooked{saved: func(dir string) error { return os.WriteFile(dir+"/more", make([]byte, 8*mib), 0o600) }}
+	l, await := keepingLab(t, 4, func(c *microvm.Config) { e.Engine, c.Engine, c.Booted.Bytes = c.Engine, e, limit })
+	kind := func(build string) vmm.Spec {
+		s := spec("one")
+		s.BuildID = build
+		return s
+	}
+	bounded := func(bytes int64) {
+		t.Helper()
+		limit = bytes
+		l.reopen()
+	}
+	// goesOn reports whether a machine of a kind goes on from a kept memory.
+	goesOn := func(build string) bool {
+		t.Helper()
+		l.boot(kind(build))
+		defer func() { must(t, l.Delete(t.Context(), "one")) }()
+		return l.restored("one")
+	}
+	keep := func(build, want string) {
+		t.Helper()
+		l.twice(kind(build))
+		await(want)
+	}
+	keep("a", "kept")
+	one := l.counts().Bytes
+	if one < 8*mib {
+		t.Fatalf("a memory of 8 MiB takes %d bytes", one)
+	}
+	bounded(one * 3 / 2)
+	keep("b", "kept")
+	if c := l.counts(); c.Kept != 1 || c.Bytes > limit {
+		t.Errorf("of two there is room for one: %+v", c)
+	}
+	if !goesOn("b") || goesOn("a") {
+		t.Error("not the older one was removed")
+	}
+	bounded(one * 5 / 2)
+	keep("c", "kept")
+	if !goesOn("b") { // c is now the one that was not used for longest
+		t.Error("there is room for two")
+	}
+	keep("d", "kept")
+	if c := l.counts(); c.Kept != 2 || c.Bytes > limit {
+		t.Errorf("of three there is room for two: %+v", c)
+	}
+	if !goesOn("b") || !goesOn("d") || goesOn("c") {
+		t.Error("not the one was removed that was not used for longest")
+	}
+	e.saved = func(dir string) error { return os.WriteFile(dir+"/more", make([]byte, 32*mib), 0o600) }
+	keep("e", "not kept")
+	if c := l.counts(); c.Kept != 2 || !goesOn("b") || !goesOn("d") {
+		t.Errorf("others went for one that is too large by itself: %+v", c)
+	}
+	e.saved = func(string) error { return errors.New(errors.NoSpace, "full") }
+	keep("f", "not kept")
+	if c := l.counts(); c.Kept != 0 {
+		t.Errorf("there is no room, and memories are kept: %+v", c)
+	}
+}
+
+// Where the disk has no room for what a VM needs, what is kept to be faster makes room
+// for it: for a machine that is created, one that is paused, and one that is kept.
+func TestKeptMemoriesMakeRoom(t *testing.T) {
+	t.Parallel()
+	const (
+		pool   = 1280 * mib
+		margin = pool / 8 // what volumes need free around them
+		kept   = 200 * mib
+	)
+	e := &hooked{}
+	l, await := keepingLab(t, 4, func(c *microvm.Config) { e.Engine, c.Engine = c.Engine, e })
+	around := l.onDisk(1700*mib, pool)
+	// Less than the margin is left, and more as soon as the memory is gone.
+	fill := func(build string) {
+		t.Helper()
+		e.saved = func(dir string) error { return exec.Command("dd", "if=/dev/zero", "of="+dir+"/more", "bs=1M", fmt.Sprint("count=", kept/mib), "conv=fsync").Run() }
+		other := spec("x")
+		other.BuildID = build
+		l.twice(other)
+		await("kept")
+		e.saved = nil
+		leave(t, around, margin-kept/2)
+	}
+	for build, need := range map[string]func() error{
+		"created": func() error {
+			l.boot(spec("one"))
+			return nil
+		},
+		"paused": func() error { return l.Pause(t.Context(), "one", domain.PauseMemory) },
+		"snapshot": func() error {
+			_, err := l.Snapshot(t.Context(), "one", "snap", domain.SnapshotMemory)
+			return err
+		},
+		"disk": func() error {
+			_, err := l.Snapshot(t.Context(), "one", "disk", domain.SnapshotDisk)
+			return err
+		},
+	} {
+		leave(t, around, -1)
+		must(t, l.pool.Reclaim(t.Context())) // the guard has seen it then, too
+		if build != "created" {
+			l.boot(spec("one"))
+		}
+		fill(build)
+		if err := need(); err != nil {
+			t.Errorf("%s: %v", build, err)
+		}
+		if c := l.counts(); c.Kept != 0 {
+			t.Errorf("%s: still kept: %+v", build, c)
+		}
+		// Where there is nothing to give up it is said.
+		leave(t, around, margin/2)
+		if _, err := l.Snapshot(t.Context(), "one", "full", domain.SnapshotDisk); !errors.HasCode(err, errors.NoSpace) {
+			t.Errorf("%s: on a full disk: %v", build, err)
+		}
+		must(t, errors.Join(l.Delete(t.Context(), "one"), l.DeleteSnapshot(t.Context(), "snap"), l.DeleteSnapshot(t.Context(), "disk")))
+	}
+	l.noTorn()
+}
+
+// onDisk moves the lab's volumes to a disk of a size, before it has any. They are
+// promised pool bytes of it.
+func (l *lab) onDisk(size, pool int64) (around string) {
+	l.t.Helper()
+	ctx := context.WithoutCancel(l.t.Context())
+	image, around := l.dir+"/around", l.dir+"/data"
+	must(l.t, errors.Join(l.Close(), l.net.Close(), l.pool.Close(), l.pool.Unmount(ctx), os.RemoveAll(around), os.Mkdir(around, 0o711),
+		os.WriteFile(l.dir+"/size", strconv.AppendInt(nil, pool, 10), 0o600)))
+	l.Driver = nil
+	for _, args := range [][]string{
+		{"truncate", "-s", strconv.FormatInt(size, 10), image},
+		{"mkfs.ext4", "-q", "-m", "0", image},
+		{"mount", "-o", "loop,discard", image, around},
+	} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			l.t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+	}
+	l.t.Cleanup(func() {
+		states, err := l.List(ctx)
+		for _, s := range states {
+			err = errors.Join(err, l.Delete(ctx, s.MachineID))
+		}
+		err = errors.Join(err, l.Teardown(ctx), l.Close(), l.net.Close(), l.pool.Close(), l.pool.Unmount(ctx))
+		l.Driver = nil
+		// Detached: other processes' mount namespaces may hold it a while.
+		if err := errors.Join(err, unix.Unmount(around, unix.MNT_DETACH)); err != nil {
+			l.t.Error(err)
+		}
+	})
+	l.open()
+	return around
+}
+
+// leave takes a disk's room but for some bytes; less than none: gives it back.
+func leave(t *testing.T, dir string, bytes int64) {
+	t.Helper()
+	path := dir + "/filler"
+	if bytes < 0 {
+		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		return
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
+	must(t, err)
+	defer f.Close()
+	info, err := f.Stat()
+	must(t, err)
+	var st unix.Statfs_t
+	must(t, unix.Statfs(dir, &st))
+	free := int64(st.Bavail) * int64(st.Bsize)
+	if free < bytes {
+		t.Fatalf("%d MiB are free, less than the %d MiB that there were to be", free/mib, bytes/mib)
+	}
+	must(t, unix.Fallocate(int(f.Fd()), 0, info.Size(), free-bytes))
 }
 
 // What is being made ends with the driver, and leaves nothing.

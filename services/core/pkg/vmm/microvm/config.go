@@ -36,6 +36,7 @@ type Volumes interface {
 	Delete(ctx context.Context, id string) error
 	Path(id string) string
 	Usage(ctx context.Context, id string) (disk.Usage, error)
+	Reclaim(ctx context.Context) error
 	List(ctx context.Context) ([]string, error)
 }
 

@@ -51,11 +51,7 @@ func (d *Driver) Create(ctx context.Context, spec vmm.Spec) (vmm.Handle, error) 
 	case m.Whole:
 		return m.handle(d.engine.Name()), nil
 	}
-	err = d.furnish(ctx, m)
-	if errors.HasCode(err, errors.NoSpace) && d.booted.empty(ctx) { // what is kept to be faster goes first
-		err = d.furnish(ctx, m)
-	}
-	if err != nil {
+	if err := d.booted.yield(ctx, func() error { return d.furnish(ctx, m) }); err != nil {
 		return nil, err
 	}
 	m.Whole = true

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -88,7 +89,13 @@ func openHost(ctx context.Context, dir string, options ...func(*microvm.Config))
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	pool, err := disk.Open(ctx, disk.Config{Dir: dir + "/data", Backend: diskBackend(), Size: 4 << 30})
+	size := int64(4 << 30)
+	if text, err := os.ReadFile(dir + "/size"); err == nil {
+		if size, err = strconv.ParseInt(string(text), 10, 64); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	pool, err := disk.Open(ctx, disk.Config{Dir: dir + "/data", Backend: diskBackend(), Size: size})
 	if err != nil {
 		return nil, nil, nil, err
 	}

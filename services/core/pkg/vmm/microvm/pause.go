@@ -37,7 +37,7 @@ func (d *Driver) Pause(ctx context.Context, id string, mode domain.PauseMode) er
 		}
 	}
 	if mode == domain.PauseMemory {
-		return d.suspend(ctx, m)
+		return d.booted.yield(ctx, func() error { return d.suspend(ctx, m) })
 	}
 	if m.run.Paused || m.run.Phase == phaseWaking {
 		return nil

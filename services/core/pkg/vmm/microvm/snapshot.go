@@ -103,11 +103,14 @@ func (d *Driver) Snapshot(ctx context.Context, id, snapshotID string, kind domai
 	if !m.Whole || m.run.Phase == phaseDeleting {
 		return info, errors.New(errors.Conflict, "the machine is not whole")
 	}
-	if kind == domain.SnapshotMemory {
-		info.Frozen, err = d.keepMemory(ctx, m, d.cfg.snapshot(snapshotID))
-	} else {
-		info.Frozen, err = d.keepDisk(ctx, m, snapshotID)
-	}
+	err = d.booted.yield(ctx, func() (err error) {
+		if kind == domain.SnapshotMemory {
+			info.Frozen, err = d.keepMemory(ctx, m, d.cfg.snapshot(snapshotID))
+		} else {
+			info.Frozen, err = d.keepDisk(ctx, m, snapshotID)
+		}
+		return err
+	})
 	if err != nil {
 		return info, err
 	}
