@@ -63,6 +63,7 @@ func TestMicroVMs(t *testing.T) {
 	}
 	m.leaveNothing()
 	m.beginStarted()
+	m.goOnFromKept()
 }
 
 // release is the version of the kernel that guests are to run.
@@ -385,4 +386,92 @@ func (m *microVMs) beginStarted() {
 	m.cli("vm", "rm", vm.ID)
 	m.cli("template", "rm", "warm")
 	m.leaveNothing()
+}
+
+// told is what each VM must have for itself, a line each, in the order of facts.
+const told = `hostname; cat /etc/machine-id /sys/class/net/eth0/address; hostname -I
+cat /etc/ssh/ssh_host_ed25519_key.pub /proc/sys/kernel/random/uuid; head -c 16 /dev/urandom | od -An -tx1; echo $WHO; date +%s`
+
+var facts = []string{"hostname", "machine-id", "MAC address", "IP address", "SSH host key", "UUID", "random bytes", "environment", "clock"}
+
+// goOnFromKept makes VMs of one kind: two boot, and later ones go on from the memory
+// that is kept of the kind. What each has for itself is compared.
+func (m *microVMs) goOnFromKept() {
+	m.t.Helper()
+	ctx := limited(m.t)
+	keep := func(most string) {
+		m.s.Env = append(m.s.Env, "AETHERIUM_MICROVM_BOOTED_MAX="+most)
+		check(m.t, m.s.Stop(ctx))
+		check(m.t, m.s.Start(ctx))
+		m.isListed()
+	}
+	keep("2")
+	dir := m.t.TempDir()
+	check(m.t, os.WriteFile(filepath.Join(dir, "Aetherfile"), []byte("FROM base\nRUN mkdir -p /etc/ssh && echo the template | tee /etc/ssh/ssh_host_ed25519_key > /etc/ssh/ssh_host_ed25519_key.pub\n"), 0o600))
+	m.cli("template", "build", "keyed", dir)
+	seen := map[string]string{"SSH host key the template": "the template"}
+	for i := range 4 {
+		if i == 2 {
+			m.counts(`aetherium_booted_memories_total{driver="qemu",event="made"} 1`)
+		}
+		name := "kept" + strconv.Itoa(i)
+		vm := m.create("--isolation", "microvm", "--template", "keyed", "--name", name, "--env", "WHO="+name)
+		traced, err := m.c.VMTrace(limited(m.t), vm.ID)
+		check(m.t, err)
+		how := map[bool]string{true: "start.restore", false: "start.monitor"}
+		for kept, phase := range how {
+			if has := slices.ContainsFunc(traced.Phases, func(p api.Phase) bool { return p.Name == phase }); has != (kept == (i >= 2)) {
+				m.t.Errorf("VM %d: %s is in its trace: %v: %+v", i, phase, has, traced.Phases)
+			}
+		}
+		before := time.Now().Unix()
+		out, code := m.sh(vm.ID, told)
+		lines := strings.Split(out, "\n")
+		if code != "0" || len(lines) != len(facts) {
+			m.t.Fatalf("%s ends with %s: %q", told, code, out)
+		}
+		for j, fact := range facts {
+			if fact == "clock" {
+				// One second for what is cut off, one for what setting a clock takes.
+				if at, err := strconv.ParseInt(lines[j], 10, 64); err != nil || at < before-2 || at > time.Now().Unix()+2 {
+					m.t.Errorf("%s: its clock says %s after %d", name, lines[j], before)
+				}
+				continue
+			}
+			if i < 2 && fact == "SSH host key" {
+				continue // a VM that boots has the template's, as any that is made of it
+			}
+			if other, ok := seen[fact+" "+lines[j]]; ok || lines[j] == "" {
+				m.t.Errorf("%s and %s have the same %s: %q", name, other, fact, lines[j])
+			}
+			seen[fact+" "+lines[j]] = name
+		}
+		if lines[0] != vm.Hostname || lines[7] != name {
+			m.t.Errorf("%s was not told its name or its environment: %q", name, lines)
+		}
+	}
+	m.counts(`aetherium_booted_memories_total{driver="qemu",event="used"} 2`)
+	for i := range 4 {
+		m.cli("vm", "rm", "kept"+strconv.Itoa(i))
+	}
+	m.cli("template", "rm", "keyed")
+	keep("0") // removes what is kept
+	m.leaveNothing()
+}
+
+// counts waits until a metric has a value.
+func (m *microVMs) counts(line string) {
+	m.t.Helper()
+	ctx := limited(m.t)
+	for {
+		code, body, err := fetch(ctx, m.s.URL+"/metrics", "", map[string]string{"Authorization": "Bearer " + m.s.Key})
+		if err == nil && code == http.StatusOK && slices.Contains(strings.Split(body, "\n"), line) {
+			return
+		}
+		select {
+		case <-time.After(50 * time.Millisecond): // nobody is told
+		case <-ctx.Done():
+			m.t.Fatalf("no %s: %d %v %s", line, code, err, body)
+		}
+	}
 }

@@ -6,7 +6,7 @@ source /aetherium/inside.sh
 hostname firecracker
 inside_modules overlay xfs loop kvm-amd tun veth bridge nf_tables nft_chain_nat nft_ct br_netfilter
 inside_data
-export TEST_TIMEOUT=20m TEST_SHOW='^ *--- (PASS|FAIL)'
+export TEST_TIMEOUT=20m TEST_SHOW='^ *(--- (PASS|FAIL)|=== RUN  )'
 export AETHERIUM_TEST_FIRECRACKER=/aetherium/firecracker/firecracker AETHERIUM_TEST_JAILER=/aetherium/firecracker/jailer
 export AETHERIUM_TEST_PAGER=/aetherium/bin/aetherium-fc-pager AETHERIUM_TEST_GUEST=/aetherium/test/guest
 export AETHERIUM_TEST_VMLINUX=/aetherium/kernel/vmlinux AETHERIUM_TEST_MODULES=/lib/modules

@@ -330,7 +330,9 @@ func TestKeptMemoriesMakeRoom(t *testing.T) {
 	// Less than the margin is left, and more as soon as the memory is gone.
 	fill := func(build string) {
 		t.Helper()
-		e.saved = func(dir string) error { return exec.Command("dd", "if=/dev/zero", "of="+dir+"/more", "bs=1M", fmt.Sprint("count=", kept/mib), "conv=fsync").Run() }
+		e.saved = func(dir string) error {
+			return exec.Command("dd", "if=/dev/zero", "of="+dir+"/more", "bs=1M", fmt.Sprint("count=", kept/mib), "conv=fsync").Run()
+		}
 		other := spec("x")
 		other.BuildID = build
 		l.twice(other)

@@ -1,7 +1,10 @@
 package vmmtest
 
 import (
+	"context"
+	"io"
 	"net"
+	"net/http"
 	"regexp"
 	"strconv"
 	"strings"
@@ -33,9 +36,18 @@ func testApart(t *testing.T, b *bed) {
 	}
 	// As a template with an SSH server has them.
 	origin.run(t, asRoot(shell("mkdir -p /etc/ssh; test -e /etc/ssh/ssh_host_ed25519_key || echo old | tee /etc/ssh/ssh_host_ed25519_key > /etc/ssh/ssh_host_ed25519_key.pub")))
+	// As a template with D-Bus has it, and one with a hook.
+	origin.run(t, asRoot(shell("mkdir -p /var/lib/dbus; rm -f /var/lib/dbus/machine-id; cp /etc/machine-id /var/lib/dbus/machine-id")))
+	origin.run(t, asRoot(shell("mkdir -p /etc/aetherium/resume.d; printf '#!/bin/sh\\n"+hookNotes+"\\n' > /etc/aetherium/resume.d/note; chmod 755 /etc/aetherium/resume.d/note")))
 	h := origin.hold(t)
 	timer := origin.start(t, shell("sleep 2; echo over"))
+	if err := origin.client.Quiesce(timeout(t)); err != nil {
+		t.Fatal(err)
+	}
 	snap := b.snapshotOf(t, origin.id, domain.SnapshotMemory)
+	if err := origin.client.Thaw(timeout(t)); err != nil {
+		t.Fatal(err)
+	}
 	time.Sleep(age)
 	type fork struct {
 		*holder
@@ -93,6 +105,9 @@ func testApart(t *testing.T, b *bed) {
 				t.Errorf("%q is no machine ID", id)
 			}
 			ids = append(ids, id)
+			if got := h.x.sh(t, "cat /var/lib/dbus/machine-id"); got != id {
+				t.Errorf("D-Bus has %q, and the machine %q", got, id)
+			}
 		}
 		checkDistinct(t, ids)
 	})
@@ -116,6 +131,24 @@ func testApart(t *testing.T, b *bed) {
 			t.Errorf("the origin has %q", got)
 		}
 	})
+	t.Run("access token", func(t *testing.T) {
+		for _, f := range forks {
+			if code, body := b.envs(t, f.x.id); code != http.StatusOK || body != "{}" {
+				t.Errorf("the fork answers %d %q to who has no token", code, body)
+			}
+		}
+		if code, body := b.envs(t, h.x.id); code != http.StatusUnauthorized {
+			t.Errorf("the origin answers %d %q", code, body)
+		}
+	})
+	t.Run("hooks", func(t *testing.T) {
+		for _, h := range all {
+			want := h.x.sh(t, "cat /proc/sys/kernel/hostname /etc/machine-id")
+			if got := h.x.sh(t, "cat /var/tmp/resumed"); got != want {
+				t.Errorf("as its hook ran the machine was %q, and it is %q", got, want)
+			}
+		}
+	})
 	t.Run("timers", func(t *testing.T) {
 		for _, f := range forks {
 			w := f.x.follow(t, f.timer)
@@ -134,6 +167,35 @@ func testApart(t *testing.T, b *bed) {
 			t.Errorf("the monotonic clock went %s", got)
 		}
 	})
+}
+
+// hookNotes has a hook write down who the machine is.
+const hookNotes = "cat /proc/sys/kernel/hostname /etc/machine-id > /var/tmp/resumed"
+
+// envs asks a machine's agent for what its programs are told, as an SDK without a
+// token does.
+func (b *bed) envs(t *testing.T, machine string) (code int, body string) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return b.Driver.Dial(ctx, machine, vmm.AgentPort)
+		},
+	}}
+	req, err := http.NewRequestWithContext(timeout(t), http.MethodGet, "http://agent/envs", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(res.Body, 4096))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, strings.TrimSpace(string(text))
 }
 
 func checkDistinct(t *testing.T, values []string) {

@@ -3,6 +3,7 @@ package attack
 import (
 	"cmp"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -53,7 +54,11 @@ func OnOwnHost(t *testing.T, env ...string) bool {
 		}
 		env = append(env, name+"="+program)
 	}
-	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.v", "-test.run=^"+t.Name()+"$")
+	verbose := "-test.v"
+	if f := flag.Lookup("test.v"); f.Value.String() == "test2json" {
+		verbose += "=test2json" // in which each test's end is told when it comes
+	}
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", verbose, "-test.run=^"+t.Name()+"$")
 	cmd.Env = append(append(os.Environ(), insideEnv+"=1"), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNET, Unshareflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL,
