@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/services/core/pkg/client"
 	"github.com/aetherium/aetherium/tests/internal/server"
@@ -406,9 +408,7 @@ func (m *microVMs) goOnFromKept() {
 		m.isListed()
 	}
 	keep("2")
-	dir := m.t.TempDir()
-	check(m.t, os.WriteFile(filepath.Join(dir, "Aetherfile"), []byte("FROM base\nRUN mkdir -p /etc/ssh && echo the template | tee /etc/ssh/ssh_host_ed25519_key > /etc/ssh/ssh_host_ed25519_key.pub\n"), 0o600))
-	m.cli("template", "build", "keyed", dir)
+	m.cli("template", "build", "keyed", "--dir", m.keyed())
 	seen := map[string]string{"SSH host key the template": "the template"}
 	for i := range 4 {
 		if i == 2 {
@@ -457,6 +457,23 @@ func (m *microVMs) goOnFromKept() {
 	m.cli("template", "rm", "keyed")
 	keep("0") // removes what is kept
 	m.leaveNothing()
+}
+
+// keyed is the base template's root with an SSH server's host key in it.
+func (m *microVMs) keyed() string {
+	m.t.Helper()
+	dir, root := m.t.TempDir(), m.t.TempDir()
+	keys := filepath.Join(dir, "upper/etc/ssh")
+	check(m.t, os.MkdirAll(keys, 0o755))
+	check(m.t, os.Mkdir(filepath.Join(dir, "work"), 0o700))
+	for _, name := range []string{"ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"} {
+		check(m.t, os.WriteFile(filepath.Join(keys, name), []byte("the template\n"), 0o600))
+	}
+	check(m.t, os.Chmod(filepath.Join(keys, "ssh_host_ed25519_key.pub"), 0o644)) //nolint:gosec // as one is
+	layers := "lowerdir=" + os.Getenv(apartEnv) + ",upperdir=" + dir + "/upper,workdir=" + dir + "/work"
+	check(m.t, unix.Mount("overlay", root, "overlay", 0, layers))
+	m.t.Cleanup(func() { check(m.t, unix.Unmount(root, unix.MNT_DETACH)) })
+	return root
 }
 
 // counts waits until a metric has a value.

@@ -260,7 +260,9 @@ func attackInward(t *testing.T, b *bed, m *machine) {
 			if !ip.Is4() || ip.IsLoopback() || ip.IsUnspecified() {
 				continue // the machine's own
 			}
-			if got := r.requests(netip.AddrPortFrom(ip, 80), request); len(got) > 1 || len(got) == 1 && got[0] != http.StatusForbidden && got[0] != http.StatusBadGateway {
+			got := r.requests(netip.AddrPortFrom(ip, 80), request)
+			t.Logf("HTTP to %s for %s: %v", ip, name, got)
+			if len(got) > 1 || len(got) == 1 && got[0] != http.StatusForbidden && got[0] != http.StatusBadGateway {
 				t.Errorf("HTTP to %s for %s: %v", ip, name, got)
 			}
 		}

@@ -9,8 +9,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/vmmtest"
 	"golang.org/x/sys/unix"
@@ -58,7 +60,14 @@ func OnOwnHost(t *testing.T, env ...string) bool {
 	if f := flag.Lookup("test.v"); f.Value.String() == "test2json" {
 		verbose += "=test2json" // in which each test's end is told when it comes
 	}
-	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", verbose, "-test.run=^"+t.Name()+"$")
+	run := "^" + t.Name() + "$"
+	if _, some, ok := strings.Cut(flag.Lookup("test.run").Value.String(), "/"); ok {
+		run += "/" + some
+	}
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", verbose, "-test.run="+run)
+	if end, ok := t.Deadline(); ok { // one that hangs says where before it is killed
+		cmd.Args = append(cmd.Args, "-test.timeout="+(time.Until(end)*9/10).String())
+	}
 	cmd.Env = append(append(os.Environ(), insideEnv+"=1"), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNET, Unshareflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL,
