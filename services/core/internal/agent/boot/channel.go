@@ -44,9 +44,22 @@ func listenVsock() ([]net.Listener, error) {
 		if err != nil {
 			return nil, errors.Wrap(err, errors.GuestFault, "the machine's vsock cannot be listened on")
 		}
-		all = append(all, l)
+		all = append(all, whole{l})
 	}
 	return all, nil
+}
+
+// whole is a listener whose connections end both ways at once. Firecracker does not
+// tell its host of one that was closed in one direction: who reads there to the end
+// of a stream would wait for ever.
+type whole struct{ net.Listener }
+
+func (l whole) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return struct{ net.Conn }{conn}, nil
 }
 
 // port is a virtio serial port. It stays open, so that nobody else takes it.

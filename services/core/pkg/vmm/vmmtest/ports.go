@@ -15,6 +15,7 @@ import (
 var portTests = []behaviour{
 	{"a server inside is reached", nil, testPort},
 	{"many connections, much data", nil, testPortBulk},
+	{"a server that says all and closes", nil, testPortEnds},
 	{"a closed port", nil, testClosedPort},
 }
 
@@ -101,6 +102,35 @@ func testPortBulk(t *testing.T, b *bed) {
 		if err := <-failed; err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// The end of what a server says arrives, also when nobody has said that to it.
+func testPortEnds(t *testing.T, b *bed) {
+	x := b.machine(t)
+	port := x.port(t, `
+import socket
+s = socket.socket(); s.bind(("127.0.0.1", 0)); s.listen(64)
+print("port", s.getsockname()[1], flush=True)
+while True:
+    c, _ = s.accept()
+    c.recv(1)
+    c.sendall(b"all" * 30000)
+    c.close()
+`)
+	for range 3 {
+		conn, err := b.Driver.Dial(timeout(t), x.id, port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(callTimeout))
+		if _, err := io.WriteString(conn, "?"); err != nil {
+			t.Error(err)
+		}
+		if got, err := io.ReadAll(conn); err != nil || string(got) != strings.Repeat("all", 30000) {
+			t.Errorf("%d bytes, %v", len(got), err)
+		}
+		_ = conn.Close()
 	}
 }
 
