@@ -428,7 +428,7 @@ func leave(t *testing.T, dir string, bytes int64) {
 	must(t, err)
 	var st unix.Statfs_t
 	must(t, unix.Statfs(dir, &st))
-	free := int64(st.Bavail) * int64(st.Bsize)
+	free := int64(st.Bavail) * int64(st.Bsize) //nolint:unconvert // Bsize differs by architecture
 	if free < bytes {
 		t.Fatalf("%d MiB are free, less than the %d MiB that there were to be", free/mib, bytes/mib)
 	}
