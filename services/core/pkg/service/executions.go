@@ -180,11 +180,11 @@ func (s *Service) recent(by vmm.Caller, id domain.ID) (*domain.Execution, Node, 
 // Returns NotFound, and Unavailable where a worker that may have it is not reached.
 func (s *Service) anyExecution(ctx context.Context, project, id domain.ID) (x *domain.Execution, node Node, err error) {
 	x, node, err = s.knownExecution(ctx, project, id)
-	if !errors.HasCode(err, errors.NotFound) || s.nodes.Here() != nil {
+	if !errors.HasCode(err, errors.NotFound) {
 		return x, node, err
 	}
 	var mu sync.Mutex
-	missing := s.everywhere(ctx, func(n Node) error {
+	away, missing := s.whereThereIs(ctx, func(n Node) error {
 		young, err := n.Execution(ctx, id)
 		if err == nil && of(young, project) {
 			mu.Lock()
@@ -201,10 +201,40 @@ func (s *Service) anyExecution(ctx context.Context, project, id domain.ID) (x *d
 	}
 	// It was written meanwhile, or never was.
 	x, node, err = s.knownExecution(ctx, project, id)
+	if errors.HasCode(err, errors.NotFound) && missing == nil {
+		missing = s.unheard(ctx, project, away)
+	}
 	if errors.HasCode(err, errors.NotFound) && missing != nil {
 		return nil, nil, missing
 	}
 	return x, node, err
+}
+
+// mayRun are the states of VMs in which something may have begun that is not on
+// record: before a VM rests without its memory, all is written.
+var mayRun = []domain.ObservedState{
+	domain.Starting, domain.Running, domain.Pausing, domain.Paused, domain.Resuming, domain.Stopping, domain.Deleting,
+}
+
+// unheard tells that an execution which nobody knows may have begun on a worker that
+// is away: one that has VMs of the project. One that is away by its row may have told
+// of the execution's beginning a moment ago, and write its row a moment later.
+func (s *Service) unheard(ctx context.Context, project domain.ID, away []*domain.Worker) error {
+	for _, w := range away {
+		var vms storage.List[*domain.VM]
+		err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+			vms, err = tx.VMs().List(ctx, storage.VMFilter{ProjectID: project, WorkerID: w.ID, States: mayRun, Page: storage.Page{Limit: 1}})
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if len(vms.Items) > 0 {
+			return errors.New(errors.Unavailable, "no such execution is known, but what began last on the worker %s, which is away, is not known either", w.Name).
+				WithHint("try again when it is back").WithRetryAfter(retryAway)
+		}
+	}
+	return nil
 }
 
 // knownExecution finds an execution of a project, or of any, in the memory of this

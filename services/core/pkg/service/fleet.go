@@ -66,21 +66,28 @@ func best(workers []*domain.Worker) []domain.DriverInfo {
 // everywhere calls f for each worker that is not away, several at a time, and
 // joins what they tell. One that is not reached is told of, and no other fails by it.
 func (s *Service) everywhere(ctx context.Context, f func(Node) error) error {
+	_, err := s.whereThereIs(ctx, f)
+	return err
+}
+
+// whereThereIs is everywhere that tells of the workers that are away, too.
+func (s *Service) whereThereIs(ctx context.Context, f func(Node) error) (away []*domain.Worker, err error) {
 	if node := s.nodes.Here(); node != nil {
-		return f(node) // it is the only one
+		return nil, f(node) // it is the only one
 	}
 	var workers []*domain.Worker
-	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+	err = s.store.View(ctx, func(tx storage.Tx) (err error) {
 		workers, err = tx.Workers().All(ctx)
 		return err
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	errs := make([]error, len(workers))
 	var all sync.WaitGroup
 	for i, w := range workers {
 		if w.State == domain.WorkerAway {
+			away = append(away, w)
 			continue
 		}
 		all.Go(func() {
@@ -92,7 +99,7 @@ func (s *Service) everywhere(ctx context.Context, f func(Node) error) error {
 		})
 	}
 	all.Wait()
-	return errors.Join(errs...)
+	return away, errors.Join(errs...)
 }
 
 // ListEvents implements vmm.Events.

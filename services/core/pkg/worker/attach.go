@@ -285,7 +285,11 @@ func (w *Worker) takeUp(ctx context.Context, l *liveVM, open []*domain.Execution
 // lost for a reason. Rows that are about to be written are written before, as none
 // must say afterwards that it runs.
 func (w *Worker) commitEnd(ctx context.Context, vm *domain.VM, event, reason string, change func(storage.Tx, *domain.VM) error) (*domain.VM, error) {
-	if err := w.rows.flush(ctx); err != nil {
+	err := w.recordSwallowed(ctx, vm, reason)
+	if err == nil {
+		err = w.rows.flush(ctx)
+	}
+	if err != nil {
 		return nil, err
 	}
 	row, err := w.commit(ctx, vm.ID, event, func(tx storage.Tx, row *domain.VM) error {

@@ -266,6 +266,9 @@ func (w *Worker) confirmed(s guest.Started, l *liveVM) {
 		}
 		if stored, err := w.storedExecution(w.ctx, vm.ProjectID, s.ID); err == nil && stored.VMID == vm.ID && !stored.State.Ended() {
 			row = *stored // from an earlier life of the worker: it knows the command, and when it began
+			if len(row.CommandSealed) == 0 {
+				row.Command = s.Command // it was made from a journal, which does not
+			}
 		}
 		w.execs.add(&running{live: l, release: w.use(l), row: row})
 	}
@@ -400,10 +403,17 @@ func (w *Worker) storedExecution(ctx context.Context, project, id domain.ID) (*d
 	return x, err
 }
 
-// Execution implements service.Node.
-func (w *Worker) Execution(_ context.Context, id domain.ID) (*domain.Execution, error) {
+// Execution implements service.Node. Where the execution is not in the database
+// either, Unavailable tells that it may be on record soon.
+func (w *Worker) Execution(ctx context.Context, id domain.ID) (*domain.Execution, error) {
 	if _, row, ok := w.execs.get(id); ok {
 		return row, nil
+	}
+	switch waits, err := w.swallowed(ctx, id); {
+	case err != nil:
+		return nil, err
+	case waits:
+		return nil, errors.New(errors.Unavailable, "the execution %s is not taken up yet", id).WithHint("try again").WithRetryAfter(time.Second)
 	}
 	return nil, errors.New(errors.NotFound, "the execution %s is not in this worker's memory", id)
 }

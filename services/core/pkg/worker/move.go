@@ -250,7 +250,11 @@ func (w *Worker) moveOne(ctx context.Context, vm *domain.VM) error {
 	if err != nil {
 		return err
 	}
-	if err := w.rows.flush(ctx); err != nil {
+	err = w.recordSwallowed(ctx, vm, "")
+	if err == nil {
+		err = w.rows.flush(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, maxStore)

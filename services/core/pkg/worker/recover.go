@@ -25,6 +25,7 @@ func (w *Worker) recover(ctx context.Context) (running []*domain.VM, err error) 
 	if err != nil {
 		return nil, err
 	}
+	w.earlier.note(vms, w.Journals.List())
 	owned := make(map[domain.ID]*domain.VM, len(vms))
 	for _, vm := range vms {
 		if vm.MachineID != "" {
@@ -62,6 +63,7 @@ func (w *Worker) recover(ctx context.Context) (running []*domain.VM, err error) 
 		}
 		w.enqueueConverge(ctx, vm.ProjectID, vm.ID)
 	}
+	w.wg.Go(func() { w.recordPaused(vms) })
 	return running, w.requeueTasks(ctx)
 }
 

@@ -131,7 +131,9 @@ func (r *rows) write() bool {
 	defer cancel()
 	newest := make(map[domain.ID]int, len(batch))
 	for i, c := range batch {
-		newest[c.row.ID] = i
+		if n, known := newest[c.row.ID]; !known || c.row.State.Ended() || !batch[n].row.State.Ended() {
+			newest[c.row.ID] = i // but what has ended does not begin again
+		}
 	}
 	var last []*domain.Execution // of an execution that has both begun and ended, only the end
 	for i := range batch {

@@ -16,6 +16,7 @@ import (
 type lateRows struct {
 	storage.Store
 	refuse atomic.Bool
+	shut   atomic.Bool   // it takes no row of any execution as long as this is set
 	asked  chan struct{} // gets one when a row was refused
 }
 
@@ -37,6 +38,9 @@ type lateExecutions struct {
 }
 
 func (e lateExecutions) Upsert(ctx context.Context, all ...*domain.Execution) error {
+	if e.of.shut.Load() {
+		return errors.New(errors.Unavailable, "the database is busy")
+	}
 	for _, x := range all {
 		if !x.State.Ended() && e.of.refuse.CompareAndSwap(true, false) {
 			e.of.asked <- struct{}{}

@@ -310,10 +310,15 @@ func (w *Worker) settle(ctx context.Context, vm *domain.VM) error {
 	kind := map[domain.ObservedState]string{
 		domain.Running: events.VMRunning, domain.Paused: events.VMPaused, domain.Stopped: events.VMStopped,
 	}[observed]
-	row, err := w.commit(ctx, vm.ID, kind, func(_ storage.Tx, row *domain.VM) error {
+	change := func(_ storage.Tx, row *domain.VM) error {
 		row.Observed, row.Reason = observed, ""
 		return nil
-	})
+	}
+	if observed == domain.Stopped { // it ended while nobody looked: so did what ran in it
+		_, err := w.commitEnd(ctx, vm, kind, "the VM was stopped", change)
+		return err
+	}
+	row, err := w.commit(ctx, vm.ID, kind, change)
 	if err == nil && observed == domain.Running {
 		w.vms.unsuspend(row.ID)
 	}

@@ -42,6 +42,9 @@ const maxPause = 10 * time.Minute
 // sleep pauses vm so that it holds no memory. What its executions wrote and is
 // not in their journals stays in its memory, and comes when it goes on.
 func (w *Worker) sleep(ctx context.Context, vm *domain.VM, driver vmm.Driver, p vmm.Pauser) error {
+	if err := w.recordSwallowed(ctx, vm, ""); err != nil { // it may leave before anybody meets what is in it
+		return err
+	}
 	id := vm.MachineID
 	quiesced := w.quiesce(ctx, vm)
 	w.vms.rest(vm.ID)
