@@ -213,6 +213,7 @@ func (s *Service) anyExecution(ctx context.Context, project, id domain.ID) (x *d
 // mayRun are the states of VMs in which something may have begun that is not on
 // record: before a VM rests without its memory, all is written.
 var mayRun = []domain.ObservedState{
+	domain.Unreachable, // and, if the worker is back meanwhile:
 	domain.Starting, domain.Running, domain.Pausing, domain.Paused, domain.Resuming, domain.Stopping, domain.Deleting,
 }
 

@@ -81,3 +81,6 @@ func (w *Worker) StoreOutput(ctx context.Context) error {
 
 // Due is called by the clock when a VM's time may be up.
 func (w *Worker) Due(ctx context.Context, id domain.ID) { w.due(ctx, id) }
+
+// PutRow queues a row of an execution to be written beside.
+func (w *Worker) PutRow(x *domain.Execution, kind string) { w.rows.put(x, kind, w.time(), nil) }

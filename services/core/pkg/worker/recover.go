@@ -63,7 +63,7 @@ func (w *Worker) recover(ctx context.Context) (running []*domain.VM, err error) 
 		}
 		w.enqueueConverge(ctx, vm.ProjectID, vm.ID)
 	}
-	w.wg.Go(func() { w.recordPaused(vms) })
+	w.wg.Go(func() { w.recordResting(vms) })
 	return running, w.requeueTasks(ctx)
 }
 

@@ -175,15 +175,22 @@ func (w *Worker) recordJournal(k journal.Key, vm *domain.VM, at time.Time, reaso
 	return nil
 }
 
-// recordPaused makes the rows of what nobody meets before VMs go on that were
-// paused when the worker started.
-func (w *Worker) recordPaused(vms []*domain.VM) {
+// recordResting makes the rows of what nobody meets soon, or at all, in VMs that did
+// not run when the worker started.
+func (w *Worker) recordResting(vms []*domain.VM) {
 	for _, vm := range vms {
-		if vm.Observed != domain.Paused {
+		reason := ""
+		switch vm.Observed {
+		case domain.Paused: // it goes on
+		case domain.Stopped:
+			reason = "the VM was stopped"
+		case domain.Failed:
+			reason = "the VM failed"
+		default:
 			continue
 		}
-		if err := w.recordSwallowed(w.ctx, vm, ""); err != nil && w.ctx.Err() == nil {
-			w.Log.Error("executions are not on record before their VM goes on", "vm", vm.ID, "error", err)
+		if err := w.recordSwallowed(w.ctx, vm, reason); err != nil && w.ctx.Err() == nil {
+			w.Log.Error("executions of a VM that rests are not on record", "vm", vm.ID, "error", err)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/libs/types/pkg/events"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/fake"
@@ -55,6 +56,21 @@ func (b *bed) unwritten(x domain.ID) {
 	}
 }
 
+// onRecord waits until an execution is on record. It is not told to be absent before.
+func (b *bed) onRecord(x domain.ID) *domain.Execution {
+	b.t.Helper()
+	for {
+		row, err := b.GetExecution(b.ctx, b.by, x)
+		if err == nil {
+			return row
+		}
+		if !errors.HasCode(err, errors.Unavailable) || b.ctx.Err() != nil {
+			b.t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond) // it is written beside
+	}
+}
+
 // What was told to have begun ends in the record, although worker and machine were
 // gone before its row was written: as it did, where that is known, or as lost.
 func TestRowsThatAMachinesEndWouldSwallow(t *testing.T) {
@@ -71,6 +87,14 @@ func TestRowsThatAMachinesEndWouldSwallow(t *testing.T) {
 		},
 		"the VM is to be deleted": func(b *bed, vm *domain.VM) {
 			b.wanted(vm.ID, func(row *domain.VM) { row.Desired = domain.WantDeleted })
+		},
+		"the VM is stopped": func(b *bed, vm *domain.VM) {
+			machineEnds(b, vm)
+			b.wanted(vm.ID, func(row *domain.VM) { row.Desired, row.Observed = domain.WantStopped, domain.Stopped })
+			must(b.t, b.store.Update(b.ctx, func(tx storage.Tx) error {
+				_, err := tx.Executions().LoseOpen(b.ctx, vm.ID, vm.Epoch, "the VM was stopped", time.Now())
+				return err
+			}))
 		},
 		"the disk is gone": func(b *bed, vm *domain.VM) { must(b.t, fake.New(b.node).Delete(b.ctx, string(vm.MachineID))) },
 	} {
@@ -95,14 +119,12 @@ func TestRowsThatAMachinesEndWouldSwallow(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, id := range []domain.ID{written, runs} {
-				x, err := b.GetExecution(b.ctx, b.by, id)
-				if err != nil || x.State != domain.ExecutionLost || x.LostReason == "" || x.VMID != vm.ID {
-					t.Errorf("what ran: %+v, %v", x, err)
+				if x := b.onRecord(id); x.State != domain.ExecutionLost || x.LostReason == "" || x.VMID != vm.ID {
+					t.Errorf("what ran: %+v", x)
 				}
 			}
-			x, err := b.GetExecution(b.ctx, b.by, ends)
-			if err != nil || x.State != domain.ExecutionExited || x.ExitCode == nil || *x.ExitCode != 3 || x.OutputBytes != 5 {
-				t.Errorf("what had ended: %+v, %v", x, err)
+			if x := b.onRecord(ends); x.State != domain.ExecutionExited || x.ExitCode == nil || *x.ExitCode != 3 || x.OutputBytes != 5 {
+				t.Errorf("what had ended: %+v", x)
 			}
 			if out := b.output(runs); out != "said\n" {
 				t.Errorf("%q", out)
@@ -150,24 +172,13 @@ func TestRowsOfWhatIsPaused(t *testing.T) {
 			if paused, err := b.WaitVM(b.ctx, b.by, vm.ID); err != nil || paused.Observed != domain.Paused {
 				t.Fatalf("%+v, %v", paused, err)
 			}
-			for {
-				row, err := b.GetExecution(b.ctx, b.by, x)
-				if err == nil {
-					if row.State != domain.ExecutionRunning || row.VMID != vm.ID {
-						t.Errorf("%+v", row)
-					}
-					break
-				}
-				if !errors.HasCode(err, errors.Unavailable) {
-					t.Fatal(err)
-				}
-				must(t, b.ctx.Err())
-				time.Sleep(time.Millisecond) // it is written beside
+			if row := b.onRecord(x); row.State != domain.ExecutionRunning || row.VMID != vm.ID {
+				t.Errorf("%+v", row)
 			}
 			b.resume(vm.ID)
 			_, err := b.DeleteVM(b.ctx, b.by, vm.ID)
 			must(t, err)
-			if row := b.ended(x); row.State != domain.ExecutionLost {
+			if row := b.ended(x); !row.State.Ended() {
 				t.Errorf("%+v", row)
 			}
 		})
@@ -219,4 +230,25 @@ func TestAnExecutionIsNotAbsentWhileItsWorkerIsAway(t *testing.T) {
 	f.silent(f.other)
 	_, err = f.beside.GetExecution(one.ctx, one.by, domain.NewID())
 	refused(t, err, errors.NotFound)
+}
+
+// What has ended does not begin again, in whichever order its rows come to be written together.
+func TestRowsOfOneTransactionGoForward(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	late := b.lateRows()
+	vm := b.running(vmm.CreateVM{})
+	late.shut.Store(true)
+	at, code := time.Now().UTC().Truncate(time.Microsecond), 3
+	running := domain.Execution{ID: domain.NewID(), ProjectID: vm.ProjectID, VMID: vm.ID, Epoch: vm.Epoch, State: domain.ExecutionRunning, CreatedAt: at, StartedAt: &at}
+	exited := running
+	exited.State, exited.EndedAt, exited.ExitCode = domain.ExecutionExited, &at, &code
+	b.worker.PutRow(&running, events.ExecutionStarted)
+	b.worker.PutRow(&exited, events.ExecutionExited)
+	b.worker.PutRow(&running, events.ExecutionStarted)
+	late.shut.Store(false)
+	must(t, b.worker.FlushExecutions(b.ctx))
+	if row, err := b.GetExecution(b.ctx, b.by, running.ID); err != nil || row.State != domain.ExecutionExited {
+		t.Errorf("%+v, %v", row, err)
+	}
 }
