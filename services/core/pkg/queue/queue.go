@@ -44,6 +44,11 @@ type Options struct {
 	Priority int
 	// MaxAttempts is after how many attempts the job is given up; 0: never.
 	MaxAttempts int
+	// Direct has the process that adds the job run it as soon as it has a place
+	// free. A queue that processes share is told of it only when that takes its
+	// time, or is to be tried again; what it was not told of, a sweep finds if the
+	// process ends before. It goes with a key, and without a time or MaxAttempts.
+	Direct bool
 }
 
 // Job is a job as its handler sees it.
@@ -102,6 +107,8 @@ type decision struct {
 	after   time.Duration
 	snooze  bool
 	cancel  bool
+	moved   bool
+	counted bool
 	because error
 }
 
@@ -121,6 +128,9 @@ func Retry(after time.Duration, because error) error {
 
 // Snooze asks for the job to be run again after a time without counting an attempt.
 func Snooze(after time.Duration) error { return &decision{after: after, snooze: true} }
+
+// ErrCanceled is why the context of a job has ended that was canceled from outside.
+var ErrCanceled = errors.Plain("the job was canceled")
 
 // Cancel gives the job up because of an error.
 func Cancel(because error) error { return &decision{cancel: true, because: because} }

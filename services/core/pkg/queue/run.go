@@ -44,6 +44,8 @@ func Prepare(args Args, o Options) (Job, error) {
 		return Job{}, errors.New(errors.InvalidArgument, "a job has an ID or a key, not both")
 	case o.Priority < -MaxPriority || o.Priority > MaxPriority:
 		return Job{}, errors.New(errors.InvalidArgument, "a priority of %d is out of range", o.Priority).WithHint("-%d to %d", MaxPriority, MaxPriority)
+	case o.Direct && (o.Key == "" || o.MaxAttempts != 0 || !o.RunAt.IsZero()):
+		return Job{}, errors.New(errors.InvalidArgument, "a job that is run directly has a key, no time and no last attempt")
 	case o.MaxAttempts < 0:
 		return Job{}, errors.New(errors.InvalidArgument, "a job cannot have %d attempts", o.MaxAttempts)
 	case o.ID == "":
@@ -70,7 +72,19 @@ type Outcome struct {
 	Verdict
 	After time.Duration // until it runs again
 	Error string
+	// Moved: another queue has the job from here on, whatever the verdict.
+	Moved bool
+	// Counted: another queue has counted the attempt.
+	Counted bool
 }
+
+// Moved is the outcome that an error decides, of a job that another queue has
+// from here on.
+func Moved(err error) error { return &decision{moved: true, because: err} }
+
+// Counted is the outcome that an error decides, or nil, of an attempt that was made
+// and counted by another queue.
+func Counted(err error) error { return &decision{counted: true, because: err} }
 
 // Verdict is the kind of an outcome.
 type Verdict string
@@ -90,6 +104,11 @@ func Decide(err error, job Job) Outcome {
 		return Outcome{Verdict: Done}
 	}
 	var d *decision
+	if errors.As(err, &d) && (d.moved || d.counted) {
+		out := Decide(d.because, job)
+		out.Moved, out.Counted = d.moved, d.counted
+		return out
+	}
 	out := Outcome{Verdict: Retried, After: Backoff(job.Attempt), Error: err.Error()}
 	if len(out.Error) > MaxError {
 		out.Error = strings.ToValidUTF8(out.Error[:MaxError], "")

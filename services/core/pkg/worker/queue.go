@@ -34,8 +34,9 @@ func (taskArgs) Kind() string { return taskKind }
 
 // enqueueConverge has a VM of a project stepped.
 func (w *Worker) enqueueConverge(ctx context.Context, project, id domain.ID) {
-	// Creating and stepping VMs goes before long tasks.
-	w.enqueue(convergeArgs{id, tracing.Carried(ctx)}, queue.Options{Key: string(id), Tenant: string(project), Priority: 1})
+	// Creating and stepping VMs goes before long tasks, and waits for no queue: the
+	// row tells what is to be done, whatever becomes of the job.
+	w.enqueue(convergeArgs{id, tracing.Carried(ctx)}, queue.Options{Key: string(id), Tenant: string(project), Priority: 1, Direct: true})
 }
 
 func (w *Worker) enqueue(args queue.Args, o queue.Options) {

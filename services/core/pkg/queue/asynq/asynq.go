@@ -87,7 +87,7 @@ var _ queue.Queue = (*Queue)(nil)
 // had lost its lease, it has twice until the first has ended.
 type held struct {
 	id     string
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 }
 
 // slip is what Asynq carries: the job is in the keys of this package.
@@ -252,15 +252,15 @@ func (q *Queue) process(leased context.Context, t *hibiken.Task) error {
 		return errors.New(errors.Unavailable, "the queue is stopped")
 	}
 	q.runs.Add(1)
-	ctx, cancel := context.WithCancel(leased) // ends with the lease
+	ctx, cancel := context.WithCancelCause(leased) // ends with the lease
 	runner := string(domain.NewID())
 	q.running[runner] = held{s.ID, cancel}
 	q.mu.Unlock()
 	defer q.runs.Done()
-	defer context.AfterFunc(q.ctx, cancel)()
+	defer context.AfterFunc(q.ctx, func() { cancel(nil) })()
 	job, waited, err := q.begin(leased, s, runner)
 	defer func() {
-		cancel()
+		cancel(nil)
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		delete(q.running, runner)
@@ -278,11 +278,13 @@ func (q *Queue) run(ctx context.Context, job queue.Job, waited time.Duration) qu
 		q.log.Warn("a job of a kind that is not known here waits for another process", "kind", job.Kind)
 		return queue.Outcome{Verdict: queue.Snoozed, After: backstop}
 	}
-	q.metrics.Started(job.Kind, waited)
 	begun := time.Now()
 	err := queue.Run(ctx, h, job, q.log)
 	out := queue.Decide(err, job)
-	q.metrics.Ended(job.Kind, out.Verdict, time.Since(begun))
+	if !out.Counted {
+		q.metrics.Started(job.Kind, waited)
+		q.metrics.Ended(job.Kind, out.Verdict, time.Since(begun))
+	}
 	if err != nil {
 		q.log.Debug("job", "kind", job.Kind, "key", job.Key, "attempt", job.Attempt, "outcome", out.Verdict, "after", out.After, "error", err)
 	}

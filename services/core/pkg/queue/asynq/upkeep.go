@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/queue"
 	"github.com/aetherium/aetherium/services/core/pkg/redis"
 	hibiken "github.com/hibiken/asynq"
 )
@@ -56,7 +57,7 @@ func (q *Queue) end(id string) {
 	defer q.mu.Unlock()
 	for _, h := range q.running {
 		if h.id == id {
-			h.cancel()
+			h.cancel(queue.ErrCanceled)
 		}
 	}
 }

@@ -63,7 +63,7 @@ func (q *Queue) Cancel(_ context.Context, id string) error {
 		return queue.NoJob(id, "waiting or running")
 	case it.state == queue.Running:
 		it.canceled = true
-		it.stop()
+		it.stop(queue.ErrCanceled)
 		return nil
 	}
 	delete(q.byID, id)

@@ -57,7 +57,7 @@ type item struct {
 	state    queue.State
 	since    time.Time // it runs or is dead
 	err      string
-	stop     context.CancelFunc // of one that runs
+	stop     context.CancelCauseFunc // of one that runs
 	canceled bool
 }
 
@@ -218,7 +218,7 @@ func (q *Queue) dispatch() {
 		}
 		q.running++
 		var ctx context.Context
-		ctx, it.stop = context.WithCancel(q.ctx)
+		ctx, it.stop = context.WithCancelCause(q.ctx)
 		it.state, it.since = queue.Running, now
 		q.metrics.Started(it.job.Kind, now.Sub(it.runAt))
 		go q.run(ctx, it, q.handlers[it.job.Kind])
@@ -244,7 +244,7 @@ func (q *Queue) run(ctx context.Context, it *item, h queue.Handler) {
 	out := queue.Decide(err, it.job)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	it.stop()
+	it.stop(nil)
 	if it.canceled {
 		out = queue.Outcome{Verdict: queue.Canceled, Error: out.Error}
 	}
@@ -273,6 +273,10 @@ func (q *Queue) run(ctx context.Context, it *item, h queue.Handler) {
 // conclude does what was decided about a job that ran.
 func (q *Queue) conclude(it *item, out queue.Outcome) {
 	it.err = out.Error
+	if out.Moved {
+		delete(q.byID, it.job.ID)
+		return
+	}
 	switch out.Verdict {
 	case queue.Retried, queue.Snoozed:
 		if out.Verdict == queue.Retried {

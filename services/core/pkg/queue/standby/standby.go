@@ -1,7 +1,9 @@
-// Package standby is a queue that goes on while the one that processes share
-// cannot be reached: what that one does not take is run by this process, from
-// its memory. It is for jobs that this process would run anyhow, and that a
-// sweep finds in the database if the process ends before they have run.
+// Package standby is the queue of a process beside the one that processes share.
+// It goes on while that cannot be reached: what it does not take is run by this
+// process, from its memory. And it runs from there what is to be run directly, of
+// which the shared one keeps what takes its time or has failed. It is for jobs that
+// this process would run anyhow, and that a sweep finds in the database if the
+// process ends before they have run.
 package standby
 
 import (
@@ -46,6 +48,9 @@ type Queue struct {
 	shared, own queue.Queue
 	log         *slog.Logger
 	like        likes
+	direct      directs
+	quit        chan struct{} // closed by Stop
+	once        sync.Once
 
 	mu    sync.Mutex
 	tried time.Time // the last attempt of those that failed; zero: it is there
@@ -55,8 +60,10 @@ var _ queue.Queue = (*Queue)(nil)
 
 // New makes a queue of one that processes share and one of this process.
 func New(shared, own queue.Queue, log *slog.Logger) *Queue {
-	both := []queue.Inspector{own, shared}
-	return &Queue{shared: shared, own: own, log: log, Joined: func(context.Context) ([]queue.Inspector, error) { return both, nil }}
+	q := &Queue{shared: shared, own: own, log: log, quit: make(chan struct{})}
+	both := []queue.Inspector{unshown{own, &q.direct}, shared}
+	q.Joined = func(context.Context) ([]queue.Inspector, error) { return both, nil }
+	return q
 }
 
 // Handle implements queue.Queue. Jobs of a key do not overlap in this process,
@@ -73,15 +80,23 @@ func (q *Queue) Handle(kind string, h queue.Handler) {
 		defer leave()
 		return h(ctx, job)
 	}
-	q.shared.Handle(kind, alone)
-	q.own.Handle(kind, alone)
+	q.shared.Handle(kind, q.awaiting(alone))
+	q.own.Handle(kind, q.minding(alone))
 }
 
 // Enqueue implements queue.Queue. A job that is given to the shared queue while
 // that fails may run in both.
 func (q *Queue) Enqueue(ctx context.Context, args queue.Args, o queue.Options) error {
+	if o.Direct {
+		return q.directly(ctx, args, o)
+	}
+	return q.share(ctx, args, o, func() error { return q.own.Enqueue(ctx, args, o) })
+}
+
+// share gives a job to the shared queue, or, while that is away, does without.
+func (q *Queue) share(ctx context.Context, args queue.Args, o queue.Options, without func() error) error {
 	if !q.ask() {
-		return q.own.Enqueue(ctx, args, o)
+		return without()
 	}
 	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -93,7 +108,7 @@ func (q *Queue) Enqueue(ctx context.Context, args queue.Args, o queue.Options) e
 		if q.tell(false) {
 			q.log.Warn("the shared queue is away: jobs are run by this process alone", "error", err)
 		}
-		return q.own.Enqueue(ctx, args, o)
+		return without()
 	}
 	if q.tell(true) {
 		q.log.Info("the shared queue is back")
@@ -140,6 +155,7 @@ func (q *Queue) Start(ctx context.Context) error {
 
 // Stop implements queue.Queue.
 func (q *Queue) Stop(ctx context.Context) error {
+	q.once.Do(func() { close(q.quit) })
 	own := make(chan error, 1)
 	go func() { own <- q.own.Stop(ctx) }()
 	return errors.Join(q.shared.Stop(ctx), <-own)
