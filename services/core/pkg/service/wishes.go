@@ -113,6 +113,9 @@ func (s *Service) wish(ctx context.Context, by vmm.Caller, id domain.ID, want do
 			return err
 		}
 		now := s.time()
+		if want == domain.WantDeleted && vm.Observed == domain.Running {
+			vm.Observed = domain.Deleting // what its worker would write first
+		}
 		vm.Desired = want
 		vm.Generation++
 		vm.UpdatedAt = now

@@ -65,6 +65,10 @@ type BuildFilter struct {
 type Builds interface {
 	// Get finds the project's own build or one of a public template. Returns NotFound.
 	Get(ctx context.Context, project, id domain.ID) (*domain.Build, error)
+	// Named finds the build that a tag names of the template that a project means by
+	// a name, in one statement, whatever has become of it. Returns NotFound, also
+	// where a snapshot has the name.
+	Named(ctx context.Context, project domain.ID, name, tag string) (domain.ID, error)
 	// Insert returns AlreadyExists, NotFound for the template.
 	Insert(ctx context.Context, b *domain.Build) error
 	// Update writes what building finds out. Returns Conflict when changed

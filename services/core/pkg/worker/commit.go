@@ -55,6 +55,7 @@ func (w *Worker) commit(ctx context.Context, id domain.ID, kind string, change f
 		return nil, err
 	}
 	w.vms.refresh(row)
+	w.steps.wrote(row)
 	if kind != "" { // nobody waits for a step to begin
 		w.Changes.Notify(id)
 	}

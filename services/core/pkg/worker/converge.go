@@ -24,6 +24,7 @@ type step struct {
 	generation int64              // of the wish that it serves
 	cancel     context.CancelFunc // nil before it begins
 	newest     int64              // the newest wish told of before it began
+	row        *domain.VM         // as it was written last; nil: it was not
 }
 
 // enter says that a VM's row is about to be read and a step to be chosen. From
@@ -54,6 +55,22 @@ func (s *steps) begin(ctx context.Context, vm *domain.VM) (context.Context, cont
 		cancel()
 	}
 	return ctx, cancel
+}
+
+// wrote takes note of a row that a step has written.
+func (s *steps) wrote(vm *domain.VM) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.running[vm.ID]; r != nil {
+		r.row = vm
+	}
+}
+
+// written is the row that the step of a VM has written last.
+func (s *steps) written(id domain.ID) *domain.VM {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.running[id].row
 }
 
 func (s *steps) underway(id domain.ID) bool {
@@ -150,8 +167,15 @@ func (w *Worker) convergeOnce(ctx context.Context, id domain.ID) (done bool, err
 		return true, nil
 	case errors.HasCode(err, errors.Conflict) && w.changedMeanwhile(ctx, vm):
 		return false, nil
+	case err != nil:
+		return false, err
 	}
-	return false, err
+	// Where that was the last step the row need not be read again: whoever has
+	// changed it since has had the VM stepped once more.
+	if row := w.steps.written(id); row != nil && lifecycle.Next(w.view(row)) == lifecycle.None {
+		return true, w.settled(ctx, row)
+	}
+	return false, nil
 }
 
 // changedMeanwhile reports whether the row is no longer what the step began with.

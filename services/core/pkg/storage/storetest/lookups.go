@@ -112,6 +112,10 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 			_, _ = tx.VMs().ByName(ctx, p, "n")
 			return nil
 		}},
+		Lookup{Name: "build by name", Sorts: true, Run: func(ctx context.Context, tx storage.Tx) error {
+			_, _ = tx.Builds().Named(ctx, p, "n", "latest")
+			return nil
+		}},
 		Lookup{Name: "VM by ID", Run: func(ctx context.Context, tx storage.Tx) error {
 			_, _ = tx.VMs().Get(ctx, "", id)
 			return nil

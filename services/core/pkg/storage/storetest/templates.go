@@ -102,6 +102,33 @@ func publicTemplates(e *env) {
 			e.Errorf("%s of another project: %s", what, c)
 		}
 	}
+	// What a name and a tag stand for, in one go.
+	shared.Tags, private.Tags = map[string]domain.ID{"latest": build.ID}, map[string]domain.ID{"latest": hidden.ID}
+	for _, tpl := range []*domain.Template{shared, private} {
+		e.update(func(tx storage.Tx) error { return tx.Templates().Update(e.ctx(), tpl) })
+	}
+	named := func(project domain.ID, name, tag string) (id domain.ID) {
+		err := e.store.Read(e.ctx(), func(tx storage.Tx) (err error) {
+			id, err = tx.Builds().Named(e.ctx(), project, name, tag)
+			return err
+		})
+		if err != nil && !errors.HasCode(err, errors.NotFound) {
+			e.Fatal(err)
+		}
+		return id
+	}
+	for _, tc := range []struct {
+		project   domain.ID
+		name, tag string
+		want      domain.ID
+	}{
+		{p, "base", "latest", build.ID}, {q, "base", "latest", build.ID}, {p, "mine", "latest", hidden.ID},
+		{q, "mine", "latest", ""}, {q, "base", "v1", ""}, {p, "none", "latest", ""},
+	} {
+		if got := named(tc.project, tc.name, tc.tag); got != tc.want {
+			e.Errorf("%s:%s is %q, not %q", tc.name, tc.tag, got, tc.want)
+		}
+	}
 	// Readable is not writable.
 	stranger := *shared
 	stranger.ProjectID = q
@@ -112,6 +139,9 @@ func publicTemplates(e *env) {
 	own := mk(q, "base", false)
 	if got := byName(q, "base"); got != own.ID {
 		e.Errorf("one's own goes first, got %s", got)
+	}
+	if got := named(q, "base", "latest"); got != "" {
+		e.Errorf("one's own goes first, and has no such tag: %s", got)
 	}
 	both := read(e, func(tx storage.Tx) (storage.List[*domain.Template], error) {
 		return tx.Templates().List(e.ctx(), storage.TemplateFilter{ProjectID: q, IncludePublic: true})

@@ -46,6 +46,23 @@ func (r builds) Get(ctx context.Context, project, id domain.ID) (*domain.Build, 
 		string(id), string(project))
 }
 
+func (r builds) Named(ctx context.Context, project domain.ID, name, tag string) (domain.ID, error) {
+	id, err := queryOne(ctx, r.s, func(row Row) (*domain.ID, error) {
+		id := new(domain.ID)
+		return id, row.Scan(id)
+	}, errors.New(errors.NotFound, "no build of %q is tagged %q", name, tag),
+		`SELECT g.build_id FROM names n JOIN tags g ON g.template_id = n.subject_id AND g.project_id = n.project_id
+		WHERE n.project_id = ? AND n.name = ? AND n.kind = 'template' AND g.tag = ?
+		UNION ALL SELECT build_id FROM tags
+		WHERE (template_id, project_id) = (SELECT id, project_id FROM templates WHERE name = ? AND public = 1 ORDER BY created_at LIMIT 1)
+		AND tag = ? AND NOT EXISTS (SELECT 1 FROM names WHERE project_id = ? AND name = ?)`,
+		string(project), name, tag, name, tag, string(project), name)
+	if err != nil {
+		return "", err
+	}
+	return *id, nil
+}
+
 func (r builds) Insert(ctx context.Context, b *domain.Build) error {
 	found, err := queryInt(ctx, r.s, "SELECT COUNT(*) FROM templates WHERE id = ? AND project_id = ?", string(b.TemplateID), string(b.ProjectID))
 	if err != nil {
