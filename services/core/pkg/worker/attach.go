@@ -260,7 +260,7 @@ func (w *Worker) openExecutions(ctx context.Context, vm domain.ID) ([]*domain.Ex
 		return nil, err
 	}
 	var open []*domain.Execution
-	err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
+	err := w.Store.Read(ctx, func(tx storage.Tx) (err error) {
 		open, err = tx.Executions().Open(ctx, vm)
 		return err
 	})
@@ -352,7 +352,7 @@ func (w *Worker) lastOutput(ctx context.Context, vm *domain.VM) string {
 		return ""
 	}
 	var newest []*domain.Execution
-	err := w.Store.View(ctx, func(tx storage.Tx) error {
+	err := w.Store.Read(ctx, func(tx storage.Tx) error {
 		list, err := tx.Executions().List(ctx, storage.ExecutionFilter{VMID: vm.ID, Page: storage.Page{Limit: 1}})
 		newest = list.Items
 		return err
