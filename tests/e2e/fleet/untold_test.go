@@ -65,7 +65,7 @@ func TestGatewayIsKilledBeforeItCalls(t *testing.T) {
 	defer near.Close()
 	known, err := first.CreateVM(ctx, api.CreateVM{Name: "known", Network: "none"})
 	must(t, err)
-	f.says(first, known.ID, "echo kept >/kept", "")
+	f.says(first, known.ID, "echo kept >/var/tmp/kept && echo written", "written\n")
 
 	back := f.unreachable()
 	f.lost(first, known.ID)
@@ -114,7 +114,7 @@ func TestGatewayIsKilledBeforeItCalls(t *testing.T) {
 	}
 	_, err = c.StartVM(ctx, known.ID)
 	must(t, err)
-	f.says(c, known.ID, "cat /kept", "kept\n")
+	f.says(c, known.ID, "cat /var/tmp/kept", "kept\n")
 	events, err := client.Collect(c.Events(ctx, 0))
 	must(t, err)
 	began := slices.DeleteFunc(events, func(e api.Event) bool { return e.Type != "vm.running" || e.Subject != made.ID })

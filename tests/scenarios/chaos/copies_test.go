@@ -12,7 +12,10 @@ import (
 // restart stops a VM, and starts it again.
 func (u *user) restart(ctx context.Context, vm *history.VM) {
 	err := u.inside(ctx, vm, "stop a VM", func(ctx context.Context, c *client.Client) error {
-		_, err := c.StopVM(ctx, vm.ID)
+		now, err := c.StopVM(ctx, vm.ID)
+		if err == nil && drained(now) {
+			vm.Woken++ // it was stopped before, under its commands, and is about to be woken
+		}
 		return err
 	})
 	if err != nil {
