@@ -3,8 +3,6 @@ package guest
 import (
 	"context"
 	"io"
-	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -37,8 +35,10 @@ type stream interface {
 type attachment struct {
 	x        *execution
 	lane     bool        // it has a connection of its own
-	spare    net.Conn    // which is this one, where it waited already
+	spare    *laneConn   // which is this one, where it waited already
+	unbind   func() bool // has the spare outlast the attachment
 	before   *attachment // the one that this one takes over from, if any
+	kept     bool        // and serves another execution after this one
 	progress bool        // the agent told something new
 	cause    error       // why it ended, as the transport has it
 	end      func()      // lets go of the stream and waits for the sender; set by run
@@ -50,6 +50,8 @@ type attachment struct {
 	acked     atomic.Int64
 
 	leaving   chan struct{} // closed when the sender is to come to its end
+	sent      chan struct{} // closed when it has
+	sendErr   error         // why, if that is of the stream; once sent is closed
 	left      bool          // it is; guarded by execution.mu
 	signalled bool          // a signal was taken to be sent; guarded by execution.mu
 }
@@ -59,9 +61,13 @@ type attachment struct {
 // that tells why; it is GuestFault where the agent is to blame.
 func (a *attachment) run() (outcome, error) {
 	ctx, cancel := context.WithCancelCause(a.x.ctx)
-	a.end, a.leaving = func() { cancel(nil) }, make(chan struct{})
+	a.end, a.leaving, a.sent = func() { cancel(nil) }, make(chan struct{}), make(chan struct{})
 	result, err := a.follow(ctx, cancel)
-	if result != moving {
+	switch {
+	case result == ended && a.handOver():
+		a.kept = true
+		cancel(nil)
+	case result != moving:
 		a.end()
 	}
 	return result, err
@@ -77,11 +83,6 @@ func (a *attachment) follow(ctx context.Context, cancel context.CancelCauseFunc)
 	}
 	if err != nil && !errors.Is(err, io.EOF) { // of an end Receive tells why
 		return a.ended(ctx, err)
-	}
-	var sender sync.WaitGroup
-	a.end = func() {
-		cancel(nil) // which also lets go of a Send that blocks
-		sender.Wait()
 	}
 	for sending := false; ; {
 		m, err := str.Receive()
@@ -100,7 +101,14 @@ func (a *attachment) follow(ctx context.Context, cancel context.CancelCauseFunc)
 		if !sending && a.seenStart {
 			slow.Stop()
 			sending = true
-			sender.Go(func() { a.send(ctx, str) })
+			a.end = func() {
+				cancel(nil) // which also lets go of a Send that blocks
+				<-a.sent
+			}
+			go func() {
+				defer close(a.sent)
+				a.sendErr = a.send(ctx, str)
+			}()
 		}
 	}
 }
@@ -109,7 +117,9 @@ func (a *attachment) follow(ctx context.Context, cancel context.CancelCauseFunc)
 func (a *attachment) open(ctx context.Context) (stream, error) {
 	switch {
 	case a.spare != nil:
-		return laneOn(ctx, a.spare), nil
+		var str stream
+		str, a.unbind = laneOn(ctx, a.spare)
+		return str, nil
 	case a.lane:
 		return a.x.s.openLane(ctx)
 	}

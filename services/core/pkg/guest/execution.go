@@ -25,6 +25,7 @@ type execution struct {
 	input   *input
 
 	drained bool          // output was taken by this session; of the run goroutine alone
+	kept    bool          // its lane serves another; likewise
 	wakeup  chan struct{} // there may be something to send
 	started chan struct{} // closed when about or startErr is set for good
 	done    chan struct{} // closed when supervision is over
@@ -94,7 +95,9 @@ func (x *execution) run() {
 	switch result {
 	case ended:
 		x.finish(errEnded)
-		go x.s.fillSpare() // after who waits for the end was told; nobody waits for it
+		if !x.kept {
+			go x.s.fillSpare() // after who waits for the end was told; nobody waits for it
+		}
 	case lost:
 		x.s.cfg.Log.Warn("execution lost", "execution", x.id, "error", err)
 		if jerr := x.journal.AppendEnd(domain.ExecutionEnd{LostReason: reason(err)}); jerr != nil {
@@ -223,6 +226,10 @@ func (x *execution) attach() (*attachment, outcome, error) {
 		defer x.s.cfg.Client.lanes.leave()
 	}
 	result, err := a.run()
+	if result == broken && a.spare != nil {
+		x.s.cfg.Client.spare.drop()
+	}
+	x.kept = a.kept
 	if result != moving {
 		return a, result, err
 	}

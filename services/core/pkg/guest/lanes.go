@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync/atomic"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/lane"
@@ -63,13 +64,14 @@ func (s *Session) openLane(ctx context.Context) (stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return laneOn(ctx, conn), nil
+	str, _ := laneOn(ctx, conn)
+	return str, nil
 }
 
-// laneOn makes a lane of a connection. It ends with ctx.
-func laneOn(ctx context.Context, conn net.Conn) stream {
-	context.AfterFunc(ctx, func() { _ = conn.Close() })
-	return lane.NewHost(conn)
+// laneOn makes a lane of a connection. It ends with ctx, unless unbind reports that it
+// does not any more.
+func laneOn(ctx context.Context, conn net.Conn) (str stream, unbind func() bool) {
+	return lane.NewHost(conn), context.AfterFunc(ctx, func() { _ = conn.Close() })
 }
 
 // takeSpare has the attachment use the lane that waits, if there is one; the
@@ -95,7 +97,48 @@ func (a *attachment) takeOwn() bool {
 	if !c.calls.knows.Load() || !c.lanes.enter() {
 		return false
 	}
-	a.lane = true
+	ctx, cancel := context.WithTimeoutCause(a.x.ctx, c.o.CallTimeout, errSlow)
+	defer cancel()
+	conn, err := c.openLane(ctx)
+	if err != nil {
+		c.lanes.leave()
+		return false
+	}
+	a.lane, a.spare = true, conn
+	return true
+}
+
+// laneConn is a lane's connection.
+type laneConn struct {
+	net.Conn
+	many bool // it is for one execution after another; older agents know none that are
+}
+
+// handOverIn is how long a lane whose execution has ended may take to send what was
+// being said of it, before it is closed.
+const handOverIn = time.Second
+
+// handOver has a lane wait for the next execution once nothing more is said of this
+// one, whose end has come. It reports whether there will be one; else the attachment
+// is to be ended.
+func (a *attachment) handOver() bool {
+	conn := a.spare
+	if conn == nil || !conn.many || !a.unbind() {
+		return false
+	}
+	a.x.mu.Lock()
+	a.left = true
+	a.x.mu.Unlock()
+	close(a.leaving)
+	late := time.AfterFunc(handOverIn, func() { _ = conn.Close() })
+	go func() {
+		<-a.sent
+		if late.Stop() && a.sendErr == nil {
+			a.x.s.cfg.Client.spare.keep(conn)
+			return
+		}
+		_ = conn.Close()
+	}()
 	return true
 }
 

@@ -1,6 +1,7 @@
 package guest_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -12,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"connectrpc.com/connect"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -144,12 +147,175 @@ func (c *laneCounter) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// After a command a lane waits for the next, which takes it and leaves another
-// behind; one that has broken meanwhile costs nothing but time.
+// before makes of a channel one to an agent that knows lanes of one execution only.
+func before(dial guest.Dial) guest.Dial {
+	return func(ctx context.Context) (net.Conn, error) {
+		c, err := dial(ctx)
+		return &forgetful{Conn: c}, err
+	}
+}
+
+type forgetful struct{ net.Conn }
+
+func (c *forgetful) Write(p []byte) (int, error) {
+	_, err := c.Conn.Write(bytes.Replace(p, []byte(lane.HeaderMany), []byte("X"), 1))
+	return len(p), err
+}
+
+// One lane serves one command after another, and nothing of one is the next's. Where it
+// breaks, whatever runs goes on, and comes once.
+func TestALaneForMany(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	var lanes atomic.Int32
+	h := newHost(t, func(ctx context.Context) (net.Conn, error) {
+		c, err := m.dial(ctx)
+		return &laneCounter{Conn: c, lanes: &lanes}, err
+	}, newJournals(t), domain.NewID())
+	run := func(n int, during func()) {
+		t.Helper()
+		c := sh(fmt.Sprintf("echo out%d; cat; echo err%d >&2; exit %d", n, n, n))
+		c.Stdin = true
+		id := h.start(t, c)
+		during()
+		if err := h.WriteStdin(t.Context(), id, -1, []byte(strings.Repeat("in", n))); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.CloseStdin(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		got, want := h.output(t, id), fmt.Sprintf("out%d\n%s", n, strings.Repeat("in", n))
+		if got.stdout.String() != want || got.stderr.String() != fmt.Sprintf("err%d\n", n) || got.end.ExitCode != n {
+			t.Fatalf("command %d: %+v", n, got)
+		}
+	}
+	waits := func() {
+		t.Helper()
+		for h.client.Spares() == 0 {
+			if t.Context().Err() != nil {
+				t.Fatal("no lane waits")
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	run(1, func() {})
+	waits()
+	first := lanes.Load()
+	for n := 2; n < 20; n++ {
+		run(n, func() {})
+		waits()
+	}
+	if n := lanes.Load(); n != first {
+		t.Errorf("%d lanes more were opened for 18 commands", n-first)
+	}
+	for n := 20; n < 23; n++ {
+		run(n, m.cut)
+		waits()
+	}
+	m.cut() // the one that waits
+	run(23, func() {})
+}
+
+// What is said of an execution behind its end does nothing to the next one of its lane.
+// One that has not ended makes room for no other.
+func TestTheEndOnALane(t *testing.T) {
+	t.Parallel()
+	h, conn := openMany(t, newMachine(t))
+	begin := func(id domain.ID, stdin bool, script string) {
+		t.Helper()
+		sent := h.Send(&guestv1.AttachRequest{Request: &guestv1.AttachRequest_Start_{Start: &guestv1.AttachRequest_Start{
+			ExecutionId: string(id), Command: &guestv1.Command{Args: []string{"/bin/sh", "-c", script}, Stdin: stdin},
+		}}})
+		if sent != nil {
+			t.Fatal(sent)
+		}
+		if r, err := h.Receive(); err != nil || r.GetStarted().GetPid() < 1 {
+			t.Fatalf("the start: %v, %v", r, err)
+		}
+	}
+	begin(domain.NewID(), true, "exit 3")
+	for {
+		r, err := h.Receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if end := r.GetEnd(); end != nil {
+			if end.GetExitCode() != 3 {
+				t.Errorf("the first: %v", end)
+			}
+			break
+		}
+	}
+	for _, late := range []*guestv1.AttachRequest{
+		{Request: &guestv1.AttachRequest_Stdin_{Stdin: &guestv1.AttachRequest_Stdin{Data: []byte("late")}}},
+		{Request: &guestv1.AttachRequest_CloseStdin_{CloseStdin: &guestv1.AttachRequest_CloseStdin{Offset: 4}}},
+		{Request: &guestv1.AttachRequest_Ack_{Ack: &guestv1.AttachRequest_Ack{Offset: 1 << 40}}},
+		{Request: &guestv1.AttachRequest_Signal{Signal: &guestv1.AttachRequest_SignalGroup{Number: 9}}},
+	} {
+		if err := h.Send(late); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin(domain.NewID(), true, "cat")
+	if err := h.Send(&guestv1.AttachRequest{Request: &guestv1.AttachRequest_Stdin_{Stdin: &guestv1.AttachRequest_Stdin{Data: []byte("own")}}}); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		r, err := h.Receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out := r.GetOutput(); out != nil {
+			if string(out.GetData()) != "own" || out.GetOffset() != 0 {
+				t.Errorf("the second: %v", out)
+			}
+			break
+		}
+	}
+	if err := h.Send(&guestv1.AttachRequest{Request: &guestv1.AttachRequest_Start_{Start: &guestv1.AttachRequest_Start{
+		ExecutionId: string(domain.NewID()), Command: &guestv1.Command{Args: []string{"true"}},
+	}}}); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		_, err := h.Receive()
+		if connect.IsWireError(err) && connect.CodeOf(err) == connect.CodeInvalidArgument {
+			break
+		}
+		if err != nil {
+			t.Fatalf("a third beside the second: %v", err)
+		}
+	}
+	_ = conn.Close()
+}
+
+// openMany opens a lane by hand.
+func openMany(t *testing.T, m *machine) (*lane.Host, net.Conn) {
+	t.Helper()
+	conn, err := m.dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	const ask = "POST " + lane.Path + " HTTP/1.1\r\nHost: agent\r\nConnection: Upgrade\r\nUpgrade: " + lane.Protocol + "\r\n" + lane.HeaderMany + ": " + lane.Many + "\r\n\r\n"
+	if _, err := io.WriteString(conn, ask); err != nil {
+		t.Fatal(err)
+	}
+	r := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get(lane.HeaderMany) != lane.Many || r.Buffered() > 0 {
+		t.Fatalf("%+v, %v", resp, err)
+	}
+	return lane.NewHost(conn), conn
+}
+
+// With an agent that is older than lanes for many, a lane waits after a command for the
+// next, which takes it and leaves another behind; one that has broken meanwhile costs
+// nothing but time.
 func TestSpareLane(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
-	h := newHost(t, m.dial, newJournals(t), domain.NewID())
+	h := newHost(t, before(m.dial), newJournals(t), domain.NewID())
 	cat := sh("echo -n 'said '; cat; exit 3")
 	cat.Stdin = true
 	run := func(input string) {

@@ -10,24 +10,30 @@ import (
 
 // send gives the agent acknowledgements, input, sizes and signals, as the
 // execution is woken for them, until the attachment ends. A Send that fails or
-// blocks ends with it; what was not sent is found by the next attachment.
-func (a *attachment) send(ctx context.Context, str stream) {
+// blocks ends with it; what was not sent is found by the next attachment. Returns
+// the error of a Send.
+func (a *attachment) send(ctx context.Context, str stream) error {
 	x := a.x
 	var size *guestv1.TerminalSize
 	for {
+		select {
+		case <-a.leaving:
+			return nil
+		default:
+		}
 		m, after := a.nextMessage(&size)
 		if m == nil {
 			select {
 			case <-x.wakeup:
 				continue
 			case <-a.leaving:
-				return
+				return nil
 			case <-ctx.Done():
-				return
+				return nil
 			}
 		}
 		if err := str.Send(m); err != nil {
-			return // Receive tells why
+			return err // Receive tells why
 		}
 		if after != nil {
 			after()

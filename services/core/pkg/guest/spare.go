@@ -2,29 +2,36 @@ package guest
 
 import (
 	"context"
-	"net"
 	"sync"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/lane"
 )
 
-// spare is a lane that waits for the next command of a machine. Over HTTP/2 a
+// maxSpares is how many lanes of a machine wait at most.
+const maxSpares = 4
+
+// spare is lanes that wait for the next commands of a machine. Over HTTP/2 a
 // message passes from goroutine to goroutine at both ends; that is a good part
 // of what a short command takes, and so is the opening of a lane.
 type spare struct {
 	mu      sync.Mutex
-	conn    net.Conn // nil: none is ready
+	conns   []*laneConn // the last that came is the first to go
 	filling bool
 	off     bool // the client is closed
 }
 
-// take gives the lane that waits, or nil.
-func (s *spare) take() net.Conn {
+// take gives a lane that waits, or nil.
+func (s *spare) take() *laneConn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	conn := s.conn
-	s.conn = nil
+	n := len(s.conns) - 1
+	if n < 0 {
+		return nil
+	}
+	conn := s.conns[n]
+	s.conns[n] = nil
+	s.conns = s.conns[:n]
 	return conn
 }
 
@@ -32,47 +39,63 @@ func (s *spare) take() net.Conn {
 func (s *spare) begin() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.off || s.filling || s.conn != nil {
+	if s.off || s.filling || len(s.conns) > 0 {
 		return false
 	}
 	s.filling = true
 	return true
 }
 
-// put keeps a lane, unless there is none or nobody wants it any more.
-func (s *spare) put(conn net.Conn, err error) {
+// put keeps a lane that was opened, unless there is none or nobody wants it any more.
+func (s *spare) put(conn *laneConn, err error) {
+	s.mu.Lock()
+	s.filling = false
+	s.mu.Unlock()
+	if err == nil {
+		s.keep(conn)
+	}
+}
+
+// keep has a lane wait, unless enough do or nobody wants it any more.
+func (s *spare) keep(conn *laneConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.filling = false
-	switch {
-	case err != nil:
-	case s.off:
+	if s.off || len(s.conns) >= maxSpares {
 		_ = conn.Close()
-	default:
-		s.conn = conn
+		return
 	}
+	s.conns = append(s.conns, conn)
+}
+
+// drop closes the lanes that wait: what has broken one has most often broken all.
+func (s *spare) drop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, conn := range s.conns {
+		_ = conn.Close()
+	}
+	s.conns = nil
 }
 
 func (s *spare) close() {
 	s.mu.Lock()
 	s.off = true
 	s.mu.Unlock()
-	if conn := s.take(); conn != nil {
-		_ = conn.Close()
-	}
+	s.drop()
 }
 
 // openLane begins a lane, which is the caller's to close. An agent that refuses
 // one because it is older than they are is not asked again.
-func (c *Client) openLane(ctx context.Context) (net.Conn, error) {
+func (c *Client) openLane(ctx context.Context) (*laneConn, error) {
 	if c.calls.knows.Load() {
-		return c.calls.openLane(ctx)
+		conn, err := c.calls.openLane(ctx)
+		return &laneConn{conn, true}, err
 	}
-	conn, err := upgrade(ctx, c.dial, lane.Path, lane.Protocol, "opening a lane")
+	conn, agreed, err := upgrade(ctx, c.dial, lane.Path, lane.Protocol, lane.HeaderMany+": "+lane.Many+"\r\n", "opening a lane")
 	if errors.HasCode(err, errors.NotFound) || errors.HasCode(err, errors.GuestFault) {
 		c.lanes.missing.Store(true)
 	}
-	return conn, err
+	return &laneConn{conn, agreed.Get(lane.HeaderMany) == lane.Many}, err
 }
 
 // fillSpare opens a lane for the next command if there is none.

@@ -28,7 +28,10 @@ func (c *Client) WarmUp(ctx context.Context) error {
 		}
 		c.fillSpare(ctx)
 		if conn := c.spare.take(); conn != nil {
-			err = c.warmUp(ctx, ids[1], func(ctx context.Context) stream { return laneOn(ctx, conn) })
+			err = c.warmUp(ctx, ids[1], func(ctx context.Context) stream {
+				str, _ := laneOn(ctx, conn)
+				return str
+			})
 			if err != nil {
 				return struct{}{}, err
 			}

@@ -62,22 +62,11 @@ func (s *Executions) attach(ctx context.Context, stream channel) error {
 		}
 		return err
 	}
-	ex, already, offset, err := s.open(ctx, first)
-	if err != nil {
-		return wire.Connect(err)
-	}
-	hold, err := ex.Hold(ctx, offset)
-	if err != nil {
-		return wire.Connect(err)
-	}
-	defer hold.Release()
-	taken, _, _ := ex.InputProgress()
-	err = stream.Send(&guestv1.AttachResponse{Response: &guestv1.AttachResponse_Started_{
-		Started: &guestv1.AttachResponse_Started{Pid: int32(ex.PID), StdinOffset: taken, Already: already},
-	}})
+	ex, hold, taken, err := s.begin(ctx, stream, first)
 	if err != nil {
 		return err
 	}
+	defer hold.Release()
 	// Receiving cannot be interrupted but by the end of the call; so it runs
 	// beside sending, and returning from here ends it.
 	failed := make(chan error, 1)
@@ -87,6 +76,27 @@ func (s *Executions) attach(ctx context.Context, stream channel) error {
 		}
 	}()
 	return deliver(stream, ex, hold, taken, failed)
+}
+
+// begin does what the first message of an attachment asks, and tells of the start.
+// The caller releases the hold. taken is how much input the execution has.
+func (s *Executions) begin(ctx context.Context, stream channel, first *guestv1.AttachRequest) (ex *execution.Execution, hold *execution.Hold, taken int64, err error) {
+	ex, already, offset, err := s.open(ctx, first)
+	if err != nil {
+		return nil, nil, 0, wire.Connect(err)
+	}
+	if hold, err = ex.Hold(ctx, offset); err != nil {
+		return nil, nil, 0, wire.Connect(err)
+	}
+	taken, _, _ = ex.InputProgress()
+	err = stream.Send(&guestv1.AttachResponse{Response: &guestv1.AttachResponse_Started_{
+		Started: &guestv1.AttachResponse_Started{Pid: int32(ex.PID), StdinOffset: taken, Already: already},
+	}})
+	if err != nil {
+		hold.Release()
+		return nil, nil, 0, err
+	}
+	return ex, hold, taken, nil
 }
 
 // open finds or starts the execution that the first message names.

@@ -67,7 +67,7 @@ func (c *Calls) Serve(ctx context.Context, conn net.Conn, from io.Reader) {
 		var err error
 		switch next.method {
 		case lane.Attach:
-			c.Executions.lane(ctx, conn, from)
+			c.Executions.lane(ctx, conn, from, true)
 			return
 		case lane.Watch:
 			err = c.Executions.watch(ctx, func(m *guestv1.WatchResponse) error { return callee.Answer(message(m)) })

@@ -14,6 +14,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/internal/agent/execution"
 	"github.com/aetherium/aetherium/services/core/internal/agent/wire"
+	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/lane"
 )
 
@@ -37,7 +38,12 @@ func (s *Executions) Lane(w http.ResponseWriter, r *http.Request) {
 	if conn.SetDeadline(time.Time{}) != nil {
 		return
 	}
-	_, err = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+lane.Protocol+"\r\n\r\n")
+	many := r.Header.Get(lane.HeaderMany) == lane.Many
+	agreed := ""
+	if many {
+		agreed = lane.HeaderMany + ": " + lane.Many + "\r\n"
+	}
+	_, err = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+lane.Protocol+"\r\n"+agreed+"\r\n")
 	if err != nil {
 		return
 	}
@@ -45,12 +51,16 @@ func (s *Executions) Lane(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	s.lane(r.Context(), conn, io.MultiReader(bytes.NewReader(early), conn))
+	from := io.Reader(conn)
+	if len(early) > 0 {
+		from = io.MultiReader(bytes.NewReader(early), conn)
+	}
+	s.lane(r.Context(), conn, from, many)
 }
 
-// lane serves an attachment to its end and says why, if that is not the
+// lane serves an attachment to its end, or many, and says why, if that is not the
 // execution's. The end of ctx ends a read or write that blocks.
-func (s *Executions) lane(ctx context.Context, conn net.Conn, from io.Reader) {
+func (s *Executions) lane(ctx context.Context, conn net.Conn, from io.Reader, many bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
@@ -59,16 +69,84 @@ func (s *Executions) lane(ctx context.Context, conn net.Conn, from io.Reader) {
 		_ = b.SetWriteBuffer(laneBuffer) // as much as the system grants
 	}
 	l := laneChannel{lane.NewAgent(conn, from)}
-	if err := s.attach(ctx, l); err != nil {
-		var told *connect.Error
-		if errors.As(wire.Connect(err), &told) {
-			_ = l.SendError(told.Code(), told.Message())
+	if many {
+		s.oneAfterAnother(ctx, l, conn)
+	} else if err := s.attach(ctx, l); err != nil {
+		l.lastWord(err)
+	}
+}
+
+// oneAfterAnother serves attachments until the host begins none any more, or one
+// fails.
+func (s *Executions) oneAfterAnother(ctx context.Context, l laneChannel, conn io.Closer) {
+	for next, err := l.Receive(); err == nil && next != nil; {
+		ex, hold, taken, berr := s.begin(ctx, l, next)
+		if berr != nil {
+			l.lastWord(berr)
+			return
 		}
+		failed, over := make(chan error, 1), make(chan struct{})
+		go func() {
+			defer close(over)
+			defer hold.Release()
+			defer l.Rest()
+			if err := deliver(l, ex, hold, taken, failed); err != nil {
+				l.lastWord(err)
+				_ = conn.Close() // which ends the reading below
+			}
+		}()
+		next, err = l.until(ex, hold, failed, over)
+		if err != nil && !errors.Is(err, io.EOF) {
+			fail(failed, err)
+		}
+		<-over // at the end of what the host says the attachment goes on, for it may listen
+	}
+}
+
+// until takes the controls of an attachment until the host begins the next, with the
+// message that is given. What comes once it is over is nobody's any more.
+func (l laneChannel) until(ex *execution.Execution, hold *execution.Hold, failed chan<- error, over <-chan struct{}) (*guestv1.AttachRequest, error) {
+	for {
+		msg, err := l.Receive()
+		if err != nil {
+			return nil, err
+		}
+		switch msg.GetRequest().(type) {
+		case *guestv1.AttachRequest_Start_, *guestv1.AttachRequest_Resume_:
+			if _, ended := ex.End(); !ended {
+				return nil, wire.Connect(errors.New(errors.InvalidArgument, "not a control message"))
+			}
+			return msg, nil
+		}
+		select {
+		case <-over:
+			continue
+		default:
+		}
+		if err := control(msg, ex, hold); err != nil {
+			fail(failed, wire.Connect(err))
+		}
+	}
+}
+
+// fail has an attachment end with an error, unless it has ended or does with another.
+func fail(failed chan<- error, err error) {
+	select {
+	case failed <- err:
+	default:
 	}
 }
 
 // laneChannel is a channel over a lane.
 type laneChannel struct{ *lane.Agent }
+
+// lastWord tells why the lane ends.
+func (l laneChannel) lastWord(err error) {
+	var told *connect.Error
+	if errors.As(wire.Connect(err), &told) {
+		_ = l.SendError(told.Code(), told.Message())
+	}
+}
 
 func (l laneChannel) room() []byte { return l.Room() }
 

@@ -13,6 +13,12 @@
 //   - An error, from the agent alone and its last word, is a Connect code (4,
 //     big endian) and a text.
 //
+// A lane ends with its execution, unless the request had "[HeaderMany]: [Many]" and
+// the answer had it too, or it was begun by a call (see below). Then the host may begin another attachment behind an
+// execution's End, which is the last that the agent says of it. What the host said
+// of the one before, and came after that, is between its End and the message that
+// begins the next: it is dropped. After an error the lane ends all the same.
+//
 // # Calls
 //
 // The calls that a host makes before and beside a machine's commands can be made

@@ -17,6 +17,10 @@ import (
 const (
 	Path     = "/aetherium/attach"
 	Protocol = "aetherium-attach"
+	// With HeaderMany: Many a host asks for a lane of many executions, and an agent
+	// that is not older than they are says that it is one.
+	HeaderMany = "Aetherium-Lane"
+	Many       = "many"
 )
 
 // The kinds of frames.
@@ -45,6 +49,11 @@ const (
 var buffers = sync.Pool{New: func() any { return new([outputHeader + MaxOutput]byte) }}
 
 type buffer = [outputHeader + MaxOutput]byte
+
+// rooms hold an agent's output that is to be sent, likewise.
+var rooms = sync.Pool{New: func() any { return new(room) }}
+
+type room = [frameHeader + outputHeader + MaxOutput]byte
 
 // Host is the host's end. Send and Receive may each be used by one goroutine.
 type Host struct {
@@ -81,6 +90,7 @@ func (h *Host) Receive() (*guestv1.AttachResponse, error) {
 	case kindError:
 		return nil, connect.NewWireError(connect.Code(binary.BigEndian.Uint32(frame)), errors.Plain(string(frame[4:])))
 	}
+	defer h.release() // nothing of it is kept
 	m := new(guestv1.AttachResponse)
 	if err := proto.Unmarshal(frame, m); err != nil {
 		return nil, err
@@ -101,7 +111,7 @@ func (h *Host) release() {
 type Agent struct {
 	conn net.Conn
 	from io.Reader // conn, and what was read of it before
-	out  []byte    // a frame's headers and room for output; nil until needed
+	out  *room     // a frame's headers and room for output; nil until needed
 }
 
 // NewAgent makes the agent's end of a connection that was upgraded, of which
@@ -119,9 +129,17 @@ func (a *Agent) SendError(code connect.Code, text string) error {
 // Room is where output is put that is to be sent.
 func (a *Agent) Room() []byte {
 	if a.out == nil {
-		a.out = make([]byte, frameHeader+outputHeader+MaxOutput)
+		a.out = rooms.Get().(*room)
 	}
 	return a.out[frameHeader+outputHeader:]
+}
+
+// Rest lets go of what Room gave, until it is needed again.
+func (a *Agent) Rest() {
+	if a.out != nil {
+		rooms.Put(a.out)
+		a.out = nil
+	}
 }
 
 // SendOutput sends the first n bytes of Room.
