@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -43,11 +44,16 @@ type Client struct {
 	address string
 	tls     *tls.Config
 	http    *http.Client
-	base    url.URL
-	metrics *Metrics
-	log     *slog.Logger
-	life    context.Context //nolint:containedctx // of what goes on by itself
-	end     context.CancelFunc
+	plain   *http.Client // of HTTP/1.1; see straight
+	// patience is how long such a call waits before the node is asked for a sign of life.
+	patience time.Duration
+	busy     atomic.Int32 // calls of plain
+	older    older        // than executions.run
+	base     url.URL
+	metrics  *Metrics
+	log      *slog.Logger
+	life     context.Context //nolint:containedctx // of what goes on by itself
+	end      context.CancelFunc
 }
 
 var _ service.Node = (*Client)(nil)
@@ -56,7 +62,7 @@ var _ service.Node = (*Client)(nil)
 // configuration says who the node must be and who the client is. Nothing is
 // connected yet.
 func NewClient(address string, config *tls.Config, log *slog.Logger) *Client {
-	c := &Client{address: address, tls: config.Clone(), base: url.URL{Scheme: "https", Host: address, Path: Prefix}, log: log}
+	c := &Client{address: address, tls: config.Clone(), base: url.URL{Scheme: "https", Host: address, Path: Prefix}, log: log, patience: pingAfter}
 	c.life, c.end = context.WithCancel(context.Background())
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
@@ -67,6 +73,7 @@ func NewClient(address string, config *tls.Config, log *slog.Logger) *Client {
 		TLSClientConfig: config, Protocols: protocols, DisableCompression: true,
 		HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingFor},
 	}}
+	c.plain = newPlain(config)
 	return c
 }
 
@@ -96,6 +103,7 @@ func NewServer(h http.Handler, config *tls.Config, log *slog.Logger) *http.Serve
 func (c *Client) Close() {
 	c.end()
 	c.http.CloseIdleConnections()
+	c.plain.CloseIdleConnections()
 }
 
 // reply is a call's answer behind its value.
@@ -135,6 +143,11 @@ func (r *reply) Close() error {
 
 // open makes a call: in and then body are sent, out is the value of the answer.
 func (c *Client) open(ctx context.Context, name string, in any, body io.Reader, out any) (r *reply, err error) {
+	return c.openBy(ctx, c.http, name, in, body, out)
+}
+
+// openBy is open by another client.
+func (c *Client) openBy(ctx context.Context, by *http.Client, name string, in any, body io.Reader, out any) (r *reply, err error) {
 	begun := time.Now()
 	ctx, span := tracing.Begin(ctx, "call "+name)
 	defer func() {
@@ -164,7 +177,7 @@ func (c *Client) open(ctx context.Context, name string, in any, body io.Reader, 
 		return nil, errors.Wrap(err, errors.Internal, "a call to a node cannot be made")
 	}
 	tracing.Send(ctx, req.Header)
-	response, err := c.http.Do(req) //nolint:bodyclose // the reply is closed by whoever has it
+	response, err := by.Do(req) //nolint:bodyclose // the reply is closed by whoever has it
 	if err != nil {
 		cancel()
 		return nil, unreachable(ctx, err)

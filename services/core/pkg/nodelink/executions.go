@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -64,7 +66,10 @@ func (s *server) executions() {
 			return out.begin(ranExecution{Execution: x})
 		}
 		defer func() { _ = r.Close() }()
-		first, err := early(ctx, r)
+		var first *domain.OutputEvent
+		if !in.Req.Command.Stdin { // else whoever asks has to know that it runs, to give it something
+			first, err = early(ctx, r)
+		}
 		if err != nil || first == nil {
 			if berr := out.begin(ranExecution{x, true}); berr != nil || err != nil {
 				return errors.Join(err, berr)
@@ -145,6 +150,11 @@ type outputHead struct {
 	End    *domain.ExecutionEnd `json:"e,omitempty"`
 }
 
+// event is the event without its bytes.
+func (h outputHead) event() domain.OutputEvent {
+	return domain.OutputEvent{Offset: h.Offset, Stream: h.Stream, Gap: h.Gap, End: h.End}
+}
+
 // together is how long the answer to who runs a command waits for its first output,
 // or its end, to be sent with it: to send anything costs both sides more than a short
 // command runs.
@@ -201,46 +211,114 @@ func (c *Client) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 // Execute implements service.Node. A node of before is asked for the two things that
 // it knows.
 func (c *Client) Execute(ctx context.Context, vm *domain.VM, req vmm.StartExecution) (*domain.Execution, vmm.OutputReader, error) {
-	var ran ranExecution
-	r, err := c.open(ctx, "executions.run", runExecution{vm.ID, vm.ProjectID, req}, nil, &ran)
-	if errors.HasCode(err, errors.Unsupported) {
-		x, err := c.StartExecution(ctx, vm, req)
-		return x, nil, err
+	if !c.older.is(time.Now()) {
+		var ran ranExecution
+		r, err := c.straight(ctx, "executions.run", runExecution{vm.ID, vm.ProjectID, req}, &ran)
+		if err == nil && !ran.Output {
+			return ran.Execution, nil, r.Close()
+		}
+		if err == nil {
+			return ran.Execution, &directOutput{reply: r}, nil
+		}
+		if !errors.HasCode(err, errors.Unsupported) {
+			return nil, nil, err
+		}
+		c.older.found(time.Now())
 	}
-	if err != nil {
-		return nil, nil, err
-	}
-	if !ran.Output {
-		return ran.Execution, nil, r.Close()
-	}
-	return ran.Execution, &directOutput{reply: r}, nil
+	x, err := c.StartExecution(ctx, vm, req)
+	return x, nil, err
 }
 
+// olderFor is how long a node is taken to be older than a call, once it was: it may
+// be updated at any time, and to ask it for what it does not know costs a call.
+const olderFor = time.Minute
+
+// older remembers that a node is older than a call.
+type older struct{ until atomic.Int64 } // in ns since 1970
+
+func (o *older) is(now time.Time) bool { return now.UnixNano() < o.until.Load() }
+
+func (o *older) found(now time.Time) { o.until.Store(now.Add(olderFor).UnixNano()) }
+
 // directOutput is the output of an execution at another node, in the answer of the call
-// that began it.
+// that began it. It ends with the context of that call.
 type directOutput struct {
-	reply *reply
-	last  error // after the last event
+	reply   *reply
+	reading chan outputEvent // gets the event that is read beside who waits; nil: none is
+	ended   bool             // the execution's end was the last event
+	last    error            // after the last event
 }
 
 // Hold implements vmm.OutputReader: it is too late for that.
 func (o *directOutput) Hold() {}
 
-// Next implements vmm.OutputReader. It ends with the call's context.
+// Next implements vmm.OutputReader.
 func (o *directOutput) Next(ctx context.Context) (domain.OutputEvent, error) {
 	if o.last != nil {
 		return domain.OutputEvent{}, o.last
 	}
-	defer context.AfterFunc(ctx, o.reply.cancel)()
-	e, err := nextEvent(o.reply.Reader)
+	if o.reading == nil {
+		if e, here := eventHere(o.reply.Reader); here {
+			return o.told(e, nil)
+		}
+		reading := make(chan outputEvent, 1)
+		go func() {
+			e, err := nextEvent(o.reply.Reader)
+			reading <- outputEvent{e, err}
+		}()
+		o.reading = reading
+	}
+	select {
+	case e := <-o.reading:
+		o.reading = nil
+		return o.told(e.OutputEvent, e.err)
+	case <-ctx.Done(): // the next one to ask gets what comes
+		return domain.OutputEvent{}, ctx.Err()
+	}
+}
+
+func (o *directOutput) told(e domain.OutputEvent, err error) (domain.OutputEvent, error) {
 	if err != nil {
 		o.last = o.reply.why(err)
 	}
+	o.ended = e.End != nil
 	return e, o.last
 }
 
+// ending is how long the end of an answer is waited for, which comes with its last
+// event. A connection whose answer was read to its end is used again.
+const ending = 50 * time.Millisecond
+
 // Close implements vmm.OutputReader.
-func (o *directOutput) Close() error { return o.reply.Close() }
+func (o *directOutput) Close() error {
+	if o.ended && o.reading == nil {
+		late := time.AfterFunc(ending, o.reply.cancel)
+		_, _ = o.reply.Peek(1)
+		late.Stop()
+	}
+	o.reply.cancel()
+	if o.reading != nil {
+		<-o.reading
+		o.reading = nil
+	}
+	return o.reply.Close()
+}
+
+// eventHere gives the next event if all of it has come already.
+func eventHere(r *bufio.Reader) (e domain.OutputEvent, here bool) {
+	all, _ := r.Peek(r.Buffered())
+	n := bytes.IndexByte(all, '\n') + 1
+	var head outputHead
+	if n == 0 || json.Unmarshal(all[:n], &head) != nil || head.Length < 0 || head.Length > len(all)-n {
+		return e, false // what is wrong with it is found by nextEvent
+	}
+	e = head.event()
+	if head.Length > 0 {
+		e.Data = bytes.Clone(all[n : n+head.Length])
+	}
+	_, _ = r.Discard(n + head.Length)
+	return e, true
+}
 
 // Execution implements service.Node.
 func (c *Client) Execution(ctx context.Context, id domain.ID) (*domain.Execution, error) {
@@ -381,7 +459,7 @@ func nextEvent(r *bufio.Reader) (domain.OutputEvent, error) {
 	if head.Length < 0 || head.Length > maxLine {
 		return domain.OutputEvent{}, garbled(nil)
 	}
-	e := domain.OutputEvent{Offset: head.Offset, Stream: head.Stream, Gap: head.Gap, End: head.End}
+	e := head.event()
 	if head.Length > 0 {
 		e.Data = make([]byte, head.Length)
 		if _, err := io.ReadFull(r, e.Data); err != nil {

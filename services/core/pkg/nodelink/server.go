@@ -75,7 +75,7 @@ func (a *answer) begin(v any) error {
 	if err := a.hold(v); err != nil {
 		return err
 	}
-	return a.flush()
+	return away(a.flush())
 }
 
 // hold is begin for a value that goes with what is sent next.
@@ -91,15 +91,24 @@ func (a *answer) hold(v any) error {
 // add is Write for what goes with what is sent next.
 func (a *answer) add(p []byte) error {
 	_, err := a.w.Write(p)
-	return err
+	return away(err)
 }
 
 func (a *answer) Write(p []byte) (int, error) {
 	n, err := a.w.Write(p)
-	if err != nil {
-		return n, err
+	if err == nil {
+		err = a.flush()
 	}
-	return n, a.flush()
+	return n, away(err)
+}
+
+// away is the error of what cannot be sent, as who called is not there to be told:
+// no fault of the node's.
+func away(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errors.Wrap(err, errors.Canceled, "whoever called has gone")
 }
 
 // end tells how the call went.
