@@ -89,10 +89,19 @@ func (r *rows) flush(ctx context.Context) error {
 // processor from the next command of the row.
 const gatherRows = 10 * time.Millisecond
 
+// rowsEvery is how often rows are written while they keep coming and nobody waits for
+// them: a transaction takes a turn of all processes and waits for the disk, for one
+// row as for many.
+const rowsEvery = 40 * time.Millisecond
+
+// gatherFor is how long rows are gathered when the last were written a time ago.
+func gatherFor(ago time.Duration) time.Duration { return max(gatherRows, rowsEvery-ago) }
+
 // retryRows is the pause before the rows that could not be written are tried again.
 const retryRows = time.Second
 
 func (r *rows) run() {
+	var last time.Time
 	for {
 		select {
 		case <-r.wake:
@@ -101,7 +110,7 @@ func (r *rows) run() {
 			return
 		}
 		select {
-		case <-time.After(gatherRows):
+		case <-time.After(gatherFor(time.Since(last))):
 		case <-r.hurry:
 		case <-r.stopped:
 		}
@@ -112,21 +121,35 @@ func (r *rows) run() {
 				return
 			}
 		}
+		last = time.Now()
 	}
 }
 
 // stop writes what is pending and ends run.
 func (r *rows) stop() { r.once.Do(func() { close(r.stopped) }) }
 
-// write stores everything pending; rows put meanwhile are left for the next
-// call. It reports whether nothing failed.
+// maxRows bounds what one transaction writes: after an outage of the store much is
+// pending, and others wait for the turn.
+const maxRows = 500
+
+// write stores everything pending; rows put meanwhile, too. It reports whether
+// nothing failed.
 func (r *rows) write() bool {
-	r.mu.Lock()
-	batch := r.pending
-	r.mu.Unlock()
-	if len(batch) == 0 {
-		return true
+	for {
+		r.mu.Lock()
+		batch := r.pending[:min(len(r.pending), maxRows)]
+		r.mu.Unlock()
+		if len(batch) == 0 {
+			return true
+		}
+		if !r.writeThese(batch) {
+			return false
+		}
 	}
+}
+
+// writeThese stores the first of what is pending, in one transaction.
+func (r *rows) writeThese(batch []rowChange) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	newest := make(map[domain.ID]int, len(batch))
@@ -161,8 +184,7 @@ func (r *rows) write() bool {
 	}
 	r.mu.Lock()
 	r.pending = r.pending[len(batch):]
-	more := len(r.pending) > 0
-	if !more {
+	if len(r.pending) == 0 {
 		r.pending = nil // lets go of the array
 	}
 	r.written += int64(len(batch))
@@ -173,9 +195,6 @@ func (r *rows) write() bool {
 		if c.done != nil {
 			c.done()
 		}
-	}
-	if more {
-		return r.write()
 	}
 	return true
 }

@@ -5,10 +5,33 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/internal/sqlrepo"
 )
+
+// OpenTraced is Open, whose statements are told of.
+func OpenTraced(ctx context.Context, database string, tell pgx.QueryTracer) (*Store, error) {
+	first, err := Open(ctx, database, Options{})
+	if err != nil {
+		return nil, err
+	}
+	if err := first.Close(); err != nil {
+		return nil, err
+	}
+	cfg, params, err := parse(database)
+	if err != nil {
+		return nil, err
+	}
+	cfg.ConnConfig.Tracer = tell
+	s := &Store{o: Options{}.withDefaults(params), baton: make(chan struct{}, 1), shareFor: shareFor, closing: make(chan struct{}), closed: make(chan struct{})}
+	if s.listener, err = listen(ctx, cfg.ConnConfig, s.o, &s.changed, &s.keysChanged); err != nil {
+		return nil, err
+	}
+	return s, s.connect(ctx, cfg)
+}
 
 // Share lets turns be joined however long they last.
 func (s *Store) Share() { s.shareFor = time.Hour }

@@ -115,8 +115,12 @@ func (s *session) Exec(ctx context.Context, query string, args ...any) (int64, e
 	return rows.CommandTag().RowsAffected(), s.fault(ctx, err)
 }
 
+// eachPiece is how many statements are sent together: until all are, nothing of what
+// the server says to them is read, and both sides hold them.
+const eachPiece = 500
+
 // ExecEach implements [sqlrepo.Session]. All but the one that begins the transaction
-// go together.
+// go together, or in pieces where they are many.
 func (s *session) ExecEach(ctx context.Context, query string, rows [][]any) (failed int, err error) {
 	done := 0
 	if len(rows) > 0 && (len(s.begin) > 0 || s.renew != nil) {
@@ -125,29 +129,40 @@ func (s *session) ExecEach(ctx context.Context, query string, rows [][]any) (fai
 		}
 		done = 1
 	}
-	if len(rows) == done {
-		return 0, nil
+	query = numbered(query)
+	for len(rows) > done {
+		n, err := s.execPiece(ctx, query, rows[done:min(done+eachPiece, len(rows))])
+		if done += n; err != nil {
+			return min(done, len(rows)-1), err
+		}
 	}
+	return 0, nil
+}
+
+// execPiece runs a statement for rows in one round trip, and tells for how many it went
+// well.
+func (s *session) execPiece(ctx context.Context, query string, rows [][]any) (done int, err error) {
 	if err := s.ready(ctx); err != nil {
-		return done, err
+		return 0, err
 	}
 	if s.dead() {
-		return done, unreachable(nil)
+		return 0, unreachable(nil)
 	}
 	var batch pgx.Batch
-	query = numbered(query)
-	for _, args := range rows[done:] {
+	for _, args := range rows {
 		batch.Queue(query, escaped(args)...)
 	}
 	results := s.lent.Conn().SendBatch(ctx, &batch)
-	for ; done < len(rows) && err == nil; done++ {
-		_, err = results.Exec()
-		failed = done
+	for done < len(rows) {
+		if _, err = results.Exec(); err != nil {
+			break
+		}
+		done++
 	}
 	if cerr := results.Close(); err == nil {
 		err = cerr
 	}
-	return failed, s.fault(ctx, err)
+	return done, s.fault(ctx, err)
 }
 
 // Query implements [sqlrepo.Session].
