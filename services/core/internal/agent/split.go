@@ -98,7 +98,7 @@ func (s *splitter) sort(conn net.Conn) {
 			return
 		}
 		if said[n-1] != lane.Hello[n-1] {
-			s.speaksHTTP(&lane.ReadAhead{Conn: conn, R: r})
+			s.speaksHTTP(ahead(conn, r))
 			return
 		}
 		if n == len(lane.Hello) {
@@ -119,6 +119,16 @@ func (s *splitter) speaksHTTP(conn net.Conn) {
 		return
 	}
 	s.give(accepted{conn: conn})
+}
+
+// ahead is a connection of which r has read something, and that can be closed one
+// way only where it could be before.
+func ahead(conn net.Conn, r *bufio.Reader) net.Conn {
+	read := &lane.ReadAhead{Conn: conn, R: r}
+	if _, ok := conn.(interface{ CloseWrite() error }); ok {
+		return read
+	}
+	return struct{ net.Conn }{read}
 }
 
 // peek looks at the first byte of a connection that the kernel has, and takes

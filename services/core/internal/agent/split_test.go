@@ -8,7 +8,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/aetherium/aetherium/services/core/pkg/guest"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/lane"
 )
 
@@ -109,5 +111,51 @@ func TestCallsThatAreNone(t *testing.T) {
 	must(t, err)
 	if _, err := io.ReadFull(conn, make([]byte, 5)); err != nil {
 		t.Errorf("the agent is gone: %v", err)
+	}
+}
+
+// bare is a listener of connections as a machine's channel has them: they can only
+// be closed, and the kernel knows nothing of them.
+type bare struct{ net.Listener }
+
+func (l bare) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	return struct{ net.Conn }{conn}, err
+}
+
+// A connection to a port ends with its server over a channel that cannot be closed
+// one way, too.
+func TestPortsOverAChannelThatClosesWhole(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	ctx, cancel := context.WithCancel(r.ctx)
+	socket := r.socket + "3"
+	l, err := net.Listen("unix", socket)
+	must(t, err)
+	served := make(chan error, 1)
+	go func() { served <- r.agent.Serve(ctx, bare{l}) }()
+	defer func() {
+		cancel()
+		must(t, <-served)
+	}()
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer func() { _ = server.Close() }()
+	go func() {
+		if conn, err := server.Accept(); err == nil {
+			_, _ = io.WriteString(conn, "all")
+			_ = conn.Close()
+		}
+	}()
+	client := guest.New(func(ctx context.Context) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}, guest.Options{})
+	defer client.Close()
+	conn, err := client.DialPort(r.ctx, uint16(server.Addr().(*net.TCPAddr).Port))
+	must(t, err)
+	defer func() { _ = conn.Close() }()
+	must(t, conn.SetDeadline(time.Now().Add(limit/2)))
+	if got, err := io.ReadAll(conn); string(got) != "all" || err != nil {
+		t.Errorf("%q, %v", got, err)
 	}
 }
