@@ -71,7 +71,7 @@ func (c *Calls) Serve(ctx context.Context, conn net.Conn, from io.Reader) {
 			return
 		case lane.Watch:
 			err = c.Executions.watch(ctx, func(m *guestv1.WatchResponse) error { return callee.Answer(message(m)) })
-			c.refuse(callee, err)
+			_ = c.refuse(callee, err) // or the host is gone
 			return
 		default:
 			var answer proto.Message
