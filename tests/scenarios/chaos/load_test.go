@@ -362,6 +362,9 @@ func (u *user) run(ctx context.Context, vm *history.VM, cmd *history.Command) {
 			}
 			return err
 		})
+		if err != nil {
+			cmd.Refused = string(errors.CodeOf(err))
+		}
 		if err != nil || cmd.State == "lost" || cmd.State == "exited" && len(cmd.Got) >= len(cmd.Want) {
 			return
 		}

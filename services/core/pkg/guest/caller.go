@@ -139,17 +139,17 @@ func (c *caller) watch(req *http.Request, message []byte) (*http.Response, error
 		return nil, err
 	}
 	conn := lane.NewCaller(plain)
-	context.AfterFunc(ctx, func() { _ = conn.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	if err = conn.Call(lane.Watch, message); err == nil {
 		_, err = conn.Answer(0)
 	}
-	s := &answers{conn: conn}
+	s := &answers{conn: conn, stop: stop}
 	var refused *connect.Error
 	switch {
 	case errors.As(err, &refused):
 		s.end(refused)
 	case err != nil:
-		_ = conn.Close()
+		_ = s.Close()
 		return nil, err
 	}
 	c.knows.Store(true)
@@ -221,8 +221,9 @@ func errorJSON(err *connect.Error) []byte {
 // answers reads a call's answers as Connect has the messages of a stream.
 type answers struct {
 	conn *lane.Caller
-	rest []byte // of the message that is being read
-	over error  // after it
+	stop func() bool // waiting for the call's context to end
+	rest []byte      // of the message that is being read
+	over error       // after it
 }
 
 func (s *answers) Read(p []byte) (int, error) {
@@ -256,4 +257,7 @@ func head(flags byte, length int) []byte {
 	return binary.BigEndian.AppendUint32([]byte{flags}, uint32(length)) //nolint:gosec // bounded by a message's
 }
 
-func (s *answers) Close() error { return s.conn.Close() }
+func (s *answers) Close() error {
+	s.stop()
+	return s.conn.Close()
+}

@@ -63,6 +63,8 @@ type Command struct {
 	// State is how it ended: exited, or lost for a reason.
 	State, Lost string
 	Code        int
+	// Refused is the code of the error that ended the looking for its end.
+	Refused string
 }
 
 // File is one that was written into a VM, and then read.
@@ -262,6 +264,8 @@ func (c *Command) check(vm *VM) (wrong []string) {
 		if c.Lost == "" {
 			say("lost without a reason")
 		}
+	case c.Refused != "":
+		say("acknowledged, %q when it was last seen, and %s in the end", c.State, c.Refused)
 	default:
 		say("acknowledged, and %q in the end", c.State)
 	}

@@ -45,6 +45,7 @@ func TestCheckFinds(t *testing.T) {
 		"said something, and never ran": func(_ *History, vm *VM, c *Command, _ *[]Row) { vm.Woken, vm.Ran, c.Code = 1, []string{}, 143 },
 		"lost without a reason":         func(_ *History, _ *VM, c *Command, _ *[]Row) { c.State = "lost" },
 		`acknowledged, and "running"`:   func(_ *History, _ *VM, c *Command, _ *[]Row) { c.State = "running" },
+		"and not_found in the end":      func(_ *History, _ *VM, c *Command, _ *[]Row) { c.State, c.Refused = "", "not_found" },
 		"was not answered within 20s":   func(h *History, _ *VM, _ *Command, _ *[]Row) { h.Note(Call{HungUp: true, Took: 20 * time.Second}) },
 		"from byte 1 of 3 on": func(_ *History, vm *VM, _ *Command, _ *[]Row) {
 			vm.Files = []*File{{Path: "/f", Want: []byte("abc"), Got: []byte("aBc"), Written: true, Read: true}}
