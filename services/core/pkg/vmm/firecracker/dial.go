@@ -36,6 +36,7 @@ func (e *Engine) Dial(ctx context.Context, g microvm.Guest) (net.Conn, error) {
 		switch {
 		case err == nil:
 			e.forget(g)
+			e.connections.add(g, conn)
 			return conn, nil
 		case ctx.Err() != nil:
 			return nil, ctx.Err()

@@ -59,6 +59,8 @@ type Engine struct {
 	looking sync.Mutex
 	found   *host // nil until it was found out; of who is looking
 
+	connections connections
+
 	mu       sync.Mutex
 	consoles map[string]*os.File // of guests that were not heard yet, by directory
 }
@@ -152,6 +154,7 @@ func (e *Engine) Shutdown(ctx context.Context, g microvm.Guest) error {
 // and what was mounted for it ended with it.
 func (e *Engine) Clean(_ context.Context, g microvm.Guest) error {
 	e.forget(g)
+	e.connections.drop(g)
 	return nil
 }
 

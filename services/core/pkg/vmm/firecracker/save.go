@@ -46,7 +46,7 @@ func (e *Engine) Save(ctx context.Context, g microvm.Guest, to microvm.Memory, l
 	if err != nil {
 		return 0, err
 	}
-	s := saving{client: c, guest: g, to: to, runs: instance.State == api.Running, last: last, disk: disk, track: e.tracks(h, g)}
+	s := saving{client: c, guest: g, reset: func() { e.connections.end(g) }, to: to, runs: instance.State == api.Running, last: last, disk: disk, track: e.tracks(h, g)}
 	defer func() { _ = os.RemoveAll(s.stage()) }()
 	if err := s.prepare(); err != nil {
 		return 0, fault.Of(err, "cannot write a machine's memory")
@@ -78,6 +78,7 @@ type saving struct {
 	last   bool
 	track  bool
 	disk   func(context.Context) error
+	reset  func() // ends the host's connections to the guest
 	kind   string
 	stood  time.Duration
 }
@@ -126,6 +127,7 @@ func (s *saving) run(ctx context.Context) error {
 		err = s.client.CreateSnapshot(ctx, api.Create{
 			Type: s.kind, State: jailSave + "/" + stateFile, Memory: jailSave + "/" + memoryFile,
 		})
+		s.reset() // the guest was told so, whatever came of it
 	}
 	if err == nil {
 		err = s.disk(ctx)
