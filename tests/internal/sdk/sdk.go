@@ -65,7 +65,6 @@ func (p Package) Install(t *testing.T, kept string) (program []string, dir strin
 	node := "node"
 	if p.Node != "" {
 		node = runtimeOf(t, filepath.Join(root, ".tools", kept), p.Node)
-		dir += "-node-" + p.Node
 	}
 	program = []string{node, filepath.Join(testdata, "suite.mjs")}
 	steps := [][]string{
@@ -80,7 +79,7 @@ func (p Package) Install(t *testing.T, kept string) (program []string, dir strin
 			append([]string{python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", p.Name + "==" + p.Version}, p.With...),
 		}
 	}
-	take(t, dir, filepath.Dir(node), steps)
+	take(t, dir, steps)
 	return program, dir
 }
 
@@ -93,17 +92,16 @@ func runtimeOf(t *testing.T, kept, version string) string {
 	}
 	name := "node-" + runtime.GOOS + "-" + arch
 	dir := filepath.Join(kept, "node-"+version)
-	take(t, dir, "", [][]string{
+	take(t, dir, [][]string{
 		{"npm", "init", "-y"},
 		{"npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--save-exact", name + "@" + version},
 	})
 	return filepath.Join(dir, "node_modules", name, "bin", "node")
 }
 
-// take carries out the steps that fill a directory, unless all were before. What
-// they run is looked for in first before anywhere else: npm takes what is for
-// the Node.js that it is run by.
-func take(t *testing.T, dir, first string, steps [][]string) {
+// take carries out the steps that fill a directory, unless all were before. They are
+// run by the host's own npm, which knows the host's registry and authorities.
+func take(t *testing.T, dir string, steps [][]string) {
 	t.Helper()
 	ready := filepath.Join(dir, "ready")
 	if _, err := os.Stat(ready); err == nil {
@@ -114,9 +112,6 @@ func take(t *testing.T, dir, first string, steps [][]string) {
 	for _, step := range steps {
 		cmd := exec.CommandContext(t.Context(), step[0], step[1:]...)
 		cmd.Dir = dir
-		if filepath.IsAbs(first) {
-			cmd.Env = append(os.Environ(), "PATH="+first+string(os.PathListSeparator)+os.Getenv("PATH"))
-		}
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%s cannot be installed: %v: %v\n%s", filepath.Base(dir), step, err, lastLines(string(out), 20))
 		}
