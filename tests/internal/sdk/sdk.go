@@ -61,7 +61,8 @@ func (p Package) Install(t *testing.T, kept string) (program []string, dir strin
 	must(t, err)
 	testdata, err := filepath.Abs("testdata")
 	must(t, err)
-	dir = filepath.Join(root, ".tools", kept, strings.Join(append([]string{p.Language, p.Version}, p.With...), "-"))
+	place := strings.NewReplacer("@", "-", "==", "-") // npm makes a package's name of a directory's
+	dir = filepath.Join(root, ".tools", kept, place.Replace(strings.Join(append([]string{p.Language, p.Version}, p.With...), "-")))
 	node := "node"
 	if p.Node != "" {
 		node = runtimeOf(t, filepath.Join(root, ".tools", kept), p.Node)
