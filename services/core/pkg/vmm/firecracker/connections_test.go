@@ -1,11 +1,11 @@
 package firecracker
 
 import (
-	"io"
 	"net"
 	"path/filepath"
 	"testing"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
 )
 
@@ -50,7 +50,7 @@ func TestConnectionsEndWithASave(t *testing.T) {
 		heard <- err
 	}()
 	c.end(saved)
-	if err := <-heard; err == nil || err == io.EOF {
+	if err := <-heard; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("who listens hears %v", err)
 	}
 	if closed(stays) || !closed(listens) {
