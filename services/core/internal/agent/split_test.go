@@ -22,6 +22,21 @@ func (r *rig) connect() net.Conn {
 	return conn
 }
 
+// serveAlso has the agent serve another socket, until it is stopped.
+func (r *rig) serveAlso(as func(net.Listener) net.Listener) (socket string, stop func()) {
+	r.t.Helper()
+	socket = r.socket + ".also"
+	l, err := net.Listen("unix", socket)
+	must(r.t, err)
+	ctx, cancel := context.WithCancel(r.ctx)
+	served := make(chan error, 1)
+	go func() { served <- r.agent.Serve(ctx, as(l)) }()
+	return socket, func() {
+		cancel()
+		must(r.t, <-served)
+	}
+}
+
 // What a connection speaks is told apart by its first bytes, however they come.
 func TestConnectionsAreToldApart(t *testing.T) {
 	t.Parallel()
@@ -62,12 +77,7 @@ func TestConnectionsAreToldApart(t *testing.T) {
 func TestCallsEndWithTheAgent(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	ctx, cancel := context.WithCancel(r.ctx)
-	socket := r.socket + "2"
-	l, err := net.Listen("unix", socket)
-	must(t, err)
-	served := make(chan error, 1)
-	go func() { served <- r.agent.Serve(ctx, l) }()
+	socket, stop := r.serveAlso(func(l net.Listener) net.Listener { return l })
 	conn, err := (&net.Dialer{}).DialContext(r.ctx, "unix", socket)
 	must(t, err)
 	defer func() { _ = conn.Close() }()
@@ -76,8 +86,7 @@ func TestCallsEndWithTheAgent(t *testing.T) {
 	head := make([]byte, 5)
 	_, err = io.ReadFull(conn, head)
 	must(t, err)
-	cancel()
-	must(t, <-served)
+	stop()
 	if n, err := io.Copy(io.Discard, conn); n > 4<<10 { // it may say why
 		t.Errorf("%d bytes, %v", n, err)
 	}
@@ -128,16 +137,8 @@ func (l bare) Accept() (net.Conn, error) {
 func TestPortsOverAChannelThatClosesWhole(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	ctx, cancel := context.WithCancel(r.ctx)
-	socket := r.socket + "3"
-	l, err := net.Listen("unix", socket)
-	must(t, err)
-	served := make(chan error, 1)
-	go func() { served <- r.agent.Serve(ctx, bare{l}) }()
-	defer func() {
-		cancel()
-		must(t, <-served)
-	}()
+	socket, stop := r.serveAlso(func(l net.Listener) net.Listener { return bare{l} })
+	defer stop()
 	server, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	defer func() { _ = server.Close() }()

@@ -19,16 +19,15 @@ func (c *Client) WarmUp(ctx context.Context) error {
 	}
 	_, err := bounded(ctx, c.o.CallTimeout, "warming up", func(ctx context.Context) (struct{}, error) {
 		ids := []string{string(domain.NewID()), string(domain.NewID())}
-		var err error
-		if !c.calls.knows.Load() {
-			err = c.warmUp(ctx, ids[0], func(ctx context.Context) stream { return c.executions.Attach(ctx) })
-		}
-		if err != nil {
-			return struct{}{}, err
+		if !c.calls.knows.Load() { // else the first command has a lane as well
+			err := c.warmUp(ctx, ids[0], func(ctx context.Context) stream { return c.executions.Attach(ctx) })
+			if err != nil {
+				return struct{}{}, err
+			}
 		}
 		c.fillSpare(ctx)
 		if conn := c.spare.take(); conn != nil {
-			err = c.warmUp(ctx, ids[1], func(ctx context.Context) stream {
+			err := c.warmUp(ctx, ids[1], func(ctx context.Context) stream {
 				str, _ := laneOn(ctx, conn)
 				return str
 			})
@@ -40,7 +39,7 @@ func (c *Client) WarmUp(ctx context.Context) error {
 		if err := c.warmWatch(ctx); err != nil {
 			return struct{}{}, err
 		}
-		_, err = c.executions.Forget(ctx, connect.NewRequest(&guestv1.ForgetRequest{ExecutionIds: ids}))
+		_, err := c.executions.Forget(ctx, connect.NewRequest(&guestv1.ForgetRequest{ExecutionIds: ids}))
 		return struct{}{}, err
 	})
 	return err
