@@ -91,26 +91,24 @@ func (s *Service) find(ctx context.Context, tx storage.Tx, by vmm.Caller, ref st
 // that makes it, which all others wait for. Empty: it makes it from no build, or
 // the turn is to find out why it cannot.
 func (s *Service) foresee(ctx context.Context, by vmm.Caller, req vmm.CreateVM) (id domain.ID, err error) {
-	look := s.store.View
 	name, tag, tagged := strings.Cut(req.Template, ":")
 	if !tagged {
 		tag = domain.DefaultTag
 	}
-	byName := !domain.IsID(name)
-	if byName {
-		look = s.store.Read
-	}
-	err = look(ctx, func(tx storage.Tx) (err error) {
-		if byName {
+	if domain.IsID(name) {
+		err = s.store.View(ctx, func(tx storage.Tx) error {
+			build, _, err := s.find(ctx, tx, by, req.Template)
+			if build != nil {
+				id = build.ID
+			}
+			return err
+		})
+	} else { // by one statement, which needs no transaction
+		err = s.store.Read(ctx, func(tx storage.Tx) (err error) {
 			id, err = tx.Builds().Named(ctx, by.ProjectID, name, tag)
 			return err
-		}
-		build, _, err := s.find(ctx, tx, by, req.Template)
-		if build != nil {
-			id = build.ID
-		}
-		return err
-	})
+		})
+	}
 	switch errors.CodeOf(err) {
 	case errors.NotFound, errors.Conflict, errors.InvalidArgument:
 		return "", nil
