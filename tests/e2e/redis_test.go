@@ -2,6 +2,9 @@ package e2e
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -32,50 +35,55 @@ func TestKilledWhileAJobRuns(t *testing.T) {
 	t.Parallel()
 	ctx := limited(t)
 	r, setting := jobs(t)
-	s := own(t, setting, "AETHERIUM_POOL_SIZE=0", "AETHERIUM_LOG_LEVEL=info")
+	runtime, held := heldRuntime(t)
+	s := own(t, setting, "AETHERIUM_OCI_RUNTIME="+runtime, "AETHERIUM_POOL_SIZE=0", "AETHERIUM_LOG_LEVEL=info")
 	c, err := s.Client()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
 	db := r.Client(t)
-	runs := func() int64 {
+	runs := func() (n int64) {
 		t.Helper()
 		sets, err := db.Keys(ctx, "aetherium:queue:*:running").Result()
-		if err != nil {
-			t.Fatal(err)
+		if err == nil && len(sets) > 0 {
+			n, err = db.ZCard(ctx, sets[0]).Result()
 		}
-		if len(sets) == 0 {
-			return 0
-		}
-		n, err := db.ZCard(ctx, sets[0]).Result()
 		if err != nil {
 			t.Fatal(err)
 		}
 		return n
 	}
+	if _, err := c.CreateVM(ctx, api.CreateVM{Name: "first", Network: "none"}); err != nil { // its driver has been tried out
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(held, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	created := make(chan error, 1)
-	var name string
-	for left, i := int64(0), 0; left == 0; i++ { // until it dies before its job is done
-		name = fmt.Sprintf("vm-%d", i)
-		go func() {
-			_, err := c.CreateVM(ctx, api.CreateVM{Name: name, Network: "none"})
-			created <- err
-		}()
-		for runs() == 0 && len(created) == 0 && ctx.Err() == nil {
-		}
-		if err := s.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		left = runs()
-		if err := s.Start(ctx); err != nil {
-			t.Fatal(err)
-		}
-		if err := <-created; err != nil { // asked again by the client
-			t.Fatal(err)
+	go func() {
+		_, err := c.CreateVM(ctx, api.CreateVM{Name: "vm", Network: "none"})
+		created <- err
+	}()
+	// Redis is told of what is not done at once, and the runtime does nothing yet.
+	for ; runs() == 0; time.Sleep(10 * time.Millisecond) {
+		if len(created) > 0 {
+			t.Fatalf("the VM was made without a runtime: %v", <-created)
 		}
 	}
-	vm, err := c.VM(ctx, name)
+	if err := s.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if n := runs(); n != 1 {
+		t.Errorf("the server that was killed left %d running jobs", n)
+	}
+	if err := errors.Join(os.Remove(held), s.Start(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-created; err != nil { // asked again by the client
+		t.Fatal(err)
+	}
+	vm, err := c.VM(ctx, "vm")
 	if err != nil || vm.State != "running" {
 		t.Errorf("%+v, %v", vm, err)
 	}
@@ -83,6 +91,21 @@ func TestKilledWhileAJobRuns(t *testing.T) {
 	if !strings.Contains(s.Log(), "jobs of the process that was here before are put back") {
 		t.Error("the VM came up, but not by the job of the server that was killed")
 	}
+}
+
+// heldRuntime is an OCI runtime that does nothing for as long as the file held is there.
+func heldRuntime(t *testing.T) (path, held string) {
+	t.Helper()
+	real, err := exec.LookPath("runc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, held = filepath.Join(t.TempDir(), "runtime"), filepath.Join(t.TempDir(), "held")
+	script := fmt.Sprintf("#!/bin/sh\n[ ! -e %s ] || exec sleep infinity\nexec %s \"$@\"\n", held, real)
+	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path, held
 }
 
 // Redis goes away and comes back: VMs run on, come and go.

@@ -42,10 +42,12 @@ type guard struct {
 	books  btrfsBooks
 	log    *slog.Logger
 
-	mine    bool      // this process guards
-	ballast int64     // its size
-	lifted  time.Time // when the ballast was taken out last
-	trouble string    // last logged
+	mu      sync.Mutex // one round at a time
+	mine    bool       // this process guards
+	ballast int64      // its size
+	lifted  time.Time  // when the ballast was taken out last
+	asked   bool       // it is to be taken out now
+	trouble string     // last logged
 	rounds  atomic.Int64
 
 	cancel context.CancelFunc
@@ -78,7 +80,9 @@ func (g *guard) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			g.mu.Lock()
 			g.look()
+			g.mu.Unlock()
 		}
 	}
 }
@@ -109,25 +113,19 @@ func (g *guard) room() error {
 	return nil
 }
 
-// looked waits until the guard has seen what the disk has left now. Nil is fine.
-func (g *guard) looked(ctx context.Context) error {
+// again looks now at what the disk has left, and takes nothing for the volumes'
+// that is somebody's to have. Nil is fine.
+func (g *guard) again() {
 	if g == nil {
-		return nil
+		return
 	}
-	tick := time.NewTicker(reclaimInterval)
-	defer tick.Stop()
-	// One may be under way that has seen less.
-	for before, end := g.rounds.Load(), time.Now().Add(reclaimPatience); g.rounds.Load() < before+2 && time.Now().Before(end); {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return nil
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.asked = true
+	g.look()
 }
 
-// look is one round. What fails is tried again in the next.
+// look is one round; mu is held. What fails is tried again in the next.
 func (g *guard) look() {
 	err := g.round()
 	trouble := ""
@@ -209,8 +207,14 @@ func (g *guard) lift(root, ballast *os.File) (size int64, lifted bool, err error
 	if err != nil {
 		return 0, false, err
 	}
-	if info.Size() == 0 || time.Since(g.lifted) < liftInterval {
+	least := g.margin / 2
+	if g.asked {
+		least, g.asked = ballastStep, false
+	} else if time.Since(g.lifted) < liftInterval {
 		return info.Size(), false, nil
+	}
+	if info.Size() == 0 {
+		return 0, false, nil
 	}
 	image, err := g.image.Stat()
 	if err != nil {
@@ -224,7 +228,7 @@ func (g *guard) lift(root, ballast *os.File) (size int64, lifted bool, err error
 	if err != nil {
 		return 0, false, err
 	}
-	if idle := allocated(image) - g.books.size - (used + placed - info.Size()); idle < g.margin/2 {
+	if idle := allocated(image) - g.books.size - (used + placed - info.Size()); idle < least {
 		return info.Size(), false, nil
 	}
 	g.lifted = time.Now()

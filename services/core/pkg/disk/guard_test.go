@@ -133,6 +133,43 @@ func TestRoomIsAskedBack(t *testing.T) {
 	}
 }
 
+// Room that is freed while the ballast grows has the ballast on it before it is given
+// back to the disk. Who asks for it has it nevertheless.
+func TestBallastOnFreedRoom(t *testing.T) {
+	t.Parallel()
+	ctx, around := t.Context(), smallDisk(t, 900)
+	cfg := disk.Config{Dir: around + "/data", Backend: disk.BackendBtrfs, Size: 640 * mib, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	p := openPool(t, cfg)
+	must(t, p.Create(ctx, "a", 0))
+	_, err := fill(p.Path("a")+"/big", 300*mib)
+	must(t, err)
+	must(t, p.Sync())
+	occupy(t, around)
+	looked(t, p)
+	before := freeBytes(t, around)
+	must(t, p.WithoutGuard(func() error {
+		if err := p.Delete(ctx, "a"); err != nil {
+			return err
+		}
+		for done := false; !done; time.Sleep(10 * time.Millisecond) {
+			if done, err = p.Freed(); err != nil {
+				return err
+			}
+		}
+		ballast := cfg.Dir + "/vmdata/ballast"
+		info, err := os.Stat(ballast)
+		if err != nil {
+			return err
+		}
+		return exec.CommandContext(ctx, "fallocate", "-l", fmt.Sprint(info.Size()+290*mib), ballast).Run()
+	}))
+	must(t, p.Reclaim(ctx))
+	if got := freeBytes(t, around) - before; got < 280*mib {
+		t.Errorf("of 300 MiB %d are back", got/mib)
+	}
+	must(t, p.Create(ctx, "b", 0))
+}
+
 // What volumes write and btrfs has not counted yet does not pass for a lack of room.
 func TestAWriteIsNoLackOfRoom(t *testing.T) {
 	t.Parallel()

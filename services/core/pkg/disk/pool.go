@@ -357,7 +357,8 @@ func (p *Pool) Reclaim(ctx context.Context) error {
 			return fail(err, "cannot give back the room of what was deleted")
 		}
 		if done && len(trash) == 0 || time.Now().After(until) {
-			return p.guard.looked(ctx)
+			p.guard.again()
+			return nil
 		}
 		select { // nobody tells when the kernel has freed it
 		case <-time.After(reclaimInterval):
