@@ -28,6 +28,7 @@ xfs_quota                           xfsprogs                xfsprogs       xfspr
 mkfs.btrfs                          btrfs-progs             btrfs-progs    btrfs-progs      btrfs-progs
 modprobe                            kmod                    kmod           kmod             kmod
 losetup                             mount                   util-linux     util-linux       losetup
+unshare                             util-linux              util-linux-core util-linux      util-linux-misc
 mount                               mount                   util-linux-core util-linux      mount
 ps                                  procps                  procps-ng      procps-ng        procps-ng
 /etc/ssl/certs/ca-certificates.crt  ca-certificates         ca-certificates ca-certificates ca-certificates

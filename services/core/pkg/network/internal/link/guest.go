@@ -5,6 +5,7 @@ package link
 
 import (
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 
@@ -84,10 +85,11 @@ func guestSettings(ids nspair.Range) error {
 		{"net.ipv4.ip_unprivileged_port_start", "0"},
 		{"net.ipv6.conf.default.disable_ipv6", "1"},
 	} {
-		if _, err := hostlease.ReadSetting(s.name); err != nil {
+		err := hostlease.WriteSetting(s.name, s.value)
+		if errors.Is(err, fs.ErrNotExist) {
 			continue // a kernel without IPv6
 		}
-		if err := hostlease.WriteSetting(s.name, s.value); err != nil {
+		if err != nil {
 			return err
 		}
 	}

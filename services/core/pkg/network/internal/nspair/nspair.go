@@ -7,12 +7,15 @@
 package nspair
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -44,7 +47,7 @@ func Make(ctx context.Context, dir string, base, count uint32) (Identity, error)
 	holder, err := startHolder(ctx, base, count)
 	if err != nil {
 		return Identity{}, errors.Wrap(err, errors.Unavailable, "the host refused a user and network namespace").
-			WithHint("check /proc/sys/user/max_user_namespaces and max_net_namespaces")
+			WithHint("it takes the program unshare; check /proc/sys/user/max_user_namespaces and max_net_namespaces, too")
 	}
 	defer holder.end()
 	for _, name := range []string{UserFile, NetFile} {
@@ -60,7 +63,7 @@ func Make(ctx context.Context, dir string, base, count uint32) (Identity, error)
 // ends with this process whatever happens.
 type holder struct {
 	cmd  *exec.Cmd
-	pipe interface{ Close() error }
+	pipe io.Closer
 }
 
 // startHolder starts it as the range's first ID: a user namespace's owner is
@@ -68,40 +71,55 @@ type holder struct {
 // message queues; namespaces(7), getrlimit(2)) it counts for the owner, too. With
 // one owner for all pairs, the guests of one could leave nothing to all others
 // and to the host's root.
-func startHolder(ctx context.Context, base, count uint32) (h *holder, err error) {
-	err = asOwner(base, func() error {
-		h, err = startHere(ctx, base, count)
-		return err
-	})
-	return h, err
+//
+// unshare(1) makes them and not a clone(2) of this process, which would have to
+// copy all of its page tables: a child that shares them cannot wait for its IDs.
+func startHolder(ctx context.Context, base, count uint32) (*holder, error) {
+	var said bytes.Buffer
+	cmd := exec.CommandContext(ctx, program("unshare"), "-U", "-n", program("cat"))
+	cmd.Env, cmd.Dir, cmd.Stderr = []string{}, "/", &said
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Credential:  &syscall.Credential{Uid: base, Gid: base},
+		AmbientCaps: []uintptr{unix.CAP_SYS_ADMIN}, // not everywhere may users make namespaces
+		Setsid:      true,
+	}
+	in, inErr := cmd.StdinPipe()
+	out, outErr := cmd.StdoutPipe()
+	if err := errors.Join(inErr, outErr); err != nil {
+		return nil, err
+	}
+	err := cmd.Start()
+	if err != nil {
+		return nil, err
+	}
+	h := &holder{cmd: cmd, pipe: in}
+	// What comes back has been through cat, so the namespaces are made.
+	echo := []byte{'\n'}
+	_, err = in.Write(echo)
+	if err == nil {
+		_, err = io.ReadFull(out, echo)
+	}
+	if err != nil {
+		h.end() // and has said all it has to say
+		return nil, errors.Join(errors.Plain(strings.TrimSpace(said.String())), err)
+	}
+	ids := fmt.Appendf(nil, "0 %d %d\n", base, count)
+	for _, name := range []string{"uid_map", "gid_map"} {
+		if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", cmd.Process.Pid, name), ids, 0); err != nil {
+			h.end()
+			return nil, err
+		}
+	}
+	return h, nil
 }
 
-func startHere(ctx context.Context, base, count uint32) (*holder, error) {
-	path, err := exec.LookPath("cat")
+// program is the path of a program of every host's.
+func program(name string) string {
+	path, err := exec.LookPath(name)
 	if err != nil {
-		path = "/bin/cat" // a service without PATH
+		path = "/usr/bin/" + name // a service without PATH
 	}
-	cmd := exec.CommandContext(ctx, path)
-	cmd.Env, cmd.Dir = []string{}, "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(base), Size: int(count)}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(base), Size: int(count)}},
-		// setgroups(2) stays usable inside: su, sudo and sshd need it.
-		GidMappingsEnableSetgroups: true,
-		// Become the range's first ID, so that not even the holder runs as the host's root.
-		Credential: &syscall.Credential{Uid: 0, Gid: 0},
-		Setsid:     true,
-	}
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	// Start returns when the program runs, so when the maps are written.
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	return &holder{cmd: cmd, pipe: stdin}, nil
+	return path
 }
 
 func (h *holder) end() {
