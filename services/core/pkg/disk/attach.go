@@ -60,6 +60,14 @@ func (p *Pool) attach(ctx context.Context) (backend, error) {
 	if haveImage {
 		p.image = image
 	}
+	if mounted && haveImage && readOnly(p.root) {
+		// It stays so until nobody has it mounted any more.
+		if err := unmount(ctx, p.root); err != nil {
+			return nil, errors.Join(held(err), ctx.Err())
+		}
+		p.log.Warn("the volumes had turned read-only, and are mounted anew")
+		mounted = false
+	}
 	if mounted {
 		if err := p.grow(); err != nil {
 			return nil, err
@@ -130,6 +138,7 @@ func mountImage(ctx context.Context, image, dir string) error {
 	// Another mount namespace may hold the file system still, though nothing is
 	// mounted here; through a second device it would be there twice, and break.
 	loop, err := deviceOf(image)
+	elsewhere := err == nil
 	if errors.HasCode(err, errors.NotFound) {
 		loop, err = attachLoop(ctx, image)
 	}
@@ -153,10 +162,26 @@ func mountImage(ctx context.Context, image, dir string) error {
 		// A kernel without project quotas refuses the option.
 		err = unix.Mount(loop.Name(), dir, kind, flags, "")
 	}
-	if err != nil {
+	switch {
+	case err != nil && elsewhere: // one that is well is mounted twice
+		return held(err)
+	case err != nil:
 		return errors.Wrap(err, errors.Unsupported, "cannot mount the volume file (%s)", kind)
 	}
 	return nil
+}
+
+// readOnly reports whether a file system takes no writes. btrfs and XFS turn so by
+// themselves when what they have to write cannot be written.
+func readOnly(dir string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(dir, &st) == nil && st.Flags&unix.ST_RDONLY != 0
+}
+
+// held is why volumes that have turned read-only stay so.
+func held(err error) error {
+	return errors.Wrap(err, errors.Unavailable, "the volumes are read-only, as their file system met an error, and machines that still run hold it").
+		WithHint("end the processes of this host's machines, or restart the host; what was on disk is kept")
 }
 
 // imageKind reads what the file was formatted as.

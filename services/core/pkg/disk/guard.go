@@ -132,7 +132,11 @@ func (g *guard) look() {
 	if err != nil {
 		trouble = err.Error()
 	}
-	if trouble != "" && trouble != g.trouble {
+	switch {
+	case trouble == "" || trouble == g.trouble:
+	case readOnly(g.root):
+		g.log.Error("the volumes have turned read-only, as their file system met an error: machines here write no more until they are stopped and the server starts again", "error", err)
+	default:
 		g.log.Warn("cannot guard the volumes against a full disk", "error", err)
 	}
 	g.trouble = trouble

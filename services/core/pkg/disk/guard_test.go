@@ -170,6 +170,38 @@ func TestBallastOnFreedRoom(t *testing.T) {
 	must(t, p.Create(ctx, "b", 0))
 }
 
+// Volumes that have turned read-only are said to be, and once nobody uses them the
+// next who opens the pool has them whole.
+func TestTurnedReadOnly(t *testing.T) {
+	t.Parallel()
+	ctx, dir := t.Context(), t.TempDir()
+	var logged lines
+	cfg := disk.Config{Dir: dir, Backend: disk.BackendBtrfs, Size: 512 * mib, Logger: slog.New(slog.NewTextHandler(&logged, nil))}
+	p := openPool(t, cfg)
+	must(t, p.Create(ctx, "a", 0))
+	kept := &ledger{sums: map[string][32]byte{}}
+	must(t, kept.write(p.Path("a")+"/kept", 16*mib))
+	must(t, p.Sync())
+	must(t, unix.Mount("", dir+"/vmdata", "", unix.MS_REMOUNT|unix.MS_RDONLY, "")) // as an error does
+	looked(t, p)
+	if err := p.Create(ctx, "b", 0); !errors.HasCode(err, errors.Unavailable) || !strings.Contains(err.Error(), "read-only") {
+		t.Errorf("a volume of what is read-only: %v", err)
+	}
+	if text := logged.String(); strings.Count(text, "have turned read-only") != 1 {
+		t.Errorf("logged:\n%s", text)
+	}
+	must(t, p.Close())
+	f, err := os.Open(p.Path("a") + "/kept")
+	must(t, err)
+	if _, err := disk.Open(ctx, cfg); !errors.HasCode(err, errors.Unavailable) || !strings.Contains(err.Error(), "hold it") {
+		t.Errorf("opened while a file is open: %v", err)
+	}
+	must(t, f.Close())
+	p = openPool(t, cfg)
+	must(t, p.Create(ctx, "b", 0))
+	kept.check(t)
+}
+
 // What volumes write and btrfs has not counted yet does not pass for a lack of room.
 func TestAWriteIsNoLackOfRoom(t *testing.T) {
 	t.Parallel()
@@ -219,12 +251,18 @@ func TestCapacity(t *testing.T) {
 // smallDisk is a file system of a size in MiB, mounted for one test.
 func smallDisk(t *testing.T, size int) string {
 	t.Helper()
+	return mounted(t, "fallocate", "-l", fmt.Sprintf("%dM", size))
+}
+
+// mounted is a file system in a file that a command makes, mounted for one test.
+func mounted(t *testing.T, file ...string) string {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
 	}
 	image, dir := filepath.Join(t.TempDir(), "image"), t.TempDir()
 	for _, args := range [][]string{
-		{"fallocate", "-l", fmt.Sprintf("%dM", size), image},
+		append(file, image),
 		{"mkfs.ext4", "-q", "-m", "0", image},
 		{"mount", "-o", "loop", image, dir},
 	} {

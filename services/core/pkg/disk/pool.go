@@ -456,6 +456,9 @@ func fail(err error, message string) error {
 		return err
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return errors.Wrap(err, errors.NoSpace, "%s: no space is left", message)
+	case errors.Is(err, unix.EROFS):
+		return errors.Wrap(err, errors.Unavailable, "%s: the volumes are read-only, as their file system met an error", message).
+			WithHint("stop this host's machines, and start the server again; the host's log tells of the error")
 	case errors.Is(err, unix.ENOENT):
 		return errors.Wrap(err, errors.NotFound, "%s", message)
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

@@ -461,10 +461,29 @@ func TestReservedRoom(t *testing.T) {
 		t.Errorf("of %d MiB %d are reserved", info.Size()/mib, got/mib)
 	}
 	must(t, p.Unmount(t.Context()))
+}
 
-	_, err = disk.Open(t.Context(), disk.Config{Dir: t.TempDir(), Backend: disk.BackendBtrfs, Size: 8 << 40, Reserve: true})
-	if !errors.HasCode(err, errors.NoSpace) {
+// More than the disk has is refused, and is not taken from others meanwhile.
+func TestReservedMoreThanThereIs(t *testing.T) {
+	t.Parallel()
+	around := mounted(t, "truncate", "-s", "128G") // of which nothing is ever written
+	cfg := disk.Config{Dir: around + "/data", Backend: disk.BackendBtrfs, Size: 8 << 40, Reserve: true}
+	before := freeBytes(t, around)
+	least := before
+	var look sync.WaitGroup
+	ctx, stop := context.WithCancel(t.Context())
+	look.Go(func() {
+		for ctx.Err() == nil {
+			least = min(least, freeBytes(t, around))
+		}
+	})
+	if _, err := disk.Open(t.Context(), cfg); !errors.HasCode(err, errors.NoSpace) {
 		t.Errorf("more than there is: %v", err)
+	}
+	stop()
+	look.Wait()
+	if took := before - least; took > 64*mib {
+		t.Errorf("%d of %d MiB were taken from the disk", took/mib, before/mib)
 	}
 }
 

@@ -17,6 +17,8 @@ func Of(err error, message string) error {
 		return err
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return errors.Wrap(err, errors.NoSpace, "%s: no space is left", message)
+	case errors.Is(err, unix.EROFS):
+		return errors.Wrap(err, errors.Unavailable, "%s: its file system is read-only", message)
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
 	}
