@@ -10,6 +10,7 @@ import (
 	"unsafe"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/internal/diskroom"
 	"golang.org/x/sys/unix"
 )
 
@@ -106,24 +107,7 @@ func (p *Pool) formatAs(ctx context.Context, kind, file string, size int64) (err
 // full gives up, and every volume in it with it; one whose room is reserved
 // never meets that. Where a file system cannot reserve, the file stays sparse.
 func reserve(f *os.File, size int64) error {
-	// Asked for more than there is, a file system may give all it has before it
-	// says so, and nobody else has any until it is given back.
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
-		return err
-	}
-	if size-allocated(info) > available(st) {
-		return fail(unix.ENOSPC, "cannot reserve the room for the volumes")
-	}
-	err = unix.Fallocate(int(f.Fd()), 0, 0, size)
-	if err == unix.EOPNOTSUPP || err == unix.ENOSYS { //nolint:errorlint // a raw errno
-		return nil
-	}
-	return fail(err, "cannot reserve the room for the volumes")
+	return fail(diskroom.Reserve(f, size), "cannot reserve the room for the volumes")
 }
 
 // reserved reports whether a file has all of its room.

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/aetherium/aetherium/services/core/internal/diskroom"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,11 +17,7 @@ func reserve(f *os.File, length int64) error {
 	if err := f.Truncate(length); err != nil {
 		return err
 	}
-	err := unix.Fallocate(int(f.Fd()), 0, 0, length)
-	if err == unix.EOPNOTSUPP {
-		return nil
-	}
-	return os.NewSyscallError("fallocate", err)
+	return diskroom.Reserve(f, length)
 }
 
 // passing gives a file in memory for a guest's memory to pass through, or nil
