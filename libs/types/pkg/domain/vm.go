@@ -301,6 +301,8 @@ type Tombstone struct {
 	Cause      Cause     `json:"cause"`
 	By         string    `json:"by,omitempty"` // who asked: a key's name, or "worker"
 	Detail     string    `json:"detail,omitempty"`
+	Code       string    `json:"code,omitempty"`        // of the error that Detail is the message of
+	Hint       string    `json:"hint,omitempty"`        // that error's
 	MachineID  ID        `json:"machine_id,omitempty"`  // its last machine, which names what is kept of it
 	LastOutput string    `json:"last_output,omitempty"` // tail of the last execution's output, at most 4 KiB
 	At         time.Time `json:"at"`

@@ -160,6 +160,9 @@ func (r *Runner) makeVM(ctx context.Context, by vmm.Caller, t *domain.Task, run 
 	}
 	vm, err := r.Service.WaitVM(ctx, by, t.VMID)
 	if err == nil && vm.Observed != domain.Running {
+		if vmm.NotStarted(vm) {
+			return vmm.Failure(vm)
+		}
 		err = errors.New(errors.Conflict, "the VM is %s: %s", vm.Observed, vm.Reason)
 	}
 	return err

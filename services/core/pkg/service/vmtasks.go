@@ -6,6 +6,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
 // EndVMTask writes into a task how the VM that it stands for turned out.
@@ -15,7 +16,7 @@ func EndVMTask(t *domain.Task, vm *domain.VM, now time.Time) {
 		t.State = domain.TaskFailed
 		t.Error = &domain.TaskError{Code: string(errors.Conflict), Message: "the VM is " + string(vm.Observed)}
 		if vm.Reason != "" {
-			t.Error.Message = vm.Reason
+			t.Error = &domain.TaskError{Code: string(vmm.Failure(vm).Code), Message: vm.Reason}
 		}
 		if t.CancelAsked {
 			t.State, t.Error = domain.TaskCanceled, nil

@@ -219,7 +219,7 @@ func (s *Service) WaitVM(ctx context.Context, by vmm.Caller, id domain.ID) (*dom
 		}
 		if lifecycle.Converged(vm.Desired, vm.Observed) {
 			if vm.Observed == domain.Failed && vm.Desired != domain.WantDeleted {
-				return vm, errors.New(errors.Conflict, "the VM has failed: %s", vm.Reason)
+				return vm, vmm.Failure(vm)
 			}
 			if vm.Observed != domain.Failed {
 				return vm, nil

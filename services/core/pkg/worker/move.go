@@ -472,7 +472,7 @@ func (w *Worker) notTaken(ctx context.Context, vm *domain.VM, driver vmm.Driver,
 			}
 		}
 		row.MachineID, row.Observed = "", domain.Stopped
-		row.Tombstone = &domain.Tombstone{Cause: domain.CauseCreateFault, By: "worker", Detail: errors.Public(why).Message, At: w.time()}
+		row.Tombstone = vmm.Bury(&domain.Tombstone{Cause: domain.CauseCreateFault, By: "worker", At: w.time()}, why)
 		if row.Desired != domain.WantDeleted {
 			row.Desired = domain.WantStopped
 			row.Generation++

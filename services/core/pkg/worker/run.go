@@ -207,7 +207,7 @@ func (w *Worker) createFailed(ctx context.Context, vm *domain.VM, driver vmm.Dri
 		return w.notTaken(ctx, vm, driver, cause)
 	}
 	if vm.Epoch > 0 {
-		return w.stopped(ctx, vm, &domain.Tombstone{Cause: domain.CauseCreateFault, By: "worker", Detail: errors.Public(cause).Message, At: w.time()})
+		return w.stopped(ctx, vm, vmm.Bury(&domain.Tombstone{Cause: domain.CauseCreateFault, By: "worker", At: w.time()}, cause))
 	}
 	if err := driver.Delete(context.WithoutCancel(ctx), string(vm.MachineID)); err != nil {
 		w.Log.Error("half-made machine not removed", "vm", vm.ID, "machine", vm.MachineID, "error", err)
@@ -236,10 +236,8 @@ func (w *Worker) failed(ctx context.Context, vm *domain.VM, cause domain.Cause, 
 	}
 	w.Log.Error("VM failed", "vm", vm.ID, "cause", cause, "error", why)
 	_, err := w.commitEnd(ctx, vm, events.VMFailed, "the VM failed", func(_ storage.Tx, row *domain.VM) error {
-		now := w.time()
-		public := errors.Public(why)
-		row.Observed, row.Reason = domain.Failed, public.Message
-		row.Tombstone = &domain.Tombstone{Cause: cause, By: "worker", Detail: public.Message, At: now}
+		row.Tombstone = vmm.Bury(&domain.Tombstone{Cause: cause, By: "worker", At: w.time()}, why)
+		row.Observed, row.Reason = domain.Failed, row.Tombstone.Detail
 		return nil
 	})
 	return err

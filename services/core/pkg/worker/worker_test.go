@@ -128,7 +128,7 @@ func TestFailures(t *testing.T) {
 	vm, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{})
 	must(t, err)
 	failed, err := b.WaitVM(b.ctx, b.by, vm.ID)
-	if !errors.HasCode(err, errors.Conflict) || failed.Observed != domain.Failed || !strings.Contains(failed.Reason, "no space") {
+	if !errors.HasCode(err, errors.NoSpace) || failed.Observed != domain.Failed || !strings.Contains(failed.Reason, "no space") {
 		t.Errorf("%v, %+v", err, failed)
 	}
 	// An agent that answers nonsense.

@@ -147,6 +147,9 @@ func (a *API) act(ctx context.Context, in *actVMInput, do func(context.Context, 
 	if err != nil {
 		return nil, err
 	}
+	if asked == domain.WantRunning && vm.Desired == domain.WantStopped && vmm.NotStarted(vm) {
+		return nil, vmm.Failure(vm)
+	}
 	if vm.Desired != asked && vm.Reason != "" { // the wish was taken back
 		return nil, errors.New(errors.Conflict, "the VM is %s: %s", vm.Observed, vm.Reason)
 	}

@@ -148,11 +148,15 @@ func (a *API) ready(r *http.Request, by vmm.Caller, vm *domain.VM) (*sandbox, er
 // often. E2B answers 500 then, which no SDK takes for something to be tried
 // again; at 502, 503 and 504 Python's would make it three times more.
 func notStarted(what string, vm *domain.VM) error {
-	why := vm.Reason
+	why, e := vm.Reason, vmm.Failure(vm)
 	if vm.Observed == domain.Stopped && vm.Tombstone != nil {
 		why = vm.Tombstone.Detail
 	}
-	return problem.From(errors.New(errors.GuestFault, "%s: %s", what, why)).WithStatus(http.StatusInternalServerError)
+	e.Message = what + ": " + why
+	if e.Code == errors.Conflict {
+		e.Code = errors.GuestFault
+	}
+	return problem.From(e).WithStatus(http.StatusInternalServerError)
 }
 
 // sandbox is a sandbox with what its clients show.
