@@ -136,6 +136,25 @@ func (o *Orchestrator) Expose(id domain.ID, port uint16, addr string) {
 	o.locked(func() { o.vms[id].ports[port] = addr })
 }
 
+// Away has a VM's worker give no sign of life any more.
+func (o *Orchestrator) Away(id domain.ID) {
+	now := time.Now().UTC()
+	o.locked(func() { o.vms[id].UnreachableSince = &now })
+}
+
+// Back has a VM's worker back, which does what is wanted of the VM.
+func (o *Orchestrator) Back(id domain.ID) {
+	o.locked(func() {
+		o.vms[id].UnreachableSince = nil
+		o.converge(o.vms[id])
+	})
+}
+
+// AwaitWish waits until something else is wanted of a VM.
+func (o *Orchestrator) AwaitWish(ctx context.Context, id domain.ID, than domain.DesiredState) error {
+	return o.until(ctx, func() bool { return o.vms[id].Desired != than })
+}
+
 // Token gives a VM's preview token.
 func (o *Orchestrator) Token(id domain.ID) (t string) {
 	o.locked(func() { t = o.vms[id].token })
@@ -185,7 +204,7 @@ func (o *Orchestrator) emit(kind string, v *vm) {
 
 // converge brings a VM to where it is wanted, under the lock.
 func (o *Orchestrator) converge(v *vm) {
-	if o.hold || v.Observed == domain.Failed {
+	if o.hold || v.Observed == domain.Failed || v.UnreachableSince != nil {
 		return
 	}
 	now := time.Now().UTC()
@@ -236,6 +255,9 @@ func (o *Orchestrator) running(by vmm.Caller, id domain.ID) (*vm, error) {
 	}
 	if v.Observed != domain.Running {
 		return nil, errors.New(errors.Conflict, "the VM is %s", v.Observed)
+	}
+	if v.UnreachableSince != nil {
+		return nil, errors.New(errors.Unavailable, "the VM cannot be reached: its worker is away").WithRetryAfter(5 * time.Second)
 	}
 	return v, nil
 }

@@ -309,7 +309,11 @@ func (o *Orchestrator) WaitVM(ctx context.Context, by vmm.Caller, id domain.ID) 
 			failed = errors.New(errors.GuestFault, "the VM failed: %s", c.Reason)
 			return true
 		}
-		return strings.EqualFold(string(c.Observed), string(c.Desired))
+		if done := strings.EqualFold(string(c.Observed), string(c.Desired)); done || c.UnreachableSince == nil {
+			return done
+		}
+		failed = errors.New(errors.Unavailable, "the VM cannot be reached: its worker is away").WithRetryAfter(5 * time.Second)
+		return true
 	})
 	return &c, errors.Join(err, failed)
 }

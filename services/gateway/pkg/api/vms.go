@@ -120,7 +120,7 @@ func (a *API) vmRoutes() {
 func (a *API) settledResponses() map[string]*huma.Response {
 	return map[string]*huma.Response{
 		"200": jsonOf[wire.VM](a, "The VM is as wanted"),
-		"202": jsonOf[wire.VM](a, "It is on its way"),
+		"202": jsonOf[wire.VM](a, "It is on its way: it took longer than was to be waited for, or the VM's worker is away and does it when it is back"),
 	}
 }
 

@@ -127,21 +127,26 @@ func (a *API) create(timeout int64) func(http.ResponseWriter, *http.Request, vmm
 	}
 }
 
-// ready waits for a new sandbox. One that failed is of no use to anybody, and goes.
+// ready waits for a new sandbox. One that failed is of no use to anybody, and goes;
+// so does one whose worker went away before it was made, unless its client can
+// ask for it again.
 func (a *API) ready(r *http.Request, by vmm.Caller, vm *domain.VM) (*sandbox, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), maxWait)
 	defer cancel()
 	got, err := a.VMs.WaitVM(ctx, by, vm.ID)
-	if err != nil {
-		if got != nil && got.Observed == domain.Failed {
-			err = notStarted("the sandbox could not be started", got)
-			if _, derr := a.VMs.DeleteVM(context.WithoutCancel(ctx), by, vm.ID); derr != nil {
-				a.Logger.WarnContext(ctx, "a failed sandbox was not deleted", "vm", vm.ID, "error", derr)
-			}
-		}
-		return nil, err
+	if err == nil {
+		return a.sandbox(r, got)
 	}
-	return a.sandbox(r, got)
+	failed := got != nil && got.Observed == domain.Failed
+	if failed {
+		err = notStarted("the sandbox could not be started", got)
+	}
+	if failed || got != nil && got.UnreachableSince != nil && r.Header.Get(wire.HeaderIdempotencyKey) == "" {
+		if _, derr := a.VMs.DeleteVM(context.WithoutCancel(ctx), by, vm.ID); derr != nil {
+			a.Logger.WarnContext(ctx, "a sandbox of no use was not deleted", "vm", vm.ID, "error", derr)
+		}
+	}
+	return nil, err
 }
 
 // notStarted is for a sandbox that was given up: by its template's fault most
@@ -197,13 +202,20 @@ func (a *API) connect(w http.ResponseWriter, r *http.Request, by vmm.Caller) err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), maxWait)
 	defer cancel()
+	before := vm
 	woken := vm.Desired != domain.WantRunning
 	if woken {
+		if err := here(vm); err != nil {
+			return err
+		}
 		if err := a.wake(ctx, by, vm, body.Memory); err != nil {
 			return err
 		}
 	}
 	if vm, err = a.VMs.WaitVM(ctx, by, vm.ID); err != nil {
+		if woken {
+			a.takeBack(ctx, by, before, vm)
+		}
 		return err
 	}
 	switch vm.Desired {
@@ -227,6 +239,39 @@ func (a *API) connect(w http.ResponseWriter, r *http.Request, by vmm.Caller) err
 		status = http.StatusCreated
 	}
 	return answer(w, status, out)
+}
+
+// here refuses what needs a sandbox's worker while that is away: its client is
+// told that it is not done, so it must not be done later.
+func here(vm *domain.VM) error {
+	if vm.UnreachableSince == nil {
+		return nil
+	}
+	return errors.New(errors.Unavailable, "the sandbox cannot be reached now").WithRetryAfter(awayRetry)
+}
+
+// awayRetry is when the worker of a sandbox may be back.
+const awayRetry = 5 * time.Second
+
+// takeBack takes back what was wanted of a sandbox whose worker went away before
+// it was done.
+func (a *API) takeBack(ctx context.Context, by vmm.Caller, before, now *domain.VM) {
+	if now == nil || now.UnreachableSince == nil {
+		return
+	}
+	ctx = context.WithoutCancel(ctx)
+	var err error
+	switch before.Desired {
+	case domain.WantRunning:
+		_, err = a.VMs.StartVM(ctx, by, before.ID)
+	case domain.WantPaused:
+		_, err = a.VMs.PauseVM(ctx, by, before.ID, before.PauseMode)
+	case domain.WantStopped:
+		_, err = a.VMs.StopVM(ctx, by, before.ID)
+	}
+	if err != nil {
+		a.Logger.WarnContext(ctx, "what was refused is still wanted of a sandbox", "vm", before.ID, "error", err)
+	}
 }
 
 // wake has a paused or stopped sandbox run; without memory from its disk alone.
@@ -302,7 +347,10 @@ func (a *API) pause(w http.ResponseWriter, r *http.Request, by vmm.Caller) error
 			return err
 		}
 	}
-	want := domain.WantPaused
+	if err := here(vm); err != nil {
+		return err
+	}
+	before, want := vm, domain.WantPaused
 	if body.Memory == nil || *body.Memory {
 		_, err = a.VMs.PauseVM(ctx, by, vm.ID, "")
 	} else if _, err = a.VMs.PauseVM(ctx, by, vm.ID, domain.PauseDisk); errors.HasCode(err, errors.Unsupported) {
@@ -315,6 +363,7 @@ func (a *API) pause(w http.ResponseWriter, r *http.Request, by vmm.Caller) error
 	vm, err = a.VMs.WaitVM(ctx, by, vm.ID)
 	a.Proxy.CloseIdle() // connections to what does not run are worth nothing
 	if err != nil {
+		a.takeBack(ctx, by, before, vm)
 		return err
 	}
 	if vm.Desired != want {

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -392,12 +393,31 @@ func TestE2BTraffic(t *testing.T) {
 		t.Errorf("a closed port: %+v", closed)
 	}
 	// One whose agent does not answer is not gone: clients give up one that is.
-	for _, q := range []req{{method: "GET", path: "http://" + l.addr + "/health"}, {method: "POST", path: "http://" + l.addr + "/process.Process/List", body: "{}"}} {
-		q.key, q.header = "none", map[string]string{"E2b-Sandbox-Id": public.SandboxID, "X-Access-Token": public.EnvdAccessToken}
-		if silent := get[gone](l, 502, q); silent != (gone{public.SandboxID, "The sandbox cannot be reached now", 0, 502}) {
-			t.Errorf("%s of an agent that does not answer: %+v", q.path, silent)
+	silent := func(what, retryAfter string) {
+		t.Helper()
+		for path, status := range map[string]int{"/health": 503, "/process.Process/List": 502} { // SDKs take 502 of /health for gone
+			q := req{method: "POST", path: "http://" + l.addr + path, key: "none", body: "{}"}
+			q.header = map[string]string{"E2b-Sandbox-Id": public.SandboxID, "X-Access-Token": public.EnvdAccessToken}
+			resp, body := l.want(status, q)
+			var told gone
+			if err := json.Unmarshal(body, &told); err != nil || told != (gone{public.SandboxID, "The sandbox cannot be reached now", 0, status}) || resp.Header.Get("Retry-After") != retryAfter {
+				t.Errorf("%s of %s: %s %v", path, what, body, resp.Header)
+			}
 		}
 	}
+	silent("an agent that does not answer", "")
+	l.core.Away(domain.ID(public.SandboxID))
+	silent("a sandbox whose worker is away", "5")
+	// Nor is it known what its servers do.
+	resp, text := l.want(503, req{method: "GET", path: "http://" + l.addr + "/", key: "none", header: map[string]string{"E2b-Sandbox-Id": public.SandboxID, "E2b-Sandbox-Port": "8080"}})
+	if !strings.Contains(string(text), "The sandbox cannot be reached now") || resp.Header.Get("Retry-After") != "5" {
+		t.Errorf("a server in it: %s %v", text, resp.Header)
+	}
+	resp, text = l.want(502, req{method: "GET", path: show(public), key: "none"})
+	if !strings.Contains(string(text), "its worker is away") || strings.Contains(string(text), "listening") || resp.Header.Get("Retry-After") != "5" {
+		t.Errorf("a server in it, by its name: %s %v", text, resp.Header)
+	}
+	l.core.Back(domain.ID(public.SandboxID))
 	l.want(204, req{method: "DELETE", path: l.e2b("/sandboxes/" + public.SandboxID), key: l.user})
 	dead := get[gone](l, 502, req{method: "GET", path: "http://" + l.addr + "/health", key: "none", header: map[string]string{"E2b-Sandbox-Id": public.SandboxID}})
 	if dead != (gone{public.SandboxID, "The sandbox was not found", 0, 502}) {

@@ -238,3 +238,114 @@ func TestE2BStrictPause(t *testing.T) {
 		l.want(204, pause(s, `{"requireHealthyGuest":false}`))
 	}
 }
+
+// A client that is told that its request was not done finds nothing of it done
+// later, when the sandbox's worker is back.
+func TestE2BWhileTheWorkerIsAway(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	made := l.sandbox(`{"templateID":"base"}`)
+	id := domain.ID(made.SandboxID)
+	path := l.e2b("/sandboxes/" + made.SandboxID)
+	state := func() string {
+		return get[sandboxDetail](l, 200, req{method: "GET", path: path, key: l.user}).State
+	}
+	pause := req{method: "POST", path: path + "/pause", key: l.user, body: `{}`}
+	connect := req{method: "POST", path: l.e2b("/v2/sandboxes/" + made.SandboxID + "/connect"), key: l.user, body: `{}`}
+	// goesAway asks while the worker is about to go away, without having done it.
+	goesAway := func(q req) {
+		t.Helper()
+		l.core.Hold()
+		before := l.wanted(id)
+		answered := make(chan int)
+		go func() {
+			resp, _ := l.do(q)
+			answered <- resp.StatusCode
+		}()
+		if err := l.core.AwaitWish(t.Context(), id, before); err != nil {
+			t.Fatal(err)
+		}
+		l.core.Away(id)
+		if status := <-answered; status != http.StatusServiceUnavailable {
+			t.Errorf("%s: %d", q.path, status)
+		}
+		l.core.Release()
+	}
+
+	l.core.Away(id)
+	l.fails(503, pause)
+	l.core.Back(id)
+	if got := state(); got != "running" {
+		t.Errorf("a pause that was refused left it %s", got)
+	}
+	goesAway(pause)
+	l.core.Back(id)
+	if got := state(); got != "running" {
+		t.Errorf("a pause that was given up left it %s", got)
+	}
+	l.want(204, pause)
+	l.core.Away(id)
+	l.fails(503, connect)
+	l.core.Back(id)
+	if got := state(); got != "paused" {
+		t.Errorf("a connect that was refused left it %s", got)
+	}
+	goesAway(connect)
+	l.core.Back(id)
+	if got := state(); got != "paused" {
+		t.Errorf("a connect that was given up left it %s", got)
+	}
+	get[sandboxAnswer](l, 201, connect)
+	l.core.Away(id)
+	get[sandboxAnswer](l, 200, connect) // it runs, as far as is known, and nothing is to be done
+	l.want(204, req{method: "DELETE", path: path, key: l.user})
+	l.core.Back(id)
+	l.fails(404, req{method: "GET", path: path, key: l.user})
+
+	// Of a sandbox that is not made its client hears nothing: it is made later for who can ask again.
+	for left, key := range []string{"", "k"} { // by how many are left
+		q := req{method: "POST", path: l.e2b("/v2/sandboxes"), key: l.user, body: `{"templateID":"base"}`}
+		if key != "" {
+			q.header = map[string]string{"Idempotency-Key": key}
+		}
+		l.core.Hold()
+		answered := make(chan int)
+		go func() {
+			resp, _ := l.do(q)
+			answered <- resp.StatusCode
+		}()
+		if err := l.core.AwaitCreates(t.Context(), 2+left); err != nil {
+			t.Fatal(err)
+		}
+		made := l.newest()
+		l.core.Away(made)
+		if status := <-answered; status != http.StatusServiceUnavailable {
+			t.Errorf("create: %d", status)
+		}
+		l.core.Release()
+		l.core.Back(made)
+		if list := get[[]sandboxDetail](l, 200, req{method: "GET", path: l.e2b("/v2/sandboxes"), key: l.user}); len(list) != left {
+			t.Errorf("with the key %q: %+v", key, list)
+		}
+	}
+}
+
+// newest is the VM that was made last.
+func (l *lab) newest() domain.ID {
+	l.t.Helper()
+	list, err := l.core.ListVMs(l.t.Context(), vmm.Caller{ProjectID: l.project}, vmm.VMFilter{})
+	if err != nil || len(list.Items) == 0 {
+		l.t.Fatal(err)
+	}
+	return list.Items[0].ID
+}
+
+// wanted is what is wanted of a VM.
+func (l *lab) wanted(id domain.ID) domain.DesiredState {
+	l.t.Helper()
+	vm, err := l.core.GetVM(l.t.Context(), vmm.Caller{ProjectID: l.project}, id)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return vm.Desired
+}

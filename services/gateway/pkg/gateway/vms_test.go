@@ -183,3 +183,30 @@ func TestPatchForkUsageSnapshots(t *testing.T) {
 	l.want(204, req{method: "DELETE", path: "/snapshots/" + snap.ID})
 	l.problem(404, errors.NotFound, req{method: "GET", path: "/snapshots/" + snap.ID})
 }
+
+// What is asked of a VM whose worker is away is taken down, and told as such.
+func TestWishesWhileTheWorkerIsAway(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		wish, first string
+		state       string // when the worker is back
+	}{
+		{"pause", "", "paused"}, {"stop", "", "stopped"}, {"resume", "pause", "running"}, {"start", "stop", "running"},
+	} {
+		l := newLab(t)
+		vm := l.vm()
+		if tc.first != "" {
+			get[wire.VM](l, 200, req{method: "POST", path: "/vms/" + vm.ID + "/" + tc.first})
+		}
+		l.core.Away(domain.ID(vm.ID))
+		get[wire.VM](l, 202, req{method: "POST", path: "/vms/" + vm.ID + "/" + tc.wish})
+		l.core.Back(domain.ID(vm.ID))
+		if got := get[wire.VM](l, 200, req{method: "GET", path: "/vms/" + vm.ID}).State; got != tc.state {
+			t.Errorf("%s: it is %s", tc.wish, got)
+		}
+	}
+	l := newLab(t)
+	vm := l.vm()
+	l.core.Away(domain.ID(vm.ID))
+	get[wire.VM](l, 202, req{method: "DELETE", path: "/vms/" + vm.ID})
+}

@@ -32,7 +32,7 @@ func From(err error) *Response {
 		Code: string(e.Code), Detail: e.Message, Hint: e.Hint, Field: e.Field,
 	}}
 	if e.RetryAfter > 0 {
-		p.header = http.Header{"Retry-After": {retryAfter(e.RetryAfter)}}
+		p.header = http.Header{"Retry-After": {RetryAfter(e.RetryAfter)}}
 	}
 	return p
 }
@@ -162,6 +162,7 @@ func title(status int) string {
 	return http.StatusText(status)
 }
 
-func retryAfter(d time.Duration) string {
+// RetryAfter is a header's value: in seconds, and not too early.
+func RetryAfter(d time.Duration) string {
 	return strconv.Itoa(int(math.Ceil(d.Seconds())))
 }

@@ -82,7 +82,7 @@ func (p *Proxy) passOn(w http.ResponseWriter, r *http.Request, t Target, admitte
 		refuseClient(w, r, err)
 		return
 	case err != nil:
-		unreached(w, t, err)
+		unreached(w, r, t, err)
 		return
 	}
 	if admitted != nil {
@@ -168,7 +168,7 @@ func (p *Proxy) health(w http.ResponseWriter, r *http.Request, t Target) {
 	defer cancel()
 	conn, err := p.vms.DialAgent(ctx, t.VM, false)
 	if err != nil {
-		unreached(w, t, err)
+		unreached(w, r, t, err)
 		return
 	}
 	_ = conn.Close()
@@ -213,21 +213,31 @@ type sandboxError struct {
 // failSandbox answers for a request that could not be passed on.
 func failSandbox(w http.ResponseWriter, r *http.Request, err error) {
 	d, _ := r.Context().Value(destinationKey{}).(destination)
-	unreached(w, d.Target, err)
+	unreached(w, r, d.Target, err)
 }
 
 // unreached answers for a VM or a port that cannot be reached, as clients of
 // E2B's kind know it. To them a sandbox that was not found is gone, and one that
-// is there but cannot be reached, as its worker is away, is worth another try.
-func unreached(w http.ResponseWriter, t Target, err error) {
+// is there but cannot be reached, as its worker is away, is worth another try:
+// 502 of /health is gone to all of them, whatever it says, while 502 of the rest
+// is what those know who can tell the one from the other.
+func unreached(w http.ResponseWriter, r *http.Request, t Target, err error) {
 	body := sandboxError{SandboxID: t.VM.String(), Message: "The sandbox was not found", Code: http.StatusBadGateway}
-	switch away := errors.HasCode(err, errors.Unavailable); {
-	case t.Port != vmm.AgentPort && (away || !coded(err)):
+	away := errors.HasCode(err, errors.Unavailable) || errors.HasCode(err, errors.DeadlineExceeded)
+	retry := errors.Public(err).RetryAfter
+	switch server := t.Port != vmm.AgentPort; {
+	case server && (away && retry == 0 || !coded(err)):
 		body.Message, body.Port = "The sandbox is running but port is not open", t.Port
 	case away:
 		body.Message = "The sandbox cannot be reached now"
+		if server || r.URL.Path == pathHealth {
+			body.Code = http.StatusServiceUnavailable
+		}
 	}
-	answerSandbox(w, http.StatusBadGateway, err, body)
+	if away && retry > 0 {
+		w.Header().Set("Retry-After", problem.RetryAfter(retry))
+	}
+	answerSandbox(w, body.Code, err, body)
 }
 
 func coded(err error) bool {

@@ -278,7 +278,7 @@ func fail(w http.ResponseWriter, err error) {
 		err = errors.Wrap(err, errors.Canceled, "the client went away")
 	case !errors.As(err, &coded):
 		err = errors.Wrap(err, errors.Unavailable, "the server in the VM did not answer properly")
-	case coded.Code == errors.Unavailable && coded.Hint == "":
+	case coded.Code == errors.Unavailable && coded.Hint == "" && coded.RetryAfter == 0: // else it is the VM that cannot be reached
 		err = coded.WithHint("is a server listening on this port, on all addresses or on 127.0.0.1?")
 	}
 	problem.Write(w, problem.From(err).WithStatus(http.StatusBadGateway).SetHeader("Cache-Control", "no-store"))
