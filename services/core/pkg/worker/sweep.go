@@ -200,9 +200,10 @@ func (w *Worker) sweepExecutions(ctx context.Context) error {
 	})
 }
 
-// dropExecutions removes rows first and journals after: a journal without a
-// row is removed at the next start, a row without a journal would lie. It tells
-// how many it was.
+// dropExecutions removes rows first and journals after: a row without a journal
+// would lie. A journal that a crash leaves without its row is too old to be made
+// one again (recordSwallowed), and goes once its VM is not here any more
+// (sweepLeft). It tells how many it was.
 func (w *Worker) dropExecutions(ctx context.Context, find func(storage.Tx) ([]*domain.Execution, error)) (int, error) {
 	var gone []*domain.Execution
 	var packs []*domain.OutputPack
