@@ -73,6 +73,14 @@ func (s *steps) written(id domain.ID) *domain.VM {
 	return s.running[id].row
 }
 
+// serves reports whether a VM's step serves a wish, or a newer one.
+func (s *steps) serves(id domain.ID, generation int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.running[id]
+	return r != nil && r.cancel != nil && r.generation >= generation
+}
+
 func (s *steps) underway(id domain.ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -157,6 +165,11 @@ func (w *Worker) convergeOnce(ctx context.Context, id domain.ID) (done bool, err
 		w.clock.clear(id)
 		return true, nil
 	}
+	defer func() {
+		if err != nil {
+			w.retries.failed(vm)
+		}
+	}()
 	next := lifecycle.Next(w.view(vm))
 	if next == lifecycle.None {
 		return true, w.settled(ctx, vm)

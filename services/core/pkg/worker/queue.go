@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -57,8 +58,11 @@ func (w *Worker) handleConverge(ctx context.Context, job queue.Job) error {
 	span.End(err)
 	if err != nil {
 		w.Log.Warn("VM not converged, trying again", "vm", args.VM, "attempt", job.Attempt, "error", err)
+		w.retries.plan(args.VM, time.Now().Add(queue.Decide(err, job).After))
+		return err
 	}
-	return err
+	w.retries.done(args.VM)
+	return nil
 }
 
 func (w *Worker) handleTask(ctx context.Context, job queue.Job) error {

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
 	"github.com/aetherium/aetherium/services/core/pkg/queue/asynq"
@@ -14,6 +15,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/redis/redistest"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/fake"
 	"github.com/aetherium/aetherium/services/core/pkg/worker"
 	goredis "github.com/redis/go-redis/v9"
 )
@@ -185,4 +187,75 @@ func (q loses) Enqueue(ctx context.Context, args queue.Args, o queue.Options) er
 		}
 	}
 	return q.Queue.Enqueue(ctx, args, o)
+}
+
+// What has failed is tried again when the queue has planned it, and not by each
+// look of the sweep, which takes up what is wanted since.
+func TestSweepLeavesRetriesToTheQueue(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.down()
+	q := &patient{failed: make(chan struct{}, 1)}
+	b.deps = func(d *worker.Deps) { q.Queue, d.Queue = d.Queue, q }
+	b.up()
+	gone, stopped := b.running(vmm.CreateVM{}), b.running(vmm.CreateVM{})
+	fails := func(op fake.Op, do func() error) {
+		t.Helper()
+		b.node.FailNext(op, errors.New(errors.Internal, "it is stuck"))
+		must(t, do())
+		<-q.failed
+	}
+	fails(fake.OpDelete, func() error { _, err := b.DeleteVM(b.ctx, b.by, gone.ID); return err })
+	fails(fake.OpStop, func() error { _, err := b.StopVM(b.ctx, b.by, stopped.ID); return err })
+	before := q.enqueued.Load()
+	for range 3 {
+		b.worker.Sweep(b.ctx)
+	}
+	if n := q.enqueued.Load() - before; n > 0 {
+		t.Errorf("%d steps before the pause after the last one is over", n)
+	}
+	// Somebody wants something else, and dies before the worker is told.
+	must(t, b.store.Update(b.ctx, func(tx storage.Tx) error {
+		row, err := tx.VMs().Get(b.ctx, storage.System, stopped.ID)
+		if err != nil {
+			return err
+		}
+		row.Desired = domain.WantDeleted
+		row.Generation++
+		return tx.VMs().Update(b.ctx, row)
+	}))
+	b.worker.Sweep(b.ctx)
+	if vm, err := b.WaitVM(b.ctx, b.by, stopped.ID); err != nil || vm.Observed != domain.Deleted {
+		t.Errorf("%+v, %v", vm, err)
+	}
+	if vm, err := b.GetVM(b.ctx, b.by, gone.ID); err != nil || vm.Observed != domain.Deleting {
+		t.Errorf("%+v, %v", vm, err)
+	}
+}
+
+// patient is a queue whose jobs have failed so often that they are tried again in
+// a minute.
+type patient struct {
+	queue.Queue
+	enqueued atomic.Int64 // steps
+	failed   chan struct{}
+}
+
+func (q *patient) Enqueue(ctx context.Context, args queue.Args, o queue.Options) error {
+	if args.Kind() == (stepping{}).Kind() {
+		q.enqueued.Add(1)
+	}
+	return q.Queue.Enqueue(ctx, args, o)
+}
+
+func (q *patient) Handle(kind string, h queue.Handler) {
+	q.Queue.Handle(kind, func(ctx context.Context, job queue.Job) error {
+		job.Attempt = 11
+		err := h(ctx, job)
+		if err == nil {
+			return nil
+		}
+		q.failed <- struct{}{}
+		return queue.Retry(queue.Backoff(job.Attempt), err)
+	})
 }

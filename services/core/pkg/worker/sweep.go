@@ -72,7 +72,11 @@ func (w *Worker) sweepWishes(ctx context.Context) error {
 		due = vms
 		return err
 	})
+	now := time.Now()
 	for _, vm := range due {
+		if w.retries.planned(vm, now) || w.steps.serves(vm.ID, vm.Generation) {
+			continue
+		}
 		w.Wake(ctx, vm.ProjectID, vm.ID)
 	}
 	return err

@@ -131,6 +131,7 @@ type Worker struct {
 	egress   keyed[domain.ID] // one change of a VM's egress at a time
 	fetches  keyed[domain.ID] // one fetch of a build or a snapshot at a time
 	steps    steps
+	retries  retries
 	tasks    underway
 	clock    *clock
 	rows     *rows
