@@ -32,6 +32,7 @@ const (
 	pushTimeout = 10 * time.Second
 	firstPause  = 500 * time.Millisecond // after a failure; twice as long after each one that follows
 	longPause   = 30 * time.Second
+	longestAsk  = 5 * time.Minute // that Loki may ask for: lines wait in memory meanwhile, up to their bound
 	tellEvery   = time.Minute
 )
 
@@ -177,7 +178,7 @@ func (s *Sink) send(last bool) bool {
 	}
 	body := s.encode(batch)
 	for pause := firstPause; ; pause = min(2*pause, longPause) {
-		again, err := s.push(body)
+		again, wish, err := s.push(body)
 		if err == nil {
 			return more
 		}
@@ -187,7 +188,7 @@ func (s *Sink) send(last bool) bool {
 		}
 		s.lose(0, err)
 		select {
-		case <-time.After(pause/2 + rand.N(pause/2)): //nolint:gosec // so that not all try at once
+		case <-time.After(wish + pause/2 + rand.N(pause/2)): //nolint:gosec // so that not all try at once
 		case <-s.closing.Done(): // once more
 		}
 	}
@@ -239,27 +240,45 @@ func (s *Sink) encode(batch []logging.Line) []byte {
 	return text
 }
 
-// push reports whether it may be tried again after an error.
-func (s *Sink) push(body []byte) (again bool, err error) {
+// push reports whether it may be tried again after an error, and how long Loki
+// wishes to be left alone before.
+func (s *Sink) push(body []byte) (again bool, wish time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), pushTimeout)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.to, bytes.NewReader(body))
 	if err != nil {
-		return false, err
+		return false, 0, err
 	}
 	r.Header.Set("Content-Type", "application/json")
 	s.config.show(r)
 	resp, err := s.config.Client.Do(r)
 	if err != nil {
-		return true, err
+		return true, 0, err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10) // the connection is used again
 	if resp.StatusCode/100 == 2 {
-		return false, nil
+		return false, 0, nil
 	}
 	again = resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= 500
-	return again, fmt.Errorf("it answers %s", resp.Status)
+	return again, retryAfter(resp.Header, time.Now()), fmt.Errorf("it answers %s", resp.Status)
+}
+
+// retryAfter reads the header in both of its forms (RFC 9110 §10.2.3), a time by
+// the clock of who tells it, where that is known. 0: there is none.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	text := h.Get("Retry-After")
+	if n, err := strconv.ParseUint(text, 10, 32); err == nil {
+		return min(time.Duration(n)*time.Second, longestAsk)
+	}
+	until, err := http.ParseTime(text)
+	if err != nil {
+		return 0
+	}
+	if its, err := http.ParseTime(h.Get("Date")); err == nil {
+		now = its
+	}
+	return min(max(0, until.Sub(now)), longestAsk)
 }
 
 // lose counts lines that are lost, and tells why nothing is sent.

@@ -24,8 +24,10 @@ type server struct {
 	t *testing.T
 
 	mu     sync.Mutex
-	answer []int // of the next requests; then 204
+	answer []int    // of the next requests; then 204
+	after  []string // Retry-After of those
 	asked  int
+	times  []time.Time // of requests
 	lines  []string
 	labels []map[string]string
 	header http.Header
@@ -53,10 +55,15 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asked++
+	s.times = append(s.times, time.Now())
 	s.header = r.Header
 	if len(s.answer) > 0 {
 		code := s.answer[0]
 		s.answer = s.answer[1:]
+		if len(s.after) > 0 {
+			w.Header().Set("Retry-After", s.after[0])
+			s.after = s.after[1:]
+		}
 		if code != http.StatusNoContent {
 			w.WriteHeader(code)
 			return
@@ -174,6 +181,44 @@ func TestPushAgain(t *testing.T) {
 	shut(t, s)
 	if lines, asked := srv.got(); len(lines) != 0 || asked != 1 || s.Lost() != 1 || len(told) != 1 || !strings.Contains(told[0], "400") {
 		t.Errorf("%q, asked %d times, %d lost, told %q", lines, asked, s.Lost(), told)
+	}
+}
+
+// A Loki that wants to be left alone is, but not longer than lines can wait.
+func TestRetryAfter(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t, 429)
+	srv.after = []string{"3"}
+	s, log := sink(t, loki.Config{URL: srv.URL})
+	log.Info("later")
+	for {
+		if lines, _ := srv.got(); len(lines) == 1 {
+			break
+		}
+		if t.Context().Err() != nil {
+			t.Fatal("not sent")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	shut(t, s)
+	if wait := srv.times[1].Sub(srv.times[0]); wait < 3*time.Second {
+		t.Errorf("it was left alone for %s", wait)
+	}
+
+	// Who ends tries once more all the same.
+	srv = newServer(t, 503)
+	srv.after = []string{"86400"}
+	s, log = sink(t, loki.Config{URL: srv.URL})
+	log.Info("at the end")
+	for {
+		if _, asked := srv.got(); asked == 1 {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	shut(t, s)
+	if lines, asked := srv.got(); len(lines) != 1 || asked != 2 {
+		t.Errorf("%q, asked %d times", lines, asked)
 	}
 }
 
