@@ -17,15 +17,26 @@ type note struct {
 	Origin string `json:"origin,omitempty"`
 	Stdin  bool   `json:"stdin,omitempty"`
 	PTY    bool   `json:"pty,omitempty"`
+	// Command is StartRequest.Sealed, where there is room for it.
+	Command []byte `json:"command,omitempty"`
 }
 
 func (n note) bytes() []byte {
 	b, err := json.Marshal(n)
 	if err != nil {
-		return nil // strings and booleans always marshal
+		return nil // strings, booleans and bytes always marshal
+	}
+	if len(b) > journal.MaxNote && len(n.Command) > 0 {
+		n.Command = nil
+		return n.bytes()
 	}
 	return b
 }
+
+// SealedCommand is what a journal has of its execution's command: that is what it
+// was started with as StartRequest.Sealed. nil: nothing, as of what was long, or
+// was started by a client of the envd service.
+func SealedCommand(j *journal.Journal) []byte { return readNote(j.Note()).Command }
 
 // readNote reads a note back. Without one, because the oldest part of the
 // journal was dropped, it says what harms least.

@@ -17,6 +17,9 @@ type StartRequest struct {
 	ID      domain.ID // minted by the caller; the same ID never runs twice
 	Command domain.Command
 	Tag     string
+	// Sealed is the command as only who holds the keys can read it, for whoever
+	// finds no more of the execution than its journal.
+	Sealed []byte
 }
 
 // Start runs a command and returns when the agent has confirmed that it runs.
@@ -40,7 +43,9 @@ func (s *Session) Start(ctx context.Context, req StartRequest) (Started, error) 
 	if err != nil {
 		return Started{}, err
 	}
-	began, err := j.Begin(noteOf(cmd).bytes())
+	about := noteOf(cmd)
+	about.Command = req.Sealed
+	began, err := j.Begin(about.bytes())
 	if err != nil {
 		j.Close()
 		return Started{}, err

@@ -96,8 +96,8 @@ func (j *Journal) Ended() (domain.ExecutionEnd, bool) {
 	return *j.end, true
 }
 
-// maxNote bounds what Begin keeps.
-const maxNote = 1 << 10
+// MaxNote bounds what Begin keeps.
+const MaxNote = 1 << 10
 
 // Begin writes that the journal exists, so that it is found after a restart
 // also when no output came, with a note of at most 1 KiB for whoever finds it.
@@ -106,8 +106,8 @@ const maxNote = 1 << 10
 func (j *Journal) Begin(note []byte) (began bool, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if len(note) > maxNote {
-		return false, errors.New(errors.TooLarge, "the journal's note is longer than %d bytes", maxNote)
+	if len(note) > MaxNote {
+		return false, errors.New(errors.TooLarge, "the journal's note is longer than %d bytes", MaxNote)
 	}
 	if j.fail != nil {
 		return false, j.fail

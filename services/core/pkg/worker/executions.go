@@ -123,6 +123,7 @@ func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 		ID: req.ID, ProjectID: vm.ProjectID, VMID: vm.ID, Epoch: l.row().Epoch, Command: req.Command,
 		State: domain.ExecutionStarting, CreatedAt: now,
 	}}
+	w.seal(&r.row)
 	_, r.span = tracing.Begin(ctx, "execution")
 	r.span.Text("aetherium.vm", vm.ID.String())
 	r.span.Text("aetherium.execution", req.ID.String())
@@ -134,7 +135,7 @@ func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 			return nil, errors.New(errors.AlreadyExists, "another execution has this ID").WithField("id")
 		}
 	}
-	started, err := l.session.Start(ctx, guest.StartRequest{ID: req.ID, Command: w.traced(req.Command, r.span), Tag: req.Tag})
+	started, err := l.session.Start(ctx, guest.StartRequest{ID: req.ID, Command: w.traced(req.Command, r.span), Tag: req.Tag, Sealed: r.row.CommandSealed})
 	w.metrics.began(begun, err)
 	if err != nil {
 		if mine && !errors.HasCode(err, errors.Canceled) && !errors.HasCode(err, errors.DeadlineExceeded) {
@@ -281,7 +282,9 @@ func (w *Worker) confirmed(s guest.Started, l *liveVM) {
 		x.State, x.PID, x.StartedAt = domain.ExecutionRunning, s.PID, &now
 	})
 	if ok && first {
-		w.seal(&row)
+		if len(row.CommandSealed) == 0 {
+			w.seal(&row)
+		}
 		w.rows.put(&row, events.ExecutionStarted, now, nil)
 	}
 }

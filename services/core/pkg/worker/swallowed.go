@@ -84,7 +84,8 @@ func (e *earlier) done(vm domain.ID) {
 // recordSwallowed makes rows of a VM's executions that an earlier life of the worker
 // told to have begun and was killed before it wrote them: as their journals say that
 // they ended, or else as lost for a reason. Without one they go on with their VM,
-// and are written as running. What their commands are went with that life.
+// and are written as running. What their commands are is told by their journals,
+// where these have room for it.
 func (w *Worker) recordSwallowed(ctx context.Context, vm *domain.VM, reason string) error {
 	defer w.earlier.one.lock(vm.ID)()
 	all := w.earlier.in(vm)
@@ -158,6 +159,7 @@ func (w *Worker) recordJournal(k journal.Key, vm *domain.VM, at time.Time, reaso
 	at = at.UTC().Truncate(time.Microsecond)
 	row := &domain.Execution{
 		ID: k.Execution, ProjectID: vm.ProjectID, VMID: vm.ID, Epoch: k.Epoch, State: domain.ExecutionRunning, CreatedAt: at, StartedAt: &at,
+		CommandSealed: guest.SealedCommand(j),
 	}
 	end, over := j.Ended()
 	if !over && reason == "" {

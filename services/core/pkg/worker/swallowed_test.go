@@ -1,6 +1,7 @@
 package worker_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -107,8 +108,10 @@ func TestRowsThatAMachinesEndWouldSwallow(t *testing.T) {
 			must(t, b.worker.FlushExecutions(b.ctx))
 			late.shut.Store(true)
 			runs, ends := b.began(vm.ID, "echo said; exec sleep 1000"), b.began(vm.ID, "echo done; exit 3")
+			long := b.began(vm.ID, "echo long # "+strings.Repeat("x", 1<<10))
 			b.said(runs, "said\n")
 			b.ended(ends)
+			b.ended(long)
 			b.crash()
 			late.shut.Store(false)
 			b.unwritten(runs)
@@ -129,8 +132,16 @@ func TestRowsThatAMachinesEndWouldSwallow(t *testing.T) {
 			if out := b.output(runs); out != "said\n" {
 				t.Errorf("%q", out)
 			}
+			for id, line := range map[domain.ID]string{runs: "echo said; exec sleep 1000", ends: "echo done; exit 3"} {
+				if args := b.onRecord(id).Command.Args; len(args) != 3 || args[2] != line {
+					t.Errorf("the command of %s is %q", line, args)
+				}
+			}
+			if x := b.onRecord(long); x.State != domain.ExecutionExited || len(x.Command.Args) > 0 { // there is no room for it
+				t.Errorf("what was long: %+v", x)
+			}
 			list, err := b.ListExecutions(b.ctx, b.by, vm.ID, vmm.Page{})
-			if err != nil || len(list.Items) != 3 {
+			if err != nil || len(list.Items) != 4 {
 				t.Errorf("%d executions, %v", len(list.Items), err)
 			}
 		})
