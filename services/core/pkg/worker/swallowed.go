@@ -10,6 +10,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/events"
 	"github.com/aetherium/aetherium/services/core/pkg/guest"
 	"github.com/aetherium/aetherium/services/core/pkg/journal"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 )
 
@@ -160,6 +161,9 @@ func (w *Worker) recordJournal(k journal.Key, vm *domain.VM, at time.Time, reaso
 	row := &domain.Execution{
 		ID: k.Execution, ProjectID: vm.ProjectID, VMID: vm.ID, Epoch: k.Epoch, State: domain.ExecutionRunning, CreatedAt: at, StartedAt: &at,
 		CommandSealed: guest.SealedCommand(j),
+	}
+	if _, err := service.OpenCommand(w.ctx, w.Sealer, row.ID, row.CommandSealed); err != nil {
+		row.CommandSealed = nil // its key is kept no more, or there is none
 	}
 	end, over := j.Ended()
 	if !over && reason == "" {
