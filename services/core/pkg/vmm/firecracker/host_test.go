@@ -2,7 +2,9 @@ package firecracker
 
 import (
 	"context"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/bootline"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/firecracker/internal/api"
 	insidens "github.com/aetherium/aetherium/services/core/pkg/vmm/internal/inside"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
 	"golang.org/x/sys/unix"
@@ -33,6 +36,43 @@ func TestRelease(t *testing.T) {
 	}
 	if _, err := parseRelease("Jailer\nv1.2.3"); !errors.HasCode(err, errors.Unsupported) {
 		t.Errorf("no version: %v", err)
+	}
+}
+
+// Only releases that have the balloon's page reporting are asked for it: an older
+// one refuses a field that it does not know.
+func TestBalloon(t *testing.T) {
+	t.Parallel()
+	for r, want := range map[release]string{
+		{1, 12, 1}: "", {1, 13, 1}: "", {1, 14, 0}: `{"amount_mib":0,"deflate_on_oom":true,"free_page_reporting":true}`,
+		{1, 16, 2}: `{"amount_mib":0,"deflate_on_oom":true,"free_page_reporting":true}`,
+	} {
+		path, got := filepath.Join(t.TempDir(), "s"), ""
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		monitor := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/balloon" {
+				raw, _ := io.ReadAll(r.Body)
+				got += string(raw)
+			}
+			w.WriteHeader(http.StatusNoContent)
+		})}
+		go func() { _ = monitor.Serve(l) }()
+		c := api.New(func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "unix", path) })
+		e, err := New(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := e.configure(t.Context(), c, &host{version: r}, microvm.Guest{CPUs: 1, Memory: 128 << 20}); err != nil {
+			t.Error(err)
+		}
+		c.Close()
+		_ = monitor.Close()
+		if got != want {
+			t.Errorf("%s is told %q of a balloon", r, got)
+		}
 	}
 }
 

@@ -50,7 +50,7 @@ func TestCalls(t *testing.T) {
 		c.SetMachine(ctx, api.Machine{CPUs: 2, MemoryMiB: 256, TrackDirty: true}),
 		c.AddDrive(ctx, api.Drive{ID: "drivea", Path: "/drives/0", ReadOnly: true, Limiter: &api.Limiter{Ops: &api.Bucket{Size: 5, RefillMS: 1000}}}),
 		// What older releases do not know is not named.
-		c.SetBalloon(ctx, api.Balloon{DeflateOnOOM: true}),
+		c.SetBalloon(ctx, api.Balloon{DeflateOnOOM: true}), c.SetBalloon(ctx, api.Balloon{DeflateOnOOM: true, Reporting: true}),
 		c.LoadSnapshot(ctx, api.Load{State: "/s", Backend: api.Backend{Type: api.BackendFile, Path: "/m"}, EnableDiff: true}),
 		c.Pause(ctx), c.Resume(ctx), c.Start(ctx),
 	} {
@@ -62,7 +62,7 @@ func TestCalls(t *testing.T) {
 		`GET / `,
 		`PUT /machine-config {"vcpu_count":2,"mem_size_mib":256,"track_dirty_pages":true}`,
 		`PUT /drives/drivea {"drive_id":"drivea","path_on_host":"/drives/0","is_root_device":false,"is_read_only":true,"rate_limiter":{"ops":{"size":5,"refill_time":1000}}}`,
-		`PUT /balloon {"amount_mib":0,"deflate_on_oom":true}`,
+		`PUT /balloon {"amount_mib":0,"deflate_on_oom":true}`, `PUT /balloon {"amount_mib":0,"deflate_on_oom":true,"free_page_reporting":true}`,
 		`PUT /snapshot/load {"snapshot_path":"/s","mem_backend":{"backend_type":"File","backend_path":"/m"},"enable_diff_snapshots":true,"resume_vm":false}`,
 		`PATCH /vm {"state":"Paused"}`, `PATCH /vm {"state":"Resumed"}`, `PUT /actions {"action_type":"InstanceStart"}`,
 	}
