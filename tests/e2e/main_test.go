@@ -83,10 +83,26 @@ func connect(t *testing.T) *client.Client {
 	return c
 }
 
+// limitEnv holds how long a step of a test may take, on a host on which all is slow.
+const limitEnv = "AETHERIUM_TEST_LIMIT"
+
+func limit(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv(limitEnv)
+	if text == "" {
+		return 2 * time.Minute
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
 // limited is a context that ends the test before the runner would.
 func limited(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), limit(t))
 	t.Cleanup(cancel)
 	return ctx
 }

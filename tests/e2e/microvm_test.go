@@ -22,7 +22,9 @@ import (
 // long to boot without KVM: what is made once is used for all of them.
 type microVMs struct {
 	*guest
-	c *client.Client
+	c        *client.Client
+	driver   string
+	programs []string // of the processes that a VM runs in
 }
 
 // counting counts in memory alone, and tells how far it is.
@@ -31,6 +33,23 @@ const counting = `i=0; while :; do i=$((i+1)); echo $i; echo $i > /tmp/n.new; mv
 // The whole product on the qemu driver: what users do with VMs of any kind, and
 // what only a machine can that has its memory to itself.
 func TestMicroVMs(t *testing.T) {
+	m := &microVMs{driver: "qemu", programs: []string{"qemu-system-x86_64"}}
+	// Templates are made by the oci driver.
+	m.doAll(t, "AETHERIUM_DRIVERS=oci,qemu")
+}
+
+// The same on firecracker, and with no other driver: in the machine that
+// tests/scenarios/firecracker boots.
+func TestMicroVMsOnFirecracker(t *testing.T) {
+	if os.Getenv("AETHERIUM_TEST_FIRECRACKER") == "" {
+		t.Skip("AETHERIUM_TEST_FIRECRACKER names no firecracker")
+	}
+	m := &microVMs{driver: "firecracker", programs: []string{"firecracker", "jailer", "aetherium-fc-pager"}}
+	m.doAll(t, "AETHERIUM_DRIVERS=firecracker", "AETHERIUM_VM_DRIVER=auto")
+}
+
+// doAll does a user's day, on a server with further settings.
+func (m *microVMs) doAll(t *testing.T, settings ...string) {
 	kernel := os.Getenv("AETHERIUM_TEST_KERNEL")
 	if kernel == "" {
 		t.Skip("AETHERIUM_TEST_KERNEL names no kernel for guests")
@@ -39,33 +58,60 @@ func TestMicroVMs(t *testing.T) {
 		return
 	}
 	i := newInternet(t)
-	// Templates are made by the oci driver.
-	s := i.server("AETHERIUM_MICROVM_KERNEL="+kernel, "AETHERIUM_DRIVERS=oci,qemu", "AETHERIUM_POOL_SIZE=0")
-	c, err := s.Client()
+	t.Cleanup(func() { m.nobodyRuns(t) }) // after the server is down
+	s := i.server(append(settings, "AETHERIUM_MICROVM_KERNEL="+kernel, "AETHERIUM_POOL_SIZE=0")...)
+	// A server that was killed may take long to be back.
+	c, err := client.New(client.Options{URL: s.URL, Key: s.Key, UserAgent: "aetherium-tests", Patience: limit(t)})
 	check(t, err)
 	t.Cleanup(c.Close)
-	m := &microVMs{&guest{t, s}, c}
-	m.isListed()
-
-	vm := m.create("--isolation", "microvm", "--name", "origin", "--deny", inetSecond)
-	if vm.Driver != "qemu" || vm.Isolation != "microvm" || vm.Memory {
-		t.Errorf("%+v", vm)
+	m.c = c
+	var vm api.VM
+	var counter string // an execution in it
+	var more []string  // VMs that go on from its memory
+	for _, step := range []struct {
+		name string
+		do   func()
+	}{
+		{"is listed", m.isListed},
+		{"is chosen", func() {
+			vm = m.create("--driver", "auto", "--isolation", "microvm", "--name", "origin", "--deny", inetSecond)
+			if vm.Driver != m.driver || vm.Isolation != "microvm" || vm.Memory {
+				m.t.Errorf("%+v", vm)
+			}
+			m.want("origin", "cat /proc/1/comm; cat /proc/sys/kernel/osrelease", "0", release(m.t, kernel))
+			m.tracesABoot(vm.ID)
+		}},
+		{"answers a command", func() { m.answersACommand("origin") }},
+		{"streams", func() { m.streams(vm.ID) }},
+		{"keeps the policy", func() { m.keepsThePolicy("origin") }},
+		{"shows a port", func() {
+			counter = strings.TrimSpace(m.cli("exec", "-d", "origin", "--", "sh", "-c", counting))
+			m.showsAPort(vm.ID)
+		}},
+		{"pauses", func() { m.pauses(vm.ID, counter) }},
+		{"outlives the server", func() { m.outlivesTheServer(vm.ID, counter) }},
+		{"forks", func() {
+			more = m.forks(vm.ID, counter)
+			m.keepsThePolicy(more[0])
+		}},
+		{"goes on from a snapshot", func() { more = append(more, m.goesOnFromASnapshot(vm.ID, counter)) }},
+		{"leaves nothing", func() {
+			for _, id := range append(more, vm.ID) {
+				m.cli("vm", "rm", id)
+			}
+			m.leaveNothing()
+		}},
+		{"begins started", m.beginStarted},
+		{"goes on from what is kept", m.goOnFromKept},
+	} {
+		// Each needs what those before it did.
+		if !t.Run(step.name, func(t *testing.T) {
+			m.guest = &guest{t, s}
+			step.do()
+		}) {
+			return
+		}
 	}
-	m.want("origin", "cat /proc/1/comm; cat /proc/sys/kernel/osrelease", "0", release(t, kernel))
-	m.streams(vm.ID)
-	m.keepsThePolicy("origin")
-	counter := strings.TrimSpace(m.cli("exec", "-d", "origin", "--", "sh", "-c", counting))
-	m.showsAPort(vm.ID)
-	m.pauses(vm.ID, counter)
-	m.outlivesTheServer(vm.ID, counter)
-	forks := m.forks(vm.ID, counter)
-	m.keepsThePolicy(forks[0])
-	for _, id := range append(forks, vm.ID) {
-		m.cli("vm", "rm", id)
-	}
-	m.leaveNothing()
-	m.beginStarted()
-	m.goOnFromKept()
 }
 
 // release is the version of the kernel that guests are to run.
@@ -92,14 +138,14 @@ func (m *microVMs) isListed() {
 	for {
 		drivers, err := m.c.Drivers(ctx)
 		check(m.t, err)
-		i := slices.IndexFunc(drivers, func(d api.Driver) bool { return d.Name == "qemu" })
+		i := slices.IndexFunc(drivers, func(d api.Driver) bool { return d.Name == m.driver })
 		if i < 0 {
 			m.t.Fatalf("the drivers are %+v", drivers)
 		}
 		if d := drivers[i]; d.Usable {
 			for _, can := range []string{"pause:memory", "snapshot:memory", "fork:memory"} {
 				if !slices.Contains(d.Capabilities, can) {
-					m.t.Errorf("qemu has no %s: %v", can, d.Capabilities)
+					m.t.Errorf("%s has no %s: %v", m.driver, can, d.Capabilities)
 				}
 			}
 			break
@@ -107,14 +153,38 @@ func (m *microVMs) isListed() {
 		select {
 		case <-time.After(50 * time.Millisecond): // nobody is told
 		case <-ctx.Done():
-			m.t.Fatalf("qemu cannot be used: %+v", drivers[i])
+			m.t.Fatalf("%s cannot be used: %+v", m.driver, drivers[i])
 		}
 	}
 	doctor := m.cli("doctor")
 	if !slices.ContainsFunc(strings.Split(doctor, "\n"), func(line string) bool {
-		return strings.Contains(line, "qemu") && strings.Contains(line, "microvm")
+		return strings.Contains(line, m.driver) && strings.Contains(line, "microvm")
 	}) {
 		m.t.Errorf("the doctor says %s", doctor)
+	}
+}
+
+// tracesABoot reads how the VM's start went.
+func (m *microVMs) tracesABoot(vm string) {
+	m.t.Helper()
+	lines := strings.Split(m.cli("vm", "get", vm, "--trace"), "\n")
+	for phase, want := range map[string]bool{"start.monitor": true, "start.restore": false} {
+		if has := slices.ContainsFunc(lines, func(line string) bool { return slices.Contains(strings.Fields(line), phase) }); has != want {
+			m.t.Errorf("%s is in the trace of a VM that booted: %v\n%s", phase, has, strings.Join(lines, "\n"))
+		}
+	}
+}
+
+// answersACommand keeps a command's outputs apart, hands it what it is to read,
+// and ends as it does.
+func (m *microVMs) answersACommand(vm string) {
+	m.t.Helper()
+	cmd := m.s.Command(limited(m.t), "exec", "-i", vm, "--", "sh", "-c", "cat; echo err >&2; exit 7")
+	var stdout, stderr strings.Builder
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader("in\n"), &stdout, &stderr
+	err := cmd.Run()
+	if stdout.String() != "in\n" || stderr.String() != "err\n" || cmd.ProcessState.ExitCode() != 7 {
+		m.t.Errorf("%q, %q, %v", stdout.String(), stderr.String(), err)
 	}
 }
 
@@ -196,7 +266,26 @@ func (m *microVMs) goesOn(vm string, from int) {
 }
 
 // monitors are the processes that machines run in.
-func (m *microVMs) monitors() []int { return m.s.Helpers("qemu-system-x86_64") }
+func (m *microVMs) monitors() []int {
+	var all []int
+	for _, program := range m.programs {
+		all = append(all, m.s.Helpers(program)...)
+	}
+	return all
+}
+
+// nobodyRuns looks at every process of the host, whosever it is.
+func (m *microVMs) nobodyRuns(t *testing.T) {
+	names, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	check(t, err)
+	for _, name := range names {
+		line, _ := os.ReadFile(name) // none of one that has ended
+		program, _, _ := strings.Cut(string(line), "\x00")
+		if slices.Contains(m.programs, filepath.Base(program)) {
+			t.Errorf("it runs after all was taken down: %q", line)
+		}
+	}
+}
 
 // pauses sees a VM's memory freed, and its processes go on where they were.
 func (m *microVMs) pauses(vm, counter string) {
@@ -310,15 +399,14 @@ func (m *microVMs) forks(vm, counter string) []string {
 	}
 	origin, err := m.c.VM(limited(m.t), vm)
 	check(m.t, err)
+	seen := map[string]string{}
+	m.isItself(origin, seen)
 	for _, id := range ids {
 		fork, err := m.c.VM(limited(m.t), id)
 		if err != nil || !fork.Memory || fork.State != "running" || fork.Isolation != "microvm" {
 			m.t.Errorf("%+v, %v", fork, err)
 		}
-		m.want(id, "hostname", "0", fork.Hostname)
-		if fork.Hostname == origin.Hostname {
-			m.t.Errorf("a fork is called as its origin: %s", fork.Hostname)
-		}
+		m.isItself(fork, seen)
 		m.goesOn(id, n)
 		m.counted(m.from(id, counter), n+1, false)
 		m.answers(id, 8000, "hello\n")
@@ -327,6 +415,28 @@ func (m *microVMs) forks(vm, counter string) []string {
 	m.goesOn(vm, m.count(vm))
 	m.answers(vm, 8000, "hello\n") // as it was: the forks wrote to theirs
 	return ids
+}
+
+// goesOnFromASnapshot makes a VM of the memory that another had.
+func (m *microVMs) goesOnFromASnapshot(vm, counter string) string {
+	m.t.Helper()
+	n := m.count(vm)
+	snapshot := strings.TrimSpace(m.cli("vm", "snapshot", vm, "--memory", "-q"))
+	m.goesOn(vm, m.count(vm))
+	var made api.VM
+	check(m.t, m.s.JSON(limited(m.t), &made, "vm", "create", "--from", snapshot))
+	if !made.Memory || made.State != "running" || made.Driver != m.driver || made.SnapshotID != snapshot {
+		m.t.Errorf("%+v", made)
+	}
+	origin, err := m.c.VM(limited(m.t), vm)
+	check(m.t, err)
+	seen := map[string]string{}
+	m.isItself(origin, seen)
+	m.isItself(made, seen)
+	m.cli("snapshot", "rm", snapshot)
+	m.goesOn(made.ID, n)
+	m.counted(m.from(made.ID, counter), n+1, false)
+	return made.ID
 }
 
 // from finds the execution of a VM that goes on from another's.
@@ -365,11 +475,11 @@ func (m *microVMs) leaveNothing() {
 // beginStarted makes a template whose VMs begin with a server that answers.
 func (m *microVMs) beginStarted() {
 	m.t.Helper()
-	m.cli("template", "build", "warm", "--dir", os.Getenv(apartEnv), "--driver", "qemu", "--vm-memory", "256MiB", "--cpus", "1", "--memory",
+	m.cli("template", "build", "warm", "--dir", os.Getenv(apartEnv), "--driver", m.driver, "--vm-memory", "256MiB", "--cpus", "1", "--memory",
 		"--start", "mkdir -p /tmp/www && cd /tmp/www && echo warm > index.html && exec python3 -m http.server 8000",
 		"--ready", "curl -fs http://127.0.0.1:8000/")
 	var vm api.VM
-	check(m.t, m.s.JSON(limited(m.t), &vm, "vm", "create", "--template", "warm", "--driver", "qemu"))
+	check(m.t, m.s.JSON(limited(m.t), &vm, "vm", "create", "--template", "warm", "--driver", m.driver))
 	if !vm.Memory || vm.Isolation != "microvm" {
 		m.t.Errorf("%+v", vm)
 	}
@@ -390,11 +500,45 @@ func (m *microVMs) beginStarted() {
 	m.leaveNothing()
 }
 
-// told is what each VM must have for itself, a line each, in the order of facts.
-const told = `hostname; cat /etc/machine-id /sys/class/net/eth0/address; hostname -I
-cat /etc/ssh/ssh_host_ed25519_key.pub /proc/sys/kernel/random/uuid; head -c 16 /dev/urandom | od -An -tx1; echo $WHO; date +%s`
+// ofItself is what each VM must have for itself, a line each, in the order of ownFacts,
+// and told what one of the template keyed must, in the order of facts.
+const (
+	ofItself = `hostname; cat /etc/machine-id /sys/class/net/eth0/address; hostname -I
+cat /proc/sys/kernel/random/uuid; head -c 16 /dev/urandom | od -An -tx1`
+	told = `cat /etc/ssh/ssh_host_ed25519_key.pub; echo $WHO; date +%s`
+)
 
-var facts = []string{"hostname", "machine-id", "MAC address", "IP address", "SSH host key", "UUID", "random bytes", "environment", "clock"}
+var (
+	ownFacts = []string{"hostname", "machine-id", "MAC address", "IP address", "UUID", "random bytes"}
+	facts    = []string{"SSH host key", "environment", "clock"}
+)
+
+// asks has a VM tell facts.
+func (m *microVMs) asks(vm, script string, facts []string) []string {
+	m.t.Helper()
+	out, code := m.sh(vm, script)
+	lines := strings.Split(out, "\n")
+	if code != "0" || len(lines) != len(facts) {
+		m.t.Fatalf("%s ends with %s: %q", script, code, out)
+	}
+	return lines
+}
+
+// isItself compares what a VM has for itself with what those have that were seen,
+// as facts and who has them.
+func (m *microVMs) isItself(vm api.VM, seen map[string]string) {
+	m.t.Helper()
+	lines := m.asks(vm.ID, ofItself, ownFacts)
+	for i, fact := range ownFacts {
+		if other, ok := seen[fact+" "+lines[i]]; ok || lines[i] == "" {
+			m.t.Errorf("%s and %s have the same %s: %q", vm.ID, other, fact, lines[i])
+		}
+		seen[fact+" "+lines[i]] = vm.ID
+	}
+	if lines[0] != vm.Hostname {
+		m.t.Errorf("VM %s is called %s, and was to be %s", vm.ID, lines[0], vm.Hostname)
+	}
+}
 
 // goOnFromKept makes VMs of one kind: two boot, and later ones go on from the memory
 // that is kept of the kind. What each has for itself is compared.
@@ -409,10 +553,10 @@ func (m *microVMs) goOnFromKept() {
 	}
 	keep("2")
 	m.cli("template", "build", "keyed", "--dir", m.keyed())
-	seen := map[string]string{"SSH host key the template": "the template"}
+	seen := map[string]string{"the template": "the template"}
 	for i := range 4 {
 		if i == 2 {
-			m.counts(`aetherium_booted_memories_total{driver="qemu",event="made"} 1`)
+			m.counts(`aetherium_booted_memories_total{driver="` + m.driver + `",event="made"} 1`)
 		}
 		name := "kept" + strconv.Itoa(i)
 		vm := m.create("--isolation", "microvm", "--template", "keyed", "--name", name, "--env", "WHO="+name)
@@ -424,33 +568,24 @@ func (m *microVMs) goOnFromKept() {
 				m.t.Errorf("VM %d: %s is in its trace: %v: %+v", i, phase, has, traced.Phases)
 			}
 		}
+		m.isItself(vm, seen)
 		before := time.Now().Unix()
-		out, code := m.sh(vm.ID, told)
-		lines := strings.Split(out, "\n")
-		if code != "0" || len(lines) != len(facts) {
-			m.t.Fatalf("%s ends with %s: %q", told, code, out)
+		lines := m.asks(vm.ID, told, facts)
+		// One second for what is cut off, one for what setting a clock takes.
+		clock, err := strconv.ParseInt(lines[2], 10, 64)
+		if after := time.Now().Unix(); err != nil || clock < before-2 || clock > after+2 {
+			m.t.Errorf("the clock of %s stands at %s, between %d and %d", name, lines[2], before, after)
 		}
-		for j, fact := range facts {
-			if fact == "clock" {
-				// One second for what is cut off, one for what setting a clock takes.
-				if at, err := strconv.ParseInt(lines[j], 10, 64); err != nil || at < before-2 || at > time.Now().Unix()+2 {
-					m.t.Errorf("%s: its clock says %s after %d", name, lines[j], before)
-				}
-				continue
-			}
-			if i < 2 && fact == "SSH host key" {
-				continue // a VM that boots has the template's, as any that is made of it
-			}
-			if other, ok := seen[fact+" "+lines[j]]; ok || lines[j] == "" {
-				m.t.Errorf("%s and %s have the same %s: %q", name, other, fact, lines[j])
-			}
-			seen[fact+" "+lines[j]] = name
+		// A VM that boots has the template's key, as any that is made of it.
+		if other, ok := seen[lines[0]]; i >= 2 && (ok || lines[0] == "") {
+			m.t.Errorf("%s and %s have the same SSH host key: %q", name, other, lines[0])
 		}
-		if lines[0] != vm.Hostname || lines[7] != name {
-			m.t.Errorf("%s was not told its name or its environment: %q", name, lines)
+		seen[lines[0]] = name
+		if lines[1] != name {
+			m.t.Errorf("%s was not told its environment: %q", name, lines)
 		}
 	}
-	m.counts(`aetherium_booted_memories_total{driver="qemu",event="used"} 2`)
+	m.counts(`aetherium_booted_memories_total{driver="` + m.driver + `",event="used"} 2`)
 	for i := range 4 {
 		m.cli("vm", "rm", "kept"+strconv.Itoa(i))
 	}

@@ -42,6 +42,12 @@ attacks() {
   AETHERIUM_TEST_KERNEL=/data/package AETHERIUM_TEST_DISK=xfs AETHERIUM_TEST_REAL_AGENT=/aetherium/bin/fc-agent \
     AETHERIUM_TEST_INTRUDER=/aetherium/test/intruder go_test test/microvm.test -test.run=TestAttacksOnFirecracker
 }
+# The test has the machine to itself from then on: it mounts over /run and /proc.
+product() {
+  package
+  PATH=/aetherium/firecracker:$PATH AETHERIUM_E2E_APART=/aetherium/rootfs AETHERIUM_TEST_LIMIT=10m AETHERIUM_TEST_KERNEL=/data/package \
+    go_test test/e2e.test -test.run=TestMicroVMsOnFirecracker
+}
 bench() { AETHERIUM_BENCH_ROUNDS=${AETHERIUM_BENCH_ROUNDS:-5} test/firecracker.test -test.run=TestFloor -test.v | grep -E '^\{|FAIL|_test.go'; }
 
 echo "=== $(uname -r), $("$AETHERIUM_TEST_FIRECRACKER" --version | head -n 1), KVM: $(ls /dev/kvm), up for $(cut -d' ' -f1 /proc/uptime) s"
@@ -53,5 +59,6 @@ step suite suite -test.run=TestFirecracker
 step suite-uffd uffd -test.run='TestFirecracker/^(memory|forks.*)$'
 step attacks attacks
 step bench bench
+step product product
 echo "$passed_tests passed, $failed_tests failed"
 inside_end

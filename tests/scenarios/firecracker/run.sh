@@ -15,7 +15,8 @@
 # part, a part of the drivers' conformance suite with the real agent, and part-uffd,
 # forks whose memory comes from the page server. Run only when asked for: suite, the
 # whole of the suite, suite-uffd, what of it restores memory, from the page server,
-# attacks, what root in a guest must not be able to do (some 8 minutes), and bench,
+# attacks, what root in a guest must not be able to do (some 8 minutes), product, the
+# server, its API and the command line with this driver alone (as root), and bench,
 # which compares the time from a wish for a guest to its first answer with that of
 # bare calls of Firecracker's API, as JSON.
 #
@@ -99,6 +100,24 @@ payload() {
   (cd services/core && "$go" build -ldflags='-s -w' -o "$1/test/guest" ./pkg/vmm/qemu/testdata/guest)
   (cd services/core && "$go" build -ldflags='-s -w' -o "$1/test/intruder" ./pkg/vmm/vmmtest/attack/testdata/intruder)
   make BIN="$1/bin" build-core
+  [[ " ${steps[*]} " != *" product "* ]] || product "$1"
+}
+
+# product DIR: what the product's test needs beside: the base template's root,
+# without most of what the test has no use for. An emulated processor takes a
+# second for each megabyte that a template is made of.
+product() {
+  local fixtures left_out
+  make BIN="$1/bin" build-standalone
+  (cd tests && "${GO:-go}" test -c -o "$1/test/e2e.test" ./e2e)
+  if [ -z "${AETHERIUM_TEST_ROOTFS:-}" ]; then
+    fixtures=$(cd tests && "${GO:-go}" run ./fixtures "$ROOT/.tools/fixtures")
+    eval "$fixtures"
+  fi
+  left_out=(usr/share/'*' var/cache var/lib/dpkg usr/lib/{apt,git-core} usr/bin/{git,perl}'*' usr/bin/scalar
+    usr/lib/"$(uname -m)"-linux-gnu/{libnode,libicu,libperl,perl,gconv}'*')
+  mkdir "$1/rootfs"
+  tar -C "$AETHERIUM_TEST_ROOTFS" "${left_out[@]/#/--exclude=./}" -c . | tar -C "$1/rootfs" -xp
 }
 
 steps=(engine part part-uffd)
