@@ -45,6 +45,7 @@ func TestMicroVMsOnFirecracker(t *testing.T) {
 		t.Skip("AETHERIUM_TEST_FIRECRACKER names no firecracker")
 	}
 	m := &microVMs{driver: "firecracker", programs: []string{"firecracker", "jailer", "aetherium-fc-pager"}}
+	t.Cleanup(func() { m.nobodyRuns(t) }) // after the server is down; nobody else has VMs in there
 	m.doAll(t, "AETHERIUM_DRIVERS=firecracker", "AETHERIUM_VM_DRIVER=auto")
 }
 
@@ -58,7 +59,6 @@ func (m *microVMs) doAll(t *testing.T, settings ...string) {
 		return
 	}
 	i := newInternet(t)
-	t.Cleanup(func() { m.nobodyRuns(t) }) // after the server is down
 	s := i.server(append(settings, "AETHERIUM_MICROVM_KERNEL="+kernel, "AETHERIUM_POOL_SIZE=0")...)
 	// A server that was killed may take long to be back.
 	c, err := client.New(client.Options{URL: s.URL, Key: s.Key, UserAgent: "aetherium-tests", Patience: limit(t)})
