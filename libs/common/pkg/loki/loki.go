@@ -21,6 +21,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/common/pkg/logging"
+	"github.com/aetherium/aetherium/libs/common/pkg/retryafter"
 )
 
 const (
@@ -261,24 +262,7 @@ func (s *Sink) push(body []byte) (again bool, wish time.Duration, err error) {
 		return false, 0, nil
 	}
 	again = resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= 500
-	return again, retryAfter(resp.Header, time.Now()), fmt.Errorf("it answers %s", resp.Status)
-}
-
-// retryAfter reads the header in both of its forms (RFC 9110 §10.2.3), a time by
-// the clock of who tells it, where that is known. 0: there is none.
-func retryAfter(h http.Header, now time.Time) time.Duration {
-	text := h.Get("Retry-After")
-	if n, err := strconv.ParseUint(text, 10, 32); err == nil {
-		return min(time.Duration(n)*time.Second, longestAsk)
-	}
-	until, err := http.ParseTime(text)
-	if err != nil {
-		return 0
-	}
-	if its, err := http.ParseTime(h.Get("Date")); err == nil {
-		now = its
-	}
-	return min(max(0, until.Sub(now)), longestAsk)
+	return again, retryafter.Read(resp.Header, time.Now(), longestAsk), fmt.Errorf("it answers %s", resp.Status)
 }
 
 // lose counts lines that are lost, and tells why nothing is sent.

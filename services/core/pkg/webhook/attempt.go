@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/common/pkg/retryafter"
 	"github.com/aetherium/aetherium/libs/common/pkg/version"
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -161,27 +162,10 @@ func (d *Deliverer) send(ctx context.Context, w *domain.Webhook, one *domain.Del
 	default:
 		got.code = codeStatus
 		if s == http.StatusTooManyRequests || s == http.StatusServiceUnavailable {
-			got.wait = retryAfter(resp.Header, time.Now())
+			got.wait = retryafter.Read(resp.Header, time.Now(), maxRetryAfter)
 		}
 	}
 	return got
-}
-
-// retryAfter is how long a receiver wishes to be left alone: in seconds, or until
-// a time, which is its own clock's where it tells what that shows.
-func retryAfter(h http.Header, now time.Time) time.Duration {
-	text := h.Get("Retry-After")
-	if n, err := strconv.ParseUint(text, 10, 32); err == nil {
-		return min(time.Duration(n)*time.Second, maxRetryAfter)
-	}
-	until, err := http.ParseTime(text)
-	if err != nil {
-		return 0
-	}
-	if its, err := http.ParseTime(h.Get("Date")); err == nil {
-		now = its
-	}
-	return min(max(0, until.Sub(now)), maxRetryAfter)
 }
 
 // failure gives a code to what went wrong before there was an answer.
