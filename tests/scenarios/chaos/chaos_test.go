@@ -116,9 +116,11 @@ func TestNothingIsLost(t *testing.T) {
 		must(t, err)
 		told = append(told, history.Event{Seq: e.Seq, Type: e.Type, VM: e.VMID})
 	}
-	for _, wrong := range append(h.Check(rows), h.CheckEvents(told, rows)...) {
-		t.Error(wrong)
+	wrong := append(h.Check(rows), h.CheckEvents(told, rows)...)
+	for _, w := range wrong {
+		t.Error(w)
 	}
+	f.tellOf(wrong)
 
 	f.summed()
 	for vm, err := range patient.VMs(ctx, client.VMFilter{}) {

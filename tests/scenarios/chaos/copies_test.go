@@ -29,7 +29,7 @@ func (u *user) restart(ctx context.Context, vm *history.VM) {
 
 // copyOf is a VM that is about to be made of another as it is now.
 func (u *user) copyOf(vm *history.VM, of string) *history.VM {
-	made := &history.VM{Name: vm.Name + "-copy", Of: of}
+	made := &history.VM{Name: vm.Name + history.CopySuffix, Of: of}
 	for _, c := range vm.Commands {
 		if c.State == "exited" {
 			made.Had = append(made.Had, c.ID)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -213,6 +214,31 @@ func (f *field) keepLogs() {
 		f.t.Logf("the log of %s is in %s", nameOf(s), path)
 		if err := os.WriteFile(path, []byte(s.Log()), 0o600); err != nil {
 			f.t.Error(err)
+		}
+	}
+}
+
+// idIn is how a VM is named in what is wrong.
+var idIn = regexp.MustCompile(`\(([0-9a-z]{20})\)`)
+
+// tellOf shows what the logs say of the first few VMs that something is wrong with.
+func (f *field) tellOf(wrong []string) {
+	const vms, lines = 3, 40
+	told := map[string]bool{}
+	for _, w := range wrong {
+		id := idIn.FindStringSubmatch(w)
+		if id == nil || told[id[1]] || len(told) == vms {
+			continue
+		}
+		told[id[1]] = true
+		for _, s := range f.servers() {
+			var of []string
+			for line := range strings.Lines(s.Log()) {
+				if strings.Contains(line, id[1]) {
+					of = append(of, line)
+				}
+			}
+			f.t.Logf("%s on %s, %d lines:\n%s", nameOf(s), id[1], len(of), strings.Join(of[max(0, len(of)-lines):], ""))
 		}
 	}
 }

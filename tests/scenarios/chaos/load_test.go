@@ -453,14 +453,15 @@ func (u *user) rest(ctx context.Context, vm *history.VM) {
 func (u *user) look(ctx context.Context, vm *history.VM) {
 	req := api.Execute{Command: api.Command{Args: []string{"cat", ranPath}}, ID: domain.NewID().String()}
 	var ran *string
+	var cut bool
 	err := u.inside(ctx, vm, "run a command", func(ctx context.Context, c *client.Client) error {
 		got, err := c.Execute(ctx, vm.ID, req)
 		if err == nil && got.Execution.ExitCode != nil && *got.Execution.ExitCode == 0 {
-			ran = &got.Stdout
+			ran, cut = &got.Stdout, got.StdoutTruncated
 		}
 		return err
 	})
 	if err == nil && ran != nil {
-		vm.Ran = strings.Fields(*ran)
+		vm.Ran, vm.RanCut = strings.Fields(*ran), cut
 	}
 }

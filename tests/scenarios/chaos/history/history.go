@@ -32,8 +32,10 @@ type VM struct {
 	Commands       []*Command
 	// Ran is what the commands left in the VM: their IDs, in the order in which
 	// they ran, or nil where nobody could look.
-	Ran   []string
-	Files []*File
+	Ran []string
+	// RanCut is set where a piece of that was said to be no longer kept.
+	RanCut bool
+	Files  []*File
 	// Of is the VM or the snapshot that it was made of and that was there then, if
 	// any, and Had the commands that had ended in that one by then.
 	Of  string
@@ -50,6 +52,11 @@ type VM struct {
 	// confirmed.
 	DeleteAsked, Deleted bool
 }
+
+// CopySuffix ends the name of a copy, after that of the VM that it was made of.
+const CopySuffix = "-copy"
+
+func (vm *VM) copied() string { return vm.Name + CopySuffix }
 
 // Command is one that was asked for, by an ID that its user made.
 type Command struct {
@@ -134,7 +141,18 @@ func (h *History) Check(rows []Row) (wrong []string) {
 	for name, found := range byTask {
 		say("task %s: nobody asked for it: %v", name, found)
 	}
+	of := map[string]*VM{} // by command
 	for _, vm := range h.vms {
+		for _, c := range vm.Commands {
+			of[c.ID] = vm
+		}
+	}
+	for _, vm := range h.vms {
+		for _, id := range vm.Ran {
+			if o := of[id]; o == nil || o != vm && o.copied() != vm.Name {
+				say("VM %s (%s): %q ran there, which is none of its commands", vm.Name, vm.ID, id)
+			}
+		}
 		found := byName[vm.Name]
 		delete(byName, vm.Name)
 		switch {
@@ -165,6 +183,9 @@ func (h *History) Check(rows []Row) (wrong []string) {
 			case vm.Ended > 0 && !settled(r.State):
 				say("VM %s: seen to have ended, and %s in the end", vm.Name, r.State)
 			}
+		}
+		if vm.RanCut {
+			say("VM %s (%s): of what ran there a piece is no longer kept: %q came", vm.Name, vm.ID, vm.Ran)
 		}
 		for _, c := range vm.Commands {
 			wrong = append(wrong, c.check(vm)...)
@@ -258,7 +279,8 @@ func (c *Command) check(vm *VM) (wrong []string) {
 			say("%d of %d bytes of its output came, %d gaps", len(c.Got), len(c.Want), c.Gaps)
 		}
 		if vm.Ran != nil && ran == 0 {
-			say("it has exited, and never ran")
+			say("it has exited, and never ran: of %d commands %q did, in a VM that was started %d times after a drain, %d of them from the storage",
+				len(vm.Commands), vm.Ran, vm.Woken, vm.Moved)
 		}
 	case c.State == "lost":
 		if c.Lost == "" {

@@ -37,6 +37,8 @@ func TestCheckFinds(t *testing.T) {
 		`"creating" in the end`:         func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.State = "creating" },
 		"it ran 2 times":                func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.Ran = []string{"c", "c"} },
 		"it has exited, and never ran":  func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.Ran = []string{} },
+		"is none of its commands":       func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.Ran = append(vm.Ran, "d") },
+		"a piece is no longer kept":     func(_ *History, vm *VM, _ *Command, _ *[]Row) { vm.RanCut = true },
 		"from byte 5 on":                func(_ *History, _ *VM, c *Command, _ *[]Row) { c.Got = []byte("line 2\nline 2\n") },
 		"from byte 14 on":               func(_ *History, _ *VM, c *Command, _ *[]Row) { c.Got = append(c.Got, "line 2\n"...) },
 		"7 of 14 bytes":                 func(_ *History, _ *VM, c *Command, _ *[]Row) { c.Got = c.Got[:7] },

@@ -1,7 +1,9 @@
 package vmmtest
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -40,7 +42,11 @@ func testApart(t *testing.T, b *bed) {
 	origin.run(t, asRoot(shell("mkdir -p /var/lib/dbus; rm -f /var/lib/dbus/machine-id; cp /etc/machine-id /var/lib/dbus/machine-id")))
 	origin.run(t, asRoot(shell("mkdir -p /etc/aetherium/resume.d; printf '#!/bin/sh\\n"+hookNotes+"\\n' > /etc/aetherium/resume.d/note; chmod 755 /etc/aetherium/resume.d/note")))
 	h := origin.hold(t)
-	timer := origin.start(t, shell("sleep 2; echo over"))
+	// The snapshot may take longer than the shorter ones.
+	var timers []domain.ID
+	for seconds := 2; seconds <= 64; seconds *= 2 {
+		timers = append(timers, origin.start(t, shell(fmt.Sprintf("sleep %d; echo over", seconds))))
+	}
 	if err := origin.client.Quiesce(timeout(t)); err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +65,10 @@ func testApart(t *testing.T, b *bed) {
 	for i := range forks {
 		f := &forks[i]
 		x, ids := b.fork(t, snap, func(s *vmm.Spec) { f.hostname = s.Hostname })
-		f.holder, f.timer = h.in(t, x, ids[h.id]), ids[timer]
+		f.holder = h.in(t, x, ids[h.id])
+		for _, id := range timers {
+			f.timer = cmp.Or(f.timer, ids[id])
+		}
 		f.clockBefore = time.Now()
 		f.firstClock = x.sh(t, "date +%s.%N")
 		f.clockAfter = time.Now()
@@ -151,6 +160,9 @@ func testApart(t *testing.T, b *bed) {
 	})
 	t.Run("timers", func(t *testing.T) {
 		for _, f := range forks {
+			if f.timer == "" {
+				t.Fatal("all had run out before the snapshot")
+			}
 			w := f.x.follow(t, f.timer)
 			w.midway = true
 			if got := w.rest(); got.end != (domain.ExecutionEnd{}) || got.stdout != "over\n" {

@@ -131,14 +131,13 @@ func (x *box) follow(t *testing.T, id domain.ID) *follower {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.Close() })
-	return &follower{t: t, r: r, ctx: timeout(t)}
+	return &follower{t: t, r: r}
 }
 
 // follower reads output and checks that no byte is missing or comes twice.
 type follower struct {
 	t      *testing.T
 	r      *journal.Reader
-	ctx    context.Context
 	offset int64
 	midway bool         // what came first was told to another reader
 	text   bytes.Buffer // what until has read
@@ -147,7 +146,9 @@ type follower struct {
 // next gives the next event, or false at the end.
 func (f *follower) next() (domain.OutputEvent, bool) {
 	f.t.Helper()
-	e, err := f.r.Next(f.ctx)
+	ctx, cancel := context.WithTimeout(f.t.Context(), callTimeout) // for each: a keeper's are all of its machine's life
+	defer cancel()
+	e, err := f.r.Next(ctx)
 	if errors.Is(err, io.EOF) {
 		return e, false
 	}
