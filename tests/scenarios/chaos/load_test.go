@@ -449,19 +449,25 @@ func (u *user) rest(ctx context.Context, vm *history.VM) {
 	})
 }
 
-// look reads what the commands have left in the VM.
+// look reads what the commands have left in the VM. What it runs there may be
+// ended with the VM, as any other command: then it looks again. What was seen
+// before is of no use any more.
 func (u *user) look(ctx context.Context, vm *history.VM) {
-	req := api.Execute{Command: api.Command{Args: []string{"cat", ranPath}}, ID: domain.NewID().String()}
-	var ran *string
-	var cut bool
-	err := u.inside(ctx, vm, "run a command", func(ctx context.Context, c *client.Client) error {
-		got, err := c.Execute(ctx, vm.ID, req)
-		if err == nil && got.Execution.ExitCode != nil && *got.Execution.ExitCode == 0 {
-			ran, cut = &got.Stdout, got.StdoutTruncated
+	vm.Ran, vm.RanCut = nil, false
+	for ctx.Err() == nil {
+		req := api.Execute{Command: api.Command{Args: []string{"cat", ranPath}}, ID: domain.NewID().String()}
+		var got api.ExecuteResult
+		err := u.inside(ctx, vm, "run a command", func(ctx context.Context, c *client.Client) (err error) {
+			got, err = c.Execute(ctx, vm.ID, req)
+			return err
+		})
+		if err != nil {
+			return
 		}
-		return err
-	})
-	if err == nil && ran != nil {
-		vm.Ran, vm.RanCut = strings.Fields(*ran), cut
+		if code := got.Execution.ExitCode; code != nil && (*code == 0 || *code == 1) { // 1: there is nothing
+			vm.Ran, vm.RanCut = append([]string{}, strings.Fields(got.Stdout)...), got.StdoutTruncated
+			return
+		}
+		u.pause(ctx, 20*time.Millisecond, 100*time.Millisecond)
 	}
 }
