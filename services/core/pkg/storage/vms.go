@@ -97,7 +97,7 @@ type Machines interface {
 	OnWorker(ctx context.Context, worker domain.ID) ([]*domain.Machine, error)
 	// Unclaimed lists machines of a pool, oldest first.
 	Unclaimed(ctx context.Context, key PoolKey, limit int) ([]*domain.Machine, error)
-	// Claim gives the oldest machine of a pool to a VM, in one statement.
-	// Returns NotFound when the pool is empty.
-	Claim(ctx context.Context, key PoolKey, vm domain.ID, epoch int64) (*domain.Machine, error)
+	// Claim gives a machine of a pool to a VM, in one statement.
+	// Returns NotFound when it is none of a pool's, or not any more; AlreadyExists when the VM has a machine.
+	Claim(ctx context.Context, id, vm domain.ID, epoch int64) (*domain.Machine, error)
 }

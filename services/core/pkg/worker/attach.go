@@ -34,30 +34,6 @@ func (w *Worker) attach(ctx context.Context, vm *domain.VM, driver vmm.Driver, t
 	return w.takeOver(ctx, vm, client, inherited, trace)
 }
 
-// occupy is attach for a machine from the pool. An error means that the
-// machine is of no use; the VM can have another one.
-func (w *Worker) occupy(ctx context.Context, vm *domain.VM, driver vmm.Driver, trace *trace) error {
-	client, m := w.pool.take(vm.MachineID)
-	trace.greeted = client != nil
-	trace.configured = m != nil && m.told && plain(vm)
-	if client == nil {
-		client = w.client(driver, vm.MachineID)
-	}
-	err := w.greet(ctx, vm, driver, client, trace)
-	var inherited []*domain.Execution
-	switch {
-	case err == nil && m != nil && m.told:
-		inherited, err = w.begin(ctx, vm, m.runs)
-	case err == nil:
-		inherited, err = w.inherit(ctx, vm, client, trace)
-	}
-	if err != nil {
-		client.Close()
-		return err
-	}
-	return w.takeOver(ctx, vm, client, inherited, trace)
-}
-
 // client makes a client of a machine's agent.
 func (w *Worker) client(driver vmm.Driver, id domain.ID) *guest.Client {
 	machine := string(id)
@@ -99,7 +75,10 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 	// It can be talked to before the row says that it runs: who waits for the
 	// row finds the session there.
 	next := *vm
-	next.Epoch, next.Observed = epoch, domain.Running
+	next.Epoch = epoch
+	if !trace.unclaimed { // else nothing may run there before its row says whose it is
+		next.Observed = domain.Running
+	}
 	l := &liveVM{id: vm.ID, machine: vm.MachineID, client: client}
 	l.vm.Store(&next)
 	if trace.kind == startResume {
@@ -139,6 +118,9 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 		row.Observed, row.Reason = domain.Running, ""
 		stored, row.StoredID = row.StoredID, "" // from here on its disk is the machine's
 		row.DeadlineAck = row.DeadlineGen       // its alarm is set below
+		if trace.unclaimed {
+			return claim(ctx, tx, row, vm)
+		}
 		if err := w.recordInherited(ctx, tx, inherited); err != nil {
 			return err
 		}

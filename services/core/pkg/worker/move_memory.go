@@ -38,7 +38,7 @@ func (w *Worker) takeIn(ctx context.Context, vm *domain.VM, driver vmm.Driver, s
 	if err != nil {
 		return w.notTakenIn(ctx, vm, driver, err)
 	}
-	if vm, _, err = w.intend(ctx, vm, vm.Spec.Tools, false, storage.PoolKey{}, false); err != nil {
+	if vm, _, err = w.intend(ctx, vm, vm.Spec.Tools, nil, false); err != nil {
 		return err
 	}
 	spec.MachineID = string(vm.MachineID)

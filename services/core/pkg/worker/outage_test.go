@@ -125,10 +125,14 @@ func (b *bed) works(vm domain.ID) {
 // not: the VM runs, once.
 func TestAVMIsMadeWhileTheDatabaseGoesAway(t *testing.T) {
 	t.Parallel()
-	for _, pool := range []int{0, 1} {
+	for _, tc := range []struct {
+		pool int
+		env  map[string]string // with one, the machine is claimed before the VM runs
+	}{{0, nil}, {1, nil}, {1, map[string]string{"A": "b"}}} {
+		pool := tc.pool
 		for _, committed := range []bool{true, false} {
 			for at := 1; at <= 2; at++ {
-				t.Run(fmt.Sprintf("pool %d, committed %t, transaction %d", pool, committed, at), func(t *testing.T) {
+				t.Run(fmt.Sprintf("pool %d, %d in its environment, committed %t, transaction %d", pool, len(tc.env), committed, at), func(t *testing.T) {
 					t.Parallel()
 					store := new(unsure)
 					b := newPoolBed(t, pool, pool)
@@ -145,7 +149,7 @@ func TestAVMIsMadeWhileTheDatabaseGoesAway(t *testing.T) {
 						b.ready(1)
 					}
 					store.breakAfter(at, committed)
-					vm := b.running(vmm.CreateVM{Name: "it"})
+					vm := b.running(vmm.CreateVM{Name: "it", Env: tc.env})
 					for !store.over() {
 						b.works(vm.ID)
 					}
@@ -162,8 +166,60 @@ func TestAVMIsMadeWhileTheDatabaseGoesAway(t *testing.T) {
 					must(t, err)
 					_, err = b.WaitVM(b.ctx, b.by, vm.ID)
 					must(t, err)
+					if pool > 0 {
+						b.running(vmm.CreateVM{})
+						b.ready(1) // and nothing that was reserved and is nobody's
+					}
 				})
 			}
 		}
+	}
+}
+
+// A machine from the pool whose VM could not be written, and whose worker was killed
+// then, is the pool's as before: the VM gets one, and so does the next.
+func TestAReservedMachineIsTakenUp(t *testing.T) {
+	t.Parallel()
+	store := new(unsure)
+	b := newPoolBed(t, 2, 1)
+	b.down()
+	store.Store = b.store
+	b.deps = func(d *worker.Deps) { d.Store = store }
+	b.up()
+	b.running(vmm.CreateVM{})
+	b.ready(2)
+	left := b.unclaimed()
+	store.breakAfter(1, false)
+	vm, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Name: "it"})
+	must(t, err)
+	for { // until its transaction was lost
+		store.mu.Lock()
+		broke := store.left == 0
+		store.mu.Unlock()
+		if broke {
+			break
+		}
+		must(t, b.ctx.Err())
+		time.Sleep(time.Millisecond)
+	}
+	b.crash()
+	store.mu.Lock()
+	store.away = 0
+	store.mu.Unlock()
+	b.up()
+	vm, err = b.WaitVM(b.ctx, b.by, vm.ID)
+	must(t, err)
+	b.works(vm.ID)
+	if got := b.node.Hostname(string(vm.MachineID)); got != vm.Spec.Hostname {
+		t.Errorf("its hostname is %q, want %q", got, vm.Spec.Hostname)
+	}
+	next := b.running(vmm.CreateVM{Hostname: "next"})
+	b.works(next.ID)
+	if got := b.node.Hostname(string(next.MachineID)); got != "next" || next.MachineID == vm.MachineID {
+		t.Errorf("the next one's hostname is %q, its machine %s", got, next.MachineID)
+	}
+	b.ready(2)
+	if now := b.unclaimed(); slices.Contains(now, vm.MachineID) || slices.Contains(now, next.MachineID) {
+		t.Errorf("in the pool are %v; left were %v", now, left)
 	}
 }

@@ -23,8 +23,8 @@ type PoolConfig struct {
 
 // pool keeps machines running that no VM owns yet, so that a VM gets one in
 // the time of a database transaction. A machine in the pool has a row without
-// a VM; it is claimed in the transaction that binds a VM to it, so it is
-// handed out once, whatever crashes when.
+// a VM; who makes a VM reserves it in memory, and claims it in the transaction that
+// binds the VM to it, so it is handed out once, whatever crashes when.
 type pool struct {
 	w      *Worker
 	config PoolConfig
@@ -58,6 +58,7 @@ type warm struct {
 	client *guest.Client
 	told   bool          // its agent has the configuration of a plain VM
 	runs   []inheritance // what it was made with, under IDs of its own
+	left   bool          // by an earlier process: its row is there
 }
 
 func newPool(w *Worker, c PoolConfig) *pool {
@@ -138,15 +139,34 @@ func (p *pool) poke() {
 	}
 }
 
-// take hands over the client of a machine that was claimed, and what is known of
-// it. Both are nil when they are not at hand, and the caller dials for itself.
-func (p *pool) take(id domain.ID) (*guest.Client, *warm) {
-	m := p.remove(id)
-	if m == nil {
-		return nil, nil
+// reserve takes a machine out of the pool for vm, which is of a kind: the oldest that is
+// ready, or one that an earlier process left and that has not answered yet, which has no
+// client. nil: there is none. It becomes the VM's by the database, or is given back.
+func (p *pool) reserve(key storage.PoolKey, vm *domain.VM) *warm {
+	if vm.MachineID != "" {
+		return nil // it has one
 	}
-	return m.client, m
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.shelves {
+		if s.key == key && len(s.ready) > 0 {
+			m := s.ready[0]
+			s.ready = slices.Delete(s.ready, 0, 1)
+			return m
+		}
+	}
+	for id, m := range p.pending {
+		if m.left && m.key == key {
+			delete(p.pending, id)
+			return m
+		}
+	}
+	return nil
 }
+
+// giveBack is for a machine that was reserved: unless it has become a VM's it is
+// removed. It may have another name by now.
+func (p *pool) giveBack(m *warm) { p.discard([]*shelf{{key: m.key, ready: []*warm{m}}}) }
 
 // remove takes a machine off its shelf, or keeps it from getting there.
 func (p *pool) remove(id domain.ID) *warm {
@@ -164,21 +184,6 @@ func (p *pool) remove(id domain.ID) *warm {
 		}
 	}
 	return nil
-}
-
-// has reports whether a machine is the pool's, or was until it was claimed.
-func (p *pool) has(id domain.ID) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.pending[id] != nil {
-		return true
-	}
-	for _, s := range p.shelves {
-		if slices.ContainsFunc(s.ready, func(m *warm) bool { return m.id == id }) {
-			return true
-		}
-	}
-	return false
 }
 
 // work counts something that goes on until the returned function is called.

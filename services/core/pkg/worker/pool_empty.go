@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -40,13 +41,34 @@ func (p *pool) discard(shelves []*shelf) (wait func()) {
 				if m.client != nil {
 					m.client.Close()
 				}
-				if err := p.retire(context.WithoutCancel(p.w.ctx), s.key.Driver, m.id); err != nil {
-					p.w.Log.Error("pooled machine not removed; the next start does", "machine", m.id, "error", err)
-				}
+				p.retireAtLast(s.key.Driver, m.id)
 			})
 		}
 	}
 	return these.Wait
+}
+
+// retireAgain is when the removal of a machine is tried again that needs what is away.
+const retireAgain = time.Second
+
+// retireAtLast is retire, again and again while the database is away. What is not
+// removed when the worker ends is by its next start.
+func (p *pool) retireAtLast(driver string, id domain.ID) {
+	for {
+		err := p.retire(context.WithoutCancel(p.w.ctx), driver, id)
+		if err == nil {
+			return
+		}
+		if isAway(err) {
+			select {
+			case <-time.After(retireAgain):
+				continue
+			case <-p.w.ctx.Done():
+			}
+		}
+		p.w.Log.Error("pooled machine not removed; the next start does", "machine", id, "error", err)
+		return
+	}
 }
 
 // retire removes a machine unless a VM has claimed it meanwhile. The row goes

@@ -16,7 +16,7 @@ import (
 func (p *pool) recover(left map[domain.ID]*domain.Machine) {
 	for _, m := range left {
 		key := storage.PoolKey{WorkerID: m.WorkerID, Driver: m.Driver, BuildID: m.BuildID, Shape: m.Shape, Memory: m.Memory}
-		p.expect(&warm{id: m.ID, key: key})
+		p.expect(&warm{id: m.ID, key: key, left: true})
 		done := p.work()
 		p.gone.Go(func() {
 			defer done()

@@ -73,7 +73,7 @@ func (w *Worker) run(ctx context.Context, vm *domain.VM, next lifecycle.Step) er
 	return errors.New(errors.Internal, "unknown step %q", next)
 }
 
-// create makes a machine for vm, starts it and attaches.
+// create makes a machine for vm, starts it and attaches, or takes one from the pool.
 func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) error {
 	if stored, err := w.storedMemory(ctx, vm); err != nil {
 		return err
@@ -81,6 +81,27 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 		return w.takeIn(ctx, vm, driver, stored)
 	}
 	trace := newTrace(startCold)
+	var reserved *warm
+	if key, ok := w.pool.keyOf(vm); ok {
+		defer w.pool.work()()  // who waits for the pool sees that more is to come
+		defer w.pool.want(key) // not before: this VM goes first
+		reserved = w.pool.reserve(key, vm)
+	}
+	defer func() {
+		if reserved != nil {
+			w.pool.giveBack(reserved)
+		}
+	}()
+	if reserved != nil && w.serves(ctx, reserved, vm) {
+		if err := w.occupyAtOnce(ctx, vm, driver, reserved); err == nil {
+			reserved = nil
+			return nil
+		} else if !w.another(ctx, vm, reserved, err) {
+			return err
+		}
+		w.pool.giveBack(reserved)
+		reserved = nil
+	}
 	spec, err := w.spec(ctx, vm)
 	if err != nil {
 		return w.notMade(ctx, vm, driver, err)
@@ -95,34 +116,26 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 	if err != nil {
 		return w.notMade(ctx, vm, driver, err)
 	}
-	key, poolable := w.pool.keyOf(vm)
-	if poolable {
-		defer w.pool.work()()  // who waits for the pool sees that more is to come
-		defer w.pool.want(key) // not before: this VM goes first
-	}
-	vm, claimed, err := w.intend(ctx, vm, tools, poolable, key, spec.Memory)
+	vm, claimed, err := w.intend(ctx, vm, tools, reserved, spec.Memory)
 	equipped()
 	if err != nil {
 		return err
 	}
 	if claimed {
-		kind := trace.kind
-		trace.kind = startPool
-		trace.phase("claim")
-		w.machines.set(vm.MachineID, vm.Spec.Driver, lifecycle.MachineRunning)
+		m := reserved
+		reserved = nil // it is the VM's
 		err := w.enforceEgress(ctx, vm)
 		if err == nil {
 			// From here on the machine may wait for keys: its policy is in force.
-			err = w.occupy(ctx, vm, driver, trace)
+			err = w.occupy(ctx, vm, driver, m, trace.of(startPool))
 		}
-		if err == nil || ctx.Err() != nil || isAway(err) {
+		if err == nil || !w.another(ctx, vm, m, err) {
 			return err
 		}
-		w.Log.Warn("a machine from the pool is of no use, making one", "vm", vm.ID, "machine", vm.MachineID, "error", err)
 		if err := driver.Delete(ctx, string(vm.MachineID)); err != nil {
 			return err
 		}
-		trace = newTrace(kind)
+		trace = newTrace(trace.kind)
 	} else {
 		trace.phase("intent")
 	}
@@ -143,19 +156,18 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 	return w.launch(ctx, vm, driver, handle, trace)
 }
 
-// intend binds a machine to vm before anything is done: one from the pool,
-// which runs already, or the ID of one to be made. A machine that the store
+// intend binds a machine to vm before anything is done: one that was reserved in the
+// pool, which runs already, or the ID of one to be made. A machine that the store
 // does not know is an orphan.
-func (w *Worker) intend(ctx context.Context, vm *domain.VM, tools []string, poolable bool, key storage.PoolKey, memory bool) (_ *domain.VM, claimed bool, err error) {
+func (w *Worker) intend(ctx context.Context, vm *domain.VM, tools []string, reserved *warm, memory bool) (_ *domain.VM, claimed bool, err error) {
 	vm, err = w.commit(ctx, vm.ID, "", func(tx storage.Tx, row *domain.VM) error {
 		claimed = false
 		row.Observed, row.Spec.Tools, row.Reason = domain.Creating, tools, ""
 		if row.MachineID != "" {
-			claimed = w.pool.has(row.MachineID) // the claim was made, and its answer lost
 			return nil
 		}
-		if poolable {
-			m, err := tx.Machines().Claim(ctx, key, row.ID, 0)
+		if reserved != nil {
+			m, err := tx.Machines().Claim(ctx, reserved.id, row.ID, 0)
 			if err == nil {
 				row.MachineID, claimed = m.ID, true
 				return nil

@@ -23,6 +23,8 @@ type trace struct {
 	greeted bool
 	// configured: it has been told all that the VM asks for.
 	configured bool
+	// unclaimed: the machine is the pool's by its row, until the VM's says that it runs.
+	unclaimed bool
 }
 
 // startKind is how a VM came to run.
@@ -39,6 +41,11 @@ const (
 func newTrace(kind startKind) *trace {
 	now := time.Now()
 	return &trace{began: now, last: now, kind: kind}
+}
+
+// of gives a trace of another kind of start that began as this one did.
+func (t *trace) of(kind startKind) *trace {
+	return &trace{began: t.began, last: t.last, phases: slices.Clone(t.phases), kind: kind}
 }
 
 // phase ends the present phase.

@@ -170,7 +170,7 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 		}},
 		Lookup{Name: "unclaimed", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Machines().Unclaimed(ctx, pool, 10)) }},
 		Lookup{Name: "claim", Run: func(ctx context.Context, tx storage.Tx) error {
-			_, _ = tx.Machines().Claim(ctx, pool, id, 1)
+			_, _ = tx.Machines().Claim(ctx, id, id, 1)
 			return nil
 		}},
 		Lookup{Name: "open executions", Sorts: true, Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Executions().Open(ctx, id)) }},

@@ -226,9 +226,9 @@ func claims(e *env) {
 		return read(e, func(tx storage.Tx) ([]*domain.Machine, error) { return tx.Machines().Unclaimed(e.ctx(), key, 10) })
 	}
 	same(e, "pool", free(), []*domain.Machine{first, second})
-	claim := func(vm domain.ID) (m *domain.Machine, err error) {
+	claim := func(id, vm domain.ID) (m *domain.Machine, err error) {
 		err = e.store.Update(e.ctx(), func(tx storage.Tx) (err error) {
-			m, err = tx.Machines().Claim(e.ctx(), key, vm, 1)
+			m, err = tx.Machines().Claim(e.ctx(), id, vm, 1)
 			return err
 		})
 		return m, err
@@ -239,9 +239,9 @@ func claims(e *env) {
 		err error
 	}
 	answers := make(chan answer)
-	for range 10 {
+	for i := range 10 {
 		go func() {
-			m, err := claim(domain.NewID())
+			m, err := claim([]domain.ID{first.ID, second.ID}[i%2], domain.NewID())
 			answers <- answer{m, err}
 		}()
 	}
@@ -263,9 +263,12 @@ func claims(e *env) {
 	if left := free(); len(left) != 0 {
 		e.Errorf("still free: %v", left)
 	}
-	e.machine(w, nil)
-	if _, err := claim(got[first.ID]); !errors.HasCode(err, errors.AlreadyExists) {
+	third := e.machine(w, nil)
+	if _, err := claim(third.ID, got[first.ID]); !errors.HasCode(err, errors.AlreadyExists) {
 		e.Errorf("a second machine for a VM: %v", err)
+	}
+	if _, err := claim(domain.NewID(), domain.NewID()); !errors.HasCode(err, errors.NotFound) {
+		e.Errorf("a machine that is not there: %v", err)
 	}
 }
 

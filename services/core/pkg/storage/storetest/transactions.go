@@ -170,7 +170,7 @@ func reads(e *env) {
 		"a write":         func(tx storage.Tx) error { return tx.Settings().Set(e.ctx(), "a", "1") },
 		"a write by name": func(tx storage.Tx) error { return tx.Machines().Delete(e.ctx(), m.ID) },
 		"a write that tells": func(tx storage.Tx) error {
-			_, err := tx.Machines().Claim(e.ctx(), storage.PoolKey{WorkerID: m.WorkerID, Driver: m.Driver, BuildID: m.BuildID, Shape: m.Shape}, vm.ID, 1)
+			_, err := tx.Machines().Claim(e.ctx(), m.ID, vm.ID, 1)
 			return err
 		},
 	} {

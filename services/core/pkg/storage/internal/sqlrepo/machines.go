@@ -100,11 +100,9 @@ func (r machines) Unclaimed(ctx context.Context, key storage.PoolKey, limit int)
 		append(poolArgs(key), clampLimit(limit))...)
 }
 
-func (r machines) Claim(ctx context.Context, key storage.PoolKey, vm domain.ID, epoch int64) (*domain.Machine, error) {
-	args := append([]any{string(vm), epoch}, poolArgs(key)...)
-	m, err := queryOne(ctx, r.s, scanMachine, errors.New(errors.NotFound, "no machine is ready in the pool"),
-		"UPDATE machines SET vm_id = ?, epoch = ? WHERE vm_id IS NULL AND id = (SELECT id FROM machines WHERE "+inPool+
-			" ORDER BY created_at, id LIMIT 1) RETURNING "+machineColumns, args...)
+func (r machines) Claim(ctx context.Context, id, vm domain.ID, epoch int64) (*domain.Machine, error) {
+	m, err := queryOne(ctx, r.s, scanMachine, errors.New(errors.NotFound, "the machine %s is in no pool", id),
+		"UPDATE machines SET vm_id = ?, epoch = ? WHERE id = ? AND vm_id IS NULL RETURNING "+machineColumns, string(vm), epoch, string(id))
 	if err != nil {
 		return nil, machineFault(err, &domain.Machine{VMID: vm})
 	}

@@ -1,0 +1,88 @@
+package worker
+
+import (
+	"context"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/lifecycle"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+)
+
+// occupy is attach for a machine from the pool that is vm's by its row. An error means
+// that the machine is of no use; the VM can have another one.
+func (w *Worker) occupy(ctx context.Context, vm *domain.VM, driver vmm.Driver, m *warm, trace *trace) error {
+	trace.phase("claim")
+	w.machines.set(m.id, vm.Spec.Driver, lifecycle.MachineRunning)
+	client := m.client
+	trace.greeted, trace.configured = client != nil, m.told && plain(vm)
+	if client == nil {
+		client = w.client(driver, vm.MachineID)
+	}
+	err := w.greet(ctx, vm, driver, client, trace)
+	var inherited []*domain.Execution
+	switch {
+	case err == nil && m.told:
+		inherited, err = w.begin(ctx, vm, m.runs)
+	case err == nil:
+		inherited, err = w.inherit(ctx, vm, client, trace)
+	}
+	if err != nil {
+		client.Close()
+		return err
+	}
+	return w.takeOver(ctx, vm, client, inherited, trace)
+}
+
+// serves reports whether a machine of the pool needs nothing but a name to be vm's.
+// Nothing of vm is in it before vm's row says that it runs there: where that row is
+// not written it is the pool's as before, and it is found there by the next worker.
+func (w *Worker) serves(ctx context.Context, m *warm, vm *domain.VM) bool {
+	if m.client == nil || !m.told || len(m.runs) > 0 || !plain(vm) || vm.EgressGen != 0 || vm.Epoch > 0 {
+		return false
+	}
+	b, err := w.buildOf(ctx, vm.Spec.BuildID)
+	return err == nil && b.Warm.Start == "" // else a command runs before
+}
+
+// occupyAtOnce has vm run in a machine that serves it, by one transaction: that it runs,
+// and where, is written with whose the machine is.
+func (w *Worker) occupyAtOnce(ctx context.Context, vm *domain.VM, driver vmm.Driver, m *warm) error {
+	trace := newTrace(startPool)
+	trace.greeted, trace.configured, trace.unclaimed = true, true, true
+	next := *vm
+	next.MachineID, next.Observed = m.id, domain.Creating
+	trace.phase("claim")
+	if err := w.greet(ctx, &next, driver, m.client, trace); err != nil {
+		return err
+	}
+	return w.takeOver(ctx, &next, m.client, nil, trace)
+}
+
+// claim writes whose a machine of the pool is from now on. Returns Conflict when the
+// VM has got another one meanwhile, NotFound when the machine is the pool's no more.
+func claim(ctx context.Context, tx storage.Tx, row, vm *domain.VM) error {
+	if row.MachineID != "" {
+		return errors.New(errors.Conflict, "the VM %s has a machine", row.ID)
+	}
+	m, err := tx.Machines().Claim(ctx, vm.MachineID, row.ID, row.Epoch)
+	if err != nil {
+		return err
+	}
+	row.MachineID = m.ID
+	return nil
+}
+
+// another reports whether vm needs another machine than the pool's that did not become
+// its own: nothing runs in that one. Where it is not known what was written, it does not.
+func (w *Worker) another(ctx context.Context, vm *domain.VM, m *warm, why error) bool {
+	if ctx.Err() != nil || isAway(why) {
+		return false
+	}
+	if row, err := w.load(ctx, vm.ID); err != nil || row.WorkerID != w.id || row.Observed == domain.Running {
+		return false
+	}
+	w.Log.Warn("a machine from the pool is of no use, making one", "vm", vm.ID, "machine", m.id, "error", why)
+	return true
+}
