@@ -171,6 +171,7 @@ type Service struct {
 	now     func() time.Time
 	opened  openedTokens
 	roster  roster
+	backlog backlog             // of VMs to be made
 	recents recents             // of other processes' workers
 	looked  watch.Hub[struct{}] // woken when it was looked which workers are away
 }

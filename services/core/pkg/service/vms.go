@@ -35,12 +35,18 @@ func (s *Service) CreateVM(ctx context.Context, by vmm.Caller, req vmm.CreateVM)
 		return nil, err
 	}
 	span.Text("aetherium.vm", vm.ID.String())
+	served, err := s.backlog.join(s.now())
+	if err != nil {
+		return nil, err
+	}
+	defer served()
 	foreseen, err := s.foresee(ctx, by, req)
 	if err != nil {
 		return nil, err
 	}
 	existing := false
 	err = s.store.Update(ctx, func(tx storage.Tx) error {
+		defer served() // it has its turn
 		if req.ID != "" {
 			found, err := tx.VMs().Get(ctx, by.ProjectID, req.ID)
 			if !errors.HasCode(err, errors.NotFound) {

@@ -51,15 +51,18 @@ func (p *pool) discard(shelves []*shelf) (wait func()) {
 // retireAgain is when the removal of a machine is tried again that needs what is away.
 const retireAgain = time.Second
 
-// retireAtLast is retire, again and again while the database is away. What is not
-// removed when the worker ends is by its next start.
+// retireAtLast is retire, again and again while the database is away, but not when the
+// pool is closed: what is left then is removed by the worker's next start.
 func (p *pool) retireAtLast(driver string, id domain.ID) {
 	for {
 		err := p.retire(context.WithoutCancel(p.w.ctx), driver, id)
 		if err == nil {
 			return
 		}
-		if isAway(err) {
+		p.mu.Lock()
+		again := isAway(err) && !p.closed
+		p.mu.Unlock()
+		if again {
 			select {
 			case <-time.After(retireAgain):
 				continue

@@ -128,6 +128,8 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 		if err == nil {
 			// From here on the machine may wait for keys: its policy is in force.
 			err = w.occupy(ctx, vm, driver, m, trace.of(startPool))
+		} else if m.client != nil {
+			m.client.Close()
 		}
 		if err == nil || !w.another(ctx, vm, m, err) {
 			return err

@@ -1,0 +1,66 @@
+package service_test
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/watch"
+)
+
+// stalled is a store whose writers wait until it is let go.
+type stalled struct {
+	storage.Store
+	waits chan struct{} // gets one when a writer waits
+	goOn  chan struct{}
+}
+
+func (s *stalled) Update(ctx context.Context, f func(storage.Tx) error) error {
+	select {
+	case <-s.goOn:
+	default:
+		s.waits <- struct{}{}
+		<-s.goOn
+	}
+	return s.Store.Update(ctx, f)
+}
+
+// Who asks for a VM while others have waited for long is refused at once and told when
+// to come again; those who wait get theirs.
+func TestVMsAreRefusedWhileOthersWaitForLong(t *testing.T) {
+	b := newBench(t)
+	store := &stalled{Store: b.store, waits: make(chan struct{}), goOn: make(chan struct{})}
+	var ahead atomic.Int64
+	s := service.New(b.config, service.Deps{
+		Store: store, Nodes: nodes{}, Sealer: b.sealer, Changes: new(watch.Hub[domain.ID]), Log: slog.New(slog.DiscardHandler),
+		Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
+	})
+	made := make(chan error)
+	ask := func() {
+		_, err := s.CreateVM(b.ctx, b.by, vmm.CreateVM{})
+		made <- err
+	}
+	go ask()
+	<-store.waits
+	go ask() // the first has not waited for long
+	<-store.waits
+	ahead.Store(int64(time.Minute))
+	go ask()
+	err := <-made
+	if !errors.HasCode(err, errors.Unavailable) || errors.Public(err).RetryAfter == 0 {
+		t.Fatalf("it is told %v", err)
+	}
+	close(store.goOn)
+	for range 2 {
+		must(t, <-made)
+	}
+	go ask() // nobody waits any more
+	must(t, <-made)
+}
