@@ -179,11 +179,12 @@ func (s *Sink) send(last bool) bool {
 	}
 	body := s.encode(batch)
 	for pause := firstPause; ; pause = min(2*pause, longPause) {
+		last = last || s.closing.Err() != nil // not when that comes while it is asked: then once more
 		again, wish, err := s.push(body)
 		if err == nil {
 			return more
 		}
-		if !again || last || s.closing.Err() != nil {
+		if !again || last {
 			s.lose(len(batch), err)
 			return more && !again // what is refused need not be so for the next
 		}

@@ -26,6 +26,7 @@ type server struct {
 	mu     sync.Mutex
 	answer []int    // of the next requests; then 204
 	after  []string // Retry-After of those
+	came   int      // requests, those that are held among them
 	asked  int
 	times  []time.Time // of requests
 	lines  []string
@@ -48,6 +49,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	hold := s.hold
+	s.came++
 	s.mu.Unlock()
 	if hold != nil {
 		<-hold
@@ -218,6 +220,34 @@ func TestRetryAfter(t *testing.T) {
 	}
 	shut(t, s)
 	if lines, asked := srv.got(); len(lines) != 1 || asked != 2 {
+		t.Errorf("%q, asked %d times", lines, asked)
+	}
+}
+
+// Who ends while a request is under way that comes to nothing tries once more, too.
+func TestCloseWhileAsked(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t, 503)
+	hold := make(chan struct{})
+	srv.hold = hold
+	s, log := sink(t, loki.Config{URL: srv.URL})
+	until := func(what string, is func() bool) {
+		t.Helper()
+		for !is() {
+			if t.Context().Err() != nil {
+				t.Fatal(what)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	log.Info("at the end")
+	until("nothing comes", func() bool { srv.mu.Lock(); defer srv.mu.Unlock(); return srv.came == 1 })
+	closed := make(chan struct{})
+	go func() { defer close(closed); shut(t, s) }()
+	until("it does not end", func() bool { log.Info("too late"); return s.Lost() > 0 })
+	close(hold)
+	<-closed
+	if lines, asked := srv.got(); asked < 2 || len(lines) == 0 || !strings.Contains(lines[0], "at the end") {
 		t.Errorf("%q, asked %d times", lines, asked)
 	}
 }
