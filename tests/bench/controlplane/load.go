@@ -103,7 +103,7 @@ func (f *fleet) fill(ctx context.Context, vms int) (Row, error) {
 	return t.row("made, as fast as it goes", vms), ctx.Err()
 }
 
-// saturate makes as many VMs as it can, and removes one for each.
+// saturate makes as many VMs as it can, and removes one for each that it was given.
 func (f *fleet) saturate(ctx context.Context, d time.Duration) (Row, error) {
 	t := &tally{started: time.Now()}
 	end := t.started.Add(d)
@@ -113,8 +113,8 @@ func (f *fleet) saturate(ctx context.Context, d time.Duration) (Row, error) {
 		all.Go(func() {
 			for time.Now().Before(end) && ctx.Err() == nil {
 				took, err := f.create(ctx, n.Add(1))
-				if rerr := f.remove(ctx); err == nil {
-					err = rerr
+				if err == nil {
+					err = f.remove(ctx)
 				}
 				t.note(took, err)
 			}
@@ -125,7 +125,7 @@ func (f *fleet) saturate(ctx context.Context, d time.Duration) (Row, error) {
 }
 
 // hold makes VMs at a rate, whether or not those before are answered, and removes
-// one for each.
+// one for each that it was given.
 func (f *fleet) hold(ctx context.Context, rate float64, d time.Duration) (Row, error) {
 	t := &tally{started: time.Now()}
 	var all sync.WaitGroup
@@ -141,8 +141,8 @@ func (f *fleet) hold(ctx context.Context, rate float64, d time.Duration) (Row, e
 		}
 		all.Go(func() {
 			took, err := f.create(ctx, n)
-			if rerr := f.remove(ctx); err == nil {
-				err = rerr
+			if err == nil {
+				err = f.remove(ctx)
 			}
 			t.note(took, err)
 		})
