@@ -465,7 +465,7 @@ func (u *user) look(ctx context.Context, vm *history.VM) {
 			return
 		}
 		if code := got.Execution.ExitCode; code != nil && (*code == 0 || *code == 1) { // 1: there is nothing
-			vm.Ran, vm.RanCut = append([]string{}, strings.Fields(got.Stdout)...), got.StdoutTruncated
+			vm.Ran, vm.RanCut = strings.Fields(got.Stdout), got.StdoutTruncated
 			return
 		}
 		u.pause(ctx, 20*time.Millisecond, 100*time.Millisecond)

@@ -125,6 +125,17 @@ func shut(t *testing.T, s *loki.Sink) {
 	}
 }
 
+// until waits until something is so.
+func until(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for !is() {
+		if t.Context().Err() != nil {
+			t.Fatal(what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
 func TestPush(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)
@@ -193,15 +204,7 @@ func TestRetryAfter(t *testing.T) {
 	srv.after = []string{"3"}
 	s, log := sink(t, loki.Config{URL: srv.URL})
 	log.Info("later")
-	for {
-		if lines, _ := srv.got(); len(lines) == 1 {
-			break
-		}
-		if t.Context().Err() != nil {
-			t.Fatal("not sent")
-		}
-		time.Sleep(time.Millisecond)
-	}
+	until(t, "not sent", func() bool { lines, _ := srv.got(); return len(lines) == 1 })
 	shut(t, s)
 	if wait := srv.times[1].Sub(srv.times[0]); wait < 3*time.Second {
 		t.Errorf("it was left alone for %s", wait)
@@ -212,12 +215,7 @@ func TestRetryAfter(t *testing.T) {
 	srv.after = []string{"86400"}
 	s, log = sink(t, loki.Config{URL: srv.URL})
 	log.Info("at the end")
-	for {
-		if _, asked := srv.got(); asked == 1 {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+	until(t, "not asked", func() bool { _, asked := srv.got(); return asked == 1 })
 	shut(t, s)
 	if lines, asked := srv.got(); len(lines) != 1 || asked != 2 {
 		t.Errorf("%q, asked %d times", lines, asked)
@@ -231,20 +229,11 @@ func TestCloseWhileAsked(t *testing.T) {
 	hold := make(chan struct{})
 	srv.hold = hold
 	s, log := sink(t, loki.Config{URL: srv.URL})
-	until := func(what string, is func() bool) {
-		t.Helper()
-		for !is() {
-			if t.Context().Err() != nil {
-				t.Fatal(what)
-			}
-			time.Sleep(time.Millisecond)
-		}
-	}
 	log.Info("at the end")
-	until("nothing comes", func() bool { srv.mu.Lock(); defer srv.mu.Unlock(); return srv.came == 1 })
+	until(t, "nothing comes", func() bool { srv.mu.Lock(); defer srv.mu.Unlock(); return srv.came == 1 })
 	closed := make(chan struct{})
 	go func() { defer close(closed); shut(t, s) }()
-	until("it does not end", func() bool { log.Info("too late"); return s.Lost() > 0 })
+	until(t, "it does not end", func() bool { log.Info("too late"); return s.Lost() > 0 })
 	close(hold)
 	<-closed
 	if lines, asked := srv.got(); asked < 2 || len(lines) == 0 || !strings.Contains(lines[0], "at the end") {

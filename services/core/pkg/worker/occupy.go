@@ -20,7 +20,11 @@ func (w *Worker) occupy(ctx context.Context, vm *domain.VM, driver vmm.Driver, m
 	if client == nil {
 		client = w.client(driver, vm.MachineID)
 	}
-	err := w.greet(ctx, vm, driver, client, trace)
+	err := w.enforceEgress(ctx, vm)
+	if err == nil {
+		// From here on the machine may wait for keys: its policy is in force.
+		err = w.greet(ctx, vm, driver, client, trace)
+	}
 	var inherited []*domain.Execution
 	switch {
 	case err == nil && m.told:
@@ -47,17 +51,20 @@ func (w *Worker) serves(ctx context.Context, m *warm, vm *domain.VM) bool {
 }
 
 // occupyAtOnce has vm run in a machine that serves it, by one transaction: that it runs,
-// and where, is written with whose the machine is.
-func (w *Worker) occupyAtOnce(ctx context.Context, vm *domain.VM, driver vmm.Driver, m *warm) error {
-	trace := newTrace(startPool)
+// and where, is written with whose the machine is. After an error the machine is given back.
+func (w *Worker) occupyAtOnce(ctx context.Context, vm *domain.VM, driver vmm.Driver, m *warm, trace *trace) error {
 	trace.greeted, trace.configured, trace.unclaimed = true, true, true
 	next := *vm
 	next.MachineID, next.Observed = m.id, domain.Creating
 	trace.phase("claim")
-	if err := w.greet(ctx, &next, driver, m.client, trace); err != nil {
-		return err
+	err := w.greet(ctx, &next, driver, m.client, trace)
+	if err == nil {
+		err = w.takeOver(ctx, &next, m.client, nil, trace)
 	}
-	return w.takeOver(ctx, &next, m.client, nil, trace)
+	if err != nil {
+		w.pool.giveBack(m)
+	}
+	return err
 }
 
 // claim writes whose a machine of the pool is from now on. Returns Conflict when the

@@ -80,7 +80,7 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 	} else if stored != nil {
 		return w.takeIn(ctx, vm, driver, stored)
 	}
-	trace := newTrace(startCold)
+	trace, pooled := newTrace(startCold), newTrace(startPool)
 	var reserved *warm
 	if key, ok := w.pool.keyOf(vm); ok {
 		defer w.pool.work()()  // who waits for the pool sees that more is to come
@@ -93,14 +93,11 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 		}
 	}()
 	if reserved != nil && w.serves(ctx, reserved, vm) {
-		if err := w.occupyAtOnce(ctx, vm, driver, reserved); err == nil {
-			reserved = nil
-			return nil
-		} else if !w.another(ctx, vm, reserved, err) {
+		m := reserved
+		reserved = nil
+		if err := w.occupyAtOnce(ctx, vm, driver, m, pooled); err == nil || !w.another(ctx, vm, m, err) {
 			return err
 		}
-		w.pool.giveBack(reserved)
-		reserved = nil
 	}
 	spec, err := w.spec(ctx, vm)
 	if err != nil {
@@ -124,14 +121,7 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 	if claimed {
 		m := reserved
 		reserved = nil // it is the VM's
-		err := w.enforceEgress(ctx, vm)
-		if err == nil {
-			// From here on the machine may wait for keys: its policy is in force.
-			err = w.occupy(ctx, vm, driver, m, trace.of(startPool))
-		} else if m.client != nil {
-			m.client.Close()
-		}
-		if err == nil || !w.another(ctx, vm, m, err) {
+		if err := w.occupy(ctx, vm, driver, m, pooled); err == nil || !w.another(ctx, vm, m, err) {
 			return err
 		}
 		if err := driver.Delete(ctx, string(vm.MachineID)); err != nil {

@@ -43,11 +43,6 @@ func newTrace(kind startKind) *trace {
 	return &trace{began: now, last: now, kind: kind}
 }
 
-// of gives a trace of another kind of start that began as this one did.
-func (t *trace) of(kind startKind) *trace {
-	return &trace{began: t.began, last: t.last, phases: slices.Clone(t.phases), kind: kind}
-}
-
 // phase ends the present phase.
 func (t *trace) phase(name string) {
 	now := time.Now()

@@ -56,8 +56,6 @@ type VM struct {
 // CopySuffix ends the name of a copy, after that of the VM that it was made of.
 const CopySuffix = "-copy"
 
-func (vm *VM) copied() string { return vm.Name + CopySuffix }
-
 // Command is one that was asked for, by an ID that its user made.
 type Command struct {
 	ID           string
@@ -149,7 +147,7 @@ func (h *History) Check(rows []Row) (wrong []string) {
 	}
 	for _, vm := range h.vms {
 		for _, id := range vm.Ran {
-			if o := of[id]; o == nil || o != vm && o.copied() != vm.Name {
+			if o := of[id]; o == nil || o != vm && o.Name+CopySuffix != vm.Name {
 				say("VM %s (%s): %q ran there, which is none of its commands", vm.Name, vm.ID, id)
 			}
 		}
