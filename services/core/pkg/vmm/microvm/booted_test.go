@@ -21,23 +21,35 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
 )
 
+// decision is what became of a memory that was to be kept, and why it is not.
+type decision struct{ what, why string }
+
 // decisions hears what becomes of memories that are to be kept.
 type decisions struct {
 	slog.Handler
-	made chan string
+	made chan decision
 }
 
 func (h decisions) Enabled(context.Context, slog.Level) bool { return true }
 
 func (h decisions) Handle(_ context.Context, r slog.Record) error {
-	if strings.HasPrefix(r.Message, "the memory of a booted machine is ") {
-		h.made <- strings.TrimPrefix(r.Message, "the memory of a booted machine is ")
+	what, found := strings.CutPrefix(r.Message, "the memory of a booted machine is ")
+	if !found {
+		return nil
 	}
+	d := decision{what: what}
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "error" {
+			d.why = a.Value.String()
+		}
+		return true
+	})
+	h.made <- d
 	return nil
 }
 
 // keeping has a driver keep memories; what is decided of each is told.
-func keeping(most int, made chan string) func(*microvm.Config) {
+func keeping(most int, made chan decision) func(*microvm.Config) {
 	return func(c *microvm.Config) {
 		c.Booted, c.Logger = microvm.Booted{Max: most, Bytes: 1 << 30}, slog.New(decisions{slog.DiscardHandler, made})
 	}
@@ -47,14 +59,14 @@ func keeping(most int, made chan string) func(*microvm.Config) {
 // waits until it is decided whether one is.
 func keepingLab(t *testing.T, most int, options ...func(*microvm.Config)) (l *lab, await func(want string)) {
 	t.Helper()
-	made := make(chan string, 16)
+	made := make(chan decision, 16)
 	l = newLab(t, append([]func(*microvm.Config){keeping(most, made)}, options...)...)
 	return l, func(want string) {
 		t.Helper()
 		select {
 		case got := <-made:
-			if got != want {
-				t.Fatalf("the memory is %s", got)
+			if got.what != want {
+				t.Fatalf("the memory is %s: %s", got.what, got.why)
 			}
 		case <-time.After(5 * time.Minute):
 			t.Fatal("nothing was decided")
@@ -340,9 +352,16 @@ func TestKeptMemoriesMakeRoom(t *testing.T) {
 		e.saved = nil
 		leave(t, around, margin-kept/2)
 	}
+	// Each is the first of its shape: of two, a memory would be made beside the others.
+	boot := func(build string) {
+		t.Helper()
+		one := spec("one")
+		one.BuildID = "one-" + build
+		l.boot(one)
+	}
 	for build, need := range map[string]func() error{
 		"created": func() error {
-			l.boot(spec("one"))
+			boot("created")
 			return nil
 		},
 		"paused": func() error { return l.Pause(t.Context(), "one", domain.PauseMemory) },
@@ -358,7 +377,7 @@ func TestKeptMemoriesMakeRoom(t *testing.T) {
 		leave(t, around, -1)
 		must(t, l.pool.Reclaim(t.Context())) // the guard has seen it then, too
 		if build != "created" {
-			l.boot(spec("one"))
+			boot(build)
 		}
 		fill(build)
 		if err := need(); err != nil {
@@ -463,7 +482,7 @@ func TestKeepingThatIsInterrupted(t *testing.T) {
 }
 
 // keeps are the steps of a driver that keeps a memory and goes on from it.
-func keeps(ctx context.Context, d *microvm.Driver, rootfs string, made <-chan string) []step {
+func keeps(ctx context.Context, d *microvm.Driver, rootfs string, made <-chan decision) []step {
 	begin := func(id string) func() error {
 		return func() error {
 			s := spec(id)
@@ -478,8 +497,8 @@ func keeps(ctx context.Context, d *microvm.Driver, rootfs string, made <-chan st
 		{"first", begin("first")},
 		{"second", begin("second")},
 		{"made", func() error {
-			if got := <-made; got != "kept" {
-				return errors.New(errors.Internal, "the memory is %s", got)
+			if got := <-made; got.what != "kept" {
+				return errors.New(errors.Internal, "the memory is %s: %s", got.what, got.why)
 			}
 			return nil
 		}},

@@ -152,9 +152,9 @@ func victim(dir string) int {
 		fmt.Println(err)
 		return 1
 	}
-	options, made := []func(*microvm.Config){bombed}, chan string(nil)
+	options, made := []func(*microvm.Config){bombed}, chan decision(nil)
 	if os.Getenv(keepsEnv) != "" {
-		made = make(chan string, 16)
+		made = make(chan decision, 16)
 		options = append(options, keeping(1, made))
 	}
 	_, _, d, err := openHost(ctx, dir, options...)

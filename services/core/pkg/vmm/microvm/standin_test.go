@@ -304,8 +304,10 @@ func (m *standInMonitor) goOn() {
 		m.life.Saved = ""
 	}
 	m.still = false
-	m.life.Count++
-	_, _ = m.disk.WriteAt(binary.LittleEndian.AppendUint64(nil, m.life.Count), 0)
+	// A disk that is full takes nothing: there the moment did not come.
+	if _, err := m.disk.WriteAt(binary.LittleEndian.AppendUint64(nil, m.life.Count+1), 0); err == nil {
+		m.life.Count++
+	}
 }
 
 func (m *standInMonitor) note(format string, args ...any) {
