@@ -7,8 +7,8 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 )
 
-// maxBacklog is how long a VM may have waited to be written while further ones
-// are still taken. Writers take turns: who comes faster than they are served would
+// maxBacklog is how long a VM or a group of tasks may have waited to be written while
+// further ones are still taken. Writers take turns: who comes faster than they are served would
 // only wait ever longer, until nobody listens any more when a turn has come, and
 // those who serve VMs that were taken wait as long.
 const maxBacklog = 5 * time.Second
@@ -28,13 +28,12 @@ type waiting struct {
 }
 
 // join lets one in, who calls leave when it has been served, once or more often.
-// Returns Unavailable while the oldest has waited for longer than maxBacklog.
+// Returns Unavailable, as open does.
 func (b *backlog) join(now time.Time) (leave func(), err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.line) > 0 && now.Sub(b.line[0].since) > maxBacklog {
-		return nil, errors.New(errors.Unavailable, "%d VMs wait to be written, the first of them for more than %s", len(b.line), maxBacklog).
-			WithHint("the database is away, or more is asked of it than it can do; try again").WithRetryAfter(backlogAgain)
+	if err := b.full(now); err != nil {
+		return nil, err
 	}
 	w := &waiting{since: now}
 	b.line = append(b.line, w)
@@ -47,4 +46,20 @@ func (b *backlog) join(now time.Time) (leave func(), err error) {
 			b.line = b.line[1:]
 		}
 	}, nil
+}
+
+// open returns Unavailable while the oldest has waited for longer than maxBacklog.
+func (b *backlog) open(now time.Time) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.full(now)
+}
+
+// full is open; mu is held.
+func (b *backlog) full(now time.Time) error {
+	if len(b.line) == 0 || now.Sub(b.line[0].since) <= maxBacklog {
+		return nil
+	}
+	return errors.New(errors.Unavailable, "%d requests for VMs or tasks wait to be written, the first of them for more than %s", len(b.line), maxBacklog).
+		WithHint("the database is away, or more is asked of it than it can do; try again").WithRetryAfter(backlogAgain)
 }

@@ -32,10 +32,12 @@ func (s *stalled) Update(ctx context.Context, f func(storage.Tx) error) error {
 	return s.Store.Update(ctx, f)
 }
 
-// Who asks for a VM while others have waited for long is refused at once and told when
-// to come again; those who wait get theirs.
-func TestVMsAreRefusedWhileOthersWaitForLong(t *testing.T) {
+// Who asks for a VM, forks or tasks while others have waited for long is refused at once
+// and told when to come again; those who wait get theirs.
+func TestWhatBeginsIsRefusedWhileOthersWaitForLong(t *testing.T) {
 	b := newBench(t)
+	origin, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{})
+	must(t, err)
 	store := &stalled{Store: b.store, waits: make(chan struct{}), goOn: make(chan struct{})}
 	var ahead atomic.Int64
 	s := service.New(b.config, service.Deps{
@@ -43,24 +45,35 @@ func TestVMsAreRefusedWhileOthersWaitForLong(t *testing.T) {
 		Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
 	})
 	made := make(chan error)
-	ask := func() {
+	create := func() {
 		_, err := s.CreateVM(b.ctx, b.by, vmm.CreateVM{})
 		made <- err
 	}
-	go ask()
+	run := func() {
+		_, err := s.CreateRuns(b.ctx, b.by, vmm.CreateRuns{Runs: []vmm.Run{{Command: domain.Command{Args: []string{"true"}, Timeout: time.Minute}}}})
+		made <- err
+	}
+	fork := func() {
+		_, err := s.ForkVM(b.ctx, b.by, origin.ID, 1, vmm.CreateVM{})
+		made <- err
+	}
+	go create()
 	<-store.waits
-	go ask() // the first has not waited for long
+	go run() // the first has not waited for long
 	<-store.waits
 	ahead.Store(int64(time.Minute))
-	go ask()
-	err := <-made
-	if !errors.HasCode(err, errors.Unavailable) || errors.Public(err).RetryAfter == 0 {
-		t.Fatalf("it is told %v", err)
+	for name, ask := range map[string]func(){"a VM": create, "a task": run, "a fork": fork} {
+		go ask()
+		if err := <-made; !errors.HasCode(err, errors.Unavailable) || errors.Public(err).RetryAfter != 2*time.Second {
+			t.Errorf("who asks for %s is told %v", name, err)
+		}
 	}
 	close(store.goOn)
 	for range 2 {
 		must(t, <-made)
 	}
-	go ask() // nobody waits any more
-	must(t, <-made)
+	for _, ask := range []func(){create, run} { // nobody waits any more
+		go ask()
+		must(t, <-made)
+	}
 }

@@ -95,8 +95,14 @@ func (s *Service) CreateRuns(ctx context.Context, by vmm.Caller, req vmm.CreateR
 		}
 		tasks[i] = t
 	}
+	served, err := s.backlog.join(s.now())
+	if err != nil {
+		return nil, err
+	}
+	defer served()
 	existing := false
-	err := s.store.Update(ctx, func(tx storage.Tx) error {
+	err = s.store.Update(ctx, func(tx storage.Tx) error {
+		defer served() // it has its turn
 		found, err := s.idempotentRuns(ctx, tx, by, req, group, tasks[0])
 		if err != nil || found != nil {
 			tasks, existing = found, true

@@ -236,9 +236,12 @@ func (s *Service) ForkVM(ctx context.Context, by vmm.Caller, id domain.ID, count
 	return vms, nil
 }
 
-// mayFork refuses forks beyond the quota before a disk is copied for them.
-// What counts is that it is checked again when they are made.
+// mayFork refuses forks beyond the quota, and while others wait for long, before a disk
+// is copied for them. The quota that counts is the one when they are made.
 func (s *Service) mayFork(ctx context.Context, by vmm.Caller, count int, req vmm.CreateVM, origin *domain.VM) error {
+	if err := s.backlog.open(s.now()); err != nil {
+		return err
+	}
 	fork := &domain.VM{Spec: domain.VMSpec{Resources: req.Resources.Or(origin.Spec.Resources)}}
 	return s.store.View(ctx, func(tx storage.Tx) error {
 		return s.withinQuota(ctx, tx, by.ProjectID, quotaOf(slices.Repeat([]*domain.VM{fork}, count)...), "")
