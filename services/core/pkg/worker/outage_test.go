@@ -223,3 +223,39 @@ func TestAReservedMachineIsTakenUp(t *testing.T) {
 		t.Errorf("in the pool are %v; left were %v", now, left)
 	}
 }
+
+// A pool that cannot be filled while the database is away keeps what it has, and is
+// full again when the database is back, whether or not anybody asks for a VM then.
+func TestThePoolOutlivesAnOutage(t *testing.T) {
+	t.Parallel()
+	for _, committed := range []bool{true, false} {
+		t.Run(fmt.Sprintf("committed %t", committed), func(t *testing.T) {
+			t.Parallel()
+			store := new(unsure)
+			b := newPoolBed(t, 2, 1)
+			b.down()
+			store.Store = b.store
+			b.deps = func(d *worker.Deps) { d.Store = store }
+			b.up()
+			b.running(vmm.CreateVM{})
+			b.ready(2)
+			had := b.unclaimed()
+			store.breakAfter(2, committed) // the first says that the VM runs, the second is of the next machine
+			vm := b.running(vmm.CreateVM{})
+			for !store.over() {
+				must(t, b.ctx.Err())
+				time.Sleep(time.Millisecond)
+			}
+			b.ready(2)
+			now := b.unclaimed()
+			for _, id := range had {
+				if id != vm.MachineID && !slices.Contains(now, id) {
+					t.Errorf("the machine %s was given up; had %v, has %v", id, had, now)
+				}
+			}
+			for range 2 {
+				b.fromPool(b.running(vmm.CreateVM{}))
+			}
+		})
+	}
+}

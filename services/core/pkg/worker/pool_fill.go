@@ -34,6 +34,9 @@ func (p *pool) start(ctx context.Context) {
 // it made for.
 const fillAfter = 20 * time.Millisecond
 
+// fillAgain is when it is tried again while what that needs is away.
+const fillAgain = time.Second
+
 // fill refills until ctx ends, one machine at a time: VMs that are being made
 // meanwhile have the rest of the host.
 func (p *pool) fill(ctx context.Context) {
@@ -57,13 +60,21 @@ func (p *pool) fill(ctx context.Context) {
 			done := p.work()
 			err := p.add(ctx, key)
 			done()
-			if err != nil {
-				if ctx.Err() == nil {
-					// The next use of the kind tries again.
-					p.w.Log.Warn("no machine for the pool", "driver", key.Driver, "build", key.BuildID, "error", err)
-					p.drop(func(k storage.PoolKey) bool { return k == key })
-				}
+			if err == nil {
+				continue
+			}
+			if ctx.Err() != nil {
 				break
+			}
+			p.w.Log.Warn("no machine for the pool", "driver", key.Driver, "build", key.BuildID, "error", err)
+			if !isAway(err) { // the next use of the kind tries again
+				p.drop(func(k storage.PoolKey) bool { return k == key })
+				break
+			}
+			// What is ready is as good as before.
+			select {
+			case <-time.After(fillAgain):
+			case <-ctx.Done():
 			}
 		}
 	}
@@ -114,8 +125,9 @@ func (p *pool) add(ctx context.Context, key storage.PoolKey) (err error) {
 			return err
 		}
 	}
+	recorded := false // it may have a row
 	defer func() {
-		if err != nil {
+		if err != nil && !recorded {
 			p.w.machines.forget(m.ID)
 			err = errors.Join(err, driver.Delete(context.WithoutCancel(ctx), string(m.ID)))
 		}
@@ -153,9 +165,13 @@ func (p *pool) add(ctx context.Context, key storage.PoolKey) (err error) {
 		}
 		return tx.Machines().Insert(ctx, m)
 	})
-	if err != nil {
+	if recorded = err == nil || isAway(err); err != nil {
 		p.remove(m.ID)
-		client.Close()
+		if recorded {
+			p.discard([]*shelf{{key: key, ready: []*warm{made}}})
+		} else {
+			client.Close()
+		}
 		return err
 	}
 	p.shelve(key, made, driver)
