@@ -100,4 +100,7 @@ type Machines interface {
 	// Claim gives a machine of a pool to a VM, in one statement.
 	// Returns NotFound when it is none of a pool's, or not any more; AlreadyExists when the VM has a machine.
 	Claim(ctx context.Context, id, vm domain.ID, epoch int64) (*domain.Machine, error)
+	// Take is Claim for who has nothing else to do where it fails: the transaction fails
+	// with what Claim returns.
+	Take(ctx context.Context, id, vm domain.ID, epoch int64) error
 }

@@ -308,14 +308,15 @@ func TestKilledBetweenAttemptAndRecord(t *testing.T) {
 		b.happens(events.VMRunning)
 		first := b.next()
 		stop()
-		b.until(w.Webhook, func(_ *domain.Webhook, ds []*domain.Delivery) bool {
-			return len(ds) == 1 && ds[0].State == domain.DeliveryPending && ds[0].Attempts == 1
-		})
+		// On a host that is slow a claim ends before its attempt, which is then made anew.
+		claims := b.until(w.Webhook, func(_ *domain.Webhook, ds []*domain.Delivery) bool {
+			return len(ds) == 1 && ds[0].State == domain.DeliveryPending && ds[0].Attempts > 0
+		})[0].Attempts
 		b.deliver(b.store)
 		if second := b.next(); second.id != first.id || string(second.body) != string(first.body) {
 			b.Errorf("first %v, then %v", first, second)
 		}
-		if ds := b.until(w.Webhook, ended(1)); ds[0].Attempts != 2 || ds[0].State != domain.DeliveryDelivered {
+		if ds := b.until(w.Webhook, ended(1)); ds[0].Attempts <= claims || ds[0].State != domain.DeliveryDelivered {
 			b.Errorf("the delivery is %+v", ds[0])
 		}
 	})

@@ -68,17 +68,14 @@ func (w *Worker) occupyAtOnce(ctx context.Context, vm *domain.VM, driver vmm.Dri
 }
 
 // claim writes whose a machine of the pool is from now on. Returns Conflict when the
-// VM has got another one meanwhile, NotFound when the machine is the pool's no more.
+// VM has got another one meanwhile; the transaction fails with NotFound when the machine
+// is the pool's no more.
 func claim(ctx context.Context, tx storage.Tx, row, vm *domain.VM) error {
 	if row.MachineID != "" {
 		return errors.New(errors.Conflict, "the VM %s has a machine", row.ID)
 	}
-	m, err := tx.Machines().Claim(ctx, vm.MachineID, row.ID, row.Epoch)
-	if err != nil {
-		return err
-	}
-	row.MachineID = m.ID
-	return nil
+	row.MachineID = vm.MachineID
+	return tx.Machines().Take(ctx, vm.MachineID, row.ID, row.Epoch)
 }
 
 // another reports whether vm needs another machine than the pool's that did not become

@@ -198,7 +198,10 @@ func (s *Store) View(ctx context.Context, f func(storage.Tx) error) error {
 		return err
 	}
 	defer sess.end(true)
-	if err := f(sqlrepo.NewTx(sess, new(sqlrepo.Pending))); err != nil {
+	if err := sess.after(f(sqlrepo.NewTx(sess, new(sqlrepo.Pending)))); err != nil {
+		return err
+	}
+	if err := sess.flush(ctx); err != nil { // it is refused
 		return err
 	}
 	return sess.void()
@@ -222,11 +225,14 @@ func (s *Store) Aside(ctx context.Context, f func(storage.Tx) error) error {
 	}
 	defer sess.end(false)
 	tx := sqlrepo.NewTx(sess, new(sqlrepo.Pending))
-	if err := f(tx); err != nil {
+	if err := sess.after(f(tx)); err != nil {
 		return err
 	}
 	if tx.Wrote() || tx.WroteKeys() {
 		return errors.New(errors.Internal, "events and keys are changed in a turn")
+	}
+	if err := sess.flush(ctx); err != nil {
+		return err
 	}
 	if err := sess.void(); err != nil {
 		return err

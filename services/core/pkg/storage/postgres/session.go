@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -29,6 +30,8 @@ type session struct {
 
 	begin    []string      // go before the first statement, in its round trip
 	patience time.Duration // how long that may take
+	later    []sqlrepo.Write
+	failed   error // what one of those failed with
 	// renew takes a connection in the place of one that has died before anything
 	// was done on it; nil: something was.
 	renew func(context.Context) (*pgxpool.Conn, error)
@@ -39,6 +42,9 @@ var _ sqlrepo.Session = (*session)(nil)
 func (s *session) ready(ctx context.Context) error {
 	if s.over {
 		return errors.New(errors.Internal, "a transaction was used after its end")
+	}
+	if s.failed != nil {
+		return s.failed
 	}
 	if err := ctx.Err(); err != nil {
 		return errors.Public(err)
@@ -51,6 +57,9 @@ func (s *session) dead() bool { return s.lent == nil || s.lent.Conn().IsClosed()
 
 // fault classifies an error of a statement.
 func (s *session) fault(ctx context.Context, err error) error {
+	if s.failed != nil {
+		return s.failed
+	}
 	if err != nil && ctx.Err() != nil {
 		return errors.Public(ctx.Err())
 	}
@@ -123,7 +132,7 @@ const eachPiece = 500
 // go together, or in pieces where they are many.
 func (s *session) ExecEach(ctx context.Context, query string, rows [][]any) (failed int, err error) {
 	done := 0
-	if len(rows) > 0 && (len(s.begin) > 0 || s.renew != nil) {
+	if len(rows) > 0 && (len(s.begin) > 0 || s.renew != nil || len(s.later) > 0) {
 		if _, err := s.Exec(ctx, query, rows[0]...); err != nil {
 			return 0, err
 		}
@@ -165,6 +174,67 @@ func (s *session) execPiece(ctx context.Context, query string, rows [][]any) (do
 	return done, s.fault(ctx, err)
 }
 
+// maxLater is how many writes wait for a statement to go with: the server's answers to
+// all of them are read only when all have been sent.
+const maxLater = 64
+
+// ExecLater implements [sqlrepo.Session].
+func (s *session) ExecLater(ctx context.Context, w sqlrepo.Write) error {
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	if w.Absent != nil {
+		// By the server, so that nothing after it is done, the commit least of all.
+		w.Query = "WITH done AS (" + w.Query + " RETURNING 1) SELECT 1 / count(*) FROM done"
+	}
+	w.Query, w.Args = numbered(w.Query), escaped(w.Args)
+	if s.later = append(s.later, w); len(s.later) < maxLater {
+		return nil
+	}
+	return s.flush(ctx)
+}
+
+// outcome is what a write fails with.
+func (s *session) outcome(ctx context.Context, w *sqlrepo.Write, err error) error {
+	var e *pgconn.PgError
+	if errors.As(err, &e) && e.Code == divisionByZero && w.Absent != nil {
+		return w.Absent
+	}
+	return w.Outcome(1, s.fault(ctx, err))
+}
+
+// divisionByZero is SQLSTATE 22012.
+const divisionByZero = "22012"
+
+// flush runs the writes that wait.
+func (s *session) flush(ctx context.Context) error {
+	if err := s.ready(ctx); err != nil || len(s.later) == 0 {
+		return err
+	}
+	last := s.later[len(s.later)-1]
+	s.later = s.later[:len(s.later)-1]
+	rows, done, err := s.run(ctx, last.Query, last.Args)
+	if err == nil {
+		rows.Close()
+		err = rows.Err()
+		done()
+	}
+	if err == nil || s.failed != nil {
+		return s.failed
+	}
+	s.failed = s.outcome(ctx, &last, err)
+	return s.failed
+}
+
+// after is what a transaction fails with when its caller has done what it wanted: it may
+// have taken the failure of an earlier write for the answer to a question.
+func (s *session) after(err error) error {
+	if s.failed != nil {
+		return s.failed
+	}
+	return err
+}
+
 // Query implements [sqlrepo.Session].
 func (s *session) Query(ctx context.Context, each func(sqlrepo.Row) error, query string, args ...any) error {
 	if err := s.ready(ctx); err != nil {
@@ -188,24 +258,25 @@ func eachRow(rows pgx.Rows, each func(sqlrepo.Row) error) error {
 }
 
 // run sends a statement, together with the transaction's beginning if it is the
-// first. done must be called once the rows have been read.
+// first, and with the writes that waited for it. done must be called once the rows
+// have been read.
 func (s *session) run(ctx context.Context, query string, args []any) (rows pgx.Rows, done func(), err error) {
 	if s.dead() && s.renew == nil {
 		return nil, nil, unreachable(nil)
 	}
-	if len(s.begin) == 0 && s.renew == nil {
+	if len(s.begin) == 0 && s.renew == nil && len(s.later) == 0 {
 		if rows, err = s.lent.Conn().Query(ctx, query, args...); err != nil {
 			return nil, nil, err
 		}
 		return rows, rows.Close, nil
 	}
 	for attempt := 1; ; attempt++ {
-		if rows, done, err = s.first(ctx, query, args); err == nil {
-			s.begin, s.renew = nil, nil
+		if rows, done, err = s.together(ctx, query, args); err == nil {
+			s.begin, s.renew, s.later = nil, nil, nil
 			return rows, done, nil
 		}
 		if !s.dead() {
-			s.begin, s.renew = nil, nil
+			s.begin, s.renew, s.later = nil, nil, nil
 		}
 		if s.renew == nil || attempt == attempts || ctx.Err() != nil {
 			return nil, nil, err
@@ -221,12 +292,15 @@ func (s *session) run(ctx context.Context, query string, args []any) (rows pgx.R
 	}
 }
 
-// first begins, and sends the first statement.
-func (s *session) first(ctx context.Context, query string, args []any) (_ pgx.Rows, done func(), err error) {
+// together begins, runs the writes that waited, and sends a statement.
+func (s *session) together(ctx context.Context, query string, args []any) (_ pgx.Rows, done func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.patience)
 	var batch pgx.Batch
 	for _, b := range s.begin {
 		batch.Queue(b)
+	}
+	for _, w := range s.later {
+		batch.Queue(w.Query, w.Args...)
 	}
 	batch.Queue(query, args...)
 	results := s.lent.Conn().SendBatch(ctx, &batch)
@@ -238,6 +312,14 @@ func (s *session) first(ctx context.Context, query string, args []any) (_ pgx.Ro
 	}()
 	for range s.begin {
 		if _, err := results.Exec(); err != nil {
+			return nil, nil, err
+		}
+	}
+	for i := range s.later {
+		if _, err := results.Exec(); err != nil {
+			if !s.dead() {
+				s.failed = s.outcome(ctx, &s.later[i], err)
+			}
 			return nil, nil, err
 		}
 	}

@@ -33,6 +33,8 @@ type turn struct {
 	begun   time.Time
 	callers int  // that have done something in it
 	kept    bool // something of theirs is to be committed
+	// tail is what the only caller has still to write. It goes with the commit.
+	tail []sqlrepo.Write
 
 	wrote, wroteKeys bool
 
@@ -52,7 +54,7 @@ func (s *Store) Update(ctx context.Context, f func(storage.Tx) error) error {
 			_ = s.leave(context.WithoutCancel(ctx), t)
 		}
 	}()
-	err = t.run(ctx, f)
+	err = t.run(ctx, f, func() bool { return s.waiting.Load() == 0 })
 	left = true
 	// What f has seen of the others' work, and says in an error, is true only
 	// once that is committed.
@@ -93,8 +95,9 @@ func (s *Store) enter(ctx context.Context) (*turn, error) {
 	return s.turn, nil
 }
 
-// run does what one caller wants, all of it or nothing.
-func (t *turn) run(ctx context.Context, f func(storage.Tx) error) (err error) {
+// run does what one caller wants, all of it or nothing. last reports whether the turn
+// is to end with it.
+func (t *turn) run(ctx context.Context, f func(storage.Tx) error, last func() bool) (err error) {
 	own := &session{lent: t.sess.lent, begin: t.sess.begin, patience: t.sess.patience, renew: t.sess.renew}
 	if t.callers > 0 {
 		own.begin = []string{savepoint(t.callers)}
@@ -121,7 +124,13 @@ func (t *turn) run(ctx context.Context, f func(storage.Tx) error) (err error) {
 			t.callers++
 		}
 	}()
-	if err := f(tx); err != nil {
+	if err := own.after(f(tx)); err != nil {
+		return err
+	}
+	if t.callers == 0 && len(own.begin) == 0 && len(own.later) > 0 && last() {
+		t.tail, own.later = own.later, nil
+	}
+	if err := own.flush(ctx); err != nil {
 		return err
 	}
 	if t.callers == 0 && len(own.begin) > 0 && t.pending.Len() > 0 {
@@ -156,6 +165,9 @@ func (t *turn) takeBack(savepoint string) {
 // where nobody does, or others have waited for long enough, it ends it.
 func (s *Store) leave(ctx context.Context, t *turn) error {
 	more := s.waiting.Load() > 0 && t.callers < shareable && time.Since(t.begun) < s.shareFor
+	if more && len(t.tail) > 0 { // somebody came after all
+		t.err = t.write(ctx)
+	}
 	if !more || !t.kept || t.err != nil || t.sess.dead() {
 		s.finish(t)
 		return t.err
@@ -198,7 +210,14 @@ func (s *Store) finish(t *turn) {
 	}
 }
 
-// commit writes the events, tells other processes of them, and commits, in one
+// write runs what waits for the commit before it: others are to do something between.
+func (t *turn) write(ctx context.Context) error {
+	own := &session{lent: t.sess.lent, patience: t.sess.patience, later: t.tail}
+	t.tail = nil
+	return own.flush(ctx)
+}
+
+// commit writes what waits for it and the events, tells other processes of them, and commits, in one
 // round trip.
 func (t *turn) commit(tell string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), t.sess.patience)
@@ -206,7 +225,18 @@ func (t *turn) commit(tell string) error {
 	if t.sess.dead() {
 		return unreachable(nil)
 	}
+	own := &session{lent: t.sess.lent}
+	var failed error
 	var batch pgx.Batch
+	for _, w := range t.tail {
+		batch.Queue(w.Query, w.Args...).Query(func(rows pgx.Rows) error {
+			rows.Close()
+			if err := rows.Err(); err != nil && !own.dead() {
+				failed = own.outcome(ctx, &w, err)
+			}
+			return rows.Err()
+		})
+	}
 	for _, st := range t.pending.Statements() {
 		batch.Queue(numbered(st.Query), escaped(st.Args)...).Query(func(rows pgx.Rows) error { return eachRow(rows, st.Each) })
 	}
@@ -218,7 +248,9 @@ func (t *turn) commit(tell string) error {
 		committed = tag.String()
 		return nil
 	})
-	if err := t.sess.lent.Conn().SendBatch(ctx, &batch).Close(); err != nil {
+	if err := t.sess.lent.Conn().SendBatch(ctx, &batch).Close(); failed != nil {
+		return failed
+	} else if err != nil {
 		return t.sess.fault(ctx, err)
 	}
 	// A transaction that is void is rolled back by COMMIT, without an error.

@@ -120,6 +120,12 @@ func (s *session) ExecEach(ctx context.Context, query string, rows [][]any) (fai
 	return 0, nil
 }
 
+// ExecLater implements [sqlrepo.Session]: there is no round trip to be saved.
+func (s *session) ExecLater(ctx context.Context, w sqlrepo.Write) error {
+	n, err := s.Exec(ctx, w.Query, w.Args...)
+	return w.Outcome(n, err)
+}
+
 // Query implements [sqlrepo.Session].
 func (s *session) Query(ctx context.Context, each func(sqlrepo.Row) error, query string, args ...any) (err error) {
 	if err := s.ready(ctx); err != nil {

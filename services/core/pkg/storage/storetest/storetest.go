@@ -23,6 +23,7 @@ func Run(t *testing.T, open Open) {
 		"transactions commit and roll back": transactions,
 		"writers take turns":                concurrentWriters,
 		"a view is one state":               consistentViews,
+		"a write that fails fails it all":   failedWrites,
 		"a read is one statement":           reads,
 		"commits with events wake readers":  changed,
 		"a closed store says so":            closed,

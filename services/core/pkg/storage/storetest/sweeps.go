@@ -233,6 +233,13 @@ func claims(e *env) {
 		})
 		return m, err
 	}
+	take := func(id, vm domain.ID) (m *domain.Machine, err error) {
+		if err := e.store.Update(e.ctx(), func(tx storage.Tx) error { return tx.Machines().Take(e.ctx(), id, vm, 1) }); err != nil {
+			return nil, err
+		}
+		return read(e, func(tx storage.Tx) (*domain.Machine, error) { return tx.Machines().Get(e.ctx(), id) }), nil
+	}
+	ways := []func(id, vm domain.ID) (*domain.Machine, error){claim, take}
 	// Ten ask at once for two machines: two get one each.
 	type answer struct {
 		m   *domain.Machine
@@ -241,7 +248,7 @@ func claims(e *env) {
 	answers := make(chan answer)
 	for i := range 10 {
 		go func() {
-			m, err := claim([]domain.ID{first.ID, second.ID}[i%2], domain.NewID())
+			m, err := ways[i/2%2]([]domain.ID{first.ID, second.ID}[i%2], domain.NewID())
 			answers <- answer{m, err}
 		}()
 	}
@@ -264,11 +271,13 @@ func claims(e *env) {
 		e.Errorf("still free: %v", left)
 	}
 	third := e.machine(w, nil)
-	if _, err := claim(third.ID, got[first.ID]); !errors.HasCode(err, errors.AlreadyExists) {
-		e.Errorf("a second machine for a VM: %v", err)
-	}
-	if _, err := claim(domain.NewID(), domain.NewID()); !errors.HasCode(err, errors.NotFound) {
-		e.Errorf("a machine that is not there: %v", err)
+	for i, way := range ways {
+		if _, err := way(third.ID, got[first.ID]); !errors.HasCode(err, errors.AlreadyExists) {
+			e.Errorf("way %d: a second machine for a VM: %v", i, err)
+		}
+		if _, err := way(domain.NewID(), domain.NewID()); !errors.HasCode(err, errors.NotFound) {
+			e.Errorf("way %d: a machine that is not there: %v", i, err)
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ type machines struct{ s Session }
 const (
 	machineColumns = "id, worker_id, driver, handle, build_id, milli_cpu, memory_bytes, disk_bytes, pids, network, memory, vm_id, epoch, created_at"
 	machineSelect  = "SELECT " + machineColumns + " FROM machines"
+	machineClaim   = "UPDATE machines SET vm_id = ?, epoch = ? WHERE id = ? AND vm_id IS NULL"
 	inPool         = "worker_id = ? AND driver = ? AND build_id = ? AND milli_cpu = ? AND memory_bytes = ? AND disk_bytes = ? AND pids = ? AND network = ? AND memory = ? AND vm_id IS NULL"
 )
 
@@ -51,10 +52,15 @@ func (r machines) ByVM(ctx context.Context, vm domain.ID) (*domain.Machine, erro
 
 func (r machines) Insert(ctx context.Context, m *domain.Machine) error {
 	res := m.Shape.Resources
-	_, err := r.s.Exec(ctx, "INSERT INTO machines ("+machineColumns+") VALUES ("+marks(machineColumns)+")",
-		string(m.ID), string(m.WorkerID), m.Driver, blob(m.Handle), string(m.BuildID), res.MilliCPU, res.MemoryBytes, res.DiskBytes, res.PIDs,
-		string(m.Shape.Network), flag(m.Memory), optID(m.VMID), m.Epoch, micros(m.CreatedAt))
-	return machineFault(err, m)
+	is := *m
+	return r.s.ExecLater(ctx, Write{
+		Query: "INSERT INTO machines (" + machineColumns + ") VALUES (" + marks(machineColumns) + ")",
+		Args: []any{
+			string(m.ID), string(m.WorkerID), m.Driver, blob(m.Handle), string(m.BuildID), res.MilliCPU, res.MemoryBytes, res.DiskBytes, res.PIDs,
+			string(m.Shape.Network), flag(m.Memory), optID(m.VMID), m.Epoch, micros(m.CreatedAt),
+		},
+		Fault: func(err error) error { return machineFault(err, &is) },
+	})
 }
 
 func (r machines) Update(ctx context.Context, m *domain.Machine) error {
@@ -69,11 +75,10 @@ func (r machines) Update(ctx context.Context, m *domain.Machine) error {
 }
 
 func (r machines) Began(ctx context.Context, id domain.ID, handle []byte, epoch int64) error {
-	n, err := r.s.Exec(ctx, "UPDATE machines SET handle = COALESCE(?, handle), epoch = ? WHERE id = ?", blob(handle), epoch, string(id))
-	if err == nil && n == 0 {
-		return notFound("machine", id)
-	}
-	return err
+	return r.s.ExecLater(ctx, Write{
+		Query: "UPDATE machines SET handle = COALESCE(?, handle), epoch = ? WHERE id = ?", Args: []any{blob(handle), epoch, string(id)},
+		Absent: notFound("machine", id),
+	})
 }
 
 func machineFault(err error, m *domain.Machine) error {
@@ -87,8 +92,7 @@ func machineFault(err error, m *domain.Machine) error {
 }
 
 func (r machines) Delete(ctx context.Context, id domain.ID) error {
-	_, err := r.s.Exec(ctx, "DELETE FROM machines WHERE id = ?", string(id))
-	return err
+	return r.s.ExecLater(ctx, Write{Query: "DELETE FROM machines WHERE id = ?", Args: []any{string(id)}})
 }
 
 func (r machines) OnWorker(ctx context.Context, worker domain.ID) ([]*domain.Machine, error) {
@@ -101,10 +105,20 @@ func (r machines) Unclaimed(ctx context.Context, key storage.PoolKey, limit int)
 }
 
 func (r machines) Claim(ctx context.Context, id, vm domain.ID, epoch int64) (*domain.Machine, error) {
-	m, err := queryOne(ctx, r.s, scanMachine, errors.New(errors.NotFound, "the machine %s is in no pool", id),
-		"UPDATE machines SET vm_id = ?, epoch = ? WHERE id = ? AND vm_id IS NULL RETURNING "+machineColumns, string(vm), epoch, string(id))
+	m, err := queryOne(ctx, r.s, scanMachine, notPooled(id), machineClaim+" RETURNING "+machineColumns, string(vm), epoch, string(id))
 	if err != nil {
 		return nil, machineFault(err, &domain.Machine{VMID: vm})
 	}
 	return m, nil
+}
+
+func (r machines) Take(ctx context.Context, id, vm domain.ID, epoch int64) error {
+	return r.s.ExecLater(ctx, Write{
+		Query: machineClaim, Args: []any{string(vm), epoch, string(id)}, Absent: notPooled(id),
+		Fault: func(err error) error { return machineFault(err, &domain.Machine{VMID: vm}) },
+	})
+}
+
+func notPooled(id domain.ID) *errors.Error {
+	return errors.New(errors.NotFound, "the machine %s is in no pool", id)
 }

@@ -21,11 +21,34 @@ type Session interface {
 	// ExecEach is Exec for each of several rows of arguments, in a round trip or two
 	// where there are any. It returns the first one that failed.
 	ExecEach(ctx context.Context, query string, rows [][]any) (failed int, err error)
+	// ExecLater runs a statement with the one after it, or with the commit, without a
+	// round trip of its own; the statements after it find what it has written. What it
+	// fails with is what the transaction fails with, whatever who runs it made of that.
+	ExecLater(ctx context.Context, w Write) error
 	// Query calls each for every row; the rows are closed when it returns.
 	Query(ctx context.Context, each func(Row) error, query string, args ...any) error
 	// Clock is an expression for the database's present time in microseconds,
 	// with its arguments.
 	Clock() (expr string, args []any)
+}
+
+// Write is an INSERT, an UPDATE or a DELETE whose outcome nobody waits for.
+type Write struct {
+	Query  string
+	Args   []any
+	Absent error             // what it fails with when it wrote no row; nil: nothing
+	Fault  func(error) error // says what an error of it means; nil: as it is
+}
+
+// Outcome is what a write fails with, by its error or the rows that it has written.
+func (w *Write) Outcome(rows int64, err error) error {
+	switch {
+	case err == nil && rows == 0:
+		return w.Absent
+	case err != nil && w.Fault != nil:
+		return w.Fault(err)
+	}
+	return err
 }
 
 // Statement is one that is yet to be run; Each is called for every row.

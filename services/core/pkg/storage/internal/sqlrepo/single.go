@@ -19,6 +19,9 @@ func (s *Single) Exec(context.Context, string, ...any) (int64, error) { return 0
 // ExecEach implements [Session].
 func (s *Single) ExecEach(context.Context, string, [][]any) (int, error) { return 0, notOne() }
 
+// ExecLater implements [Session].
+func (s *Single) ExecLater(context.Context, Write) error { return notOne() }
+
 // Query implements [Session].
 func (s *Single) Query(ctx context.Context, each func(Row) error, query string, args ...any) error {
 	if s.asked || !strings.HasPrefix(query, "SELECT ") {

@@ -62,13 +62,20 @@ func (r tasks) Insert(ctx context.Context, t *domain.Task) error {
 		return err
 	}
 	args := []any{string(t.ID), string(t.ProjectID), t.Kind, string(t.Subject), string(t.WorkerID), rawJSON(t.Args), micros(t.CreatedAt), t.Name, string(t.GroupID), t.SpecSealed}
-	_, err := r.s.Exec(ctx, "INSERT INTO tasks ("+taskColumns+") VALUES ("+marks(taskColumns)+")", append(args, taskChangingOf(t, 1)...)...)
-	switch {
-	case violated(err, Unique):
-		return errors.Wrap(err, errors.AlreadyExists, "task %s exists already", t.ID)
-	case violated(err, Reference):
-		return errors.Wrap(err, errors.NotFound, "project %s does not exist", t.ProjectID)
-	case err != nil:
+	id, project := t.ID, t.ProjectID
+	err := r.s.ExecLater(ctx, Write{
+		Query: "INSERT INTO tasks (" + taskColumns + ") VALUES (" + marks(taskColumns) + ")", Args: append(args, taskChangingOf(t, 1)...),
+		Fault: func(err error) error {
+			switch {
+			case violated(err, Unique):
+				return errors.Wrap(err, errors.AlreadyExists, "task %s exists already", id)
+			case violated(err, Reference):
+				return errors.Wrap(err, errors.NotFound, "project %s does not exist", project)
+			}
+			return err
+		},
+	})
+	if err != nil {
 		return err
 	}
 	t.Revision = 1
@@ -122,8 +129,12 @@ func (r tasks) Wait(ctx context.Context, project, id domain.ID, after []domain.I
 		if _, err := r.Get(ctx, project, other); err != nil {
 			return err
 		}
-		if _, err := r.s.Exec(ctx, "INSERT INTO task_after (task_id, project_id, after_id) VALUES (?, ?, ?)", string(id), string(project), string(other)); err != nil {
-			return fault(err, "noting what a task comes after")
+		err := r.s.ExecLater(ctx, Write{
+			Query: "INSERT INTO task_after (task_id, project_id, after_id) VALUES (?, ?, ?)", Args: []any{string(id), string(project), string(other)},
+			Fault: func(err error) error { return fault(err, "noting what a task comes after") },
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil

@@ -95,7 +95,7 @@ func (r vms) with(ctx context.Context, project, id domain.ID, row string, args .
 // note keeps what is known of a VM that was read.
 func (r vms) note(vm *domain.VM) {
 	if vm != nil {
-		r.tx.read = readVM{vm.ProjectID, vm.ID, maps.Clone(vm.Metadata)}
+		r.tx.read = readVM{vm.ProjectID, vm.ID, vm.Revision, maps.Clone(vm.Metadata)}
 	}
 }
 
@@ -119,8 +119,8 @@ func (r vms) Insert(ctx context.Context, vm *domain.VM) error {
 		string(vm.ID), string(vm.ProjectID), vm.Spec.Template, string(vm.Spec.TemplateID), string(vm.Spec.BuildID), string(vm.Spec.SnapshotID),
 		res.MilliCPU, res.MemoryBytes, res.DiskBytes, res.PIDs, micros(vm.CreatedAt),
 	}
-	if _, err := r.s.Exec(ctx, vmInsert, append(args, changingOf(vm, 1)...)...); err != nil {
-		return vmFault(err, vm)
+	if err := r.s.ExecLater(ctx, Write{Query: vmInsert, Args: append(args, changingOf(vm, 1)...), Fault: vmFault(vm)}); err != nil {
+		return err
 	}
 	vm.Revision = 1
 	if err := r.mount(ctx, vm); err != nil {
@@ -136,29 +136,35 @@ func (r vms) Update(ctx context.Context, vm *domain.VM) error {
 			return err
 		}
 	}
-	before := r.tx.read.metadata
-	n, err := r.s.Exec(ctx, vmUpdate, append(changingOf(vm, vm.Revision+1), string(vm.ID), string(vm.ProjectID), vm.Revision)...)
-	if err != nil {
-		return vmFault(err, vm)
-	}
-	if n == 0 {
+	was := r.tx.read
+	if was.revision != vm.Revision {
 		return changedMeanwhile("VM")
 	}
+	err := r.s.ExecLater(ctx, Write{
+		Query: vmUpdate, Args: append(changingOf(vm, vm.Revision+1), string(vm.ID), string(vm.ProjectID), vm.Revision),
+		Absent: changedMeanwhile("VM"), Fault: vmFault(vm),
+	})
+	if err != nil {
+		return err
+	}
 	vm.Revision++
-	r.tx.read.metadata = maps.Clone(vm.Metadata)
-	return r.index(ctx, vm, before)
+	r.note(vm)
+	return r.index(ctx, vm, was.metadata)
 }
 
-func vmFault(err error, vm *domain.VM) error {
-	switch {
-	case violated(err, Unique, "name"):
-		return errors.Wrap(err, errors.AlreadyExists, "a VM named %q exists already", vm.Name).WithField("name")
-	case violated(err, Unique):
-		return errors.Wrap(err, errors.AlreadyExists, "VM %s exists already", vm.ID)
-	case violated(err, Reference):
-		return errors.Wrap(err, errors.NotFound, "project %s does not exist", vm.ProjectID)
+func vmFault(vm *domain.VM) func(error) error {
+	name, id, project := vm.Name, vm.ID, vm.ProjectID
+	return func(err error) error {
+		switch {
+		case violated(err, Unique, "name"):
+			return errors.Wrap(err, errors.AlreadyExists, "a VM named %q exists already", name).WithField("name")
+		case violated(err, Unique):
+			return errors.Wrap(err, errors.AlreadyExists, "VM %s exists already", id)
+		case violated(err, Reference):
+			return errors.Wrap(err, errors.NotFound, "project %s does not exist", project)
+		}
+		return err
 	}
-	return err
 }
 
 // index keeps vm_metadata in step with a VM's metadata.
@@ -167,14 +173,19 @@ func (r vms) index(ctx context.Context, vm *domain.VM, before map[string]string)
 		return nil
 	}
 	if len(before) > 0 {
-		if _, err := r.s.Exec(ctx, "DELETE FROM vm_metadata WHERE vm_id = ? AND project_id = ?", string(vm.ID), string(vm.ProjectID)); err != nil {
+		err := r.s.ExecLater(ctx, Write{Query: "DELETE FROM vm_metadata WHERE vm_id = ? AND project_id = ?", Args: []any{string(vm.ID), string(vm.ProjectID)}})
+		if err != nil {
 			return err
 		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(vm.Metadata)) {
-		if _, err := r.s.Exec(ctx, "INSERT INTO vm_metadata (vm_id, project_id, key, value) VALUES (?, ?, ?, ?)",
-			string(vm.ID), string(vm.ProjectID), k, vm.Metadata[k]); err != nil {
-			return fault(err, "indexing metadata")
+		err := r.s.ExecLater(ctx, Write{
+			Query: "INSERT INTO vm_metadata (vm_id, project_id, key, value) VALUES (?, ?, ?, ?)",
+			Args:  []any{string(vm.ID), string(vm.ProjectID), k, vm.Metadata[k]},
+			Fault: func(err error) error { return fault(err, "indexing metadata") },
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil

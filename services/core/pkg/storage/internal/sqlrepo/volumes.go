@@ -84,12 +84,17 @@ func (r vms) mount(ctx context.Context, vm *domain.VM) error {
 		if m.VolumeID == "" {
 			continue
 		}
-		_, err := r.s.Exec(ctx, "INSERT INTO volume_mounts (project_id, volume_id, vm_id) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-			string(vm.ProjectID), string(m.VolumeID), string(vm.ID))
-		switch {
-		case violated(err, Reference):
-			return errors.Wrap(err, errors.NotFound, "there is no volume %q", m.Source).WithField("volumes")
-		case err != nil:
+		err := r.s.ExecLater(ctx, Write{
+			Query: "INSERT INTO volume_mounts (project_id, volume_id, vm_id) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+			Args:  []any{string(vm.ProjectID), string(m.VolumeID), string(vm.ID)},
+			Fault: func(err error) error {
+				if violated(err, Reference) {
+					return errors.Wrap(err, errors.NotFound, "there is no volume %q", m.Source).WithField("volumes")
+				}
+				return err
+			},
+		})
+		if err != nil {
 			return err
 		}
 	}
