@@ -2,6 +2,8 @@ package postgres
 
 import (
 	"context"
+	"database/sql/driver"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -187,7 +189,16 @@ func (s *session) ExecLater(ctx context.Context, w sqlrepo.Write) error {
 		// By the server, so that nothing after it is done, the commit least of all.
 		w.Query = "WITH done AS (" + w.Query + " RETURNING 1) SELECT 1 / count(*) FROM done"
 	}
-	w.Query, w.Args = numbered(w.Query), escaped(w.Args)
+	w.Query, w.Args = numbered(w.Query), slices.Clone(w.Args)
+	for i, a := range w.Args { // as they are now
+		if v, ok := a.(driver.Valuer); ok {
+			var err error
+			if w.Args[i], err = v.Value(); err != nil {
+				return errors.Wrap(err, errors.Internal, "a value cannot be stored")
+			}
+		}
+	}
+	w.Args = escaped(w.Args)
 	if s.later = append(s.later, w); len(s.later) < maxLater {
 		return nil
 	}

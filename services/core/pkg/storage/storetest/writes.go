@@ -145,6 +145,23 @@ func failedWrites(e *env) {
 			return errors.Join(err, lerr)
 		})
 	}
+	// What is written is what there was when it was asked for.
+	e.update(func(tx storage.Tx) error {
+		vm, err := tx.VMs().Get(e.ctx(), p, twice.ID)
+		if err != nil {
+			return err
+		}
+		vm.Spec.Tools, vm.Moves = []string{"a@1"}, nil
+		vm.Tombstone = &domain.Tombstone{Detail: "then"}
+		if err := tx.VMs().Update(e.ctx(), vm); err != nil {
+			return err
+		}
+		vm.Spec.Tools[0], vm.Tombstone.Detail = "b@2", "now"
+		return nil
+	})
+	if vm := e.getVM(p, twice.ID); vm.Spec.Tools[0] != "a@1" || vm.Tombstone.Detail != "then" {
+		e.Errorf("written were %v, %+v", vm.Spec.Tools, vm.Tombstone)
+	}
 	// A view writes nothing, also where nobody asks for the outcome.
 	if err := e.store.View(e.ctx(), func(tx storage.Tx) error { return tx.Machines().Delete(e.ctx(), used.ID) }); err == nil {
 		e.Error("a view could write")
