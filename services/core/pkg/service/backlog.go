@@ -30,11 +30,16 @@ type waiting struct {
 // join lets one in, who calls leave when it has been served, once or more often.
 // Returns Unavailable, as open does.
 func (b *backlog) join(now time.Time) (leave func(), err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if err := b.full(now); err != nil {
+	if err := b.open(now); err != nil {
 		return nil, err
 	}
+	return b.wait(now), nil
+}
+
+// wait is join for who has begun something that is to end.
+func (b *backlog) wait(now time.Time) (leave func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	w := &waiting{since: now}
 	b.line = append(b.line, w)
 	return func() {
@@ -45,18 +50,13 @@ func (b *backlog) join(now time.Time) (leave func(), err error) {
 			b.line[0] = nil
 			b.line = b.line[1:]
 		}
-	}, nil
+	}
 }
 
 // open returns Unavailable while the oldest has waited for longer than maxBacklog.
 func (b *backlog) open(now time.Time) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.full(now)
-}
-
-// full is open; mu is held.
-func (b *backlog) full(now time.Time) error {
 	if len(b.line) == 0 || now.Sub(b.line[0].since) <= maxBacklog {
 		return nil
 	}

@@ -268,7 +268,10 @@ func (s *Service) insertForks(ctx context.Context, by vmm.Caller, count int, req
 		}
 		vms[i] = vm
 	}
+	served := s.backlog.wait(s.now())
+	defer served()
 	err := s.store.Update(ctx, func(tx storage.Tx) error {
+		defer served() // it has its turn
 		if req.IdempotencyKey != "" {
 			now := s.time()
 			err := tx.Idempotency().Insert(ctx, &storage.Idempotent{

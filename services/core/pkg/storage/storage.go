@@ -21,7 +21,8 @@ type Store interface {
 	// error or panic of f rolls it back and is passed on. Writers take turns.
 	// Nothing is retried: on Conflict the caller reads again and decides. After
 	// any error of a repository but NotFound f returns it, unless that says otherwise; on some databases
-	// the transaction is void then.
+	// the transaction is void then. What a write returns may also come from the next call
+	// of a repository, or from Update alone: it fails the transaction in any case.
 	// f must not call Update or View of the same store, nor keep the Tx.
 	Update(ctx context.Context, f func(Tx) error) error
 	// Aside is Update without a turn, where the database can do without: for rows

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,6 +54,24 @@ func (u *unsure) look(do func() error) error {
 		return errors.New(errors.Unavailable, "the database cannot be reached: the connection broke")
 	}
 	return do()
+}
+
+// stayAway sets how many transactions do not get there after it has broken.
+func (u *unsure) stayAway(n int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.away = n
+}
+
+// creations is a driver that counts the machines it makes.
+type creations struct {
+	*fake.Driver
+	made atomic.Int64
+}
+
+func (c *creations) Create(ctx context.Context, spec vmm.Spec) (vmm.Handle, error) {
+	c.made.Add(1)
+	return c.Driver.Create(ctx, spec)
 }
 
 // deletions is a driver that notes which machines are deleted.
@@ -231,20 +250,28 @@ func TestThePoolOutlivesAnOutage(t *testing.T) {
 	for _, committed := range []bool{true, false} {
 		t.Run(fmt.Sprintf("committed %t", committed), func(t *testing.T) {
 			t.Parallel()
-			store := new(unsure)
+			store, driver := new(unsure), new(creations)
 			b := newPoolBed(t, 2, 1)
 			b.down()
 			store.Store = b.store
-			b.deps = func(d *worker.Deps) { d.Store = store }
+			b.deps = func(d *worker.Deps) {
+				d.Store, driver.Driver = store, d.Drivers["fake"].(*fake.Driver)
+				d.Drivers["fake"] = driver
+			}
 			b.up()
 			b.running(vmm.CreateVM{})
 			b.ready(2)
 			had := b.unclaimed()
 			store.breakAfter(2, committed) // the first says that the VM runs, the second is of the next machine
+			store.stayAway(8)
+			before := driver.made.Load()
 			vm := b.running(vmm.CreateVM{})
 			for !store.over() {
 				must(t, b.ctx.Err())
 				time.Sleep(time.Millisecond)
+			}
+			if n := driver.made.Load() - before; n > 2 { // the last may be of a moment ago
+				t.Errorf("%d machines were made while nobody could write them down", n)
 			}
 			b.ready(2)
 			now := b.unclaimed()

@@ -34,6 +34,26 @@ func (p *pool) start(ctx context.Context) {
 // it made for.
 const fillAfter = 20 * time.Millisecond
 
+// fillSlowlyAfter is that for kinds with a kernel of their own: to start one takes a
+// processor for longer, and where it is emulated the first command of the VM before, too.
+const fillSlowlyAfter = 250 * time.Millisecond
+
+// pause waits before the next machine is made, or until ctx ends.
+func (p *pool) pause(ctx context.Context) {
+	wait(ctx, fillAfter)
+	if key, ok := p.lacking(); ok && p.w.info(key.Driver).Isolation == domain.IsolationMicroVM {
+		wait(ctx, fillSlowlyAfter-fillAfter)
+	}
+}
+
+// wait waits for a time, or until ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
 // fillAgain is when it is tried again while what that needs is away.
 const fillAgain = time.Second
 
@@ -46,11 +66,7 @@ func (p *pool) fill(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		select {
-		case <-time.After(fillAfter):
-		case <-ctx.Done():
-			return
-		}
+		p.pause(ctx)
 		for {
 			p.save(ctx)
 			key, ok := p.lacking()
@@ -71,10 +87,11 @@ func (p *pool) fill(ctx context.Context) {
 				p.drop(func(k storage.PoolKey) bool { return k == key })
 				break
 			}
-			// What is ready is as good as before.
-			select {
-			case <-time.After(fillAgain):
-			case <-ctx.Done():
+			// What is ready is as good as before. None is made until there is an answer: it
+			// would run, as it may be on record, until it can be removed.
+			for isAway(err) && ctx.Err() == nil {
+				wait(ctx, fillAgain)
+				err = p.w.Store.Read(ctx, func(tx storage.Tx) error { return ready(ctx, tx, key.BuildID) })
 			}
 		}
 	}
@@ -157,11 +174,8 @@ func (p *pool) add(ctx context.Context, key storage.PoolKey) (err error) {
 	p.w.machines.set(m.ID, key.Driver, lifecycle.MachineRunning)
 	p.expect(made)
 	err = p.w.Store.Update(ctx, func(tx storage.Tx) error {
-		// A build that is gone, or going, gets no more machines.
-		if b, err := tx.Builds().Get(ctx, storage.System, key.BuildID); err != nil {
+		if err := ready(ctx, tx, key.BuildID); err != nil {
 			return err
-		} else if b.State != domain.BuildReady {
-			return errors.New(errors.Conflict, "the build is not ready")
 		}
 		return tx.Machines().Insert(ctx, m)
 	})
@@ -176,6 +190,16 @@ func (p *pool) add(ctx context.Context, key storage.PoolKey) (err error) {
 	}
 	p.shelve(key, made, driver)
 	return nil
+}
+
+// ready returns Conflict or NotFound for a build that is gone, or going: it gets no more
+// machines.
+func ready(ctx context.Context, tx storage.Tx, id domain.ID) error {
+	b, err := tx.Builds().Get(ctx, storage.System, id)
+	if err == nil && b.State != domain.BuildReady {
+		return errors.New(errors.Conflict, "the build is not ready")
+	}
+	return err
 }
 
 // expect announces a machine whose row VMs can see before it is on a shelf.

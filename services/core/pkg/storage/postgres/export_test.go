@@ -86,6 +86,11 @@ func (p *planner) ExecEach(ctx context.Context, query string, rows [][]any) (int
 	return 0, nil
 }
 
+func (p *planner) ExecLater(ctx context.Context, w sqlrepo.Write) error {
+	n, err := p.Exec(ctx, w.Query, w.Args...)
+	return w.Outcome(n, err)
+}
+
 func (p *planner) Query(ctx context.Context, each func(sqlrepo.Row) error, query string, args ...any) error {
 	if err := p.explain(ctx, query, args); err != nil {
 		return err

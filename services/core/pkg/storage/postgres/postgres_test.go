@@ -29,7 +29,12 @@ func quiet() postgres.Options { return postgres.Options{Logger: slog.New(slog.Di
 
 func open(t testing.TB, database string) *postgres.Store {
 	t.Helper()
-	s, err := postgres.Open(t.Context(), database, quiet())
+	return openWith(t, database, quiet())
+}
+
+func openWith(t testing.TB, database string, o postgres.Options) *postgres.Store {
+	t.Helper()
+	s, err := postgres.Open(t.Context(), database, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,9 +31,11 @@ type session struct {
 	over bool          // the transaction has ended
 
 	begin    []string      // go before the first statement, in its round trip
+	began    bool          // they have
 	patience time.Duration // how long that may take
 	later    []sqlrepo.Write
-	failed   error // what one of those failed with
+	wrote    bool  // those have been run
+	failed   error // what one of them failed with
 	// renew takes a connection in the place of one that has died before anything
 	// was done on it; nil: something was.
 	renew func(context.Context) (*pgxpool.Conn, error)
@@ -74,7 +76,10 @@ func (s *session) fault(ctx context.Context, err error) error {
 // void returns an error when the database has given the transaction up, whoever
 // went on all the same.
 func (s *session) void() error {
-	if !s.dead() && s.lent.Conn().PgConn().TxStatus() == 'E' {
+	if s.dead() {
+		return nil
+	}
+	if status := s.lent.Conn().PgConn().TxStatus(); status == 'E' || s.began && status != 'T' {
 		return errors.New(errors.Internal, "a transaction went on after an error, and was rolled back")
 	}
 	return nil
@@ -194,7 +199,8 @@ func (s *session) ExecLater(ctx context.Context, w sqlrepo.Write) error {
 		if v, ok := a.(driver.Valuer); ok {
 			var err error
 			if w.Args[i], err = v.Value(); err != nil {
-				return errors.Wrap(err, errors.Internal, "a value cannot be stored")
+				s.failed = errors.Wrap(err, errors.Internal, "a value cannot be stored")
+				return s.failed
 			}
 		}
 	}
@@ -282,30 +288,41 @@ func (s *session) run(ctx context.Context, query string, args []any) (rows pgx.R
 		return rows, rows.Close, nil
 	}
 	for attempt := 1; ; attempt++ {
+		if s.lent == nil {
+			if s.lent, err = s.renew(ctx); err != nil {
+				return nil, nil, err
+			}
+		}
 		if rows, done, err = s.together(ctx, query, args); err == nil {
 			s.begin, s.renew, s.later = nil, nil, nil
 			return rows, done, nil
 		}
 		if !s.dead() {
-			s.begin, s.renew, s.later = nil, nil, nil
+			if len(s.later) > 0 && !s.wrote && s.failed == nil {
+				s.failed = s.fault(ctx, err) // they were never sent
+			}
+			s.later = nil
+			if s.began || len(s.begin) == 0 {
+				s.begin, s.renew = nil, nil
+			}
+			return nil, nil, err
 		}
 		if s.renew == nil || attempt == attempts || ctx.Err() != nil {
 			return nil, nil, err
 		}
 		// It had died since it was used; nothing has been done in it yet. It is
 		// given back before another is taken: it may be the only one.
-		if s.lent != nil {
-			s.lent.Release()
-		}
-		if s.lent, err = s.renew(ctx); err != nil {
-			return nil, nil, err
-		}
+		s.lent.Release()
+		s.lent = nil
 	}
 }
 
 // together begins, runs the writes that waited, and sends a statement.
 func (s *session) together(ctx context.Context, query string, args []any) (_ pgx.Rows, done func(), err error) {
-	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	bounded, cancel := ctx, func() {}
+	if len(s.begin) > 0 || s.renew != nil {
+		bounded, cancel = context.WithTimeout(ctx, s.patience)
+	}
 	var batch pgx.Batch
 	for _, b := range s.begin {
 		batch.Queue(b)
@@ -314,18 +331,20 @@ func (s *session) together(ctx context.Context, query string, args []any) (_ pgx
 		batch.Queue(w.Query, w.Args...)
 	}
 	batch.Queue(query, args...)
-	results := s.lent.Conn().SendBatch(ctx, &batch)
+	results := s.lent.Conn().SendBatch(bounded, &batch)
 	defer func() {
 		if err != nil {
 			_ = results.Close()
 			cancel()
 		}
 	}()
+	s.began, s.wrote = s.began && len(s.begin) == 0, false
 	for range s.begin {
 		if _, err := results.Exec(); err != nil {
 			return nil, nil, err
 		}
 	}
+	s.began = s.began || len(s.begin) > 0
 	for i := range s.later {
 		if _, err := results.Exec(); err != nil {
 			if !s.dead() {
@@ -334,6 +353,7 @@ func (s *session) together(ctx context.Context, query string, args []any) (_ pgx
 			return nil, nil, err
 		}
 	}
+	s.wrote = true
 	rows, err := results.Query()
 	if err != nil {
 		return nil, nil, err

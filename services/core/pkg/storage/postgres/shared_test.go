@@ -207,11 +207,7 @@ func TestTheOnlyConnectionIsReplaced(t *testing.T) {
 	database := server.Database(t)
 	o := quiet()
 	o.Readers = 1
-	s, err := postgres.Open(t.Context(), database, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
+	s := openWith(t, database, o)
 	if err := s.Update(t.Context(), set(t, "k0", "1")); err != nil {
 		t.Fatal(err)
 	}
@@ -230,7 +226,7 @@ func TestTheOnlyConnectionIsReplaced(t *testing.T) {
 		WHERE datname = current_database() AND pid <> pg_backend_pid() AND query NOT LIKE 'LISTEN%'`); err != nil {
 		t.Fatal(err)
 	}
-	err = s.Read(t.Context(), func(tx storage.Tx) error { _, err := tx.Settings().Get(t.Context(), "k1"); return err })
+	err := s.Read(t.Context(), func(tx storage.Tx) error { _, err := tx.Settings().Get(t.Context(), "k1"); return err })
 	if err != nil {
 		t.Error(err)
 	}

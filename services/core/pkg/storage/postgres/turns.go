@@ -33,7 +33,8 @@ type turn struct {
 	begun   time.Time
 	callers int  // that have done something in it
 	kept    bool // something of theirs is to be committed
-	// tail is what the only caller has still to write. It goes with the commit.
+	// tail is what the first caller has still to write. It goes with the commit where
+	// that is the only one.
 	tail []sqlrepo.Write
 
 	wrote, wroteKeys bool
@@ -54,7 +55,7 @@ func (s *Store) Update(ctx context.Context, f func(storage.Tx) error) error {
 			_ = s.leave(context.WithoutCancel(ctx), t)
 		}
 	}()
-	err = t.run(ctx, f, func() bool { return s.waiting.Load() == 0 })
+	err = t.run(ctx, f)
 	left = true
 	// What f has seen of the others' work, and says in an error, is true only
 	// once that is committed.
@@ -95,9 +96,8 @@ func (s *Store) enter(ctx context.Context) (*turn, error) {
 	return s.turn, nil
 }
 
-// run does what one caller wants, all of it or nothing. last reports whether the turn
-// is to end with it.
-func (t *turn) run(ctx context.Context, f func(storage.Tx) error, last func() bool) (err error) {
+// run does what one caller wants, all of it or nothing.
+func (t *turn) run(ctx context.Context, f func(storage.Tx) error) (err error) {
 	own := &session{lent: t.sess.lent, begin: t.sess.begin, patience: t.sess.patience, renew: t.sess.renew}
 	if t.callers > 0 {
 		own.begin = []string{savepoint(t.callers)}
@@ -107,7 +107,7 @@ func (t *turn) run(ctx context.Context, f func(storage.Tx) error, last func() bo
 	defer func() {
 		own.over = true
 		t.sess.lent = own.lent
-		did := len(own.begin) == 0
+		did := own.began
 		if did && t.callers == 0 {
 			t.sess.begin, t.sess.renew = nil, nil
 		}
@@ -127,13 +127,13 @@ func (t *turn) run(ctx context.Context, f func(storage.Tx) error, last func() bo
 	if err := own.after(f(tx)); err != nil {
 		return err
 	}
-	if t.callers == 0 && len(own.begin) == 0 && len(own.later) > 0 && last() {
+	if t.callers == 0 && own.began { // it may be the only one
 		t.tail, own.later = own.later, nil
 	}
 	if err := own.flush(ctx); err != nil {
 		return err
 	}
-	if t.callers == 0 && len(own.begin) > 0 && t.pending.Len() > 0 {
+	if t.callers == 0 && !own.began && t.pending.Len() > 0 {
 		if err := tx.Flush(ctx); err != nil { // begins
 			return err
 		}
@@ -165,7 +165,7 @@ func (t *turn) takeBack(savepoint string) {
 // where nobody does, or others have waited for long enough, it ends it.
 func (s *Store) leave(ctx context.Context, t *turn) error {
 	more := s.waiting.Load() > 0 && t.callers < shareable && time.Since(t.begun) < s.shareFor
-	if more && len(t.tail) > 0 { // somebody came after all
+	if more && t.kept && len(t.tail) > 0 { // of the only one so far
 		t.err = t.write(ctx)
 	}
 	if !more || !t.kept || t.err != nil || t.sess.dead() {
@@ -217,8 +217,8 @@ func (t *turn) write(ctx context.Context) error {
 	return own.flush(ctx)
 }
 
-// commit writes what waits for it and the events, tells other processes of them, and commits, in one
-// round trip.
+// commit writes what waits for it and the events, tells other processes of them, and
+// commits, in one round trip.
 func (t *turn) commit(tell string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), t.sess.patience)
 	defer cancel()

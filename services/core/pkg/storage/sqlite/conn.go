@@ -73,6 +73,8 @@ type session struct {
 	conn *conn
 	now  func() time.Time
 	over bool // the transaction has ended
+	// failed is what a write failed with whose outcome nobody waits for.
+	failed error
 }
 
 var _ sqlrepo.Session = (*session)(nil)
@@ -80,6 +82,9 @@ var _ sqlrepo.Session = (*session)(nil)
 func (s *session) ready(ctx context.Context) error {
 	if s.over {
 		return errors.New(errors.Internal, "a transaction was used after its end")
+	}
+	if s.failed != nil {
+		return s.failed
 	}
 	if err := ctx.Err(); err != nil {
 		return errors.Public(err)
@@ -123,7 +128,8 @@ func (s *session) ExecEach(ctx context.Context, query string, rows [][]any) (fai
 // ExecLater implements [sqlrepo.Session]: there is no round trip to be saved.
 func (s *session) ExecLater(ctx context.Context, w sqlrepo.Write) error {
 	n, err := s.Exec(ctx, w.Query, w.Args...)
-	return w.Outcome(n, err)
+	s.failed = w.Outcome(n, err)
+	return s.failed
 }
 
 // Query implements [sqlrepo.Session].

@@ -262,7 +262,9 @@ func (s *Store) run(ctx context.Context, c *conn, begin string, f func(*sqlrepo.
 		}
 	}()
 	tx := sqlrepo.NewTx(sess, new(sqlrepo.Pending))
-	if err := f(tx); err != nil {
+	if err := f(tx); sess.failed != nil {
+		return sess.failed
+	} else if err != nil {
 		return err
 	}
 	if err := tx.Flush(ctx); err != nil {

@@ -109,6 +109,45 @@ func failedWrites(e *env) {
 			return err
 		})
 		nothing(what, "asked")
+		refused(what, c.code, func(tx storage.Tx) error {
+			if err := mark(tx, "mistaken"); err != nil {
+				return err
+			}
+			_ = c.write(tx)
+			_, _ = tx.VMs().Get(e.ctx(), p, taken.ID)
+			return errors.New(errors.QuotaExceeded, "what it makes of that")
+		})
+		nothing(what, "mistaken")
+		refused(what, c.code, func(tx storage.Tx) error {
+			if err := mark(tx, "content"); err != nil {
+				return err
+			}
+			_ = c.write(tx)
+			_, _ = tx.Settings().Get(e.ctx(), "content")
+			return nil
+		})
+		nothing(what, "content")
+		if err := e.store.Aside(e.ctx(), func(tx storage.Tx) error { return c.write(tx) }); !errors.HasCode(err, c.code) {
+			e.Errorf("%s, aside: %v, want %s", what, err, c.code)
+		}
+	}
+	// There are more than go along with one statement.
+	many := domain.NewID()
+	e.update(func(tx storage.Tx) error {
+		for range 150 {
+			err := tx.Tasks().Insert(e.ctx(), &domain.Task{
+				ID: domain.NewID(), ProjectID: p, Kind: "many", GroupID: many, State: domain.TaskPending, CreatedAt: e.now, UpdatedAt: e.now, RunAt: e.now,
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if l := read(e, func(tx storage.Tx) (storage.List[*domain.Task], error) {
+		return tx.Tasks().List(e.ctx(), storage.TaskFilter{ProjectID: p, GroupID: many, Page: storage.Page{Limit: 500}})
+	}); len(l.Items) != 150 {
+		e.Errorf("%d of 150 tasks", len(l.Items))
 	}
 	// Others share the turn: what fails is nobody else's.
 	var all sync.WaitGroup

@@ -21,7 +21,6 @@ type Tx struct {
 // changes it meanwhile.
 type readVM struct {
 	project, id domain.ID
-	revision    int64
 	metadata    map[string]string
 }
 
