@@ -113,7 +113,9 @@ func failedWrites(e *env) {
 			if err := mark(tx, "mistaken"); err != nil {
 				return err
 			}
-			_ = c.write(tx)
+			if err := c.write(tx); err != nil {
+				return err
+			}
 			_, _ = tx.VMs().Get(e.ctx(), p, taken.ID)
 			return errors.New(errors.QuotaExceeded, "what it makes of that")
 		})
@@ -122,7 +124,9 @@ func failedWrites(e *env) {
 			if err := mark(tx, "content"); err != nil {
 				return err
 			}
-			_ = c.write(tx)
+			if err := c.write(tx); err != nil {
+				return err
+			}
 			_, _ = tx.Settings().Get(e.ctx(), "content")
 			return nil
 		})

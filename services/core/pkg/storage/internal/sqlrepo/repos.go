@@ -21,6 +21,7 @@ type Tx struct {
 // changes it meanwhile.
 type readVM struct {
 	project, id domain.ID
+	revision    int64
 	metadata    map[string]string
 }
 

@@ -95,7 +95,7 @@ func (r vms) with(ctx context.Context, project, id domain.ID, row string, args .
 // note keeps what is known of a VM that was read.
 func (r vms) note(vm *domain.VM) {
 	if vm != nil {
-		r.tx.read = readVM{vm.ProjectID, vm.ID, maps.Clone(vm.Metadata)}
+		r.tx.read = readVM{vm.ProjectID, vm.ID, vm.Revision, maps.Clone(vm.Metadata)}
 	}
 }
 
@@ -136,17 +136,20 @@ func (r vms) Update(ctx context.Context, vm *domain.VM) error {
 			return err
 		}
 	}
-	before := r.tx.read.metadata
+	was := r.tx.read
+	if was.revision != vm.Revision {
+		return changedMeanwhile("VM")
+	}
+	// It has that revision until the transaction has ended.
 	err := r.s.ExecLater(ctx, Write{
-		Query: vmUpdate, Args: append(changingOf(vm, vm.Revision+1), string(vm.ID), string(vm.ProjectID), vm.Revision),
-		Absent: changedMeanwhile("VM"), Fault: vmFault(vm),
+		Query: vmUpdate, Args: append(changingOf(vm, vm.Revision+1), string(vm.ID), string(vm.ProjectID), vm.Revision), Fault: vmFault(vm),
 	})
 	if err != nil {
 		return err
 	}
 	vm.Revision++
 	r.note(vm)
-	return r.index(ctx, vm, before)
+	return r.index(ctx, vm, was.metadata)
 }
 
 func vmFault(vm *domain.VM) func(error) error {
