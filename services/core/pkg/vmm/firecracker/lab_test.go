@@ -93,7 +93,7 @@ func modules() []string {
 		"drivers/virtio/virtio_ring.ko", "drivers/virtio/virtio.ko", "drivers/virtio/virtio_mmio.ko",
 		"drivers/block/virtio_blk.ko", "net/core/failover.ko", "drivers/net/net_failover.ko", "drivers/net/virtio_net.ko",
 		"drivers/char/hw_random/virtio-rng.ko", "net/vmw_vsock/vsock.ko", "net/vmw_vsock/vmw_vsock_virtio_transport_common.ko",
-		"net/vmw_vsock/vmw_vsock_virtio_transport.ko",
+		"net/vmw_vsock/vmw_vsock_virtio_transport.ko", "drivers/virtio/virtio_balloon.ko",
 	}
 }
 

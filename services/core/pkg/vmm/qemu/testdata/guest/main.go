@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -148,14 +149,18 @@ func (s *server) linger(w http.ResponseWriter, _ *http.Request) {
 	<-s.going
 }
 
-// fill writes as many bytes of memory as asked for, from a seed.
+// fill writes as many bytes of memory as asked for, from a seed. Where it had more
+// before, the kernel has that back.
 func (s *server) fill(w http.ResponseWriter, r *http.Request) {
 	n, _ := strconv.Atoi(r.URL.Query().Get("bytes"))
 	seed, _ := strconv.ParseUint(r.URL.Query().Get("seed"), 10, 64)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.pages) != n {
+	if before := len(s.pages); before != n {
 		s.pages = make([]byte, n)
+		if before > n {
+			debug.FreeOSMemory()
+		}
 	}
 	source := rand.New(rand.NewPCG(seed, seed)) // a pattern
 	for at := 0; at+8 <= n; at += 8 {
