@@ -48,8 +48,8 @@ func (p *pool) discard(shelves []*shelf) (wait func()) {
 	return these.Wait
 }
 
-// retireAgain is when the removal of a machine is tried again that needs what is away.
-const retireAgain = time.Second
+// poolAgain is when the pool tries again what needs what is away.
+const poolAgain = time.Second
 
 // retireAtLast is retire, again and again while the database is away, but not when the
 // pool is closed: what is left then is removed by the worker's next start.
@@ -63,10 +63,8 @@ func (p *pool) retireAtLast(driver string, id domain.ID) {
 		again := isAway(err) && !p.closed
 		p.mu.Unlock()
 		if again {
-			select {
-			case <-time.After(retireAgain):
+			if wait(p.w.ctx, poolAgain); p.w.ctx.Err() == nil {
 				continue
-			case <-p.w.ctx.Done():
 			}
 		}
 		p.w.Log.Error("pooled machine not removed; the next start does", "machine", id, "error", err)

@@ -54,9 +54,6 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// fillAgain is when it is tried again while what that needs is away.
-const fillAgain = time.Second
-
 // fill refills until ctx ends, one machine at a time: VMs that are being made
 // meanwhile have the rest of the host.
 func (p *pool) fill(ctx context.Context) {
@@ -90,7 +87,7 @@ func (p *pool) fill(ctx context.Context) {
 			// What is ready is as good as before. None is made until there is an answer: it
 			// would run, as it may be on record, until it can be removed.
 			for isAway(err) && ctx.Err() == nil {
-				wait(ctx, fillAgain)
+				wait(ctx, poolAgain)
 				err = p.w.Store.Read(ctx, func(tx storage.Tx) error { return ready(ctx, tx, key.BuildID) })
 			}
 		}

@@ -90,9 +90,7 @@ func TestWritesThatWaitInASharedTurn(t *testing.T) {
 func TestWritesThatWaitForANewConnection(t *testing.T) {
 	t.Parallel()
 	database := server.Database(t)
-	o := quiet()
-	o.Readers = 1
-	s := openWith(t, database, o)
+	s := withOneReader(t, database)
 	if err := s.Update(t.Context(), set(t, "k0", "1")); err != nil {
 		t.Fatal(err)
 	}
@@ -100,10 +98,7 @@ func TestWritesThatWaitForANewConnection(t *testing.T) {
 		func(storage.Tx) error { return nil },
 		func(tx storage.Tx) error { _, err := tx.Settings().Get(t.Context(), "k0"); return err },
 	} {
-		if _, err := connect(t, database).Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-			WHERE datname = current_database() AND pid <> pg_backend_pid() AND query NOT LIKE 'LISTEN%'`); err != nil {
-			t.Fatal(err)
-		}
+		cut(t, database)
 		m := machine()
 		err := s.Update(t.Context(), func(tx storage.Tx) error {
 			if err := tx.Machines().Insert(t.Context(), m); err != nil {

@@ -201,31 +201,40 @@ func TestCallersOfATurnGo(t *testing.T) {
 	}
 }
 
-// One connection is enough, also for one that has to be replaced.
-func TestTheOnlyConnectionIsReplaced(t *testing.T) {
-	t.Parallel()
-	database := server.Database(t)
+// withOneReader is a store with a single connection for all that only reads.
+func withOneReader(t *testing.T, database string) *postgres.Store {
+	t.Helper()
 	o := quiet()
 	o.Readers = 1
-	s := openWith(t, database, o)
-	if err := s.Update(t.Context(), set(t, "k0", "1")); err != nil {
-		t.Fatal(err)
-	}
-	settings(t, s)
+	return openWith(t, database, o)
+}
+
+// cut ends all connections to a database but those that listen.
+func cut(t *testing.T, database string) {
+	t.Helper()
 	if _, err := connect(t, database).Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 		WHERE datname = current_database() AND pid <> pg_backend_pid() AND query NOT LIKE 'LISTEN%'`); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// One connection is enough, also for one that has to be replaced.
+func TestTheOnlyConnectionIsReplaced(t *testing.T) {
+	t.Parallel()
+	database := server.Database(t)
+	s := withOneReader(t, database)
+	if err := s.Update(t.Context(), set(t, "k0", "1")); err != nil {
+		t.Fatal(err)
+	}
+	settings(t, s)
+	cut(t, database)
 	if keys := settings(t, s); len(keys) != 1 {
 		t.Errorf("there is %v", keys)
 	}
 	if err := s.Update(t.Context(), set(t, "k1", "1")); err != nil {
 		t.Error(err)
 	}
-	if _, err := connect(t, database).Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-		WHERE datname = current_database() AND pid <> pg_backend_pid() AND query NOT LIKE 'LISTEN%'`); err != nil {
-		t.Fatal(err)
-	}
+	cut(t, database)
 	err := s.Read(t.Context(), func(tx storage.Tx) error { _, err := tx.Settings().Get(t.Context(), "k1"); return err })
 	if err != nil {
 		t.Error(err)

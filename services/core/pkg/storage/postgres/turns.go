@@ -28,14 +28,13 @@ func savepoint(n int) string { return fmt.Sprintf("SAVEPOINT caller%d", n) }
 
 // turn is a transaction that writes. Only who has the baton uses it.
 type turn struct {
-	sess    *session // of the connection
+	// sess has the connection, and what the first caller has still to write: that goes
+	// with the commit where it is the only one.
+	sess    *session
 	pending sqlrepo.Pending
 	begun   time.Time
 	callers int  // that have done something in it
 	kept    bool // something of theirs is to be committed
-	// tail is what the first caller has still to write. It goes with the commit where
-	// that is the only one.
-	tail []sqlrepo.Write
 
 	wrote, wroteKeys bool
 
@@ -128,7 +127,7 @@ func (t *turn) run(ctx context.Context, f func(storage.Tx) error) (err error) {
 		return err
 	}
 	if t.callers == 0 && own.began { // it may be the only one
-		t.tail, own.later = own.later, nil
+		t.sess.later, own.later = own.later, nil
 	}
 	if err := own.flush(ctx); err != nil {
 		return err
@@ -165,8 +164,8 @@ func (t *turn) takeBack(savepoint string) {
 // where nobody does, or others have waited for long enough, it ends it.
 func (s *Store) leave(ctx context.Context, t *turn) error {
 	more := s.waiting.Load() > 0 && t.callers < shareable && time.Since(t.begun) < s.shareFor
-	if more && t.kept && len(t.tail) > 0 { // of the only one so far
-		t.err = t.write(ctx)
+	if more && t.kept && len(t.sess.later) > 0 { // of the only one so far
+		t.err = t.sess.flush(ctx)
 	}
 	if !more || !t.kept || t.err != nil || t.sess.dead() {
 		s.finish(t)
@@ -210,13 +209,6 @@ func (s *Store) finish(t *turn) {
 	}
 }
 
-// write runs what waits for the commit before it: others are to do something between.
-func (t *turn) write(ctx context.Context) error {
-	own := &session{lent: t.sess.lent, patience: t.sess.patience, later: t.tail}
-	t.tail = nil
-	return own.flush(ctx)
-}
-
 // commit writes what waits for it and the events, tells other processes of them, and
 // commits, in one round trip.
 func (t *turn) commit(tell string) error {
@@ -225,14 +217,13 @@ func (t *turn) commit(tell string) error {
 	if t.sess.dead() {
 		return unreachable(nil)
 	}
-	own := &session{lent: t.sess.lent}
 	var failed error
 	var batch pgx.Batch
-	for _, w := range t.tail {
+	for _, w := range t.sess.later {
 		batch.Queue(w.Query, w.Args...).Query(func(rows pgx.Rows) error {
 			rows.Close()
-			if err := rows.Err(); err != nil && !own.dead() {
-				failed = own.outcome(ctx, &w, err)
+			if err := rows.Err(); err != nil && !t.sess.dead() {
+				failed = t.sess.outcome(ctx, &w, err)
 			}
 			return rows.Err()
 		})

@@ -18,6 +18,9 @@ func failedWrites(e *env) {
 	e.save(taken, func(vm *domain.VM) { vm.Reason = "later" })
 	twice := e.vm(p, nil)
 	used := e.machine(domain.NewID(), func(m *domain.Machine) { m.VMID = twice.ID })
+	task := func(kind string) *domain.Task {
+		return &domain.Task{ID: domain.NewID(), ProjectID: p, Kind: kind, State: domain.TaskPending, CreatedAt: e.now, UpdatedAt: e.now, RunAt: e.now}
+	}
 	failing := map[string]struct {
 		code  errors.Code
 		write func(tx storage.Tx) error
@@ -39,7 +42,7 @@ func failedWrites(e *env) {
 			return tx.Machines().Insert(e.ctx(), &m)
 		}},
 		"a task that is there": {errors.AlreadyExists, func(tx storage.Tx) error {
-			t := &domain.Task{ID: domain.NewID(), ProjectID: p, Kind: "k", State: domain.TaskPending, CreatedAt: e.now, UpdatedAt: e.now, RunAt: e.now}
+			t := task("k")
 			if err := tx.Tasks().Insert(e.ctx(), t); err != nil {
 				return err
 			}
@@ -49,9 +52,7 @@ func failedWrites(e *env) {
 	mark := func(tx storage.Tx, key string) error {
 		return errors.Join(tx.Settings().Set(e.ctx(), key, "done"),
 			tx.Outbox().Append(e.ctx(), &domain.Event{ProjectID: p, Type: key, At: e.now}),
-			tx.Tasks().Insert(e.ctx(), &domain.Task{
-				ID: domain.NewID(), ProjectID: p, Kind: key, State: domain.TaskPending, CreatedAt: e.now, UpdatedAt: e.now, RunAt: e.now,
-			}))
+			tx.Tasks().Insert(e.ctx(), task(key)))
 	}
 	told := func(tx storage.Tx, key string) (n int, err error) {
 		es, err := tx.Outbox().List(e.ctx(), storage.EventFilter{Limit: storage.MaxPage})
@@ -88,49 +89,28 @@ func failedWrites(e *env) {
 		// question, and as an answer that does not matter to who asked.
 		refused(what, c.code, c.write)
 		refused(what, c.code, func(tx storage.Tx) error {
-			if err := mark(tx, "last"); err != nil {
-				return err
-			}
-			return c.write(tx)
-		})
-		nothing(what, "last")
-		refused(what, c.code, func(tx storage.Tx) error {
 			if err := c.write(tx); err != nil {
 				return err
 			}
 			return mark(tx, "first")
 		})
 		nothing(what, "first")
-		refused(what, c.code, func(tx storage.Tx) error {
-			err := errors.Join(mark(tx, "asked"), c.write(tx))
-			if err == nil {
-				_, err = tx.VMs().Get(e.ctx(), p, taken.ID)
-			}
-			return err
-		})
-		nothing(what, "asked")
-		refused(what, c.code, func(tx storage.Tx) error {
-			if err := mark(tx, "mistaken"); err != nil {
-				return err
-			}
-			if err := c.write(tx); err != nil {
-				return err
-			}
+		then := func(key string, f func(tx storage.Tx) error) {
+			refused(what, c.code, func(tx storage.Tx) error {
+				if err := errors.Join(mark(tx, key), c.write(tx)); err != nil {
+					return err
+				}
+				return f(tx)
+			})
+			nothing(what, key)
+		}
+		then("last", func(storage.Tx) error { return nil })
+		then("asked", func(tx storage.Tx) error { _, err := tx.VMs().Get(e.ctx(), p, taken.ID); return err })
+		then("mistaken", func(tx storage.Tx) error {
 			_, _ = tx.VMs().Get(e.ctx(), p, taken.ID)
 			return errors.New(errors.QuotaExceeded, "what it makes of that")
 		})
-		nothing(what, "mistaken")
-		refused(what, c.code, func(tx storage.Tx) error {
-			if err := mark(tx, "content"); err != nil {
-				return err
-			}
-			if err := c.write(tx); err != nil {
-				return err
-			}
-			_, _ = tx.Settings().Get(e.ctx(), "content")
-			return nil
-		})
-		nothing(what, "content")
+		then("content", func(tx storage.Tx) error { _, _ = tx.Settings().Get(e.ctx(), "content"); return nil })
 		if err := e.store.Aside(e.ctx(), func(tx storage.Tx) error { return c.write(tx) }); !errors.HasCode(err, c.code) {
 			e.Errorf("%s, aside: %v, want %s", what, err, c.code)
 		}
@@ -139,10 +119,9 @@ func failedWrites(e *env) {
 	many := domain.NewID()
 	e.update(func(tx storage.Tx) error {
 		for range 150 {
-			err := tx.Tasks().Insert(e.ctx(), &domain.Task{
-				ID: domain.NewID(), ProjectID: p, Kind: "many", GroupID: many, State: domain.TaskPending, CreatedAt: e.now, UpdatedAt: e.now, RunAt: e.now,
-			})
-			if err != nil {
+			t := task("many")
+			t.GroupID = many
+			if err := tx.Tasks().Insert(e.ctx(), t); err != nil {
 				return err
 			}
 		}

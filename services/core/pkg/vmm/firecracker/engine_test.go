@@ -139,7 +139,6 @@ func TestLife(t *testing.T) {
 	}
 }
 
-// The process that started a guest is killed; another finds the guest as it was.
 // What a guest has freed goes back to its host by itself, where the release can do that:
 // its kernel tells the balloon of it some seconds later.
 func TestFreedMemoryGoesBack(t *testing.T) {
@@ -181,6 +180,7 @@ func TestFreedMemoryGoesBack(t *testing.T) {
 	end(l, g, pid)
 }
 
+// The process that started a guest is killed; another finds the guest as it was.
 func TestKilledParent(t *testing.T) {
 	l := newLab(t)
 	g := l.guest(nil)

@@ -52,21 +52,20 @@ func (r machines) ByVM(ctx context.Context, vm domain.ID) (*domain.Machine, erro
 
 func (r machines) Insert(ctx context.Context, m *domain.Machine) error {
 	res := m.Shape.Resources
-	is := *m
 	return r.s.ExecLater(ctx, Write{
 		Query: "INSERT INTO machines (" + machineColumns + ") VALUES (" + marks(machineColumns) + ")",
 		Args: []any{
 			string(m.ID), string(m.WorkerID), m.Driver, blob(m.Handle), string(m.BuildID), res.MilliCPU, res.MemoryBytes, res.DiskBytes, res.PIDs,
 			string(m.Shape.Network), flag(m.Memory), optID(m.VMID), m.Epoch, micros(m.CreatedAt),
 		},
-		Fault: func(err error) error { return machineFault(err, &is) },
+		Fault: machineFault(m.ID, m.VMID),
 	})
 }
 
 func (r machines) Update(ctx context.Context, m *domain.Machine) error {
 	n, err := r.s.Exec(ctx, "UPDATE machines SET handle = ?, vm_id = ?, epoch = ? WHERE id = ?", blob(m.Handle), optID(m.VMID), m.Epoch, string(m.ID))
 	if err != nil {
-		return machineFault(err, m)
+		return machineFault(m.ID, m.VMID)(err)
 	}
 	if n == 0 {
 		return notFound("machine", m.ID)
@@ -81,14 +80,16 @@ func (r machines) Began(ctx context.Context, id domain.ID, handle []byte, epoch 
 	})
 }
 
-func machineFault(err error, m *domain.Machine) error {
-	switch {
-	case violated(err, Unique, "vm"):
-		return errors.Wrap(err, errors.AlreadyExists, "VM %s has a machine already", m.VMID)
-	case violated(err, Unique):
-		return errors.Wrap(err, errors.AlreadyExists, "machine %s exists already", m.ID)
+func machineFault(id, vm domain.ID) func(error) error {
+	return func(err error) error {
+		switch {
+		case violated(err, Unique, "vm"):
+			return errors.Wrap(err, errors.AlreadyExists, "VM %s has a machine already", vm)
+		case violated(err, Unique):
+			return errors.Wrap(err, errors.AlreadyExists, "machine %s exists already", id)
+		}
+		return err
 	}
-	return err
 }
 
 func (r machines) Delete(ctx context.Context, id domain.ID) error {
@@ -107,7 +108,7 @@ func (r machines) Unclaimed(ctx context.Context, key storage.PoolKey, limit int)
 func (r machines) Claim(ctx context.Context, id, vm domain.ID, epoch int64) (*domain.Machine, error) {
 	m, err := queryOne(ctx, r.s, scanMachine, notPooled(id), machineClaim+" RETURNING "+machineColumns, string(vm), epoch, string(id))
 	if err != nil {
-		return nil, machineFault(err, &domain.Machine{VMID: vm})
+		return nil, machineFault(id, vm)(err)
 	}
 	return m, nil
 }
@@ -115,7 +116,7 @@ func (r machines) Claim(ctx context.Context, id, vm domain.ID, epoch int64) (*do
 func (r machines) Take(ctx context.Context, id, vm domain.ID, epoch int64) error {
 	return r.s.ExecLater(ctx, Write{
 		Query: machineClaim, Args: []any{string(vm), epoch, string(id)}, Absent: notPooled(id),
-		Fault: func(err error) error { return machineFault(err, &domain.Machine{VMID: vm}) },
+		Fault: machineFault(id, vm),
 	})
 }
 
