@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -15,6 +16,10 @@ import (
 	"github.com/aetherium/aetherium/services/core/internal/cli"
 	"github.com/aetherium/aetherium/services/core/internal/cli/apifake"
 )
+
+// frozenClock is the environment variable that stops the clock of the tests'
+// program: the ages it prints do not depend on when a test got its turn.
+const frozenClock = "AETHERIUM_TEST_NOW"
 
 // TestMain lets the test binary be the command line, for scripts and terminals.
 func TestMain(m *testing.M) {
@@ -26,6 +31,13 @@ func TestMain(m *testing.M) {
 		"aetherium": func() {
 			host, release := cli.Process()
 			host.SystemDir = "" // whatever this host runs is no business of the tests
+			if at := os.Getenv(frozenClock); at != "" {
+				now, err := time.Parse(time.RFC3339Nano, at)
+				if err != nil {
+					panic(err)
+				}
+				host.Now = func() time.Time { return now }
+			}
 			code := cli.Main(context.Background(), os.Args[1:], host)
 			release()
 			os.Exit(code)

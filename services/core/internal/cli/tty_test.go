@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
@@ -44,6 +45,11 @@ func checkingHost(t *testing.T) string {
 
 func terminal(t *testing.T, fake *apifake.Server, args ...string) *onTerminal {
 	t.Helper()
+	return terminalWith(t, fake, nil, args...)
+}
+
+func terminalWith(t *testing.T, fake *apifake.Server, env []string, args ...string) *onTerminal {
+	t.Helper()
 	master, tty, err := pty.Open()
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +60,7 @@ func terminal(t *testing.T, fake *apifake.Server, args ...string) *onTerminal {
 	o := &onTerminal{t: t, master: master, terminal: tty, more: make(chan struct{}, 1), eof: make(chan struct{})}
 	o.before = o.modes()
 	o.cmd = exec.Command("aetherium", args...)
-	o.cmd.Env = append(os.Environ(), "AETHERIUM_URL="+fake.URL(), "AETHERIUM_API_KEY="+apifake.Key, "TERM=xterm", "PATH="+checkingHost(t)+":"+os.Getenv("PATH"))
+	o.cmd.Env = append(append(os.Environ(), env...), "AETHERIUM_URL="+fake.URL(), "AETHERIUM_API_KEY="+apifake.Key, "TERM=xterm", "PATH="+checkingHost(t)+":"+os.Getenv("PATH"))
 	o.cmd.Stdin, o.cmd.Stdout, o.cmd.Stderr = tty, tty, tty
 	o.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := o.cmd.Start(); err != nil {
@@ -301,7 +307,7 @@ firecracker  no      microvm    -           there is no /dev/kvm
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			o := terminal(t, fake, strings.Fields(name)...)
+			o := terminalWith(t, fake, []string{frozenClock + "=" + fake.Made.Format(time.RFC3339Nano)}, strings.Fields(name)...)
 			o.ends(0)
 			_ = o.terminal.Close() // the last holder of that side: the reader sees the end
 			<-o.eof

@@ -35,6 +35,8 @@ type Server struct {
 	address string
 	dir     string
 
+	// Made is when the fake was: what it is seeded with began five hours earlier.
+	Made time.Time
 	// TellStdin has streams tell how much input a command has taken already.
 	TellStdin bool
 	// FileBytes, where set, is what every file in a VM holds.
@@ -90,7 +92,7 @@ func (s *Server) Chop(most int64) { s.chop.Store(most) }
 func New(tb testing.TB, set ...func(*Server)) *Server {
 	tb.Helper()
 	s := &Server{
-		tb: tb, dir: tb.TempDir(), changed: make(chan struct{}), claims: map[string]*claim{},
+		tb: tb, Made: time.Now(), dir: tb.TempDir(), changed: make(chan struct{}), claims: map[string]*claim{},
 		failures: map[string]api.Problem{}, secrets: map[string]secret{}, jobs: someJobs(), joinTokens: someJoinTokens(), workers: someWorkers(), access: seedAccess(), endpoints: seedEndpoints(), TellStdin: true,
 		// An address of its own, so that nobody takes the port while it is down.
 		address: fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250)),

@@ -32,7 +32,7 @@ const (
 )
 
 func (s *Server) seed() {
-	at := time.Now().Add(-5*time.Hour - 30*time.Second)
+	at := s.Made.Add(-5 * time.Hour)
 	ended := at.Add(time.Hour)
 	r := api.Resources{MilliCPU: 1500, MemoryBytes: 512 << 20, DiskBytes: 10 << 30, PIDs: 1024}
 	base := api.VM{
