@@ -68,18 +68,18 @@ if [ -n "$unit" ]; then
       mkdir -p coverage
       extra=(-covermode=atomic -coverprofile="$ROOT/coverage/$(basename "$m").out")
     fi
-    (cd "$m" && CGO_ENABLED=1 "${GO:-go}" test -race -timeout 15m "${extra[@]}" "${packages[@]}") 2>&1 | logged || failed+=("$m")
+    (cd "$m" && "$ROOT/scripts/go-test.sh" -timeout 15m "${extra[@]}" "${packages[@]}") 2>&1 | logged || failed+=("$m")
   done
   [ -z "$firecracker" ] || conformance
   say "go test services/core, machines of every driver"
   # One package after the other: an emulated machine is slow enough alone.
   mapfile -t packages < <(cd services/core && "${GO:-go}" list ./... | grep -E "$machines")
-  (eval "$fixtures" && cd services/core && CGO_ENABLED=1 "${GO:-go}" test -race -p 1 -timeout 25m "${packages[@]}") 2>&1 | logged || failed+=("services/core, machines of every driver")
+  (eval "$fixtures" && cd services/core && "$ROOT/scripts/go-test.sh" -p 1 -timeout 25m "${packages[@]}") 2>&1 | logged || failed+=("services/core, machines of every driver")
   say "the code interpreter's server"
   # By Debian's Python: its packages are what the template has.
   (cd services/core/pkg/image/preset/code-interpreter && /usr/bin/python3 -m unittest discover -t . -s tests) 2>&1 | logged || failed+=("the code interpreter's server")
   say "go test services/core, machines by runc"
-  (cd services/core && AETHERIUM_TEST_RUNTIME=runc CGO_ENABLED=1 "${GO:-go}" test -race -timeout 15m ./pkg/vmm/oci) 2>&1 | logged || failed+=("services/core with runc")
+  (cd services/core && AETHERIUM_TEST_RUNTIME=runc "$ROOT/scripts/go-test.sh" -timeout 15m ./pkg/vmm/oci) 2>&1 | logged || failed+=("services/core with runc")
   [ -z "$beside" ] || conformance_ended
 fi
 if [ -n "$integration" ]; then
@@ -87,7 +87,7 @@ if [ -n "$integration" ]; then
   # They make their own base, as users do, but for the SDKs' further runs, and
   # have the kernel that was fetched.
   # Two packages at a time, for they wait more than they compute; the longest first.
-  (eval "$fixtures" && export AETHERIUM_TEST_OTHER_ROOTFS="$AETHERIUM_TEST_ROOTFS" && unset AETHERIUM_TEST_ROOTFS && cd tests && CGO_ENABLED=1 "${GO:-go}" test -race -count=1 -p 2 -timeout 20m ./e2e/e2b ./e2e ./...) 2>&1 | logged || failed+=(tests) # they test bin/, which the cache of results does not see
+  (eval "$fixtures" && export AETHERIUM_TEST_OTHER_ROOTFS="$AETHERIUM_TEST_ROOTFS" && unset AETHERIUM_TEST_ROOTFS && cd tests && "$ROOT/scripts/go-test.sh" -count=1 -p 2 -timeout 20m ./e2e/e2b ./e2e ./...) 2>&1 | logged || failed+=(tests) # they test bin/, which the cache of results does not see
   say "a fleet whose parts fail"
   # Alone: what it waits for is what is being tested. This seed begins with a
   # fault of every kind.

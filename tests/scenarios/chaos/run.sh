@@ -10,4 +10,4 @@ if [ -z "${AETHERIUM_TEST_ROOTFS:-}" ]; then
   eval "$("${GO:-go}" run ./fixtures "$ROOT/.tools/fixtures")"
 fi
 export AETHERIUM_CHAOS_ROOTFS=$AETHERIUM_TEST_ROOTFS AETHERIUM_CHAOS_FOR=$1
-CGO_ENABLED=1 exec "${GO:-go}" test -race -count=1 -v -timeout 24h -run '^TestNothingIsLost$' ./scenarios/chaos
+exec "$ROOT/scripts/go-test.sh" -count=1 -v -timeout 24h -run '^TestNothingIsLost$' ./scenarios/chaos

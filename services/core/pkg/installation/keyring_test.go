@@ -13,6 +13,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/settings"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlitetest"
 )
 
 // starting does what a starting server does about its keys.
@@ -33,7 +34,7 @@ func starting(t *testing.T, store storage.Store, s settings.Common) error {
 func TestTheRightKeys(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	store, err := sqlite.Open(t.Context(), filepath.Join(dir, "db"), sqlite.Options{})
+	store, err := sqlitetest.Open(t.Context(), filepath.Join(dir, "db"), sqlite.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +82,7 @@ func TestTheRightKeys(t *testing.T) {
 func TestTheServiceIsAway(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	store, err := sqlite.Open(t.Context(), filepath.Join(dir, "db"), sqlite.Options{})
+	store, err := sqlitetest.Open(t.Context(), filepath.Join(dir, "db"), sqlite.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

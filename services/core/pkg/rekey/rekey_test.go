@@ -19,6 +19,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/rekey"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlitetest"
 )
 
 func must(t testing.TB, err error) {
@@ -37,7 +38,7 @@ type lab struct {
 
 func (l *lab) store() storage.Store {
 	l.t.Helper()
-	s, err := sqlite.Open(l.t.Context(), filepath.Join(l.dir, "db"), sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
+	s, err := sqlitetest.Open(l.t.Context(), filepath.Join(l.dir, "db"), sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
 	must(l.t, err)
 	return s
 }
@@ -272,7 +273,7 @@ func TestMain(m *testing.M) {
 
 func rewrapHere(dir string) int {
 	ctx := context.Background()
-	s, err := sqlite.Open(ctx, filepath.Join(dir, "db"), sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
+	s, err := sqlitetest.Open(ctx, filepath.Join(dir, "db"), sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		fmt.Println(err)
 		return 1

@@ -21,6 +21,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlitetest"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/fake"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
@@ -75,7 +76,7 @@ func newBed(t *testing.T, options ...func(*bed, *worker.Config)) *bed {
 	}
 	log := slog.New(slog.DiscardHandler)
 	var err error
-	b.store, err = sqlite.Open(ctx, filepath.Join(config.DataDir, "db"), sqlite.Options{Logger: log})
+	b.store, err = sqlitetest.Open(ctx, filepath.Join(config.DataDir, "db"), sqlite.Options{Logger: log})
 	must(t, err)
 	t.Cleanup(func() { must(t, b.store.Close()) })
 	keys, err := seal.LoadFile(filepath.Join(config.DataDir, "key"))

@@ -14,6 +14,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlitetest"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
 )
@@ -55,7 +56,7 @@ func newBench(t testing.TB, options ...func(*service.Config)) *bench {
 	dir := t.TempDir()
 	b := &bench{ctx: t.Context(), by: vmm.Caller{ProjectID: domain.NewID(), Name: "tester"}}
 	var err error
-	b.store, err = sqlite.Open(b.ctx, filepath.Join(dir, "db"), sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
+	b.store, err = sqlitetest.Open(b.ctx, filepath.Join(dir, "db"), sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
 	must(t, err)
 	t.Cleanup(func() { must(t, b.store.Close()) })
 	keys, err := seal.LoadFile(filepath.Join(dir, "key"))

@@ -29,6 +29,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/storage/pgtest"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/postgres"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlitetest"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/webhook"
 )
@@ -64,7 +65,7 @@ func kinds() map[string]func(*testing.T) storage.Store {
 	log := slog.New(slog.DiscardHandler)
 	return map[string]func(*testing.T) storage.Store{
 		"sqlite": func(t *testing.T) storage.Store {
-			s, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "db"), sqlite.Options{Logger: log})
+			s, err := sqlitetest.Open(t.Context(), filepath.Join(t.TempDir(), "db"), sqlite.Options{Logger: log})
 			must(t, err)
 			return s
 		},

@@ -10,6 +10,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlitetest"
 )
 
 // counted counts the transactions that write.
@@ -27,7 +28,7 @@ func (t *counted) Update(ctx context.Context, f func(storage.Tx) error) error {
 // in order.
 func TestManyRowsAreWrittenInPieces(t *testing.T) {
 	t.Parallel()
-	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "db"), sqlite.Options{})
+	db, err := sqlitetest.Open(t.Context(), filepath.Join(t.TempDir(), "db"), sqlite.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

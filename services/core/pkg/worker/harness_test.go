@@ -24,6 +24,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlitetest"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/fake"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
@@ -113,7 +114,7 @@ func newBed(t *testing.T, options ...func(*worker.Config)) *bed {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	late := new(atomic.Int64)
-	store, err := sqlite.Open(ctx, filepath.Join(dir, "db"), sqlite.Options{Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return time.Now().Add(time.Duration(late.Load())) }})
+	store, err := sqlitetest.Open(ctx, filepath.Join(dir, "db"), sqlite.Options{Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return time.Now().Add(time.Duration(late.Load())) }})
 	must(t, err)
 	t.Cleanup(func() { must(t, store.Close()) })
 	keys, err := seal.LoadFile(filepath.Join(dir, "key"))

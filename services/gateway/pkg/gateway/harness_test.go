@@ -22,6 +22,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/access"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlitetest"
 	"github.com/aetherium/aetherium/services/gateway/internal/fake"
 	"github.com/aetherium/aetherium/services/gateway/pkg/answers"
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
@@ -47,7 +48,7 @@ var emptyDatabase = sync.OnceValues(func() ([]byte, error) {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	path := filepath.Join(dir, "a.db")
-	store, err := sqlite.Open(context.Background(), path, sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
+	store, err := sqlitetest.Open(context.Background(), path, sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
 	if err == nil {
 		err = store.Close()
 	}
@@ -67,7 +68,7 @@ func newKeyRing(t testing.TB, logger *slog.Logger) *keyRing {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := sqlite.Open(t.Context(), path, sqlite.Options{Logger: logger, Readers: 2})
+	store, err := sqlitetest.Open(t.Context(), path, sqlite.Options{Logger: logger, Readers: 2})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/installation"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlitetest"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/serve"
 )
@@ -22,7 +23,7 @@ import (
 func TestTheFirstKey(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	store, err := sqlite.Open(t.Context(), dir+"/db", sqlite.Options{})
+	store, err := sqlitetest.Open(t.Context(), dir+"/db", sqlite.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/installation"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlitetest"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/serve"
 	gateway "github.com/aetherium/aetherium/services/gateway/pkg/settings"
@@ -70,7 +71,7 @@ auth:
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := sqlite.Open(t.Context(), dir+"/db", sqlite.Options{})
+	store, err := sqlitetest.Open(t.Context(), dir+"/db", sqlite.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

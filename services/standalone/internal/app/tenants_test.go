@@ -32,6 +32,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlitetest"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/fake"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
@@ -72,7 +73,7 @@ func newHouse(t *testing.T, options ...func(*fake.Node)) *house {
 	t.Cleanup(cancel)
 	h := &house{t: t, ctx: ctx, log: new(lockedBuffer)}
 	logger := slog.New(slog.NewJSONHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	store, err := sqlite.Open(ctx, filepath.Join(dir, "db"), sqlite.Options{Logger: logger})
+	store, err := sqlitetest.Open(ctx, filepath.Join(dir, "db"), sqlite.Options{Logger: logger})
 	h.must(err)
 	t.Cleanup(func() { h.must(store.Close()) })
 	h.store, h.asked = store, &books{Store: store}

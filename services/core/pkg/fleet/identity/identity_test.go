@@ -31,6 +31,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlitetest"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
@@ -64,7 +65,7 @@ var emptyDatabase = sync.OnceValues(func() ([]byte, error) {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	file := filepath.Join(dir, "a.db")
-	store, err := sqlite.Open(context.Background(), file, sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
+	store, err := sqlitetest.Open(context.Background(), file, sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
 	if err == nil {
 		err = store.Close()
 	}
@@ -80,7 +81,7 @@ func newInstallation(t *testing.T) *installation {
 	must(t, err)
 	file := filepath.Join(t.TempDir(), "a.db")
 	must(t, os.WriteFile(file, empty, 0o600))
-	store, err := sqlite.Open(t.Context(), file, sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
+	store, err := sqlitetest.Open(t.Context(), file, sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
 	must(t, err)
 	t.Cleanup(func() { _ = store.Close() })
 	ring, err := seal.NewKeys(make([]byte, 32))

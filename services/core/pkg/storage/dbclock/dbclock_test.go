@@ -10,6 +10,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/dbclock"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlitetest"
 )
 
 // database is one whose clock is ahead of this host's.
@@ -23,7 +24,7 @@ func newDatabase(t *testing.T, ahead time.Duration) *database {
 	d := new(database)
 	d.ahead.Store(int64(ahead))
 	var err error
-	d.Store, err = sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "db"), sqlite.Options{
+	d.Store, err = sqlitetest.Open(t.Context(), filepath.Join(t.TempDir(), "db"), sqlite.Options{
 		Now: func() time.Time { return time.Now().Add(time.Duration(d.ahead.Load())) },
 	})
 	if err != nil {

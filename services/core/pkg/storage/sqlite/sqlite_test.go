@@ -1,19 +1,25 @@
 package sqlite_test
 
 import (
+	"context"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlite"
+	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlitetest"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/storetest"
 )
 
 func open(t testing.TB, path string) *sqlite.Store {
 	t.Helper()
-	s, err := sqlite.Open(t.Context(), path, sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
+	return openBy(t, sqlite.Open, path)
+}
+
+func openBy(t testing.TB, open func(context.Context, string, sqlite.Options) (*sqlite.Store, error), path string) *sqlite.Store {
+	t.Helper()
+	s, err := open(t.Context(), path, sqlite.Options{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,20 +33,7 @@ func open(t testing.TB, path string) *sqlite.Store {
 
 func TestStore(t *testing.T) {
 	t.Parallel()
-	// Made once: with the race detector, migrations take longer than most tests.
-	blank := filepath.Join(t.TempDir(), "blank.db")
-	if err := open(t, blank).Close(); err != nil {
-		t.Fatal(err)
-	}
-	raw, err := os.ReadFile(blank)
-	if err != nil {
-		t.Fatal(err)
-	}
 	storetest.Run(t, func(t *testing.T) storage.Store {
-		path := filepath.Join(t.TempDir(), "a#b ?c%.db")
-		if err := os.WriteFile(path, raw, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return open(t, path)
+		return openBy(t, sqlitetest.Open, filepath.Join(t.TempDir(), "a#b ?c%.db"))
 	})
 }
