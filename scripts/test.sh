@@ -30,8 +30,9 @@ scripts/install-deps.sh --test
 make build
 
 failed=()
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+log=$tmp/log
 # logged keeps what is printed, of which failures are told again at the end: a
 # run of everything is long.
 logged() { tee -a "$log"; }
@@ -41,22 +42,30 @@ if [ -n "$unit" ] && [ -n "$integration" ] && [ -z "${AETHERIUM_TEST_OFFLINE:-}"
   say "what the binaries are made of"
   scripts/sbom.sh || failed+=(sbom)
 fi
-say "what machines of tests are made from"
+# What machines of tests are made from is made beside the tests that need none.
 know_kernels
-fixtures=$(cd tests && "${GO:-go}" run ./fixtures "$ROOT/.tools/fixtures") || failed+=(fixtures)
+(cd tests && exec "${GO:-go}" run ./fixtures "$ROOT/.tools/fixtures") >"$tmp/fixtures" 2>"$tmp/fixtures.log" &
+making=$!
+fixtures=
+fixtures_made() {
+  [ -n "$making" ] || return 0
+  say "what machines of tests are made from"
+  wait "$making" || failed+=(fixtures)
+  making=
+  cat "$tmp/fixtures.log"
+  fixtures=$(cat "$tmp/fixtures")
+}
 # An emulated machine keeps one processor busy, so two that are emulated for
 # different tests are run beside one another.
 beside=
 conformance() {
-  beside_log=$(mktemp)
-  make firecracker-conformance >"$beside_log" 2>&1 &
+  make firecracker-conformance >"$tmp/conformance" 2>&1 &
   beside=$!
 }
 conformance_ended() {
   say "the firecracker driver, in an emulated machine"
   wait "$beside" || failed+=("the firecracker driver")
-  logged <"$beside_log"
-  rm -f "$beside_log"
+  logged <"$tmp/conformance"
 }
 if [ -n "$unit" ]; then
   for m in libs/common libs/types services/core services/gateway services/k8s-manager services/standalone; do
@@ -70,6 +79,7 @@ if [ -n "$unit" ]; then
     fi
     (cd "$m" && "$ROOT/scripts/go-test.sh" -timeout 15m "${extra[@]}" "${packages[@]}") 2>&1 | logged || failed+=("$m")
   done
+  fixtures_made
   [ -z "$firecracker" ] || conformance
   say "go test services/core, machines of every driver"
   # One package after the other: an emulated machine is slow enough alone.
@@ -83,6 +93,7 @@ if [ -n "$unit" ]; then
   [ -z "$beside" ] || conformance_ended
 fi
 if [ -n "$integration" ]; then
+  fixtures_made
   say "go test tests"
   # They make their own base, as users do, but for the SDKs' further runs, and
   # have the kernel that was fetched.

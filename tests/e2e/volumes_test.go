@@ -113,5 +113,9 @@ func TestVolumesOfVMs(t *testing.T) {
 		t.Errorf("afterwards: %q", got)
 	}
 	must("vm", "rm", three)
+	// run leaves nothing behind that keeps a volume in use.
+	if got := must("run", "--volume", name+":/mnt/data", "--", "cat", "/mnt/data/file"); got != "from one\n" {
+		t.Errorf("by run: %q", got)
+	}
 	must("volume", "rm", name)
 }

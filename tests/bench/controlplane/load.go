@@ -124,9 +124,13 @@ func (f *fleet) saturate(ctx context.Context, d time.Duration) (Row, error) {
 	return t.row("made and removed, as fast as it goes", f.count()), ctx.Err()
 }
 
-// hold makes VMs at a rate, whether or not those before are answered, and removes
-// one for each that it was given.
-func (f *fleet) hold(ctx context.Context, rate float64, d time.Duration) (Row, error) {
+// hold makes VMs at a rate, whether or not those before are answered. With
+// replace it removes one for each that it was given, which is as much again to do.
+func (f *fleet) hold(ctx context.Context, rate float64, d time.Duration, replace bool) (Row, error) {
+	name := "made at a given rate"
+	if replace {
+		name = "made and removed at a given rate"
+	}
 	t := &tally{started: time.Now()}
 	var all sync.WaitGroup
 	for n := range int64(rate * d.Seconds()) {
@@ -134,19 +138,19 @@ func (f *fleet) hold(ctx context.Context, rate float64, d time.Duration) (Row, e
 		select {
 		case <-time.After(time.Until(due)):
 		case <-ctx.Done():
-			return t.row("held", f.count()), ctx.Err()
+			return t.row(name, f.count()), ctx.Err()
 		}
 		if time.Since(due) > 100*time.Millisecond {
 			t.late++
 		}
 		all.Go(func() {
 			took, err := f.create(ctx, n)
-			if err == nil {
+			if err == nil && replace {
 				err = f.remove(ctx)
 			}
 			t.note(took, err)
 		})
 	}
 	all.Wait()
-	return t.row("made and removed at a given rate", f.count()), ctx.Err()
+	return t.row(name, f.count()), ctx.Err()
 }

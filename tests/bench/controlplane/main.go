@@ -120,8 +120,9 @@ func run(ctx context.Context) (err error) {
 		func() (Row, error) { return f.rest(ctx, *rest) },
 		func() (Row, error) { return f.fill(ctx, *many) },
 		func() (Row, error) { return f.rest(ctx, *rest) },
-		func() (Row, error) { return f.hold(ctx, *rate, *hold) },
+		func() (Row, error) { return f.hold(ctx, *rate, *hold, true) },
 		func() (Row, error) { return f.saturate(ctx, *sweep) },
+		func() (Row, error) { return f.hold(ctx, *rate, *hold, false) },
 	}
 	for _, step := range steps {
 		if err := add(meter{conn, f.pg.PID()}.measured(ctx, step)); err != nil {

@@ -150,7 +150,14 @@ func (t *temporary) remove(ctx context.Context) {
 			return // nor was one made
 		}
 	}
-	if err := t.client.DropVM(ctx, t.id); err != nil && !errors.HasCode(err, errors.NotFound) && !errors.HasCode(err, errors.Gone) {
+	drop := t.client.DropVM
+	if len(t.req.Volumes) > 0 { // the next command may want them
+		drop = func(ctx context.Context, id string) error {
+			_, err := t.client.DeleteVM(ctx, id)
+			return err
+		}
+	}
+	if err := drop(ctx, t.id); err != nil && !errors.HasCode(err, errors.NotFound) && !errors.HasCode(err, errors.Gone) {
 		t.say("the VM %s could not be removed", t.id)
 		t.tell(err)
 	}

@@ -123,7 +123,8 @@ type (
 	// In mode memory the machine has no process afterwards and uses no memory:
 	// connections to it break, its PID is 0, Dial and Usage return Conflict. It
 	// has not ended: Wait goes on. It is still paused after the host was
-	// rebooted. Stop forgets its memory. When Resume returns, Dial can connect.
+	// rebooted. Stop forgets its memory. When Resume returns, Dial can connect;
+	// one whose context ends first leaves it paused, or running, but not ended.
 	// Returns Unsupported for other modes, Conflict for a machine that does not run.
 	Pauser interface {
 		Pause(ctx context.Context, id string, mode domain.PauseMode) error

@@ -119,11 +119,14 @@ func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 		return nil, errors.New(errors.Unavailable, "the VM cannot be talked to at the moment").WithHint("try again")
 	}
 	now, begun := w.time(), time.Now()
-	r := &running{live: l, release: w.use(l), begun: begun, row: domain.Execution{
+	row := domain.Execution{
 		ID: req.ID, ProjectID: vm.ProjectID, VMID: vm.ID, Epoch: l.row().Epoch, Command: req.Command,
 		State: domain.ExecutionStarting, CreatedAt: now,
-	}}
-	w.seal(&r.row)
+	}
+	w.seal(&row)
+	// From the moment that it is added, its end may be told, and its row is changed
+	// by others.
+	r := &running{live: l, release: w.use(l), begun: begun, row: row}
 	_, r.span = tracing.Begin(ctx, "execution")
 	r.span.Text("aetherium.vm", vm.ID.String())
 	r.span.Text("aetherium.execution", req.ID.String())
@@ -135,7 +138,7 @@ func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 			return nil, errors.New(errors.AlreadyExists, "another execution has this ID").WithField("id")
 		}
 	}
-	started, err := l.session.Start(ctx, guest.StartRequest{ID: req.ID, Command: w.traced(req.Command, r.span), Tag: req.Tag, Sealed: r.row.CommandSealed})
+	started, err := l.session.Start(ctx, guest.StartRequest{ID: req.ID, Command: w.traced(req.Command, r.span), Tag: req.Tag, Sealed: row.CommandSealed})
 	w.metrics.began(begun, err)
 	if err != nil {
 		if mine && !errors.HasCode(err, errors.Canceled) && !errors.HasCode(err, errors.DeadlineExceeded) {
@@ -151,12 +154,12 @@ func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 		return nil, blameProgram(err)
 	}
 	w.confirmed(started, l)
-	_, row, ok := w.execs.get(req.ID)
+	_, current, ok := w.execs.get(req.ID)
 	if !ok {
 		// So short that it has ended and is stored already.
 		return w.storedExecution(ctx, vm.ProjectID, req.ID)
 	}
-	return row, nil
+	return current, nil
 }
 
 // Execute implements service.Node.

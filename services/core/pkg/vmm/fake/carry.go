@@ -103,19 +103,24 @@ func (d *Driver) UnpackMemory(ctx context.Context, spec vmm.Spec, r io.Reader) e
 	return nil
 }
 
-// arrive lets a machine go on that came from another node.
+// arrive lets a machine go on that came from another node. One that did not stays
+// paused: nothing of what it had in its memory is lost.
 func (d *Driver) arrive(ctx context.Context, m *machine, mem memory) error {
 	r, err := d.boot(m)
 	if err != nil {
 		return err
 	}
-	if err := d.goOn(ctx, m, r, mem); err != nil {
+	err = d.goOn(ctx, m, r, mem)
+	if err != nil {
 		m.end(r, 0, vmm.Exit{Known: true})
 		d.drop(m)
-		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if err != nil {
+		m.arrived, m.status = &mem, vmm.StatusPaused
+		return err
+	}
 	m.status = vmm.StatusRunning
 	return nil
 }

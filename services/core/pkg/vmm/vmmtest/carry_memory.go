@@ -181,14 +181,8 @@ func (b *bed) refusesMemory(t *testing.T, c vmm.MemoryCarrier, s vmm.Spec, whole
 // runs, of which this node has no journal.
 func (b *bed) arrived(t *testing.T, id string, known ...domain.ID) *box {
 	t.Helper()
-	for range 2 {
-		if err := b.pauser(t).Resume(timeout(t), id); err != nil {
-			t.Fatalf("resuming: %v", err)
-		}
-	}
-	if got := b.status(t, id); got != vmm.StatusRunning {
-		t.Errorf("resumed: %s", got)
-	}
+	b.brokenOff(t, id)
+	b.resume(t, id)
 	x := b.greet(t, id, t.TempDir())
 	all, err := x.client.Remembered(timeout(t))
 	if err != nil {

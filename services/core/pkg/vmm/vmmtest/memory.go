@@ -1,6 +1,7 @@
 package vmmtest
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -19,6 +20,7 @@ var memoryTests = []behaviour{
 	{"output that was on its way when it was paused", can("pause:memory"), testSleepMidway},
 	{"a paused machine that is waited for", can("pause:memory"), testSleepWait},
 	{"a paused machine outlives its driver", can("pause:memory"), testSleepReopen},
+	{"a resume that is broken off loses nothing", can("pause:memory"), testResumeBrokenOff},
 	{"a paused machine can be deleted", can("pause:memory"), testDeleteAsleep},
 	{"a paused machine can be stopped", can("pause:memory"), testStopAsleep},
 	{"delete while it is paused", can("pause:memory"), testDeleteWhilePausing},
@@ -48,15 +50,51 @@ func (b *bed) sleep(t *testing.T, x *box) {
 // wake resumes it, twice, and takes up what runs.
 func (b *bed) wake(t *testing.T, x *box, known ...domain.ID) *box {
 	t.Helper()
+	b.resume(t, x.id)
+	return b.attach(t, x.id, x.dir, known...)
+}
+
+// resume has a machine go on, twice.
+func (b *bed) resume(t *testing.T, id string) {
+	t.Helper()
 	for range 2 {
-		if err := b.pauser(t).Resume(timeout(t), x.id); err != nil {
+		if err := b.pauser(t).Resume(timeout(t), id); err != nil {
 			t.Fatalf("resuming: %v", err)
 		}
 	}
-	if got := b.status(t, x.id); got != vmm.StatusRunning {
+	if got := b.status(t, id); got != vmm.StatusRunning {
 		t.Errorf("resumed: %s", got)
 	}
-	return b.attach(t, x.id, x.dir, known...)
+}
+
+// brokenOff resumes a machine for callers who go away sooner or later, until it
+// runs: no such try may take from it what is in its memory.
+func (b *bed) brokenOff(t *testing.T, id string) {
+	t.Helper()
+	for _, after := range []time.Duration{0, time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond} {
+		ctx, cancel := context.WithTimeout(timeout(t), after)
+		err := b.pauser(t).Resume(ctx, id)
+		cancel()
+		got := b.status(t, id)
+		if got != vmm.StatusRunning && (err == nil || got != vmm.StatusPaused) {
+			t.Fatalf("resumed for one who went away after %s: %s, %v", after, got, err)
+		}
+		if err == nil {
+			return
+		}
+	}
+}
+
+func testResumeBrokenOff(t *testing.T, b *bed) {
+	x, m := b.machine(t), newModel()
+	h := x.hold(t)
+	m.write(t, h, "before", 1, 3)
+	b.sleep(t, x)
+	b.brokenOff(t, x.id)
+	x = b.wake(t, x, h.id)
+	h = h.in(t, x, h.id)
+	m.check(t, "resumed", h)
+	h.leave(t, 7)
 }
 
 func testSleep(t *testing.T, b *bed) {
