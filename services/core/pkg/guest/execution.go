@@ -21,6 +21,7 @@ type execution struct {
 	id      domain.ID
 	agentID string           // what the agent calls it
 	start   *guestv1.Command // to be started; nil: to be taken up
+	limit   *time.Timer      // abandons a start that is not confirmed; nil: to be taken up
 	journal *journal.Journal
 	input   *input
 
@@ -107,12 +108,14 @@ func (x *execution) run() {
 		x.s.kill(x.agentID)
 	case refused:
 		_ = x.s.cfg.Journals.Delete(x.s.key(x.id))
+		x.s.tellRefused(x.id, err)
 		x.fail(err)
 	case unstarted:
 		// Should it have started after all, the journal's end says that it must not run.
 		if jerr := x.journal.AppendEnd(domain.ExecutionEnd{LostReason: reason(err)}); jerr != nil {
 			x.s.cfg.Log.Error("the end of an execution is not in its journal", "execution", x.id, "error", jerr)
 		}
+		x.s.tellRefused(x.id, err)
 		x.fail(err)
 		x.s.kill(x.agentID)
 	case detached:
@@ -164,6 +167,9 @@ func (x *execution) release(err error) {
 	default:
 		x.startErr = err
 		close(x.started)
+	}
+	if x.limit != nil {
+		x.limit.Stop()
 	}
 }
 

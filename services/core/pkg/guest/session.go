@@ -50,6 +50,10 @@ type Hooks struct {
 	// OnOutput tells of the first output of an execution, once it is in the journal.
 	OnOutput func(execution domain.ID)
 	OnEnded  func(Ended)
+	// OnRefused tells of an execution whose start was asked for by Start and never
+	// confirmed: nothing of it runs, and it has no end. Whoever asked may have gone
+	// away long ago.
+	OnRefused func(execution domain.ID, why error)
 }
 
 // SessionConfig is what a session works with.
@@ -85,11 +89,16 @@ type Session struct {
 	closed     bool
 }
 
-// Open begins to supervise a machine. known are the executions that are on
-// record as not ended: each is taken up where its journal stands, or ends as
-// lost when the agent does not know it. What else runs in the machine is found
-// and reported by OnStarted. Open does not wait for the agent.
+// Open is NewSession and Begin in one.
 func Open(cfg SessionConfig, known ...domain.ID) *Session {
+	s := NewSession(cfg)
+	s.Begin(known...)
+	return s
+}
+
+// NewSession makes a session that supervises nothing before Begin: whoever makes
+// executions known by it can have it first.
+func NewSession(cfg SessionConfig) *Session {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -102,13 +111,20 @@ func Open(cfg SessionConfig, known ...domain.ID) *Session {
 	s := &Session{cfg: cfg, executions: make(map[domain.ID]*execution), killing: make(map[string]bool), over: make(map[string]bool), gone: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.forget.init(s)
+	return s
+}
+
+// Begin begins to supervise a machine, once. known are the executions that are on
+// record as not ended: each is taken up where its journal stands, or ends as
+// lost when the agent does not know it. What else runs in the machine is found
+// and reported by OnStarted. Begin does not wait for the agent.
+func (s *Session) Begin(known ...domain.ID) {
 	for _, id := range known {
 		if err := s.adopt(id); err != nil {
-			cfg.Log.Error("execution not taken up", "execution", id, "error", err)
+			s.cfg.Log.Error("execution not taken up", "execution", id, "error", err)
 		}
 	}
 	s.wg.Go(s.watch)
-	return s
 }
 
 func (s *Session) key(id domain.ID) journal.Key {
@@ -268,6 +284,12 @@ func (s *Session) Gone(ctx context.Context, reason string) {
 func (s *Session) tellStarted(st Started) {
 	if s.cfg.Hooks.OnStarted != nil {
 		s.cfg.Hooks.OnStarted(st)
+	}
+}
+
+func (s *Session) tellRefused(id domain.ID, why error) {
+	if s.cfg.Hooks.OnRefused != nil {
+		s.cfg.Hooks.OnRefused(id, why)
 	}
 }
 

@@ -58,10 +58,16 @@ func (s *Session) Start(ctx context.Context, req StartRequest) (Started, error) 
 	x.about = Started{ID: req.ID, Command: req.Command, Tag: req.Tag}
 	if began {
 		x.start = cmd
+		// It is given up also when whoever asked has gone away meanwhile.
+		limit := s.cfg.StartTimeout
+		x.limit = time.AfterFunc(limit, func() {
+			x.abandon(errors.New(errors.GuestFault, "the guest agent did not confirm the start in %s", limit))
+		})
 	}
 	existing, err := s.add(x)
 	if err != nil {
 		if began {
+			x.limit.Stop()
 			_ = s.cfg.Journals.Delete(s.key(req.ID))
 		}
 		return Started{}, err
@@ -78,19 +84,18 @@ func (s *Session) Start(ctx context.Context, req StartRequest) (Started, error) 
 
 // awaitStart waits for the agent's word.
 func (x *execution) awaitStart(ctx context.Context, limit time.Duration) (Started, error) {
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
+	var late <-chan time.Time
+	if x.start == nil { // else it has a limit of its own
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		late = timer.C
+	}
 	select {
 	case <-x.started:
 	case <-ctx.Done():
 		return Started{}, errors.Public(ctx.Err())
-	case <-timer.C:
-		err := errors.New(errors.GuestFault, "the guest agent did not confirm the start in %s", limit)
-		if x.start == nil {
-			return Started{}, err // it was started long ago; the agent does not answer now
-		}
-		x.abandon(err)
-		<-x.started
+	case <-late: // it was started long ago; the agent does not answer now
+		return Started{}, errors.New(errors.GuestFault, "the guest agent did not confirm the start in %s", limit)
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()

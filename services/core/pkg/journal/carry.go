@@ -46,7 +46,7 @@ func (s *Store) packOne(ctx context.Context, w io.Writer, k Key) error {
 		return err
 	}
 	defer r.Close()
-	at := j.info().Modified
+	at := j.lastModified()
 	var buf []byte
 	put := func(f frame) error {
 		buf = appendRecord(buf[:0], k, f, at)

@@ -58,7 +58,9 @@ func (s *Store) Fresh() []Info {
 		s.fresh.drop(k)
 		if _, ended := j.Ended(); ended {
 			s.fresh.add(k)
+			s.mu.Lock()
 			out = append(out, j.info())
+			s.mu.Unlock()
 		} // else its end adds it
 		j.Close()
 	}

@@ -375,10 +375,18 @@ func (j *Journal) closeFile() {
 	}
 }
 
+// info describes the journal. The store's mutex is held.
 func (j *Journal) info() Info {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return Info{Key: j.key, Bytes: j.bytes, Modified: j.modified, Open: j.refs > 0, Carried: j.carried}
+}
+
+// lastModified tells when the journal was last written to.
+func (j *Journal) lastModified() time.Time {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.modified
 }
 
 // part lets those who follow the journal go.

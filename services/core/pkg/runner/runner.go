@@ -368,8 +368,19 @@ func (r *Runner) finish(ctx context.Context, t *domain.Task) error {
 func (r *Runner) ended(ctx context.Context, t *domain.Task) {
 	r.Changes.Notify(t.ID)
 	var next []*domain.Task
-	err := r.Store.View(ctx, func(tx storage.Tx) (err error) {
-		next, err = tx.Tasks().Ready(ctx, service.TaskRun, t.ProjectID, r.time(), 1)
+	err := r.Store.View(ctx, func(tx storage.Tx) error {
+		// Others may end just now, and find the same one ready: all the free places
+		// are given, not the one alone that this one had.
+		free := 1
+		if most := r.config.PerProject; most > 1 {
+			running, err := tx.Tasks().CountRunning(ctx, service.TaskRun, t.ProjectID)
+			if err != nil {
+				return err
+			}
+			free = min(max(1, most-running), storage.MaxPage)
+		}
+		var err error
+		next, err = tx.Tasks().Ready(ctx, service.TaskRun, t.ProjectID, r.time(), free)
 		return err
 	})
 	if t.State.Ended() {

@@ -79,16 +79,16 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 	if !trace.unclaimed { // else nothing may run there before its row says whose it is
 		next.Observed = domain.Running
 	}
-	l := &liveVM{id: vm.ID, machine: vm.MachineID, client: client}
+	l := &liveVM{id: vm.ID, machine: vm.MachineID, epoch: epoch, client: client}
 	l.vm.Store(&next)
 	if trace.kind == startResume {
 		l.lastUsed.Store(w.Now().UnixNano()) // who had it resumed is about to use it
 	}
-	ids := w.takeUp(ctx, l, known)
-	l.session = guest.Open(guest.SessionConfig{
+	l.session = guest.NewSession(guest.SessionConfig{
 		Client: client, Journals: w.Journals, VM: vm.ID, Epoch: epoch, Log: w.Log,
-		Hooks: guest.Hooks{OnStarted: w.onStarted(l), OnOutput: w.onOutput, OnEnded: w.onEnded(l)},
-	}, ids...)
+		Hooks: guest.Hooks{OnStarted: w.onStarted(l), OnOutput: w.onOutput, OnEnded: w.onEnded(l), OnRefused: w.onRefused(l)},
+	})
+	l.session.Begin(w.takeUp(ctx, l, known)...)
 	if old := w.vms.add(l); old != nil {
 		old.session.Close()
 		old.client.Close()

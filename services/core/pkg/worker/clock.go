@@ -13,7 +13,7 @@ import (
 // deadlines hold also while that is away.
 type clock struct {
 	now func() time.Time
-	due func(context.Context, domain.ID)
+	due func(context.Context, domain.ID) // begins what is to be done, and does not wait for it
 
 	mu    sync.Mutex
 	queue alarms
@@ -89,8 +89,7 @@ func (c *clock) run(ctx context.Context) {
 	for {
 		id, wait := c.next()
 		if id != "" {
-			// On a goroutine of its own: one slow database must not hold up the others' deadlines.
-			go c.due(ctx, id)
+			c.due(ctx, id)
 			continue
 		}
 		timer.Reset(wait)

@@ -117,7 +117,7 @@ func (w *Worker) Wake(ctx context.Context, project, id domain.ID) {
 	if !w.steps.underway(id) {
 		return
 	}
-	w.wg.Go(func() {
+	w.spawn(func() {
 		if vm, err := w.load(w.ctx, id); err == nil {
 			w.steps.supersede(id, vm.Generation)
 		}

@@ -29,7 +29,9 @@ func (w *Worker) Drain(ctx context.Context, by string) error {
 			continue
 		}
 		if _, derr := w.driver(vm.Spec.Driver); errors.HasCode(derr, errors.Unavailable) {
+			mu.Lock()
 			err = errors.Join(err, derr) // it would be waited for in vain
+			mu.Unlock()
 			continue
 		}
 		wg.Go(func() {

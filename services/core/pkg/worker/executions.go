@@ -44,6 +44,18 @@ func (e *executions) get(id domain.ID) (*running, *domain.Execution, bool) {
 	return r, &row, true
 }
 
+// forgo forgets an execution that was not confirmed to run, unless another has
+// taken its place. It reports whether it did: its use of the VM is to be ended then.
+func (e *executions) forgo(r *running) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.byID[r.row.ID] != r || r.row.State != domain.ExecutionStarting {
+		return false
+	}
+	delete(e.byID, r.row.ID)
+	return true
+}
+
 // add registers an execution unless it is known.
 func (e *executions) add(r *running) bool {
 	e.mu.Lock()
@@ -141,10 +153,9 @@ func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 	started, err := l.session.Start(ctx, guest.StartRequest{ID: req.ID, Command: w.traced(req.Command, r.span), Tag: req.Tag, Sealed: row.CommandSealed})
 	w.metrics.began(begun, err)
 	if err != nil {
+		// Whoever goes away does not end the start.
 		if mine && !errors.HasCode(err, errors.Canceled) && !errors.HasCode(err, errors.DeadlineExceeded) {
-			w.execs.drop(req.ID)
-			r.release()
-			r.span.End(err)
+			w.forgo(r, err)
 		}
 		if errors.HasCode(err, errors.Conflict) {
 			if row, ok := w.endedBefore(ctx, l, req); ok {
@@ -160,6 +171,24 @@ func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 		return w.storedExecution(ctx, vm.ProjectID, req.ID)
 	}
 	return current, nil
+}
+
+// forgo forgets an execution that does not run, and never did.
+func (w *Worker) forgo(r *running, why error) {
+	if w.execs.forgo(r) {
+		r.release()
+		r.span.End(why)
+	}
+}
+
+// onRefused is called by the session when what was to be started is not.
+func (w *Worker) onRefused(l *liveVM) func(domain.ID, error) {
+	return func(id domain.ID, why error) {
+		if r, _, known := w.execs.get(id); known && r.live == l {
+			w.forgo(r, why)
+			w.endings.Notify(id)
+		}
+	}
 }
 
 // Execute implements service.Node.
@@ -274,7 +303,9 @@ func (w *Worker) confirmed(s guest.Started, l *liveVM) {
 				row.Command = s.Command // it was made from a journal, which does not
 			}
 		}
-		w.execs.add(&running{live: l, release: w.use(l), row: row})
+		if r := (&running{live: l, release: w.use(l), row: row}); !w.execs.add(r) {
+			r.release()
+		}
 	}
 	first := false
 	row, _, ok := w.execs.change(s.ID, func(x *domain.Execution) {

@@ -22,7 +22,7 @@ func (w *Worker) Crash(ctx context.Context) {
 	w.pool.gone.Wait()
 	w.vms.closeAll()
 	w.rows.stop()
-	w.wg.Wait()
+	w.wait()
 }
 
 // Sweep looks for what a lost wake-up left, as the worker does from time to time.

@@ -21,6 +21,7 @@ type live struct {
 type liveVM struct {
 	id      domain.ID
 	machine domain.ID
+	epoch   int64 // of its session; the row may get it later
 	client  *guest.Client
 	session *guest.Session
 
@@ -99,10 +100,21 @@ func (v *live) attached(id, machine domain.ID) bool {
 	return l != nil && l.machine == machine
 }
 
-// refresh takes over a row that was written.
+// refresh takes over a row that was written, unless a newer one was.
 func (v *live) refresh(vm *domain.VM) {
-	if l := v.find(vm.ID); l != nil {
-		l.vm.Store(vm)
+	l := v.find(vm.ID)
+	if l == nil {
+		return
+	}
+	if vm.Epoch < l.epoch { // written while it starts: what runs in it is of the epoch that begins
+		next := *vm
+		next.Epoch, vm = l.epoch, &next
+	}
+	for {
+		old := l.vm.Load()
+		if old.Revision > vm.Revision || l.vm.CompareAndSwap(old, vm) {
+			return
+		}
 	}
 }
 

@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"io"
-	"sync"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -51,8 +50,8 @@ const (
 
 // outputs is what this worker does about output in the storage.
 type outputs struct {
-	storing sync.Mutex // held while output is stored
-	slots   slots      // of fetches
+	storing slots // one: held while output is stored
+	slots   slots // of fetches
 	swept   stored
 }
 
@@ -102,8 +101,10 @@ func (w *Worker) storeLastOutput(ctx context.Context) {
 // so, that is not in the storage. Where that fails it is as good as it was: in its
 // journal.
 func (w *Worker) storeOutput(ctx context.Context) (err error) {
-	w.outputs.storing.Lock()
-	defer w.outputs.storing.Unlock()
+	if err := w.outputs.storing.take(ctx); err != nil {
+		return err
+	}
+	defer w.outputs.storing.put()
 	batches := map[domain.ID]*batch{} // by project
 	flush := func(b *batch) bool {
 		serr := w.storeBatch(ctx, b.rows)

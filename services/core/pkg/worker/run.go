@@ -194,7 +194,9 @@ func (w *Worker) launch(ctx context.Context, vm *domain.VM, driver vmm.Driver, h
 	}
 	trace.phase("start")
 	w.machines.set(vm.MachineID, vm.Spec.Driver, lifecycle.MachineRunning)
-	vm.Observed = domain.Starting
+	starting := *vm // others have the row as it was written
+	starting.Observed = domain.Starting
+	vm = &starting
 	if handle != nil {
 		trace.handle = handle
 	}
@@ -223,10 +225,10 @@ func (w *Worker) createFailed(ctx context.Context, vm *domain.VM, driver vmm.Dri
 // notMade gives up a VM that no machine could be made for. One whose disk is in
 // the storage rests there again.
 func (w *Worker) notMade(ctx context.Context, vm *domain.VM, driver vmm.Driver, why error) error {
+	if ctx.Err() != nil {
+		return ctx.Err() // interrupted, not failed
+	}
 	if vm.StoredID != "" && !isAway(why) {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
 		return w.notTaken(ctx, vm, driver, why)
 	}
 	return w.failed(ctx, vm, domain.CauseCreateFault, why)
@@ -259,6 +261,9 @@ func (w *Worker) pause(ctx context.Context, vm *domain.VM, driver vmm.Driver) er
 		return w.sleep(ctx, vm, driver, p)
 	}
 	w.vms.suspend(vm.ID)
+	// Once begun it is carried through: what was interrupted may be frozen or not.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxFreeze)
+	defer cancel()
 	if err := p.Pause(ctx, string(vm.MachineID), vm.PauseMode); err != nil {
 		w.vms.unsuspend(vm.ID)
 		return err
@@ -429,10 +434,17 @@ func (w *Worker) deleted(ctx context.Context, vm *domain.VM) error {
 
 // due is called by the clock when vm's time may be up.
 func (w *Worker) due(ctx context.Context, id domain.ID) {
+	working := ctx
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	vm, err := w.load(ctx, id)
-	if err != nil {
+	switch {
+	case working.Err() != nil:
+		return // the worker stops: its next life has the alarm again
+	case errors.HasCode(err, errors.NotFound):
+		w.clock.clear(id)
+		return
+	case err != nil:
 		w.enforceAlone(ctx, id, err)
 		return
 	}
@@ -453,7 +465,7 @@ func (w *Worker) due(ctx context.Context, id domain.ID) {
 		w.timeUp(row, cause)
 		return nil
 	})
-	if err != nil {
+	if err != nil && working.Err() == nil {
 		w.enforceAlone(ctx, id, err)
 		return
 	}

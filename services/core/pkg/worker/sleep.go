@@ -36,8 +36,12 @@ func (w *Worker) info(driver string) domain.DriverInfo {
 	return domain.DriverInfo{Name: driver}
 }
 
-// maxPause bounds the writing of a machine's memory.
-const maxPause = 10 * time.Minute
+const (
+	// maxPause bounds the writing of a machine's memory.
+	maxPause = 10 * time.Minute
+	// maxFreeze bounds the freezing of a machine's processes.
+	maxFreeze = time.Minute
+)
 
 // sleep pauses vm so that it holds no memory. What its executions wrote and is
 // not in their journals stays in its memory, and comes when it goes on.

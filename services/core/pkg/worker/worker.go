@@ -118,9 +118,11 @@ type Worker struct {
 	config Config
 	Deps
 
-	ctx    context.Context // ends with Stop
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	ctx      context.Context // ends with Stop
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	spawning sync.Mutex // guards halted, and what spawn begins
+	halted   bool
 
 	offers   offers
 	machines machines
@@ -158,14 +160,17 @@ func New(config Config, d Deps) *Worker {
 	d.Sealer, d.Store = sealer{d.Sealer}, store{d.Store}
 	w := &Worker{config: config.withDefaults(), Deps: d}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
-	w.clock = newClock(d.Now, w.due)
+	w.clock = newClock(d.Now, func(ctx context.Context, id domain.ID) {
+		// On a goroutine of its own: one slow database must not hold up the others' deadlines.
+		w.spawn(func() { w.due(ctx, id) })
+	})
 	w.rows = newRows(d.Store, d.Log)
 	w.metrics = newMetrics()
 	w.pool = newPool(w, w.config.Pool)
 	w.unstored.look = make(chan struct{}, 1)
 	w.moves.look = make(chan struct{}, 1)
 	w.layers.dir = filepath.Join(w.config.DataDir, "layers")
-	w.outputs.slots = make(slots, maxOutputFetches)
+	w.outputs.storing, w.outputs.slots = make(slots, 1), make(slots, maxOutputFetches)
 	w.stepSlots = make(slots, maxStepBuilds)
 	return w
 }
@@ -224,7 +229,7 @@ func (w *Worker) Stop(ctx context.Context) error {
 	w.vms.closeAll()
 	w.rows.stop()
 	done := make(chan struct{})
-	go func() { w.wg.Wait(); close(done) }()
+	go func() { w.wait(); close(done) }()
 	select {
 	case <-done:
 		w.leave(ctx)
@@ -239,6 +244,23 @@ func (w *Worker) Stop(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// spawn runs f beside what calls, unless the worker is about to have stopped.
+func (w *Worker) spawn(f func()) {
+	w.spawning.Lock()
+	defer w.spawning.Unlock()
+	if !w.halted {
+		w.wg.Go(f)
+	}
+}
+
+// wait waits for all that was begun; nothing is begun any more then.
+func (w *Worker) wait() {
+	w.spawning.Lock()
+	w.halted = true
+	w.spawning.Unlock()
+	w.wg.Wait()
 }
 
 // ID returns the worker's ID, known after Start.
