@@ -252,6 +252,52 @@ func TestStartThatIsNotConfirmed(t *testing.T) {
 	}
 }
 
+// A start whose caller has gone goes on, and it is told if nothing came of it.
+func TestStartThatFailsWithoutItsCaller(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]func(context.Context) error{
+		"refused":        func(context.Context) error { return connect.NewError(connect.CodeInvalidArgument, errors.Plain("no")) },
+		"never answered": func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, leave := context.WithCancel(t.Context())
+			left := make(chan struct{})
+			l := &liar{attach: func(ctx context.Context, first *guestv1.AttachRequest, s *attachStream) error {
+				if first.GetStart() == nil { // it is killed, should it run
+					return s.Send(ended(137, 0))
+				}
+				leave()
+				<-left
+				return answer(ctx)
+			}}
+			type refusal struct {
+				id  domain.ID
+				why error
+			}
+			refused := make(chan refusal, 2)
+			s := guest.Open(guest.SessionConfig{
+				Client: guest.New(l.dial(t), guest.Options{}), Journals: newJournals(t), VM: domain.NewID(), StartTimeout: time.Second,
+				Hooks: guest.Hooks{OnRefused: func(id domain.ID, why error) { refused <- refusal{id, why} }},
+			})
+			defer s.Close()
+			id := domain.NewID()
+			if _, err := s.Start(ctx, guest.StartRequest{ID: id, Command: sh("true")}); !errors.HasCode(err, errors.Canceled) {
+				t.Fatalf("for who has gone: %v", err)
+			}
+			close(left)
+			select {
+			case got := <-refused:
+				if got.id != id || got.why == nil {
+					t.Errorf("told of %+v", got)
+				}
+			case <-time.After(time.Minute):
+				t.Fatal("nothing is told")
+			}
+		})
+	}
+}
+
 func TestRefusedStartLeavesNothing(t *testing.T) {
 	t.Parallel()
 	for code, want := range map[connect.Code]errors.Code{

@@ -25,9 +25,9 @@ import (
 // shared is a depot that counts what is fetched, and can have its calls not come back.
 type shared struct {
 	*depot.Depot
-	sent              chan error // how each call ended
-	fetched           atomic.Int32
-	holdSent, holdGot atomic.Pointer[held]
+	sent                       chan error // how each call ended
+	fetched                    atomic.Int32
+	holdSent, holdGet, holdGot atomic.Pointer[held]
 }
 
 // held tells that a call was made. It comes back when its context ends.
@@ -58,6 +58,10 @@ func (s *shared) SendSnapshot(ctx context.Context, snap *domain.Snapshot, pack f
 
 func (s *shared) FetchSnapshot(ctx context.Context, snap *domain.Snapshot, unpack func(io.Reader) error) error {
 	s.fetched.Add(1)
+	if h := s.holdGet.Swap(nil); h != nil {
+		h.wait(ctx)
+		return ctx.Err()
+	}
 	err := s.Depot.FetchSnapshot(ctx, snap, unpack)
 	s.holdGot.Swap(nil).wait(ctx)
 	return err
@@ -362,5 +366,45 @@ func TestSnapshotsWithoutTheStorage(t *testing.T) {
 	refused(t, err, errors.Conflict)
 	if ids := far.disks(); len(ids) > 0 {
 		t.Errorf("%v are half there", ids)
+	}
+}
+
+// What is wanted meanwhile ends a fetch, and so does the end of the worker. The VM
+// has not failed by that.
+func TestAFetchThatIsInterrupted(t *testing.T) {
+	t.Parallel()
+	for name, interrupt := range map[string]func(d *depots, vm *domain.VM){
+		"by a wish": func(d *depots, vm *domain.VM) {
+			_, err := d.PauseVM(d.one.ctx, d.one.by, vm.ID, "")
+			must(d.one.t, err)
+		},
+		"by the worker's end": func(d *depots, _ *domain.VM) {
+			d.cut(d.far)
+			d.far.down()
+			d.again(d.far)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newDepots(t)
+			ctx, by := d.one.ctx, d.one.by
+			d.stored(d.origin, d.kept("kept"))
+			d.lost()
+			got := hold(&d.depot[d.far].holdGet)
+			vm, err := d.CreateVM(ctx, by, vmm.CreateVM{Template: "kept"})
+			must(t, err)
+			<-got
+			interrupt(d, vm)
+			vm, err = d.WaitVM(ctx, by, vm.ID)
+			must(t, err)
+			if vm.Observed != domain.Running && vm.Observed != domain.Paused {
+				t.Fatalf("%+v", vm)
+			}
+			_, err = d.ResumeVM(ctx, by, vm.ID)
+			must(t, err)
+			vm, err = d.WaitVM(ctx, by, vm.ID)
+			must(t, err)
+			d.has(d.far, vm, "kept")
+		})
 	}
 }
