@@ -156,6 +156,11 @@ func (d *Deliverer) wake(id domain.ID) {
 	d.mu.Lock()
 	d.due[id] = true
 	d.mu.Unlock()
+	d.look()
+}
+
+// look has a pass made.
+func (d *Deliverer) look() {
 	select {
 	case d.woken <- struct{}{}:
 	default:
@@ -325,8 +330,11 @@ func (d *Deliverer) give(id domain.ID, fails bool) {
 	if d.busy[id]--; d.busy[id] == 0 {
 		delete(d.busy, id)
 	}
-	maps.Copy(d.due, d.waiting)
-	clear(d.waiting)
+	if len(d.waiting) > 0 { // for this room, which may not have been used
+		maps.Copy(d.due, d.waiting)
+		clear(d.waiting)
+		d.look()
+	}
 }
 
 // prune removes deliveries that ended long ago.

@@ -181,7 +181,15 @@ func (o *Orchestrator) GetTemplate(_ context.Context, _ vmm.Caller, nameOrID str
 	if !ok {
 		return nil, errors.New(errors.NotFound, "there is no template %q", nameOrID)
 	}
-	return t, nil
+	return shown(t), nil
+}
+
+// shown is a template as it is now: what a caller has does not change any more.
+func shown(t *vmm.TemplateInfo) *vmm.TemplateInfo {
+	info, template := *t, *t.Template
+	template.Tags = maps.Clone(template.Tags)
+	info.Template, info.Builds = &template, slices.Clone(t.Builds)
+	return &info
 }
 
 // ListTemplates implements vmm.Templates.
@@ -190,7 +198,7 @@ func (o *Orchestrator) ListTemplates(_ context.Context, _ vmm.Caller, p vmm.Page
 	defer o.mu.Unlock()
 	var all []*vmm.TemplateInfo
 	for _, t := range o.temps {
-		all = append(all, t)
+		all = append(all, shown(t))
 	}
 	return page(all, p)
 }
