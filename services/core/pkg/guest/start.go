@@ -73,6 +73,9 @@ func (s *Session) Start(ctx context.Context, req StartRequest) (Started, error) 
 		return Started{}, err
 	}
 	if existing != nil {
+		if began {
+			x.limit.Stop()
+		}
 		x = existing
 	}
 	st, err := x.awaitStart(ctx, s.cfg.StartTimeout)

@@ -465,8 +465,10 @@ func (w *Worker) due(ctx context.Context, id domain.ID) {
 		w.timeUp(row, cause)
 		return nil
 	})
-	if err != nil && working.Err() == nil {
-		w.enforceAlone(ctx, id, err)
+	if err != nil {
+		if working.Err() == nil {
+			w.enforceAlone(ctx, id, err)
+		}
 		return
 	}
 	w.Wake(ctx, vm.ProjectID, id)
