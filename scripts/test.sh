@@ -98,7 +98,7 @@ if [ -n "$integration" ]; then
   # They make their own base, as users do, but for the SDKs' further runs, and
   # have the kernel that was fetched.
   # Two packages at a time, for they wait more than they compute; the longest first.
-  (eval "$fixtures" && export AETHERIUM_TEST_OTHER_ROOTFS="$AETHERIUM_TEST_ROOTFS" && unset AETHERIUM_TEST_ROOTFS && cd tests && "$ROOT/scripts/go-test.sh" -count=1 -p 2 -timeout 20m ./e2e/e2b ./e2e ./...) 2>&1 | logged || failed+=(tests) # they test bin/, which the cache of results does not see
+  (eval "$fixtures" && export AETHERIUM_TEST_OTHER_ROOTFS="$AETHERIUM_TEST_ROOTFS" && unset AETHERIUM_TEST_ROOTFS && cd tests && "$ROOT/scripts/go-test.sh" -count=1 -p 2 -timeout 40m ./e2e/e2b ./e2e ./...) 2>&1 | logged || failed+=(tests) # they test bin/, which the cache of results does not see
   say "a fleet whose parts fail"
   # Alone: what it waits for is what is being tested. This seed begins with a
   # fault of every kind.

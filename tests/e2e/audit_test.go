@@ -24,13 +24,12 @@ const auditRounds = 8
 // killed, at random points of a stream of changes, and nothing is in it twice.
 func TestAuditOutlivesKillNine(t *testing.T) {
 	t.Parallel()
-	ctx := limited(t)
 	s := own(t)
 	f := &auditField{s: s, acked: map[string]bool{}}
 	r := rand.New(rand.NewPCG(1, 0))
 	for round := range auditRounds {
-		f.round(ctx, t, round, 1+r.IntN(150))
-		if err := s.Start(ctx); err != nil {
+		f.round(limited(t), t, round, 1+r.IntN(150))
+		if err := s.Start(limited(t)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -40,7 +39,7 @@ func TestAuditOutlivesKillNine(t *testing.T) {
 	}
 	defer c.Close()
 	seen := map[string]int{}
-	for rec, err := range c.Audit(ctx, client.AuditFilter{}, client.Page{}) {
+	for rec, err := range c.Audit(limited(t), client.AuditFilter{}, client.Page{}) {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -58,11 +58,7 @@ func crash(t *testing.T, seeds uint64, settings ...string) {
 	}
 	s := own(t, append(settings, fmt.Sprintf("AETHERIUM_POOL_SIZE=%d", crashPool), fmt.Sprintf("AETHERIUM_POOL_KINDS=%d", crashKinds),
 		fmt.Sprintf("AETHERIUM_NETWORK_POOL=%d", crashPairs))...)
-	c, err := s.Client()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c := patient(t, s)
 	f := &crashField{s: s, c: c, vms: map[string]*crashVM{}}
 	for seed := first; seed <= last; seed++ {
 		ok := t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { f.round(t, seed) })

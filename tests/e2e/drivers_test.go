@@ -16,13 +16,12 @@ func TestDriversBesideEachOther(t *testing.T) {
 	t.Parallel()
 	engine := dockertest.Start(t)
 	s := own(t, "AETHERIUM_DOCKER_SOCKET="+engine.Socket, "AETHERIUM_DRIVERS=oci,docker")
-	ctx := limited(t)
 	c, err := s.Client()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	for tried := false; !tried; time.Sleep(50 * time.Millisecond) { // nobody is told
+	for ctx, tried := limited(t), false; !tried; time.Sleep(50 * time.Millisecond) { // nobody is told
 		drivers, err := c.Drivers(ctx)
 		if err != nil {
 			t.Fatal(err)
@@ -31,17 +30,17 @@ func TestDriversBesideEachOther(t *testing.T) {
 			tried = tried || d.Name == "docker" && d.Usable && d.Isolation == "container-root"
 		}
 	}
-	vm, err := c.CreateVM(ctx, api.CreateVM{Driver: "docker", Name: "contained"})
+	vm, err := c.CreateVM(limited(t), api.CreateVM{Driver: "docker", Name: "contained"})
 	if err != nil || vm.Driver != "docker" || vm.Isolation != "container-root" {
 		t.Fatalf("%+v, %v", vm, err)
 	}
-	other, err := c.CreateVM(ctx, api.CreateVM{Name: "other"})
+	other, err := c.CreateVM(limited(t), api.CreateVM{Name: "other"})
 	if err != nil || other.Driver != "oci" {
 		t.Fatalf("%+v, %v", other, err)
 	}
 	says := func(vm, script, want string) {
 		t.Helper()
-		got, err := c.Execute(ctx, vm, api.Execute{Command: api.Command{Args: []string{"sh", "-c", script}}})
+		got, err := c.Execute(limited(t), vm, api.Execute{Command: api.Command{Args: []string{"sh", "-c", script}}})
 		if err != nil || strings.TrimSpace(got.Stdout) != want {
 			t.Errorf("%q: %+v, %v; want %q", script, got, err, want)
 		}
@@ -58,54 +57,54 @@ print('answers')"`, "answers")
 	if err := s.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Start(ctx); err != nil {
+	if err := s.Start(limited(t)); err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range []string{vm.ID, other.ID} {
-		if after, err := c.VM(ctx, id); err != nil || after.State != "running" {
+		if after, err := c.VM(limited(t), id); err != nil || after.State != "running" {
 			t.Errorf("%+v, %v", after, err)
 		}
 	}
 	says(vm.ID, "cat kept", "kept")
 	says(other.ID, "echo on", "on")
-	forks, err := c.ForkVM(ctx, vm.ID, api.ForkVM{})
+	forks, err := c.ForkVM(limited(t), vm.ID, api.ForkVM{})
 	if err != nil || len(forks) != 1 || forks[0].Driver != "docker" {
 		t.Fatalf("%+v, %v", forks, err)
 	}
 	says(forks[0].ID, "cat kept; hostname", "kept\n"+forks[0].Hostname)
 
 	// The doctor's trial of the engine is not in the server's way.
-	if out, err := s.Standalone(ctx, "doctor"); err != nil || !strings.Contains(out, "container-root") {
+	if out, err := s.Standalone(limited(t), "doctor"); err != nil || !strings.Contains(out, "container-root") {
 		t.Errorf("%s, %v", out, err)
 	}
 	says(vm.ID, "cat kept", "kept")
 
 	// An engine that is away at the server's start: its VM is where it was.
-	if err := s.Stop(ctx); err != nil {
+	if err := s.Stop(limited(t)); err != nil {
 		t.Fatal(err)
 	}
 	engine.Stop()
-	if err := s.Start(ctx); err != nil {
+	if err := s.Start(limited(t)); err != nil {
 		t.Fatal(err)
 	}
-	if after, err := c.VM(ctx, vm.ID); err != nil || after.State != "running" {
+	if after, err := c.VM(limited(t), vm.ID); err != nil || after.State != "running" {
 		t.Errorf("without its engine: %+v, %v", after, err)
 	}
-	if _, err := c.CreateVM(ctx, api.CreateVM{Driver: "docker"}); err == nil || !strings.Contains(err.Error(), "cannot be used here") {
+	if _, err := c.CreateVM(limited(t), api.CreateVM{Driver: "docker"}); err == nil || !strings.Contains(err.Error(), "cannot be used here") {
 		t.Errorf("a VM without an engine: %v", err)
 	}
-	if err := s.Stop(ctx); err != nil {
+	if err := s.Stop(limited(t)); err != nil {
 		t.Fatal(err)
 	}
 	engine.Run()
-	if err := s.Start(ctx); err != nil {
+	if err := s.Start(limited(t)); err != nil {
 		t.Fatal(err)
 	}
 	// Its container ended with the engine; its disk is kept.
-	if after, err := c.VM(ctx, vm.ID); err != nil || after.State == "failed" {
+	if after, err := c.VM(limited(t), vm.ID); err != nil || after.State == "failed" {
 		t.Errorf("%+v, %v", after, err)
 	}
-	if after, err := c.StartVM(ctx, vm.ID); err != nil {
+	if after, err := c.StartVM(limited(t), vm.ID); err != nil {
 		t.Fatalf("%+v, %v", after, err)
 	}
 	says(vm.ID, "cat kept", "kept")

@@ -208,7 +208,6 @@ func TestHostDiskIsFull(t *testing.T) {
 	t.Parallel()
 	dir := smallDisk(t, 1200)
 	s := ownIn(t, dir, "AETHERIUM_DISK_SIZE=512MiB", "AETHERIUM_POOL_SIZE=0", "AETHERIUM_VM_DISK=64MiB")
-	ctx := limited(t)
 	c, err := s.Client()
 	if err != nil {
 		t.Fatal(err)
@@ -217,7 +216,7 @@ func TestHostDiskIsFull(t *testing.T) {
 	vm := bounded(t, c)
 	mustShell(t, c, vm.ID, "echo kept > kept")
 
-	stream, err := c.Start(ctx, vm.ID, api.StartExecution{Command: api.Command{Args: []string{"bash", "-c",
+	stream, err := c.Start(t.Context(), vm.ID, api.StartExecution{Command: api.Command{Args: []string{"bash", "-c",
 		`i=0; while [ $i -lt 2000 ]; do i=$((i+1)); echo line $i; [ $((i % 20)) = 0 ] && sleep 0.02; done; exit 7`}}}, client.StreamOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -229,7 +228,7 @@ func TestHostDiskIsFull(t *testing.T) {
 	waiting := make(chan string, 2)
 	for _, line := range []string{"echo hello", "dd if=/dev/urandom of=much bs=1M count=24 conv=fsync 2>/dev/null && rm much && echo written"} {
 		go func() {
-			res, err := shell(ctx, c, vm.ID, line)
+			res, err := shell(t.Context(), c, vm.ID, line)
 			if err != nil && !errors.HasCode(err, errors.NoSpace) {
 				waiting <- fmt.Sprintf("%s: %v", line, err)
 				return
@@ -237,7 +236,7 @@ func TestHostDiskIsFull(t *testing.T) {
 			waiting <- res.Stdout
 		}()
 	}
-	full(ctx, t, s, c, vm.ID)
+	full(t, s, c, vm.ID)
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +246,7 @@ func TestHostDiskIsFull(t *testing.T) {
 		}
 	}
 
-	if out := readAll(ctx, t, stream, 7); out != numbered(2000) {
+	if out := readAll(limited(t), t, stream, 7); out != numbered(2000) {
 		t.Errorf("%d bytes, not the 2000 lines: %q", len(out), tail(out, 3))
 	}
 	if out := mustShell(t, c, vm.ID, "cat kept; echo more > more; cat more"); out != "kept\nmore\n" {
@@ -257,7 +256,7 @@ func TestHostDiskIsFull(t *testing.T) {
 	if out := mustShell(t, c, other.ID, "echo hello > f; cat f"); out != "hello\n" {
 		t.Errorf("%q", out)
 	}
-	if _, err := c.ForkVM(ctx, vm.ID, api.ForkVM{Count: 1}); err != nil {
+	if _, err := c.ForkVM(limited(t), vm.ID, api.ForkVM{Count: 1}); err != nil {
 		t.Error(err)
 	}
 }
@@ -269,7 +268,6 @@ func TestHostDiskIsFullSparse(t *testing.T) {
 	t.Parallel()
 	dir := smallDisk(t, 1400)
 	s := ownIn(t, dir, "AETHERIUM_POOL_SIZE=0", "AETHERIUM_VM_DISK=64MiB")
-	ctx := limited(t)
 	c, err := s.Client()
 	if err != nil {
 		t.Fatal(err)
@@ -280,7 +278,7 @@ func TestHostDiskIsFullSparse(t *testing.T) {
 		mustShell(t, c, vm.ID, "echo kept > kept; sync")
 	}
 	// Writes what it can, all the while, until there is a file "stop".
-	stream, err := c.Start(ctx, writer.ID, api.StartExecution{Command: api.Command{Args: []string{"bash", "-c",
+	stream, err := c.Start(t.Context(), writer.ID, api.StartExecution{Command: api.Command{Args: []string{"bash", "-c",
 		`while ! [ -e stop ]; do
 			mkdir d; dd if=/dev/urandom of=d/f bs=1M count=4 conv=fsync; rm -rf d; sleep 0.02
 		done >/dev/null 2>&1; exit 7`}}}, client.StreamOptions{})
@@ -290,10 +288,10 @@ func TestHostDiskIsFullSparse(t *testing.T) {
 	defer stream.Close()
 
 	filler := fill(t, dir)
-	full(ctx, t, s, c, reader.ID)
+	full(t, s, c, reader.ID)
 	for range 5 {
 		fill(t, dir) // what was freed meanwhile, too
-		if res, err := shell(ctx, c, reader.ID, "cat kept"); err != nil && !errors.HasCode(err, errors.NoSpace) || err == nil && res.Stdout != "kept\n" {
+		if res, err := shell(limited(t), c, reader.ID, "cat kept"); err != nil && !errors.HasCode(err, errors.NoSpace) || err == nil && res.Stdout != "kept\n" {
 			t.Errorf("a command on a full disk: %+v, %v", res, err)
 		}
 	}
@@ -303,7 +301,7 @@ func TestHostDiskIsFullSparse(t *testing.T) {
 
 	deadline := time.Now().Add(crashWait)
 	for {
-		res, err := shell(ctx, c, writer.ID, "dd if=/dev/zero of=new bs=1M count=8 conv=fsync && touch stop")
+		res, err := shell(limited(t), c, writer.ID, "dd if=/dev/zero of=new bs=1M count=8 conv=fsync && touch stop")
 		if err == nil && res.Execution.ExitCode != nil && *res.Execution.ExitCode == 0 {
 			break
 		}
@@ -311,7 +309,7 @@ func TestHostDiskIsFullSparse(t *testing.T) {
 			t.Fatalf("with room again: %+v, %v", res, err)
 		}
 	}
-	readAll(ctx, t, stream, 7)
+	readAll(limited(t), t, stream, 7)
 	for _, vm := range []api.VM{writer, reader} {
 		if out := mustShell(t, c, vm.ID, "cat kept; echo more > more; sync; cat more"); out != "kept\nmore\n" {
 			t.Errorf("%q", out)
@@ -319,24 +317,24 @@ func TestHostDiskIsFullSparse(t *testing.T) {
 	}
 	other := bounded(t, c)
 	mustShell(t, c, other.ID, "echo hello > f; sync; cat f")
-	if _, err := c.ForkVM(ctx, writer.ID, api.ForkVM{Count: 2}); err != nil {
+	if _, err := c.ForkVM(limited(t), writer.ID, api.ForkVM{Count: 2}); err != nil {
 		t.Error(err)
 	}
 }
 
 // full tries everything while the disk is full.
-func full(ctx context.Context, t *testing.T, s *server.Server, c *client.Client, vm string) {
+func full(t *testing.T, s *server.Server, c *client.Client, vm string) {
 	t.Helper()
 	refused := 0
 	for name, try := range map[string]func() error{
 		"create": func() error {
-			_, err := c.CreateVM(ctx, api.CreateVM{Network: "none", Resources: &api.Resources{MemoryBytes: 96 << 20}})
+			_, err := c.CreateVM(limited(t), api.CreateVM{Network: "none", Resources: &api.Resources{MemoryBytes: 96 << 20}})
 			return err
 		},
-		"fork":     func() error { _, err := c.ForkVM(ctx, vm, api.ForkVM{Count: 1}); return err },
-		"snapshot": func() error { _, err := c.CreateSnapshot(ctx, vm, api.CreateSnapshot{}); return err },
+		"fork":     func() error { _, err := c.ForkVM(limited(t), vm, api.ForkVM{Count: 1}); return err },
+		"snapshot": func() error { _, err := c.CreateSnapshot(limited(t), vm, api.CreateSnapshot{}); return err },
 		"upload": func() error {
-			_, err := c.Upload(ctx, bytes.NewReader(make([]byte, 8<<20)), 8<<20)
+			_, err := c.Upload(limited(t), bytes.NewReader(make([]byte, 8<<20)), 8<<20)
 			return err
 		},
 	} {
@@ -348,7 +346,7 @@ func full(ctx context.Context, t *testing.T, s *server.Server, c *client.Client,
 		if !errors.HasCode(err, errors.NoSpace) {
 			t.Errorf("%s on a full disk: %v", name, err)
 		}
-		if _, err := c.Status(ctx); err != nil {
+		if _, err := c.Status(limited(t)); err != nil {
 			t.Errorf("after %s the server does not answer: %v", name, err)
 		}
 	}

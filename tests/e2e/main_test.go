@@ -99,10 +99,23 @@ func limit(t *testing.T) time.Duration {
 	return d
 }
 
-// limited is a context that ends the test before the runner would.
+// limited is a context for one step of a test, which ends the test before the
+// runner would.
 func limited(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit(t))
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// patient returns a client of a server that is killed meanwhile: it waits for it
+// as long as a step may take.
+func patient(t *testing.T, s *server.Server) *client.Client {
+	t.Helper()
+	c, err := client.New(client.Options{URL: s.URL, Key: s.Key, Patience: limit(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
 }

@@ -36,7 +36,6 @@ func TestKillNineOnPostgres(t *testing.T) {
 // that need it are told so, and afterwards everything is as it was.
 func TestPostgresGoesAndComesBack(t *testing.T) {
 	t.Parallel()
-	ctx := limited(t)
 	pg, setting := database(t)
 	s := own(t, setting)
 	c, err := s.Client()
@@ -44,14 +43,14 @@ func TestPostgresGoesAndComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	vm, err := c.CreateVM(ctx, api.CreateVM{Name: "kept", Network: "none"})
+	vm, err := c.CreateVM(limited(t), api.CreateVM{Name: "kept", Network: "none"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	shell := func(script string) api.Execute {
 		return api.Execute{Command: api.Command{Args: []string{"sh", "-c", script}}}
 	}
-	if _, err := c.Execute(ctx, vm.ID, shell("echo here > /tmp/kept")); err != nil {
+	if _, err := c.Execute(limited(t), vm.ID, shell("echo here > /tmp/kept")); err != nil {
 		t.Fatal(err)
 	}
 	if err := pg.Kill(); err != nil {
@@ -62,27 +61,27 @@ func TestPostgresGoesAndComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer once.Close()
-	if _, err := once.VM(ctx, vm.ID); !errors.HasCode(err, errors.Unavailable) {
+	if _, err := once.VM(limited(t), vm.ID); !errors.HasCode(err, errors.Unavailable) {
 		t.Errorf("without its database the server says %v", err)
 	}
-	if err := pg.Run(ctx); err != nil {
+	if err := pg.Run(limited(t)); err != nil {
 		t.Fatal(err)
 	}
 	check := func(when string) {
 		t.Helper()
-		res, err := c.Execute(ctx, vm.ID, shell("cat /tmp/kept"))
+		res, err := c.Execute(limited(t), vm.ID, shell("cat /tmp/kept"))
 		if err != nil || res.Stdout != "here\n" {
 			t.Errorf("%s: %q, %v", when, res.Stdout, err)
 		}
-		if got, err := c.VM(ctx, "kept"); err != nil || got.ID != vm.ID || got.State != "running" || got.Epoch != vm.Epoch {
+		if got, err := c.VM(limited(t), "kept"); err != nil || got.ID != vm.ID || got.State != "running" || got.Epoch != vm.Epoch {
 			t.Errorf("%s: %+v, %v", when, got, err)
 		}
 	}
 	check("when the database is back")
-	if err := s.Stop(ctx); err != nil {
+	if err := s.Stop(limited(t)); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Start(ctx); err != nil {
+	if err := s.Start(limited(t)); err != nil {
 		t.Fatal(err)
 	}
 	check("after a restart of the server")

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -33,17 +34,12 @@ func TestKillNineOnRedis(t *testing.T) {
 // nobody runs. The next one takes it back from the dead, and the VM runs.
 func TestKilledWhileAJobRuns(t *testing.T) {
 	t.Parallel()
-	ctx := limited(t)
 	r, setting := jobs(t)
 	runtime, held := heldRuntime(t)
 	s := own(t, setting, "AETHERIUM_OCI_RUNTIME="+runtime, "AETHERIUM_POOL_SIZE=0", "AETHERIUM_LOG_LEVEL=info")
-	c, err := s.Client()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c := patient(t, s)
 	db := r.Client(t)
-	runs := func() (n int64) {
+	runs := func(ctx context.Context) (n int64) {
 		t.Helper()
 		sets, err := db.Keys(ctx, "aetherium:queue:*:running").Result()
 		if err == nil && len(sets) > 0 {
@@ -54,7 +50,7 @@ func TestKilledWhileAJobRuns(t *testing.T) {
 		}
 		return n
 	}
-	if _, err := c.CreateVM(ctx, api.CreateVM{Name: "first", Network: "none"}); err != nil { // its driver has been tried out
+	if _, err := c.CreateVM(limited(t), api.CreateVM{Name: "first", Network: "none"}); err != nil { // its driver has been tried out
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(held, nil, 0o600); err != nil {
@@ -62,11 +58,11 @@ func TestKilledWhileAJobRuns(t *testing.T) {
 	}
 	created := make(chan error, 1)
 	go func() {
-		_, err := c.CreateVM(ctx, api.CreateVM{Name: "vm", Network: "none"})
+		_, err := c.CreateVM(t.Context(), api.CreateVM{Name: "vm", Network: "none"})
 		created <- err
 	}()
 	// Redis is told of what is not done at once, and the runtime does nothing yet.
-	for ; runs() == 0; time.Sleep(10 * time.Millisecond) {
+	for ctx := limited(t); runs(ctx) == 0; time.Sleep(10 * time.Millisecond) {
 		if len(created) > 0 {
 			t.Fatalf("the VM was made without a runtime: %v", <-created)
 		}
@@ -74,20 +70,20 @@ func TestKilledWhileAJobRuns(t *testing.T) {
 	if err := s.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if n := runs(); n != 1 {
+	if n := runs(limited(t)); n != 1 {
 		t.Errorf("the server that was killed left %d running jobs", n)
 	}
-	if err := errors.Join(os.Remove(held), s.Start(ctx)); err != nil {
+	if err := errors.Join(os.Remove(held), s.Start(limited(t))); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-created; err != nil { // asked again by the client
 		t.Fatal(err)
 	}
-	vm, err := c.VM(ctx, "vm")
+	vm, err := c.VM(limited(t), "vm")
 	if err != nil || vm.State != "running" {
 		t.Errorf("%+v, %v", vm, err)
 	}
-	(&crashField{s: s, c: c}).checkHost(ctx, t, false)
+	(&crashField{s: s, c: c}).checkHost(limited(t), t, false)
 	if !strings.Contains(s.Log(), "jobs of the process that was here before are put back") {
 		t.Error("the VM came up, but not by the job of the server that was killed")
 	}
@@ -111,7 +107,6 @@ func heldRuntime(t *testing.T) (path, held string) {
 // Redis goes away and comes back: VMs run on, come and go.
 func TestRedisGoesAndComesBack(t *testing.T) {
 	t.Parallel()
-	ctx := limited(t)
 	r, setting := jobs(t)
 	s := own(t, setting, "AETHERIUM_POOL_SIZE=0")
 	c, err := s.Client()
@@ -121,7 +116,7 @@ func TestRedisGoesAndComesBack(t *testing.T) {
 	defer c.Close()
 	create := func(name string) {
 		t.Helper()
-		vm, err := c.CreateVM(ctx, api.CreateVM{Name: name, Network: "none"})
+		vm, err := c.CreateVM(limited(t), api.CreateVM{Name: name, Network: "none"})
 		if err != nil || vm.State != "running" {
 			t.Fatalf("%+v, %v", vm, err)
 		}
@@ -129,7 +124,7 @@ func TestRedisGoesAndComesBack(t *testing.T) {
 	check := func(names ...string) {
 		t.Helper()
 		for _, name := range names {
-			res, err := c.Execute(ctx, name, api.Execute{Command: api.Command{Args: []string{"echo", "here"}}})
+			res, err := c.Execute(limited(t), name, api.Execute{Command: api.Command{Args: []string{"echo", "here"}}})
 			if err != nil || res.Stdout != "here\n" {
 				t.Errorf("%s: %q, %v", name, res.Stdout, err)
 			}
@@ -144,29 +139,29 @@ func TestRedisGoesAndComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer once.Close()
-	if _, err := once.Queue(ctx); !errors.HasCode(err, errors.Unavailable) {
+	if _, err := once.Queue(limited(t)); !errors.HasCode(err, errors.Unavailable) {
 		t.Errorf("its jobs without Redis: %v", err)
 	}
-	if out, err := s.Standalone(ctx, "stop"); err != nil {
+	if out, err := s.Standalone(limited(t), "stop"); err != nil {
 		t.Fatalf("without Redis: %s, %v", out, err)
 	}
-	if out, err := s.Standalone(ctx, "start"); err == nil || !strings.Contains(err.Error()+out, "Redis does not answer") {
+	if out, err := s.Standalone(limited(t), "start"); err == nil || !strings.Contains(err.Error()+out, "Redis does not answer") {
 		t.Errorf("started without Redis: %s, %v", out, err)
 	}
 	r.Restart(t)
-	if err := s.Start(ctx); err != nil {
+	if err := s.Start(limited(t)); err != nil {
 		t.Fatal(err)
 	}
 	check("before", "during")
 	create("after")
 	check("after")
-	if q, err := c.Queue(ctx); err != nil || q.Dead != 0 {
+	if q, err := c.Queue(limited(t)); err != nil || q.Dead != 0 {
 		t.Errorf("%+v, %v", q, err)
 	}
 	for _, name := range []string{"before", "during", "after"} {
-		if _, err := c.DeleteVM(ctx, name); err != nil {
+		if _, err := c.DeleteVM(limited(t), name); err != nil {
 			t.Error(err)
 		}
 	}
-	(&crashField{s: s, c: c}).checkHost(ctx, t, false)
+	(&crashField{s: s, c: c}).checkHost(limited(t), t, false)
 }

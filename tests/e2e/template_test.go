@@ -321,8 +321,11 @@ func TestTemplateStepsCancel(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = c.DeleteTemplate(context.Background(), "steps-cancel") })
 	logged(t, c, task.Subject, "3/3: begun\n")
-	if !running(t, nap) {
-		t.Fatal("the command does not run")
+	// It may have said so before it is what it will be.
+	for begun := limited(t); !running(t, nap); time.Sleep(10 * time.Millisecond) {
+		if begun.Err() != nil {
+			t.Fatal("the command does not run")
+		}
 	}
 	if _, err := c.CancelTask(ctx, task.ID); err != nil {
 		t.Fatal(err)
@@ -345,14 +348,13 @@ func TestTemplateStepsCancel(t *testing.T) {
 func TestTemplateStepsKillNine(t *testing.T) {
 	t.Parallel()
 	s := own(t)
-	ctx := limited(t)
 	c, err := s.Client()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
 	const nap = "86398.125"
-	task, err := c.BuildTemplate(ctx, api.BuildTemplate{Name: "steps-kill", Source: api.TemplateSource{
+	task, err := c.BuildTemplate(limited(t), api.BuildTemplate{Name: "steps-kill", Source: api.TemplateSource{
 		// The second time it finds what the first run was not to leave.
 		Steps: "FROM base\nRUN echo one > /one\nRUN [ ! -e /two ] && echo half > /two && echo begun && sleep " + nap + "\n",
 	}})
@@ -364,22 +366,22 @@ func TestTemplateStepsKillNine(t *testing.T) {
 		if cached := strings.Contains(log, "2/3: RUN echo one > /one (cached)\n"); cached != (round > 0) {
 			t.Errorf("round %d: the first step is cached: %v\n%s", round, cached, log)
 		}
-		tmpl, err := c.Template(ctx, "steps-kill")
+		tmpl, err := c.Template(limited(t), "steps-kill")
 		if err != nil || len(tmpl.Tags) != 0 {
 			t.Errorf("published before it was ready: %+v, %v", tmpl, err)
 		}
 		if err := s.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Start(ctx); err != nil {
+		if err := s.Start(limited(t)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	again(t, c, task.Subject, 3)
-	if _, err := c.CancelTask(ctx, task.ID); err != nil {
+	if _, err := c.CancelTask(limited(t), task.ID); err != nil {
 		t.Fatal(err)
 	}
-	if task, err = c.WaitTask(ctx, task.ID); task.State != "canceled" || task.Attempts != 4 {
+	if task, err = c.WaitTask(limited(t), task.ID); task.State != "canceled" || task.Attempts != 4 {
 		t.Errorf("%+v, %v", task, err)
 	}
 	if running(t, nap) {

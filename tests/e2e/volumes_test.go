@@ -34,39 +34,38 @@ func e2bCall(ctx context.Context, t *testing.T, s *server.Server, secret, method
 func TestKillNineWithAVolume(t *testing.T) {
 	t.Parallel()
 	s := own(t)
-	ctx := limited(t)
 	key := s.Key
 	var v struct{ VolumeID, Token string }
-	check(t, json.Unmarshal(e2bCall(ctx, t, s, key, "POST", "/volumes", `{"name":"data"}`, 201), &v))
+	check(t, json.Unmarshal(e2bCall(limited(t), t, s, key, "POST", "/volumes", `{"name":"data"}`, 201), &v))
 	content := "/volumecontent/" + v.VolumeID
 	var made struct{ SandboxID string }
-	check(t, json.Unmarshal(e2bCall(ctx, t, s, key, "POST", "/v2/sandboxes", `{"templateID":"base","timeout":600,"volumeMounts":[{"name":"data","path":"/mnt/data"}]}`, 201), &made))
+	check(t, json.Unmarshal(e2bCall(limited(t), t, s, key, "POST", "/v2/sandboxes", `{"templateID":"base","timeout":3600,"volumeMounts":[{"name":"data","path":"/mnt/data"}]}`, 201), &made))
 	want := ""
 	for _, round := range []string{"one", "two", "three"} {
 		c, err := s.Client()
 		check(t, err)
 		// From outside and from the VM, by turns.
-		e2bCall(ctx, t, s, v.Token, "PUT", content+"/file?path=outside", round, 201)
-		x, err := c.Execute(ctx, made.SandboxID, api.Execute{Command: api.Command{Args: []string{"sh", "-c", "cat /mnt/data/outside >> /mnt/data/inside; cat /mnt/data/inside"}}})
+		e2bCall(limited(t), t, s, v.Token, "PUT", content+"/file?path=outside", round, 201)
+		x, err := c.Execute(limited(t), made.SandboxID, api.Execute{Command: api.Command{Args: []string{"sh", "-c", "cat /mnt/data/outside >> /mnt/data/inside; cat /mnt/data/inside"}}})
 		check(t, err)
 		if want += round; x.Stdout != want {
 			t.Fatalf("in the VM: %q, want %q: %s", x.Stdout, want, x.Stderr)
 		}
 		c.Close()
 		check(t, s.Kill())
-		check(t, s.Start(ctx))
-		if got := e2bCall(ctx, t, s, v.Token, "GET", content+"/file?path=inside", "", 200); string(got) != want {
+		check(t, s.Start(limited(t)))
+		if got := e2bCall(limited(t), t, s, v.Token, "GET", content+"/file?path=inside", "", 200); string(got) != want {
 			t.Fatalf("from outside: %q, want %q", got, want)
 		}
 	}
-	e2bCall(ctx, t, s, key, "DELETE", "/volumes/"+v.VolumeID, "", 409)
+	e2bCall(limited(t), t, s, key, "DELETE", "/volumes/"+v.VolumeID, "", 409)
 	c, err := s.Client()
 	check(t, err)
 	defer c.Close()
-	_, err = c.DeleteVM(ctx, made.SandboxID)
+	_, err = c.DeleteVM(limited(t), made.SandboxID)
 	check(t, err)
-	e2bCall(ctx, t, s, key, "DELETE", "/volumes/"+v.VolumeID, "", 204)
-	e2bCall(ctx, t, s, v.Token, "GET", content+"/dir?path=/", "", 401)
+	e2bCall(limited(t), t, s, key, "DELETE", "/volumes/"+v.VolumeID, "", 204)
+	e2bCall(limited(t), t, s, v.Token, "GET", content+"/dir?path=/", "", 401)
 }
 
 // Two VMs see the same files, one of them without the right to change them,

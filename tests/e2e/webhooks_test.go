@@ -12,13 +12,13 @@ import (
 	standard "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/core/pkg/client"
 )
 
 // What happens is told to a receiver that knows Standard Webhooks alone, and told
 // again with the same ID by the server that comes after one that was killed.
 func TestWebhooksOutliveTheServer(t *testing.T) {
 	t.Parallel()
-	ctx := limited(t)
 	s := own(t, "AETHERIUM_POOL_SIZE=0", "AETHERIUM_WEBHOOKS_ALLOW=127.0.0.0/8")
 	type message struct {
 		header http.Header
@@ -42,16 +42,25 @@ func TestWebhooksOutliveTheServer(t *testing.T) {
 		select {
 		case m := <-received:
 			return m
-		case <-ctx.Done():
+		case <-limited(t).Done():
 			t.Fatalf("nothing was received:\n%s", s.Log())
 			return message{}
 		}
 	}
-	secret, err := s.CLI(ctx, "webhook", "create", receiver.URL, "--event", "execution.exited")
+	secret, err := s.CLI(limited(t), "webhook", "create", receiver.URL, "--event", "execution.exited")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.CLI(ctx, "run", "--network", "none", "--", "sh", "-c", "exit 3"); err == nil {
+	c, err := s.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	hooks, err := client.Collect(c.Webhooks(limited(t), client.Page{}))
+	if err != nil || len(hooks) != 1 {
+		t.Fatalf("%+v, %v", hooks, err)
+	}
+	if _, err := s.CLI(limited(t), "run", "--network", "none", "--", "sh", "-c", "exit 3"); err == nil {
 		t.Fatal("the command has not failed")
 	}
 	first := next()
@@ -59,7 +68,10 @@ func TestWebhooksOutliveTheServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	well.Store(true)
-	if err := s.Start(ctx); err != nil {
+	if err := s.EndClaims(limited(t), hooks[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(limited(t)); err != nil {
 		t.Fatal(err)
 	}
 	second := next()

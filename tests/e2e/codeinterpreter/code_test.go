@@ -73,7 +73,7 @@ func TestSDKsOnMachinesFromMemory(t *testing.T) {
 		t.Errorf("VMs are on %s, from memory %v", vm.Driver, vm.Memory)
 	}
 	sdk.CLI(t, s, "vm", "rm", vm.ID)
-	run(t, s, sdks[2:3], append(sdk.Plain(t, s), most)) // emulated, each takes minutes; what differs is the machine, not the client
+	run(t, s, sdks[2:3], append(sdk.Plain(t, s), most, "TEST_LIMIT=600")) // emulated, each takes minutes; what differs is the machine, not the client
 }
 
 // usable waits until a driver was tried out, which boots a machine.
@@ -114,7 +114,7 @@ func run(t *testing.T, s *server.Server, packages []sdk.Package, environ []strin
 			t.Run(p.String(), func(t *testing.T) {
 				t.Parallel()
 				program, dir := p.Install(t, "e2b-code")
-				results[i] = sdk.Play(t, 10*time.Minute, slices.Concat(inside, program), dir, environ)
+				results[i] = sdk.Play(t, 30*time.Minute, slices.Concat(inside, program), dir, environ) // ends one that hangs
 				for _, r := range results[i] {
 					t.Run(r.Feature+"/"+r.Check, r.Judge)
 				}

@@ -103,5 +103,5 @@ func install(t *testing.T, p sdk.Package) (program []string, dir string) {
 
 func play(t *testing.T, program []string, dir string, environ []string) []sdk.Result {
 	t.Helper()
-	return sdk.Play(t, 15*time.Minute, program, dir, environ)
+	return sdk.Play(t, 30*time.Minute, program, dir, environ) // ends one that hangs
 }

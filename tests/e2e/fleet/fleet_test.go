@@ -25,6 +25,9 @@ import (
 // rootfsEnv names a directory that templates are made from.
 const rootfsEnv = "AETHERIUM_TEST_OTHER_ROOTFS"
 
+// hangs is how long a whole test may take: it only ends one that hangs.
+const hangs = 15 * time.Minute
+
 // field is a fleet with its database and queue.
 type field struct {
 	*server.Fleet
@@ -52,7 +55,7 @@ func newField(t *testing.T) *field {
 	if rootfs == "" {
 		t.Skip(rootfsEnv + " names no root filesystem")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), hangs)
 	t.Cleanup(cancel)
 	pg, err := pgtest.Start(ctx)
 	must(t, err)

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/aetherium/aetherium/services/core/pkg/redis/redistest"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/pgtest"
@@ -24,7 +23,7 @@ func TestGatewayWithoutRoot(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("it needs root, to be somebody else")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), hangs)
 	t.Cleanup(cancel)
 	pg, err := pgtest.Start(ctx)
 	must(t, err)

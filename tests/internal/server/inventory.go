@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/postgres"
@@ -139,6 +140,28 @@ func (s *Server) Pooled(ctx context.Context, driver string) (n int, err error) {
 		return nil
 	})
 	return n, err
+}
+
+// EndClaims ends the claims of a webhook's deliveries that the server had when it
+// was killed, as a minute does that nothing is heard of it.
+func (s *Server) EndClaims(ctx context.Context, hook string) error {
+	store, err := s.store(ctx)
+	if err != nil {
+		return err
+	}
+	err = store.Update(ctx, func(tx storage.Tx) error {
+		l, err := tx.Webhooks().Deliveries(ctx, storage.System, domain.ID(hook), storage.Page{})
+		if err != nil {
+			return err
+		}
+		for _, d := range l.Items {
+			if _, err := tx.Webhooks().Attempted(ctx, d, storage.WebhookAttempt{State: domain.DeliveryPending}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return errors.Join(err, store.Close())
 }
 
 func (s *Server) store(ctx context.Context) (storage.Store, error) {

@@ -17,9 +17,11 @@ import (
 	"github.com/aetherium/aetherium/tests/scenarios/chaos/history"
 )
 
-// patience is how long a user waits for one answer. It is longer than anything
-// is paused, so that who cannot answer then can after that.
-const patience = 25 * time.Second
+// patience is how long a user waits for one answer. What becomes of a VM is waited
+// for by the API, for a minute where no wait_ms says otherwise; then it answers that it
+// is on its way. Who is to say so may be paused, and has some time after that, on a
+// host on which much goes on.
+const patience = time.Minute + longestPause + 17*time.Second
 
 // VMs have no timeout, one that no test waits for and every jump of a clock
 // passes, or a short one.

@@ -9,6 +9,9 @@ import (
 	"time"
 )
 
+// longestPause is how long a process is paused: past every lease and sign of life.
+const longestPause = awayAfter + 3*time.Second
+
 // fault is something that goes wrong, and is put right again.
 type fault struct {
 	name   string
@@ -160,8 +163,7 @@ func (f *field) deck(r *rand.Rand) []fault {
 		deck = append(deck, both(parts[min(i, j)], parts[max(i, j)], hold()))
 	}
 	for _, i := range r.Perm(len(parts))[:3] {
-		// Past every lease and sign of life.
-		deck = append(deck, paused(parts[i], awayAfter+3*time.Second))
+		deck = append(deck, paused(parts[i], longestPause))
 	}
 	wires := func(n int) []*wire {
 		var some []*wire
