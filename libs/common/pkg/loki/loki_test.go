@@ -52,7 +52,13 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.came++
 	s.mu.Unlock()
 	if hold != nil {
-		<-hold
+		select {
+		case <-hold:
+		case <-r.Context().Done():
+		}
+	}
+	if r.Context().Err() != nil { // whoever asked has given up and will ask again
+		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -201,21 +201,30 @@ func TestOrphansAreReapedAndStatusesArrive(t *testing.T) {
 
 func TestTermEndsEverything(t *testing.T) {
 	t.Parallel()
-	v := boot(t, "--grace", "300ms")
-	dir, err := os.MkdirTemp("/tmp", "fc-agent")
-	must(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	// One that ends on SIGTERM, in a session of its own; one that does not care.
-	v.run(`cd ` + dir + `; mkfifo one two
-		setsid sh -c 'trap "echo bye > bye; exit" TERM; echo > one; while :; do sleep 1000 & wait; done' >/dev/null 2>&1 &
-		setsid sh -c 'trap "" TERM; echo > two; while :; do sleep 1000; done' >/dev/null 2>&1 &
-		read x < one; read x < two; :`)
-	must(t, v.cmd.Process.Signal(syscall.SIGTERM))
-	if err := v.cmd.Wait(); err != nil {
-		t.Errorf("the agent ends with %v: %s", err, v.stderr.String())
-	}
-	if b, err := os.ReadFile(dir + "/bye"); string(b) != "bye\n" {
-		t.Errorf("the process could not end in order: %q %v", b, err)
+	for name, tc := range map[string]struct{ grace, process, bye string }{
+		// One that ends on SIGTERM, in a session of its own. Its child is there
+		// before the trap is: else it might inherit that and survive.
+		"in order": {"1h", `sleep 1000 & trap "echo bye > bye; exit" TERM; echo > up; wait`, "bye\n"},
+		// One that does not care.
+		"deaf": {"50ms", `trap "" TERM; echo > up; while :; do sleep 1000; done`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := boot(t, "--grace", tc.grace)
+			dir, err := os.MkdirTemp("/tmp", "fc-agent")
+			must(t, err)
+			t.Cleanup(func() { _ = os.RemoveAll(dir) })
+			v.run(`cd ` + dir + `; mkfifo up
+				setsid sh -c '` + tc.process + `' >/dev/null 2>&1 &
+				read x < up; :`)
+			must(t, v.cmd.Process.Signal(syscall.SIGTERM))
+			if err := v.cmd.Wait(); err != nil {
+				t.Errorf("the agent ends with %v: %s", err, v.stderr.String())
+			}
+			if b, err := os.ReadFile(dir + "/bye"); string(b) != tc.bye {
+				t.Errorf("what the process left is %q, %v", b, err)
+			}
+		})
 	}
 }
 

@@ -1,12 +1,20 @@
 package disk
 
 import (
+	"context"
 	"os"
 	"time"
 )
 
 // GuardRounds is how often the guard has looked.
 func (p *Pool) GuardRounds() int64 { return p.guard.rounds.Load() }
+
+// ReclaimAll is Reclaim that waits until all is back, however slow the host is.
+func (p *Pool) ReclaimAll(ctx context.Context) error {
+	defer func(d time.Duration) { p.reclaimPatience = d }(p.reclaimPatience)
+	p.reclaimPatience = 5 * time.Minute
+	return p.Reclaim(ctx)
+}
 
 // WithoutGuard does something while the guard rests, which then goes on as if it had
 // just taken the ballast out.

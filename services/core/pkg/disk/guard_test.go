@@ -114,7 +114,7 @@ func TestRoomIsAskedBack(t *testing.T) {
 	must(t, p.Sync())
 	before := freeBytes(t, around)
 	must(t, p.Delete(ctx, "a"))
-	must(t, p.Reclaim(ctx))
+	must(t, p.ReclaimAll(ctx))
 	if got := freeBytes(t, around) - before; got < 380*mib {
 		t.Errorf("of 400 MiB %d are back", got/mib)
 	}
@@ -163,7 +163,7 @@ func TestBallastOnFreedRoom(t *testing.T) {
 		}
 		return exec.CommandContext(ctx, "fallocate", "-l", fmt.Sprint(info.Size()+290*mib), ballast).Run()
 	}))
-	must(t, p.Reclaim(ctx))
+	must(t, p.ReclaimAll(ctx))
 	if got := freeBytes(t, around) - before; got < 280*mib {
 		t.Errorf("of 300 MiB %d are back", got/mib)
 	}

@@ -77,6 +77,8 @@ type Pool struct {
 	names   *staging
 	trash   *reaper
 	guard   *guard // nil: the pool's room is its own
+
+	reclaimPatience time.Duration
 }
 
 var idForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,79}$`)
@@ -99,7 +101,7 @@ func Open(ctx context.Context, cfg Config) (*Pool, error) {
 	if cfg.Backend != "" && cfg.Backend != BackendXFS && cfg.Backend != BackendBtrfs {
 		return nil, errors.New(errors.InvalidArgument, "unknown disk backend %q", cfg.Backend)
 	}
-	p := &Pool{cfg: cfg, root: filepath.Join(cfg.Dir, "vmdata"), log: cfg.Logger}
+	p := &Pool{cfg: cfg, root: filepath.Join(cfg.Dir, "vmdata"), log: cfg.Logger, reclaimPatience: reclaimPatience}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -335,7 +337,7 @@ func (p *Pool) Capacity(ctx context.Context) (int64, error) {
 	return available(fs) + taken, nil
 }
 
-// reclaimPatience bounds Reclaim: far more than it takes to free what nobody uses.
+// reclaimPatience bounds Reclaim by default: far more than it takes to free what nobody uses.
 const reclaimPatience = 5 * time.Second
 
 // Reclaim has the room of volumes that were deleted given back, which otherwise
@@ -347,7 +349,7 @@ func (p *Pool) Reclaim(ctx context.Context) error {
 		return fail(err, "cannot open the volume directory")
 	}
 	defer root.Close()
-	for until := time.Now().Add(reclaimPatience); ; {
+	for until := time.Now().Add(p.reclaimPatience); ; {
 		trash, err := os.ReadDir(p.trashDir())
 		done := false
 		if err == nil {

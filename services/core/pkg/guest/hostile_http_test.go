@@ -8,7 +8,9 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"connectrpc.com/connect"
@@ -145,15 +147,20 @@ func (l *lyingFiles) ListDir(context.Context, *connect.Request[filesystempb.List
 	return connect.NewResponse(&filesystempb.ListDirResponse{Entries: repeat(l.entry, l.many)}), nil
 }
 
-func filesAgent(t *testing.T, l *lyingFiles, endpoints map[string]http.HandlerFunc) *guest.Client {
+// filesAgent is an agent for file calls, of which its client waits for a limit; 0: the default.
+func filesAgent(t *testing.T, l *lyingFiles, limit time.Duration, endpoints map[string]http.HandlerFunc) *guest.Client {
+	c := guest.New(serve(t, filesMux(l, endpoints)), guest.Options{FileTimeout: limit})
+	t.Cleanup(c.Close)
+	return c
+}
+
+func filesMux(l *lyingFiles, endpoints map[string]http.HandlerFunc) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.Handle(filesystempbconnect.NewFilesystemHandler(l))
 	for p, f := range endpoints {
 		mux.HandleFunc(p, f)
 	}
-	c := guest.New(serve(t, mux), guest.Options{FileTimeout: 300 * time.Millisecond})
-	t.Cleanup(c.Close)
-	return c
+	return mux
 }
 
 func TestFilesOutOfBounds(t *testing.T) {
@@ -166,7 +173,7 @@ func TestFilesOutOfBounds(t *testing.T) {
 		"a negative size": {Name: "x", Size: -1},
 		"much metadata":   {Name: "x", Metadata: metadata(1000)},
 	} {
-		c := filesAgent(t, &lyingFiles{entry: entry, many: 1}, nil)
+		c := filesAgent(t, &lyingFiles{entry: entry, many: 1}, 0, nil)
 		if _, err := c.Stat(t.Context(), "/x", vmm.FileOptions{}); !errors.HasCode(err, errors.GuestFault) {
 			t.Errorf("stat, %s: %v", name, err)
 		}
@@ -174,12 +181,12 @@ func TestFilesOutOfBounds(t *testing.T) {
 			t.Errorf("list, %s: %v", name, err)
 		}
 	}
-	c := filesAgent(t, &lyingFiles{entry: &filesystempb.EntryInfo{Name: "x"}, many: 200_000}, nil)
+	c := filesAgent(t, &lyingFiles{entry: &filesystempb.EntryInfo{Name: "x"}, many: 200_000}, 0, nil)
 	if _, err := c.List(t.Context(), "/x", 1, vmm.FileOptions{}); !errors.HasCode(err, errors.TooLarge) && !errors.HasCode(err, errors.GuestFault) {
 		t.Errorf("a long list: %v", err)
 	}
 	huge := &filesystempb.EntryInfo{Name: strings.Repeat("x", 1<<20)}
-	c = filesAgent(t, &lyingFiles{entry: huge, many: 60}, nil)
+	c = filesAgent(t, &lyingFiles{entry: huge, many: 60}, 0, nil)
 	if _, err := c.List(t.Context(), "/x", 1, vmm.FileOptions{}); !errors.HasCode(err, errors.GuestFault) {
 		t.Errorf("a huge list: %v", err)
 	}
@@ -242,7 +249,7 @@ func TestTransferLies(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c := filesAgent(t, ten, map[string]http.HandlerFunc{"GET /aetherium/file": f, "PUT /aetherium/file": f})
+			c := filesAgent(t, ten, 300*time.Millisecond, map[string]http.HandlerFunc{"GET /aetherium/file": f, "PUT /aetherium/file": f})
 			if got, err := readAll(c, vmm.FileOptions{Offset: 2, Length: 5}); !errors.HasCode(err, errors.GuestFault) {
 				t.Errorf("read: %q, %v", got, err)
 			}
@@ -254,7 +261,7 @@ func TestTransferLies(t *testing.T) {
 		})
 	}
 	// More than was asked for is not passed on.
-	c := filesAgent(t, ten, map[string]http.HandlerFunc{"GET /aetherium/file": func(w http.ResponseWriter, _ *http.Request) {
+	c := filesAgent(t, ten, 0, map[string]http.HandlerFunc{"GET /aetherium/file": func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusPartialContent)
 		_, _ = io.WriteString(w, strings.Repeat("x", 1<<20))
 	}})
@@ -271,27 +278,73 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 func TestSlowCallerIsNotBlamedOnTheGuest(t *testing.T) {
 	t.Parallel()
 	ten := &lyingFiles{entry: &filesystempb.EntryInfo{Name: "x", Size: 10}}
-	c := filesAgent(t, ten, map[string]http.HandlerFunc{
+	mux := filesMux(ten, map[string]http.HandlerFunc{
 		"GET /aetherium/file": func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "0123456789") },
 		"PUT /aetherium/file": func(w http.ResponseWriter, r *http.Request) {
 			b, _ := io.ReadAll(r.Body)
 			_, _ = fmt.Fprintf(w, `{"name":"x","path":"/x","size":%d}`, len(b))
 		},
 	})
-	info, err := c.Write(t.Context(), "/x", &slowReader{left: 3, pause: 400 * time.Millisecond}, vmm.FileOptions{})
-	if err != nil || info.Size != 3 {
-		t.Errorf("%+v, %v", info, err)
-	}
-	_, body, err := c.Read(t.Context(), "/x", vmm.FileOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = body.Close() }()
-	time.Sleep(400 * time.Millisecond)
-	if b, err := io.ReadAll(body); err != nil || string(b) != "0123456789" {
-		t.Errorf("%q, %v", b, err)
+	synctest.Test(t, func(t *testing.T) {
+		l := newPipes()
+		s := &http.Server{Handler: mux, Protocols: new(http.Protocols)}
+		s.Protocols.SetHTTP1(true)
+		s.Protocols.SetUnencryptedHTTP2(true)
+		go func() { _ = s.Serve(l) }()
+		defer func() { _ = s.Close() }()
+		c := guest.New(l.dial, guest.Options{FileTimeout: 300 * time.Millisecond})
+		defer c.Close()
+		info, err := c.Write(t.Context(), "/x", &slowReader{left: 3, pause: 400 * time.Millisecond}, vmm.FileOptions{})
+		if err != nil || info.Size != 3 {
+			t.Errorf("%+v, %v", info, err)
+		}
+		_, body, err := c.Read(t.Context(), "/x", vmm.FileOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = body.Close() }()
+		time.Sleep(400 * time.Millisecond)
+		if b, err := io.ReadAll(body); err != nil || string(b) != "0123456789" {
+			t.Errorf("%q, %v", b, err)
+		}
+	})
+}
+
+// pipes is a listener within this process alone: who waits for it lets a
+// bubble's time go on.
+type pipes struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newPipes() *pipes { return &pipes{conns: make(chan net.Conn), closed: make(chan struct{})} }
+
+func (p *pipes) dial(ctx context.Context) (net.Conn, error) {
+	near, far := net.Pipe()
+	select {
+	case p.conns <- far:
+		return near, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	return nil
+}
+
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
 
 type slowReader struct {
 	left  int

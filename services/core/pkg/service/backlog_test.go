@@ -39,10 +39,11 @@ func TestWhatBeginsIsRefusedWhileOthersWaitForLong(t *testing.T) {
 	origin, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{})
 	must(t, err)
 	store := &stalled{Store: b.store, waits: make(chan struct{}), goOn: make(chan struct{})}
+	base := time.Now() // time goes on by ahead alone, however slow the host is
 	var ahead atomic.Int64
 	s := service.New(b.config, service.Deps{
 		Store: store, Nodes: nodes{}, Sealer: b.sealer, Changes: new(watch.Hub[domain.ID]), Log: slog.New(slog.DiscardHandler),
-		Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
+		Now: func() time.Time { return base.Add(time.Duration(ahead.Load())) },
 	})
 	made := make(chan error)
 	create := func() {

@@ -3,6 +3,7 @@ package worker_test
 import (
 	"reflect"
 	"testing"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -86,7 +87,8 @@ func TestEgressIsSaidAgainAfterARestart(t *testing.T) {
 // A change that the node does not take at once is stored, told so, and taken later.
 func TestEgressThatIsNotInForceYet(t *testing.T) {
 	t.Parallel()
-	b := newBed(t)
+	// Nothing but the sweep below takes it: the worker does not look by itself.
+	b := newBed(t, func(c *worker.Config) { c.WishesEvery = time.Hour })
 	vm := b.running(vmm.CreateVM{Network: domain.NetworkNAT})
 	b.node.FailNext(fake.OpEgress, errors.New(errors.Unavailable, "no answer"))
 	if _, err := b.SetVMEgress(b.ctx, b.by, vm.ID, closed); !errors.HasCode(err, errors.Unavailable) {

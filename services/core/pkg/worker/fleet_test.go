@@ -30,9 +30,9 @@ type fleet struct {
 	asked map[domain.ID]int // how often for a worker
 }
 
-func newFleet(t *testing.T) *fleet {
+func newFleet(t *testing.T, options ...func(*worker.Config)) *fleet {
 	t.Helper()
-	one := newBed(t)
+	one := newBed(t, options...)
 	dir := t.TempDir()
 	other := &bed{
 		t: t, ctx: one.ctx, store: one.store, sealer: one.sealer, by: one.by, config: one.config,
@@ -60,6 +60,9 @@ func newFleet(t *testing.T) *fleet {
 	one.Service, other.Service = f.Service, f.Service
 	return f
 }
+
+// silentByItself has a worker give no sign of life but those that a test asks for.
+func silentByItself(c *worker.Config) { c.HeartbeatEvery = time.Hour }
 
 func (f *fleet) Node(id domain.ID) (service.Node, error) {
 	f.mu.Lock()

@@ -171,7 +171,7 @@ func TestAway(t *testing.T) {
 // back by the next one.
 func TestAwayAndAlive(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t)
+	f := newFleet(t, silentByItself)
 	one, other := f.one, f.other
 	_, lost := f.onEach(vmm.CreateVM{})
 	f.silent(one)

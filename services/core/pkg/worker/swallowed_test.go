@@ -200,7 +200,7 @@ func TestRowsOfWhatIsPaused(t *testing.T) {
 // be absent: who was told that it began would take it for lost.
 func TestAnExecutionIsNotAbsentWhileItsWorkerIsAway(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t)
+	f := newFleet(t, silentByItself)
 	late := &lateRows{Store: f.one.store, asked: make(chan struct{}, 1)}
 	f.crash(f.one)
 	f.one.store = late

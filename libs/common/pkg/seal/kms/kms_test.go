@@ -325,7 +325,8 @@ func TestAnswers(t *testing.T) {
 			if !errors.HasCode(err, errors.Unavailable) {
 				t.Errorf("%v", err)
 			}
-			if n := s.count(); n != c.asked {
+			// An attempt may time out before the service sees it.
+			if n := s.count(); n != c.asked && (name != "hangs" || n > c.asked) {
 				t.Errorf("asked %d times, want %d", n, c.asked)
 			}
 		})

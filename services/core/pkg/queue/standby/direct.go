@@ -9,7 +9,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
 )
 
-// showAfter is how long a job that is run directly may wait and run before the
+// showAfter is, by default, how long a job that is run directly may wait and run before the
 // shared queue is told of it, where it is seen from outside.
 const showAfter = 500 * time.Millisecond
 
@@ -59,7 +59,7 @@ func (q *Queue) expect(k like, args queue.Args, o queue.Options) (fresh bool) {
 			t.jobs = make(map[like]*direct)
 		}
 		d = &direct{like: k, over: make(chan struct{})}
-		d.show = time.AfterFunc(showAfter, func() { q.show(d) })
+		d.show = time.AfterFunc(q.showAfter, func() { q.show(d) })
 		t.jobs[k] = d
 	}
 	d.args, d.options = args, o

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -33,6 +34,7 @@ func TestDirectQueue(t *testing.T) {
 	server := redistest.Start(t)
 	queuetest.Run(t, func(t *testing.T, workers int) queue.Queue {
 		q := open(t, server, workers)
+		q.SetPatience(time.Minute)
 		if strings.HasSuffix(t.Name(), "the_dead_take_what_is_newer") {
 			return q // of what is run directly the dead in Redis know nothing: one that is revived runs, too
 		}
@@ -47,7 +49,7 @@ type pair struct {
 	name    string
 	metrics *queue.Metrics
 	outside queue.Queue
-	queue.Queue
+	*standby.Queue
 }
 
 func newPair(t *testing.T, args ...string) *pair {
@@ -69,9 +71,11 @@ func (p *pair) asynq(m *queue.Metrics) queue.Queue {
 }
 
 // process is a queue of a process in its owner's place.
-func (p *pair) process() queue.Queue {
+func (p *pair) process() *standby.Queue {
 	log := slog.New(slog.DiscardHandler)
-	return standby.New(p.asynq(p.metrics), memory.New(2, p.metrics, log), log)
+	q := standby.New(p.asynq(p.metrics), memory.New(2, p.metrics, log), log)
+	q.SetPatience(time.Minute) // what Redis is told while it is there it takes, however slow the host is
+	return q
 }
 
 func (p *pair) start(q queue.Queue) {
@@ -148,6 +152,7 @@ func label(m *dto.Metric, name string) string {
 func TestDirectJobsNeedNoRedis(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
+	p.SetShowAfter(time.Hour)
 	ran := make(chan int)
 	queue.On(p.Queue, func(_ context.Context, w work, _ queue.Job) error { ran <- w.N; return nil })
 	p.start(p.Queue)

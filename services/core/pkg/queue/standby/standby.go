@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	// patience is for the shared queue to take a job.
+	// patience is, by default, for the shared queue to take a job.
 	patience = time.Second
 	// pause is between attempts at a shared queue that was away.
 	pause = time.Second
@@ -51,6 +51,8 @@ type Queue struct {
 	direct      directs
 	quit        chan struct{} // closed by Stop
 	once        sync.Once
+	showAfter   time.Duration
+	patience    time.Duration
 
 	mu    sync.Mutex
 	tried time.Time // the last attempt of those that failed; zero: it is there
@@ -60,7 +62,7 @@ var _ queue.Queue = (*Queue)(nil)
 
 // New makes a queue of one that processes share and one of this process.
 func New(shared, own queue.Queue, log *slog.Logger) *Queue {
-	q := &Queue{shared: shared, own: own, log: log, quit: make(chan struct{})}
+	q := &Queue{shared: shared, own: own, log: log, quit: make(chan struct{}), showAfter: showAfter, patience: patience}
 	both := []queue.Inspector{unshown{own, &q.direct}, shared}
 	q.Joined = func(context.Context) ([]queue.Inspector, error) { return both, nil }
 	return q
@@ -98,7 +100,7 @@ func (q *Queue) share(ctx context.Context, args queue.Args, o queue.Options, wit
 	if !q.ask() {
 		return without()
 	}
-	limited, cancel := context.WithTimeout(ctx, patience)
+	limited, cancel := context.WithTimeout(ctx, q.patience)
 	defer cancel()
 	err := q.shared.Enqueue(limited, args, o)
 	switch {

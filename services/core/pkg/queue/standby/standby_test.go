@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -18,10 +19,14 @@ import (
 func TestQueue(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	queuetest.Run(t, func(t *testing.T, workers int) queue.Queue { return open(t, server, workers) })
+	queuetest.Run(t, func(t *testing.T, workers int) queue.Queue {
+		q := open(t, server, workers)
+		q.SetPatience(time.Minute) // Redis is there, however slow
+		return q
+	})
 }
 
-func open(t *testing.T, server *redistest.Server, workers int) queue.Queue {
+func open(t *testing.T, server *redistest.Server, workers int) *standby.Queue {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	shared, err := asynq.New(asynq.Config{Client: server.Client(t), Name: string(domain.NewID()), Owner: "node", Workers: workers, Logger: log})
