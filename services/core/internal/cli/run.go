@@ -150,16 +150,21 @@ func (t *temporary) remove(ctx context.Context) {
 			return // nor was one made
 		}
 	}
-	drop := t.client.DropVM
-	if len(t.req.Volumes) > 0 { // the next command may want them
-		drop = func(ctx context.Context, id string) error {
-			_, err := t.client.DeleteVM(ctx, id)
-			return err
-		}
-	}
-	if err := drop(ctx, t.id); err != nil && !errors.HasCode(err, errors.NotFound) && !errors.HasCode(err, errors.Gone) {
+	gone := func(err error) bool { return errors.HasCode(err, errors.NotFound) || errors.HasCode(err, errors.Gone) }
+	switch err := t.client.DropVM(ctx, t.id); {
+	case gone(err):
+		return
+	case err != nil:
 		t.say("the VM %s could not be removed", t.id)
 		t.tell(err)
+		return
+	}
+	if len(t.req.Volumes) == 0 {
+		return
+	}
+	// The next command may want them.
+	if _, err := t.client.DeleteVM(ctx, t.id); err != nil && !gone(err) {
+		t.say("the VM %s is being removed, and has its volumes until it is gone", t.id)
 	}
 }
 

@@ -215,7 +215,9 @@ func (a *attachment) takeStarted(m *guestv1.AttachResponse_Started) (outcome, er
 	}
 	a.seenStart = true
 	a.x.unsent()
-	a.x.confirm(m.GetPid(), m.GetAlready())
+	if !a.x.confirm(m.GetPid(), m.GetAlready()) {
+		return broken, errors.New(errors.GuestFault, "the start was given up")
+	}
 	return going, nil
 }
 

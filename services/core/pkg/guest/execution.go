@@ -119,7 +119,11 @@ func (x *execution) run() {
 		x.fail(err)
 		x.s.kill(x.agentID)
 	case detached:
-		x.fail(errors.New(errors.Unavailable, "the machine was let go of"))
+		err := errors.New(errors.Unavailable, "the machine was let go of")
+		if x.starting() { // a later session meets it, should it have started
+			x.s.tellRefused(x.id, err)
+		}
+		x.fail(err)
 	}
 }
 
@@ -133,18 +137,23 @@ func (x *execution) finish(doneErr error) {
 	x.doneErr = doneErr
 	x.mu.Unlock()
 	x.s.remove(x) // before anybody is told: what has ended is not running
+	end, ok := x.journal.Ended()
+	tell := func() {
+		if ok { // else the record keeps it as running; a later session tries again
+			x.s.tellEnded(x.agentID, Ended{ID: x.id, End: end, OutputBytes: x.journal.NextOffset()})
+		}
+	}
 	if !confirmed {
-		// Lost before the agent said a word, or taken up and unknown to it.
-		end, _ := x.journal.Ended()
+		// Lost before the agent said a word, or taken up and unknown to it. Whoever
+		// asked for the start forgets it unless the end is known by then.
+		tell()
 		x.release(errors.New(errors.GuestFault, "%s", end.LostReason))
 	}
 	x.input.stop(errEnded)
 	close(x.done)
-	end, ok := x.journal.Ended()
-	if !ok {
-		return // the record keeps it as running; a later session tries again
+	if confirmed {
+		tell()
 	}
-	x.s.tellEnded(x.agentID, Ended{ID: x.id, End: end, OutputBytes: x.journal.NextOffset()})
 }
 
 // fail ends the supervision without an end of the execution to tell of.
@@ -173,10 +182,14 @@ func (x *execution) release(err error) {
 	}
 }
 
-// confirm notes that the agent runs the execution.
-func (x *execution) confirm(pid int32, already bool) {
+// confirm notes that the agent runs the execution, unless it was given up just now.
+func (x *execution) confirm(pid int32, already bool) bool {
 	x.mu.Lock()
 	first := !x.confirmed
+	if first && x.abandoned != nil {
+		x.mu.Unlock()
+		return false
+	}
 	x.confirmed = true
 	if first {
 		x.about.PID = pid
@@ -188,6 +201,7 @@ func (x *execution) confirm(pid int32, already bool) {
 		x.s.tellStarted(about)
 		x.release(nil)
 	}
+	return true
 }
 
 // supervise attaches until there is an outcome other than a broken channel.

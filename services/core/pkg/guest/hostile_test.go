@@ -252,6 +252,38 @@ func TestStartThatIsNotConfirmed(t *testing.T) {
 	}
 }
 
+// A start that is confirmed in the very moment in which it is given up is either
+// followed to its end or told as not confirmed.
+func TestStartThatIsConfirmedAsItIsGivenUp(t *testing.T) {
+	t.Parallel()
+	const limit = 5 * time.Millisecond
+	l := &liar{attach: func(ctx context.Context, first *guestv1.AttachRequest, s *attachStream) error {
+		if first.GetStart() != nil {
+			time.Sleep(limit)
+		}
+		if err := s.Send(started(7)); err != nil {
+			return err
+		}
+		time.Sleep(limit)
+		return s.Send(ended(0, 0))
+	}}
+	s := guest.Open(guest.SessionConfig{Client: guest.New(l.dial(t), guest.Options{}), Journals: newJournals(t), VM: domain.NewID(), StartTimeout: limit})
+	defer s.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	for range 300 {
+		id := domain.NewID()
+		switch _, err := s.Start(ctx, guest.StartRequest{ID: id, Command: sh("true")}); {
+		case err == nil:
+			if end, err := s.Wait(ctx, id); err != nil || end != (domain.ExecutionEnd{}) {
+				t.Fatalf("confirmed, and then %+v, %v", end, err)
+			}
+		case !errors.HasCode(err, errors.GuestFault):
+			t.Fatal(err)
+		}
+	}
+}
+
 // A start whose caller has gone goes on, and it is told if nothing came of it.
 func TestStartThatFailsWithoutItsCaller(t *testing.T) {
 	t.Parallel()

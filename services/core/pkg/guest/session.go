@@ -50,9 +50,10 @@ type Hooks struct {
 	// OnOutput tells of the first output of an execution, once it is in the journal.
 	OnOutput func(execution domain.ID)
 	OnEnded  func(Ended)
-	// OnRefused tells of an execution whose start was asked for by Start and never
-	// confirmed: nothing of it runs, and it has no end. Whoever asked may have gone
-	// away long ago.
+	// OnRefused tells of an execution whose start was asked for by Start and not
+	// confirmed, before Start returns; whoever asked may have gone away long ago.
+	// Where the agent never answered it is killed, should it have started; where the
+	// session was closed, a later one may meet it: OnEnded may come after all.
 	OnRefused func(execution domain.ID, why error)
 }
 
@@ -86,6 +87,7 @@ type Session struct {
 	over       map[string]bool // the agent's IDs of those whose end was told, until it has forgotten them
 	gone       chan struct{}   // closed by Gone
 	goneReason string
+	begun      bool // what is on record is taken up
 	closed     bool
 }
 
@@ -124,6 +126,9 @@ func (s *Session) Begin(known ...domain.ID) {
 			s.cfg.Log.Error("execution not taken up", "execution", id, "error", err)
 		}
 	}
+	s.mu.Lock()
+	s.begun = true
+	s.mu.Unlock()
 	s.wg.Go(s.watch)
 }
 
@@ -209,7 +214,7 @@ func (s *Session) fillSpare() {
 // find gives an execution that runs, or says why there is none.
 func (s *Session) find(id domain.ID) (*execution, error) {
 	s.mu.Lock()
-	x := s.executions[id]
+	x, there := s.executions[id], s.begun && !s.closed
 	s.mu.Unlock()
 	if x != nil {
 		// Its readers know of the end sooner than its supervision is over.
@@ -222,6 +227,9 @@ func (s *Session) find(id domain.ID) (*execution, error) {
 		defer j.Close()
 		if _, ok := j.Ended(); ok {
 			return nil, errEnded
+		}
+		if !there {
+			return nil, errors.New(errors.Unavailable, "what runs in this machine is being taken up").WithHint("try again")
 		}
 	}
 	return nil, errors.New(errors.NotFound, "no such execution runs in this machine")

@@ -75,6 +75,9 @@ func (s *Session) Start(ctx context.Context, req StartRequest) (Started, error) 
 	if existing != nil {
 		if began {
 			x.limit.Stop()
+			if existing.journal != j { // that one is being refused, and its journal is gone
+				_ = s.cfg.Journals.Delete(s.key(req.ID))
+			}
 		}
 		x = existing
 	}

@@ -287,8 +287,12 @@ func (d *Deliverer) claim(ctx context.Context, w *domain.Webhook) error {
 		claimed, err = tx.Webhooks().Claim(ctx, w.ID, d.config.Lease, n)
 		return err
 	})
+	waited := false
 	for range n - len(claimed) {
-		d.give(w.ID, fails)
+		waited = d.give(w.ID, fails) || waited
+	}
+	if waited && err == nil { // else the poll tries again
+		d.look()
 	}
 	for _, one := range claimed {
 		d.wg.Go(func() {
@@ -320,7 +324,8 @@ func (d *Deliverer) take(id domain.ID, fails bool) int {
 	return n
 }
 
-func (d *Deliverer) give(id domain.ID, fails bool) {
+// give gives room back, and reports whether some waited for it.
+func (d *Deliverer) give(id domain.ID, fails bool) (waited bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.all--
@@ -330,11 +335,10 @@ func (d *Deliverer) give(id domain.ID, fails bool) {
 	if d.busy[id]--; d.busy[id] == 0 {
 		delete(d.busy, id)
 	}
-	if len(d.waiting) > 0 { // for this room, which may not have been used
-		maps.Copy(d.due, d.waiting)
-		clear(d.waiting)
-		d.look()
-	}
+	waited = len(d.waiting) > 0
+	maps.Copy(d.due, d.waiting)
+	clear(d.waiting)
+	return waited
 }
 
 // prune removes deliveries that ended long ago.

@@ -173,7 +173,7 @@ func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.Star
 	return current, nil
 }
 
-// forgo forgets an execution that does not run, and never did.
+// forgo forgets an execution whose start came to nothing, as far as is known.
 func (w *Worker) forgo(r *running, why error) {
 	if w.execs.forgo(r) {
 		r.release()

@@ -112,6 +112,12 @@ func (d *Driver) arrive(ctx context.Context, m *machine, mem memory) error {
 	}
 	err = d.goOn(ctx, m, r, mem)
 	if err != nil {
+		select {
+		case <-r.ended: // it was stopped meanwhile, or killed
+			d.drop(m)
+			return err
+		default:
+		}
 		m.end(r, 0, vmm.Exit{Known: true})
 		d.drop(m)
 	}
