@@ -203,8 +203,12 @@ func (s *Signing) save(ctx context.Context, change func([]storedKey) []storedKey
 			swapped = true
 			return tx.Settings().Set(ctx, storage.SettingTokenKeys, is)
 		})
-		if err != nil || swapped {
-			return errors.Join(err, s.keep(stored))
+		if err != nil {
+			s.read = time.Time{} // what is stored now is not known
+			return err
+		}
+		if swapped {
+			return s.keep(stored)
 		}
 	}
 	return errors.New(errors.Conflict, "the signing keys are being changed by others").WithRetryAfter(time.Second)

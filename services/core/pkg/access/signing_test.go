@@ -2,6 +2,7 @@ package access_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"testing"
 	"time"
@@ -87,4 +88,25 @@ func TestSigningKeys(t *testing.T) {
 	// Whoever has not heard of it hears within a minute.
 	b.pass(time.Minute)
 	verifies(later, third.ID, false)
+}
+
+// refusing is a store that writes nothing.
+type refusing struct{ storage.Store }
+
+func (refusing) Update(context.Context, func(storage.Tx) error) error {
+	return errors.New(errors.Unavailable, "the database is away")
+}
+
+// A key that could not be stored signs nothing: nobody else would know it.
+func TestASigningKeyThatIsNotStored(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	deps := b.deps
+	deps.Store = refusing{b.store}
+	s := access.NewSigning(deps, 30*24*time.Hour)
+	for range 2 {
+		if k, err := s.Signer(t.Context()); !errors.HasCode(err, errors.Unavailable) {
+			t.Errorf("%s signs, %v", k.ID, err)
+		}
+	}
 }

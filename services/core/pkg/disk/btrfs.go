@@ -133,7 +133,7 @@ func (b *btrfsBackend) descend(src string, limit int64) (btrfsMeta, error) {
 	}
 	child := btrfsMeta{Limit: limit, Inherited: m.Inherited + charged, Ancestors: []uint64{id}}
 	if len(m.Ancestors) > 0 {
-		live, err := b.subvolumes("volumes", "staging")
+		live, err := b.subvolumes("staging", "volumes")
 		if err != nil {
 			return m, err
 		}
@@ -295,7 +295,7 @@ func (b *btrfsBackend) orphan(ancestors []uint64) error {
 	if len(ancestors) == 0 {
 		return nil
 	}
-	live, err := b.subvolumes("volumes", "staging")
+	live, err := b.subvolumes("staging", "volumes")
 	if err != nil {
 		return err
 	}
@@ -313,6 +313,9 @@ func (b *btrfsBackend) orphan(ancestors []uint64) error {
 			continue
 		}
 		m, err := readMeta(dir)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it was removed meanwhile
+		}
 		if err != nil {
 			return err
 		}
@@ -343,7 +346,7 @@ func (b *btrfsBackend) sweep() error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	live, err := b.subvolumes("volumes", "staging", "trash")
+	live, err := b.subvolumes("staging", "volumes", "trash")
 	if err != nil {
 		return err
 	}

@@ -102,7 +102,7 @@ func (m *Manager) enforce(ctx context.Context, p *pair, want func() domain.Egres
 	p.rec.Policy, p.rec.Proxied = rec.Policy, rec.Proxied
 	inForce := p.inForce // making the network may have changed it
 	m.mu.Unlock()
-	if err := m.netd.SetMachine(ctx, machineOf(rec, e)); err != nil {
+	if err := m.tellMachine(ctx, machineOf(rec, e)); err != nil {
 		if ctx.Err() != nil || !e.IsZero() || rec.Proxied {
 			return errors.Wrap(err, errors.Unavailable, "the egress policy cannot be put in force").WithHint("see netd.log in the instance's runtime directory")
 		}
@@ -127,6 +127,13 @@ func (m *Manager) enforce(ctx context.Context, p *pair, want func() domain.Egres
 	}
 	p.unsettled = false
 	return nil
+}
+
+// tellMachine tells netd of one machine.
+func (m *Manager) tellMachine(ctx context.Context, machine egress.Machine) error {
+	m.telling.RLock()
+	defer m.telling.RUnlock()
+	return m.netd.SetMachine(ctx, machine)
 }
 
 // cut ends the connections through the kernel that a machine's rules refuse, or
@@ -164,6 +171,8 @@ func (m *Manager) forgetEgress(p *pair) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.ctx), netdAnswersWithin)
 	defer cancel()
+	m.telling.RLock()
+	defer m.telling.RUnlock()
 	if err := m.netd.RemoveMachine(ctx, p.rec.Address.Addr()); err != nil {
 		// Nothing comes from the address until a machine has it that netd is told of.
 		m.cfg.Log.Warn("netd is not told of a machine's end", "machine", p.rec.Machine, "err", err)
@@ -209,6 +218,8 @@ func (m *Manager) claimedNAT(which func(record) bool) []egress.Machine {
 // adopted what it may have missed: it has secrets that this process does not
 // know until it is told them again.
 func (m *Manager) tellNetd(ctx context.Context, adopted bool) error {
+	m.telling.Lock() // nobody tells it anything newer between the look and the word
+	defer m.telling.Unlock()
 	if !adopted {
 		return m.netd.SetState(ctx, egress.State{Machines: m.claimedNAT(func(record) bool { return true }), CA: m.cfg.EgressCA})
 	}

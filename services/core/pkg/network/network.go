@@ -65,9 +65,12 @@ type Manager struct {
 	lease   hostlease.Lease
 
 	natMu sync.Mutex
-	nat   *natNetwork // nil until it stands
-	netd  *netd.Client
-	logs  *egresslog.Follower
+	// telling is held for writing while netd is told of all machines, and for
+	// reading while it is told of one.
+	telling sync.RWMutex
+	nat     *natNetwork // nil until it stands
+	netd    *netd.Client
+	logs    *egresslog.Follower
 
 	mu       sync.Mutex // order: natMu, mu, leaseMu
 	closed   bool

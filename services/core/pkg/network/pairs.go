@@ -190,17 +190,15 @@ func (m *Manager) saveExisting(rec record) error {
 // pairs that no process has any more. It tells how many are still waiting.
 func (m *Manager) reap() (waiting int, err error) {
 	for _, p := range m.inState(stateRemoving) {
-		if err := m.takeApart(p); err != nil {
-			return waiting, err
-		}
+		err = errors.Join(err, m.takeApart(p)) // the others are not kept by it
 	}
 	drained := m.inState(stateDraining)
 	if len(drained) == 0 {
-		return 0, nil
+		return 0, err
 	}
-	inUse, err := nspair.Processes()
-	if err != nil {
-		return len(drained), errors.Wrap(err, errors.Unavailable, "cannot look at the host's processes")
+	inUse, perr := nspair.Processes()
+	if perr != nil {
+		return len(drained), errors.Join(err, errors.Wrap(perr, errors.Unavailable, "cannot look at the host's processes"))
 	}
 	for _, p := range drained {
 		if inUse.In(p.rec.idRange()) {
@@ -208,10 +206,11 @@ func (m *Manager) reap() (waiting int, err error) {
 			continue
 		}
 		p.op.Lock()
-		err := m.eraseRecord(p.rec.ID)
+		eerr := m.eraseRecord(p.rec.ID)
 		p.op.Unlock()
-		if err != nil {
-			return waiting, err
+		if eerr != nil {
+			err = errors.Join(err, eerr)
+			continue
 		}
 		m.mu.Lock()
 		if m.pairs[p.rec.ID] == p {
@@ -220,7 +219,7 @@ func (m *Manager) reap() (waiting int, err error) {
 		}
 		m.mu.Unlock()
 	}
-	return waiting, nil
+	return waiting, err
 }
 
 func (m *Manager) inState(s pairState) []*pair {

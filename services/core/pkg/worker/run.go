@@ -297,7 +297,14 @@ func (w *Worker) resume(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 		}
 	}
 	trace := newTrace(startResume)
-	if err := driver.(vmm.Pauser).Resume(ctx, string(vm.MachineID)); err != nil {
+	resuming := ctx
+	if vm.PauseMode == domain.PauseFreeze {
+		// Once begun it is carried through: what was interrupted may run or not.
+		var cancel context.CancelFunc
+		resuming, cancel = context.WithTimeout(context.WithoutCancel(ctx), maxFreeze)
+		defer cancel()
+	}
+	if err := driver.(vmm.Pauser).Resume(resuming, string(vm.MachineID)); err != nil {
 		return w.notResumed(ctx, vm, err)
 	}
 	trace.phase("resume")

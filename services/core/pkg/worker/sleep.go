@@ -39,7 +39,7 @@ func (w *Worker) info(driver string) domain.DriverInfo {
 const (
 	// maxPause bounds the writing of a machine's memory.
 	maxPause = 10 * time.Minute
-	// maxFreeze bounds the freezing of a machine's processes.
+	// maxFreeze bounds the freezing of a machine's processes, and letting them go on.
 	maxFreeze = time.Minute
 )
 

@@ -260,13 +260,40 @@ func temporary(dir string) (*os.File, error) {
 	return os.OpenFile(filepath.Join(dir, TempPrefix+rand.Text()), os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 }
 
-// refill gives a file the content of a temporary one, in place of its own.
+// refill gives a file the content of a temporary one, in place of its own, which it
+// keeps where there is no room for the other.
 func refill(to, from *os.File) error {
+	size, err := from.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
 	if _, err := from.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	if err := to.Truncate(0); err != nil {
+	if err := reserve(to, size); err != nil {
 		return err
 	}
-	return Store(to, from)
+	if err := Store(to, from); err != nil {
+		return err
+	}
+	return to.Truncate(size)
+}
+
+// reserve has a file's blocks allocated up to a size, where its file system can.
+func reserve(f *os.File, size int64) error {
+	if size == 0 {
+		return nil
+	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var reserveErr error
+	if err := raw.Control(func(fd uintptr) { reserveErr = unix.Fallocate(int(fd), unix.FALLOC_FL_KEEP_SIZE, 0, size) }); err != nil {
+		return err
+	}
+	if errors.Is(reserveErr, unix.ENOSPC) || errors.Is(reserveErr, unix.EDQUOT) || errors.Is(reserveErr, unix.EFBIG) {
+		return &os.PathError{Op: "fallocate", Path: f.Name(), Err: reserveErr}
+	}
+	return nil // what it cannot do is no reason not to try
 }

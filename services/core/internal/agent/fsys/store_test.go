@@ -2,7 +2,6 @@ package fsys
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -10,6 +9,11 @@ import (
 	"testing"
 	"testing/iotest"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/internal/agent/osuser"
 )
 
 // stream yields n bytes that depend on a seed.
@@ -86,7 +90,7 @@ func TestStoreAndSend(t *testing.T) {
 				go func() {
 					sent, err := Send(pw, r, n)
 					if err == nil && sent != n-start {
-						err = errors.New("the count is wrong")
+						err = errors.Plain("the count is wrong")
 					}
 					_ = pw.CloseWithError(err)
 				}()
@@ -154,7 +158,7 @@ func TestSendToNobody(t *testing.T) {
 	}
 	r := NewReader(f, n)
 	defer r.Close()
-	gone := errors.New("gone")
+	gone := errors.Plain("gone")
 	if _, err := Send(failing{gone}, r, n); !errors.Is(err, gone) {
 		t.Errorf("got %v", err)
 	}
@@ -185,5 +189,50 @@ func TestReaderKnowsWhatIsInMemory(t *testing.T) {
 	}
 	if r.away(n, directAlign) || r.away(0, 2*directPiece) {
 		t.Error("more than is known is said to be away")
+	}
+}
+
+// What there is no room for leaves the file that is there as it was, also where
+// there is room for one of the two.
+func TestWriteWithoutRoom(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounts need root")
+	}
+	t.Parallel()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skipf("no tmpfs: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	root, err := osuser.NewDB("/etc").Lookup("root")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs, path := new(FS), filepath.Join(dir, "file")
+	write := func(seed uint64, n int64) error { return fs.Write(root, path, nil, stream(seed, n)) }
+	if err := write(1, 10_000); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int64{600_000, 2 << 20} {
+		if err := write(2, n); !errors.HasCode(err, errors.NoSpace) {
+			t.Errorf("%d bytes: %v", n, err)
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, f, stream(1, 10_000))
+		_ = f.Close()
+	}
+	for _, n := range []int64{400_000, 5_000, 0, 10_000} { // larger, smaller, nothing
+		if err := write(uint64(n), n); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, f, stream(uint64(n), n))
+		_ = f.Close()
 	}
 }

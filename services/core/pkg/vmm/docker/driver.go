@@ -127,6 +127,8 @@ func (d *Driver) Teardown(ctx context.Context) error {
 			return errors.New(errors.Conflict, "the machine %s still runs", s.MachineID)
 		}
 	}
+	d.images.Lock()
+	defer d.images.Unlock()
 	if err := d.sweep(ctx, func(string) bool { return true }); err != nil {
 		return err
 	}

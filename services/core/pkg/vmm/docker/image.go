@@ -97,10 +97,9 @@ func progress(r io.ReadCloser) error {
 }
 
 // sweep removes images that nobody needs: of deleted snapshots, and of builds
-// for which gone holds, that no container is made of.
+// for which gone holds, that no container is made of. images is held for writing:
+// meanwhile none is made a container of.
 func (d *Driver) sweep(ctx context.Context, gone func(rootFS string) bool) error {
-	d.images.Lock() // while none is made a container of
-	defer d.images.Unlock()
 	list, err := d.engine.ImageList(ctx, client.ImageListOptions{Filters: d.mine()})
 	if err != nil {
 		return said(err, "cannot list the images")
@@ -119,6 +118,16 @@ func (d *Driver) sweep(ctx context.Context, gone func(rootFS string) bool) error
 		}
 	}
 	return nil
+}
+
+// trySweep is sweep for templates that are gone, unless a machine is being made,
+// which may take as long as its image does: then the next to be deleted sweeps.
+func (d *Driver) trySweep(ctx context.Context) error {
+	if !d.images.TryLock() {
+		return nil
+	}
+	defer d.images.Unlock()
+	return d.sweep(ctx, vanished)
 }
 
 // vanished reports that a template is no longer on this node.

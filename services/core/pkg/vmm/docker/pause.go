@@ -35,6 +35,8 @@ func (d *Driver) setPaused(ctx context.Context, id string, want bool) error {
 		return err
 	}
 	if c.State.Paused != want {
+		ctx, cancel := wholly(ctx)
+		defer cancel()
 		if want {
 			_, err = d.engine.ContainerPause(ctx, c.ID, client.ContainerPauseOptions{})
 		} else {

@@ -97,7 +97,7 @@ func (d *Driver) DeleteSnapshot(ctx context.Context, snapshotID string) error {
 	if _, err := d.engine.ImageRemove(ctx, ref, client.ImageRemoveOptions{}); err != nil && !errdefs.IsNotFound(err) {
 		return said(err, "cannot remove the snapshot")
 	}
-	return d.sweep(ctx, vanished)
+	return d.trySweep(ctx)
 }
 
 // ListSnapshots names the snapshots here. See [vmm.Snapshotter].

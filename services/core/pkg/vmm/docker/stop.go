@@ -114,7 +114,7 @@ func (d *Driver) Delete(ctx context.Context, id string) error {
 	if err := os.RemoveAll(p.dir); err != nil {
 		return fault.Of(err, "cannot remove the machine's files")
 	}
-	return d.sweep(ctx, vanished)
+	return d.trySweep(ctx)
 }
 
 func (d *Driver) remove(ctx context.Context, c *container.InspectResponse) error {

@@ -91,7 +91,10 @@ func (d *Driver) furnish(ctx context.Context, m *machine) error {
 	case spec.DiskFrom != "":
 		return d.fromStored(ctx, spec, d.cfg.snapshot(spec.DiskFrom), volume)
 	case m.Booted != "":
-		return d.fromStored(ctx, spec, d.cfg.booted(m.Booted), volume)
+		if err := d.fromStored(ctx, spec, d.cfg.booted(m.Booted), volume); !errors.HasCode(err, errors.NotFound) {
+			return err
+		}
+		m.Booted = "" // it was dropped since it was chosen: the machine boots
 	}
 	return d.fromBlank(ctx, spec, volume)
 }

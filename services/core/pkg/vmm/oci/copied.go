@@ -103,6 +103,10 @@ func (t *templates) copy(ctx context.Context, spec vmm.Spec) (string, error) {
 	if err != nil {
 		return "", fail(errors.Join(err, errors.Plain(strings.TrimSpace(string(out)))), "cannot copy the template")
 	}
+	// It is trusted for ever: what it has must be on the disk before it says so.
+	if err := t.volumes.Sync(); err != nil {
+		return "", fail(err, "cannot copy the template")
+	}
 	return root, fail(os.WriteFile(done, nil, 0o600), "cannot copy the template")
 }
 

@@ -125,7 +125,8 @@ func (d *Driver) makeDirs() error {
 }
 
 // recover lets machines go on that are frozen though nobody paused them: a
-// process died while it took a snapshot. And it drops copies of templates that
+// process died while it took a snapshot. One that is said to be paused and is not
+// frozen runs: the process died as it froze it, or let it go on. And it drops copies of templates that
 // no machine has any more.
 func (d *Driver) recover(ctx context.Context) error {
 	ids, err := d.recorded()
@@ -141,6 +142,11 @@ func (d *Driver) recover(ctx context.Context) error {
 		builds[r.Spec.BuildID] = true
 		if g := d.group(id); r.run.Phase == phaseRunning && !r.run.Paused && g.Frozen() {
 			if err := g.Thaw(); err != nil {
+				return err
+			}
+		} else if r.run.Phase == phaseRunning && r.run.Paused && !g.Frozen() {
+			r.run.Paused = false
+			if err := d.saveRun(r); err != nil {
 				return err
 			}
 		}

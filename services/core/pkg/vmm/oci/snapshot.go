@@ -33,7 +33,8 @@ func (d *Driver) Snapshot(ctx context.Context, id, snapshotID string, kind domai
 		return info, errors.New(errors.Conflict, "the machine is not whole")
 	}
 	volume, snapshot := d.cfg.paths(id).volume, snapshotVolume+snapshotID
-	if r.run.Process.Alive(d.boot) && !r.run.Paused {
+	// A pause that was cut short may be on record alone.
+	if r.run.Process.Alive(d.boot) && !(r.run.Paused && d.group(id).Frozen()) {
 		// What is cached is written while the machine still runs, so that little
 		// is left for the time it stands still.
 		if err := d.cfg.Volumes.Sync(); err != nil {
