@@ -444,7 +444,9 @@ func (w *Worker) storedExecution(ctx context.Context, project, id domain.ID) (*d
 // either, Unavailable tells that it may be on record soon.
 func (w *Worker) Execution(ctx context.Context, id domain.ID) (*domain.Execution, error) {
 	if _, row, ok := w.execs.get(id); ok {
-		return row, nil
+		if row = w.asRead(ctx, row); row != nil {
+			return row, nil
+		} // else it is on record
 	}
 	switch waits, err := w.swallowed(ctx, id); {
 	case err != nil:
@@ -453,6 +455,44 @@ func (w *Worker) Execution(ctx context.Context, id domain.ID) (*domain.Execution
 		return nil, errors.New(errors.Unavailable, "the execution %s is not taken up yet", id).WithHint("try again").WithRetryAfter(time.Second)
 	}
 	return nil, errors.New(errors.NotFound, "the execution %s is not in this worker's memory", id)
+}
+
+// aboutToEnd is how long an end that is in the journal may take to be told, on a host
+// on which much goes on.
+const aboutToEnd = time.Second
+
+// asRead is an execution that was known as row, as whoever has read its output must
+// see it: the end is in its journal a moment before it is told here. nil: it has
+// been told and is on record.
+func (w *Worker) asRead(ctx context.Context, row *domain.Execution) *domain.Execution {
+	if row.State.Ended() {
+		return row
+	}
+	j, err := w.Journals.Lookup(journalKey(row))
+	if err != nil {
+		return row
+	}
+	_, over := j.Ended()
+	j.Close()
+	if !over {
+		return row
+	}
+	sub := w.endings.Subscribe(row.ID)
+	defer sub.Done()
+	ctx, cancel := context.WithTimeout(ctx, aboutToEnd)
+	defer cancel()
+	for {
+		changed := sub.Changed()
+		_, now, known := w.execs.get(row.ID)
+		if !known || now.State.Ended() {
+			return now
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return now
+		}
+	}
 }
 
 // FlushExecutions implements service.Node.

@@ -610,3 +610,18 @@ func TestOutputGoesTogether(t *testing.T) {
 	must(t, ctx.Err())
 	k.again(k.near)
 }
+
+// Whoever has read an execution's output to its end finds that it has ended.
+func TestTheEndThatWasReadIsKnown(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	vm := b.running(vmm.CreateVM{})
+	for range 300 {
+		x, err := b.StartExecution(b.ctx, b.by, vm.ID, vmm.StartExecution{Command: domain.Command{Args: []string{"sh", "-c", "exit 7"}}})
+		must(t, err)
+		b.output(x.ID)
+		if x, err = b.GetExecution(b.ctx, b.by, x.ID); err != nil || x.ExitCode == nil || *x.ExitCode != 7 {
+			t.Fatalf("%+v, %v", x, err)
+		}
+	}
+}
