@@ -53,9 +53,13 @@ func (m *Manager) startNetd(nat *natNetwork) error {
 	}
 	if p != nil {
 		if m.startedWith(want) {
+			if err := m.tellNetd(m.ctx, true); err != nil {
+				_ = unix.Close(p.fd)
+				return err // it is adopted by the next try, and watched then, once
+			}
 			m.cfg.Log.Info("netd adopted", "pid", p.pid)
 			m.watchNetd(p, nat)
-			return m.tellNetd(m.ctx, true)
+			return nil
 		}
 		if err := p.end(); err != nil {
 			return err

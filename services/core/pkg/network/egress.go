@@ -133,6 +133,8 @@ func (m *Manager) enforce(ctx context.Context, p *pair, want func() domain.Egres
 func (m *Manager) tellMachine(ctx context.Context, machine egress.Machine) error {
 	m.telling.RLock()
 	defer m.telling.RUnlock()
+	ctx, cancel := context.WithTimeout(ctx, netdTakesWithin)
+	defer cancel()
 	return m.netd.SetMachine(ctx, machine)
 }
 
@@ -180,8 +182,13 @@ func (m *Manager) forgetEgress(p *pair) error {
 	return nil
 }
 
-// netdAnswersWithin bounds a word with netd that nobody waits for.
-const netdAnswersWithin = 2 * time.Second
+const (
+	// netdAnswersWithin bounds a word with netd that nobody waits for.
+	netdAnswersWithin = 2 * time.Second
+	// netdTakesWithin and netdTakesAllWithin bound what it is told of one machine, and
+	// of all: one that hangs must not hold up their ends for ever.
+	netdTakesWithin, netdTakesAllWithin = 30 * time.Second, 2 * time.Minute
+)
 
 // kernelEgress is what a record's policy means in the kernel.
 func kernelEgress(r record) firewall.Egress {
@@ -220,6 +227,8 @@ func (m *Manager) claimedNAT(which func(record) bool) []egress.Machine {
 func (m *Manager) tellNetd(ctx context.Context, adopted bool) error {
 	m.telling.Lock() // nobody tells it anything newer between the look and the word
 	defer m.telling.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, netdTakesAllWithin)
+	defer cancel()
 	if !adopted {
 		return m.netd.SetState(ctx, egress.State{Machines: m.claimedNAT(func(record) bool { return true }), CA: m.cfg.EgressCA})
 	}
