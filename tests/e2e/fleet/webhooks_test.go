@@ -11,10 +11,9 @@ import (
 	"time"
 
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
-	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/client"
-	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/postgres"
+	"github.com/aetherium/aetherium/tests/internal/server"
 )
 
 // Two gateways tell a webhook each event, by one ID, and when one is killed in
@@ -116,23 +115,8 @@ func (f *field) endClaims(hook string) {
 	store, err := postgres.Open(f.ctx, f.database, postgres.Options{Logger: slog.New(slog.DiscardHandler), Among: true})
 	must(f.t, err)
 	defer func() { must(f.t, store.Close()) }()
-	ended := 0
-	must(f.t, store.Update(f.ctx, func(tx storage.Tx) error {
-		l, err := tx.Webhooks().Deliveries(f.ctx, storage.System, domain.ID(hook), storage.Page{})
-		if err != nil {
-			return err
-		}
-		for _, d := range l.Items {
-			ours, err := tx.Webhooks().Attempted(f.ctx, d, storage.WebhookAttempt{State: domain.DeliveryPending})
-			if err != nil {
-				return err
-			}
-			if ours {
-				ended++
-			}
-		}
-		return nil
-	}))
+	ended, err := server.EndClaims(f.ctx, store, hook)
+	must(f.t, err)
 	if ended != 1 {
 		f.t.Errorf("%d claims of 1 were ended", ended)
 	}

@@ -149,19 +149,31 @@ func (s *Server) EndClaims(ctx context.Context, hook string) error {
 	if err != nil {
 		return err
 	}
+	_, err = EndClaims(ctx, store, hook)
+	return errors.Join(err, store.Close())
+}
+
+// EndClaims ends the claims of a webhook's deliveries in a store, and tells how many
+// there were.
+func EndClaims(ctx context.Context, store storage.Store, hook string) (ended int, err error) {
 	err = store.Update(ctx, func(tx storage.Tx) error {
+		ended = 0
 		l, err := tx.Webhooks().Deliveries(ctx, storage.System, domain.ID(hook), storage.Page{})
 		if err != nil {
 			return err
 		}
 		for _, d := range l.Items {
-			if _, err := tx.Webhooks().Attempted(ctx, d, storage.WebhookAttempt{State: domain.DeliveryPending}); err != nil {
+			claimed, err := tx.Webhooks().Attempted(ctx, d, storage.WebhookAttempt{State: domain.DeliveryPending})
+			if err != nil {
 				return err
+			}
+			if claimed {
+				ended++
 			}
 		}
 		return nil
 	})
-	return errors.Join(err, store.Close())
+	return ended, err
 }
 
 func (s *Server) store(ctx context.Context) (storage.Store, error) {

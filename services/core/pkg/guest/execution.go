@@ -108,22 +108,16 @@ func (x *execution) run() {
 		x.s.kill(x.agentID)
 	case refused:
 		_ = x.s.cfg.Journals.Delete(x.s.key(x.id))
-		x.s.tellRefused(x.id, err)
 		x.fail(err)
 	case unstarted:
 		// Should it have started after all, the journal's end says that it must not run.
 		if jerr := x.journal.AppendEnd(domain.ExecutionEnd{LostReason: reason(err)}); jerr != nil {
 			x.s.cfg.Log.Error("the end of an execution is not in its journal", "execution", x.id, "error", jerr)
 		}
-		x.s.tellRefused(x.id, err)
 		x.fail(err)
 		x.s.kill(x.agentID)
 	case detached:
-		err := errors.New(errors.Unavailable, "the machine was let go of")
-		if x.starting() { // a later session meets it, should it have started
-			x.s.tellRefused(x.id, err)
-		}
-		x.fail(err)
+		x.fail(errors.New(errors.Unavailable, "the machine was let go of"))
 	}
 }
 
@@ -158,6 +152,9 @@ func (x *execution) finish(doneErr error) {
 
 // fail ends the supervision without an end of the execution to tell of.
 func (x *execution) fail(err error) {
+	if x.starting() {
+		x.s.tellRefused(x.id, err)
+	}
 	x.mu.Lock()
 	x.doneErr = err
 	x.mu.Unlock()

@@ -477,20 +477,27 @@ func (w *Worker) asRead(ctx context.Context, row *domain.Execution) *domain.Exec
 	if !over {
 		return row
 	}
-	sub := w.endings.Subscribe(row.ID)
-	defer sub.Done()
 	ctx, cancel := context.WithTimeout(ctx, aboutToEnd)
 	defer cancel()
+	row, _ = w.untilEnded(ctx, row.ID)
+	return row
+}
+
+// untilEnded waits until an execution in this worker's memory has ended; nil: it is
+// not there, or not any more. With the error, ctx's, comes what is known by then.
+func (w *Worker) untilEnded(ctx context.Context, id domain.ID) (*domain.Execution, error) {
+	sub := w.endings.Subscribe(id)
+	defer sub.Done()
 	for {
 		changed := sub.Changed()
-		_, now, known := w.execs.get(row.ID)
-		if !known || now.State.Ended() {
-			return now
+		_, row, known := w.execs.get(id)
+		if !known || row.State.Ended() {
+			return row, nil
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return now
+			return row, errors.Public(ctx.Err())
 		}
 	}
 }
@@ -520,27 +527,18 @@ func (w *Worker) Output(ctx context.Context, x *domain.Execution, from int64, fo
 
 // WaitExecution implements service.Node.
 func (w *Worker) WaitExecution(ctx context.Context, id domain.ID) (*domain.Execution, error) {
-	sub := w.endings.Subscribe(id)
-	defer sub.Done()
-	for {
-		changed := sub.Changed()
-		_, row, ok := w.execs.get(id)
-		if !ok {
-			x, err := w.storedExecution(ctx, storage.System, id)
-			if err == nil && !x.State.Ended() {
-				return nil, errors.New(errors.Unavailable, "the execution goes on when its VM does, which is not here now").WithRetryAfter(time.Second)
-			}
-			return x, err
-		}
-		if row.State.Ended() {
-			return row, nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return nil, errors.Public(ctx.Err())
-		}
+	x, err := w.untilEnded(ctx, id)
+	switch {
+	case err != nil:
+		return nil, err
+	case x != nil:
+		return x, nil
 	}
+	x, err = w.storedExecution(ctx, storage.System, id)
+	if err == nil && !x.State.Ended() {
+		return nil, errors.New(errors.Unavailable, "the execution goes on when its VM does, which is not here now").WithRetryAfter(time.Second)
+	}
+	return x, err
 }
 
 // session finds the session that supervises a running execution.
