@@ -136,7 +136,7 @@ func New(o Options) *Agent {
 		return guestv1connect.NewExecutionServiceHandler(executions, guest.Options()...)
 	}))
 	own := &guest.Machine{
-		Settings: store, Clock: clock, Random: random, BootID: rand.Text(), Identity: keeper, Hooks: runner, Own: o.Machine, Meter: envdHTTP.Meter,
+		Settings: store, Clock: clock, Random: random, BootID: rand.Text(), Identity: keeper, Hooks: runner, Own: o.Machine, Meter: envdHTTP.Meter, Group: group,
 	}
 	host.Handle("/"+guestv1connect.MachineServiceName+"/", lazily(func() (string, http.Handler) {
 		return guestv1connect.NewMachineServiceHandler(own, guest.Options()...)

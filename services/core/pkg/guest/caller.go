@@ -30,6 +30,8 @@ var called = map[string]lane.Method{
 	guestv1connect.MachineServiceHandshakeProcedure: lane.Handshake,
 	guestv1connect.MachineServiceAssumeProcedure:    lane.Assume,
 	guestv1connect.MachineServiceConfigureProcedure: lane.Configure,
+	guestv1connect.MachineServiceHoldProcedure:      lane.Hold,
+	guestv1connect.MachineServiceReleaseProcedure:   lane.Release,
 	guestv1connect.ExecutionServiceListProcedure:    lane.List,
 	guestv1connect.ExecutionServiceRenameProcedure:  lane.Rename,
 	guestv1connect.ExecutionServiceForgetProcedure:  lane.Forget,

@@ -116,3 +116,24 @@ func (c *Client) Thaw(ctx context.Context) error {
 	})
 	return err
 }
+
+// Hold has everything that runs in a machine with a kernel of its own stop, just
+// before its memory is saved: in a machine that goes on from that nothing runs
+// before Assume has told it who it is, and what time. Nothing is started
+// meanwhile, either. Release or Thaw lets it go on, or a minute of the machine's
+// own time. Returns Unsupported (an older agent), Unavailable, GuestFault.
+func (c *Client) Hold(ctx context.Context) error {
+	_, err := bounded(ctx, c.o.CallTimeout, "holding what runs", func(ctx context.Context) (*connect.Response[guestv1.HoldResponse], error) {
+		return c.machine.Hold(ctx, connect.NewRequest(&guestv1.HoldRequest{}))
+	})
+	return err
+}
+
+// Release ends Hold in a machine that was not restored. Nothing held is success.
+// Returns as Hold does.
+func (c *Client) Release(ctx context.Context) error {
+	_, err := bounded(ctx, c.o.CallTimeout, "letting go on what was held", func(ctx context.Context) (*connect.Response[guestv1.ReleaseResponse], error) {
+		return c.machine.Release(ctx, connect.NewRequest(&guestv1.ReleaseRequest{}))
+	})
+	return err
+}

@@ -2,12 +2,19 @@ package boot_test
 
 import (
 	"context"
+	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
+	"time"
+
+	"connectrpc.com/connect"
 
 	"github.com/aetherium/aetherium/services/core/pkg/guest"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
 )
 
@@ -93,3 +100,89 @@ print("begun", flush=True)
 select.select([], [s], [])
 print(s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), "end", flush=True)
 `
+
+// What is held in a machine stands still, and nothing is started, until that is
+// released; in one that goes on from memory until it is told who it is.
+func TestHold(t *testing.T) {
+	rootfs := os.Getenv(rootfsEnv)
+	if rootfs == "" {
+		t.Skip("no root filesystem is given in " + rootfsEnv)
+	}
+	l := newLab(t)
+	v := l.boot("hold", l.tree(rootfs), l.disk(), nil)
+	v.ready()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	who := guest.Identity{Hostname: "machine"}
+	must(t, v.Assume(ctx, who))
+	// One is where commands are, and one in a group that a program has made.
+	if out, end := v.run("for i in commands own; do (setsid sh -c 'while :; do date +%s.%N >/run/'$i'.new; mv /run/'$i'.new /run/'$i'; sleep 0.02; done' >/dev/null 2>&1 </dev/null & " +
+		"[ $i = commands ] || { mkdir /sys/fs/cgroup/own; echo $! >/sys/fs/cgroup/own/cgroup.procs; }); done; until [ -e /run/own ] && [ -e /run/commands ]; do sleep 0.1; done"); end.GetExitCode() != 0 {
+		t.Fatal(out, end)
+	}
+	noted := func() string {
+		t.Helper()
+		var text []byte
+		for _, name := range []string{"commands", "own"} {
+			_, r, err := v.Read(ctx, "/run/"+name, vmm.FileOptions{User: "0"})
+			must(t, err)
+			part, err := io.ReadAll(r)
+			must(t, errors.Join(err, r.Close()))
+			text = append(text, part...)
+		}
+		return string(text)
+	}
+	hold := func() {
+		t.Helper()
+		must(t, v.Hold(ctx))
+		before := noted()
+		time.Sleep(300 * time.Millisecond)
+		if now := noted(); now != before {
+			t.Errorf("what is held noted %q after %q", now, before)
+		}
+	}
+	goesOn := func() {
+		t.Helper()
+		for first := noted(); strings.Fields(noted())[0] == strings.Fields(first)[0] || strings.Fields(noted())[1] == strings.Fields(first)[1]; {
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	// started tells the first that is heard of a command.
+	started := func() <-chan error {
+		s := v.tell("echo ran")
+		heard := make(chan error, 1)
+		go func() {
+			_, err := s.Receive()
+			heard <- err
+		}()
+		return heard
+	}
+
+	hold()
+	heard := started()
+	select {
+	case err := <-heard:
+		t.Errorf("a command was started meanwhile: %v", err)
+	case <-time.After(300 * time.Millisecond):
+	}
+	must(t, v.Release(ctx))
+	if err := <-heard; err != nil {
+		t.Errorf("then %v", err)
+	}
+	goesOn()
+	must(t, v.Release(ctx)) // nothing is held
+
+	hold()
+	must(t, v.Thaw(ctx))
+	goesOn()
+
+	hold()
+	hold() // again
+	heard = started()
+	time.Sleep(100 * time.Millisecond)
+	must(t, v.Assume(ctx, who))
+	if err := <-heard; connect.CodeOf(err) != connect.CodeUnavailable {
+		t.Errorf("a command that was asked for before the memory was saved: %v", err)
+	}
+	goesOn()
+}

@@ -17,7 +17,7 @@ import (
 )
 
 // Assume makes the machine what the host says that it is. One that was restored
-// from memory goes on with its hooks.
+// from memory goes on with what was held in it, and with its hooks.
 func (m *Machine) Assume(ctx context.Context, req *connect.Request[guestv1.AssumeRequest]) (*connect.Response[guestv1.AssumeResponse], error) {
 	if m.Identity == nil {
 		return nil, wire.Connect(errors.New(errors.Unsupported, "this machine's kernel is not its own: the host alone says who it is"))
@@ -32,6 +32,7 @@ func (m *Machine) Assume(ctx context.Context, req *connect.Request[guestv1.Assum
 		err = m.Identity.Assume(ctx, who)
 	}
 	if err == nil {
+		m.Group.GoOn() // hooks may speak to what runs
 		m.Hooks.Resume(ctx, who.Fork)
 	}
 	return connect.NewResponse(&guestv1.AssumeResponse{}), wire.Connect(err)

@@ -118,6 +118,10 @@ func (c *Calls) answer(ctx context.Context, asked call) (proto.Message, error) {
 		return answer(ctx, asked, new(guestv1.RenameRequest), c.Executions.Rename)
 	case lane.Forget:
 		return answer(ctx, asked, new(guestv1.ForgetRequest), c.Executions.Forget)
+	case lane.Hold:
+		return answer(ctx, asked, new(guestv1.HoldRequest), c.Machine.Hold)
+	case lane.Release:
+		return answer(ctx, asked, new(guestv1.ReleaseRequest), c.Machine.Release)
 	case lane.Watch, lane.Attach: // have no one answer
 	}
 	return nil, errors.New(errors.Unsupported, "there is no call %d", asked.method)

@@ -11,6 +11,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/version"
 	"github.com/aetherium/aetherium/services/core/internal/agent/hooks"
 	"github.com/aetherium/aetherium/services/core/internal/agent/identity"
+	"github.com/aetherium/aetherium/services/core/internal/agent/limits"
 	"github.com/aetherium/aetherium/services/core/internal/agent/machine"
 	"github.com/aetherium/aetherium/services/core/internal/agent/settings"
 	"github.com/aetherium/aetherium/services/core/internal/agent/wire"
@@ -43,6 +44,7 @@ type Machine struct {
 	Own      *OwnKernel       // nil: as above
 	Meter    *machine.Meter
 	Hooks    *hooks.Runner
+	Group    *limits.Group // of what runs; nil: the machine shares its host's kernel
 }
 
 var _ guestv1connect.MachineServiceHandler = (*Machine)(nil)
@@ -78,7 +80,7 @@ func (m *Machine) Configure(_ context.Context, req *connect.Request[guestv1.Conf
 }
 
 // Quiesce runs the machine's hooks and writes the file systems to disk. What
-// runs goes on: the host stops it with the machine.
+// runs goes on until Hold.
 func (m *Machine) Quiesce(ctx context.Context, _ *connect.Request[guestv1.QuiesceRequest]) (*connect.Response[guestv1.QuiesceResponse], error) {
 	if m.Own != nil {
 		// Once, and not in each machine that goes on from here. What cannot be used
@@ -108,6 +110,18 @@ func (m *Machine) Thaw(ctx context.Context, req *connect.Request[guestv1.ThawReq
 			return nil, wire.Connect(err)
 		}
 	}
+	m.Group.Release()
 	m.Hooks.Resume(ctx, false)
 	return connect.NewResponse(&guestv1.ThawResponse{}), nil
+}
+
+// Hold stops what runs, and has nothing started.
+func (m *Machine) Hold(context.Context, *connect.Request[guestv1.HoldRequest]) (*connect.Response[guestv1.HoldResponse], error) {
+	return connect.NewResponse(&guestv1.HoldResponse{}), wire.Connect(m.Group.Hold())
+}
+
+// Release ends Hold.
+func (m *Machine) Release(context.Context, *connect.Request[guestv1.ReleaseRequest]) (*connect.Response[guestv1.ReleaseResponse], error) {
+	m.Group.Release()
+	return connect.NewResponse(&guestv1.ReleaseResponse{}), nil
 }

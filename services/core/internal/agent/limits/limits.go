@@ -50,9 +50,10 @@ func (l Limits) Check() error {
 type Group struct {
 	Root string // empty: [Root]
 
-	mu  sync.RWMutex
-	dir *os.File
-	now Limits // where there is a dir
+	mu   sync.RWMutex
+	dir  *os.File
+	now  Limits // where there is a dir
+	held *hold  // nil: nothing is
 }
 
 // Set gives the group its limits, and makes it first if need be. Where there
@@ -125,12 +126,22 @@ func (g *Group) set(root string, l Limits) error {
 }
 
 // Start runs start with a descriptor of the group, -1 where there is none.
-// A nil group has none.
+// A nil group has none. Where what runs is held it waits until that is over.
+// Returns Unavailable where the machine is restored from its memory meanwhile.
 func (g *Group) Start(start func(fd int) (pid int, err error)) (int, error) {
 	if g == nil {
 		return start(-1)
 	}
 	g.mu.RLock() // or Set could close it
+	for g.held != nil {
+		h := g.held
+		g.mu.RUnlock()
+		<-h.over
+		if h.stale {
+			return 0, errors.New(errors.Unavailable, "the machine was restored from its memory before the program was started")
+		}
+		g.mu.RLock()
+	}
 	defer g.mu.RUnlock()
 	if g.dir == nil {
 		return start(-1)

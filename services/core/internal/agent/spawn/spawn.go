@@ -198,6 +198,8 @@ func pathOf(env []string) string {
 // startError words what fork or exec answered. What prepare could see is ruled out.
 func startError(err error, path string) error {
 	switch {
+	case errors.HasCode(err, errors.Unavailable): // of the group
+		return err
 	case errors.Is(err, unix.ENOENT):
 		return errors.New(errors.InvalidArgument, "%q cannot be executed: its interpreter does not exist", path).WithField("args")
 	case errors.Is(err, unix.ENOEXEC):

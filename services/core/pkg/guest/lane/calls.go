@@ -31,6 +31,8 @@ const (
 	Forget
 	Watch
 	Attach
+	Hold    // an agent that is older than this says Unimplemented
+	Release // the same
 )
 
 // ErrOlder says that the agent knows no calls.

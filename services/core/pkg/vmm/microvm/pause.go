@@ -46,6 +46,8 @@ func (d *Driver) Pause(ctx context.Context, id string, mode domain.PauseMode) er
 	if err := d.saveRun(m); err != nil {
 		return err
 	}
+	// Its memory may be saved before it is resumed.
+	d.hold(ctx, m)
 	// That it is paused is written when it is: until then it is one to let go on.
 	err = d.engine.Freeze(ctx, *m.run.Guest)
 	if err == nil {
@@ -55,7 +57,9 @@ func (d *Driver) Pause(ctx context.Context, id string, mode domain.PauseMode) er
 		}
 		m.run.Paused = false
 	}
-	return errors.Join(err, d.goOn(context.WithoutCancel(ctx), m))
+	err = errors.Join(err, d.goOn(context.WithoutCancel(ctx), m))
+	d.release(ctx, m)
+	return err
 }
 
 // suspend saves a machine's memory beside its disk and ends its monitor.
@@ -78,6 +82,7 @@ func (d *Driver) suspend(ctx context.Context, m *machine) error {
 	}
 	dir, err := d.memoryDir(volume)
 	if err == nil {
+		d.hold(ctx, m)
 		_, err = d.engine.Save(ctx, *m.run.Guest, Memory{Dir: dir}, true, func(context.Context) error { return nil })
 	}
 	if err == nil {
@@ -92,6 +97,7 @@ func (d *Driver) suspend(ctx context.Context, m *machine) error {
 		ctx := context.WithoutCancel(ctx)
 		if m.run.Phase != phaseWaking {
 			err = errors.Join(err, d.goOn(ctx, m))
+			d.release(ctx, m)
 		}
 		return errors.Join(err, d.cfg.Volumes.Delete(ctx, volume))
 	}

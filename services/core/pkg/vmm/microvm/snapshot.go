@@ -228,6 +228,7 @@ func (d *Driver) save(ctx context.Context, m *machine, to stored) (time.Duration
 	if err := d.saveRun(m); err != nil {
 		return 0, err
 	}
+	d.hold(ctx, m)
 	frozen, err := d.engine.Save(ctx, *m.run.Guest, Memory{Dir: dir}, false, func(ctx context.Context) error {
 		return d.copyDisk(ctx, m, to)
 	})
@@ -239,6 +240,7 @@ func (d *Driver) save(ctx context.Context, m *machine, to stored) (time.Duration
 		m.run.Still = false
 		err = d.saveRun(m)
 	}
+	d.release(ctx, m)
 	if err != nil {
 		return 0, err
 	}

@@ -47,10 +47,13 @@ func testApart(t *testing.T, b *bed) {
 	for seconds := 2; seconds <= 64; seconds *= 2 {
 		timers = append(timers, origin.start(t, shell(fmt.Sprintf("sleep %d; echo over", seconds))))
 	}
+	origin.start(t, domain.Command{Args: []string{"python3", "-c", drawing}})
+	origin.sh(t, "until test -s /var/tmp/drawn; do sleep 0.05; done")
 	if err := origin.client.Quiesce(timeout(t)); err != nil {
 		t.Fatal(err)
 	}
 	snap := b.snapshotOf(t, origin.id, domain.SnapshotMemory)
+	saved := time.Now()
 	if err := origin.client.Thaw(timeout(t)); err != nil {
 		t.Fatal(err)
 	}
@@ -105,6 +108,16 @@ func testApart(t *testing.T, b *bed) {
 			drawn = append(drawn, h.x.sh(t, "head -c 16 /dev/urandom | od -An -tx1"))
 		}
 		checkDistinct(t, drawn)
+	})
+	t.Run("what runs goes on afterwards", func(t *testing.T) {
+		var before []string
+		for _, f := range forks {
+			before = append(before, drawnBefore(t, f.x, saved.Add(age/3)))
+		}
+		if before[0] != before[1] {
+			t.Errorf("with their origin's clock the forks' programs drew %q and %q", before[0], before[1])
+		}
+		origin.sh(t, "n=$(wc -l < /var/tmp/drawn); until test $(wc -l < /var/tmp/drawn) -gt $n; do sleep 0.05; done")
 	})
 	t.Run("machine-id", func(t *testing.T) {
 		var ids []string
@@ -179,6 +192,25 @@ func testApart(t *testing.T, b *bed) {
 			t.Errorf("the monotonic clock went %s", got)
 		}
 	})
+}
+
+// drawing is a program that draws numbers for as long as it runs, and notes when.
+const drawing = `
+import os, time
+with open("/var/tmp/drawn", "w") as f:
+    while True:
+        f.write("%.6f %s\n" % (time.time(), os.urandom(8).hex()))
+        f.flush()
+        time.sleep(0.002)
+`
+
+// drawnBefore tells how much a machine's program drew while its clock was before
+// a time, and what came last. It waits until it has drawn after that.
+func drawnBefore(t *testing.T, x *box, at time.Time) string {
+	t.Helper()
+	sec := strconv.FormatInt(at.Unix(), 10)
+	x.sh(t, "until tail -n 1 /var/tmp/drawn | awk '$1 > "+sec+" {late = 1} END {exit !late}'; do sleep 0.05; done")
+	return x.sh(t, "awk '$1 <= "+sec+" {n++; last = $0} END {print n, last}' /var/tmp/drawn")
 }
 
 // hookNotes has a hook write down who the machine is.

@@ -1446,6 +1446,150 @@ func (*ThawResponse) Descriptor() ([]byte, []int) {
 	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{22}
 }
 
+type HoldRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldRequest) Reset() {
+	*x = HoldRequest{}
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldRequest) ProtoMessage() {}
+
+func (x *HoldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
+func (*HoldRequest) Descriptor() ([]byte, []int) {
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{23}
+}
+
+type HoldResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldResponse) Reset() {
+	*x = HoldResponse{}
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldResponse) ProtoMessage() {}
+
+func (x *HoldResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
+func (*HoldResponse) Descriptor() ([]byte, []int) {
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{24}
+}
+
+type ReleaseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseRequest) Reset() {
+	*x = ReleaseRequest{}
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseRequest) ProtoMessage() {}
+
+func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseRequest) Descriptor() ([]byte, []int) {
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{25}
+}
+
+type ReleaseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseResponse) Reset() {
+	*x = ReleaseResponse{}
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseResponse) ProtoMessage() {}
+
+func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseResponse) Descriptor() ([]byte, []int) {
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{26}
+}
+
 type AssumeRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Hostname       string                 `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
@@ -1467,7 +1611,7 @@ type AssumeRequest struct {
 
 func (x *AssumeRequest) Reset() {
 	*x = AssumeRequest{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[23]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1623,7 @@ func (x *AssumeRequest) String() string {
 func (*AssumeRequest) ProtoMessage() {}
 
 func (x *AssumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[23]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1636,7 @@ func (x *AssumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssumeRequest.ProtoReflect.Descriptor instead.
 func (*AssumeRequest) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{23}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AssumeRequest) GetHostname() string {
@@ -1567,7 +1711,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[24]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +1723,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[24]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +1736,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{24}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Interface) GetMac() string {
@@ -1649,7 +1793,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[25]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1661,7 +1805,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[25]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1674,7 +1818,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{25}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Limits) GetPids() int64 {
@@ -1699,7 +1843,7 @@ type AssumeResponse struct {
 
 func (x *AssumeResponse) Reset() {
 	*x = AssumeResponse{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[26]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1711,7 +1855,7 @@ func (x *AssumeResponse) String() string {
 func (*AssumeResponse) ProtoMessage() {}
 
 func (x *AssumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[26]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1724,7 +1868,7 @@ func (x *AssumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssumeResponse.ProtoReflect.Descriptor instead.
 func (*AssumeResponse) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{26}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{30}
 }
 
 type UsageRequest struct {
@@ -1735,7 +1879,7 @@ type UsageRequest struct {
 
 func (x *UsageRequest) Reset() {
 	*x = UsageRequest{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[27]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1747,7 +1891,7 @@ func (x *UsageRequest) String() string {
 func (*UsageRequest) ProtoMessage() {}
 
 func (x *UsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[27]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1760,7 +1904,7 @@ func (x *UsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
 func (*UsageRequest) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{27}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{31}
 }
 
 type UsageResponse struct {
@@ -1775,7 +1919,7 @@ type UsageResponse struct {
 
 func (x *UsageResponse) Reset() {
 	*x = UsageResponse{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[28]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1787,7 +1931,7 @@ func (x *UsageResponse) String() string {
 func (*UsageResponse) ProtoMessage() {}
 
 func (x *UsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[28]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1800,7 +1944,7 @@ func (x *UsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
 func (*UsageResponse) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{28}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *UsageResponse) GetMemoryTotal() int64 {
@@ -1840,7 +1984,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[29]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +1996,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[29]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +2009,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{29}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ShutdownRequest) GetGraceMs() int64 {
@@ -1883,7 +2027,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[30]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1895,7 +2039,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[30]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1908,7 +2052,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{30}
+	return file_aetherium_guest_v1_guest_proto_rawDescGZIP(), []int{34}
 }
 
 // Start runs the command unless an execution of this ID is known; then it is
@@ -1923,7 +2067,7 @@ type AttachRequest_Start struct {
 
 func (x *AttachRequest_Start) Reset() {
 	*x = AttachRequest_Start{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[32]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1935,7 +2079,7 @@ func (x *AttachRequest_Start) String() string {
 func (*AttachRequest_Start) ProtoMessage() {}
 
 func (x *AttachRequest_Start) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[32]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1977,7 +2121,7 @@ type AttachRequest_Resume struct {
 
 func (x *AttachRequest_Resume) Reset() {
 	*x = AttachRequest_Resume{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[33]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1989,7 +2133,7 @@ func (x *AttachRequest_Resume) String() string {
 func (*AttachRequest_Resume) ProtoMessage() {}
 
 func (x *AttachRequest_Resume) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[33]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2029,7 +2173,7 @@ type AttachRequest_Ack struct {
 
 func (x *AttachRequest_Ack) Reset() {
 	*x = AttachRequest_Ack{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[34]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2185,7 @@ func (x *AttachRequest_Ack) String() string {
 func (*AttachRequest_Ack) ProtoMessage() {}
 
 func (x *AttachRequest_Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[34]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2077,7 +2221,7 @@ type AttachRequest_Stdin struct {
 
 func (x *AttachRequest_Stdin) Reset() {
 	*x = AttachRequest_Stdin{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[35]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2089,7 +2233,7 @@ func (x *AttachRequest_Stdin) String() string {
 func (*AttachRequest_Stdin) ProtoMessage() {}
 
 func (x *AttachRequest_Stdin) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[35]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2272,7 @@ type AttachRequest_CloseStdin struct {
 
 func (x *AttachRequest_CloseStdin) Reset() {
 	*x = AttachRequest_CloseStdin{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[36]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2140,7 +2284,7 @@ func (x *AttachRequest_CloseStdin) String() string {
 func (*AttachRequest_CloseStdin) ProtoMessage() {}
 
 func (x *AttachRequest_CloseStdin) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[36]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2172,7 +2316,7 @@ type AttachRequest_SignalGroup struct {
 
 func (x *AttachRequest_SignalGroup) Reset() {
 	*x = AttachRequest_SignalGroup{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[37]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2184,7 +2328,7 @@ func (x *AttachRequest_SignalGroup) String() string {
 func (*AttachRequest_SignalGroup) ProtoMessage() {}
 
 func (x *AttachRequest_SignalGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[37]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2218,7 +2362,7 @@ type AttachResponse_Started struct {
 
 func (x *AttachResponse_Started) Reset() {
 	*x = AttachResponse_Started{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[38]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2230,7 +2374,7 @@ func (x *AttachResponse_Started) String() string {
 func (*AttachResponse_Started) ProtoMessage() {}
 
 func (x *AttachResponse_Started) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[38]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +2422,7 @@ type AttachResponse_Output struct {
 
 func (x *AttachResponse_Output) Reset() {
 	*x = AttachResponse_Output{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[39]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2290,7 +2434,7 @@ func (x *AttachResponse_Output) String() string {
 func (*AttachResponse_Output) ProtoMessage() {}
 
 func (x *AttachResponse_Output) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[39]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2336,7 +2480,7 @@ type AttachResponse_StdinAck struct {
 
 func (x *AttachResponse_StdinAck) Reset() {
 	*x = AttachResponse_StdinAck{}
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[40]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2348,7 +2492,7 @@ func (x *AttachResponse_StdinAck) String() string {
 func (*AttachResponse_StdinAck) ProtoMessage() {}
 
 func (x *AttachResponse_StdinAck) ProtoReflect() protoreflect.Message {
-	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[40]
+	mi := &file_aetherium_guest_v1_guest_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2493,7 +2637,11 @@ const file_aetherium_guest_v1_guest_proto_rawDesc = "" +
 	"\vThawRequest\x12)\n" +
 	"\x11host_time_unix_ns\x18\x01 \x01(\x03R\x0ehostTimeUnixNs\x12\x18\n" +
 	"\aentropy\x18\x02 \x01(\fR\aentropy\"\x0e\n" +
-	"\fThawResponse\"\xaa\x02\n" +
+	"\fThawResponse\"\r\n" +
+	"\vHoldRequest\"\x0e\n" +
+	"\fHoldResponse\"\x10\n" +
+	"\x0eReleaseRequest\"\x11\n" +
+	"\x0fReleaseResponse\"\xaa\x02\n" +
 	"\rAssumeRequest\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12;\n" +
 	"\tinterface\x18\x02 \x01(\v2\x1d.aetherium.guest.v1.InterfaceR\tinterface\x122\n" +
@@ -2537,12 +2685,14 @@ const file_aetherium_guest_v1_guest_proto_rawDesc = "" +
 	"\x04List\x12\x1f.aetherium.guest.v1.ListRequest\x1a .aetherium.guest.v1.ListResponse\x12N\n" +
 	"\x05Watch\x12 .aetherium.guest.v1.WatchRequest\x1a!.aetherium.guest.v1.WatchResponse0\x01\x12O\n" +
 	"\x06Forget\x12!.aetherium.guest.v1.ForgetRequest\x1a\".aetherium.guest.v1.ForgetResponse\x12O\n" +
-	"\x06Rename\x12!.aetherium.guest.v1.RenameRequest\x1a\".aetherium.guest.v1.RenameResponse2\xd9\x04\n" +
+	"\x06Rename\x12!.aetherium.guest.v1.RenameRequest\x1a\".aetherium.guest.v1.RenameResponse2\xf8\x05\n" +
 	"\x0eMachineService\x12X\n" +
 	"\tHandshake\x12$.aetherium.guest.v1.HandshakeRequest\x1a%.aetherium.guest.v1.HandshakeResponse\x12X\n" +
 	"\tConfigure\x12$.aetherium.guest.v1.ConfigureRequest\x1a%.aetherium.guest.v1.ConfigureResponse\x12R\n" +
 	"\aQuiesce\x12\".aetherium.guest.v1.QuiesceRequest\x1a#.aetherium.guest.v1.QuiesceResponse\x12I\n" +
-	"\x04Thaw\x12\x1f.aetherium.guest.v1.ThawRequest\x1a .aetherium.guest.v1.ThawResponse\x12O\n" +
+	"\x04Thaw\x12\x1f.aetherium.guest.v1.ThawRequest\x1a .aetherium.guest.v1.ThawResponse\x12I\n" +
+	"\x04Hold\x12\x1f.aetherium.guest.v1.HoldRequest\x1a .aetherium.guest.v1.HoldResponse\x12R\n" +
+	"\aRelease\x12\".aetherium.guest.v1.ReleaseRequest\x1a#.aetherium.guest.v1.ReleaseResponse\x12O\n" +
 	"\x06Assume\x12!.aetherium.guest.v1.AssumeRequest\x1a\".aetherium.guest.v1.AssumeResponse\x12L\n" +
 	"\x05Usage\x12 .aetherium.guest.v1.UsageRequest\x1a!.aetherium.guest.v1.UsageResponse\x12U\n" +
 	"\bShutdown\x12#.aetherium.guest.v1.ShutdownRequest\x1a$.aetherium.guest.v1.ShutdownResponseB[ZYgithub.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1;guestv1b\x06proto3"
@@ -2560,7 +2710,7 @@ func file_aetherium_guest_v1_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_aetherium_guest_v1_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_aetherium_guest_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_aetherium_guest_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_aetherium_guest_v1_guest_proto_goTypes = []any{
 	(Stream)(0),                       // 0: aetherium.guest.v1.Stream
 	(*TerminalSize)(nil),              // 1: aetherium.guest.v1.TerminalSize
@@ -2586,50 +2736,54 @@ var file_aetherium_guest_v1_guest_proto_goTypes = []any{
 	(*QuiesceResponse)(nil),           // 21: aetherium.guest.v1.QuiesceResponse
 	(*ThawRequest)(nil),               // 22: aetherium.guest.v1.ThawRequest
 	(*ThawResponse)(nil),              // 23: aetherium.guest.v1.ThawResponse
-	(*AssumeRequest)(nil),             // 24: aetherium.guest.v1.AssumeRequest
-	(*Interface)(nil),                 // 25: aetherium.guest.v1.Interface
-	(*Limits)(nil),                    // 26: aetherium.guest.v1.Limits
-	(*AssumeResponse)(nil),            // 27: aetherium.guest.v1.AssumeResponse
-	(*UsageRequest)(nil),              // 28: aetherium.guest.v1.UsageRequest
-	(*UsageResponse)(nil),             // 29: aetherium.guest.v1.UsageResponse
-	(*ShutdownRequest)(nil),           // 30: aetherium.guest.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),          // 31: aetherium.guest.v1.ShutdownResponse
-	nil,                               // 32: aetherium.guest.v1.Command.EnvEntry
-	(*AttachRequest_Start)(nil),       // 33: aetherium.guest.v1.AttachRequest.Start
-	(*AttachRequest_Resume)(nil),      // 34: aetherium.guest.v1.AttachRequest.Resume
-	(*AttachRequest_Ack)(nil),         // 35: aetherium.guest.v1.AttachRequest.Ack
-	(*AttachRequest_Stdin)(nil),       // 36: aetherium.guest.v1.AttachRequest.Stdin
-	(*AttachRequest_CloseStdin)(nil),  // 37: aetherium.guest.v1.AttachRequest.CloseStdin
-	(*AttachRequest_SignalGroup)(nil), // 38: aetherium.guest.v1.AttachRequest.SignalGroup
-	(*AttachResponse_Started)(nil),    // 39: aetherium.guest.v1.AttachResponse.Started
-	(*AttachResponse_Output)(nil),     // 40: aetherium.guest.v1.AttachResponse.Output
-	(*AttachResponse_StdinAck)(nil),   // 41: aetherium.guest.v1.AttachResponse.StdinAck
-	nil,                               // 42: aetherium.guest.v1.RenameRequest.ExecutionIdsEntry
-	nil,                               // 43: aetherium.guest.v1.ConfigureRequest.EnvEntry
+	(*HoldRequest)(nil),               // 24: aetherium.guest.v1.HoldRequest
+	(*HoldResponse)(nil),              // 25: aetherium.guest.v1.HoldResponse
+	(*ReleaseRequest)(nil),            // 26: aetherium.guest.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),           // 27: aetherium.guest.v1.ReleaseResponse
+	(*AssumeRequest)(nil),             // 28: aetherium.guest.v1.AssumeRequest
+	(*Interface)(nil),                 // 29: aetherium.guest.v1.Interface
+	(*Limits)(nil),                    // 30: aetherium.guest.v1.Limits
+	(*AssumeResponse)(nil),            // 31: aetherium.guest.v1.AssumeResponse
+	(*UsageRequest)(nil),              // 32: aetherium.guest.v1.UsageRequest
+	(*UsageResponse)(nil),             // 33: aetherium.guest.v1.UsageResponse
+	(*ShutdownRequest)(nil),           // 34: aetherium.guest.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),          // 35: aetherium.guest.v1.ShutdownResponse
+	nil,                               // 36: aetherium.guest.v1.Command.EnvEntry
+	(*AttachRequest_Start)(nil),       // 37: aetherium.guest.v1.AttachRequest.Start
+	(*AttachRequest_Resume)(nil),      // 38: aetherium.guest.v1.AttachRequest.Resume
+	(*AttachRequest_Ack)(nil),         // 39: aetherium.guest.v1.AttachRequest.Ack
+	(*AttachRequest_Stdin)(nil),       // 40: aetherium.guest.v1.AttachRequest.Stdin
+	(*AttachRequest_CloseStdin)(nil),  // 41: aetherium.guest.v1.AttachRequest.CloseStdin
+	(*AttachRequest_SignalGroup)(nil), // 42: aetherium.guest.v1.AttachRequest.SignalGroup
+	(*AttachResponse_Started)(nil),    // 43: aetherium.guest.v1.AttachResponse.Started
+	(*AttachResponse_Output)(nil),     // 44: aetherium.guest.v1.AttachResponse.Output
+	(*AttachResponse_StdinAck)(nil),   // 45: aetherium.guest.v1.AttachResponse.StdinAck
+	nil,                               // 46: aetherium.guest.v1.RenameRequest.ExecutionIdsEntry
+	nil,                               // 47: aetherium.guest.v1.ConfigureRequest.EnvEntry
 }
 var file_aetherium_guest_v1_guest_proto_depIdxs = []int32{
-	32, // 0: aetherium.guest.v1.Command.env:type_name -> aetherium.guest.v1.Command.EnvEntry
+	36, // 0: aetherium.guest.v1.Command.env:type_name -> aetherium.guest.v1.Command.EnvEntry
 	1,  // 1: aetherium.guest.v1.Command.pty:type_name -> aetherium.guest.v1.TerminalSize
-	33, // 2: aetherium.guest.v1.AttachRequest.start:type_name -> aetherium.guest.v1.AttachRequest.Start
-	34, // 3: aetherium.guest.v1.AttachRequest.resume:type_name -> aetherium.guest.v1.AttachRequest.Resume
-	35, // 4: aetherium.guest.v1.AttachRequest.ack:type_name -> aetherium.guest.v1.AttachRequest.Ack
-	36, // 5: aetherium.guest.v1.AttachRequest.stdin:type_name -> aetherium.guest.v1.AttachRequest.Stdin
-	37, // 6: aetherium.guest.v1.AttachRequest.close_stdin:type_name -> aetherium.guest.v1.AttachRequest.CloseStdin
+	37, // 2: aetherium.guest.v1.AttachRequest.start:type_name -> aetherium.guest.v1.AttachRequest.Start
+	38, // 3: aetherium.guest.v1.AttachRequest.resume:type_name -> aetherium.guest.v1.AttachRequest.Resume
+	39, // 4: aetherium.guest.v1.AttachRequest.ack:type_name -> aetherium.guest.v1.AttachRequest.Ack
+	40, // 5: aetherium.guest.v1.AttachRequest.stdin:type_name -> aetherium.guest.v1.AttachRequest.Stdin
+	41, // 6: aetherium.guest.v1.AttachRequest.close_stdin:type_name -> aetherium.guest.v1.AttachRequest.CloseStdin
 	1,  // 7: aetherium.guest.v1.AttachRequest.resize:type_name -> aetherium.guest.v1.TerminalSize
-	38, // 8: aetherium.guest.v1.AttachRequest.signal:type_name -> aetherium.guest.v1.AttachRequest.SignalGroup
-	39, // 9: aetherium.guest.v1.AttachResponse.started:type_name -> aetherium.guest.v1.AttachResponse.Started
-	40, // 10: aetherium.guest.v1.AttachResponse.output:type_name -> aetherium.guest.v1.AttachResponse.Output
-	41, // 11: aetherium.guest.v1.AttachResponse.stdin_ack:type_name -> aetherium.guest.v1.AttachResponse.StdinAck
+	42, // 8: aetherium.guest.v1.AttachRequest.signal:type_name -> aetherium.guest.v1.AttachRequest.SignalGroup
+	43, // 9: aetherium.guest.v1.AttachResponse.started:type_name -> aetherium.guest.v1.AttachResponse.Started
+	44, // 10: aetherium.guest.v1.AttachResponse.output:type_name -> aetherium.guest.v1.AttachResponse.Output
+	45, // 11: aetherium.guest.v1.AttachResponse.stdin_ack:type_name -> aetherium.guest.v1.AttachResponse.StdinAck
 	5,  // 12: aetherium.guest.v1.AttachResponse.end:type_name -> aetherium.guest.v1.End
 	2,  // 13: aetherium.guest.v1.ExecutionInfo.command:type_name -> aetherium.guest.v1.Command
 	5,  // 14: aetherium.guest.v1.ExecutionInfo.end:type_name -> aetherium.guest.v1.End
 	6,  // 15: aetherium.guest.v1.ListResponse.executions:type_name -> aetherium.guest.v1.ExecutionInfo
 	6,  // 16: aetherium.guest.v1.WatchResponse.execution:type_name -> aetherium.guest.v1.ExecutionInfo
-	42, // 17: aetherium.guest.v1.RenameRequest.execution_ids:type_name -> aetherium.guest.v1.RenameRequest.ExecutionIdsEntry
+	46, // 17: aetherium.guest.v1.RenameRequest.execution_ids:type_name -> aetherium.guest.v1.RenameRequest.ExecutionIdsEntry
 	17, // 18: aetherium.guest.v1.HandshakeResponse.phases:type_name -> aetherium.guest.v1.Phase
-	43, // 19: aetherium.guest.v1.ConfigureRequest.env:type_name -> aetherium.guest.v1.ConfigureRequest.EnvEntry
-	25, // 20: aetherium.guest.v1.AssumeRequest.interface:type_name -> aetherium.guest.v1.Interface
-	26, // 21: aetherium.guest.v1.AssumeRequest.limits:type_name -> aetherium.guest.v1.Limits
+	47, // 19: aetherium.guest.v1.ConfigureRequest.env:type_name -> aetherium.guest.v1.ConfigureRequest.EnvEntry
+	29, // 20: aetherium.guest.v1.AssumeRequest.interface:type_name -> aetherium.guest.v1.Interface
+	30, // 21: aetherium.guest.v1.AssumeRequest.limits:type_name -> aetherium.guest.v1.Limits
 	2,  // 22: aetherium.guest.v1.AttachRequest.Start.command:type_name -> aetherium.guest.v1.Command
 	0,  // 23: aetherium.guest.v1.AttachResponse.Output.stream:type_name -> aetherium.guest.v1.Stream
 	3,  // 24: aetherium.guest.v1.ExecutionService.Attach:input_type -> aetherium.guest.v1.AttachRequest
@@ -2641,23 +2795,27 @@ var file_aetherium_guest_v1_guest_proto_depIdxs = []int32{
 	18, // 30: aetherium.guest.v1.MachineService.Configure:input_type -> aetherium.guest.v1.ConfigureRequest
 	20, // 31: aetherium.guest.v1.MachineService.Quiesce:input_type -> aetherium.guest.v1.QuiesceRequest
 	22, // 32: aetherium.guest.v1.MachineService.Thaw:input_type -> aetherium.guest.v1.ThawRequest
-	24, // 33: aetherium.guest.v1.MachineService.Assume:input_type -> aetherium.guest.v1.AssumeRequest
-	28, // 34: aetherium.guest.v1.MachineService.Usage:input_type -> aetherium.guest.v1.UsageRequest
-	30, // 35: aetherium.guest.v1.MachineService.Shutdown:input_type -> aetherium.guest.v1.ShutdownRequest
-	4,  // 36: aetherium.guest.v1.ExecutionService.Attach:output_type -> aetherium.guest.v1.AttachResponse
-	8,  // 37: aetherium.guest.v1.ExecutionService.List:output_type -> aetherium.guest.v1.ListResponse
-	10, // 38: aetherium.guest.v1.ExecutionService.Watch:output_type -> aetherium.guest.v1.WatchResponse
-	12, // 39: aetherium.guest.v1.ExecutionService.Forget:output_type -> aetherium.guest.v1.ForgetResponse
-	14, // 40: aetherium.guest.v1.ExecutionService.Rename:output_type -> aetherium.guest.v1.RenameResponse
-	16, // 41: aetherium.guest.v1.MachineService.Handshake:output_type -> aetherium.guest.v1.HandshakeResponse
-	19, // 42: aetherium.guest.v1.MachineService.Configure:output_type -> aetherium.guest.v1.ConfigureResponse
-	21, // 43: aetherium.guest.v1.MachineService.Quiesce:output_type -> aetherium.guest.v1.QuiesceResponse
-	23, // 44: aetherium.guest.v1.MachineService.Thaw:output_type -> aetherium.guest.v1.ThawResponse
-	27, // 45: aetherium.guest.v1.MachineService.Assume:output_type -> aetherium.guest.v1.AssumeResponse
-	29, // 46: aetherium.guest.v1.MachineService.Usage:output_type -> aetherium.guest.v1.UsageResponse
-	31, // 47: aetherium.guest.v1.MachineService.Shutdown:output_type -> aetherium.guest.v1.ShutdownResponse
-	36, // [36:48] is the sub-list for method output_type
-	24, // [24:36] is the sub-list for method input_type
+	24, // 33: aetherium.guest.v1.MachineService.Hold:input_type -> aetherium.guest.v1.HoldRequest
+	26, // 34: aetherium.guest.v1.MachineService.Release:input_type -> aetherium.guest.v1.ReleaseRequest
+	28, // 35: aetherium.guest.v1.MachineService.Assume:input_type -> aetherium.guest.v1.AssumeRequest
+	32, // 36: aetherium.guest.v1.MachineService.Usage:input_type -> aetherium.guest.v1.UsageRequest
+	34, // 37: aetherium.guest.v1.MachineService.Shutdown:input_type -> aetherium.guest.v1.ShutdownRequest
+	4,  // 38: aetherium.guest.v1.ExecutionService.Attach:output_type -> aetherium.guest.v1.AttachResponse
+	8,  // 39: aetherium.guest.v1.ExecutionService.List:output_type -> aetherium.guest.v1.ListResponse
+	10, // 40: aetherium.guest.v1.ExecutionService.Watch:output_type -> aetherium.guest.v1.WatchResponse
+	12, // 41: aetherium.guest.v1.ExecutionService.Forget:output_type -> aetherium.guest.v1.ForgetResponse
+	14, // 42: aetherium.guest.v1.ExecutionService.Rename:output_type -> aetherium.guest.v1.RenameResponse
+	16, // 43: aetherium.guest.v1.MachineService.Handshake:output_type -> aetherium.guest.v1.HandshakeResponse
+	19, // 44: aetherium.guest.v1.MachineService.Configure:output_type -> aetherium.guest.v1.ConfigureResponse
+	21, // 45: aetherium.guest.v1.MachineService.Quiesce:output_type -> aetherium.guest.v1.QuiesceResponse
+	23, // 46: aetherium.guest.v1.MachineService.Thaw:output_type -> aetherium.guest.v1.ThawResponse
+	25, // 47: aetherium.guest.v1.MachineService.Hold:output_type -> aetherium.guest.v1.HoldResponse
+	27, // 48: aetherium.guest.v1.MachineService.Release:output_type -> aetherium.guest.v1.ReleaseResponse
+	31, // 49: aetherium.guest.v1.MachineService.Assume:output_type -> aetherium.guest.v1.AssumeResponse
+	33, // 50: aetherium.guest.v1.MachineService.Usage:output_type -> aetherium.guest.v1.UsageResponse
+	35, // 51: aetherium.guest.v1.MachineService.Shutdown:output_type -> aetherium.guest.v1.ShutdownResponse
+	38, // [38:52] is the sub-list for method output_type
+	24, // [24:38] is the sub-list for method input_type
 	24, // [24:24] is the sub-list for extension type_name
 	24, // [24:24] is the sub-list for extension extendee
 	0,  // [0:24] is the sub-list for field type_name
@@ -2689,7 +2847,7 @@ func file_aetherium_guest_v1_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aetherium_guest_v1_guest_proto_rawDesc), len(file_aetherium_guest_v1_guest_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   43,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -58,6 +58,10 @@ const (
 	MachineServiceQuiesceProcedure = "/aetherium.guest.v1.MachineService/Quiesce"
 	// MachineServiceThawProcedure is the fully-qualified name of the MachineService's Thaw RPC.
 	MachineServiceThawProcedure = "/aetherium.guest.v1.MachineService/Thaw"
+	// MachineServiceHoldProcedure is the fully-qualified name of the MachineService's Hold RPC.
+	MachineServiceHoldProcedure = "/aetherium.guest.v1.MachineService/Hold"
+	// MachineServiceReleaseProcedure is the fully-qualified name of the MachineService's Release RPC.
+	MachineServiceReleaseProcedure = "/aetherium.guest.v1.MachineService/Release"
 	// MachineServiceAssumeProcedure is the fully-qualified name of the MachineService's Assume RPC.
 	MachineServiceAssumeProcedure = "/aetherium.guest.v1.MachineService/Assume"
 	// MachineServiceUsageProcedure is the fully-qualified name of the MachineService's Usage RPC.
@@ -277,6 +281,11 @@ type MachineServiceClient interface {
 	// entropy, and runs the hooks in /etc/aetherium/resume.d.
 	Quiesce(context.Context, *connect.Request[v1.QuiesceRequest]) (*connect.Response[v1.QuiesceResponse], error)
 	Thaw(context.Context, *connect.Request[v1.ThawRequest]) (*connect.Response[v1.ThawResponse], error)
+	// Hold stops what runs beside the agent, just before the machine's memory is
+	// saved: in a machine that goes on from it nothing runs until Assume has told
+	// who that is. In the machine itself Release, Thaw or a minute ends it.
+	Hold(context.Context, *connect.Request[v1.HoldRequest]) (*connect.Response[v1.HoldResponse], error)
+	Release(context.Context, *connect.Request[v1.ReleaseRequest]) (*connect.Response[v1.ReleaseResponse], error)
 	// Assume tells a machine with a kernel of its own who it is, before anything
 	// is run in it: after its boot, and after it was restored from memory.
 	Assume(context.Context, *connect.Request[v1.AssumeRequest]) (*connect.Response[v1.AssumeResponse], error)
@@ -322,6 +331,18 @@ func NewMachineServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(machineServiceMethods.ByName("Thaw")),
 			connect.WithClientOptions(opts...),
 		),
+		hold: connect.NewClient[v1.HoldRequest, v1.HoldResponse](
+			httpClient,
+			baseURL+MachineServiceHoldProcedure,
+			connect.WithSchema(machineServiceMethods.ByName("Hold")),
+			connect.WithClientOptions(opts...),
+		),
+		release: connect.NewClient[v1.ReleaseRequest, v1.ReleaseResponse](
+			httpClient,
+			baseURL+MachineServiceReleaseProcedure,
+			connect.WithSchema(machineServiceMethods.ByName("Release")),
+			connect.WithClientOptions(opts...),
+		),
 		assume: connect.NewClient[v1.AssumeRequest, v1.AssumeResponse](
 			httpClient,
 			baseURL+MachineServiceAssumeProcedure,
@@ -349,6 +370,8 @@ type machineServiceClient struct {
 	configure *connect.Client[v1.ConfigureRequest, v1.ConfigureResponse]
 	quiesce   *connect.Client[v1.QuiesceRequest, v1.QuiesceResponse]
 	thaw      *connect.Client[v1.ThawRequest, v1.ThawResponse]
+	hold      *connect.Client[v1.HoldRequest, v1.HoldResponse]
+	release   *connect.Client[v1.ReleaseRequest, v1.ReleaseResponse]
 	assume    *connect.Client[v1.AssumeRequest, v1.AssumeResponse]
 	usage     *connect.Client[v1.UsageRequest, v1.UsageResponse]
 	shutdown  *connect.Client[v1.ShutdownRequest, v1.ShutdownResponse]
@@ -372,6 +395,16 @@ func (c *machineServiceClient) Quiesce(ctx context.Context, req *connect.Request
 // Thaw calls aetherium.guest.v1.MachineService.Thaw.
 func (c *machineServiceClient) Thaw(ctx context.Context, req *connect.Request[v1.ThawRequest]) (*connect.Response[v1.ThawResponse], error) {
 	return c.thaw.CallUnary(ctx, req)
+}
+
+// Hold calls aetherium.guest.v1.MachineService.Hold.
+func (c *machineServiceClient) Hold(ctx context.Context, req *connect.Request[v1.HoldRequest]) (*connect.Response[v1.HoldResponse], error) {
+	return c.hold.CallUnary(ctx, req)
+}
+
+// Release calls aetherium.guest.v1.MachineService.Release.
+func (c *machineServiceClient) Release(ctx context.Context, req *connect.Request[v1.ReleaseRequest]) (*connect.Response[v1.ReleaseResponse], error) {
+	return c.release.CallUnary(ctx, req)
 }
 
 // Assume calls aetherium.guest.v1.MachineService.Assume.
@@ -400,6 +433,11 @@ type MachineServiceHandler interface {
 	// entropy, and runs the hooks in /etc/aetherium/resume.d.
 	Quiesce(context.Context, *connect.Request[v1.QuiesceRequest]) (*connect.Response[v1.QuiesceResponse], error)
 	Thaw(context.Context, *connect.Request[v1.ThawRequest]) (*connect.Response[v1.ThawResponse], error)
+	// Hold stops what runs beside the agent, just before the machine's memory is
+	// saved: in a machine that goes on from it nothing runs until Assume has told
+	// who that is. In the machine itself Release, Thaw or a minute ends it.
+	Hold(context.Context, *connect.Request[v1.HoldRequest]) (*connect.Response[v1.HoldResponse], error)
+	Release(context.Context, *connect.Request[v1.ReleaseRequest]) (*connect.Response[v1.ReleaseResponse], error)
 	// Assume tells a machine with a kernel of its own who it is, before anything
 	// is run in it: after its boot, and after it was restored from memory.
 	Assume(context.Context, *connect.Request[v1.AssumeRequest]) (*connect.Response[v1.AssumeResponse], error)
@@ -441,6 +479,18 @@ func NewMachineServiceHandler(svc MachineServiceHandler, opts ...connect.Handler
 		connect.WithSchema(machineServiceMethods.ByName("Thaw")),
 		connect.WithHandlerOptions(opts...),
 	)
+	machineServiceHoldHandler := connect.NewUnaryHandler(
+		MachineServiceHoldProcedure,
+		svc.Hold,
+		connect.WithSchema(machineServiceMethods.ByName("Hold")),
+		connect.WithHandlerOptions(opts...),
+	)
+	machineServiceReleaseHandler := connect.NewUnaryHandler(
+		MachineServiceReleaseProcedure,
+		svc.Release,
+		connect.WithSchema(machineServiceMethods.ByName("Release")),
+		connect.WithHandlerOptions(opts...),
+	)
 	machineServiceAssumeHandler := connect.NewUnaryHandler(
 		MachineServiceAssumeProcedure,
 		svc.Assume,
@@ -469,6 +519,10 @@ func NewMachineServiceHandler(svc MachineServiceHandler, opts ...connect.Handler
 			machineServiceQuiesceHandler.ServeHTTP(w, r)
 		case MachineServiceThawProcedure:
 			machineServiceThawHandler.ServeHTTP(w, r)
+		case MachineServiceHoldProcedure:
+			machineServiceHoldHandler.ServeHTTP(w, r)
+		case MachineServiceReleaseProcedure:
+			machineServiceReleaseHandler.ServeHTTP(w, r)
 		case MachineServiceAssumeProcedure:
 			machineServiceAssumeHandler.ServeHTTP(w, r)
 		case MachineServiceUsageProcedure:
@@ -498,6 +552,14 @@ func (UnimplementedMachineServiceHandler) Quiesce(context.Context, *connect.Requ
 
 func (UnimplementedMachineServiceHandler) Thaw(context.Context, *connect.Request[v1.ThawRequest]) (*connect.Response[v1.ThawResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aetherium.guest.v1.MachineService.Thaw is not implemented"))
+}
+
+func (UnimplementedMachineServiceHandler) Hold(context.Context, *connect.Request[v1.HoldRequest]) (*connect.Response[v1.HoldResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aetherium.guest.v1.MachineService.Hold is not implemented"))
+}
+
+func (UnimplementedMachineServiceHandler) Release(context.Context, *connect.Request[v1.ReleaseRequest]) (*connect.Response[v1.ReleaseResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aetherium.guest.v1.MachineService.Release is not implemented"))
 }
 
 func (UnimplementedMachineServiceHandler) Assume(context.Context, *connect.Request[v1.AssumeRequest]) (*connect.Response[v1.AssumeResponse], error) {
