@@ -55,42 +55,63 @@ fixtures_made() {
   cat "$tmp/fixtures.log"
   fixtures=$(cat "$tmp/fixtures")
 }
-# An emulated machine keeps one processor busy, so two that are emulated for
-# different tests are run beside one another.
-beside=
-conformance() {
-  make firecracker-conformance >"$tmp/conformance" 2>&1 &
-  beside=$!
+# module NAME [PACKAGE...]: a module's tests, of all its packages where none is named.
+module() {
+  local m=$1 extra=()
+  shift
+  if [ -n "$coverage" ]; then
+    mkdir -p coverage
+    extra=(-covermode=atomic -coverprofile="$ROOT/coverage/$(basename "$m").out")
+  fi
+  [ $# -gt 0 ] || set -- ./...
+  (cd "$m" && "$ROOT/scripts/go-test.sh" -timeout 15m "${extra[@]}" "$@")
 }
-conformance_ended() {
-  say "the firecracker driver, in an emulated machine"
-  wait "$beside" || failed+=("the firecracker driver")
-  logged <"$tmp/conformance"
+# By Debian's Python: its packages are what the template has.
+interpreter() (cd services/core/pkg/image/preset/code-interpreter && /usr/bin/python3 -m unittest discover -t . -s tests)
+runc() (cd services/core && AETHERIUM_TEST_RUNTIME=runc "$ROOT/scripts/go-test.sh" -timeout 15m ./pkg/vmm/oci)
+# An emulated machine keeps one processor busy, so what needs none, and the
+# machine that is emulated for the firecracker driver, is run beside those of the
+# other drivers, one after the other.
+run_aside() { # TITLE COMMAND...
+  local n
+  n=$(wc -l <"$tmp/aside")
+  echo "$1" >>"$tmp/aside"
+  shift
+  if "$@" >"$tmp/aside$n" 2>&1; then echo passed; else echo failed; fi >"$tmp/aside$n.how"
+}
+run_all_aside() {
+  local m
+  [ -z "$firecracker" ] || run_aside "the firecracker driver, in an emulated machine" make firecracker-conformance
+  for m in services/gateway services/k8s-manager services/standalone; do run_aside "go test $m" module "$m"; done
+  run_aside "the code interpreter's server" interpreter
+  run_aside "go test services/core, machines by runc" runc
+}
+aside_ended() {
+  local n=0 title
+  wait "$1" || failed+=("what runs beside the machines of every driver")
+  while IFS= read -r title; do
+    say "$title"
+    logged <"$tmp/aside$n"
+    [ "$(cat "$tmp/aside$n.how")" = passed ] || failed+=("$title")
+    n=$((n + 1))
+  done <"$tmp/aside"
 }
 if [ -n "$unit" ]; then
-  for m in libs/common libs/types services/core services/gateway services/k8s-manager services/standalone; do
+  for m in libs/common libs/types services/core; do
     say "go test $m"
-    packages=(./...)
+    packages=()
     [ "$m" != services/core ] || mapfile -t packages < <(cd "$m" && "${GO:-go}" list ./... | grep -vE "$machines")
-    extra=()
-    if [ -n "$coverage" ]; then
-      mkdir -p coverage
-      extra=(-covermode=atomic -coverprofile="$ROOT/coverage/$(basename "$m").out")
-    fi
-    (cd "$m" && "$ROOT/scripts/go-test.sh" -timeout 15m "${extra[@]}" "${packages[@]}") 2>&1 | logged || failed+=("$m")
+    module "$m" "${packages[@]}" 2>&1 | logged || failed+=("$m")
   done
   fixtures_made
-  [ -z "$firecracker" ] || conformance
+  : >"$tmp/aside"
+  run_all_aside &
+  beside=$!
   say "go test services/core, machines of every driver"
   # One package after the other: an emulated machine is slow enough alone.
   mapfile -t packages < <(cd services/core && "${GO:-go}" list ./... | grep -E "$machines")
   (eval "$fixtures" && cd services/core && "$ROOT/scripts/go-test.sh" -p 1 -timeout 25m "${packages[@]}") 2>&1 | logged || failed+=("services/core, machines of every driver")
-  say "the code interpreter's server"
-  # By Debian's Python: its packages are what the template has.
-  (cd services/core/pkg/image/preset/code-interpreter && /usr/bin/python3 -m unittest discover -t . -s tests) 2>&1 | logged || failed+=("the code interpreter's server")
-  say "go test services/core, machines by runc"
-  (cd services/core && AETHERIUM_TEST_RUNTIME=runc "$ROOT/scripts/go-test.sh" -timeout 15m ./pkg/vmm/oci) 2>&1 | logged || failed+=("services/core with runc")
-  [ -z "$beside" ] || conformance_ended
+  aside_ended "$beside"
 fi
 if [ -n "$integration" ]; then
   fixtures_made
