@@ -348,6 +348,9 @@ func (s *Service) lacks(w *domain.Worker, r domain.Resources) string {
 			return part.name
 		}
 	}
+	if r.MemoryBytes != 0 && o.VMs != 0 && w.Active >= o.VMs {
+		return "vms"
+	}
 	return ""
 }
 

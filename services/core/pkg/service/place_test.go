@@ -3,10 +3,12 @@ package service_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
@@ -292,4 +294,24 @@ func TestPlacementSeesChangesAtOnce(t *testing.T) {
 	if at := place(); at != other.ID {
 		t.Errorf("placed on %s, which has no driver", at)
 	}
+}
+
+// A worker takes so many VMs as it has places for, and gives a place back when one
+// is paused so that it holds no memory.
+func TestPlacementByPlaces(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, func(c *service.Config) { c.Overcommit.VMs = 2 })
+	first, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{})
+	must(t, err)
+	_, err = b.CreateVM(b.ctx, b.by, vmm.CreateVM{})
+	must(t, err)
+	_, err = b.CreateVM(b.ctx, b.by, vmm.CreateVM{})
+	if !errors.HasCode(err, errors.CapacityExhausted) || !strings.Contains(errors.Public(err).Hint, "too little vms is left") {
+		t.Errorf("a third where there are two places: %v (%s)", err, errors.Public(err).Hint)
+	}
+	_, err = b.DeleteVM(b.ctx, b.by, first.ID)
+	must(t, err)
+	must(t, b.observe(first.ID, domain.Deleted))
+	_, err = b.CreateVM(b.ctx, b.by, vmm.CreateVM{})
+	must(t, err)
 }

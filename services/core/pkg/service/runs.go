@@ -64,7 +64,7 @@ func (s *Service) CreateRuns(ctx context.Context, by vmm.Caller, req vmm.CreateR
 	if len(req.Runs) == 0 || len(req.Runs) > domain.MaxTaskGroup {
 		return nil, errors.New(errors.InvalidArgument, "%d tasks at once, 1 to %d are allowed", len(req.Runs), domain.MaxTaskGroup)
 	}
-	if err := s.backlog.open(s.now()); err != nil {
+	if err := s.backlog.open(by.ProjectID); err != nil {
 		return nil, err // before anything is sealed
 	}
 	group := domain.NewID()
@@ -98,10 +98,13 @@ func (s *Service) CreateRuns(ctx context.Context, by vmm.Caller, req vmm.CreateR
 		}
 		tasks[i] = t
 	}
-	served := s.backlog.wait(s.now())
+	served, err := s.backlog.take(ctx, by.ProjectID)
+	if err != nil {
+		return nil, err
+	}
 	defer served()
 	existing := false
-	err := s.store.Update(ctx, func(tx storage.Tx) error {
+	err = s.store.Update(ctx, func(tx storage.Tx) error {
 		defer served() // it has its turn
 		found, err := s.idempotentRuns(ctx, tx, by, req, group, tasks[0])
 		if err != nil || found != nil {

@@ -155,8 +155,12 @@ type Config struct {
 	MaxOpenRuns int
 }
 
-// Overcommit multiplies capacity at admission.
-type Overcommit struct{ CPU, Memory, Disk float64 }
+// Overcommit multiplies capacity at admission. VMs are how many may run on one
+// worker, or be on their way there, or be kept in memory; 0: any.
+type Overcommit struct {
+	CPU, Memory, Disk float64
+	VMs               int
+}
 
 // Service implements vmm.Orchestrator and vmm.TaskService.
 type Service struct {
@@ -171,7 +175,7 @@ type Service struct {
 	now     func() time.Time
 	opened  openedTokens
 	roster  roster
-	backlog backlog             // of VMs to be made
+	backlog backlog             // of VMs and tasks to be made
 	recents recents             // of other processes' workers
 	looked  watch.Hub[struct{}] // woken when it was looked which workers are away
 }
@@ -211,7 +215,7 @@ func New(config Config, d Deps) *Service {
 	if config.MaxOpenRuns == 0 {
 		config.MaxOpenRuns = 10_000
 	}
-	return &Service{store: d.Store, nodes: d.Nodes, sealer: d.Sealer, changes: d.Changes, runs: d.Runs, config: config, metrics: newMetrics(), log: d.Log, now: d.Now}
+	return &Service{store: d.Store, nodes: d.Nodes, sealer: d.Sealer, changes: d.Changes, runs: d.Runs, config: config, metrics: newMetrics(), log: d.Log, now: d.Now, backlog: backlog{now: d.Now}}
 }
 
 // time returns the present in the precision that the store keeps.

@@ -239,7 +239,7 @@ func (s *Service) ForkVM(ctx context.Context, by vmm.Caller, id domain.ID, count
 // mayFork refuses forks beyond the quota, and while others wait for long, before a disk
 // is copied for them. The quota that counts is the one when they are made.
 func (s *Service) mayFork(ctx context.Context, by vmm.Caller, count int, req vmm.CreateVM, origin *domain.VM) error {
-	if err := s.backlog.open(s.now()); err != nil {
+	if err := s.backlog.open(by.ProjectID); err != nil {
 		return err
 	}
 	fork := &domain.VM{Spec: domain.VMSpec{Resources: req.Resources.Or(origin.Spec.Resources)}}
@@ -268,9 +268,12 @@ func (s *Service) insertForks(ctx context.Context, by vmm.Caller, count int, req
 		}
 		vms[i] = vm
 	}
-	served := s.backlog.wait(s.now())
+	served, err := s.backlog.take(ctx, by.ProjectID)
+	if err != nil {
+		return nil, err
+	}
 	defer served()
-	err := s.store.Update(ctx, func(tx storage.Tx) error {
+	err = s.store.Update(ctx, func(tx storage.Tx) error {
 		defer served() // it has its turn
 		if req.IdempotencyKey != "" {
 			now := s.time()

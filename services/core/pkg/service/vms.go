@@ -35,7 +35,7 @@ func (s *Service) CreateVM(ctx context.Context, by vmm.Caller, req vmm.CreateVM)
 		return nil, err
 	}
 	span.Text("aetherium.vm", vm.ID.String())
-	served, err := s.backlog.join(s.now())
+	served, err := s.backlog.join(ctx, by.ProjectID)
 	if err != nil {
 		return nil, err
 	}

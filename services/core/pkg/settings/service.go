@@ -28,6 +28,7 @@ type Over struct {
 	CPU    float64 `yaml:"cpu" doc:"How many times the cores may be promised; 0: any."`
 	Memory float64 `yaml:"memory" doc:"How many times the memory may be promised; 0: any."`
 	Disk   float64 `yaml:"disk" doc:"How many times the disk may be promised; 0: any."`
+	VMs    int     `yaml:"vms" doc:"VMs of one worker that run, or are kept in memory, at once; 0: any."`
 }
 
 // Quotas are what each project may have and do, unless an administrator has
@@ -67,7 +68,7 @@ func (s Service) Config(c Common, builder string, tools []string) service.Config
 		},
 		DefaultTimeout: time.Duration(c.VM.Timeout), MaxTimeout: time.Duration(c.VM.MaxTimeout), Platform: Platform(),
 		KeepTombstones: time.Duration(c.Keep.Tombstones),
-		Overcommit:     service.Overcommit{CPU: s.Overcommit.CPU, Memory: s.Overcommit.Memory, Disk: s.Overcommit.Disk},
+		Overcommit:     service.Overcommit{CPU: s.Overcommit.CPU, Memory: s.Overcommit.Memory, Disk: s.Overcommit.Disk, VMs: s.Overcommit.VMs},
 		Quota:          s.Quotas.Quota(),
 		MaxOpenRuns:    s.Tasks.Open,
 	}
@@ -82,6 +83,9 @@ func (s Service) Check() error {
 		if !(v >= 0 && v <= 1e6) {
 			return errors.New(errors.InvalidArgument, "an overcommit of %v is out of range", v).WithField("overcommit." + name)
 		}
+	}
+	if s.Overcommit.VMs < 0 {
+		return errors.New(errors.InvalidArgument, "%d VMs cannot be on a worker", s.Overcommit.VMs).WithField("overcommit.vms")
 	}
 	if s.Tasks.Concurrent < 0 {
 		return errors.New(errors.InvalidArgument, "%d tasks cannot run at once", s.Tasks.Concurrent).WithField("tasks.concurrent")
