@@ -148,6 +148,57 @@ func (b *bench) fleetCreates(ctx context.Context, name string) ([]Result, error)
 	})
 }
 
+// fleetAdded measures how much longer one create takes by a gateway and a worker
+// than in one process, from the pool, until the VM runs and with its first output.
+func (b *bench) fleetAdded(ctx context.Context, name string) ([]Result, error) {
+	return b.withFleet(ctx, func(f *fleet) (results []Result, err error) {
+		req := api.CreateVM{Template: "base", Network: "none"}
+		made := func(s *site, to string, begin func(context.Context) (string, error)) contender {
+			return contender{to, func(ctx context.Context) (time.Duration, error) {
+				start := time.Now()
+				vm, err := begin(ctx)
+				took := time.Since(start)
+				if vm != "" {
+					_, derr := s.c.DeleteVM(context.WithoutCancel(ctx), vm)
+					err = errors.Join(err, derr)
+				}
+				return took, errors.Join(err, pause(ctx)) // the pool's next one is made meanwhile
+			}}
+		}
+		for _, part := range []struct {
+			name  string
+			begin func(s *site) func(context.Context) (string, error)
+		}{
+			{"until it runs", func(s *site) func(context.Context) (string, error) {
+				return func(ctx context.Context) (string, error) {
+					vm, err := s.c.CreateVM(ctx, req)
+					return vm.ID, err
+				}
+			}},
+			{"with its first output", func(s *site) func(context.Context) (string, error) {
+				return func(ctx context.Context) (string, error) { return s.echo(ctx, req) }
+			}},
+		} {
+			took, err := turns(ctx, name, b.rounds, []contender{
+				made(f.gateway, "aetherium", part.begin(f.gateway)), made(f.embedded, "embedded", part.begin(f.embedded)),
+			})
+			if err != nil {
+				return results, err
+			}
+			whole := newResult(name+", "+part.name, "ms", sample(took[0]))
+			whole.against("embedded", sample(took[1]))
+			more := make([]float64, b.rounds)
+			for i := range more {
+				more[i] = float64((took[0][i] - took[1][i]).Microseconds()) / 1000
+			}
+			added := newResult(name+", "+part.name+", than embedded", "ms", distribution(more))
+			added.goal("5 ms", sample([]time.Duration{5 * time.Millisecond}), 1)
+			results = append(results, whole, added)
+		}
+		return results, nil
+	})
+}
+
 // fleetLives measures the same with the removal.
 func (b *bench) fleetLives(ctx context.Context, name string) ([]Result, error) {
 	return b.withFleet(ctx, func(f *fleet) ([]Result, error) {

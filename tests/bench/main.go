@@ -126,6 +126,7 @@ func (b *bench) all() []benchmark {
 		{"cost with many VMs", b.scale},
 		{sdkPart + "create and echo", b.sdk},
 		{proxyPart + "a preview's URL", b.proxy},
+		{fleetPart + "what a create takes more", b.fleetAdded},
 		{fleetPart + "GET of a VM", b.fleetGet},
 		{fleetPart + "exec true", b.fleetExec},
 		{fleetPart + "create and echo", b.fleetCreates},
