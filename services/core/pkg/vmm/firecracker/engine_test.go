@@ -180,35 +180,31 @@ func TestFreedMemoryGoesBack(t *testing.T) {
 	end(l, g, pid)
 }
 
-// The process that started a guest is killed; another finds the guest as it was.
+// The process that started a guest is killed; another finds the guest as it was,
+// also where a page server has its memory.
 func TestKilledParent(t *testing.T) {
 	l := newLab(t)
 	g := l.guest(nil)
-	raw, err := json.Marshal(g)
-	must(t, err)
-	program, err := os.Executable()
-	must(t, err)
-	cmd := command(program, starterEnv+"="+string(raw))
-	out, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
-	line, err := bufio.NewReader(out).ReadString('\n')
-	must(t, err)
-	if line != "booted\n" {
-		t.Fatal(line)
-	}
-	must(t, cmd.Process.Kill())
-	_ = cmd.Wait()
+	l.byKilled(started{Guest: g})
 	l.ask(g, "POST", "/fill?bytes=1048576&seed=1")
 	sum := l.ask(g, "GET", "/sum")
 	must(t, l.engine.Freeze(l.ctx(), g))
 	must(t, l.engine.Thaw(l.ctx(), g))
 	memory, clone := l.save(g, false)
+	paged := l.guest(&g)
+	server := parent(t, l.byKilled(started{paged, memory}))
+	must(t, l.engine.Thaw(l.ctx(), paged))
 	pid := l.restore(l.engine, clone, memory)
-	if l.ask(clone, "GET", "/sum") != sum || l.ask(g, "GET", "/sum") != sum {
+	if l.ask(clone, "GET", "/sum") != sum || l.ask(paged, "GET", "/sum") != sum || l.ask(g, "GET", "/sum") != sum {
 		t.Error("memory is another one")
 	}
 	end(l, clone, pid)
+	// Neither goes on without the other.
+	must(t, unix.Kill(server, unix.SIGKILL))
+	l.gone(server)
+	if _, err := l.engine.Dial(l.ctx(), paged); !errors.HasCode(err, errors.Unavailable) {
+		t.Errorf("a guest without its page server: %v", err)
+	}
 }
 
 func checkPaged(t *testing.T, l *lab, origin microvm.Guest, from microvm.Memory, sum string) {

@@ -1,6 +1,7 @@
 package firecracker_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -139,22 +140,59 @@ func config(backend firecracker.Backend) firecracker.Config {
 	}
 }
 
-// starter is a process that boots a guest, says so, and waits to be killed.
+// started is what a starter is to start.
+type started struct {
+	Guest  microvm.Guest
+	Memory microvm.Memory // that it goes on from, by a page server; zero: it boots
+}
+
+// starter is a process that starts a guest, says so, and waits to be killed.
 func starter(raw string) int {
-	var g microvm.Guest
-	err := json.Unmarshal([]byte(raw), &g)
+	var s started
+	err := json.Unmarshal([]byte(raw), &s)
+	backend := firecracker.File
+	if s.Memory.Dir != "" {
+		backend = firecracker.UFFD
+	}
+	var e *firecracker.Engine
 	if err == nil {
-		var e *firecracker.Engine
-		if e, err = firecracker.New(config(firecracker.File)); err == nil {
-			_, err = e.Boot(context.Background(), g)
-		}
+		e, err = firecracker.New(config(backend))
+	}
+	pid := 0
+	switch {
+	case err != nil:
+	case backend == firecracker.UFFD:
+		pid, err = e.Restore(context.Background(), s.Guest, s.Memory)
+	default:
+		pid, err = e.Boot(context.Background(), s.Guest)
 	}
 	if err != nil {
 		fmt.Println(err)
 		return 1
 	}
-	fmt.Println("booted")
+	fmt.Println("started", pid)
 	select {}
+}
+
+// byKilled has a guest started by another process, which is killed then.
+func (l *lab) byKilled(s started) (pid int) {
+	l.t.Helper()
+	raw, err := json.Marshal(s)
+	must(l.t, err)
+	program, err := os.Executable()
+	must(l.t, err)
+	cmd := command(program, starterEnv+"="+string(raw))
+	out, err := cmd.StdoutPipe()
+	must(l.t, err)
+	must(l.t, cmd.Start())
+	line, err := bufio.NewReader(out).ReadString('\n')
+	must(l.t, err)
+	if _, err := fmt.Sscanf(line, "started %d\n", &pid); err != nil {
+		l.t.Fatal(line)
+	}
+	must(l.t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	return pid
 }
 
 // lab is an engine with what its guests need.
