@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/config"
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/migrations"
 	"github.com/aetherium/aetherium/services/core/pkg/storage/postgres"
@@ -25,8 +27,8 @@ type command struct {
 	env      func(string) string
 }
 
-const usage = `Usage: aetherium-migrate [--db DATABASE] up|down|status|to VERSION
-       aetherium-migrate copy [--from sqlite:FILE] [--to postgres://...]
+const usage = `Usage: aetherium-migrate [--config FILE] [--db DATABASE] up|down|status|to VERSION
+       aetherium-migrate copy [--config FILE] [--from sqlite:FILE] [--to postgres://...]
 
 Changes the schema of a database, or copies one to PostgreSQL. A server migrates
 up by itself when it starts; this is for going back, for looking, and for
@@ -40,14 +42,22 @@ and status.
   copy         copy all rows of a file to an empty PostgreSQL database, in one
                transaction, and read them back
 
-  --db DATABASE   a file, or postgres://user@host:5432/name; default:
-                  $AETHERIUM_DATABASE, else aetherium.db in $AETHERIUM_DATA_DIR
-  --from          default: aetherium.db in $AETHERIUM_DATA_DIR
-  --to            default: $AETHERIUM_DATABASE
+  --config FILE   YAML with the settings database and data_dir; a variable beats it
+  --db DATABASE   a file, or postgres://user@host:5432/name; default: the setting
+                  database ($AETHERIUM_DATABASE), else aetherium.db in data_dir
+                  ($AETHERIUM_DATA_DIR)
+  --from          default: aetherium.db in data_dir
+  --to            default: the setting database
 
-A password is better in the variable, or in a file named by $PGPASSFILE, than on
-the command line, where others on the host see it.
+A password is better in the file or the variable, or in a file named by
+$PGPASSFILE, than on the command line, where others on the host see it.
 `
+
+// settings are those of the other programs that this one needs.
+type settings struct {
+	Database string `yaml:"database" doc:"File, or URL of PostgreSQL."`
+	DataDir  string `yaml:"data_dir" doc:"Where the file is if no database is named."`
+}
 
 // run executes the command and gives the exit code: 0, 1 for a failure, 2 for wrong use.
 func (c command) run(ctx context.Context) int {
@@ -55,9 +65,16 @@ func (c command) run(ctx context.Context) int {
 		return c.copy(ctx, c.args[1:])
 	}
 	flags := newFlags()
-	db := flags.String("db", c.database(), "")
+	file, db := flags.String("config", "", ""), flags.String("db", "", "")
 	if code, ok := c.parse(flags, c.args); !ok {
 		return code
+	}
+	set, err := c.settings(*file)
+	if err != nil {
+		return c.failed(err)
+	}
+	if *db == "" {
+		*db = cmp.Or(set.Database, set.file())
 	}
 	if *db == "" {
 		return c.misused("say which database: --db FILE")
@@ -107,20 +124,23 @@ func (c command) parse(flags *flag.FlagSet, args []string) (code int, ok bool) {
 	return c.misused("%v", err), false
 }
 
-// database is what the environment names.
-func (c command) database() string {
-	if db := c.env("AETHERIUM_DATABASE"); db != "" {
-		return db
+// settings are the file's, if one is named, and the environment's.
+func (c command) settings(file string) (set settings, err error) {
+	var environ []string
+	for _, name := range []string{"AETHERIUM_DATABASE", "AETHERIUM_DATA_DIR"} {
+		if v := c.env(name); v != "" {
+			environ = append(environ, name+"="+v)
+		}
 	}
-	return c.file()
+	return set, config.Load(&set, file, "AETHERIUM", environ)
 }
 
-// file is the data directory's.
-func (c command) file() string {
-	if dir := c.env("AETHERIUM_DATA_DIR"); dir != "" {
-		return filepath.Join(dir, "aetherium.db")
+// file is the data directory's; empty: there is none.
+func (s settings) file() string {
+	if s.DataDir == "" {
+		return ""
 	}
-	return ""
+	return filepath.Join(s.DataDir, "aetherium.db")
 }
 
 func (c command) open(ctx context.Context, db string, creates bool, act func(context.Context, *migrations.Migrator) error) error {
@@ -144,11 +164,16 @@ func openMigrator(db string, creates bool) (*migrations.Migrator, error) {
 
 func (c command) copy(ctx context.Context, args []string) int {
 	flags := newFlags()
-	from, to := flags.String("from", c.file(), ""), flags.String("to", c.env("AETHERIUM_DATABASE"), "")
+	named, from, to := flags.String("config", "", ""), flags.String("from", "", ""), flags.String("to", "", "")
 	if code, ok := c.parse(flags, args); !ok {
 		return code
 	}
-	file := strings.TrimPrefix(*from, "sqlite:")
+	set, err := c.settings(*named)
+	if err != nil {
+		return c.failed(err)
+	}
+	file := strings.TrimPrefix(cmp.Or(*from, set.file()), "sqlite:")
+	*to = cmp.Or(*to, set.Database)
 	switch {
 	case flags.NArg() > 0:
 		return c.misused("copy takes no %q", flags.Arg(0))

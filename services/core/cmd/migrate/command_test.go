@@ -136,3 +136,45 @@ func TestFaults(t *testing.T) {
 		t.Errorf("not a database: %d, %q", code, errs)
 	}
 }
+
+// The database may be named by a file, as for the other programs; a variable beats
+// it, and what it does not know is refused with its line.
+func TestConfigFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "migrate.yaml")
+	for _, tc := range []struct {
+		text, env string
+		code      int
+		made      string // the database
+		says      string
+	}{
+		{"database: " + filepath.Join(dir, "named"), "", 0, "named", ""},
+		{"data_dir: " + dir, "", 0, "aetherium.db", ""},
+		{"database: " + filepath.Join(dir, "beaten"), filepath.Join(dir, "variable"), 0, "variable", ""},
+		{"data_dir: " + dir + "\ndatabse: x", "", 1, "", "line 2"},
+	} {
+		if err := os.WriteFile(file, []byte(tc.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		code, out, errs := runIn(t, map[string]string{"AETHERIUM_DATABASE": tc.env}, "--config", file, "up")
+		if code != tc.code || !strings.Contains(errs, tc.says) {
+			t.Errorf("%q: code %d, %q, %q", tc.text, code, out, errs)
+		}
+		if tc.made != "" {
+			if _, err := os.Stat(filepath.Join(dir, tc.made)); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	shown := command{env: func(string) string { return "" }}
+	if set, err := shown.settings("../../config/migrate.yaml"); err != nil || set.Database == "" {
+		t.Errorf("the one that is shown: %+v, %v", set, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "beaten")); err == nil {
+		t.Error("the file beats the variable")
+	}
+	if code, _, errs := runIn(t, nil, "copy", "--config", filepath.Join(dir, "none"), "--to", "postgres://db.example/x"); code != 1 || !strings.Contains(errs, "cannot be opened") {
+		t.Errorf("no file: code %d, %q", code, errs)
+	}
+}

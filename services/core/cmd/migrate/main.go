@@ -1,6 +1,6 @@
 // Command migrate changes the schema of a database, and copies one to PostgreSQL:
 //
-//	aetherium-migrate --db DATABASE up|down|status|to VERSION
+//	aetherium-migrate [--config FILE] [--db DATABASE] up|down|status|to VERSION
 //	aetherium-migrate copy --from sqlite:FILE --to postgres://...
 package main
 
