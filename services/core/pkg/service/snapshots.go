@@ -32,8 +32,15 @@ func (s *Service) CreateSnapshot(ctx context.Context, by vmm.Caller, vmID domain
 	return snap, nil
 }
 
+// MaxSnapshot bounds how long it may take to make a snapshot.
+const MaxSnapshot = 10 * time.Minute
+
+// maxForget bounds how long it may take to forget one that was not made.
+const maxForget = time.Minute
+
 // takeSnapshot writes the intent, lets the node copy, and writes the result.
-// A crash in between leaves a waiting row, which the worker removes with its data.
+// A crash in between leaves a waiting row, which the worker removes with its data
+// when it starts, and when nobody can be making it any more.
 func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.ID, req vmm.CreateSnapshot, ephemeral bool) (*domain.Snapshot, error) {
 	var vm *domain.VM
 	var snap *domain.Snapshot
@@ -76,20 +83,23 @@ func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.I
 		return nil, err
 	}
 	// Once begun it is carried through: a caller that goes away must not leave half a snapshot.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Minute)
+	ctx = context.WithoutCancel(ctx)
+	making, cancel := context.WithTimeout(ctx, MaxSnapshot)
 	defer cancel()
-	info, err := node.Snapshot(ctx, vm, snap.ID, snap.Kind)
+	info, err := node.Snapshot(making, vm, snap.ID, snap.Kind)
 	if err != nil {
+		ctx, cancel := context.WithTimeout(ctx, maxForget) // its own time may be up
+		defer cancel()
 		return nil, errors.Join(err, s.store.Update(ctx, func(tx storage.Tx) error {
 			return tx.Snapshots().Delete(ctx, by.ProjectID, snap.ID)
 		}))
 	}
 	snap.Bytes, snap.State = info.Bytes, domain.BuildReady
-	err = s.store.Update(ctx, func(tx storage.Tx) error {
-		if err := tx.Snapshots().Update(ctx, snap); err != nil {
+	err = s.store.Update(making, func(tx storage.Tx) error {
+		if err := tx.Snapshots().Update(making, snap); err != nil {
 			return err
 		}
-		return tx.Outbox().Append(ctx, events.Snapshot(events.SnapshotCreated, snap, s.time()))
+		return tx.Outbox().Append(making, events.Snapshot(events.SnapshotCreated, snap, s.time()))
 	})
 	if err == nil && !ephemeral {
 		node.SnapshotsChanged(ctx)

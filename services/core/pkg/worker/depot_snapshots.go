@@ -204,21 +204,21 @@ func (w *Worker) DeleteSnapshot(ctx context.Context, s *domain.Snapshot) error {
 
 // sweepDisks removes the disks of snapshots that are gone by now.
 func (w *Worker) sweepDisks(ctx context.Context) (err error) {
-	if w.Depot == nil {
-		return nil
-	}
-	for name := range w.Deps.Drivers {
-		c, cerr := w.carrier(name)
-		if cerr != nil {
-			continue // it has none of others
+	for _, d := range w.Deps.Drivers {
+		sn, ok := d.(vmm.Snapshotter)
+		if !ok {
+			continue
 		}
-		held, herr := c.ListSnapshots(ctx)
+		held, herr := sn.ListSnapshots(ctx)
 		err = errors.Join(err, herr)
 		gone, gerr := w.gone(ctx, held)
 		err = errors.Join(err, gerr)
 		for _, id := range gone {
-			w.Log.Info("a snapshot was deleted elsewhere", "snapshot", id)
-			err = errors.Join(err, c.DeleteSnapshot(ctx, id))
+			if w.making.has(domain.ID(id)) {
+				continue // it goes when its driver has let go of it
+			}
+			w.Log.Info("removing the data of a snapshot that is gone", "snapshot", id)
+			err = errors.Join(err, sn.DeleteSnapshot(ctx, id))
 		}
 	}
 	return err

@@ -3,11 +3,14 @@ package worker
 import (
 	"context"
 	"net"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
@@ -22,6 +25,7 @@ func (w *Worker) Snapshot(ctx context.Context, vm *domain.VM, id domain.ID, kind
 	if !ok {
 		return vmm.SnapshotInfo{}, errors.New(errors.Unsupported, "the driver %s makes no snapshots", vm.Spec.Driver)
 	}
+	defer w.making.begin(id)()
 	done, err := w.turns.take(ctx, vm.MachineID)
 	if err != nil {
 		return vmm.SnapshotInfo{}, err
@@ -38,6 +42,66 @@ func (w *Worker) Snapshot(ctx context.Context, vm *domain.VM, id domain.ID, kind
 		}
 	}
 	return sn.Snapshot(ctx, string(vm.MachineID), string(id), kind)
+}
+
+// making is the snapshots that are being made here.
+type making struct {
+	mu  sync.Mutex
+	ids map[domain.ID]bool
+}
+
+// begin has a snapshot be one until end is called.
+func (m *making) begin(id domain.ID) (end func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ids == nil {
+		m.ids = make(map[domain.ID]bool)
+	}
+	m.ids[id] = true
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.ids, id)
+	}
+}
+
+func (m *making) has(id domain.ID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.ids[id]
+}
+
+// unmadeAge is when a snapshot that is not made, or has no VM made from it, is
+// waited for by nobody any more.
+const unmadeAge = service.MaxSnapshot + 5*time.Minute
+
+// sweepUnmade removes rows of snapshots whose gateway was gone before it could
+// write down what became of them. Their data goes as that of others that are gone.
+func (w *Worker) sweepUnmade(ctx context.Context) error {
+	var left []*domain.Snapshot
+	err := each(ctx, w.Store, func(tx storage.Tx, p storage.Page) (storage.List[*domain.Snapshot], error) {
+		return tx.Snapshots().List(ctx, storage.SnapshotFilter{
+			IncludeEphemeral: true, WorkerID: w.id, States: []domain.BuildState{domain.BuildWaiting}, Page: p,
+		})
+	}, func(s *domain.Snapshot) {
+		if !s.DiskOfVM && w.Now().Sub(s.CreatedAt) >= unmadeAge && !w.making.has(s.ID) { // a move looks after its own
+			left = append(left, s)
+		}
+	})
+	for _, s := range left {
+		err = errors.Join(err, w.Store.Update(ctx, func(tx storage.Tx) error {
+			row, err := tx.Snapshots().Get(ctx, s.ProjectID, s.ID)
+			if errors.HasCode(err, errors.NotFound) || err == nil && row.State != domain.BuildWaiting {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			w.Log.Info("a snapshot was never made", "snapshot", s.ID, "vm", s.VMID)
+			return tx.Snapshots().Delete(ctx, s.ProjectID, s.ID)
+		}))
+	}
+	return err
 }
 
 // Files implements service.Node.

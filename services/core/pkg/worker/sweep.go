@@ -25,6 +25,7 @@ func (w *Worker) sweep(ctx context.Context) {
 		{"pool", w.pool.review},
 		{"builds", w.sweepBuilds},
 		{"copies", w.sweepCopies},
+		{"snapshots never made", w.sweepUnmade},
 		{"snapshots", w.sweepDisks},
 		{"snapshots to store", w.sweepUnstored},
 		{"disks of VMs", w.sweepAbandoned},
@@ -241,7 +242,7 @@ func (w *Worker) dropExecutions(ctx context.Context, find func(storage.Tx) ([]*d
 
 // sweepForkSnapshots removes the frozen disks below forks that all run by now.
 func (w *Worker) sweepForkSnapshots(ctx context.Context) error {
-	return w.dropForkSnapshots(ctx, forkSnapshotAge)
+	return w.dropForkSnapshots(ctx, unmadeAge)
 }
 
 // dropForkSnapshots looks at those of an age. A young one may be about to get
@@ -254,16 +255,12 @@ func (w *Worker) dropForkSnapshots(ctx context.Context, age time.Duration) error
 		return err
 	})
 	for _, s := range rows {
-		if s.Ephemeral && w.Now().Sub(s.CreatedAt) >= age {
+		if s.Ephemeral && w.Now().Sub(s.CreatedAt) >= age && !w.making.has(s.ID) {
 			w.dropForkSnapshot(ctx, s.ProjectID, s.ID)
 		}
 	}
 	return err
 }
-
-// forkSnapshotAge is how long the frozen disk below forks is kept at least,
-// unless its last fork has started before.
-const forkSnapshotAge = 10 * time.Minute
 
 // sweepBuilds removes builds that no template, VM or snapshot uses any more.
 func (w *Worker) sweepBuilds(ctx context.Context) error {

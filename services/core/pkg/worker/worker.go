@@ -129,6 +129,7 @@ type Worker struct {
 	vms      live
 	turns    turns
 	restless restless
+	making   making
 	earlier  earlier
 	egress   keyed[domain.ID] // one change of a VM's egress at a time
 	fetches  keyed[domain.ID] // one fetch of a build or a snapshot at a time
