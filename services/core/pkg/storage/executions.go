@@ -54,6 +54,6 @@ type OutputPacks interface {
 	// Unused lists those of the given packs, at most MaxPage, that no execution has its
 	// output in any more.
 	Unused(ctx context.Context, ids ...domain.ID) ([]*domain.OutputPack, error)
-	// Delete removes a pack, if it is unused, and tells whether it did.
-	Delete(ctx context.Context, p *domain.OutputPack) (bool, error)
+	// DeleteUnused removes what Unused lists, and returns it.
+	DeleteUnused(ctx context.Context, ids ...domain.ID) ([]*domain.OutputPack, error)
 }

@@ -356,29 +356,6 @@ func (w *Worker) relieve(context.Context) error {
 	return err
 }
 
-// unpacked deletes those of some packs that no execution uses any more, in the
-// transaction that deleted executions. Their objects go after it.
-func unpacked(ctx context.Context, tx storage.Tx, ids []domain.ID) (gone []*domain.OutputPack, err error) {
-	for len(ids) > 0 {
-		n := min(sweepBatch, len(ids))
-		unused, err := tx.OutputPacks().Unused(ctx, ids[:n]...)
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range unused {
-			deleted, err := tx.OutputPacks().Delete(ctx, p)
-			if err != nil {
-				return nil, err
-			}
-			if deleted {
-				gone = append(gone, p)
-			}
-		}
-		ids = ids[n:]
-	}
-	return gone, nil
-}
-
 // sweepOutput removes packs that nobody uses, and objects that have been in the
 // storage for long and are none.
 func (w *Worker) sweepOutput(ctx context.Context) error {
@@ -409,7 +386,7 @@ func (w *Worker) sweepOutput(ctx context.Context) error {
 		}
 		var gone []*domain.OutputPack
 		err = w.Store.Update(ctx, func(tx storage.Tx) (err error) {
-			gone, err = unpacked(ctx, tx, some)
+			gone, err = tx.OutputPacks().DeleteUnused(ctx, some...)
 			return err
 		})
 		for _, p := range gone {

@@ -12,8 +12,12 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
-// sweepBatch bounds what one transaction of a sweep removes of each kind.
-const sweepBatch = 500
+const (
+	// sweepBatch bounds what one transaction of a sweep removes of each kind.
+	sweepBatch = 500
+	// tombstoneBatch bounds in how many VMs it is: there is a statement or two for each.
+	tombstoneBatch = 50
+)
 
 // sweep removes what has been kept long enough.
 func (w *Worker) sweep(ctx context.Context) {
@@ -125,20 +129,9 @@ func (w *Worker) sweepRows(ctx context.Context) error {
 // sweepTombstones removes VMs that ended long ago, with their executions and journals.
 func (w *Worker) sweepTombstones(ctx context.Context) error {
 	before := w.time().Add(-w.config.KeepTombstones)
-	return inBatches(func() (int, error) {
-		return w.dropTombstones(ctx, func(tx storage.Tx) ([]*domain.VM, error) {
-			return tx.VMs().Tombstones(ctx, w.id, before, sweepBatch)
-		})
+	return w.dropTombstones(ctx, func(tx storage.Tx) ([]*domain.VM, error) {
+		return tx.VMs().Tombstones(ctx, w.id, before, tombstoneBatch)
 	})
-}
-
-// inBatches drops what there is, until a batch is not full.
-func inBatches(drop func() (int, error)) error {
-	for {
-		if n, err := drop(); err != nil || n < sweepBatch {
-			return err
-		}
-	}
 }
 
 // ForgetProject removes the tombstones of a project's VMs, with their
@@ -149,60 +142,66 @@ func (w *Worker) ForgetProject(ctx context.Context, project domain.ID) error {
 			return err
 		}
 	}
-	for {
-		found, err := w.dropTombstones(ctx, func(tx storage.Tx) ([]*domain.VM, error) {
-			list, err := tx.VMs().List(ctx, storage.VMFilter{
-				ProjectID: project, WorkerID: w.id, States: []domain.ObservedState{domain.Deleted}, IncludeDeleted: true, Page: storage.Page{Limit: sweepBatch},
-			})
-			return list.Items, err
+	return w.dropTombstones(ctx, func(tx storage.Tx) ([]*domain.VM, error) {
+		list, err := tx.VMs().List(ctx, storage.VMFilter{
+			ProjectID: project, WorkerID: w.id, States: []domain.ObservedState{domain.Deleted}, IncludeDeleted: true, Page: storage.Page{Limit: tombstoneBatch},
 		})
-		if err != nil || found == 0 {
-			return err
-		}
-	}
+		return list.Items, err
+	})
 }
 
-// dropTombstones removes VMs that have ended with what is left of them, and
-// tells how many were found.
-func (w *Worker) dropTombstones(ctx context.Context, find func(storage.Tx) ([]*domain.VM, error)) (found int, err error) {
-	var ended []*domain.VM
-	_, err = w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
-		ended = nil
-		vms, err := find(tx)
-		if err != nil {
-			return nil, err
-		}
-		found = len(vms)
-		var gone []*domain.Execution
-		for _, vm := range vms {
-			list, err := tx.Executions().List(ctx, storage.ExecutionFilter{VMID: vm.ID, Page: storage.Page{Limit: storage.MaxPage}})
+// dropTombstones removes VMs that have ended with what is left of them, some
+// executions at a time, until none is found.
+func (w *Worker) dropTombstones(ctx context.Context, find func(storage.Tx) ([]*domain.VM, error)) error {
+	for {
+		var ended []*domain.VM
+		dropped, err := w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
+			ended = nil
+			vms, err := find(tx)
 			if err != nil {
 				return nil, err
 			}
-			gone = append(gone, list.Items...)
-			if list.Next == "" {
+			var gone []*domain.Execution
+			for _, vm := range vms {
+				if len(gone) == sweepBatch {
+					break // the next turn goes on with it
+				}
+				list, err := tx.Executions().List(ctx, storage.ExecutionFilter{ProjectID: vm.ProjectID, VMID: vm.ID, Page: storage.Page{Limit: sweepBatch - len(gone)}})
+				if err != nil {
+					return nil, err
+				}
+				if list.Next != "" {
+					gone = append(gone, slices.DeleteFunc(list.Items, func(x *domain.Execution) bool { return !x.State.Ended() })...)
+					continue
+				}
 				if err := tx.VMs().Delete(ctx, vm.ProjectID, vm.ID); err != nil {
 					return nil, err
 				}
-				ended = append(ended, vm)
+				gone, ended = append(gone, list.Items...), append(ended, vm)
 			}
+			return gone, nil
+		})
+		if err != nil {
+			return err
 		}
-		return gone, nil
-	})
-	if err == nil {
 		w.forgetEgressLogs(ctx, ended)
+		if dropped == 0 && len(ended) == 0 {
+			return nil
+		}
 	}
-	return found, err
 }
 
 // sweepExecutions removes executions that ended long ago in VMs that live on.
 func (w *Worker) sweepExecutions(ctx context.Context) error {
 	before := w.time().Add(-w.config.KeepTombstones)
-	return inBatches(func() (int, error) {
-		return w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
+	for {
+		n, err := w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
 			return tx.Executions().Expired(ctx, w.id, before, sweepBatch)
 		})
-	})
+		if err != nil || n < sweepBatch {
+			return err
+		}
+	}
 }
 
 // dropExecutions removes rows first and journals after: a row without a journal
@@ -216,16 +215,19 @@ func (w *Worker) dropExecutions(ctx context.Context, find func(storage.Tx) ([]*d
 		if gone, err = find(tx); err != nil {
 			return err
 		}
-		packed := map[domain.ID]bool{}
+		packed, ids := map[domain.ID]bool{}, map[domain.ID][]domain.ID{}
 		for _, x := range gone {
-			if err := tx.Executions().Delete(ctx, x.ProjectID, x.ID); err != nil {
-				return err
-			}
+			ids[x.ProjectID] = append(ids[x.ProjectID], x.ID)
 			if x.PackID != "" {
 				packed[x.PackID] = true
 			}
 		}
-		packs, err = unpacked(ctx, tx, slices.Collect(maps.Keys(packed)))
+		for project, some := range ids {
+			if err := tx.Executions().Delete(ctx, project, some...); err != nil {
+				return err
+			}
+		}
+		packs, err = tx.OutputPacks().DeleteUnused(ctx, slices.Collect(maps.Keys(packed))...)
 		return err
 	})
 	if err != nil {

@@ -179,4 +179,16 @@ func executionQueries(e *env) {
 		return tx.Executions().Delete(e.ctx(), storage.System, old.ID, starting.ID, domain.NewID())
 	})
 	same(e, "only the ended one is deleted", list(storage.ExecutionFilter{VMID: vm.ID}), []domain.ID{starting.ID, running.ID, young.ID})
+
+	// Many at once, as a sweep has them.
+	many := make([]*domain.Execution, 1234)
+	gone := make([]domain.ID, len(many))
+	for i := range many {
+		many[i] = e.newExecution(vm)
+		ended(e)(many[i])
+		gone[i] = many[i].ID
+	}
+	e.upsert(many...)
+	e.update(func(tx storage.Tx) error { return tx.Executions().Delete(e.ctx(), p, append(gone, running.ID)...) })
+	same(e, "many are deleted", list(storage.ExecutionFilter{VMID: vm.ID}), []domain.ID{starting.ID, young.ID})
 }

@@ -102,6 +102,12 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 		Lookup{Name: "unused output", Run: func(ctx context.Context, tx storage.Tx) error {
 			return do(tx.OutputPacks().Unused(ctx, id, p))
 		}},
+		Lookup{Name: "unused output goes", Run: func(ctx context.Context, tx storage.Tx) error {
+			return do(tx.OutputPacks().DeleteUnused(ctx, id, p))
+		}},
+		Lookup{Name: "executions go", Run: func(ctx context.Context, tx storage.Tx) error {
+			return tx.Executions().Delete(ctx, p, id, domain.NewID())
+		}},
 		Lookup{Name: "unconverged", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.VMs().Unconverged(ctx, id, 10)) }},
 		Lookup{Name: "deadline due", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.VMs().DeadlineDue(ctx, id, now, 10)) }},
 		Lookup{Name: "unacked", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.VMs().Unacked(ctx, id, 10)) }},

@@ -110,10 +110,10 @@ func outputPacks(e *env) {
 	same(e, "all", packIDs(list.Items), all)
 	same(e, "none is unused", e.unusedPacks(all...), []domain.ID{})
 	same(e, "none is asked for", e.unusedPacks(), []domain.ID{})
-	drop := func(p *domain.OutputPack) (gone bool) {
+	drop := func(ids ...domain.ID) (gone []*domain.OutputPack) {
 		e.Helper()
 		e.update(func(tx storage.Tx) (err error) {
-			gone, err = tx.OutputPacks().Delete(e.ctx(), p)
+			gone, err = tx.OutputPacks().DeleteUnused(e.ctx(), ids...)
 			return err
 		})
 		return gone
@@ -122,9 +122,13 @@ func outputPacks(e *env) {
 	e.update(func(tx storage.Tx) error { return tx.Executions().Delete(e.ctx(), p, one.ID, two.ID) })
 	same(e, "one is unused", e.unusedPacks(all...), []domain.ID{first.ID})
 	same(e, "it is not asked for", e.unusedPacks(both.ID, others.ID), []domain.ID{})
-	if drop(both) || !drop(first) || drop(first) {
-		e.Error("a pack goes once, when it is unused")
+	same(e, "none goes", packIDs(append(drop(both.ID), drop()...)), []domain.ID{})
+	if gone := drop(all...); len(gone) != 1 {
+		e.Errorf("%d packs go", len(gone))
+	} else {
+		same(e, "an unused one goes", gone[0], first)
 	}
+	same(e, "once", packIDs(drop(first.ID)), []domain.ID{})
 	gone := func(vm *domain.VM) {
 		vm.Desired, vm.Observed, vm.EndedAt = domain.WantDeleted, domain.Deleted, ptr(e.now)
 	}

@@ -2,6 +2,7 @@ package sqlrepo
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -125,10 +126,13 @@ func (r executions) Expired(ctx context.Context, worker domain.ID, before time.T
 		micros(before), string(worker), clampLimit(limit))
 }
 
+// executionsAtOnce bounds how many one statement deletes: databases bound its values.
+const executionsAtOnce = 500
+
 func (r executions) Delete(ctx context.Context, project domain.ID, ids ...domain.ID) error {
-	for _, id := range ids {
-		w := where{}
-		w.add("id = ?", string(id))
+	for some := range slices.Chunk(ids, executionsAtOnce) {
+		w := &where{}
+		anyOf(w, "id", some)
 		w.eq("project_id", project)
 		w.add("ended_at IS NOT NULL")
 		if _, err := r.s.Exec(ctx, "DELETE FROM executions"+w.String(), w.args...); err != nil {

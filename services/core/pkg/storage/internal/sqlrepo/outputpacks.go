@@ -68,6 +68,16 @@ func (r outputPacks) List(ctx context.Context, p storage.Page) (storage.List[*do
 }
 
 func (r outputPacks) Unused(ctx context.Context, ids ...domain.ID) ([]*domain.OutputPack, error) {
+	return r.unused(ctx, packSelect, "", ids)
+}
+
+func (r outputPacks) DeleteUnused(ctx context.Context, ids ...domain.ID) ([]*domain.OutputPack, error) {
+	gone, err := r.unused(ctx, "DELETE FROM output_packs", " RETURNING "+packColumns, ids)
+	return gone, fault(err, "deleting output")
+}
+
+// unused runs a statement for those of some packs that are.
+func (r outputPacks) unused(ctx context.Context, what, and string, ids []domain.ID) ([]*domain.OutputPack, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
@@ -77,10 +87,5 @@ func (r outputPacks) Unused(ctx context.Context, ids ...domain.ID) ([]*domain.Ou
 	w := &where{}
 	anyOf(w, "id", ids)
 	w.add(packUnused)
-	return queryAll(ctx, r.s, scanPack, packSelect+w.String(), w.args...)
-}
-
-func (r outputPacks) Delete(ctx context.Context, p *domain.OutputPack) (bool, error) {
-	n, err := r.s.Exec(ctx, "DELETE FROM output_packs WHERE id = ? AND project_id = ? AND "+packUnused, string(p.ID), string(p.ProjectID))
-	return n == 1, fault(err, "deleting output")
+	return queryAll(ctx, r.s, scanPack, what+w.String()+and, w.args...)
 }
