@@ -14,6 +14,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/cgroup"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/fault"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/once"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/process"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/turns"
 )
@@ -31,9 +32,9 @@ type Driver struct {
 	boot    string
 	turns   *turns.Table
 
-	images    sync.RWMutex // read: an image is about to be a container's
-	importing sync.Mutex
-	noQuota   atomic.Bool // the engine's storage driver cannot limit disks
+	images  sync.RWMutex // read: an image is about to be a container's
+	imports once.Works
+	noQuota atomic.Bool // the engine's storage driver cannot limit disks
 
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc

@@ -31,13 +31,9 @@ func (d *Driver) image(ctx context.Context, spec vmm.Spec) (string, error) {
 		return ref, err
 	}
 	ref := d.cfg.buildImage(spec.BuildID)
-	d.importing.Lock()
-	defer d.importing.Unlock()
-	has, err := d.has(ctx, ref)
-	if has || err != nil {
-		return ref, err
-	}
-	return ref, d.importTree(ctx, ref, spec)
+	return ref, d.imports.Do(ctx, ref,
+		func() (bool, error) { return d.has(ctx, ref) },
+		func() error { return d.importTree(ctx, ref, spec) })
 }
 
 func (d *Driver) has(ctx context.Context, ref string) (bool, error) {

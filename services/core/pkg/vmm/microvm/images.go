@@ -18,13 +18,13 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/guest/bootline"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/fault"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/once"
 )
 
 // images makes read-only images of directories, each once. They are shared by
 // all machines, and their names tell what they are of.
 type images struct {
-	mu     sync.Mutex
-	making map[string]chan struct{} // closed when it is decided
+	making once.Works
 
 	blanks sync.Mutex // an empty disk is made once
 }
@@ -76,36 +76,12 @@ func mountName(source string) (string, error) {
 // Returns Unsupported, NoSpace.
 func (i *images) image(ctx context.Context, dir, name, source string) (string, error) {
 	path := filepath.Join(dir, name+imageExt)
-	for {
-		now := time.Now()
-		if err := os.Chtimes(path, now, now); err == nil { // its last use
-			return path, nil
-		}
-		i.mu.Lock()
-		busy := i.making[name]
-		if busy == nil {
-			break
-		}
-		i.mu.Unlock()
-		select {
-		case <-busy:
-		case <-ctx.Done():
-			return "", ctx.Err()
-		}
-	}
-	decided := make(chan struct{})
-	if i.making == nil {
-		i.making = map[string]chan struct{}{}
-	}
-	i.making[name] = decided
-	i.mu.Unlock()
-	defer func() {
-		i.mu.Lock()
-		defer i.mu.Unlock()
-		delete(i.making, name)
-		close(decided)
-	}()
-	return path, makeImage(ctx, path, source)
+	return path, i.making.Do(ctx, name,
+		func() (bool, error) {
+			now := time.Now()
+			return os.Chtimes(path, now, now) == nil, nil // its last use
+		},
+		func() error { return makeImage(ctx, path, source) })
 }
 
 // makeImage packs a directory with its owners, modes, times and attributes. It

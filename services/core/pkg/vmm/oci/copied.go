@@ -7,11 +7,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/once"
 )
 
 // Volumes that copies of templates are kept in: one per build with the
@@ -77,37 +77,46 @@ const templateDir = "root"
 // templates keeps copies of builds' root filesystems among the volumes.
 type templates struct {
 	volumes Volumes
-	mu      sync.Mutex // a copy is made once
+	copies  once.Works
 }
 
 // copy makes the copy of a machine's build if it is not there, and returns its root.
 func (t *templates) copy(ctx context.Context, spec vmm.Spec) (string, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	id := templateVolume + spec.BuildID
 	root, done := filepath.Join(t.volumes.Path(id), templateDir), filepath.Join(t.volumes.Path(id), "complete")
-	if _, err := os.Stat(done); err == nil {
-		return root, nil
-	}
+	return root, t.copies.Do(ctx, id,
+		func() (bool, error) {
+			_, err := os.Stat(done)
+			return err == nil, nil // whatever cannot be looked at is made again
+		},
+		func() error {
+			if err := t.make(ctx, id, root, spec.RootFS); err != nil {
+				return err
+			}
+			return fail(os.WriteFile(done, nil, 0o600), "cannot copy the template")
+		})
+}
+
+func (t *templates) make(ctx context.Context, id, root, source string) error {
 	// A copy that a crash cut short is made again from nothing.
 	if err := t.volumes.Delete(ctx, id); err != nil {
-		return "", err
+		return err
 	}
 	if err := t.volumes.Create(ctx, id, 0); err != nil {
-		return "", err
+		return err
 	}
 	if err := os.Mkdir(root, 0o755); err != nil {
-		return "", fail(err, "cannot copy the template")
+		return fail(err, "cannot copy the template")
 	}
-	out, err := exec.CommandContext(ctx, "cp", "-a", "--reflink=auto", "--", spec.RootFS+"/.", root).CombinedOutput()
+	out, err := exec.CommandContext(ctx, "cp", "-a", "--reflink=auto", "--", source+"/.", root).CombinedOutput()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	if err != nil {
-		return "", fail(errors.Join(err, errors.Plain(strings.TrimSpace(string(out)))), "cannot copy the template")
+		return fail(errors.Join(err, errors.Plain(strings.TrimSpace(string(out)))), "cannot copy the template")
 	}
 	// It is trusted for ever: what it has must be on the disk before it says so.
-	if err := t.volumes.Sync(); err != nil {
-		return "", fail(err, "cannot copy the template")
-	}
-	return root, fail(os.WriteFile(done, nil, 0o600), "cannot copy the template")
+	return fail(t.volumes.Sync(), "cannot copy the template")
 }
 
 // drop removes copies of builds that are not in use.
