@@ -100,7 +100,9 @@ func (d *Driver) trial(ctx context.Context) (err error) {
 	}
 	defer func() {
 		// The image goes with the machine, for its files are gone.
-		err = errors.Join(err, os.RemoveAll(root), d.Delete(context.WithoutCancel(ctx), id))
+		undoing, cancel := wholly(ctx)
+		defer cancel()
+		err = errors.Join(err, os.RemoveAll(root), d.Delete(undoing, id))
 	}()
 	if _, err := d.Create(ctx, vmm.Spec{
 		MachineID: id, BuildID: id, RootFS: root, Network: domain.NetworkNone, Hostname: "trial",

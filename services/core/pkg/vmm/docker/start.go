@@ -49,7 +49,9 @@ func (d *Driver) Start(ctx context.Context, id string) error {
 	}
 	if err := d.launch(ctx, id, c); err != nil {
 		// What was begun is undone; if that fails, the next start or Delete does it.
-		return errors.Join(err, d.end(context.WithoutCancel(ctx), id, 0))
+		undoing, cancel := wholly(ctx)
+		defer cancel()
+		return errors.Join(err, d.end(undoing, id, 0))
 	}
 	return nil
 }
