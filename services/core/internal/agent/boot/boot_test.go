@@ -1,14 +1,18 @@
 package boot_test
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/guest"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/bootline"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
 )
 
 // A machine shows its template with its disk on top, and what programs expect
@@ -85,11 +89,31 @@ func TestLinksInTemplate(t *testing.T) {
 	dir, extra := t.TempDir(), t.TempDir()
 	must(t, os.MkdirAll(filepath.Join(dir, "usr/there"), 0o755))
 	must(t, os.Symlink("/usr/there", filepath.Join(dir, "link")))
+	must(t, os.WriteFile(filepath.Join(dir, "usr/old"), []byte("the template's"), 0o600))
 	must(t, os.WriteFile(filepath.Join(extra, "file"), nil, 0o644))
-	v := l.boot("links", l.tree(dir), l.disk(), map[string]string{"/link/place": l.tree(extra)})
+	must(t, os.WriteFile(filepath.Join(extra, bootline.FileName), []byte("shown"), 0o644))
+	g := l.guest("links", l.tree(dir), l.disk(), map[string]string{"/link/place": l.tree(extra)})
+	for _, role := range []string{"/link/further/x.sh", "/usr/old"} {
+		g.Drives = append(g.Drives, microvm.Drive{Path: g.Drives[2].Path, ReadOnly: true, Role: bootline.RoleFile + role})
+	}
+	v := l.start(g)
 	v.ready()
 	if _, err := v.Stat(t.Context(), "/usr/there/place/file", vmm.FileOptions{User: "0"}); err != nil {
 		t.Error(err)
+	}
+	for _, name := range []string{"/usr/there/further/x.sh", "/usr/old"} {
+		info, r, err := v.Read(t.Context(), name, vmm.FileOptions{User: "0"})
+		must(t, err)
+		text, err := io.ReadAll(r)
+		if err := errors.Join(err, r.Close()); err != nil || string(text) != "shown" || info.Mode&0o777 != 0o644 {
+			t.Errorf("%s is %q, %o, %v", name, text, info.Mode, err)
+		}
+		if _, err := v.Write(t.Context(), name, strings.NewReader("mine"), vmm.FileOptions{User: "0"}); err == nil {
+			t.Errorf("%s was written", name)
+		}
+	}
+	if left, err := v.List(t.Context(), "/dev/shm", 1, vmm.FileOptions{User: "0"}); err != nil || len(left) > 0 {
+		t.Errorf("left: %+v, %v", left, err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"io"
 	"os"
+	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -114,18 +115,54 @@ func (m *Machine) mountRoot(ctx context.Context, line bootline.Line, events *eve
 		return err
 	}
 	for _, d := range line.Drives {
-		target, further := strings.CutPrefix(d.Role, bootline.RoleMount)
+		target, further := bootline.Target(d.Role)
 		if !further {
 			continue
 		}
-		if err := os.MkdirAll(target, 0o755); err != nil {
-			return errors.Wrap(err, errors.InvalidArgument, "nothing can be mounted at %s", target)
+		show := m.showTree
+		if strings.HasPrefix(d.Role, bootline.RoleFile) {
+			show = m.showFile
 		}
-		if err := m.mountTree(d.Device, target, unix.MS_NOSUID); err != nil {
+		if err := show(d.Device, target); err != nil {
 			return err
 		}
 	}
 	t.reach("root")
+	return nil
+}
+
+// showTree mounts a further drive.
+func (m *Machine) showTree(device, at string) error {
+	if err := os.MkdirAll(at, 0o755); err != nil {
+		return errors.Wrap(err, errors.InvalidArgument, "nothing can be mounted at %s", at)
+	}
+	return m.mountTree(device, at, unix.MS_NOSUID)
+}
+
+// showFile mounts the file that is on a drive of one.
+func (m *Machine) showFile(device, at string) error {
+	err := os.MkdirAll(path.Dir(at), 0o755)
+	if err == nil {
+		if _, err = os.Stat(at); errors.Is(err, os.ErrNotExist) {
+			err = os.WriteFile(at, nil, 0o644) //nolint:gosec // what is there is seen by all
+		}
+	}
+	if err != nil {
+		return errors.Wrap(err, errors.InvalidArgument, "nothing can be mounted at %s", at)
+	}
+	aside, err := os.MkdirTemp("/dev/shm", "") // in memory, and ours alone as yet
+	if err != nil {
+		return errors.Wrap(err, errors.Internal, "the drive %s cannot be mounted", device)
+	}
+	if err := m.mountTree(device, aside, unix.MS_NOSUID); err != nil {
+		return err
+	}
+	if err := unix.Mount(path.Join(aside, bootline.FileName), at, "", unix.MS_BIND, ""); err != nil {
+		return errors.Wrap(err, errors.InvalidArgument, "nothing can be mounted at %s", at)
+	}
+	if err := errors.Join(unix.Unmount(aside, 0), os.Remove(aside)); err != nil {
+		return errors.Wrap(err, errors.Internal, "the drive %s cannot be mounted", device)
+	}
 	return nil
 }
 

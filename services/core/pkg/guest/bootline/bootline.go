@@ -21,7 +21,33 @@ const (
 	RoleRoot  = "root"   // the template's root filesystem, read only
 	RoleDisk  = "disk"   // the machine's own disk, ext4, which goes on top of it
 	RoleMount = "mount:" // and a path: a tree to mount there, read only
+	RoleFile  = "file:"  // and a path: a tree whose file FileName is to be seen there, read only
 )
+
+// FileName is what the one file of a drive of RoleFile is called.
+const FileName = "file"
+
+// MaxCommandLine is how long a kernel's command line may be, the last byte that ends
+// it not counted (COMMAND_LINE_SIZE of x86 and arm64).
+const MaxCommandLine = 2047
+
+// Target is where in the guest a drive of a role is seen; ok is false for one that
+// is a part of the root.
+func Target(role string) (target string, ok bool) {
+	if target, ok = strings.CutPrefix(role, RoleMount); !ok {
+		target, ok = strings.CutPrefix(role, RoleFile)
+	}
+	return target, ok
+}
+
+// CheckLength refuses a command line that a kernel would cut off. Returns InvalidArgument.
+func CheckLength(cmdline string) error {
+	if n := len(cmdline); n > MaxCommandLine {
+		return errors.New(errors.InvalidArgument, "what is mounted in the machine has names that are %d characters too long together", n-MaxCommandLine).
+			WithField("mounts").WithHint("mount fewer directories, or ask for fewer tools")
+	}
+	return nil
+}
 
 // AgentPort is the port that the agent is heard on where its channel has ports:
 // envd's, so that E2B clients find it.
@@ -55,13 +81,17 @@ const (
 	keyDrive   = "drive" // device:role
 )
 
+// plain are characters that a query can have as they are: a command line has not
+// much room.
+var plain = strings.NewReplacer("%2F", "/", "%3A", ":", "%40", "@")
+
 // String gives the parameter as it stands on the command line.
 func (l Line) String() string {
 	values := url.Values{keyChannel: {l.Channel}}
 	for _, d := range l.Drives {
 		values.Add(keyDrive, d.Device+":"+d.Role)
 	}
-	return Param + "=" + values.Encode()
+	return Param + "=" + plain.Replace(values.Encode())
 }
 
 // Parse finds the parameter in a command line. Returns NotFound, InvalidArgument.
@@ -88,7 +118,7 @@ func Parse(cmdline string) (Line, error) {
 func (l Line) check() error {
 	roles := map[string]int{}
 	for _, d := range l.Drives {
-		target, mount := strings.CutPrefix(d.Role, RoleMount)
+		target, mount := Target(d.Role)
 		switch {
 		case d.Device == "" || strings.Contains(d.Device, "/"):
 			return errors.New(errors.InvalidArgument, "%q is not a block device's name", d.Device)

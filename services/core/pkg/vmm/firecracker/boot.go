@@ -18,7 +18,10 @@ const (
 		"i8042.noaux i8042.nomux i8042.dumbkbd"
 	guestCID  = 3 // every monitor has a vsock of its own
 	networkID = "eth0"
-	maxDrives = 16
+	// maxDrives: of the 19 interrupts that there are for devices on x86 (5 to 23), the
+	// network, the vsock, the entropy device, the balloon, and the IDs of a VM's
+	// generation and of its clock have one each.
+	maxDrives = 19 - 6
 	maxCPUs   = 32
 	refillMS  = 1000
 )
@@ -30,6 +33,9 @@ func (e *Engine) Boot(ctx context.Context, g microvm.Guest) (pid int, err error)
 		return 0, err
 	}
 	if err := check(g); err != nil {
+		return 0, err
+	}
+	if err := bootline.CheckLength(e.bootArgs(g)); err != nil {
 		return 0, err
 	}
 	if as := (run{Disk: e.cfg.Disk, Network: e.cfg.Network}); as != (run{}) {

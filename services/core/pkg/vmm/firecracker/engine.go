@@ -106,6 +106,9 @@ func (e *Engine) Name() string { return Name }
 // memory: a few megabytes each, and the small disk of the jail.
 func (e *Engine) Overhead(context.Context) (int64, error) { return 64 << 20, nil }
 
+// MaxDrives is how many drives a guest can have.
+func (e *Engine) MaxDrives() int { return maxDrives }
+
 // startPatience bounds how long a monitor may take to come to speak.
 const startPatience = time.Minute
 

@@ -152,7 +152,7 @@ func TestCheck(t *testing.T) {
 		"memory":       func(g *microvm.Guest) { g.Memory++ },
 		"root":         func(g *microvm.Guest) { g.UID = 0 },
 		"a path":       func(g *microvm.Guest) { g.ID = "../x" },
-		"disks":        func(g *microvm.Guest) { g.Drives = make([]microvm.Drive, 17) },
+		"disks":        func(g *microvm.Guest) { g.Drives = make([]microvm.Drive, maxDrives+1) },
 	} {
 		g := good
 		change(&g)

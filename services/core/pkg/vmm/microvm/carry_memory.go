@@ -182,7 +182,7 @@ func skipMemory(ctx context.Context, r io.Reader) error {
 // UnpackMemory makes a paused machine of what another host's driver has packed.
 // See [vmm.MemoryCarrier].
 func (d *Driver) UnpackMemory(ctx context.Context, spec vmm.Spec, r io.Reader) error {
-	if err := checkSpec(spec); err != nil {
+	if err := d.checkSpec(spec); err != nil {
 		return err
 	}
 	ctx, done, err := d.turns.Begin(ctx, spec.MachineID, false)

@@ -2,6 +2,7 @@ package microvm
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path"
 	"path/filepath"
@@ -29,7 +30,7 @@ const (
 
 // Create prepares a machine. See [vmm.Driver].
 func (d *Driver) Create(ctx context.Context, spec vmm.Spec) (vmm.Handle, error) {
-	if err := checkSpec(spec); err != nil {
+	if err := d.checkSpec(spec); err != nil {
 		return nil, err
 	}
 	ctx, done, err := d.turns.Begin(ctx, spec.MachineID, false)
@@ -157,7 +158,7 @@ func (d *Driver) own(volume string, uid uint32) error {
 	return fault.Of(errors.Join(f.Chown(int(uid), int(uid)), f.Chmod(0o600)), "cannot give the machine its disk")
 }
 
-func checkSpec(s vmm.Spec) error {
+func (d *Driver) checkSpec(s vmm.Spec) error {
 	bad := func(field, message string) error {
 		return errors.New(errors.InvalidArgument, "%s", message).WithField(field)
 	}
@@ -183,6 +184,11 @@ func checkSpec(s vmm.Spec) error {
 		return bad("network", "the network mode is none or nat")
 	case s.Platform != "" && s.Platform != "linux/"+runtime.GOARCH:
 		return errors.New(errors.Unsupported, "this node runs linux/%s only", runtime.GOARCH).WithField("platform")
+	}
+	// Two are its own: the template and its disk.
+	if most := d.engine.MaxDrives() - 2; len(s.Mounts) > most {
+		return bad("mounts", fmt.Sprintf("at most %d directories and files can be mounted in a machine of the driver %s, and this one is to have %d: "+
+			"one for each tool, and one that all tools have in common", most, d.engine.Name(), len(s.Mounts)))
 	}
 	for _, mount := range s.Mounts {
 		switch {

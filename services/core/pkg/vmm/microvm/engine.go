@@ -18,6 +18,8 @@ type Engine interface {
 	Version(ctx context.Context) (string, error)
 	// Overhead is what a monitor may take beside its guest's memory, in bytes.
 	Overhead(ctx context.Context) (int64, error)
+	// MaxDrives is how many drives a guest can have.
+	MaxDrives() int
 	// Boot starts a guest from its disks. It returns the monitor's process ID when
 	// the guest's kernel is on its way; Dial waits for the agent.
 	Boot(ctx context.Context, g Guest) (pid int, err error)
@@ -87,7 +89,7 @@ type Drive struct {
 	Path     string // a raw image
 	ReadOnly bool
 	// Role tells the agent what to do with it, see package bootline: "root", "disk",
-	// or "mount:" and the path that it is mounted at.
+	// or "mount:" or "file:" and the path that it is mounted at.
 	Role string
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,7 +22,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/once"
 )
 
-// images makes read-only images of directories, each once. They are shared by
+// images makes read-only images of directories and files, each once. They are shared by
 // all machines, and their names tell what they are of.
 type images struct {
 	making once.Works
@@ -33,55 +34,97 @@ const (
 	imageExt = ".erofs"
 	// keepImages is how long an image that no machine has is kept.
 	keepImages = 7 * 24 * time.Hour
+	// maxFile is how large a file may be that is mounted alone.
+	maxFile = 1 << 20
 )
 
 // drives are the images that a machine with a spec has beside its own disk, in
 // the order of their devices; where its own disk comes, [Drive.Path] is empty.
 func (i *images) drives(ctx context.Context, dir string, spec vmm.Spec) ([]Drive, error) {
-	root, err := i.image(ctx, dir, "build-"+spec.BuildID, spec.RootFS)
+	root, err := i.image(ctx, dir, "build-"+spec.BuildID, func(path string) error { return makeImage(ctx, path, spec.RootFS) })
 	if err != nil {
 		return nil, err
 	}
 	drives := []Drive{{Path: root, ReadOnly: true, Role: bootline.RoleRoot}, {Role: bootline.RoleDisk}}
 	for _, m := range spec.Mounts {
-		name, err := mountName(m.Source)
+		drive, err := i.mount(ctx, dir, m)
 		if err != nil {
 			return nil, err
 		}
-		path, err := i.image(ctx, dir, name, m.Source)
-		if err != nil {
-			return nil, err
-		}
-		drives = append(drives, Drive{Path: path, ReadOnly: true, Role: bootline.RoleMount + m.Target})
+		drives = append(drives, drive)
 	}
 	return drives, nil
 }
 
-// mountName names the image of a directory of the host as it is now: what is
-// shared with machines is put there whole and not changed.
-func mountName(source string) (string, error) {
-	info, err := os.Stat(source)
+// mount gives the drive that shows a machine a directory of the host, or a file.
+func (i *images) mount(ctx context.Context, dir string, m vmm.HostMount) (Drive, error) {
+	info, err := os.Stat(m.Source)
 	if err != nil {
-		return "", errors.Wrap(err, errors.NotFound, "what is to be mounted is not there").WithField("mounts")
+		return Drive{}, errors.Wrap(err, errors.NotFound, "what is to be mounted is not there").WithField("mounts")
 	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || !info.IsDir() {
-		return "", errors.New(errors.InvalidArgument, "only directories can be mounted").WithField("mounts")
+	drive := Drive{ReadOnly: true}
+	switch {
+	case info.IsDir():
+		drive.Role = bootline.RoleMount + m.Target
+		drive.Path, err = i.image(ctx, dir, treeName(m.Source, info), func(path string) error { return makeImage(ctx, path, m.Source) })
+	case info.Mode().IsRegular():
+		var content []byte
+		if content, err = readFile(m.Source); err != nil {
+			return drive, err
+		}
+		drive.Role = bootline.RoleFile + m.Target
+		drive.Path, err = i.image(ctx, dir, fileName(content, info.Mode()), func(path string) error {
+			return makeFileImage(ctx, path, content, info.Mode().Perm())
+		})
+	default:
+		err = errors.New(errors.InvalidArgument, "only directories and files can be mounted").WithField("mounts")
 	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%d %d %d", source, st.Dev, st.Ino, info.ModTime().UnixNano()))
-	return "mount-" + hex.EncodeToString(sum[:12]), nil
+	return drive, err
 }
 
-// image gives the path of a directory's image, making it if need be.
+// treeName names the image of a directory of the host as it is now: what is
+// shared with machines is put there whole and not changed. Another one that was
+// put in its place has another time, should it have the same inode.
+func treeName(source string, info os.FileInfo) string {
+	var device, inode uint64
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		device, inode = st.Dev, st.Ino
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%d %d %d", source, device, inode, info.ModTime().UnixNano()))
+	return "mount-" + hex.EncodeToString(sum[:12])
+}
+
+// fileName names the image of a file by all that is in it: files are small, and
+// written anew where they are not changed.
+func fileName(content []byte, mode os.FileMode) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%o\n%s", mode.Perm(), content))
+	return "file-" + hex.EncodeToString(sum[:12])
+}
+
+// readFile reads a file that is to be mounted.
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fault.Of(err, "what is to be mounted cannot be read")
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(content) > maxFile {
+		return nil, errors.New(errors.InvalidArgument, "a file that is mounted has at most %d bytes", maxFile).WithField("mounts")
+	}
+	return content, fault.Of(err, "what is to be mounted cannot be read")
+}
+
+// image gives the path of an image, which pack makes if need be.
 // Returns Unsupported, NoSpace.
-func (i *images) image(ctx context.Context, dir, name, source string) (string, error) {
+func (i *images) image(ctx context.Context, dir, name string, pack func(path string) error) (string, error) {
 	path := filepath.Join(dir, name+imageExt)
 	return path, i.making.Do(ctx, name,
 		func() (bool, error) {
 			now := time.Now()
 			return os.Chtimes(path, now, now) == nil, nil // its last use
 		},
-		func() error { return makeImage(ctx, path, source) })
+		func() error { return pack(path) })
 }
 
 // makeImage packs a directory with its owners, modes, times and attributes. It
@@ -107,6 +150,21 @@ func makeImage(ctx context.Context, path, source string) error {
 		return fault.Of(err, cannot)
 	}
 	return fault.Of(os.Rename(f.Name(), path), cannot)
+}
+
+// makeFileImage packs a file alone.
+func makeFileImage(ctx context.Context, path string, content []byte, mode os.FileMode) error {
+	const cannot = "cannot make an image of a file"
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".file-")
+	if err != nil {
+		return fault.Of(err, cannot)
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, bootline.FileName)
+	if err := errors.Join(os.WriteFile(file, content, 0o600), os.Chmod(file, mode), os.Chmod(dir, 0o755)); err != nil {
+		return fault.Of(err, cannot)
+	}
+	return makeImage(ctx, path, dir)
 }
 
 // tool runs a program that makes file systems.
@@ -147,7 +205,7 @@ func (i *images) sweep(dir string, inUse map[string]bool) error {
 			continue
 		}
 		if half := strings.HasPrefix(e.Name(), "."); half || time.Since(info.ModTime()) > keepImages {
-			if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+			if err := os.RemoveAll(path); err != nil {
 				return fault.Of(err, "cannot remove an image")
 			}
 		}

@@ -67,7 +67,7 @@ func (k *kept) fits(s vmm.Spec) error {
 // mounts are the places of the further trees that the memory knows, in order.
 func (k *kept) mounts() (at []string) {
 	for _, d := range k.Drives {
-		if target, ok := strings.CutPrefix(d.Role, bootline.RoleMount); ok {
+		if target, ok := bootline.Target(d.Role); ok {
 			at = append(at, target)
 		}
 	}

@@ -60,6 +60,7 @@ type standInGuest struct {
 func (e *standIn) Name() string                            { return "standin" }
 func (e *standIn) Version(context.Context) (string, error) { return e.version, nil }
 func (e *standIn) Overhead(context.Context) (int64, error) { return 64 << 20, nil }
+func (e *standIn) MaxDrives() int                          { return 6 }
 func (e *standIn) Close() error                            { return nil }
 
 func (e *standIn) Boot(ctx context.Context, g microvm.Guest) (int, error) {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/guest/bootline"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/fault"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/qemu/internal/qmp"
@@ -29,7 +30,11 @@ func (e *Engine) Boot(ctx context.Context, g microvm.Guest) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	m := machine{kernel: &bootable{image: imageName, initrd: initrdName, line: e.commandLine(h, g)}}
+	line := e.commandLine(h, g)
+	if err := bootline.CheckLength(line); err != nil {
+		return 0, err
+	}
+	m := machine{kernel: &bootable{image: imageName, initrd: initrdName, line: line}}
 	l := &launch{shown: []shown{
 		{name: imageName, path: bootImage(g.Kernel)},
 		{name: initrdName, path: g.Kernel.Initrd},
@@ -135,6 +140,8 @@ func check(g microvm.Guest) error {
 		return errors.New(errors.InvalidArgument, "a machine has a processor").WithField("cpus")
 	case g.Memory <= 0 || g.Memory%(1<<20) != 0:
 		return errors.New(errors.InvalidArgument, "a machine's memory is a number of MiB").WithField("memory")
+	case len(g.Drives) > maxDrives:
+		return errors.New(errors.InvalidArgument, "a machine of this driver has at most %d disks", maxDrives).WithField("mounts")
 	case g.NetNS == "":
 		return errors.New(errors.InvalidArgument, "a machine has a network namespace").WithField("net_ns")
 	case len(g.Cgroup) == 0:

@@ -49,6 +49,9 @@ func (e *Engine) Version(ctx context.Context) (string, error) {
 	return h.String(), nil
 }
 
+// MaxDrives is how many drives a guest can have.
+func (e *Engine) MaxDrives() int { return maxDrives }
+
 // Overhead is what a monitor may take beside its guest's memory, for who limits
 // both together. Returns Unsupported as Version does.
 func (e *Engine) Overhead(ctx context.Context) (int64, error) {

@@ -21,6 +21,10 @@ const (
 // portName is the virtio serial port that the agent is heard on.
 const portName = "aetherium.agent"
 
+// maxDrives: of the 24 places for devices that the machine has, the network, the
+// serial ports and the entropy device have one each.
+const maxDrives = 24 - 3
+
 // translations bounds what an emulating monitor keeps of the guest's code as the
 // host's. It begins anew when that is full.
 const translations = 128 << 20
