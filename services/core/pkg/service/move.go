@@ -73,6 +73,9 @@ func Keeper(ctx context.Context, tx storage.Tx, disk *domain.Snapshot, store str
 // MemoryLeaves says why what a VM has in its memory cannot leave its worker with
 // it; empty: it can. A worker that could take it may be away, or cordoned.
 func MemoryLeaves(ctx context.Context, tx storage.Tx, vm *domain.VM, store string) (string, error) {
+	if len(vm.Spec.Tools) > 0 {
+		return "it knows the tools' files as this worker has them", nil
+	}
 	all, err := tx.Workers().All(ctx)
 	if err != nil {
 		return "", err
@@ -84,9 +87,6 @@ func MemoryLeaves(ctx context.Context, tx storage.Tx, vm *domain.VM, store strin
 		} else if w.ID == vm.WorkerID {
 			version = d.Version
 		}
-	}
-	if len(vm.Spec.Tools) > 0 {
-		return "it knows the tools' files as this worker has them", nil
 	}
 	for _, w := range all {
 		if w.ID != vm.WorkerID && Takes(w, vm.Spec.Driver, store) && TakesMemory(w, vm.Spec.Driver, version) == nil {

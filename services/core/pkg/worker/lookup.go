@@ -79,7 +79,7 @@ func (w *Worker) spec(ctx context.Context, vm *domain.VM) (vmm.Spec, error) {
 	return spec, nil
 }
 
-// shape says what a VM's machine is, but for its disk.
+// shape says what a VM's machine is, but for its disk and its tools.
 func (w *Worker) shape(ctx context.Context, vm *domain.VM) (vmm.Spec, error) {
 	r, err := w.rootFS(ctx, vm.Spec.BuildID)
 	if err != nil {
@@ -88,10 +88,8 @@ func (w *Worker) shape(ctx context.Context, vm *domain.VM) (vmm.Spec, error) {
 	spec := vmm.Spec{
 		RootFS: r.RootFS, BuildID: string(vm.Spec.BuildID),
 		Resources: vm.Spec.Resources, Network: vm.Spec.Network, Hostname: vm.Spec.Hostname, Platform: vm.Spec.Platform,
-		Mounts: w.toolMounts(vm),
 	}
-	volumes, err := w.volumeMounts(ctx, vm)
-	spec.Mounts = append(spec.Mounts, volumes...)
+	spec.Mounts, err = w.volumeMounts(ctx, vm)
 	return spec, err
 }
 

@@ -42,6 +42,7 @@ func (w *Worker) takeIn(ctx context.Context, vm *domain.VM, driver vmm.Driver, s
 		return err
 	}
 	spec.MachineID = string(vm.MachineID)
+	spec.Mounts = append(w.toolMounts(vm), spec.Mounts...)
 	w.machines.set(vm.MachineID, vm.Spec.Driver, lifecycle.MachineBroken)
 	begun := w.Now()
 	err = w.Depot.FetchSnapshot(ctx, stored, func(from io.Reader) error { return c.UnpackMemory(ctx, spec, from) })

@@ -132,6 +132,7 @@ func (w *Worker) create(ctx context.Context, vm *domain.VM, driver vmm.Driver) e
 		trace.phase("intent")
 	}
 	spec.MachineID = string(vm.MachineID)
+	spec.Mounts = append(w.toolMounts(vm), spec.Mounts...) // not before: they are known exactly now
 	if err := w.enforceEgress(ctx, vm); isAway(err) {
 		w.machines.forget(vm.MachineID) // there is none yet: the next try makes it
 		return err

@@ -192,30 +192,35 @@ func (s *toolshed) leave(vm domain.ID) {
 // forget is leave for one whose tools are there.
 func (s *toolshed) forget(vm domain.ID) { s.leave(vm) }
 
-// toolMounts are what shows a VM's machine the tools. It is the same for every
-// VM with tools: which ones it has is a matter of its PATH.
+// toolMounts are what shows a machine the tools of a VM, whose exact versions are
+// known. It is the same for every VM with tools: which ones it has is a matter of
+// its PATH. But a machine with a kernel of its own has what is mounted as it is when
+// the machine is made, in an image of each mount: there it is the VM's own tools, of
+// which none changes any more.
 func (w *Worker) toolMounts(vm *domain.VM) []vmm.HostMount {
 	if len(vm.Spec.Tools) == 0 {
 		return nil
 	}
-	return []vmm.HostMount{
-		{Source: w.tools.Dir(), Target: tools.MachineDir, ReadOnly: true},
-		{Source: w.tools.Profile(), Target: tools.ProfileTarget, ReadOnly: true},
+	profile := vmm.HostMount{Source: w.tools.Profile(), Target: tools.ProfileTarget, ReadOnly: true}
+	if w.info(vm.Spec.Driver).Isolation != domain.IsolationMicroVM {
+		return []vmm.HostMount{{Source: w.tools.Dir(), Target: tools.MachineDir, ReadOnly: true}, profile}
 	}
+	var mounts []vmm.HostMount
+	for _, t := range w.toolsOf(vm) {
+		dir := t.Ref().Dir() + "/" + t.Version
+		mounts = append(mounts, vmm.HostMount{Source: w.tools.Dir() + "/" + dir, Target: tools.MachineDir + "/" + dir, ReadOnly: true})
+	}
+	if len(mounts) == 0 {
+		return nil // all are in the template
+	}
+	return append(mounts, profile)
 }
 
-// machinePath is the PATH of commands in a machine that is told none.
-const machinePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-// toolEnv adds to a VM's environment what its tools need. What the VM's owner
-// set stays; its PATH gets the tools in front.
-func (w *Worker) toolEnv(vm *domain.VM, env map[string]string) map[string]string {
-	if len(vm.Spec.Tools) == 0 {
-		return env
-	}
+// toolsOf are a VM's tools that are not in its template.
+func (w *Worker) toolsOf(vm *domain.VM) []tools.Tool {
 	refs, err := domain.ParseTools("tools", vm.Spec.Tools)
 	if err != nil {
-		return env
+		return nil
 	}
 	var have []tools.Tool
 	for _, ref := range refs {
@@ -228,6 +233,19 @@ func (w *Worker) toolEnv(vm *domain.VM, env map[string]string) map[string]string
 		}
 		have = append(have, t)
 	}
+	return have
+}
+
+// machinePath is the PATH of commands in a machine that is told none.
+const machinePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// toolEnv adds to a VM's environment what its tools need. What the VM's owner
+// set stays; its PATH gets the tools in front.
+func (w *Worker) toolEnv(vm *domain.VM, env map[string]string) map[string]string {
+	if len(vm.Spec.Tools) == 0 {
+		return env
+	}
+	have := w.toolsOf(vm)
 	out := map[string]string{}
 	for _, t := range slices.Backward(have) { // the first one counts
 		maps.Copy(out, t.Env)

@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -13,6 +15,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/tools"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/core/pkg/vmm/fake"
 	"github.com/aetherium/aetherium/services/core/pkg/worker"
 )
 
@@ -147,6 +150,60 @@ func TestVMsWaitForTheirTools(t *testing.T) {
 	}
 	if shop.open.Load() != 0 {
 		t.Error("a machine was not removed")
+	}
+}
+
+// microVMs is a driver of machines with a kernel of their own that tells what they
+// are made with.
+type microVMs struct{ shows }
+
+func (d microVMs) Info(ctx context.Context) domain.DriverInfo {
+	info := d.shows.Info(ctx)
+	info.Name, info.Isolation = "qemu", domain.IsolationMicroVM
+	return info
+}
+
+// A machine that shares the host's kernel is shown all tools, one with a kernel of its
+// own its VM's alone, in the versions that were installed for it just now.
+func TestWhatMachinesAreShownOfTools(t *testing.T) {
+	t.Parallel()
+	shop := newBench()
+	b := newBed(t, shop.config)
+	b.down()
+	specs := make(chan vmm.Spec, 16)
+	node := fake.NewNode(t.TempDir())
+	t.Cleanup(func() { must(t, node.Close()) })
+	b.deps = func(d *worker.Deps) {
+		d.Drivers["fake"] = shows{fake.New(b.node), specs}
+		d.Drivers["qemu"] = microVMs{shows{fake.New(node), specs}}
+	}
+	b.up()
+	shop.answer <- true
+	shop.answer <- true
+	vm := b.running(vmm.CreateVM{Driver: "qemu", Tools: []string{"prettier", "git", "npm:other@1"}})
+	dir := filepath.Join(b.config.DataDir, "tools")
+	cache, other := filepath.Join(dir, strings.ReplaceAll(b.config.Platform, "/", "-")), domain.Tool{Name: "npm:other"}.Dir()
+	profile := vmm.HostMount{Source: filepath.Join(dir, "profile.sh"), Target: tools.ProfileTarget, ReadOnly: true}
+	own := []vmm.HostMount{
+		{Source: cache + "/prettier/1.2.3", Target: tools.MachineDir + "/prettier/1.2.3", ReadOnly: true},
+		{Source: cache + "/" + other + "/1.2.3", Target: tools.MachineDir + "/" + other + "/1.2.3", ReadOnly: true},
+		profile,
+	}
+	if s := <-specs; !slices.Equal(s.Mounts, own) {
+		t.Errorf("%+v, not %+v", s.Mounts, own)
+	}
+	forks, err := b.ForkVM(b.ctx, b.by, vm.ID, 1, vmm.CreateVM{})
+	must(t, err)
+	_, err = b.WaitVM(b.ctx, b.by, forks[0].ID)
+	must(t, err)
+	if s := <-specs; !slices.Equal(s.Mounts, own) {
+		t.Errorf("a fork: %+v, not %+v", s.Mounts, own)
+	}
+	b.running(vmm.CreateVM{Driver: "qemu", Tools: []string{"git"}})
+	b.running(vmm.CreateVM{Driver: "fake", Tools: []string{"prettier"}})
+	all := []vmm.HostMount{{Source: cache, Target: tools.MachineDir, ReadOnly: true}, profile}
+	if s := <-specs; !slices.Equal(s.Mounts, all) { // nothing is shown to the one before
+		t.Errorf("%+v, not %+v", s.Mounts, all)
 	}
 }
 
