@@ -158,7 +158,7 @@ func fromMemory(ctx context.Context, tx storage.Tx, req vmm.CreateVM, snap *doma
 // OtherVersion is why a memory cannot be restored by a driver that is not what
 // it was when the memory was saved.
 func OtherVersion(driver, saved, now string) error {
-	return noMemory("the snapshot's memory was saved by %s %s, and this is %s", driver, saved, now)
+	return noMemory("the memory was saved by %s %s, and this is %s", driver, saved, now)
 }
 
 // FitsMemory says why a machine of a driver and a shape cannot go on from a

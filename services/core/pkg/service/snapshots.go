@@ -95,6 +95,9 @@ func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.I
 		}))
 	}
 	snap.Bytes, snap.State = info.Bytes, domain.BuildReady
+	if info.MemoryVersion != "" {
+		snap.DriverVersion = info.MemoryVersion // a memory is of use to who saved it
+	}
 	err = s.store.Update(making, func(tx storage.Tx) error {
 		if err := tx.Snapshots().Update(making, snap); err != nil {
 			return err

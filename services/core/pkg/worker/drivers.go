@@ -72,23 +72,46 @@ func (w *Worker) tryLate() {
 			if w.ctx.Err() != nil {
 				return // a trial that was cut short tells nothing
 			}
-			w.offers.set(info)
-			err := w.Store.Update(w.ctx, func(tx storage.Tx) error {
-				row, err := tx.Workers().Get(w.ctx, w.id)
-				if err != nil {
-					return err
-				}
-				row.Drivers = w.offers.all()
-				return tx.Workers().Update(w.ctx, row)
-			})
-			if err != nil && w.ctx.Err() == nil {
-				w.Log.Error("what a driver can do is not stored", "driver", name, "error", err)
-			}
+			w.tell(w.ctx, info)
 			if !info.Usable {
 				w.Log.Info("a driver cannot be used", "driver", name, "reason", info.Reason)
 			}
 		})
 	}
+}
+
+// tell says in the worker's row what a driver can do.
+func (w *Worker) tell(ctx context.Context, info domain.DriverInfo) {
+	w.offers.set(info)
+	err := w.Store.Update(ctx, func(tx storage.Tx) error {
+		row, err := tx.Workers().Get(ctx, w.id)
+		if err != nil {
+			return err
+		}
+		row.Drivers = w.offers.all()
+		return tx.Workers().Update(ctx, row)
+	})
+	if err != nil && ctx.Err() == nil {
+		w.Log.Error("what a driver can do is not stored", "driver", info.Name, "error", err)
+	}
+}
+
+// lookAgain asks a driver that keeps memory what it is now, before it is said which
+// memories are of use to it: its monitor may have been upgraded since it was asked.
+// While it says that it cannot be used, as in the middle of an upgrade, what was
+// known stands.
+func (w *Worker) lookAgain(ctx context.Context, name string) {
+	known := w.info(name)
+	d := w.Deps.Drivers[name]
+	if d == nil || w.config.NoTrials || !known.Usable || !slices.Contains(known.Capabilities, "snapshot:"+string(domain.SnapshotMemory)) {
+		return
+	}
+	now := w.offer(d.Info(ctx))
+	if !now.Usable || now.Version == known.Version {
+		return
+	}
+	w.Log.Info("a driver has another version: memories of the one before are of no use to it", "driver", name, "before", known.Version, "now", now.Version)
+	w.tell(ctx, now)
 }
 
 // driver returns a VM's driver. Returns Unavailable for one that this worker has

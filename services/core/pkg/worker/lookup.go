@@ -65,6 +65,7 @@ func (w *Worker) spec(ctx context.Context, vm *domain.VM) (vmm.Spec, error) {
 			return spec, err
 		}
 		// The service has looked; the driver may be another one since.
+		w.lookAgain(ctx, vm.Spec.Driver)
 		if now := w.info(vm.Spec.Driver).Version; now != snap.DriverVersion {
 			return spec, service.OtherVersion(snap.Driver, snap.DriverVersion, now)
 		}

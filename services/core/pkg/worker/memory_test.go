@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -523,6 +524,99 @@ func TestSnapshotsOfMemory(t *testing.T) {
 	if ids := b.snapshots(); len(ids) > 0 {
 		t.Errorf("left: %v", ids)
 	}
+}
+
+// Snapshots, forks and templates are of the version that saved their memory, which
+// need not be the one that the worker had when it started.
+func TestMemoryIsOfTheVersionThatSavedIt(t *testing.T) {
+	t.Parallel()
+	b := newMemoryBed(t)
+	vm, old := b.running(vmm.CreateVM{}), b.running(vmm.CreateVM{})
+	b.pause(old.ID, domain.PauseMemory)
+	_, err := b.CreateSnapshot(b.ctx, b.by, old.ID, vmm.CreateSnapshot{Name: "old", Kind: domain.SnapshotMemory})
+	must(t, err)
+	b.node.SetVersion("2") // while the worker runs
+	refused := func() {
+		t.Helper()
+		snap, err := b.CreateSnapshot(b.ctx, b.by, old.ID, vmm.CreateSnapshot{Kind: domain.SnapshotMemory})
+		if err != nil || snap.DriverVersion != "1" {
+			t.Errorf("of a memory of before: %+v, %v", snap, err)
+		}
+		before, kept := b.all(), b.snapshots()
+		for _, memory := range []*bool{nil, yes()} {
+			_, err = b.ForkVM(b.ctx, b.by, old.ID, 2, vmm.CreateVM{Memory: memory})
+			var e *errors.Error
+			if !errors.HasCode(err, errors.Unsupported) || !errors.As(err, &e) || e.Field != "memory" || e.Hint == "" {
+				t.Errorf("forks of a memory of before: %v", err)
+			}
+		}
+		_, err = b.CreateVM(b.ctx, b.by, vmm.CreateVM{Template: "old"})
+		if !errors.HasCode(err, errors.Unsupported) {
+			t.Errorf("a VM from a memory of before: %v", err)
+		}
+		if after := b.all(); len(after) != len(before) {
+			t.Errorf("%d VMs, %d before", len(after), len(before))
+		}
+		if after := b.snapshots(); len(after) != len(kept) {
+			t.Errorf("kept are %v, before %v", after, kept)
+		}
+	}
+	refused()
+	snap, err := b.CreateSnapshot(b.ctx, b.by, vm.ID, vmm.CreateSnapshot{Name: "new", Kind: domain.SnapshotMemory})
+	if err != nil || snap.DriverVersion != "2" {
+		t.Fatalf("%+v, %v", snap, err)
+	}
+	b.running(vmm.CreateVM{Template: "new"})
+	b.down()
+	b.up()
+	refused()
+	if fork := b.running(vmm.CreateVM{Template: "new"}); !fork.Spec.Memory {
+		t.Error("it does not go on from memory")
+	}
+	forks, err := b.ForkVM(b.ctx, b.by, old.ID, 1, vmm.CreateVM{Memory: no()})
+	must(t, err)
+	_, err = b.WaitVM(b.ctx, b.by, forks[0].ID)
+	must(t, err)
+	b.node.SetVersion("3")
+	if task := b.build(vmm.BuildTemplate{Name: "warm", Warm: domain.WarmUp{Memory: true}}); task.State != domain.TaskSucceeded {
+		t.Fatalf("%+v", task.Error)
+	}
+	info, err := b.GetTemplate(b.ctx, b.by, "warm")
+	must(t, err)
+	if m := info.Builds[0].Memory(); m == nil || m.DriverVersion != "3" {
+		t.Errorf("%+v", m)
+	}
+	if vm := b.running(vmm.CreateVM{Template: "warm"}); !vm.Spec.Memory {
+		t.Error("it does not go on from the template's memory")
+	}
+}
+
+// A driver that has become another since the worker last asked is seen before a machine
+// is made of a memory that it cannot use: the next VM is refused at once.
+func TestMemoryOfBeforeIsNotTried(t *testing.T) {
+	t.Parallel()
+	b := newMemoryBed(t)
+	vm := b.running(vmm.CreateVM{})
+	_, err := b.CreateSnapshot(b.ctx, b.by, vm.ID, vmm.CreateSnapshot{Name: "old", Kind: domain.SnapshotMemory})
+	must(t, err)
+	b.node.SetVersion("2")
+	made, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Template: "old"})
+	must(t, err)
+	failed := b.await(made.ID, func(vm *domain.VM) bool { return vm.Observed == domain.Failed })
+	if !strings.Contains(failed.Reason, "saved by fake 1, and this is 2") {
+		t.Errorf("%+v", failed)
+	}
+	if _, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Template: "old"}); !errors.HasCode(err, errors.Unsupported) {
+		t.Errorf("%v", err)
+	}
+}
+
+// all are the project's VMs.
+func (b *bed) all() []*domain.VM {
+	b.t.Helper()
+	list, err := b.ListVMs(b.ctx, b.by, vmm.VMFilter{})
+	must(b.t, err)
+	return list.Items
 }
 
 // build builds a template and returns its task.

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -61,8 +62,9 @@ func (w *Worker) warmUp(ctx context.Context, b *domain.Build, made image.Result)
 	if err != nil {
 		return nil, err
 	}
+	w.lookAgain(ctx, b.Warm.Driver)
 	return &domain.Artifact{
-		Kind: domain.ArtifactMemory, Bytes: info.Bytes, Driver: b.Warm.Driver, DriverVersion: w.info(b.Warm.Driver).Version,
+		Kind: domain.ArtifactMemory, Bytes: info.Bytes, Driver: b.Warm.Driver, DriverVersion: cmp.Or(info.MemoryVersion, w.info(b.Warm.Driver).Version),
 		Shape: &domain.Shape{Resources: b.Shape, Network: b.Warm.Network},
 	}, nil
 }
@@ -352,6 +354,7 @@ func (w *Worker) fromBuildMemory(ctx context.Context, driver string, shape domai
 	if err != nil {
 		return err
 	}
+	w.lookAgain(ctx, driver)
 	if err := service.FitsMemory(b, w.info(driver), shape); err != nil {
 		return err
 	}

@@ -272,7 +272,7 @@ func snapshots(e *env) {
 		e.Errorf("another project's snapshot: %s", c)
 	}
 	stale := *s
-	s.State, s.Bytes, s.Name = domain.BuildReady, 5, "t"
+	s.State, s.Bytes, s.Name, s.DriverVersion = domain.BuildReady, 5, "t", "2"
 	s.Packed = &domain.Packed{Store: "file:///s", Digest: "sha256:1", Bytes: 3}
 	e.update(func(tx storage.Tx) error { return tx.Snapshots().Update(e.ctx(), s) })
 	same(e, "updated", read(e, byName(p)), s)

@@ -354,3 +354,16 @@ func TestBadSpecs(t *testing.T) {
 		must(t, l.Delete(t.Context(), "bad"))
 	}
 }
+
+// A monitor that was upgraded is another version from then on, in the same driver.
+func TestAnotherMonitor(t *testing.T) {
+	t.Parallel()
+	var engine *standIn
+	l := newLab(t, func(c *microvm.Config) { engine = c.Engine.(*standIn) })
+	for _, version := range []string{"1", "1", "2"} {
+		engine.version = version
+		if info := l.Info(t.Context()); !info.Usable || info.Version != version {
+			t.Errorf("%+v, want version %s", info, version)
+		}
+	}
+}

@@ -24,12 +24,15 @@ type proof struct {
 
 // Info says what the driver can do here. The first call boots a machine with
 // nothing but the agent in it and deletes it again; a host that could do so is
-// not asked again. See [vmm.Driver].
+// not asked again until its monitor is another one. See [vmm.Driver].
 func (d *Driver) Info(ctx context.Context) domain.DriverInfo {
 	d.proof.mu.Lock()
 	defer d.proof.mu.Unlock()
-	if d.proof.info != nil {
-		return *d.proof.info
+	if known := d.proof.info; known != nil {
+		// An upgrade on its way may have no version: what was known stands.
+		if version, err := d.engine.Version(ctx); err != nil || version == known.Version {
+			return *known
+		}
 	}
 	info := domain.DriverInfo{
 		Name: d.engine.Name(), Isolation: domain.IsolationMicroVM,

@@ -55,8 +55,8 @@ func (r snapshots) Insert(ctx context.Context, s *domain.Snapshot) error {
 }
 
 func (r snapshots) Update(ctx context.Context, s *domain.Snapshot) error {
-	n, err := r.s.Exec(ctx, "UPDATE snapshots SET name = ?, kind = ?, worker_id = ?, bytes = ?, state = ?, packed = ?, revision = ? WHERE id = ? AND project_id = ? AND revision = ?",
-		s.Name, string(s.Kind), string(s.WorkerID), s.Bytes, string(s.State), optJSON(s.Packed), s.Revision+1, string(s.ID), string(s.ProjectID), s.Revision)
+	n, err := r.s.Exec(ctx, "UPDATE snapshots SET name = ?, driver_version = ?, kind = ?, worker_id = ?, bytes = ?, state = ?, packed = ?, revision = ? WHERE id = ? AND project_id = ? AND revision = ?",
+		s.Name, s.DriverVersion, string(s.Kind), string(s.WorkerID), s.Bytes, string(s.State), optJSON(s.Packed), s.Revision+1, string(s.ID), string(s.ProjectID), s.Revision)
 	if err != nil {
 		return fault(err, "updating a snapshot")
 	}
