@@ -43,7 +43,7 @@ func (e *Engine) Boot(ctx context.Context, g microvm.Guest) (pid int, err error)
 			return 0, err
 		}
 	}
-	j := newJail(g, h.binary)
+	j := newJail(g, h.binary.path)
 	j.files = append(j.files, jailed{jailKernel, g.Kernel.ELF, false}, jailed{jailInitrd, g.Kernel.Initrd, false})
 	c, pid, err := e.start(ctx, &launch{guest: g, jail: j, args: h.jailerArgs(g, true)})
 	if err != nil {

@@ -57,7 +57,7 @@ type Engine struct {
 	log *slog.Logger
 
 	looking sync.Mutex
-	found   *host // nil until it was found out; of who is looking
+	found   *host // what was found out last; of who is looking
 
 	connections connections
 

@@ -19,13 +19,36 @@ import (
 
 // host is what was found out about this host.
 type host struct {
-	binary, jailer string
+	binary, jailer program
 	version        release
 	cpu            string
 }
 
 // String is the engine's version: memory is restored only where it is the same.
 func (h *host) String() string { return h.version.String() + " kvm " + h.cpu }
+
+// program is one that was found, and its file, to see that another was installed.
+type program struct {
+	path string
+	file os.FileInfo
+}
+
+func findProgram(name string) (program, error) {
+	path, err := find(name)
+	if err != nil {
+		return program{}, err
+	}
+	file, err := os.Stat(path)
+	if err != nil {
+		return program{}, errors.Wrap(err, errors.Unsupported, "%s is not installed", filepath.Base(name))
+	}
+	return program{path, file}, nil
+}
+
+// is reports whether a program is still the one that was looked at.
+func (p program) is(now program) bool {
+	return p.path == now.path && os.SameFile(p.file, now.file) && p.file.ModTime().Equal(now.file.ModTime()) && p.file.Size() == now.file.Size()
+}
 
 // release is a version of Firecracker.
 type release struct{ major, minor, patch int }
@@ -63,28 +86,30 @@ func (e *Engine) Version(ctx context.Context) (string, error) {
 	return h.String(), nil
 }
 
+// host finds out what there is, and again when other programs are installed. What
+// fails is tried again.
 func (e *Engine) host(ctx context.Context) (*host, error) {
 	e.looking.Lock()
 	defer e.looking.Unlock()
-	if e.found != nil {
-		return e.found, nil
-	}
 	h := new(host)
 	var err error
-	if h.binary, err = find(e.cfg.Binary); err != nil {
+	if h.binary, err = findProgram(e.cfg.Binary); err != nil {
 		return nil, err
 	}
-	if !strings.Contains(filepath.Base(h.binary), "firecracker") {
+	if h.jailer, err = findProgram(e.cfg.Jailer); err != nil {
+		return nil, err
+	}
+	if e.found != nil && e.found.binary.is(h.binary) && e.found.jailer.is(h.jailer) {
+		return e.found, nil
+	}
+	if !strings.Contains(filepath.Base(h.binary.path), "firecracker") {
 		return nil, errors.New(errors.Unsupported, "the jailer starts only programs whose name has \"firecracker\" in it").
 			WithField("binary")
 	}
-	if h.jailer, err = find(e.cfg.Jailer); err != nil {
+	if h.version, err = releaseOf(ctx, h.binary.path); err != nil {
 		return nil, err
 	}
-	if h.version, err = releaseOf(ctx, h.binary); err != nil {
-		return nil, err
-	}
-	jailer, err := releaseOf(ctx, h.jailer)
+	jailer, err := releaseOf(ctx, h.jailer.path)
 	switch {
 	case err != nil:
 		return nil, err

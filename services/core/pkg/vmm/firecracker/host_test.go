@@ -39,6 +39,104 @@ func TestRelease(t *testing.T) {
 	}
 }
 
+// A release that was installed over another is seen by the same engine.
+func TestUpgrade(t *testing.T) { // not beside others, whose children would have the scripts open as they are run
+	if err := checkKVM(); err != nil {
+		t.Skip(err)
+	}
+	dir := t.TempDir()
+	install := func(name, version string) {
+		t.Helper()
+		script := "#!/bin/sh\necho 'Firecracker v" + version + "'\n"
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e, err := New(Config{Binary: filepath.Join(dir, "link-to-firecracker"), Jailer: filepath.Join(dir, "jailer")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := func(to string) {
+		t.Helper()
+		_ = os.Remove(e.cfg.Binary)
+		if err := os.Symlink(to, e.cfg.Binary); err != nil {
+			t.Fatal(err)
+		}
+	}
+	is := func(version string) {
+		t.Helper()
+		for range 2 {
+			if got, err := e.Version(t.Context()); err != nil || !strings.HasPrefix(got, version+" kvm ") {
+				t.Errorf("%q, %v, want %s", got, err, version)
+			}
+		}
+	}
+	install("firecracker", "1.12.1")
+	install("jailer", "1.12.1")
+	link("firecracker")
+	is("1.12.1")
+	install("firecracker", "1.15.1") // of the same length, in the same file
+	if _, err := e.Version(t.Context()); !errors.HasCode(err, errors.Unsupported) {
+		t.Errorf("half an upgrade: %v", err)
+	}
+	install("jailer", "1.15.1")
+	is("1.15.1")
+	install("firecracker-v1.14.2", "1.14.2")
+	install("jailer", "1.14.2")
+	link("firecracker-v1.14.2")
+	is("1.14.2")
+}
+
+// What a monitor of another release would write is not what would be said of it: it
+// is refused before anything is done to the guest.
+func TestSaveByAnotherRelease(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, name := range []string{"firecracker", "jailer"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e, err := New(Config{Binary: filepath.Join(dir, "firecracker"), Jailer: filepath.Join(dir, "jailer")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.found = &host{version: release{1, 15, 1}}
+	for at, name := range map[*program]string{&e.found.binary: e.cfg.Binary, &e.found.jailer: e.cfg.Jailer} {
+		if *at, err = findProgram(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for running, code := range map[string]errors.Code{"1.12.1": errors.Conflict, "": errors.Unsupported, "1.15.1": errors.Internal} {
+		g := microvm.Guest{Dir: t.TempDir(), UID: uint32(os.Getuid())}
+		if err := os.Mkdir(runDir(g), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		l, err := net.Listen("unix", filepath.Join(runDir(g), apiSocket))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var asked []string
+		monitor := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked = append(asked, r.Method+" "+r.URL.Path)
+			_, _ = io.WriteString(w, `{"state":"Running","vmm_version":"`+running+`"}`)
+		})}
+		go func() { _ = monitor.Serve(l) }()
+		to := microvm.Memory{Dir: filepath.Join(t.TempDir(), "absent")} // where a saving that is begun fails
+		_, err = e.Save(t.Context(), g, to, true, func(context.Context) error { return nil })
+		if errors.CodeOf(err) != code {
+			t.Errorf("a monitor of version %q: %v", running, err)
+		}
+		if code == errors.Conflict && (!strings.Contains(err.Error(), running) || errors.Public(err).Hint == "") {
+			t.Errorf("%v", err)
+		}
+		_ = monitor.Close()
+		if len(asked) != 1 || asked[0] != "GET /" {
+			t.Errorf("the monitor was asked %q", asked)
+		}
+	}
+}
+
 // Only releases that have the balloon's page reporting are asked for it: an older
 // one refuses a field that it does not know.
 func TestBalloon(t *testing.T) {

@@ -42,7 +42,7 @@ type monitor struct {
 func (h *host) jailerArgs(g microvm.Guest, newPIDs bool) []string {
 	id := strconv.FormatUint(uint64(g.UID), 10)
 	args := []string{
-		h.jailer, "--id", g.ID, "--exec-file", h.binary, "--uid", id, "--gid", id,
+		h.jailer.path, "--id", g.ID, "--exec-file", h.binary.path, "--uid", id, "--gid", id,
 		"--chroot-base-dir", filepath.Join(g.Dir, "jail"), "--resource-limit", "no-file=1024",
 	}
 	if g.NetNS != "" {

@@ -35,7 +35,7 @@ func (e *Engine) Restore(ctx context.Context, g microvm.Guest, from microvm.Memo
 	if err := saved.takes(want); err != nil {
 		return 0, err
 	}
-	l := &launch{guest: g, jail: newJail(g, h.binary)}
+	l := &launch{guest: g, jail: newJail(g, h.binary.path)}
 	l.jail.files = append(l.jail.files, jailed{jailState, filepath.Join(from.Dir, stateFile), false})
 	load := api.Load{State: jailState, Backend: api.Backend{Type: api.BackendFile, Path: jailMemory}}
 	if track := e.tracks(h, g); h.version.atLeast(1, 13) {

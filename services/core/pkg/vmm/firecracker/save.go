@@ -16,7 +16,8 @@ import (
 
 // Save writes a guest's memory and devices, see [microvm.Engine]. Connections to
 // its agent end by that, also when it goes on: who has one dials anew. Returns
-// Conflict when the guest does not run, NoSpace.
+// Conflict when the guest does not run, or runs in another release than the one
+// that is installed; NoSpace.
 //
 // The monitor writes into a directory that is mounted in its root meanwhile.
 // What is kept is a copy: it may still have the file open. Where the file system
@@ -43,6 +44,9 @@ func (e *Engine) Save(ctx context.Context, g microvm.Guest, to microvm.Memory, l
 	c := newClient(g)
 	defer c.Close()
 	instance, err := c.Describe(ctx)
+	if err == nil {
+		err = h.runs(instance)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -67,6 +71,18 @@ func (e *Engine) Save(ctx context.Context, g microvm.Guest, to microvm.Memory, l
 		}
 	}
 	return s.stood, nil
+}
+
+// runs checks that a guest's monitor is of the release that is installed. What one
+// of another writes could not be restored here: who pauses a guest would have lost
+// what is in its memory, and so it goes on.
+func (h *host) runs(monitor api.Instance) error {
+	running, err := parseRelease("v" + monitor.Version)
+	if err == nil && running != h.version {
+		err = errors.New(errors.Conflict, "the machine runs in Firecracker %s, and installed is %s, which could not restore its memory", running, h.version).
+			WithHint("stop it and start it, and it runs in %s; or install %s again", h.version, running)
+	}
+	return err
 }
 
 // saving is a guest whose memory is being written.
