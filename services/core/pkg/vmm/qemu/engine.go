@@ -40,6 +40,8 @@ type Engine struct {
 	tsc    func() uint64 // the rate of the host's time stamp counter, in kHz
 	binary func() (string, error)
 
+	passages passages
+
 	looking sync.Mutex
 	found   *host // nil until it was found out; of who is looking
 
@@ -66,6 +68,8 @@ func New(cfg Config) (*Engine, error) {
 		cfg: cfg, log: cfg.Logger, channels: map[string]*channel{},
 		tsc:    sync.OnceValue(tscRate),
 		binary: func() (string, error) { return findBinary(cfg.Binary) },
+
+		passages: passages{available: availableMemory},
 	}, nil
 }
 

@@ -22,7 +22,7 @@ import (
 type receiver struct {
 	process *monitor
 	qmp     *qmp.Client
-	memory  *os.File // nil: it is in its place already
+	memory  *passage // nil: it is in its place already
 }
 
 // newReceiver starts one, with a machine like the guest's: its drives are empty
@@ -36,7 +36,7 @@ func (e *Engine) newReceiver(ctx context.Context, h *host, g microvm.Guest, driv
 	if err := reserve(ram, g.Memory); err != nil {
 		return nil, fault.Of(err, "cannot write a machine's memory")
 	}
-	memory, err := passing(g.Memory)
+	memory, err := e.passages.open(g.Memory)
 	if err != nil {
 		return nil, fault.Of(err, "cannot hold a machine's memory")
 	}
@@ -47,7 +47,7 @@ func (e *Engine) newReceiver(ctx context.Context, h *host, g microvm.Guest, driv
 	}()
 	held := ram
 	if memory != nil {
-		held = memory
+		held = memory.File
 	}
 	ours, theirs, err := socketPair()
 	if err != nil {
@@ -121,7 +121,7 @@ func (r *receiver) keep(ctx context.Context, f form, to microvm.Memory) error {
 	}
 	place := filepath.Join(to.Dir, ramFile)
 	if r.memory != nil {
-		err = fill(place, r.memory)
+		err = fill(place, r.memory.File)
 	} else {
 		err = punch(place)
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/aetherium/aetherium/services/core/internal/diskroom"
 	"golang.org/x/sys/unix"
@@ -20,13 +21,30 @@ func reserve(f *os.File, length int64) error {
 	return diskroom.Reserve(f, length)
 }
 
-// passing gives a file in memory for a guest's memory to pass through, or nil
-// where that would take more than half of what the host can give: pages of a
-// file in memory are made several times faster than those of one on a disk.
-func passing(length int64) (*os.File, error) {
-	available, err := availableMemory()
-	if err != nil || length > available/2 {
-		return nil, nil //nolint:nilerr // it goes without
+// passages are the files in memory that guests' memories pass through at the moment.
+// Pages of a file in memory are made several times faster than those of one on a disk.
+type passages struct {
+	available func() (int64, error) // what the host could give
+
+	mu       sync.Mutex
+	promised int64 // what the files may come to hold
+}
+
+// passage is a file in memory for one guest's.
+type passage struct {
+	*os.File
+	release func()
+}
+
+// open gives a file for a guest's memory, or nil where it and those that are open
+// might take more than half of what the host can give: however little of them is
+// written yet, it was promised.
+func (p *passages) open(length int64) (*passage, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	available, err := p.available()
+	if err != nil || p.promised+length > available/2 {
+		return nil, nil //nolint:nilerr,nilnil // it goes without
 	}
 	fd, err := unix.MemfdCreate("guest", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -37,7 +55,18 @@ func passing(length int64) (*os.File, error) {
 		f.Close()
 		return nil, err
 	}
-	return f, nil
+	p.promised += length
+	return &passage{f, sync.OnceFunc(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.promised -= length
+	})}, nil
+}
+
+// Close gives the memory back, once no monitor has the file any more.
+func (p *passage) Close() error {
+	defer p.release()
+	return p.File.Close()
 }
 
 // availableMemory is what the kernel thinks it could give (proc_meminfo(5)).
