@@ -21,7 +21,11 @@ func (d *Driver) Dial(ctx context.Context, id string, port uint32) (net.Conn, er
 	case port == vmm.AgentPort:
 		return d.engine.Dial(ctx, *m.run.Guest)
 	}
-	return d.client(id).DialPort(ctx, uint16(port))
+	client, err := d.clientOf(id)
+	if err != nil {
+		return nil, err
+	}
+	return client.DialPort(ctx, uint16(port))
 }
 
 // dialAgent connects to the agent for the driver itself, which talks to it

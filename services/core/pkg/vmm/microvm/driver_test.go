@@ -367,3 +367,35 @@ func TestAnotherMonitor(t *testing.T) {
 		}
 	}
 }
+
+// Who asks a machine something as it is deleted leaves nothing of it in this process.
+func TestAskedAsItIsDeleted(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	ctx := t.Context()
+	for range 5 {
+		l.boot(spec("one"))
+		var asking sync.WaitGroup
+		for n := range 8 {
+			asking.Go(func() {
+				for gone := false; !gone; {
+					var err error
+					if n%2 == 0 {
+						_, err = l.Usage(ctx, "one")
+					} else if conn, derr := l.Dial(ctx, "one", 80); derr == nil {
+						_ = conn.Close()
+					} else {
+						err = derr
+					}
+					gone = errors.HasCode(err, errors.NotFound)
+				}
+			})
+		}
+		time.Sleep(20 * time.Millisecond) // they are at it
+		must(t, l.Delete(ctx, "one"))
+		asking.Wait()
+		if n := l.Clients(); n > 0 {
+			t.Fatalf("%d machines are talked to, and none is there", n)
+		}
+	}
+}

@@ -92,10 +92,28 @@ func identity(m *machine, att network.Attachment, fork bool) guest.Identity {
 	return id
 }
 
-// client is what this process talks to a machine's agent by.
+// client is what this process talks to a machine's agent by, for whoever has its turn.
 func (d *Driver) client(id string) *guest.Client {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return d.clientLocked(id)
+}
+
+// clientOf is the client of a machine that runs, for whoever has not its turn: the
+// machine may be deleted meanwhile, and what is made here after Delete has dropped its
+// client stays. Returns NotFound, Conflict.
+func (d *Driver) clientOf(id string) (*guest.Client, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.clients[id] == nil {
+		if _, err := d.running(id); err != nil {
+			return nil, err
+		}
+	}
+	return d.clientLocked(id), nil
+}
+
+func (d *Driver) clientLocked(id string) *guest.Client {
 	c := d.clients[id]
 	if c == nil {
 		c = guest.New(func(ctx context.Context) (net.Conn, error) { return d.dialAgent(ctx, id) }, guest.Options{

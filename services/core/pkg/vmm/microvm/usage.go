@@ -38,7 +38,11 @@ func (d *Driver) Usage(ctx context.Context, id string) (vmm.Usage, error) {
 	if !m.run.Paused {
 		asking, cancel := context.WithTimeout(ctx, usagePatience)
 		defer cancel()
-		if in, err := d.client(id).Usage(asking); err == nil {
+		client, err := d.clientOf(id)
+		if err != nil {
+			return vmm.Usage{}, err
+		}
+		if in, err := client.Usage(asking); err == nil {
 			u.MemoryBytes, u.PIDs, u.OOMKills = min(in.MemoryUsed, limit), in.PIDs, in.OOMKills
 			u.MemoryPeak = max(u.MemoryPeak, u.MemoryBytes)
 		}

@@ -1,0 +1,8 @@
+package microvm
+
+// Clients counts the machines that this process talks to.
+func (d *Driver) Clients() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.clients)
+}
