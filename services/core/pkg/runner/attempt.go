@@ -152,12 +152,15 @@ func (r *Runner) makeVM(ctx context.Context, by vmm.Caller, t *domain.Task, run 
 	timeout := r.Service.RunTimeout(run)
 	req.ID, req.Timeout, req.OnTimeout = t.VMID, &timeout, domain.TimeoutKill
 	_, err := r.Service.CreateVM(ctx, by, req)
-	if errors.HasCode(err, errors.CapacityExhausted) || errors.HasCode(err, errors.QuotaExceeded) {
+	switch {
+	case errors.Is(err, service.ErrBeyondQuota):
+		return err // it would wait for ever
+	case errors.HasCode(err, errors.CapacityExhausted), errors.HasCode(err, errors.QuotaExceeded):
 		return noRoom{err}
-	}
-	if err != nil {
+	case err != nil:
 		return err
 	}
+	r.gotRoom(ctx, t.ProjectID)
 	vm, err := r.Service.WaitVM(ctx, by, t.VMID)
 	if err == nil && vm.Observed != domain.Running {
 		if vmm.NotStarted(vm) {

@@ -56,6 +56,7 @@ type bed struct {
 	worker  *worker.Worker
 	by      vmm.Caller
 	config  runner.Config
+	quota   domain.Quota
 
 	*service.Service
 	mortal *mortal
@@ -114,7 +115,7 @@ func (b *bed) up(deaths int) {
 	b.Service = service.New(service.Config{
 		DefaultTemplate: "base", DefaultDriver: "fake", DefaultNetwork: domain.NetworkNone, Platform: "linux/amd64",
 		Defaults:   domain.Resources{MilliCPU: 1000, MemoryBytes: 1 << 30, DiskBytes: 1 << 30, PIDs: 256},
-		Overcommit: service.Overcommit{CPU: 1, Memory: 1, Disk: 1},
+		Overcommit: service.Overcommit{CPU: 1, Memory: 1, Disk: 1}, Quota: b.quota,
 	}, service.Deps{
 		Store: b.mortal, Nodes: service.OneNode{Only: b.worker}, Sealer: b.sealer, Changes: b.changes, Runs: runner.Waker{Queue: q, Log: log}, Log: log,
 	})
@@ -129,6 +130,7 @@ type mortal struct {
 	storage.Store
 	mu   sync.Mutex
 	left int
+	done int // writes
 	dead chan struct{}
 	gone bool
 }
@@ -162,6 +164,7 @@ func (m *mortal) Update(ctx context.Context, f func(storage.Tx) error) error {
 		return errDead
 	}
 	err := m.Store.Update(ctx, f)
+	m.done++
 	if m.left > 0 {
 		if m.left--; m.left == 0 {
 			m.gone = true
@@ -169,6 +172,12 @@ func (m *mortal) Update(ctx context.Context, f func(storage.Tx) error) error {
 		}
 	}
 	return err
+}
+
+func (m *mortal) writes() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.done
 }
 
 // ended waits for a task's end, by the store that lives on.

@@ -30,6 +30,7 @@ const attendKind = "task.attend"
 
 type attendArgs struct {
 	Task domain.ID `json:"task_id"`
+	Room bool      `json:"room,omitempty"` // it tries whether there is room for its project again
 }
 
 // Kind implements queue.Args.
@@ -48,16 +49,25 @@ const enqueueLimit = 5 * time.Second
 // WakeRun has a project's run looked at.
 func (w Waker) WakeRun(project, id domain.ID) { w.wakeIn(project, id, 0) }
 
+// probe has it look for room, though its project waits.
+func (w Waker) probe(project, id domain.ID) {
+	w.add(project, attendArgs{Task: id, Room: true}, time.Time{})
+}
+
 // wakeIn has it looked at after a while, which the queue counts by its own clock.
 func (w Waker) wakeIn(project, id domain.ID, wait time.Duration) {
 	var at time.Time
 	if wait > 0 {
 		at = time.Now().Add(wait)
 	}
+	w.add(project, attendArgs{Task: id}, at)
+}
+
+func (w Waker) add(project domain.ID, args attendArgs, at time.Time) {
 	ctx, cancel := context.WithTimeout(context.Background(), enqueueLimit)
 	defer cancel()
-	err := w.Queue.Enqueue(ctx, attendArgs{id}, queue.Options{Key: string(id), Tenant: string(project), RunAt: at})
+	err := w.Queue.Enqueue(ctx, args, queue.Options{Key: string(args.Task), Tenant: string(project), RunAt: at})
 	if err != nil && !errors.HasCode(err, errors.Unavailable) {
-		w.Log.Error("job not queued; the sweep finds it", "kind", attendKind, "task", id, "error", err)
+		w.Log.Error("job not queued; the sweep finds it", "kind", attendKind, "task", args.Task, "error", err)
 	}
 }

@@ -51,6 +51,8 @@ type Runner struct {
 
 	mu        sync.Mutex
 	following map[domain.ID]bool // in this process
+
+	holds holds
 }
 
 // New makes a runner; Start puts it to work.
@@ -61,7 +63,7 @@ func New(config Config, d Deps) *Runner {
 	if config.SweepEvery == 0 {
 		config.SweepEvery = 30 * time.Second
 	}
-	r := &Runner{config: config, Deps: d, wake: Waker{d.Queue, d.Log}, following: map[domain.ID]bool{}}
+	r := &Runner{config: config, Deps: d, wake: Waker{d.Queue, d.Log}, following: map[domain.ID]bool{}, holds: holds{of: map[domain.ID]*hold{}}}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }
@@ -69,7 +71,7 @@ func New(config Config, d Deps) *Runner {
 // Start takes up the runs that are under way, and those that wait.
 func (r *Runner) Start(ctx context.Context) error {
 	queue.On(r.Queue, func(ctx context.Context, args attendArgs, job queue.Job) error {
-		return r.attend(ctx, domain.ID(job.Tenant), args.Task)
+		return r.attend(ctx, domain.ID(job.Tenant), args)
 	})
 	if err := r.Queue.Start(ctx); err != nil {
 		return err
@@ -128,7 +130,7 @@ func (r *Runner) sweep(ctx context.Context) error {
 		r.mu.Lock()
 		here := r.following[t.ID]
 		r.mu.Unlock()
-		if !here {
+		if !here && (t.State == domain.TaskRunning || !r.holds.held(t.ProjectID)) {
 			r.wake.WakeRun(t.ProjectID, t.ID)
 		}
 	}
@@ -137,16 +139,16 @@ func (r *Runner) sweep(ctx context.Context) error {
 
 // attend looks at one run, and follows it to the end of its attempt if it is its
 // turn. An error means: look again.
-func (r *Runner) attend(ctx context.Context, project, id domain.ID) error {
+func (r *Runner) attend(ctx context.Context, project domain.ID, args attendArgs) error {
 	r.mu.Lock()
-	r.following[id] = true
+	r.following[args.Task] = true
 	r.mu.Unlock()
 	defer func() {
 		r.mu.Lock()
-		delete(r.following, id)
+		delete(r.following, args.Task)
 		r.mu.Unlock()
 	}()
-	t, err := r.take(ctx, project, id)
+	t, err := r.take(ctx, project, args)
 	if err != nil || t == nil {
 		return err
 	}
@@ -155,69 +157,120 @@ func (r *Runner) attend(ctx context.Context, project, id domain.ID) error {
 
 // take begins the next attempt of a run whose turn it is, or gives the one that
 // is under way. nil: there is nothing to do.
-func (r *Runner) take(ctx context.Context, project, id domain.ID) (*domain.Task, error) {
-	var t *domain.Task
-	ended := false
-	err := r.Store.Update(ctx, func(tx storage.Tx) (err error) {
-		ended = false
-		if t, err = tx.Tasks().Get(ctx, project, id); err != nil {
+func (r *Runner) take(ctx context.Context, project domain.ID, args attendArgs) (*domain.Task, error) {
+	var now turn
+	// Writers take turns, and most of those that are looked at have to wait.
+	err := r.Store.View(ctx, func(tx storage.Tx) (err error) {
+		now, err = r.turn(ctx, tx, project, args.Task)
+		return err
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case now.wait > 0:
+		return nil, queue.Snooze(now.wait)
+	case now.follow:
+		r.Changes.Notify(now.task.ID)
+		return now.task, nil
+	case now.begin && args.Room:
+		r.hold(project) // as the process does that has it try
+	case now.begin && !r.holds.pass(project):
+		return nil, nil // others try
+	case !now.begin && now.failed == nil:
+		return nil, nil // what it waits for has it looked at again
+	}
+	err = r.Store.Update(ctx, func(tx storage.Tx) (err error) {
+		if now, err = r.turn(ctx, tx, project, args.Task); err != nil {
 			return err
 		}
-		now := r.time()
-		if t.Kind != service.TaskRun || t.State.Ended() || t.State == domain.TaskRunning {
-			return nil
-		}
-		if wait := t.RunAt.Sub(now); wait > 0 {
-			t = nil
-			return queue.Snooze(wait)
-		}
-		args, err := service.ParseRunArgs(t)
-		if err != nil {
-			return err
-		}
-		ready, failed, err := r.others(ctx, tx, t, args)
-		if err != nil {
-			return err
-		}
-		if failed != nil {
-			ended = true
-			t.State, t.Step, t.Error, t.EndedAt, t.UpdatedAt = domain.TaskCanceled, domain.StepDone, failed, &now, now
-			if args.AfterFailure == domain.AfterFailureFail {
-				t.State = domain.TaskFailed
-			}
+		t, at := now.task, r.time()
+		switch {
+		case now.failed != nil:
+			t.State, t.Step, t.Error, t.EndedAt, t.UpdatedAt = now.becomes, domain.StepDone, now.failed, &at, at
 			if err := tx.Tasks().Update(ctx, t); err != nil {
 				return err
 			}
-			return tx.Outbox().Append(ctx, events.Task(events.TaskKind(t.State), t, now))
+			return tx.Outbox().Append(ctx, events.Task(events.TaskKind(t.State), t, at))
+		case now.begin:
+			t.State, t.Step, t.UpdatedAt = domain.TaskRunning, domain.StepCreating, at
+			t.Attempts++
+			t.VMID, t.ExecutionID = domain.NewID(), domain.NewID()
+			return tx.Tasks().Update(ctx, t)
 		}
-		running := 0
-		if r.config.PerProject > 0 {
-			if running, err = tx.Tasks().CountRunning(ctx, service.TaskRun, project); err != nil {
-				return err
-			}
-		}
-		if !ready || r.config.PerProject > 0 && running >= r.config.PerProject {
-			t = nil // what it waits for has it looked at again
-			return nil
-		}
-		t.State, t.Step, t.UpdatedAt = domain.TaskRunning, domain.StepCreating, now
-		t.Attempts++
-		t.VMID, t.ExecutionID = domain.NewID(), domain.NewID()
-		return tx.Tasks().Update(ctx, t)
+		return nil
 	})
 	switch {
-	case errors.HasCode(err, errors.NotFound):
-		return nil, nil
-	case err != nil || t == nil:
+	case err != nil:
 		return nil, err
-	case ended:
-		r.ended(ctx, t)
+	case now.failed != nil:
+		r.ended(ctx, now.task)
 		return nil, nil
-	case t.State != domain.TaskRunning || t.Kind != service.TaskRun:
+	case !now.begin && !now.follow:
 		return nil, nil
 	}
-	r.Changes.Notify(t.ID)
-	return t, nil
+	r.Changes.Notify(now.task.ID)
+	return now.task, nil
+}
+
+// turn is what is to be done about a run: nothing, or one of these.
+type turn struct {
+	task   *domain.Task
+	wait   time.Duration // look again then
+	begin  bool          // its next attempt
+	follow bool          // the attempt that is under way
+	// One that had to succeed before it has not, for which the run becomes this.
+	failed  *domain.TaskError
+	becomes domain.TaskState
+}
+
+// turn looks whose turn it is.
+func (r *Runner) turn(ctx context.Context, tx storage.Tx, project, id domain.ID) (turn, error) {
+	t, err := tx.Tasks().Get(ctx, project, id)
+	switch {
+	case errors.HasCode(err, errors.NotFound):
+		return turn{}, nil
+	case err != nil:
+		return turn{}, err
+	case t.Kind != service.TaskRun || t.State.Ended():
+		return turn{}, nil
+	case t.State == domain.TaskRunning:
+		return turn{task: t, follow: true}, nil
+	}
+	if wait := t.RunAt.Sub(r.time()); wait > 0 {
+		return turn{wait: wait}, nil
+	}
+	args, err := service.ParseRunArgs(t)
+	if err != nil {
+		return turn{}, err
+	}
+	ready, failed, err := r.others(ctx, tx, t, args)
+	switch {
+	case err != nil || !ready && failed == nil:
+		return turn{}, err
+	case failed != nil && args.AfterFailure == domain.AfterFailureFail:
+		return turn{task: t, failed: failed, becomes: domain.TaskFailed}, nil
+	case failed != nil:
+		return turn{task: t, failed: failed, becomes: domain.TaskCanceled}, nil
+	}
+	free, err := r.places(ctx, tx, project)
+	if err != nil || free <= 0 {
+		return turn{}, err
+	}
+	return turn{task: t, begin: true}, nil
+}
+
+// places counts how many more of a project's runs can go on.
+func (r *Runner) places(ctx context.Context, tx storage.Tx, project domain.ID) (int, error) {
+	if r.config.PerProject == 0 {
+		return storage.MaxPage, nil
+	}
+	running, err := tx.Tasks().CountRunning(ctx, service.TaskRun, project)
+	return r.config.PerProject - running, err
+}
+
+// ready lists the runs of a project that come next.
+func (r *Runner) ready(ctx context.Context, tx storage.Tx, project domain.ID, most int) ([]*domain.Task, error) {
+	return tx.Tasks().Ready(ctx, service.TaskRun, project, r.time(), min(most, storage.MaxPage))
 }
 
 // others tells whether a run's turn has come after others, or that one of them
@@ -270,6 +323,7 @@ func (r *Runner) follow(ctx context.Context, t *domain.Task) error {
 	if _, err := r.Service.DeleteVM(ctx, by, t.VMID); err != nil && !errors.HasCode(err, errors.NotFound) {
 		return err
 	}
+	r.wg.Go(func() { r.freed(by, t.VMID) })
 	return r.finish(ctx, t)
 }
 
@@ -283,8 +337,13 @@ func unlessStale(err error) error {
 	return err
 }
 
-// change writes how an attempt stands.
+// change writes how an attempt stands, and tells of it.
 func (r *Runner) change(ctx context.Context, of *domain.Task, change func(*domain.Task)) (*domain.Task, error) {
+	return r.write(ctx, of, func(t *domain.Task) bool { change(t); return true })
+}
+
+// write is change for what is told of only if it says so.
+func (r *Runner) write(ctx context.Context, of *domain.Task, change func(*domain.Task) (tell bool)) (*domain.Task, error) {
 	var t *domain.Task
 	err := r.Store.Update(ctx, func(tx storage.Tx) (err error) {
 		if t, err = tx.Tasks().Get(ctx, of.ProjectID, of.ID); err != nil {
@@ -293,9 +352,9 @@ func (r *Runner) change(ctx context.Context, of *domain.Task, change func(*domai
 		if t.State != domain.TaskRunning || t.VMID != of.VMID {
 			return errStale
 		}
-		change(t)
+		tell := change(t)
 		t.UpdatedAt = r.time()
-		if err := tx.Tasks().Update(ctx, t); err != nil {
+		if err := tx.Tasks().Update(ctx, t); err != nil || !tell {
 			return err
 		}
 		return tx.Outbox().Append(ctx, events.Task(events.TaskKind(t.State), t, t.UpdatedAt))
@@ -307,28 +366,30 @@ func (r *Runner) change(ctx context.Context, of *domain.Task, change func(*domai
 	return t, nil
 }
 
-// putBack has a run wait for which there was no room. That was no attempt.
+// putBack has a run wait for which there was no room. That was no attempt, and is
+// told of only where the reason is another than before. It waits behind those of
+// its project that have not tried: one that needs more than there is keeps none
+// from what there is.
 func (r *Runner) putBack(ctx context.Context, t *domain.Task, why error) error {
-	wait := time.Second
-	var e *errors.Error
-	if errors.As(why, &e) {
-		wait = min(max(wait, e.RetryAfter), time.Minute)
-	}
-	t, err := r.change(ctx, t, func(t *domain.Task) {
+	r.noRoom(t.ProjectID, why)
+	public := errors.Public(why)
+	reason := domain.TaskError{Code: string(public.Code), Message: public.Message}
+	t, err := r.write(ctx, t, func(t *domain.Task) bool {
 		if t.CancelAsked {
-			return // the next look ends it
+			return false // the next look ends it
 		}
-		public := errors.Public(why)
+		tell := t.Error == nil || *t.Error != reason
 		t.State, t.Step, t.VMID, t.ExecutionID = domain.TaskPending, domain.StepQueued, "", ""
 		t.Attempts--
-		wait = jitter(wait)
-		t.RunAt = r.time().Add(wait)
-		t.Error = &domain.TaskError{Code: string(public.Code), Message: public.Message}
+		t.RunAt, t.Error = r.time(), &reason
+		return tell
 	})
 	if err != nil {
 		return unlessStale(err)
 	}
-	r.wake.wakeIn(t.ProjectID, t.ID, wait)
+	if t.CancelAsked {
+		r.wake.wakeIn(t.ProjectID, t.ID, firstProbe)
+	}
 	return nil
 }
 
@@ -368,21 +429,24 @@ func (r *Runner) finish(ctx context.Context, t *domain.Task) error {
 func (r *Runner) ended(ctx context.Context, t *domain.Task) {
 	r.Changes.Notify(t.ID)
 	var next []*domain.Task
-	err := r.Store.View(ctx, func(tx storage.Tx) error {
-		// Others may end just now, and find the same one ready: all the free places
-		// are given, not the one alone that this one had.
-		free := 1
-		if most := r.config.PerProject; most > 1 {
-			running, err := tx.Tasks().CountRunning(ctx, service.TaskRun, t.ProjectID)
-			if err != nil {
-				return err
+	var err error
+	if !r.holds.held(t.ProjectID) {
+		err = r.Store.View(ctx, func(tx storage.Tx) error {
+			// Others may end just now, and find the same one ready: all the free places
+			// are given, not the one alone that this one had.
+			free := 1
+			if r.config.PerProject > 1 {
+				places, err := r.places(ctx, tx, t.ProjectID)
+				if err != nil {
+					return err
+				}
+				free = max(free, places)
 			}
-			free = min(max(1, most-running), storage.MaxPage)
-		}
-		var err error
-		next, err = tx.Tasks().Ready(ctx, service.TaskRun, t.ProjectID, r.time(), free)
-		return err
-	})
+			var err error
+			next, err = r.ready(ctx, tx, t.ProjectID, free)
+			return err
+		})
+	}
 	if t.State.Ended() {
 		err = errors.Join(err, r.Service.WakeAfter(ctx, t))
 	}
@@ -397,7 +461,7 @@ func (r *Runner) ended(ctx context.Context, t *domain.Task) {
 // mayHelp reports whether another attempt may go otherwise.
 func mayHelp(code string) bool {
 	switch errors.Code(code) {
-	case errors.InvalidArgument, errors.NotFound, errors.Unsupported, errors.PermissionDenied, errors.TooLarge, errors.AlreadyExists:
+	case errors.InvalidArgument, errors.NotFound, errors.Unsupported, errors.PermissionDenied, errors.TooLarge, errors.AlreadyExists, errors.QuotaExceeded:
 		return false
 	}
 	return true

@@ -13,10 +13,15 @@ import (
 // quotaWindow is what creations are counted in.
 const quotaWindow = time.Minute
 
+// ErrBeyondQuota is the cause of a refusal of what is more than the quota is in
+// all: it would not be given if nothing were taken.
+var ErrBeyondQuota = errors.Plain("it is more than the quota is in all")
+
 // withinQuota checks that a project may have more, in the transaction that
 // gives it more, so that two requests never take the same share. A VM that is
 // itself counted already is left out of what the project has.
-// Returns QuotaExceeded, with RetryAfter where time alone helps.
+// Returns QuotaExceeded, with RetryAfter where time alone helps, and with the cause
+// ErrBeyondQuota where nothing does.
 func (s *Service) withinQuota(ctx context.Context, tx storage.Tx, project domain.ID, more domain.Quota, except domain.ID) error {
 	override, err := tx.Quotas().Override(ctx, project)
 	if err != nil {
@@ -79,6 +84,10 @@ func exceeded(limits, use, more domain.Quota) error {
 		if limit == 0 || asked == 0 || asked <= limit-used {
 			continue
 		}
+		if asked > limit {
+			return errors.Wrap(ErrBeyondQuota, errors.QuotaExceeded, "the project's quota of %s is %d in all (%d are taken), and %d more were asked for", p.what, limit, used, asked).
+				WithField("quota." + p.field).WithHint("ask for less, or have an administrator raise the quota (`aetherium quota` shows it)")
+		}
 		return errors.New(errors.QuotaExceeded, "the project's quota of %s is used up: %d of %d are taken, and %d more were asked for", p.what, used, limit, asked).
 			WithField("quota." + p.field).WithHint("delete what is not needed, or have an administrator raise the quota (`aetherium quota` shows it)")
 	}
@@ -90,6 +99,7 @@ func (s *Service) withinPace(ctx context.Context, tx storage.Tx, project domain.
 	refused := errors.New(errors.QuotaExceeded, "the project may make %d VMs in a minute, and %d more were asked for", limit, more).
 		WithField("quota.creates_per_minute")
 	if more > limit {
+		refused.Err = ErrBeyondQuota
 		return refused.WithHint("ask for fewer at a time")
 	}
 	now := s.time()
