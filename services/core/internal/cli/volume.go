@@ -178,6 +178,10 @@ func volumeMounts(cmd *cobra.Command, texts []string) ([]api.VolumeMount, error)
 		}
 		m := api.VolumeMount{Volume: volume}
 		m.Path, m.ReadOnly = strings.CutSuffix(path, readOnly)
+		// A mistyped :ro must not become part of a path that the VM can write to.
+		if _, option, more := strings.Cut(m.Path, ":"); more {
+			return nil, usage(cmd, errors.New(errors.InvalidArgument, "--volume: %q has no option %q", t, option).WithHint("VOLUME:PATH or VOLUME:PATH:ro"))
+		}
 		out = append(out, m)
 		mounts = append(mounts, domain.Mount{Source: m.Volume, Target: m.Path})
 	}
