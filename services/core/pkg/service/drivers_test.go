@@ -78,3 +78,44 @@ func TestADriverIsChosenByWhatIsAskedFor(t *testing.T) {
 		})
 	}
 }
+
+// What is made from a VM's disk has that VM's driver: another is refused, whether
+// there is one of that name or not.
+func TestWhatIsMadeFromAVMHasItsDriver(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, roomy)
+	origin, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{})
+	must(t, err)
+	must(t, b.observe(origin.ID, domain.Running))
+	_, err = b.CreateSnapshot(b.ctx, b.by, origin.ID, vmm.CreateSnapshot{Name: "taken"})
+	must(t, err)
+	made := map[string]func(driver string) (*domain.VM, error){
+		"a fork": func(driver string) (*domain.VM, error) {
+			vms, err := b.ForkVM(b.ctx, b.by, origin.ID, 1, vmm.CreateVM{Driver: driver})
+			if err != nil {
+				return nil, err
+			}
+			return vms[0], nil
+		},
+		"of a snapshot": func(driver string) (*domain.VM, error) {
+			return b.CreateVM(b.ctx, b.by, vmm.CreateVM{Template: "taken", Driver: driver})
+		},
+		"foreseen": func(driver string) (*domain.VM, error) {
+			return b.Foresee(b.ctx, b.by, vmm.CreateVM{Template: "taken", Driver: driver})
+		},
+	}
+	for name, make := range made {
+		for _, driver := range []string{"", "auto", "fake"} {
+			if vm, err := make(driver); err != nil || vm.Spec.Driver != "fake" {
+				t.Errorf("%s, driver %q: %+v, %v", name, driver, vm, err)
+			}
+		}
+		for _, driver := range []string{"qemu", "xen"} {
+			_, err := make(driver)
+			var e *errors.Error
+			if !errors.As(err, &e) || e.Code != errors.Unsupported || e.Field != "driver" || !strings.Contains(e.Message, "fake") {
+				t.Errorf("%s, driver %q: %v", name, driver, err)
+			}
+		}
+	}
+}

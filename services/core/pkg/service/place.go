@@ -3,8 +3,10 @@ package service
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -67,7 +69,7 @@ func (s *Service) choose(ctx context.Context, tx storage.Tx, n need) (*domain.Wo
 	case c.unable != nil && short == "" && len(c.closed) == 0:
 		return nil, c.unable
 	case c.largest != nil && !c.possible:
-		return nil, tooSmall(c.largest, n.what, n.field)
+		return nil, s.tooSmall(c.largest, n.resources, n.what, n.field)
 	case short != "":
 		return nil, errors.New(errors.CapacityExhausted, "no worker has room for this %s", n.what).WithHint(n.hint, short).WithRetryAfter(retryPlace)
 	case n.bound != "" && len(c.closed) == 1 && c.closed[0].State == domain.WorkerAway:
@@ -76,10 +78,25 @@ func (s *Service) choose(ctx context.Context, tx storage.Tx, n need) (*domain.Wo
 	return nil, errors.New(errors.CapacityExhausted, "no worker takes anything new").WithHint("%s", states(c.closed)).WithRetryAfter(retryPlace)
 }
 
-func tooSmall(largest *domain.Worker, what, field string) error {
+// tooSmall says what r has too much of, and what the largest worker has of it, as
+// people read sizes.
+func (s *Service) tooSmall(largest *domain.Worker, r domain.Resources, what, field string) error {
+	err := errors.New(errors.InvalidArgument, "no worker is large enough for this %s", what).WithField(field)
 	most := largest.Capacity
-	return errors.New(errors.InvalidArgument, "no worker is large enough for this %s", what).WithField(field).
-		WithHint("the largest has %d milli_cpu, %d memory_bytes and %d disk_bytes", most.MilliCPU, most.MemoryBytes, most.DiskBytes)
+	switch s.lacks(largest, r) {
+	case "milli_cpu":
+		return err.WithHint("%s cores are asked for, the largest worker has %s", cores(r.MilliCPU), cores(most.MilliCPU))
+	case "disk_bytes":
+		return err.WithHint("%s of disk are asked for, the largest worker has %s", gib(r.DiskBytes), gib(most.DiskBytes))
+	}
+	return err.WithHint("%s of memory are asked for, the largest worker has %s", gib(r.MemoryBytes), gib(most.MemoryBytes))
+}
+
+func cores(milli int64) string { return strconv.FormatFloat(float64(milli)/1000, 'f', -1, 64) }
+
+// gib rounds to hundredths.
+func gib(bytes int64) string {
+	return strconv.FormatFloat(math.Round(float64(bytes)/(1<<30)*100)/100, 'f', -1, 64) + " GiB"
 }
 
 // fitsSome refuses the shape of a template that no worker could give a VM, were
@@ -91,7 +108,7 @@ func (s *Service) fitsSome(ctx context.Context, tx storage.Tx, shape domain.Reso
 	}
 	c := s.candidates(need{resources: shape, unable: func(*domain.Worker) error { return nil }}, workers)
 	if c.largest != nil && !c.possible {
-		return tooSmall(c.largest, "template's VMs", "resources")
+		return s.tooSmall(c.largest, shape, "template's VMs", "resources")
 	}
 	return nil
 }

@@ -111,11 +111,15 @@ func must(t testing.TB, err error) {
 func TestNoRoom(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	for _, r := range []domain.Resources{{MilliCPU: 4001}, {MemoryBytes: 4<<30 + 1}, {DiskBytes: 16<<30 + 1}} {
+	for hint, r := range map[string]domain.Resources{
+		"4.001 cores are asked for, the largest worker has 4":            {MilliCPU: 4001},
+		"4.5 GiB of memory are asked for, the largest worker has 4 GiB":  {MemoryBytes: 9 << 29},
+		"16.25 GiB of disk are asked for, the largest worker has 16 GiB": {DiskBytes: 65 << 28},
+	} {
 		_, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Resources: r})
 		var e *errors.Error
-		if !errors.As(err, &e) || e.Code != errors.InvalidArgument || e.Field != "resources" || !strings.Contains(e.Hint, "4000") {
-			t.Errorf("%+v: %v", r, err)
+		if !errors.As(err, &e) || e.Code != errors.InvalidArgument || e.Field != "resources" || e.Hint != hint {
+			t.Errorf("%+v: %v %q", r, err, errors.Public(err).Hint)
 		}
 	}
 	for range 2 {

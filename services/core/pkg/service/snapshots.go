@@ -195,6 +195,9 @@ func (s *Service) ForkVM(ctx context.Context, by vmm.Caller, id domain.ID, count
 	if err != nil {
 		return nil, err
 	}
+	if err := sameDriver(req.Driver, origin.Spec.Driver); err != nil {
+		return nil, err
+	}
 	req.Template, req.Driver = string(origin.ID), origin.Spec.Driver
 	if req.Network == "" {
 		req.Network = origin.Spec.Network
@@ -299,7 +302,7 @@ func (s *Service) insertForks(ctx context.Context, by vmm.Caller, count int, req
 			}
 		}
 		for _, vm := range vms {
-			if err := s.fromSnapshot(ctx, tx, req, vm, snap, req.Network); err != nil {
+			if err := s.fromSnapshot(ctx, tx, req, vm, snap, asked{network: req.Network}); err != nil { // its driver was looked at
 				return err
 			}
 		}

@@ -14,7 +14,7 @@ import (
 // Foresee says what VM a request would make, and makes none: what it would be
 // made from, with which resources, on which worker. Returns what CreateVM does.
 func (s *Service) Foresee(ctx context.Context, by vmm.Caller, req vmm.CreateVM) (*domain.VM, error) {
-	asked := req.Network
+	asked := askedOf(req)
 	if err := s.checkCreate(&req); err != nil {
 		return nil, err
 	}
@@ -35,12 +35,30 @@ func (s *Service) Foresee(ctx context.Context, by vmm.Caller, req vmm.CreateVM) 
 	return vm, err
 }
 
+// asked is what a caller named of what has a default, which hides it.
+type asked struct {
+	driver  string
+	network domain.NetworkMode
+}
+
+func askedOf(req vmm.CreateVM) asked { return asked{req.Driver, req.Network} }
+
+// sameDriver refuses a driver for what is made from a VM's disk, which is one of
+// the driver origin. Returns Unsupported.
+func sameDriver(asked, origin string) error {
+	if asked == "" || asked == domain.DriverAuto || asked == origin {
+		return nil
+	}
+	return errors.New(errors.Unsupported, "what it is made from is of the driver %s, and so will it be", origin).WithField("driver").
+		WithHint("leave the driver out")
+}
+
 // resolveSource finds what vm is made from (a template's build, a build, or a
-// snapshot, by name or ID) and fills in what follows from it. network is the one
-// that the caller named, if any. foreseen is the build that it was a moment ago,
+// snapshot, by name or ID) and fills in what follows from it. asked is what the
+// caller named. foreseen is the build that it was a moment ago,
 // if any: the one if it is still there. It returns the build; nil: vm is made
 // from a snapshot.
-func (s *Service) resolveSource(ctx context.Context, tx storage.Tx, by vmm.Caller, req vmm.CreateVM, vm *domain.VM, network domain.NetworkMode, foreseen domain.ID) (*domain.Build, error) {
+func (s *Service) resolveSource(ctx context.Context, tx storage.Tx, by vmm.Caller, req vmm.CreateVM, vm *domain.VM, asked asked, foreseen domain.ID) (*domain.Build, error) {
 	build, err := s.stillReady(ctx, tx, by, foreseen)
 	if err != nil {
 		return nil, err
@@ -55,7 +73,7 @@ func (s *Service) resolveSource(ctx context.Context, tx storage.Tx, by vmm.Calle
 			if err != nil {
 				return nil, err
 			}
-			return nil, s.fromSnapshot(ctx, tx, req, vm, snap, network)
+			return nil, s.fromSnapshot(ctx, tx, req, vm, snap, asked)
 		}
 	}
 	if vm.Spec.Tools, err = domain.MergeTools("tools", s.config.DefaultTools, req.Tools); err != nil {
@@ -199,15 +217,18 @@ func (s *Service) fromBuild(req vmm.CreateVM, vm *domain.VM, build *domain.Build
 // fromSnapshot makes vm continue a frozen disk: same build below, same user,
 // same resources unless asked otherwise. The disk never shrinks. With its memory
 // it continues as it was, and nothing of its shape can be otherwise.
-func (s *Service) fromSnapshot(ctx context.Context, tx storage.Tx, req vmm.CreateVM, vm *domain.VM, snap *domain.Snapshot, network domain.NetworkMode) error {
+func (s *Service) fromSnapshot(ctx context.Context, tx storage.Tx, req vmm.CreateVM, vm *domain.VM, snap *domain.Snapshot, asked asked) error {
 	if snap.State != domain.BuildReady {
 		return errors.New(errors.Conflict, "the snapshot is %s", snap.State).WithField("template")
+	}
+	if err := sameDriver(asked.driver, snap.Driver); err != nil {
+		return err
 	}
 	origin := snap.Spec
 	vm.Spec.TemplateID, vm.Spec.BuildID, vm.Spec.SnapshotID = origin.TemplateID, snap.BuildID, snap.ID
 	vm.Spec.Driver, vm.Spec.Platform = snap.Driver, origin.Platform
 	var err error
-	if vm.Spec.Memory, err = fromMemory(ctx, tx, req, snap, network); err != nil {
+	if vm.Spec.Memory, err = fromMemory(ctx, tx, req, snap, asked.network); err != nil {
 		return err
 	}
 	if vm.Spec.Memory {

@@ -23,7 +23,7 @@ const (
 func (s *Service) CreateVM(ctx context.Context, by vmm.Caller, req vmm.CreateVM) (vm *domain.VM, err error) {
 	ctx, span := tracing.Begin(ctx, "service create")
 	defer func() { span.End(err) }()
-	asked := req.Network
+	asked := askedOf(req)
 	if err := s.checkCreate(&req); err != nil {
 		return nil, err
 	}
