@@ -62,17 +62,31 @@ func read(path string) ([]byte, error) {
 // Parse fills into from YAML. An empty document changes nothing.
 func Parse(into any, text []byte) error {
 	dec := yaml.NewDecoder(bytes.NewReader(text))
-	dec.KnownFields(true)
-	if err := dec.Decode(into); err != nil && !errors.Is(err, io.EOF) {
-		// The library's messages name the line and the key.
-		msg := strings.Join(strings.Fields(strings.TrimPrefix(err.Error(), "yaml: ")), " ")
-		return errors.Wrap(err, errors.InvalidArgument, "the configuration is not valid: %s", msg)
+	var doc yaml.Node
+	err := dec.Decode(&doc)
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	if err != nil {
+		return invalid(err)
+	}
+	if err := check(reflect.TypeOf(into).Elem(), &doc, nil); err != nil {
+		return err
+	}
+	if err := doc.Decode(into); err != nil {
+		return invalid(err)
 	}
 	// What would be ignored silently is refused.
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return errors.New(errors.InvalidArgument, "the configuration is not valid: it must be one document")
 	}
 	return nil
+}
+
+// invalid passes on what the library says, which names the line.
+func invalid(err error) error {
+	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:")
+	return errors.New(errors.InvalidArgument, "the configuration is not valid: %s", strings.Join(strings.Fields(text), " "))
 }
 
 // FromEnv fills into from variables that begin with prefix and an underscore.

@@ -21,6 +21,14 @@ type settings struct {
 	Limit config.Bytes `yaml:"limit"`
 	Ratio float64      `yaml:"ratio"`
 	On    bool         `yaml:"on"`
+	Users []struct {
+		Name string `yaml:"name"`
+	} `yaml:"users"`
+	Inlined `yaml:",inline"`
+}
+
+type Inlined struct {
+	Inner int64 `yaml:"inner"`
 }
 
 func defaults() settings {
@@ -46,12 +54,32 @@ func TestFileThenEnvironment(t *testing.T) {
 	}
 }
 
+// What YAML has more than one way to say is taken in each.
+func TestWaysToSayIt(t *testing.T) {
+	t.Parallel()
+	s := defaults()
+	err := config.Parse(&s, []byte("name: 7\non: yes\nratio: 1\ninner: 0x10\nlisten: &l\n  port: 5\n  hosts:\nusers: [{name: &n a}, {name: *n}]\nlimit: 1048576\n"))
+	if err != nil || s.Name != "7" || !s.On || s.Ratio != 1 || s.Inner != 16 || s.Listen.Port != 5 || len(s.Users) != 2 || s.Users[1].Name != "a" || s.Limit != 1<<20 {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ name, yaml, env, says string }{
-		{"unknown key", "name: a\nnmae: b\n", "", "line 2"}, //nolint:misspell // on purpose
-		{"unknown nested key", "listen:\n  prot: 1\n", "", "line 2"},
-		{"bad type", "listen:\n  port: many\n", "", "line 2"},
+		{"unknown key", "name: a\nnmae: b\n", "", "valid: line 2: there is no setting nmae"}, //nolint:misspell // on purpose
+		{"unknown nested key", "listen:\n  prot: 1\n", "", "valid: line 2: there is no setting listen.prot"},
+		{"unknown key in a list", "users:\n- {name: a}\n- {name: b, nom: c}\n", "", "line 3: there is no setting users.nom"},
+		{"unknown key of an inlined struct", "wrong: 1", "", "line 1: there is no setting wrong"},
+		{"unknown key that is merged", "listen: &l {port: 1}\n<<: {nom: a}\n", "", "line 2: there is no setting nom"},
+		{"bad type", "listen:\n  port: many\n", "", `line 2: listen.port: "many" is not a whole number`},
+		{"part of a whole", "listen:\n  port: 2.5\n", "", `line 2: listen.port: "2.5" is not a whole number`},
+		{"no number", "ratio: half", "", `line 1: ratio: "half" is not a number`},
+		{"neither true nor false", "on: 1", "", `line 1: on: "1" is neither true nor false`},
+		{"a value for a group", "listen: 1", "", "line 1: listen: settings belong there"},
+		{"a value for a list", "listen:\n  hosts: a", "", "line 2: listen.hosts: a list belongs there"},
+		{"a list for a value", "name: [a]", "", "line 1: name: a single value belongs there"},
+		{"a list for all", "- a", "", "line 1: settings belong there"},
 		{"bad duration", "listen:\n  idle: soon\n", "", `line 2: "soon"`},
 		{"no duration at all", "listen:\n  idle: [1s]\n", "", "line 2"},
 		{"key given twice", "name: a\nname: b\n", "", "line 2"},
@@ -66,7 +94,8 @@ func TestRefusals(t *testing.T) {
 		if tc.env != "" {
 			err = config.FromEnv(&s, "APP", []string{tc.env})
 		}
-		if !errors.HasCode(err, errors.InvalidArgument) || !strings.Contains(err.Error(), tc.says) {
+		if !errors.HasCode(err, errors.InvalidArgument) || !strings.Contains(err.Error(), tc.says) || strings.Contains(err.Error(), "struct") ||
+			strings.Count(err.Error(), tc.says) > 1 || strings.HasPrefix(tc.name, "unknown") && errors.Public(err).Hint == "" {
 			t.Errorf("%s: %v", tc.name, err)
 		}
 	}

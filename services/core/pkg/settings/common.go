@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -166,6 +167,39 @@ type KMS struct {
 	Timeout   config.Duration `yaml:"timeout" doc:"How long the service has for an answer; there are three attempts."`
 }
 
+// check refuses what no VM could be made with. Returns InvalidArgument.
+func (v VM) check() error {
+	if known := append([]string{domain.DriverAuto}, domain.Drivers()...); !slices.Contains(known, v.Driver) {
+		return errors.New(errors.InvalidArgument, "there is no driver %q", v.Driver).WithField("vm.driver").WithHint("one of %s", strings.Join(known, ", "))
+	}
+	if domain.ValidateTemplateRef("vm.template", v.Template) != nil {
+		return errors.New(errors.InvalidArgument, "vm.template: %q is not a template reference", v.Template).WithField("vm.template").WithHint("use a name, name:tag or an ID")
+	}
+	if mode := domain.NetworkMode(v.Network); mode != domain.NetworkNone && mode != domain.NetworkNAT {
+		return errors.New(errors.InvalidArgument, "vm.network: %q is not a network mode", v.Network).WithField("vm.network").WithHint("none or nat")
+	}
+	for _, c := range []struct {
+		name, says     string
+		have, min, max int64
+		hint           string
+	}{
+		{"vm.milli_cpu", strconv.FormatInt(v.MilliCPU, 10), v.MilliCPU, domain.MinMilliCPU, domain.MaxMilliCPU, "between 50 and 1024000 thousandths of a core"},
+		{"vm.memory", v.Memory.String(), int64(v.Memory), domain.MinMemoryBytes, domain.MaxMemoryBytes, "between 16MiB and 16TiB; a number without a unit is one of bytes"},
+		{"vm.disk", v.Disk.String(), int64(v.Disk), domain.MinDiskBytes, domain.MaxDiskBytes, "between 16MiB and 64TiB; a number without a unit is one of bytes"},
+		{"vm.pids", strconv.FormatInt(v.PIDs, 10), v.PIDs, domain.MinPIDs, domain.MaxPIDs, "between 16 and 4194304"},
+		{"vm.timeout", v.Timeout.String(), int64(v.Timeout), 0, int64(domain.MaxDuration), "at most 8760h"},
+		{"vm.max_timeout", v.MaxTimeout.String(), int64(v.MaxTimeout), 0, int64(domain.MaxDuration), "at most 8760h"},
+	} {
+		if c.have < c.min || c.have > c.max {
+			return errors.New(errors.InvalidArgument, "%s: %s is out of range", c.name, c.says).WithField(c.name).WithHint("%s", c.hint)
+		}
+	}
+	if v.MaxTimeout > 0 && v.Timeout > v.MaxTimeout {
+		return errors.New(errors.InvalidArgument, "vm.timeout: %s is longer than vm.max_timeout allows", v.Timeout).WithField("vm.timeout").WithHint("at most %s", v.MaxTimeout)
+	}
+	return nil
+}
+
 // Builder is the driver of machines that templates are built in where it is not
 // known what a worker has: they need one that shows its snapshots' files, as the
 // drivers of containers do.
@@ -215,8 +249,8 @@ func (s *Common) Check() error {
 	if s.Keep.Usage < 0 {
 		return errors.New(errors.InvalidArgument, "usage cannot be kept for %s", time.Duration(s.Keep.Usage)).WithField("keep.usage")
 	}
-	if known := append([]string{domain.DriverAuto}, domain.Drivers()...); !slices.Contains(known, s.VM.Driver) {
-		return errors.New(errors.InvalidArgument, "there is no driver %q", s.VM.Driver).WithField("vm.driver").WithHint("one of %s", strings.Join(known, ", "))
+	if err := s.VM.check(); err != nil {
+		return err
 	}
 	if err := s.Log.check(); err != nil {
 		return err

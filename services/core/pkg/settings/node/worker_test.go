@@ -28,6 +28,16 @@ func TestWorker(t *testing.T) {
 		"AETHERIUM_WORKER_METRICS=7311":                   "worker.metrics",
 		"AETHERIUM_WORKER_GATEWAY=example.com":            "worker.gateway",
 		"AETHERIUM_VM_DRIVER=xen":                         "vm.driver",
+		"AETHERIUM_VM_TEMPLATE=../x":                      "vm.template",
+		"AETHERIUM_VM_TEMPLATE=":                          "vm.template",
+		"AETHERIUM_VM_NETWORK=foo":                        "vm.network",
+		"AETHERIUM_VM_NETWORK=":                           "vm.network",
+		"AETHERIUM_VM_MILLI_CPU=10":                       "vm.milli_cpu",
+		"AETHERIUM_VM_MEMORY=512":                         "vm.memory",
+		"AETHERIUM_VM_DISK=1KiB":                          "vm.disk",
+		"AETHERIUM_VM_PIDS=1":                             "vm.pids",
+		"AETHERIUM_VM_TIMEOUT=9000h":                      "vm.timeout",
+		"AETHERIUM_VM_MAX_TIMEOUT=9000h":                  "vm.max_timeout",
 		"AETHERIUM_DRIVERS=xen":                           "drivers",
 		"AETHERIUM_STORAGE_OUTPUT_EVERY=1ms":              "storage.output_every",
 		"AETHERIUM_STORAGE_OUTPUT_EVERY=48h":              "storage.output_every",
@@ -41,6 +51,20 @@ func TestWorker(t *testing.T) {
 		var e *errors.Error
 		if !errors.As(err, &e) || e.Code != errors.InvalidArgument || e.Field != field || e.Hint == "" || strings.Contains(err.Error(), "S3cret") {
 			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	for _, bad := range []string{"AETHERIUM_VM_MAX_TIMEOUT=1h", "AETHERIUM_VM_MAX_TIMEOUT=119m59s"} {
+		_, err := node.Load("", append(shared, "AETHERIUM_VM_TIMEOUT=2h", bad))
+		if !errors.HasCode(err, errors.InvalidArgument) || errors.Public(err).Field != "vm.timeout" {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	for _, good := range [][]string{
+		{"AETHERIUM_VM_TIMEOUT=2h", "AETHERIUM_VM_MAX_TIMEOUT=2h"}, {"AETHERIUM_VM_MAX_TIMEOUT=1h"}, {"AETHERIUM_VM_TIMEOUT=2h"},
+		{"AETHERIUM_VM_MEMORY=16777216", "AETHERIUM_VM_DISK=16MiB", "AETHERIUM_VM_PIDS=16", "AETHERIUM_VM_MILLI_CPU=50", "AETHERIUM_VM_NETWORK=none", "AETHERIUM_VM_TEMPLATE=base:v1"},
+	} {
+		if _, err := node.Load("", append(shared, good...)); err != nil {
+			t.Errorf("%v: %v", good, err)
 		}
 	}
 	for _, bad := range []struct{ url, more, field string }{
