@@ -67,7 +67,8 @@ func (s *Service) RenameProject(ctx context.Context, by vmm.Caller, nameOrID, na
 	return p, err
 }
 
-// DeleteProject removes a project with everything of it, for administrators.
+// DeleteProject removes a project with everything of it, for administrators. It may
+// take minutes; one that was cut short goes on when it is called again.
 // Returns NotFound, and Conflict while it has VMs, tasks under way or
 // templates that others use, is the last, or is that of the key in use.
 func (s *Service) DeleteProject(ctx context.Context, by vmm.Caller, nameOrID string) error {
@@ -97,6 +98,9 @@ func (s *Service) DeleteProject(ctx context.Context, by vmm.Caller, nameOrID str
 			return err
 		}
 	}
+	if err := s.forgetPast(ctx, p); err != nil {
+		return err
+	}
 	// Once more, for what came meanwhile.
 	return s.Store.Update(ctx, func(tx storage.Tx) error {
 		if err := canGo(ctx, tx, p); err != nil {
@@ -104,6 +108,27 @@ func (s *Service) DeleteProject(ctx context.Context, by vmm.Caller, nameOrID str
 		}
 		return tx.Projects().Delete(ctx, p.ID)
 	})
+}
+
+// pastBatch bounds how many rows one transaction removes of a project that goes.
+const pastBatch = 1000
+
+// forgetPast removes what was and ended in a project, which may be millions of rows,
+// in transactions of their own: others have their turns in between. Where it is cut
+// short, deleting the project again goes on with it.
+func (s *Service) forgetPast(ctx context.Context, p *domain.Project) error {
+	for n := pastBatch; n == pastBatch; {
+		if err := s.Store.Update(ctx, func(tx storage.Tx) (err error) {
+			if err := canGo(ctx, tx, p); err != nil {
+				return err
+			}
+			n, err = tx.Projects().DeletePast(ctx, p.ID, pastBatch)
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func canGo(ctx context.Context, tx storage.Tx, p *domain.Project) error {

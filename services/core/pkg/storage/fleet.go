@@ -19,9 +19,13 @@ type Projects interface {
 	First(ctx context.Context) (*domain.Project, error)
 	// Rename returns AlreadyExists, NotFound.
 	Rename(ctx context.Context, id domain.ID, name string) error
-	// Delete removes a project and every row of it. What rows stand for on
-	// nodes is for the caller to remove first. Returns Conflict while a VM of it
-	// is not deleted or another project uses one of its builds, NotFound.
+	// DeletePast removes at most limit rows of what was and ended in a project, and
+	// tells how many: fewer were the last.
+	DeletePast(ctx context.Context, id domain.ID, limit int) (int, error)
+	// Delete removes a project and every row of it, however many there are: those
+	// of its past are for the caller to remove first, and what rows stand for on
+	// nodes. Returns Conflict while a VM of it is not deleted or another project
+	// uses one of its builds, NotFound.
 	Delete(ctx context.Context, id domain.ID) error
 	List(ctx context.Context, p Page) (List[*domain.Project], error)
 }

@@ -105,6 +105,9 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 		Lookup{Name: "unused output goes", Run: func(ctx context.Context, tx storage.Tx) error {
 			return do(tx.OutputPacks().DeleteUnused(ctx, id, p))
 		}},
+		Lookup{Name: "a project's past goes", Run: func(ctx context.Context, tx storage.Tx) error {
+			return do(tx.Projects().DeletePast(ctx, domain.NewID(), 1000)) // of nothing, so that each table is looked at
+		}},
 		Lookup{Name: "executions go", Run: func(ctx context.Context, tx storage.Tx) error {
 			return tx.Executions().Delete(ctx, p, id, domain.NewID())
 		}},

@@ -73,6 +73,7 @@ func Run(t *testing.T, open Open) {
 		"users":                         users,
 		"members":                       members,
 		"projects go with all":          projectsGo,
+		"projects' past goes":           projectsPast,
 		"the audit log":                 audit,
 		"rare records among many":       auditRare,
 		"idempotency keys":              idempotency,

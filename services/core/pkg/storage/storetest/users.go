@@ -231,3 +231,69 @@ func projectsGo(e *env) {
 		e.Errorf("users %+v", list.Items)
 	}
 }
+
+// What a project was goes piece by piece, and nothing that is, or is another's.
+func projectsPast(e *env) {
+	p, q := e.project("p"), e.project("q")
+	fill := func(project domain.ID) (ended, lives *domain.VM) {
+		ended = e.vm(project, func(vm *domain.VM) {
+			vm.Metadata, vm.Desired, vm.Observed, vm.EndedAt = map[string]string{"a": "b"}, domain.WantDeleted, domain.Deleted, ptr(e.now)
+		})
+		lives = e.vm(project, nil)
+		for range 3 {
+			at := e.tick()
+			x, open := e.newExecution(lives), e.newExecution(lives)
+			x.State, x.EndedAt = domain.ExecutionExited, &at
+			last := e.newExecution(ended)
+			last.State, last.EndedAt = domain.ExecutionExited, &at
+			e.upsert(x, open, last)
+			e.update(func(tx storage.Tx) error {
+				task := &domain.Task{ID: domain.NewID(), ProjectID: project, Kind: "k", State: domain.TaskSucceeded, CreatedAt: at, UpdatedAt: at, RunAt: at, EndedAt: &at}
+				open := &domain.Task{ID: domain.NewID(), ProjectID: project, Kind: "k", State: domain.TaskPending, CreatedAt: at, UpdatedAt: at, RunAt: at}
+				event := &domain.Event{ProjectID: project, Type: "t", Subject: ended.ID, VMID: ended.ID, At: at}
+				return errors.Join(
+					tx.Tasks().Insert(e.ctx(), task), tx.Tasks().Insert(e.ctx(), open),
+					tx.Usage().Record(e.ctx(), domain.Usage{ProjectID: project, VMID: ended.ID, From: at, To: at}),
+					tx.Idempotency().Insert(e.ctx(), &storage.Idempotent{ProjectID: project, Key: string(task.ID), CreatedAt: at, ExpiresAt: at.Add(time.Hour)}),
+					tx.Outbox().Append(e.ctx(), event),
+				)
+			})
+		}
+		return ended, lives
+	}
+	ended, lives := fill(p)
+	fill(q)
+	// has counts a project's rows of each kind.
+	has := func(project domain.ID) []int {
+		return read(e, func(tx storage.Tx) ([]int, error) {
+			xs, err := tx.Executions().List(e.ctx(), storage.ExecutionFilter{ProjectID: project})
+			tasks, terr := tx.Tasks().List(e.ctx(), storage.TaskFilter{ProjectID: project})
+			vms, verr := tx.VMs().List(e.ctx(), storage.VMFilter{ProjectID: project, IncludeDeleted: true})
+			used, uerr := tx.Usage().List(e.ctx(), storage.UsageFilter{ProjectID: project}, 100)
+			events, oerr := tx.Outbox().List(e.ctx(), storage.EventFilter{ProjectID: project})
+			return []int{len(xs.Items), len(tasks.Items), len(vms.Items), len(used), len(events)}, errors.Join(err, terr, verr, uerr, oerr)
+		})
+	}
+	all := []int{9, 6, 2, 3, 3}
+	same(e, "a project's rows", has(p), all)
+	same(e, "another's", has(q), all)
+	// 3 spans, events, keys and tasks, 6 executions, a VM.
+	for i, want := range []int{4, 4, 4, 4, 3, 0} {
+		e.update(func(tx storage.Tx) error {
+			n, err := tx.Projects().DeletePast(e.ctx(), p, 4)
+			if err == nil && n != want {
+				e.Errorf("the %d. time %d rows go, not %d", i+1, n, want)
+			}
+			return err
+		})
+	}
+	same(e, "what is left", has(p), []int{3, 3, 1, 0, 0})
+	same(e, "what is left of another", has(q), all)
+	e.refused(errors.NotFound, func(tx storage.Tx) error {
+		_, err := tx.VMs().Get(e.ctx(), p, ended.ID)
+		return err
+	})
+	if got := read(e, func(tx storage.Tx) (*domain.VM, error) { return tx.VMs().Get(e.ctx(), p, lives.ID) }); got.ID != lives.ID {
+		e.Errorf("what lives: %+v", got)
+	}
+}

@@ -65,6 +65,48 @@ var tenantTables = []string{
 	"usage", "outbox", "api_keys", "memberships", "idempotency", "answers", "secrets", "webhooks",
 }
 
+// pastRows are the rows that a project may have very many of. What refers to
+// others comes first, so that little goes with a row that does.
+var pastRows = []string{
+	"usage WHERE (vm_id, project_id, from_at) IN (SELECT vm_id, project_id, from_at FROM usage WHERE project_id = ? LIMIT ?)",
+	"outbox WHERE seq IN (SELECT seq FROM outbox WHERE project_id = ? LIMIT ?)",
+	"idempotency WHERE (project_id, key) IN (SELECT project_id, key FROM idempotency WHERE project_id = ? LIMIT ?)",
+	"tasks WHERE (id, project_id) IN (SELECT id, project_id FROM tasks WHERE project_id = ? AND ended_at IS NOT NULL LIMIT ?)",
+	"executions WHERE (id, project_id) IN (SELECT id, project_id FROM executions WHERE project_id = ? AND ended_at IS NOT NULL LIMIT ?)",
+	"vms WHERE (id, project_id) IN (SELECT id, project_id FROM vms WHERE project_id = ? AND observed = 'deleted' LIMIT ?)",
+}
+
+func (r projects) DeletePast(ctx context.Context, id domain.ID, limit int) (int, error) {
+	limit = clampLimit(limit)
+	left := limit
+	drop := func(rows string, of domain.ID) error {
+		if left == 0 {
+			return nil
+		}
+		n, err := r.s.Exec(ctx, "DELETE FROM "+rows, string(of), left)
+		left -= int(n)
+		return fault(err, "deleting a project's past")
+	}
+	for _, rows := range pastRows {
+		if err := drop(rows, id); err != nil {
+			return 0, err
+		}
+	}
+	hooks, err := queryAll(ctx, r.s, func(row Row) (*domain.ID, error) {
+		hook := new(domain.ID)
+		return hook, row.Scan(hook)
+	}, "SELECT id FROM webhooks WHERE project_id = ?", string(id))
+	if err != nil {
+		return 0, err
+	}
+	for _, hook := range hooks { // deliveries are not found by project
+		if err := drop("webhook_deliveries WHERE id IN (SELECT id FROM webhook_deliveries WHERE webhook_id = ? LIMIT ?)", *hook); err != nil {
+			return 0, err
+		}
+	}
+	return limit - left, nil
+}
+
 func (r projects) Delete(ctx context.Context, id domain.ID) error {
 	if _, err := r.Get(ctx, id); err != nil {
 		return err
