@@ -123,7 +123,11 @@ if [ -n "$integration" ]; then
   say "a fleet whose parts fail"
   # Alone: what it waits for is what is being tested. This seed begins with a
   # fault of every kind.
-  (eval "$fixtures" && AETHERIUM_CHAOS_SEED=12 "$ROOT/tests/scenarios/chaos/run.sh" 180s) 2>&1 | logged || failed+=("a fleet whose parts fail")
+  if [ "$(id -u)" = 0 ]; then
+    (eval "$fixtures" && AETHERIUM_CHAOS_SEED=12 "$ROOT/tests/scenarios/chaos/run.sh" 180s) 2>&1 | logged || failed+=("a fleet whose parts fail")
+  else
+    echo "left out: it needs root" | logged
+  fi
 fi
 if [ ${#failed[@]} -gt 0 ]; then
   say "what failed"

@@ -4,6 +4,7 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../../../scripts/lib.sh"
+[ "$(id -u)" = 0 ] || { echo "this needs root: run it as root" >&2; exit 1; }
 cd "$ROOT/tests"
 if [ -z "${AETHERIUM_TEST_ROOTFS:-}" ]; then
   know_kernels
