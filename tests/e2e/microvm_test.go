@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -101,6 +102,7 @@ func (m *microVMs) doAll(t *testing.T, settings ...string) {
 			}
 			m.leaveNothing()
 		}},
+		{"has tools", m.hasTools},
 		{"begins started", m.beginStarted},
 		{"goes on from what is kept", m.goOnFromKept},
 	} {
@@ -470,6 +472,35 @@ func (m *microVMs) leaveNothing() {
 			m.t.Fatalf("without an owner: %v, %v\n%s", m.monitors(), err, strings.Join(stray, "\n"))
 		}
 	}
+}
+
+// hasTools makes a VM with a tool of which there are two versions in the cache. They
+// are put there as if they had been installed, which TestTools does for real: here
+// nothing can be fetched, and on firecracker alone nothing installed.
+func (m *microVMs) hasTools() {
+	m.t.Helper()
+	cache := filepath.Join(m.s.DataDir, "tools", "linux-"+runtime.GOARCH)
+	for _, version := range []string{"1.0.0", "2.0.0"} {
+		dir := filepath.Join(cache, "hello", version)
+		check(m.t, os.MkdirAll(filepath.Join(dir, "bin"), 0o755)) //nolint:gosec // seen in VMs
+		check(m.t, os.WriteFile(filepath.Join(dir, "bin/hello"), []byte("#!/bin/sh\necho hello "+version+"\n"), 0o755))
+		manifest := `{"name":"hello","version":"` + version + `","backend":"none","bins":["bin"],"env":{"HELLO":"set"}}`
+		check(m.t, os.WriteFile(filepath.Join(dir, ".aetherium-tool.json"), []byte(manifest), 0o644)) //nolint:gosec // seen in VMs
+	}
+	check(m.t, m.s.Stop(limited(m.t)))
+	check(m.t, m.s.Start(limited(m.t)))
+	m.create("--driver", m.driver, "--name", "tooled", "--tool", "hello@2.0.0")
+	m.cli("vm", "fork", "tooled", "--name", "tooled-fork") // with its memory
+	for _, vm := range []string{"tooled", "tooled-fork"} {
+		m.want(vm, "hello; bash -lc hello; echo $HELLO", "0", "hello 2.0.0\nhello 2.0.0\nset")
+		m.want(vm, "ls -A /opt/aetherium/tools /opt/aetherium/tools/hello | xargs", "0", "/opt/aetherium/tools: hello /opt/aetherium/tools/hello: 2.0.0")
+	}
+	for _, name := range []string{"/opt/aetherium/tools/hello/2.0.0/bin/hello", "/etc/profile.d/zz-aetherium-tools.sh"} {
+		m.want("tooled", "sudo touch "+name, "1", "Read-only file system")
+	}
+	m.cli("vm", "rm", "tooled")
+	m.cli("vm", "rm", "tooled-fork")
+	m.leaveNothing()
 }
 
 // beginStarted makes a template whose VMs begin with a server that answers.

@@ -77,9 +77,11 @@ type Spec struct {
 	Platform  string
 }
 
-// HostMount is a mount with its source resolved on the host by the worker.
+// HostMount is a mount with its source resolved on the host by the worker. A driver
+// may show what is at Source when the machine is made, and all its life: a directory
+// is put there whole then, and not changed.
 type HostMount struct {
-	Source   string // host path
+	Source   string // host path of a directory, or of a file
 	Target   string // absolute path in the machine
 	ReadOnly bool
 }
