@@ -133,10 +133,10 @@ type VM struct {
 	Driver     string          `yaml:"driver" doc:"Driver of VMs that name none; auto: the first that can be used of oci, firecracker and qemu."`
 	Template   string          `yaml:"template" doc:"Template of VMs that name none."`
 	Network    string          `yaml:"network" doc:"nat or none."`
-	MilliCPU   int64           `yaml:"milli_cpu" doc:"Thousandths of a core; default: all cores, at most 2000."`
-	Memory     config.Bytes    `yaml:"memory" doc:"Memory limit."`
-	Disk       config.Bytes    `yaml:"disk" doc:"How much a VM may write on top of its template."`
-	PIDs       int64           `yaml:"pids" doc:"Processes and threads."`
+	MilliCPU   int64           `yaml:"milli_cpu" doc:"Thousandths of a core; default: all cores, at most 2000. As memory, disk and pids it is what a template gets when it is built, and its VMs have that from then on: base, too, keeps what it was built with (docs/TEMPLATES.md)."`
+	Memory     config.Bytes    `yaml:"memory" doc:"Memory limit, of templates that are built from then on."`
+	Disk       config.Bytes    `yaml:"disk" doc:"How much a VM may write on top of its template; of templates that are built from then on."`
+	PIDs       int64           `yaml:"pids" doc:"Processes and threads, of templates that are built from then on."`
 	Timeout    config.Duration `yaml:"timeout" doc:"Time until a VM's deadline; 0: none."`
 	MaxTimeout config.Duration `yaml:"max_timeout" doc:"The longest time a VM may ask for; 0: any."`
 }
