@@ -151,6 +151,18 @@ func TestGroupOfAHost(t *testing.T) {
 }
 
 // A process that takes too much memory is killed and counted; the others live.
+// A group that cannot be removed is named, with who is in it.
+func TestAGroupInUse(t *testing.T) {
+	t.Parallel()
+	_, g, dirs := newGroup(t)
+	cmd := start(t, dirs, "sleep 1000; true")
+	err := g.Remove(t.Context())
+	var e *aerrors.Error
+	if !errors.As(err, &e) || !strings.Contains(e.Message, g.Path()) || !strings.Contains(e.Hint, fmt.Sprintf("%d sh", cmd.Process.Pid)) {
+		t.Errorf("%v, %+v", err, e)
+	}
+}
+
 func TestMemoryLimitOfAHost(t *testing.T) {
 	t.Parallel()
 	_, g, dirs := newGroup(t)

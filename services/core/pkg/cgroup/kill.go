@@ -18,26 +18,37 @@ import (
 func (g Group) Processes() ([]int, error) {
 	var pids []int
 	for _, mount := range g.host.distinct() {
-		err := filepath.WalkDir(filepath.Join(mount, g.path), func(path string, e fs.DirEntry, err error) error {
-			if err != nil || !e.IsDir() {
-				return gone(err)
-			}
-			raw, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
-			if err != nil {
-				return gone(err)
-			}
-			for text := range strings.FieldsSeq(string(raw)) {
-				if pid, err := strconv.Atoi(text); err == nil && pid > 0 && !slices.Contains(pids, pid) {
-					pids = append(pids, pid)
-				}
-			}
-			return nil
-		})
+		in, err := processes(filepath.Join(mount, g.path))
 		if err != nil {
 			return nil, errors.Wrap(err, errors.Internal, "cannot list the control group's processes")
 		}
+		for _, pid := range in {
+			if !slices.Contains(pids, pid) {
+				pids = append(pids, pid)
+			}
+		}
 	}
 	return pids, nil
+}
+
+// processes lists those in a group's directory and below it.
+func processes(dir string) (pids []int, err error) {
+	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.IsDir() {
+			return gone(err)
+		}
+		raw, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+		if err != nil {
+			return gone(err)
+		}
+		for text := range strings.FieldsSeq(string(raw)) {
+			if pid, err := strconv.Atoi(text); err == nil && pid > 0 && !slices.Contains(pids, pid) {
+				pids = append(pids, pid)
+			}
+		}
+		return nil
+	})
+	return pids, err
 }
 
 func gone(err error) error {
@@ -150,6 +161,28 @@ func (g Group) Remove(ctx context.Context) error {
 	return nil
 }
 
+// shownProcesses bounds how many processes an error names.
+const shownProcesses = 5
+
+// inUse says which group cannot be removed, and who is in it or below it.
+func inUse(dir string, err error) error {
+	e := errors.Wrap(err, errors.Internal, "cannot remove the control group %s", dir)
+	pids, perr := processes(dir)
+	if perr != nil || len(pids) == 0 {
+		return e
+	}
+	var names []string
+	for _, pid := range pids[:min(shownProcesses, len(pids))] {
+		comm, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "comm")) // it may be gone
+		names = append(names, strings.TrimSpace(strconv.Itoa(pid)+" "+strings.TrimSpace(string(comm))))
+	}
+	more := ""
+	if n := len(pids) - len(names); n > 0 {
+		more = " and " + strconv.Itoa(n) + " more"
+	}
+	return e.WithHint("end the processes in it: %s%s", strings.Join(names, ", "), more)
+}
+
 // removeDir retries for a moment: a group stays busy until the kernel has
 // switched away from its last process, which nothing tells.
 func removeDir(ctx context.Context, dir string) error {
@@ -160,7 +193,7 @@ func removeDir(ctx context.Context, dir string) error {
 		case err == nil || err == unix.ENOENT:
 			return nil
 		case err != unix.EBUSY || time.Now().After(deadline):
-			return errors.Wrap(err, errors.Internal, "cannot remove a control group")
+			return inUse(dir, err)
 		}
 		select {
 		case <-ctx.Done():
