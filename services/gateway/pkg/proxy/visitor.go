@@ -65,7 +65,8 @@ func (p *Proxy) admit(w http.ResponseWriter, r *http.Request, t Target) (shown v
 	}
 	if !p.hasCookie(r, t, token) {
 		refuse(w, errors.New(errors.Unauthenticated, "this preview is private").
-			WithHint("open a one-time link made by POST /api/v1/vms/%s/ports/%d/links, or send %s", t.VM, t.Port, wire.HeaderPreviewToken))
+			WithHint("open a one-time link made by POST /api/v1/vms/%s/ports/%d/links, or send %s; `aetherium port %s %d` prints such a link, and with --token what to send",
+				t.VM, t.Port, wire.HeaderPreviewToken, t.VM, t.Port))
 		return shown, false
 	}
 	if !fromHere(r) {
