@@ -20,6 +20,14 @@ remember() {
   grep -qs "^$1=" "$env_file" || (umask 077 && echo "$1=$2" >>"$env_file")
 }
 
+# renew NAME VALUE keeps a setting for compose in place of what it was.
+renew() {
+  local others
+  others=$(grep -sv "^$1=" "$env_file" || true)
+  (umask 077 && printf '%s\n' ${others:+"$others"} "$1=$2" >"$env_file.new")
+  mv "$env_file.new" "$env_file"
+}
+
 passwords() {
   remember POSTGRES_PASSWORD "$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')"
   remember GRAFANA_PASSWORD "$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')"
@@ -46,10 +54,15 @@ up() {
   say "starting PostgreSQL, Redis, Loki and the gateway"
   compose up --detach loki || say "Loki does not start: lines are on stderr alone"
   compose up --detach --wait postgres redis gateway
-  local name variable
+  # A token counts for an hour: a worker that has not joined by now gets a new one. That
+  # of one that has is not touched, or its container would be made anew.
+  local name variable joined token
+  joined=$(compose exec -T gateway aetherium worker ls --quiet)
   for name in "${workers[@]}"; do
+    grep -qxF "$name" <<<"$joined" && continue
     variable=$(tr a-z- A-Z_ <<<"$name")_TOKEN
-    grep -qs "^$variable=" "$env_file" || remember "$variable" "$(compose exec -T gateway aetherium worker token create --quiet)"
+    token=$(compose exec -T gateway aetherium worker token create --quiet)
+    renew "$variable" "$token"
   done
   say "starting ${workers[*]}"
   compose up --detach --wait "${workers[@]}"
