@@ -14,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
@@ -155,5 +158,71 @@ func TestAnImportHoldsUpNoOther(t *testing.T) {
 	must(t, <-slow)
 	if err := <-waits; err != nil && !errors.Is(err, context.Canceled) && !errors.HasCode(err, errors.Conflict) {
 		t.Errorf("a creation that was deleted while it waited: %v", err)
+	}
+}
+
+// TestTheEndOfAnEarlierRunIsItsOwn has the engine tell late how a machine ended,
+// when that runs again.
+func TestTheEndOfAnEarlierRunIsItsOwn(t *testing.T) {
+	engine := dockertest.Start(t)
+	b := standBetween(t, engine)
+	d := b.open(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, again := range []string{"by us", "by another"} {
+		t.Run(again, func(t *testing.T) {
+			telling, release := b.hold("/wait")
+			defer release()
+			id := "m-" + again[len(again)-2:]
+			_, err := d.Create(ctx, smallSpec(t, id, "build"))
+			must(t, err)
+			must(t, d.Start(ctx, id))
+			<-telling.came
+			type end struct {
+				exit vmm.Exit
+				err  error
+			}
+			first, second := make(chan end, 1), make(chan end, 1)
+			wait := func(to chan end) { exit, err := d.Wait(ctx, id); to <- end{exit, err} }
+			go wait(first)
+			time.Sleep(50 * time.Millisecond) // it waits for this run
+
+			c, name := engine.Client(), fmt.Sprintf("aetherium-b%d-%s", os.Getpid(), id)
+			_, err = c.ContainerKill(ctx, name, client.ContainerKillOptions{Signal: "SIGKILL"})
+			must(t, err)
+			over := c.ContainerWait(ctx, name, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
+			select {
+			case <-over.Result:
+			case err := <-over.Error:
+				t.Fatal(err)
+			}
+			if again == "by another" {
+				_, err := c.ContainerStart(ctx, name, client.ContainerStartOptions{})
+				must(t, err)
+			}
+			must(t, d.Start(ctx, id))
+			select {
+			case got := <-first:
+				if got.err != nil || got.exit.Known != (again == "by us") || got.exit.Known && got.exit.Signal != 9 {
+					t.Errorf("of the first run: %+v", got)
+				}
+			case <-time.After(10 * time.Second):
+				t.Error("the end of the first run is not told")
+			}
+			go wait(second)
+			release()
+			conn, err := d.Dial(ctx, id, vmm.AgentPort)
+			must(t, err)
+			must(t, conn.Close())
+			select {
+			case got := <-second:
+				t.Errorf("of the second run, which goes on: %+v", got)
+			case <-time.After(500 * time.Millisecond):
+			}
+			must(t, d.Stop(ctx, id, 0))
+			if got := <-second; got.err != nil || got.exit.Signal != 9 {
+				t.Errorf("of the second run: %+v", got)
+			}
+		})
 	}
 }

@@ -70,6 +70,9 @@ func (d *Driver) launch(ctx context.Context, id string, c *container.InspectResp
 		return err
 	}
 	if !c.State.Running {
+		if err := d.rested(ctx, id, c); err != nil {
+			return err
+		}
 		if err := d.begin(ctx, c.ID); err != nil {
 			return err
 		}

@@ -20,14 +20,20 @@ import (
 type watch struct {
 	id        string
 	container string
+	startedAt string // with the container, which run it is
 	channel   *mux.Mux
 	done      chan struct{} // closed when the run has ended, or the driver was closed
 	exit      *vmm.Exit     // once done; nil when the driver was closed first
 	ordered   atomic.Bool   // we end it
 	paused    atomic.Bool
+
+	ask   context.Context // of the engine, how it ends; over when it is known without that
+	stop  context.CancelFunc
+	known atomic.Pointer[vmm.Exit]
 }
 
-// follow gives the watch of a machine that runs.
+// follow gives the watch of a machine that runs. One of an earlier run, of which
+// the engine has not told yet, has come to its end.
 func (d *Driver) follow(id string, c *container.InspectResponse) (*watch, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -35,9 +41,13 @@ func (d *Driver) follow(id string, c *container.InspectResponse) (*watch, error)
 		return nil, errors.New(errors.Unavailable, "the driver is closed")
 	}
 	if w := d.watches[id]; w != nil && !w.ended() {
-		return w, nil
+		if w.of(c) || later(w.startedAt, c.State.StartedAt) { // or the container was looked at before this run
+			return w, nil
+		}
+		w.end(vmm.Exit{At: time.Now().UTC()}) // its container tells of the newer run only
 	}
-	w := &watch{id: id, container: c.ID, done: make(chan struct{})}
+	w := &watch{id: id, container: c.ID, startedAt: c.State.StartedAt, done: make(chan struct{})}
+	w.ask, w.stop = context.WithCancel(d.ctx)
 	w.paused.Store(c.State.Paused)
 	w.channel = mux.New(mux.Host, func(ctx context.Context) (io.ReadWriteCloser, error) { return d.attach(ctx, w) }, mux.Options{Log: d.log})
 	d.watches[id] = w
@@ -50,6 +60,40 @@ func (d *Driver) watched(id string) *watch {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.watches[id]
+}
+
+// of reports whether it is the container's run, or last run, that is watched.
+func (w *watch) of(c *container.InspectResponse) bool {
+	return w.container == c.ID && w.startedAt == c.State.StartedAt
+}
+
+// later compares times of the engine.
+func later(a, b string) bool {
+	at, errA := time.Parse(time.RFC3339Nano, a)
+	than, errB := time.Parse(time.RFC3339Nano, b)
+	return errA == nil && errB == nil && at.After(than)
+}
+
+// rested has the watch that is left of a machine that does not run any more come
+// to its end, before the machine is started again.
+func (d *Driver) rested(ctx context.Context, id string, c *container.InspectResponse) error {
+	w := d.watched(id)
+	if w == nil || !w.of(c) {
+		return nil
+	}
+	w.end(w.exitOf(c.State))
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// end has the watch end by what is known, if the engine has not told yet.
+func (w *watch) end(exit vmm.Exit) {
+	w.known.CompareAndSwap(nil, &exit)
+	w.stop()
 }
 
 func (w *watch) ended() bool {
@@ -69,17 +113,19 @@ func (d *Driver) attend(w *watch) {
 			delete(d.watches, w.id)
 		}
 		d.mu.Unlock()
+		w.stop()
 		close(w.done)
 		_ = w.channel.Close()
 	}()
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
-		result := d.engine.ContainerWait(d.ctx, w.container, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
+		result := d.engine.ContainerWait(w.ask, w.container, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
 		select {
 		case end := <-result.Result:
 			w.exit = d.autopsy(w, int(end.StatusCode))
 			return
 		case err := <-result.Error:
-			if d.ctx.Err() != nil {
+			if w.ask.Err() != nil {
+				w.exit = w.known.Load()
 				return
 			}
 			if errors.HasCode(said(err, ""), errors.NotFound) {
@@ -91,7 +137,8 @@ func (d *Driver) attend(w *watch) {
 		// The engine is gone for a while; what it says next is what is so.
 		select {
 		case <-time.After(pause):
-		case <-d.ctx.Done():
+		case <-w.ask.Done():
+			w.exit = w.known.Load()
 			return
 		}
 	}
@@ -100,14 +147,20 @@ func (d *Driver) attend(w *watch) {
 // autopsy tells how a run ended.
 func (d *Driver) autopsy(w *watch, code int) *vmm.Exit {
 	state := &container.State{ExitCode: code}
-	if c, err := d.inspect(d.ctx, w.id); err == nil && c.ID == w.container && !c.State.Running {
+	if c, err := d.inspect(d.ctx, w.id); err == nil && w.of(c) && !c.State.Running {
 		state = c.State
 	}
-	exit := exitOf(state)
+	exit := w.exitOf(state)
+	return &exit
+}
+
+// exitOf is how the run ended, given its container.
+func (w *watch) exitOf(s *container.State) vmm.Exit {
+	exit := exitOf(s)
 	if w.ordered.Load() {
 		exit.OOM = false
 	}
-	return &exit
+	return exit
 }
 
 // exitOf is how a container ended that does not run.
