@@ -2,7 +2,7 @@ package cli
 
 import (
 	"bufio"
-	"os"
+	"context"
 	"strings"
 	"time"
 
@@ -117,7 +117,7 @@ func (f *envFlags) environment(a *app, cmd *cobra.Command) (map[string]string, e
 		env[k] = v
 	}
 	if f.envFile != "" {
-		if err := readEnvFile(f.envFile, set); err != nil {
+		if err := readEnvFile(cmd.Context(), f.envFile, set); err != nil {
 			return nil, err
 		}
 	}
@@ -151,8 +151,8 @@ func (f *envFlags) environment(a *app, cmd *cobra.Command) (map[string]string, e
 	return env, nil
 }
 
-func readEnvFile(name string, set func(k, v string)) error {
-	f, err := os.Open(name)
+func readEnvFile(ctx context.Context, name string, set func(k, v string)) error {
+	f, err := openLocal(ctx, name)
 	if err != nil {
 		return err
 	}

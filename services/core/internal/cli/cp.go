@@ -220,9 +220,9 @@ func (c *copier) fromStdin(ctx context.Context, dst place) error {
 		if err := c.c.MakeDir(ctx, c.file(dst)); err != nil {
 			return err
 		}
-		return c.c.WriteTar(ctx, c.file(dst), p.reader(c.Stdin))
+		return c.c.WriteTar(ctx, c.file(dst), p.reader(c.input(ctx)))
 	}
-	_, err := c.c.WriteFile(ctx, c.file(dst), p.reader(c.Stdin), -1, 0)
+	_, err := c.c.WriteFile(ctx, c.file(dst), p.reader(c.input(ctx)), -1, 0)
 	return err
 }
 
@@ -292,7 +292,7 @@ func (c *copier) up(ctx context.Context, src string, dst place) error {
 	if info.IsDir() {
 		return c.upTree(ctx, src, dst)
 	}
-	f, err := os.Open(src)
+	f, err := openLocal(ctx, src)
 	if err != nil {
 		return localError(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"io"
 	"maps"
 	"net"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -248,9 +247,9 @@ Rules for headers and the proxy stay unless the file has others.`,
 const maxPolicyBytes = 256 << 10
 
 func (a *app) readPolicy(cmd *cobra.Command, file string) (*api.EgressPolicy, error) {
-	r := a.Stdin
+	r := a.input(cmd.Context())
 	if file != "-" {
-		f, err := os.Open(file)
+		f, err := openLocal(cmd.Context(), file)
 		if err != nil {
 			return nil, err
 		}

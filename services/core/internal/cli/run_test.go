@@ -256,6 +256,66 @@ func TestBrokenCopySaysWhy(t *testing.T) {
 	}
 }
 
+// One signal ends a command that reads what does not come: from stdin, from a pipe
+// whose other end is open, or from one that nobody opened.
+func TestASignalEndsARead(t *testing.T) {
+	t.Parallel()
+	fake := apifake.New(t)
+	dir := t.TempDir()
+	fifo := filepath.Join(dir, "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		args []string
+	}{
+		{[]string{"secret", "set", "x"}},
+		{[]string{"secret", "set", "x", "--file", fifo}},
+		{[]string{"cp", "-", "web:x"}},
+		{[]string{"cp", "-", "web:dir/"}},
+		{[]string{"cp", fifo, "web:x"}},
+		{[]string{"template", "build", "x", "-f", "-"}},
+		{[]string{"template", "build", "x", "--tar", "-"}},
+		{[]string{"task", "create", "-i", "--", "true"}},
+		{[]string{"task", "group", "create", "-"}},
+		{[]string{"egress", "set", "web", "--file", "-"}},
+		{[]string{"vm", "create", "--env-file", fifo}},
+	} {
+		t.Run(strings.Join(tc.args[:2], " "), func(t *testing.T) {
+			t.Parallel()
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = r.Close(); _ = w.Close() }()
+			signals, quit := make(chan os.Signal, 1), make(chan int, 1)
+			var stderr bytes.Buffer
+			host := cli.Host{
+				Stdin: r, Stdout: io.Discard, Stderr: &stderr, Signals: signals, Now: time.Now, Quit: func(code int) { quit <- code },
+				Getenv: func(string) (string, bool) { return "", false },
+			}
+			ended := make(chan int, 1)
+			go func() {
+				ended <- cli.Main(t.Context(), append([]string{"--url", fake.URL(), "--key", apifake.Key}, tc.args...), host)
+			}()
+			select {
+			case code := <-ended:
+				t.Fatalf("it ended by itself with %d: %s", code, stderr.String())
+			case <-time.After(200 * time.Millisecond):
+			}
+			signals <- syscall.SIGTERM
+			select {
+			case code := <-ended:
+				if code != 143 {
+					t.Errorf("exit code %d: %s", code, stderr.String())
+				}
+			case <-time.After(10 * time.Second):
+				t.Error("it goes on")
+			}
+		})
+	}
+}
+
 // Who asks again, and means it, need not wait for the clean-up.
 func TestSecondSignalEndsAtOnce(t *testing.T) {
 	t.Parallel()

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -125,7 +124,7 @@ func (s *secretSource) read(cmd *cobra.Command, a *app, name string) (string, er
 		}
 		return v, nil
 	case fl.Changed("file"):
-		f, err := os.Open(s.file)
+		f, err := openLocal(cmd.Context(), s.file)
 		if err != nil {
 			return "", err
 		}
@@ -134,7 +133,7 @@ func (s *secretSource) read(cmd *cobra.Command, a *app, name string) (string, er
 	case a.term != nil:
 		return a.askSecret(cmd.Context(), "value of "+name+": ")
 	}
-	return s.all(a.Stdin)
+	return s.all(a.input(cmd.Context()))
 }
 
 // all reads a value that is bounded as the server bounds it.

@@ -1,9 +1,9 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"io"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -91,14 +91,14 @@ func (f *taskFlags) request(a *app, cmd *cobra.Command, args []string) (api.Crea
 		if !ok || local == "" || path == "" {
 			return req, flagged(cmd, "file", errors.New(errors.InvalidArgument, "%q is not LOCAL:PATH", text))
 		}
-		content, err := readBounded(local, domain.MaxTaskFileBytes)
+		content, err := readBounded(cmd.Context(), local, domain.MaxTaskFileBytes)
 		if err != nil {
 			return req, flagged(cmd, "file", err)
 		}
 		req.Files = append(req.Files, api.TaskFile{Path: path, Content: content})
 	}
 	if f.cf.interactive {
-		input, err := io.ReadAll(io.LimitReader(a.Stdin, domain.MaxTaskStdin+1))
+		input, err := io.ReadAll(io.LimitReader(a.input(cmd.Context()), domain.MaxTaskStdin+1))
 		if err != nil {
 			return req, errors.Wrap(err, errors.Internal, "stdin cannot be read")
 		}
@@ -111,8 +111,8 @@ func (f *taskFlags) request(a *app, cmd *cobra.Command, args []string) (api.Crea
 }
 
 // readBounded reads a file of the user's.
-func readBounded(name string, limit int64) ([]byte, error) {
-	f, err := os.Open(filepath.Clean(name))
+func readBounded(ctx context.Context, name string, limit int64) ([]byte, error) {
+	f, err := openLocal(ctx, filepath.Clean(name))
 	if err != nil {
 		return nil, errors.Wrap(err, errors.InvalidArgument, "%s cannot be read", name)
 	}
@@ -260,9 +260,9 @@ object with tasks, each as POST /api/v1/tasks takes it. A dash is stdin.`,
 			var text []byte
 			var err error
 			if args[0] == "-" {
-				text, err = readAtMost(a.Stdin, "stdin", maxGroupFile)
+				text, err = readAtMost(a.input(cmd.Context()), "stdin", maxGroupFile)
 			} else {
-				text, err = readBounded(args[0], maxGroupFile)
+				text, err = readBounded(cmd.Context(), args[0], maxGroupFile)
 			}
 			if err != nil {
 				return usage(cmd, errors.Public(err))

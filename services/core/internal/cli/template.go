@@ -3,7 +3,6 @@ package cli
 import (
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
@@ -214,10 +213,10 @@ func (a *app) buildTemplate(cmd *cobra.Command, req api.BuildTemplate, tar strin
 }
 
 func (a *app) upload(cmd *cobra.Command, c *client.Client, name string) (api.Upload, error) {
-	r := a.Stdin
+	r := a.input(cmd.Context())
 	size := int64(-1)
 	if name != "-" {
-		f, err := os.Open(name)
+		f, err := openLocal(cmd.Context(), name)
 		if err != nil {
 			return api.Upload{}, localError(err)
 		}

@@ -52,9 +52,9 @@ func (s *stepSource) read(a *app, cmd *cobra.Command) (string, error) {
 				WithHint("name the file of steps: --file FILE"))
 		}
 	}
-	in := a.Stdin
+	in := a.input(cmd.Context())
 	if s.file != "-" {
-		f, err := os.Open(s.file)
+		f, err := openLocal(cmd.Context(), s.file)
 		if err != nil {
 			return "", localError(err)
 		}
