@@ -196,7 +196,7 @@ func checkResources(cmd *cobra.Command, r api.Resources) error {
 		{"disk", r.DiskBytes, domain.MinDiskBytes, domain.MaxDiskBytes, units.Bytes},
 		{"pids", r.PIDs, domain.MinPIDs, domain.MaxPIDs, number},
 	} {
-		if c.have != 0 && (c.have < c.min || c.have > c.max) {
+		if (c.have != 0 || cmd.Flags().Changed(c.flag)) && (c.have < c.min || c.have > c.max) {
 			return usage(cmd, errors.New(errors.InvalidArgument, "--%s: %s is out of range", c.flag, c.show(c.have)).
 				WithHint("between %s and %s", c.show(c.min), c.show(c.max)))
 		}
@@ -210,6 +210,16 @@ func checkAtMost(cmd *cobra.Command, flag string, d, most time.Duration) error {
 	}
 	return usage(cmd, errors.New(errors.InvalidArgument, "--%s: %s is out of range", flag, units.Duration(d)).
 		WithHint("at most %s", units.Duration(most)))
+}
+
+// checkSpan refuses a time that was given and is out of range, zero too where it
+// would stand for a default.
+func checkSpan(cmd *cobra.Command, flag string, d, least, most time.Duration) error {
+	if !cmd.Flags().Changed(flag) || d >= least && d <= most {
+		return nil
+	}
+	return usage(cmd, errors.New(errors.InvalidArgument, "--%s: %s is out of range", flag, units.Duration(d)).
+		WithHint("between %s and %s", units.Duration(least), units.Duration(most)))
 }
 
 // checkTemplateName refuses what a template cannot be called.

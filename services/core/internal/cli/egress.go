@@ -164,7 +164,7 @@ func (f *policyFlags) register(cmd *cobra.Command) {
 	fl.StringArrayVar(&f.allow, "allow", nil, "address, network or domain that it may reach, as 203.0.113.0/24, example.com, *.example.com (repeatable; beats --deny)")
 	fl.StringArrayVar(&f.deny, "deny", nil, "the same that it may not reach; '*': everything that --allow does not name (repeatable)")
 	fl.StringArrayVar(&f.dns, "dns", nil, "IPv4 address of a server that its names are asked of, in place of the installation's (repeatable)")
-	fl.BoolVar(&f.learn, "learn", false, "let pass what the policy refuses, and note it for `aetherium egress learned`")
+	fl.BoolVar(&f.learn, "learn", false, "let pass what the policy refuses, and note it for aetherium egress learned")
 }
 
 // policy gives what the flags say; nil when there are none.

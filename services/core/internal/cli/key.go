@@ -75,6 +75,12 @@ func (a *app) keyListCommand() *cobra.Command {
 	return cmd
 }
 
+// What the API allows.
+const (
+	maxKeyOverlap = 7 * 24 * time.Hour
+	maxTokenTTL   = time.Hour
+)
+
 func (a *app) keyCreateCommand() *cobra.Command {
 	var scopes []string
 	var ttl time.Duration
@@ -99,7 +105,10 @@ caller has.`,
 			if err := domain.ValidateName("name", args[0]); err != nil {
 				return secretUsage(cmd, "NAME", err)
 			}
-			if err := checkChoices(cmd, "scope", scopes, scopeWords()); err != nil {
+			if err := checkFirst(
+				checkChoices(cmd, "scope", scopes, scopeWords()),
+				checkSpan(cmd, "ttl", ttl, time.Second, domain.MaxDuration), // none would be a key without an end
+			); err != nil {
 				return err
 			}
 			c, err := a.client()
@@ -209,6 +218,9 @@ streams it has opened, unless it shall count on for an overlap.`,
   aetherium key rotate ci --overlap 24h`,
 		Args: exactly("KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkAtMost(cmd, "overlap", overlap, maxKeyOverlap); err != nil {
+				return err
+			}
 			c, err := a.client()
 			if err != nil {
 				return err
@@ -264,7 +276,10 @@ key itself. It ends with the key.`,
 		Example: `  curl -H "Authorization: Bearer $(aetherium token --scope read)" http://127.0.0.1:7300/api/v1/vms`,
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkChoices(cmd, "scope", scopes, scopeWords()); err != nil {
+			if err := checkFirst(
+				checkChoices(cmd, "scope", scopes, scopeWords()),
+				checkSpan(cmd, "ttl", ttl, time.Second, maxTokenTTL),
+			); err != nil {
 				return err
 			}
 			c, err := a.client()

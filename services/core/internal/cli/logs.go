@@ -26,6 +26,8 @@ func (a *app) logsCommand() *cobra.Command {
 				return usagef(cmd, "--offset: %d is negative", offset)
 			case all && follow:
 				return usagef(cmd, "--all and --follow exclude each other")
+			case all && cmd.Flags().Changed("offset"):
+				return usagef(cmd, "--all and --offset exclude each other: an offset is one in an execution's output")
 			}
 			c, err := a.client()
 			if err != nil {

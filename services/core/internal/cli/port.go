@@ -39,7 +39,7 @@ and send the VM's token: --token prints both, and so does -o json.`,
 			if err != nil || n == 0 {
 				return usage(cmd, errors.New(errors.InvalidArgument, "%q is not a port", args[1]).WithHint("between 1 and 65535"))
 			}
-			if err := checkAtMost(cmd, "ttl", ttl, maxLinkTTL); err != nil {
+			if err := checkSpan(cmd, "ttl", ttl, time.Second, maxLinkTTL); err != nil {
 				return err
 			}
 			c, err := a.client()

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -124,7 +125,12 @@ func tidyUsage(cmd *cobra.Command) {
 
 func (a *app) checkGlobals(cmd *cobra.Command) error {
 	switch a.flags.output {
-	case "table", "json", "name":
+	case "json":
+		if a.flags.quiet {
+			return usagef(cmd, "--output json and --quiet exclude each other")
+		}
+		return nil
+	case "table", "name":
 		return nil
 	}
 	return usage(cmd, errors.New(errors.InvalidArgument, "--output: there is no format %q", a.flags.output).WithHint("table, json or name"))
@@ -144,9 +150,35 @@ func groupRun(cmd *cobra.Command, args []string) error {
 	e := errors.New(errors.InvalidArgument, "there is no command %q", strings.TrimSpace(strings.TrimPrefix(cmd.CommandPath(), "aetherium")+" "+args[0]))
 	cmd.SuggestionsMinimumDistance = 2
 	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
-		e = e.WithHint("did you mean %q?", like[0])
+		e = e.WithHint("did you mean %q?", nearest(args[0], like))
 	}
 	return usage(cmd, e)
+}
+
+// nearest is the word of some that differs the least from another: in the letters
+// to be put in, left out or changed (Levenshtein).
+func nearest(to string, words []string) string {
+	return slices.MinFunc(words, func(a, b string) int { return distance(to, a) - distance(to, b) })
+}
+
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		before := row[0] // of the row above, one to the left
+		row[0] = i + 1
+		for j := range len(b) {
+			change := before
+			if a[i] != b[j] {
+				change++
+			}
+			before = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
 }
 
 // exactly asks for arguments by their names.

@@ -273,6 +273,9 @@ object with tasks, each as POST /api/v1/tasks takes it. A dash is stdin.`,
 			if err := dec.Decode(&req); err != nil {
 				return usagef(cmd, "%s does not describe tasks: %s", args[0], err.Error())
 			}
+			if len(req.Tasks) == 0 {
+				return usagef(cmd, "%s describes no tasks", args[0])
+			}
 			c, err := a.client()
 			if err != nil {
 				return err

@@ -102,7 +102,7 @@ func (a *app) templateBuildCommand() *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			req.Name = args[0]
-			if err := checkFirst(checkTemplateName(cmd, req.Name), checkResources(cmd, r), checkWarmUp(cmd, req, args)); err != nil {
+			if err := checkFirst(checkTemplateName(cmd, req.Name), checkTags(cmd, req.Tags), checkResources(cmd, r), checkWarmUp(cmd, req, args)); err != nil {
 				return err
 			}
 			if len(args) == 2 {

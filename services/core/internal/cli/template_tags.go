@@ -103,6 +103,15 @@ func checkTag(cmd *cobra.Command, tag string) error {
 	return usage(cmd, wrongArgument("%q is not a tag", tag).WithHint("1 to 63 letters, digits, dots, dashes and underscores"))
 }
 
+func checkTags(cmd *cobra.Command, tags []string) error {
+	for _, tag := range tags {
+		if err := checkTag(cmd, tag); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (a *app) templateUntagCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "untag NAME TAG",

@@ -13,7 +13,6 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/internal/cli/render"
-	"github.com/aetherium/aetherium/services/core/internal/cli/units"
 	"github.com/aetherium/aetherium/services/core/pkg/client"
 )
 
@@ -39,18 +38,21 @@ func workersListing(now time.Time) listing[api.Worker] {
 			return []render.Cell{
 				render.Text(w.Name), render.Text(w.ID), render.Text(workerState(w)), render.Until(w.DrainAt, now), render.Text(w.Address),
 				render.Since(w.SeenAt, now), render.Int(int64(w.VMs)), render.Int(int64(w.Active)), render.Int(int64(w.Tasks)),
-				render.Text(cpu), render.Text(memory), render.Text(disk),
+				cpu, memory, disk,
 			}
 		},
 	}
 }
 
 // workerUse is what a worker's VMs may use of its CPUs, memory and disk.
-func workerUse(w api.Worker) (cpu, memory, disk string) {
+func workerUse(w api.Worker) (cpu, memory, disk render.Cell) {
 	r, c := w.Reserved, w.Capacity
+	of := func(used, all render.Cell) render.Cell {
+		return render.Cell{Human: used.Human + " of " + all.Human, Plain: used.Plain + " of " + all.Plain}
+	}
 	cores := func(milli int64) string { return strconv.FormatFloat(float64(milli)/1000, 'f', -1, 64) }
-	return cores(r.MilliCPU) + " of " + cores(c.MilliCPU), units.Bytes(r.MemoryBytes) + " of " + units.Bytes(c.MemoryBytes),
-		units.Bytes(r.DiskBytes) + " of " + units.Bytes(c.DiskBytes)
+	return of(render.Text(cores(r.MilliCPU)), render.Text(cores(c.MilliCPU))), of(render.Bytes(r.MemoryBytes), render.Bytes(c.MemoryBytes)),
+		of(render.Bytes(r.DiskBytes), render.Bytes(c.DiskBytes))
 }
 
 // workerState is a worker's state, with what it is again when it is back.
@@ -106,7 +108,7 @@ func (a *app) workerGetCommand() *cobra.Command {
 			pairs := [][2]string{
 				{"Name", w.Name}, {"ID", w.ID}, {"State", workerState(w)}, {"Drained by", at(w.DrainAt)}, {"Address", w.Address},
 				{"Version", w.Version}, {"Platform", w.Platform}, {"Drivers", strings.Join(drivers, ", ")},
-				{"VMs", strconv.Itoa(w.VMs)}, {"Active", strconv.Itoa(w.Active)}, {"Tasks", strconv.Itoa(w.Tasks)}, {"CPU", cpu}, {"Memory", memory}, {"Disk", disk},
+				{"VMs", strconv.Itoa(w.VMs)}, {"Active", strconv.Itoa(w.Active)}, {"Tasks", strconv.Itoa(w.Tasks)}, {"CPU", cpu.Human}, {"Memory", memory.Human}, {"Disk", disk.Human},
 				{"Seen", at(&w.SeenAt)}, {"Joined", at(&w.JoinedAt)},
 			}
 			return showOne(a, w, w.Name, slices.DeleteFunc(pairs, func(p [2]string) bool { return p[1] == "" }))

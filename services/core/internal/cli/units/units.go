@@ -38,7 +38,9 @@ func ParseBytes(s string) (int64, error) {
 	}
 	bytes := n * factor
 	if bytes < 1 || bytes >= math.MaxInt64 {
-		return 0, invalid("the size %s is out of range", s)
+		return 0, invalid("the size %s is out of range", s).
+			WithHint("memory is between %s and %s, a disk between %s and %s",
+				Bytes(domain.MinMemoryBytes), Bytes(domain.MaxMemoryBytes), Bytes(domain.MinDiskBytes), Bytes(domain.MaxDiskBytes))
 	}
 	return int64(bytes), nil
 }
