@@ -113,7 +113,9 @@ func TestPreviewAccess(t *testing.T) {
 	g := newGuest(t, l, http.HandlerFunc(echo))
 	other := newGuest(t, l, http.HandlerFunc(echo))
 	url := "http://" + g.host + "/"
-	l.problem(401, errors.Unauthenticated, req{method: "GET", path: url, key: "none"})
+	if p := l.problem(401, errors.Unauthenticated, req{method: "GET", path: url, key: "none"}); !strings.Contains(p.Hint, "aetherium port "+g.id+" 8080") || !strings.Contains(p.Hint, "--token") {
+		t.Errorf("the hint is %q", p.Hint)
+	}
 	l.problem(401, errors.Unauthenticated, req{method: "GET", path: url, key: l.admin}) // keys are for the API
 	l.problem(403, errors.PermissionDenied, req{method: "GET", path: url, key: "none", header: map[string]string{wire.HeaderPreviewToken: other.token}})
 	l.problem(403, errors.PermissionDenied, req{method: "GET", path: url, key: "none", header: map[string]string{wire.HeaderE2BToken: g.token + "x"}})
