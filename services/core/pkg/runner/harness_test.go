@@ -221,6 +221,24 @@ func (b *bed) create(runs ...vmm.Run) []*domain.Task {
 	return tasks
 }
 
+// project makes another project.
+func (b *bed) project(name string) vmm.Caller {
+	b.t.Helper()
+	by := vmm.Caller{ProjectID: domain.NewID(), Name: name}
+	must(b.t, b.store.Update(b.ctx, func(tx storage.Tx) error {
+		if err := tx.Projects().Insert(b.ctx, &domain.Project{ID: by.ProjectID, Name: name, CreatedAt: time.Now().UTC()}); err != nil {
+			return err
+		}
+		base, err := tx.Templates().ByName(b.ctx, b.by.ProjectID, "base")
+		if err != nil {
+			return err
+		}
+		base.Public = true
+		return tx.Templates().Update(b.ctx, base)
+	}))
+	return by
+}
+
 // run is a shell's line.
 func run(line string, args ...any) vmm.Run {
 	return vmm.Run{Command: domain.Command{Args: []string{"sh", "-c", fmt.Sprintf(line, args...)}, Timeout: time.Minute}, Backoff: time.Millisecond}

@@ -199,12 +199,8 @@ func (r *Runner) probes(project domain.ID, h *hold) {
 // probe has at most so many of a project's runs try, and tells how many do.
 func (r *Runner) probe(ctx context.Context, project domain.ID, most int) (int, error) {
 	var next []*domain.Task
-	err := r.Store.View(ctx, func(tx storage.Tx) error {
-		free, err := r.places(ctx, tx, project)
-		if err != nil || free <= 0 {
-			return err
-		}
-		next, err = r.ready(ctx, tx, project, min(most, free))
+	err := r.Store.View(ctx, func(tx storage.Tx) (err error) {
+		next, err = r.next(ctx, tx, project, most)
 		return err
 	})
 	for _, t := range next {

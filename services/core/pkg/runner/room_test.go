@@ -168,18 +168,7 @@ func TestLargeAndSmall(t *testing.T) {
 func TestRoomForAnotherProject(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, func(_ *bed, c *worker.Config) { c.Capacity.MemoryBytes = 1 << 30 })
-	other := vmm.Caller{ProjectID: domain.NewID(), Name: "other"}
-	must(t, b.store.Update(b.ctx, func(tx storage.Tx) error {
-		if err := tx.Projects().Insert(b.ctx, &domain.Project{ID: other.ProjectID, Name: "other", CreatedAt: time.Now().UTC()}); err != nil {
-			return err
-		}
-		base, err := tx.Templates().ByName(b.ctx, b.by.ProjectID, "base")
-		if err != nil {
-			return err
-		}
-		base.Public = true
-		return tx.Templates().Update(b.ctx, base)
-	}))
+	other := b.project("other")
 	holder := b.holder()
 	begun := time.Now()
 	r := run("true")

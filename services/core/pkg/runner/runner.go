@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
@@ -112,25 +111,35 @@ func (r *Runner) Stop(context.Context) error {
 
 func (r *Runner) time() time.Time { return r.Now().UTC().Truncate(time.Microsecond) }
 
-// sweep has those runs looked at that nobody was told of.
+// sweep has those runs looked at that nobody was told of: of each project at most
+// as many as it has places free, so that none keeps the others from being found.
 func (r *Runner) sweep(ctx context.Context) error {
 	var due []*domain.Task
-	err := r.Store.View(ctx, func(tx storage.Tx) error {
-		ready, err := tx.Tasks().Ready(ctx, service.TaskRun, storage.System, r.time(), storage.MaxPage)
+	err := r.Store.View(ctx, func(tx storage.Tx) (err error) {
+		if due, err = tx.Tasks().RunningOf(ctx, service.TaskRun); err != nil {
+			return err
+		}
+		projects, err := tx.Tasks().ReadyProjects(ctx, service.TaskRun, r.time())
 		if err != nil {
 			return err
 		}
-		running, err := tx.Tasks().List(ctx, storage.TaskFilter{
-			Kind: service.TaskRun, States: []domain.TaskState{domain.TaskRunning}, Page: storage.Page{Limit: storage.MaxPage, Order: vmm.OldestFirst},
-		})
-		due = slices.Concat(running.Items, ready)
-		return err
+		for _, p := range projects {
+			if r.holds.held(p) {
+				continue // one that tries has the others looked at
+			}
+			next, err := r.next(ctx, tx, p, storage.MaxPage)
+			if err != nil {
+				return err
+			}
+			due = append(due, next...)
+		}
+		return nil
 	})
 	for _, t := range due {
 		r.mu.Lock()
 		here := r.following[t.ID]
 		r.mu.Unlock()
-		if !here && (t.State == domain.TaskRunning || !r.holds.held(t.ProjectID)) {
+		if !here {
 			r.wake.WakeRun(t.ProjectID, t.ID)
 		}
 	}
@@ -266,6 +275,16 @@ func (r *Runner) places(ctx context.Context, tx storage.Tx, project domain.ID) (
 	}
 	running, err := tx.Tasks().CountRunning(ctx, service.TaskRun, project)
 	return r.config.PerProject - running, err
+}
+
+// next lists runs of a project that come next, as many as it has places free and
+// at most so many.
+func (r *Runner) next(ctx context.Context, tx storage.Tx, project domain.ID, most int) ([]*domain.Task, error) {
+	free, err := r.places(ctx, tx, project)
+	if err != nil || free <= 0 {
+		return nil, err
+	}
+	return r.ready(ctx, tx, project, min(most, free))
 }
 
 // ready lists the runs of a project that come next.

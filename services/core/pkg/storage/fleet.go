@@ -136,6 +136,8 @@ type Tasks interface {
 	// Running lists running tasks, longest unchanged first: after a crash
 	// these are the interrupted ones.
 	Running(ctx context.Context, limit int) ([]*domain.Task, error)
+	// RunningOf lists all running tasks of a kind, longest unchanged first.
+	RunningOf(ctx context.Context, kind string) ([]*domain.Task, error)
 	// Wait notes that a task comes after others of its project. Returns NotFound
 	// for one that is not there.
 	Wait(ctx context.Context, project, id domain.ID, after []domain.ID) error
@@ -146,6 +148,9 @@ type Tasks interface {
 	// Ready lists pending tasks of a kind whose time has come and that come after
 	// none that has not ended, oldest first; of a project, or of any.
 	Ready(ctx context.Context, kind string, project domain.ID, now time.Time, limit int) ([]*domain.Task, error)
+	// ReadyProjects lists the projects that have pending tasks of a kind whose time
+	// has come, be it that they come after others that have not ended.
+	ReadyProjects(ctx context.Context, kind string, now time.Time) ([]domain.ID, error)
 	// CountRunning counts a project's running tasks of a kind.
 	CountRunning(ctx context.Context, kind string, project domain.ID) (int, error)
 	// CountOpen counts a project's tasks of a kind that have not ended.

@@ -206,6 +206,10 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 		Lookup{Name: "running tasks", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().Running(ctx, 10)) }},
 		Lookup{Name: "ready tasks", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().Ready(ctx, "run", "", now, 10)) }},
 		Lookup{Name: "ready tasks of a project", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().Ready(ctx, "run", p, now, 10)) }},
+		Lookup{Name: "projects with ready tasks", Index: "tasks_ready_project", Run: func(ctx context.Context, tx storage.Tx) error {
+			return do(tx.Tasks().ReadyProjects(ctx, "run", now))
+		}},
+		Lookup{Name: "running tasks of a kind", Index: "tasks_running", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().RunningOf(ctx, "run")) }},
 		Lookup{Name: "running tasks of a project", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().CountRunning(ctx, "run", p)) }},
 		Lookup{Name: "a group's states", Sorts: true, Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().CountGroup(ctx, p, id)) }},
 		Lookup{Name: "tasks after one", Sorts: true, Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().Waiting(ctx, p, id, 10)) }},

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -120,6 +121,23 @@ func runs(e *env) {
 	})
 	same(e, "ready", ready(""), []domain.ID{first.ID, second.ID, other.ID})
 	same(e, "ready of a project", ready(p), []domain.ID{first.ID, second.ID})
+	projects := func(kind string, at time.Time) []domain.ID {
+		var ids []domain.ID
+		e.view(func(tx storage.Tx) (err error) {
+			ids, err = tx.Tasks().ReadyProjects(e.ctx(), kind, at)
+			return err
+		})
+		slices.Sort(ids)
+		return ids
+	}
+	both := []domain.ID{p, q}
+	slices.Sort(both)
+	same(e, "projects with ready tasks", projects("run", e.now), both)
+	same(e, "projects with ready tasks of another kind", projects("build", e.now), []domain.ID{p})
+	same(e, "projects with ready tasks before the second's", projects("run", first.RunAt), []domain.ID{p})
+	if none := projects("run", first.RunAt.Add(-time.Hour)); len(none) != 0 {
+		e.Errorf("before all: %v", none)
+	}
 	same(e, "before the third", tids(read(e, func(tx storage.Tx) ([]*domain.Task, error) { return tx.Tasks().After(e.ctx(), p, third.ID) })), []domain.ID{first.ID, second.ID})
 	waiting := func() []domain.ID {
 		return tids(read(e, func(tx storage.Tx) ([]*domain.Task, error) { return tx.Tasks().Waiting(e.ctx(), p, first.ID, 10) }))
@@ -138,6 +156,11 @@ func runs(e *env) {
 	if count(p) != 1 || count(q) != 0 {
 		e.Errorf("%d and %d run", count(p), count(q))
 	}
+	runningOf := func(kind string) []domain.ID {
+		return tids(read(e, func(tx storage.Tx) ([]*domain.Task, error) { return tx.Tasks().RunningOf(e.ctx(), kind) }))
+	}
+	same(e, "running of a kind", runningOf("run"), []domain.ID{first.ID})
+	same(e, "running of another", runningOf("build"), []domain.ID{})
 	end := func(task *domain.Task, s domain.TaskState) {
 		task.State, task.EndedAt = s, ptr(e.tick())
 		save(task)

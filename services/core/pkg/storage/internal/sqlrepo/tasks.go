@@ -124,6 +124,10 @@ func (r tasks) Running(ctx context.Context, limit int) ([]*domain.Task, error) {
 	return queryAll(ctx, r.s, scanTask, taskSelect+" WHERE state = 'running' ORDER BY updated_at, id LIMIT ?", clampLimit(limit))
 }
 
+func (r tasks) RunningOf(ctx context.Context, kind string) ([]*domain.Task, error) {
+	return queryAll(ctx, r.s, scanTask, taskListSelect+" WHERE state = 'running' AND kind = ? ORDER BY updated_at, id", kind)
+}
+
 func (r tasks) Wait(ctx context.Context, project, id domain.ID, after []domain.ID) error {
 	for _, other := range after {
 		if _, err := r.Get(ctx, project, other); err != nil {
@@ -160,6 +164,24 @@ func (r tasks) Ready(ctx context.Context, kind string, project domain.ID, now ti
 	w.add(`NOT EXISTS (SELECT 1 FROM task_after a JOIN tasks o ON o.id = a.after_id AND o.project_id = a.project_id
 		WHERE a.task_id = tasks.id AND a.project_id = tasks.project_id AND o.ended_at IS NULL)`)
 	return queryAll(ctx, r.s, scanTask, taskListSelect+w.String()+" ORDER BY run_at, id LIMIT ?", append(w.args, clampLimit(limit))...)
+}
+
+// ReadyProjects goes from project to project, by one look at the index each,
+// however many tasks they have.
+func (r tasks) ReadyProjects(ctx context.Context, kind string, now time.Time) ([]domain.ID, error) {
+	var ids []domain.ID
+	err := r.s.Query(ctx, func(row Row) error {
+		var id domain.ID
+		err := row.Scan(&id)
+		ids = append(ids, id)
+		return err
+	}, `WITH RECURSIVE last (id) AS (
+			SELECT (SELECT project_id FROM tasks WHERE state = 'pending' ORDER BY project_id LIMIT 1)
+			UNION ALL SELECT (SELECT project_id FROM tasks WHERE state = 'pending' AND project_id > last.id ORDER BY project_id LIMIT 1)
+			FROM last WHERE last.id IS NOT NULL)
+		SELECT id FROM last WHERE EXISTS (SELECT 1 FROM tasks WHERE project_id = last.id AND kind = ? AND state = 'pending' AND run_at <= ?)`,
+		kind, micros(now))
+	return ids, err
 }
 
 func (r tasks) CountRunning(ctx context.Context, kind string, project domain.ID) (int, error) {
