@@ -1,7 +1,6 @@
 package runner
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -61,7 +60,7 @@ func (r *Runner) attempt(ctx context.Context, by vmm.Caller, t *domain.Task) (ou
 	run, err := service.OpenRun(ctx, r.Sealer, t)
 	if err == nil && t.Step == domain.StepCreating {
 		if err = r.makeVM(ctx, by, t, run); err == nil {
-			_, err = r.change(ctx, t, func(t *domain.Task) { t.Step = domain.StepRunning })
+			_, err = r.advance(ctx, t, domain.StepRunning, func(*domain.Task) {})
 		}
 	}
 	if err == nil {
@@ -71,7 +70,7 @@ func (r *Runner) attempt(ctx context.Context, by vmm.Caller, t *domain.Task) (ou
 		out.ExitCode, out.Signal, out.TimedOut, out.LostReason, out.OutputBytes = x.ExitCode, x.Signal, x.TimedOut, x.LostReason, x.OutputBytes
 		out.err = verdict(x)
 		if len(run.Results) > 0 {
-			if _, err = r.change(ctx, t, func(t *domain.Task) { t.Step = domain.StepCollecting }); err == nil {
+			if _, err = r.advance(ctx, t, domain.StepCollecting, func(*domain.Task) {}); err == nil {
 				out.Files, err = r.collect(ctx, by, t, run)
 			}
 		}
@@ -81,7 +80,7 @@ func (r *Runner) attempt(ctx context.Context, by vmm.Caller, t *domain.Task) (ou
 		return out, nil
 	case errors.Is(context.Cause(ctx), errCanceled):
 		return out, nil // however far it came
-	case ctx.Err() != nil, errors.Is(err, errStale), errors.Is(err, errNoRoom):
+	case ctx.Err() != nil, errors.Is(err, errStale), errors.Is(err, errAhead), errors.Is(err, errNoRoom), errors.As(err, new(claimed)):
 		return out, err
 	case errors.HasCode(err, errors.Unavailable) && !r.overdue(ctx, by, t):
 		return out, err
@@ -177,11 +176,8 @@ func (r *Runner) makeVM(ctx context.Context, by vmm.Caller, t *domain.Task, run 
 func (r *Runner) execute(ctx context.Context, by vmm.Caller, t *domain.Task, run vmm.Run) (*domain.Execution, error) {
 	x, err := r.Service.GetExecution(ctx, by, t.ExecutionID)
 	if errors.HasCode(err, errors.NotFound) {
-		for _, f := range run.Files {
-			_, err := r.Service.WriteFile(ctx, by, t.VMID, f.Path, bytes.NewReader(f.Content), vmm.FileOptions{User: run.Command.User, Mode: f.Mode})
-			if err != nil {
-				return nil, err
-			}
+		if err := r.writeFiles(ctx, by, t, run); err != nil {
+			return nil, err
 		}
 		x, err = r.Service.StartExecution(ctx, by, t.VMID, vmm.StartExecution{ID: t.ExecutionID, Command: run.Command})
 		r.Changes.Notify(t.ID) // its output can be read

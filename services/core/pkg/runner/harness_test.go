@@ -16,6 +16,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/image"
 	"github.com/aetherium/aetherium/services/core/pkg/journal"
+	"github.com/aetherium/aetherium/services/core/pkg/queue"
 	"github.com/aetherium/aetherium/services/core/pkg/queue/memory"
 	"github.com/aetherium/aetherium/services/core/pkg/runner"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
@@ -109,20 +110,33 @@ func newBed(t *testing.T, options ...func(*bed, *worker.Config)) *bed {
 // deaths-th write of the runner; 0: never.
 func (b *bed) up(deaths int) {
 	b.t.Helper()
-	log := slog.New(slog.DiscardHandler)
 	b.mortal = &mortal{Store: b.store, left: deaths, dead: make(chan struct{})}
+	b.Service, b.runner, _ = b.gateway(b.mortal, b.worker)
+	must(b.t, b.runner.Start(b.ctx))
+}
+
+// node is a worker as a gateway sees it.
+type node interface {
+	service.Node
+	ID() domain.ID
+}
+
+// gateway is what carries runs out in a process.
+func (b *bed) gateway(store storage.Store, only node) (*service.Service, *runner.Runner, queue.Queue) {
+	log := slog.New(slog.DiscardHandler)
 	q := memory.New(64, nil, log)
-	b.Service = service.New(service.Config{
+	s := b.service(store, only, runner.Waker{Queue: q, Log: log})
+	return s, runner.New(b.config, runner.Deps{Store: store, Service: s, Sealer: b.sealer, Queue: q, Changes: b.changes, Log: log}), q
+}
+
+func (b *bed) service(store storage.Store, only node, runs service.RunQueue) *service.Service {
+	return service.New(service.Config{
 		DefaultTemplate: "base", DefaultDriver: "fake", DefaultNetwork: domain.NetworkNone, Platform: "linux/amd64",
 		Defaults:   domain.Resources{MilliCPU: 1000, MemoryBytes: 1 << 30, DiskBytes: 1 << 30, PIDs: 256},
 		Overcommit: service.Overcommit{CPU: 1, Memory: 1, Disk: 1}, Quota: b.quota,
 	}, service.Deps{
-		Store: b.mortal, Nodes: service.OneNode{Only: b.worker}, Sealer: b.sealer, Changes: b.changes, Runs: runner.Waker{Queue: q, Log: log}, Log: log,
+		Store: store, Nodes: service.OneNode{Only: only}, Sealer: b.sealer, Changes: b.changes, Runs: runs, Log: slog.New(slog.DiscardHandler),
 	})
-	b.runner = runner.New(b.config, runner.Deps{
-		Store: b.mortal, Service: b.Service, Sealer: b.sealer, Queue: q, Changes: b.changes, Log: log,
-	})
-	must(b.t, b.runner.Start(b.ctx))
 }
 
 // mortal is a store that takes so many writes and then nothing any more.
@@ -172,6 +186,12 @@ func (m *mortal) Update(ctx context.Context, f func(storage.Tx) error) error {
 		}
 	}
 	return err
+}
+
+func (m *mortal) kill() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.gone = true
 }
 
 func (m *mortal) writes() int {
@@ -253,6 +273,17 @@ func (b *bed) lines(name string) []string {
 	}
 	must(b.t, err)
 	return strings.Fields(string(text))
+}
+
+// eventually waits until something is so.
+func (b *bed) eventually(is func() bool) {
+	b.t.Helper()
+	for !is() {
+		if b.ctx.Err() != nil {
+			b.t.Fatal("it never came to that")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // gone checks that a task's VM is not there any more.

@@ -19,7 +19,8 @@ const attended = 256
 
 // OpenQueue makes the queue of runs to be looked at; processes with the same name
 // share the work. Where client is nil, or Redis is away, jobs wait in memory: two
-// processes may follow the same run then, which does no harm.
+// processes may follow the same run then. Its VM and its command are made once,
+// its files are written by one of them, and its steps go forward only.
 func OpenQueue(client *goredis.Client, c asynq.Config) (queue.Queue, error) {
 	c.Workers = attended
 	return standby.Open(client, c)
@@ -64,10 +65,14 @@ func (w Waker) wakeIn(project, id domain.ID, wait time.Duration) {
 }
 
 func (w Waker) add(project domain.ID, args attendArgs, at time.Time) {
+	w.enqueue(args, queue.Options{Key: string(args.Task), Tenant: string(project), RunAt: at})
+}
+
+func (w Waker) enqueue(args queue.Args, o queue.Options) {
 	ctx, cancel := context.WithTimeout(context.Background(), enqueueLimit)
 	defer cancel()
-	err := w.Queue.Enqueue(ctx, args, queue.Options{Key: string(args.Task), Tenant: string(project), RunAt: at})
+	err := w.Queue.Enqueue(ctx, args, o)
 	if err != nil && !errors.HasCode(err, errors.Unavailable) {
-		w.Log.Error("job not queued; the sweep finds it", "kind", attendKind, "task", args.Task, "error", err)
+		w.Log.Error("job not queued; the sweep finds it", "kind", args.Kind(), "project", o.Tenant, "task", o.Key, "error", err)
 	}
 }

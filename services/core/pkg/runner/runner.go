@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,6 +26,7 @@ type Config struct {
 	// 0: without bound.
 	PerProject int
 	SweepEvery time.Duration // between looks for runs that nobody was told of; 0: 30 s
+	ClaimFor   time.Duration // for which one process alone writes a run's files, if it dies; 0: 30 s
 }
 
 // Deps are what a runner works with.
@@ -61,6 +63,9 @@ func New(config Config, d Deps) *Runner {
 	}
 	if config.SweepEvery == 0 {
 		config.SweepEvery = 30 * time.Second
+	}
+	if config.ClaimFor == 0 {
+		config.ClaimFor = claimFor
 	}
 	r := &Runner{config: config, Deps: d, wake: Waker{d.Queue, d.Log}, following: map[domain.ID]bool{}, holds: holds{of: map[domain.ID]*hold{}}}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
@@ -318,11 +323,16 @@ func (r *Runner) follow(ctx context.Context, t *domain.Task) error {
 	by := vmm.Caller{ProjectID: t.ProjectID, Name: "task " + t.ID.String()}
 	if t.Step != domain.StepEnding {
 		out, err := r.attempt(ctx, by, t)
+		var other claimed
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err() // the process stops: the next one goes on
-		case errors.Is(err, errStale):
+		case errors.Is(err, errAhead):
 			return nil
+		case errors.Is(err, errStale):
+			return r.remove(ctx, by, t) // that it was given up may have come before its VM
+		case errors.As(err, &other):
+			return queue.Snooze(other.wait)
 		case errors.Is(err, errNoRoom):
 			return r.putBack(ctx, t, err)
 		case err != nil:
@@ -333,24 +343,37 @@ func (r *Runner) follow(ctx context.Context, t *domain.Task) error {
 		if err != nil {
 			return errors.Wrap(err, errors.Internal, "a task's result cannot be stored")
 		}
-		t, err = r.change(ctx, t, func(t *domain.Task) { t.Step, t.Result, t.Error = domain.StepEnding, result, out.err })
+		t, err = r.advance(ctx, t, domain.StepEnding, func(t *domain.Task) { t.Result, t.Error = result, out.err })
 		if err != nil {
 			return unlessStale(err)
 		}
 	}
 	// Before the end is told: who is told of it finds the room free.
-	if _, err := r.Service.DeleteVM(ctx, by, t.VMID); err != nil && !errors.HasCode(err, errors.NotFound) {
+	if err := r.remove(ctx, by, t); err != nil {
 		return err
 	}
 	r.wg.Go(func() { r.freed(by, t.VMID) })
 	return r.finish(ctx, t)
 }
 
-// errStale says that the attempt is no longer the run's.
-var errStale = errors.New(errors.Conflict, "another has gone on with the task")
+// remove deletes an attempt's VM.
+func (r *Runner) remove(ctx context.Context, by vmm.Caller, t *domain.Task) error {
+	_, err := r.Service.DeleteVM(ctx, by, t.VMID)
+	if errors.HasCode(err, errors.NotFound) {
+		return nil
+	}
+	return err
+}
+
+// errStale says that the attempt is no longer the run's, errAhead that another
+// process has it go on.
+var (
+	errStale = errors.New(errors.Conflict, "another attempt of the task has begun, or it has ended")
+	errAhead = errors.New(errors.Conflict, "another has gone on with the task")
+)
 
 func unlessStale(err error) error {
-	if errors.Is(err, errStale) {
+	if errors.Is(err, errStale) || errors.Is(err, errAhead) {
 		return nil
 	}
 	return err
@@ -358,20 +381,35 @@ func unlessStale(err error) error {
 
 // change writes how an attempt stands, and tells of it.
 func (r *Runner) change(ctx context.Context, of *domain.Task, change func(*domain.Task)) (*domain.Task, error) {
-	return r.write(ctx, of, func(t *domain.Task) bool { change(t); return true })
+	return r.write(ctx, of, func(t *domain.Task) (bool, error) { change(t); return true, nil })
+}
+
+// steps are those of an attempt, in order.
+var steps = []domain.TaskStep{domain.StepCreating, domain.StepRunning, domain.StepCollecting, domain.StepEnding}
+
+// advance has an attempt reach a step. Returns errAhead for one that is further.
+func (r *Runner) advance(ctx context.Context, of *domain.Task, to domain.TaskStep, change func(*domain.Task)) (*domain.Task, error) {
+	return r.write(ctx, of, func(t *domain.Task) (bool, error) {
+		if slices.Index(steps, t.Step) > slices.Index(steps, to) || t.Step == domain.StepEnding {
+			return false, errAhead
+		}
+		t.Step = to
+		change(t)
+		return true, nil
+	})
 }
 
 // write is change for what is told of only if it says so.
-func (r *Runner) write(ctx context.Context, of *domain.Task, change func(*domain.Task) (tell bool)) (*domain.Task, error) {
+func (r *Runner) write(ctx context.Context, of *domain.Task, change func(*domain.Task) (tell bool, err error)) (*domain.Task, error) {
 	var t *domain.Task
 	err := r.Store.Update(ctx, func(tx storage.Tx) (err error) {
-		if t, err = tx.Tasks().Get(ctx, of.ProjectID, of.ID); err != nil {
+		if t, err = r.current(ctx, tx, of); err != nil {
 			return err
 		}
-		if t.State != domain.TaskRunning || t.VMID != of.VMID {
-			return errStale
+		tell, err := change(t)
+		if err != nil {
+			return err
 		}
-		tell := change(t)
 		t.UpdatedAt = r.time()
 		if err := tx.Tasks().Update(ctx, t); err != nil || !tell {
 			return err
@@ -385,6 +423,15 @@ func (r *Runner) write(ctx context.Context, of *domain.Task, change func(*domain
 	return t, nil
 }
 
+// current reads the row of an attempt that is still the run's.
+func (r *Runner) current(ctx context.Context, tx storage.Tx, of *domain.Task) (*domain.Task, error) {
+	t, err := tx.Tasks().Get(ctx, of.ProjectID, of.ID)
+	if err == nil && (t.State != domain.TaskRunning || t.VMID != of.VMID) {
+		err = errStale
+	}
+	return t, err
+}
+
 // putBack has a run wait for which there was no room. That was no attempt, and is
 // told of only where the reason is another than before. It waits behind those of
 // its project that have not tried: one that needs more than there is keeps none
@@ -393,15 +440,15 @@ func (r *Runner) putBack(ctx context.Context, t *domain.Task, why error) error {
 	r.noRoom(t.ProjectID, why)
 	public := errors.Public(why)
 	reason := domain.TaskError{Code: string(public.Code), Message: public.Message}
-	t, err := r.write(ctx, t, func(t *domain.Task) bool {
+	t, err := r.write(ctx, t, func(t *domain.Task) (bool, error) {
 		if t.CancelAsked {
-			return false // the next look ends it
+			return false, nil // the next look ends it
 		}
 		tell := t.Error == nil || *t.Error != reason
 		t.State, t.Step, t.VMID, t.ExecutionID = domain.TaskPending, domain.StepQueued, "", ""
 		t.Attempts--
 		t.RunAt, t.Error = r.time(), &reason
-		return tell
+		return tell, nil
 	})
 	if err != nil {
 		return unlessStale(err)

@@ -71,13 +71,14 @@ func TestRun(t *testing.T) {
 // wherever that was: the command runs once.
 func TestKilledAnywhere(t *testing.T) {
 	t.Parallel()
-	b := newBed(t)
+	b := newBed(t, func(b *bed, _ *worker.Config) { b.config.ClaimFor = time.Second })
 	for deaths := 1; ; deaths++ {
 		must(t, b.runner.Stop(b.ctx))
 		b.up(deaths)
 		name := "ran" + string(rune('a'+deaths))
-		r := run(`echo ran >>%s/%s; cat; printf x >kept`, b.dir, name)
+		r := run(`[ "$(cat in.txt)" = file ] && echo ran >>%s/%s; cat; printf x >kept`, b.dir, name)
 		r.Results, r.Stdin = []string{"kept"}, []byte("input")
+		r.Files = []vmm.RunFile{{Path: "in.txt", Content: []byte("file")}}
 		// The first write is that of the task.
 		tasks, err := b.CreateRuns(b.ctx, b.by, vmm.CreateRuns{Runs: []vmm.Run{r}})
 		must(t, err)

@@ -1,12 +1,10 @@
 package runner_test
 
 import (
-	"log/slog"
 	"testing"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
-	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/worker"
 )
@@ -20,9 +18,7 @@ func TestLostWakeUps(t *testing.T) {
 	})
 	other := b.project("other")
 	b.holder()
-	lost := service.New(service.Config{DefaultTemplate: "base"}, service.Deps{
-		Store: b.store, Nodes: service.OneNode{Only: b.worker}, Sealer: b.sealer, Changes: b.changes, Log: slog.New(slog.DiscardHandler),
-	})
+	lost := b.service(b.store, b.worker, nil)
 	many := make([]vmm.Run, domain.MaxTaskGroup)
 	for i := range many {
 		many[i] = run("true")
