@@ -37,6 +37,17 @@ type attendArgs struct {
 // Kind implements queue.Args.
 func (attendArgs) Kind() string { return attendKind }
 
+// fillKind is the kind of the job that has those of a project's runs looked at
+// that may begin now.
+const fillKind = "task.fill"
+
+type fillArgs struct {
+	These []domain.ID `json:"task_ids,omitempty"` // whatever may begin
+}
+
+// Kind implements queue.Args.
+func (fillArgs) Kind() string { return fillKind }
+
 // Waker implements service.RunQueue.
 type Waker struct {
 	Queue queue.Queue
@@ -49,6 +60,11 @@ const enqueueLimit = 5 * time.Second
 
 // WakeRun has a project's run looked at.
 func (w Waker) WakeRun(project, id domain.ID) { w.wakeIn(project, id, 0) }
+
+// WakeRuns has those of a project's runs looked at that may begin now, and these.
+func (w Waker) WakeRuns(project domain.ID, these []domain.ID) {
+	w.enqueue(fillArgs{these}, queue.Options{Tenant: string(project)})
+}
 
 // probe has it look for room, though its project waits.
 func (w Waker) probe(project, id domain.ID) {

@@ -77,6 +77,9 @@ func (r *Runner) Start(ctx context.Context) error {
 	queue.On(r.Queue, func(ctx context.Context, args attendArgs, job queue.Job) error {
 		return r.attend(ctx, domain.ID(job.Tenant), args)
 	})
+	queue.On(r.Queue, func(ctx context.Context, args fillArgs, job queue.Job) error {
+		return r.fill(ctx, domain.ID(job.Tenant), args.These)
+	})
 	if err := r.Queue.Start(ctx); err != nil {
 		return err
 	}
@@ -147,6 +150,25 @@ func (r *Runner) sweep(ctx context.Context) error {
 		if !here {
 			r.wake.WakeRun(t.ProjectID, t.ID)
 		}
+	}
+	return err
+}
+
+// fill has as many of a project's runs looked at as it has places free, and these.
+func (r *Runner) fill(ctx context.Context, project domain.ID, these []domain.ID) error {
+	for _, id := range these {
+		r.wake.WakeRun(project, id)
+	}
+	if !r.holds.pass(project) {
+		return nil // one that tries has the others looked at
+	}
+	var next []*domain.Task
+	err := r.Store.View(ctx, func(tx storage.Tx) (err error) {
+		next, err = r.next(ctx, tx, project, storage.MaxPage)
+		return err
+	})
+	for _, t := range next {
+		r.wake.WakeRun(project, t.ID)
 	}
 	return err
 }

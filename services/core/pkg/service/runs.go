@@ -132,11 +132,28 @@ func (s *Service) CreateRuns(ctx context.Context, by vmm.Caller, req vmm.CreateR
 		return nil, err
 	}
 	if !existing {
-		for _, t := range tasks {
-			s.wakeRun(t)
-		}
+		s.wakeNew(tasks, args)
 	}
 	return tasks, nil
+}
+
+// wakeNew has runs looked at that were made together. Who asked for them does
+// not wait for a queue that is slow to take a thousand jobs.
+func (s *Service) wakeNew(tasks []*domain.Task, args []RunArgs) {
+	if len(tasks) == 1 {
+		s.wakeRun(tasks[0])
+		return
+	}
+	if s.runs == nil {
+		return
+	}
+	var after []domain.ID // what they come after may have failed already
+	for i, t := range tasks {
+		if len(args[i].After) > 0 {
+			after = append(after, t.ID)
+		}
+	}
+	s.runs.WakeRuns(tasks[0].ProjectID, after)
 }
 
 // fieldOf says which field of a request something that is not there was in.

@@ -199,6 +199,9 @@ type Deps struct {
 // RunQueue is where it is told that a run is to be looked at.
 type RunQueue interface {
 	WakeRun(project, id domain.ID)
+	// WakeRuns has those looked at of a project's runs that may begin now, and
+	// these, in one call however many they are.
+	WakeRuns(project domain.ID, these []domain.ID)
 }
 
 // New makes a service.
