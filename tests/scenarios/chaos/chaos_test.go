@@ -106,6 +106,7 @@ func TestNothingIsLost(t *testing.T) {
 	must(t, err)
 	f.settle()
 	t.Log(h.Summary())
+	f.tellFaults()
 
 	patient := f.clients(time.Minute)[0]
 	var rows []history.Row

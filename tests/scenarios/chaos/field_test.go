@@ -55,6 +55,9 @@ type field struct {
 	clocks    []*clock
 	proxies   *toxiproxy.ApiServer
 	templates []string
+
+	pairs pairs
+	made  map[string]int // faults, by their names
 }
 
 // wire is what connections between two processes go through.
@@ -74,7 +77,7 @@ func newField(t *testing.T, ctx context.Context) *field { //nolint:revive // the
 	backing, err := server.StartBacking(ctx, "--appendfsync", "always")
 	must(t, err)
 	t.Cleanup(func() { must(t, backing.Stop()) })
-	f := &field{t: t, ctx: ctx, backing: backing, proxies: toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())}
+	f := &field{t: t, ctx: ctx, backing: backing, made: map[string]int{}, proxies: toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())}
 	dir, err := os.MkdirTemp("", "aetherium-chaos-")
 	must(t, err)
 	t.Cleanup(func() {

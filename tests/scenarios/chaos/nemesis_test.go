@@ -3,7 +3,9 @@ package chaos
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -146,6 +148,60 @@ func (f *field) drained(worker string, hold time.Duration) fault {
 		func() error { return f.ask("worker", "uncordon", worker) }}
 }
 
+// pair is of parts, by their numbers, the one that others need first.
+type pair struct{ one, other int }
+
+// pairs are dealt one after the other until each was, in an order of the seed's.
+type pairs struct {
+	dealt int
+	left  []pair
+}
+
+// What a deck has of them: six, which 30 minutes are, have all 21. The first has
+// as many as of other things.
+const (
+	firstPairs = 3
+	laterPairs = 4
+)
+
+// inDeck is how many the next deck has.
+func (p *pairs) inDeck() int {
+	if p.dealt == 0 {
+		return firstPairs
+	}
+	return laterPairs
+}
+
+// deal gives the next pair of n parts.
+func (p *pairs) deal(r *rand.Rand, n int) pair {
+	if len(p.left) == 0 {
+		p.left = allPairs(n)
+	}
+	p.dealt++
+	var next pair
+	if p.dealt <= firstPairs { // drawn so that a seed has the first deck that it always had
+		i, j := r.IntN(n), r.IntN(n-1)
+		if j >= i {
+			j++
+		}
+		next = pair{min(i, j), max(i, j)}
+	} else {
+		next = p.left[r.IntN(len(p.left))]
+	}
+	p.left = slices.DeleteFunc(p.left, func(q pair) bool { return q == next })
+	return next
+}
+
+// allPairs are those of n parts.
+func allPairs(n int) (all []pair) {
+	for i := range n {
+		for j := i + 1; j < n; j++ {
+			all = append(all, pair{i, j})
+		}
+	}
+	return all
+}
+
 // deck is one of each kind of fault for each part, and some of the many for
 // pairs and wires, in an order of the seed's.
 func (f *field) deck(r *rand.Rand) []fault {
@@ -155,12 +211,9 @@ func (f *field) deck(r *rand.Rand) []fault {
 	for _, p := range parts {
 		deck = append(deck, killed(p, hold()))
 	}
-	for range 3 {
-		i, j := r.IntN(len(parts)), r.IntN(len(parts)-1)
-		if j >= i {
-			j++
-		}
-		deck = append(deck, both(parts[min(i, j)], parts[max(i, j)], hold()))
+	for range f.pairs.inDeck() {
+		p := f.pairs.deal(r, len(parts))
+		deck = append(deck, both(parts[p.one], parts[p.other], hold()))
 	}
 	for _, i := range r.Perm(len(parts))[:3] {
 		deck = append(deck, paused(parts[i], longestPause))
@@ -217,6 +270,7 @@ func (f *field) spoil(ctx context.Context, only string, r *rand.Rand) error {
 			if err := fault.begin(); err != nil {
 				return fmt.Errorf("%s: %w", fault.name, err)
 			}
+			f.made[fault.name]++
 			wait(ctx, fault.hold)
 			if err := fault.mended(); err != nil {
 				return fmt.Errorf("%s, and is not mended: %w", fault.name, err)
@@ -231,4 +285,24 @@ func wait(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	case <-time.After(d):
 	}
+}
+
+// tellFaults says how often which fault was made, and which pairs were not killed.
+func (f *field) tellFaults() {
+	var text strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(f.made)) {
+		fmt.Fprintf(&text, "\n\t%d × %s", f.made[name], name)
+	}
+	parts, seen := f.parts(), 0
+	var missed []string
+	all := allPairs(len(parts))
+	for _, p := range all {
+		name := both(parts[p.one], parts[p.other], 0).name
+		if f.made[name] > 0 {
+			seen++
+		} else {
+			missed = append(missed, name)
+		}
+	}
+	f.t.Logf("faults:%s\n%d of %d pairs; not made: %q", text.String(), seen, len(all), missed)
 }
