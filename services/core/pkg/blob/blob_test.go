@@ -3,10 +3,12 @@ package blob_test
 import (
 	"bytes"
 	"encoding/pem"
+	"fmt"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -100,6 +102,35 @@ func TestS3Refusals(t *testing.T) {
 		if !errors.HasCode(err, errors.Unavailable) || !strings.Contains(err.Error(), "bucket") {
 			t.Errorf("without a bucket: %v", err)
 		}
+	}
+}
+
+// Hosts that share a directory remove what is old at the same time, and each goes on.
+func TestTwoCollectAtOnce(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	before := time.Now().Add(-25 * time.Hour)
+	for i := range 500 {
+		name := filepath.Join(dir, fmt.Sprintf(".part-%03d", i))
+		if err := os.WriteFile(name, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(name, before, before); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var both sync.WaitGroup
+	for range 4 {
+		d := openDir(t, dir)
+		both.Go(func() {
+			if err := d.List(t.Context(), func(blob.Info) error { return nil }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	both.Wait()
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("%d are left, %v", len(left), err)
 	}
 }
 

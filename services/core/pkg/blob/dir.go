@@ -130,7 +130,10 @@ func (d *Dir) List(ctx context.Context, f func(Info) error) error {
 			return dirError(err)
 		}
 		if strings.HasPrefix(e.Name(), partPrefix) && time.Since(st.ModTime()) > staleAfter {
-			return dirError(os.Remove(name))
+			if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) { // another host's may have been quicker
+				return dirError(err)
+			}
+			return nil
 		}
 		digest := Digest(algorithm + e.Name())
 		if _, err := digest.hex(); err != nil {
