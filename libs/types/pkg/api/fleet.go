@@ -82,6 +82,16 @@ type Event struct {
 	At      time.Time       `json:"at"`
 }
 
+// TypeEventGap is the type of the one event of a stream that is no fact: events after
+// the cursor that the reader came with are not kept any more. Its seq is where it goes on.
+const TypeEventGap = "gap"
+
+// EventGap is its data.
+type EventGap struct {
+	From int64 `json:"from" doc:"The cursor that the reader had"`
+	To   int64 `json:"to" doc:"Events after from, up to this cursor, may have been missed"`
+}
+
 // EventList is events after a cursor, oldest first.
 type EventList struct {
 	Items []Event `json:"items" nullable:"false"`

@@ -54,6 +54,8 @@ given. The first column is the cursor to go on from.`,
 
 func (a *app) showEvent(ev api.Event) error {
 	switch {
+	case a.namesOnly() && ev.Type == api.TypeEventGap: // it is of nothing
+		return nil
 	case a.namesOnly():
 		return a.showNames([]string{ev.Subject})
 	case a.asJSON():

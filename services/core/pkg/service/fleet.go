@@ -112,14 +112,13 @@ func (s *Service) ListEvents(ctx context.Context, by vmm.Caller, after int64, li
 	return es, err
 }
 
-// LastEvent implements vmm.Events.
-func (s *Service) LastEvent(ctx context.Context) (int64, error) {
-	var newest int64
-	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
-		_, newest, err = tx.Outbox().Bounds(ctx)
+// EventBounds implements vmm.Events.
+func (s *Service) EventBounds(ctx context.Context) (oldest, newest int64, err error) {
+	err = s.store.View(ctx, func(tx storage.Tx) (err error) {
+		oldest, newest, err = tx.Outbox().Bounds(ctx)
 		return err
 	})
-	return newest, err
+	return oldest, newest, err
 }
 
 // EventsChanged implements vmm.Events.

@@ -597,8 +597,9 @@ type Fleet interface {
 type Events interface {
 	// ListEvents returns events after a cursor in commit order, at most limit.
 	ListEvents(ctx context.Context, by Caller, after int64, limit int) ([]domain.Event, error)
-	// LastEvent gives the newest cursor.
-	LastEvent(ctx context.Context) (int64, error)
+	// EventBounds gives the cursors of the oldest event that is kept and of the
+	// newest. Who goes on from a cursor below oldest-1 may have missed events.
+	EventBounds(ctx context.Context) (oldest, newest int64, err error)
 	// EventsChanged returns a channel that is closed when there may be newer events.
 	EventsChanged() <-chan struct{}
 }

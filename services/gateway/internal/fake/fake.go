@@ -40,6 +40,7 @@ type Orchestrator struct {
 	built    []vmm.BuildTemplate
 	keys     map[string]idempotent
 	events   []domain.Event
+	forgot   int64 // up to this one they are not kept
 	programs map[string]Program
 	creates  int
 	panics   map[string]string

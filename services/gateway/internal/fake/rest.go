@@ -412,19 +412,22 @@ func (o *Orchestrator) ListEvents(_ context.Context, by vmm.Caller, after int64,
 	defer o.mu.Unlock()
 	var out []domain.Event
 	for _, e := range o.events {
-		if e.Seq > after && e.ProjectID == by.ProjectID && len(out) < limit {
+		if e.Seq > max(after, o.forgot) && e.ProjectID == by.ProjectID && len(out) < limit {
 			out = append(out, e)
 		}
 	}
 	return out, nil
 }
 
-// LastEvent implements vmm.Events.
-func (o *Orchestrator) LastEvent(context.Context) (int64, error) {
+// EventBounds implements vmm.Events.
+func (o *Orchestrator) EventBounds(context.Context) (oldest, newest int64, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return int64(len(o.events)), nil
+	return o.forgot + 1, int64(len(o.events)), nil
 }
+
+// ForgetEvents lets events be kept no longer, up to one that is not the newest.
+func (o *Orchestrator) ForgetEvents(to int64) { o.locked(func() { o.forgot = to }) }
 
 // EventsChanged implements vmm.Events.
 func (o *Orchestrator) EventsChanged() <-chan struct{} {

@@ -18,7 +18,7 @@ type (
 		Limit int   `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	}
 	streamEventsInput struct {
-		After       int64  `query:"after" minimum:"-1" default:"-1" doc:"Cursor: only later ones; -1: from now"`
+		After       int64  `query:"after" minimum:"-1" default:"-1" doc:"Cursor: only later ones; 0: all that are kept; -1: from now"`
 		LastEventID string `header:"Last-Event-ID" maxLength:"20" doc:"Where to go on; beats after"`
 	}
 	eventListOutput struct{ Body wire.EventList }
@@ -27,7 +27,8 @@ type (
 func (a *API) eventRoutes() {
 	const tag = "Events"
 	register(a, operation("list-events", http.MethodGet, "/events", tag, "List events after a cursor", "Oldest first."), options{scope: domain.ScopeRead}, a.listEvents)
-	stream := operation("stream-events", http.MethodGet, "/events/stream", tag, "Follow events", "Over WebSocket or as server-sent events; Event in JSON, whose seq is the cursor.")
+	stream := operation("stream-events", http.MethodGet, "/events/stream", tag, "Follow events", "Over WebSocket or as server-sent events; Event in JSON, whose seq is the cursor. "+
+		"Where events after the cursor are no longer kept, the first is of type `gap`: its data says from which cursor to which some may have been missed.")
 	stream.Responses = streamResponses[wire.Event](a)
 	register(a, stream, options{scope: domain.ScopeRead}, func(ctx context.Context, in *streamEventsInput) (*huma.StreamResponse, error) {
 		return streaming(func(w http.ResponseWriter, r *http.Request) error {

@@ -206,6 +206,55 @@ func TestEventsStream(t *testing.T) {
 	}
 }
 
+// A reader that comes back with a cursor behind which events are not kept any more
+// is told so; one that has missed none, and one that has no cursor, are not.
+func TestEventsStreamTellsGaps(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	vm := l.vm()
+	for _, to := range []string{"stop", "start", "stop"} { // 3, 4, 5
+		get[wire.VM](l, 200, req{method: "POST", path: "/vms/" + vm.ID + "/" + to})
+	}
+	l.core.ForgetEvents(3)
+	first := func(after string) (ev wire.Event) {
+		s := l.mustDial("/events/stream?after=" + after)
+		_, raw, err := s.conn.Read(s.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(raw, &ev); err != nil {
+			t.Fatal(err)
+		}
+		return ev
+	}
+	ev := first("1")
+	var gap wire.EventGap
+	if err := json.Unmarshal(ev.Data, &gap); err != nil || ev.Type != wire.TypeEventGap || ev.Seq != 3 || gap != (wire.EventGap{From: 1, To: 3}) {
+		t.Errorf("behind a gap: %+v, %+v, %v", ev, gap, err)
+	}
+	for _, after := range []string{"0", "3"} {
+		if ev := first(after); ev.Seq != 4 || ev.Type == wire.TypeEventGap {
+			t.Errorf("after %s: %+v", after, ev)
+		}
+	}
+	resp, err := l.client.Do(l.request(req{method: "GET", path: "/events/stream", header: map[string]string{"Accept": "text/event-stream", "Last-Event-ID": "2"}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	var raw []byte
+	for buf := make([]byte, 4096); !bytes.Contains(raw, []byte("id: 5")); {
+		n, err := resp.Body.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw = append(raw, buf[:n]...)
+	}
+	if !bytes.Contains(raw, []byte("event: gap")) || !bytes.Contains(raw, []byte("id: 3")) || !bytes.Contains(raw, []byte("id: 4")) {
+		t.Errorf("told as events: %s", raw)
+	}
+}
+
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
@@ -113,7 +114,7 @@ func (s *Streams) Events(w http.ResponseWriter, r *http.Request, by vmm.Caller, 
 	return s.messages(w, r, "events", func(ctx context.Context) (func(context.Context, teller) error, error) {
 		if after < 0 {
 			var err error
-			if after, err = s.VMs.LastEvent(ctx); err != nil {
+			if _, after, err = s.VMs.EventBounds(ctx); err != nil {
 				return nil, err
 			}
 		}
@@ -122,20 +123,26 @@ func (s *Streams) Events(w http.ResponseWriter, r *http.Request, by vmm.Caller, 
 }
 
 func (s *Streams) followEvents(ctx context.Context, by vmm.Caller, after int64, t teller) error {
-	for {
+	for behind := true; ; {
 		// Taken before reading, so that no event slips in between.
 		changed := s.VMs.EventsChanged()
 		batch, err := s.VMs.ListEvents(ctx, by, after, eventBatch)
 		if err != nil {
 			return err
 		}
+		if behind {
+			if after, err = s.tellGap(ctx, after, batch, t); err != nil {
+				return err
+			}
+		}
+		behind = len(batch) == eventBatch
 		for _, e := range batch {
 			if err := t.tell("event", strconv.FormatInt(e.Seq, 10), Event(e)); err != nil {
 				return err
 			}
 			after = e.Seq
 		}
-		if len(batch) == eventBatch {
+		if behind {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
@@ -147,6 +154,31 @@ func (s *Streams) followEvents(ctx context.Context, by vmm.Caller, after int64, 
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// tellGap tells, after a batch was read and before it is told, that events between a
+// cursor and the batch are not kept any more, and gives the cursor behind them. Who
+// begins with the first asks for no more than what is kept.
+func (s *Streams) tellGap(ctx context.Context, after int64, batch []domain.Event, t teller) (int64, error) {
+	if after == 0 {
+		return after, nil
+	}
+	oldest, _, err := s.VMs.EventBounds(ctx)
+	if err != nil {
+		return after, err
+	}
+	to := oldest - 1
+	if len(batch) > 0 {
+		to = min(to, batch[0].Seq-1) // some were removed after they were read
+	}
+	if to <= after {
+		return after, nil
+	}
+	data, err := json.Marshal(wire.EventGap{From: after, To: to})
+	if err != nil {
+		return after, err
+	}
+	return to, t.tell(wire.TypeEventGap, strconv.FormatInt(to, 10), wire.Event{Seq: to, Type: wire.TypeEventGap, Data: data, At: time.Now().UTC()})
 }
 
 // Event is an event as it goes over the wire.

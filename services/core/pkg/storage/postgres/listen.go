@@ -126,7 +126,7 @@ func (l *listener) loop(ctx context.Context, conn *pgx.Conn) {
 // hear announces what is told until the connection breaks.
 func (l *listener) hear(ctx context.Context, conn *pgx.Conn) error {
 	for {
-		n, err := conn.WaitForNotification(ctx)
+		n, err := l.next(ctx, conn)
 		if err != nil {
 			return classify(err)
 		}
@@ -139,6 +139,26 @@ func (l *listener) hear(ctx context.Context, conn *pgx.Conn) error {
 		}
 		if strings.Contains(what, "k") {
 			l.keys.Announce()
+		}
+	}
+}
+
+// next waits for what is told next. A connection that is silent is tried every now
+// and then: one that was dropped on its way tells nothing, and has no error for minutes.
+func (l *listener) next(ctx context.Context, conn *pgx.Conn) (*pgconn.Notification, error) {
+	for {
+		wait, stop := context.WithTimeout(ctx, l.o.Alive)
+		n, err := conn.WaitForNotification(wait)
+		silent := wait.Err() != nil && ctx.Err() == nil
+		stop()
+		if err == nil || !silent {
+			return n, err
+		}
+		try, stop := context.WithTimeout(ctx, 2*l.o.Alive)
+		err = conn.Ping(try)
+		stop()
+		if err != nil {
+			return nil, err
 		}
 	}
 }

@@ -31,6 +31,9 @@ type Options struct {
 	Wait time.Duration
 	// Turn is how long a writing transaction may do nothing; 0: 10 s.
 	Turn time.Duration
+	// Alive is how long the connection that is told of changes may be silent before
+	// it is tried; 0: 5 s.
+	Alive time.Duration
 	// Alone refuses a database that another store was opened for with Alone, and
 	// keeps others from it: of a server that is to be the only one.
 	Alone bool
@@ -53,6 +56,9 @@ func (o Options) withDefaults(params url.Values) Options {
 	}
 	if o.Turn <= 0 {
 		o.Turn = 10 * time.Second
+	}
+	if o.Alive <= 0 {
+		o.Alive = 5 * time.Second
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
