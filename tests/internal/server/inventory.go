@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,7 +53,14 @@ func (s *Server) Stray(ctx context.Context, most Limits) ([]string, error) {
 	if pooled > most.PooledMachines {
 		out = append(out, fmt.Sprintf("%d machines in the pool, at most %d were expected", pooled, most.PooledMachines))
 	}
-	known := func(id string) bool { _, ok := machines[domain.ID(id)]; return ok }
+	places, err := s.Places(ctx)
+	if err != nil {
+		return nil, err
+	}
+	known := func(id string) bool {
+		p, ok := places[id]
+		return ok && (s.own() == "" || p.Worker == s.own()) // another's machine has nothing here
+	}
 	for _, piece := range s.pieces() {
 		if !known(piece.machine) {
 			out = append(out, "machine "+piece.machine+": "+piece.what)
@@ -304,7 +310,7 @@ func (s *Server) strayMounts(pairs map[string]bool) []string {
 // that have outlived what they were started for.
 func (s *Server) strayProcesses(known func(string) bool) []string {
 	server, _ := s.PID()
-	parent := regexp.MustCompile("/aetherium-" + regexp.QuoteMeta(s.lease.Instance) + `(?:\.\w+)?/([^/\s]+)`)
+	parent := s.within()
 	var out []string
 	for _, p := range s.found() {
 		if p.zombie || p.pid == server {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -75,6 +76,9 @@ func TestNothingIsLost(t *testing.T) {
 	defer stop()
 	end, stopAll := context.WithTimeout(ctx, duration+aftermath)
 	defer stopAll()
+	looking, stopLooking := context.WithCancel(end)
+	defer stopLooking()
+	looks := f.watch(looking)
 	once, steady := f.clients(time.Millisecond), f.clients(aftermath)
 	var working sync.WaitGroup
 	for i := range users {
@@ -99,6 +103,7 @@ func TestNothingIsLost(t *testing.T) {
 		}
 	})
 	working.Wait()
+	stopLooking()
 	if !stuck.Stop() {
 		f.keepLogs()
 		t.Fatal("what was begun did not come to its end: the logs have everybody's stacks")
@@ -121,7 +126,9 @@ func TestNothingIsLost(t *testing.T) {
 		must(t, err)
 		told = append(told, history.Event{Seq: e.Seq, Type: e.Type, VM: e.VMID})
 	}
-	wrong := append(h.Check(rows), h.CheckEvents(told, rows)...)
+	seen := looks()
+	t.Logf("looked at the hosts %d times, %d machines ran there", len(seen), ran(seen))
+	wrong := slices.Concat(h.Check(rows), h.CheckEvents(told, rows), history.CheckOwners(seen))
 	for _, w := range wrong {
 		t.Error(w)
 	}

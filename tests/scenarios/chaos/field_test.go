@@ -246,8 +246,8 @@ func (f *field) tellOf(wrong []string) {
 	}
 }
 
-// settle waits until every worker is ready and has nothing on its host that no
-// row knows.
+// settle waits until every worker is ready, every machine runs where its row says,
+// and no worker has anything on its host that no row there knows.
 func (f *field) settle() {
 	c, err := f.gateways[0].Client()
 	must(f.t, err)
@@ -262,10 +262,20 @@ func (f *field) settle() {
 			}
 		}
 		if ready == workers {
-			return
+			break
 		}
 		must(f.t, f.ctx.Err())
 		time.Sleep(100 * time.Millisecond)
+	}
+	ctx, cancel := context.WithTimeout(f.ctx, time.Minute)
+	defer cancel()
+	for _, wrong := range f.misplaced(ctx) {
+		f.t.Error(wrong)
+	}
+	for _, w := range f.workers {
+		for _, stray := range f.stray(ctx, w) {
+			f.t.Errorf("%s: %s", nameOf(w), stray)
+		}
 	}
 }
 
