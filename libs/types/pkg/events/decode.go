@@ -16,6 +16,7 @@ const (
 	WorkerReady    = "worker.ready"
 	WorkerCordoned = "worker.cordoned"
 	WorkerAway     = "worker.away"
+	WorkerRemoved  = "worker.removed" // and with it what it had
 )
 
 // WorkerPayload is the data of the worker.* events.
@@ -44,7 +45,7 @@ func Types() []string {
 		SnapshotCreated, SnapshotDeleted,
 		BuildStarted, BuildReady, BuildFailed,
 		TaskCreated, TaskUpdated, TaskSucceeded, TaskFailed, TaskCanceled,
-		WorkerJoined, WorkerReady, WorkerCordoned, WorkerAway,
+		WorkerJoined, WorkerReady, WorkerCordoned, WorkerAway, WorkerRemoved,
 	}
 }
 

@@ -24,7 +24,7 @@ const (
 
 func (a *app) workerCommand() *cobra.Command {
 	return group("worker", "See and change the installation's workers, for administrators",
-		a.workerListCommand(), a.workerGetCommand(), a.workerCordonCommand(), a.workerUncordonCommand(), a.workerDrainCommand(), a.workerTokenCommand())
+		a.workerListCommand(), a.workerGetCommand(), a.workerCordonCommand(), a.workerUncordonCommand(), a.workerDrainCommand(), a.workerRemoveCommand(), a.workerTokenCommand())
 }
 
 func workerName(w api.Worker) string { return w.Name }
@@ -189,6 +189,38 @@ says why.`,
 	cmd.Flags().Var((*durationFlag)(&within), "within", "end what is left after so long, up to 24h")
 	cmd.Flags().BoolVar(&move, "move", false, "have VMs that rest leave the worker")
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "do not wait until nothing is active")
+	return cmd
+}
+
+func (a *app) workerRemoveCommand() *cobra.Command {
+	fenced := false
+	cmd := &cobra.Command{
+		Use:     "rm WORKER…",
+		Aliases: []string{"delete", "remove"},
+		Short:   "Remove workers that are away for good",
+		Long: `Removes workers that are away: stopped, or lost with their hosts. They may not come
+back; a host that is to be a worker again joins by a token, with a new data directory.
+
+A worker that has something still is removed with --fenced alone: your word that its
+host is off for good, or its disk wiped. Its VMs end then as lost, but for those that
+rest in the storage, whose next start is on another worker. Volumes that were there
+are gone, and snapshots and templates that are not in the storage. Broken off, it goes
+on when it is asked for again.`,
+		Example: `  aetherium worker rm node-2
+  aetherium worker rm node-2 --fenced`,
+		Args: atLeastOne("WORKER"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			return a.removeEach(args, func(name string) (removed, error) {
+				return removed{Name: name}, c.RemoveWorker(cmd.Context(), name, fenced)
+			})
+		},
+		ValidArgsFunction: a.completeWorkers,
+	}
+	cmd.Flags().BoolVar(&fenced, "fenced", false, "their hosts are off for good, or their disks wiped: what they had is given up")
 	return cmd
 }
 

@@ -197,6 +197,9 @@ func (d *daemon) run(ctx context.Context, listener net.Listener, ready func() er
 	select {
 	case <-ctx.Done():
 		return nil
+	case <-own.Removed():
+		return errors.New(errors.Gone, "the worker was removed from the installation").
+			WithHint("what is on its host is nobody's: wipe it, and have it join again by a token")
 	case err := <-ended:
 		return err
 	}

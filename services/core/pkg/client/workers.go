@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"iter"
+	"net/url"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
@@ -30,6 +31,17 @@ func (c *Client) UncordonWorker(ctx context.Context, worker string) (api.Worker,
 func (c *Client) DrainWorker(ctx context.Context, worker string, within time.Duration, move bool) (api.Worker, error) {
 	ms := within.Milliseconds()
 	return fetch[api.Worker](ctx, c, post(api.DrainWorker{WithinMS: &ms, Move: move}, "workers", worker, "drain").repeatable())
+}
+
+// RemoveWorker removes a worker that is away. One that has something still has to be
+// fenced: nothing of it runs any more. Returns Conflict where it is not away, or has
+// something and is not fenced.
+func (c *Client) RemoveWorker(ctx context.Context, worker string, fenced bool) error {
+	r := remove("workers", worker)
+	if fenced {
+		r.query = url.Values{"fenced": {"true"}}
+	}
+	return c.perform(ctx, r)
 }
 
 // JoinTokens lists the tokens by which workers join, ended ones as well, for administrators.

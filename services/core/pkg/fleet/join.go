@@ -130,7 +130,7 @@ func again(ctx context.Context, tx storage.Tx, token *domain.JoinToken, key [sha
 		return errors.New(errors.Conflict, "the join token was used at %s, by the worker %s", token.UsedAt.Format(time.RFC3339), token.WorkerID).
 			WithHint("each worker needs its own; `aetherium worker token create` makes another")
 	}
-	_, err := tx.Workers().Get(ctx, token.WorkerID)
+	_, err := storage.Member(ctx, tx, token.WorkerID)
 	return removed(err)
 }
 
@@ -232,7 +232,7 @@ func (s *Service) Renew(ctx context.Context, worker domain.ID, r RenewRequest, a
 		return Certificate{}, err
 	}
 	err = s.Store.View(ctx, func(tx storage.Tx) error {
-		_, err := tx.Workers().Get(ctx, worker)
+		_, err := storage.Member(ctx, tx, worker)
 		return removed(err)
 	})
 	if err != nil {

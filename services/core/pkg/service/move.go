@@ -177,9 +177,11 @@ func (s *Service) takeBack(ctx context.Context, tx storage.Tx, vm *domain.VM) er
 
 // entrust gives a VM that rests in the storage, and is to be deleted or to rest
 // without its memory, to a worker that is there, if its own is not and another one is.
+// Returns Unavailable where its own was removed, and there is no other.
 func (s *Service) entrust(ctx context.Context, tx storage.Tx, vm *domain.VM) error {
 	state, err := tx.Workers().State(ctx, vm.WorkerID)
-	if err == nil && state != domain.WorkerAway || err != nil && !errors.HasCode(err, errors.NotFound) {
+	removed := errors.HasCode(err, errors.NotFound)
+	if err == nil && state != domain.WorkerAway || err != nil && !removed {
 		return err
 	}
 	disk, err := tx.Snapshots().Get(ctx, vm.ProjectID, vm.StoredID)
@@ -191,7 +193,7 @@ func (s *Service) entrust(ctx context.Context, tx storage.Tx, vm *domain.VM) err
 	}
 	disk.Kind = domain.SnapshotDisk // what was in its memory is not needed for that
 	keeper, err := Keeper(ctx, tx, disk, disk.Packed.Store)
-	if errors.HasCode(err, errors.Unavailable) {
+	if errors.HasCode(err, errors.Unavailable) && !removed {
 		return nil // its own does it when it is back
 	}
 	if err == nil {

@@ -162,6 +162,8 @@ type Settings interface {
 	Set(ctx context.Context, key, value string) error
 	// Init stores a value unless there is one, and returns what is stored.
 	Init(ctx context.Context, key, value string) (string, error)
+	// Delete of an absent key is success.
+	Delete(ctx context.Context, key string) error
 }
 
 // Setting keys.
@@ -170,3 +172,9 @@ const (
 	SettingKeyCheck   = SealedSettings + "check"      // opens where the right keys are at hand
 	SettingTokenKeys  = SealedSettings + "token_keys" // what signs access tokens
 )
+
+// SettingPool is where a worker's warm pool remembers the kinds in use.
+func SettingPool(worker domain.ID) string { return "pool/" + string(worker) }
+
+// SettingRemoved is there while a worker is being removed: it may not come back.
+func SettingRemoved(worker domain.ID) string { return "removed/" + string(worker) }

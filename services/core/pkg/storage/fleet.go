@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 )
 
@@ -90,6 +91,22 @@ type Workers interface {
 	// saved and not wanted otherwise. What rests in the storage holds nothing, and is
 	// not there.
 	Count(ctx context.Context, ws ...*domain.Worker) (WorkersVersion, error)
+}
+
+// Member gives the row of a worker that is one of the installation.
+// Returns NotFound for one that was removed, or is being removed.
+func Member(ctx context.Context, tx Tx, id domain.ID) (*domain.Worker, error) {
+	w, err := tx.Workers().Get(ctx, id)
+	if err == nil {
+		if _, err = tx.Settings().Get(ctx, SettingRemoved(id)); errors.HasCode(err, errors.NotFound) {
+			return w, nil
+		}
+	}
+	if err == nil || errors.HasCode(err, errors.NotFound) {
+		err = errors.Wrap(err, errors.NotFound, "the worker %s is not one of this installation any more", id).
+			WithHint("have it join again, with another data directory")
+	}
+	return nil, err
 }
 
 // JoinTokens is the table of the tokens by which workers join.

@@ -57,6 +57,7 @@ type Templates interface {
 type BuildFilter struct {
 	ProjectID  domain.ID
 	TemplateID domain.ID
+	WorkerID   domain.ID           // that made it
 	States     []domain.BuildState // any of them
 	Page
 }
@@ -74,13 +75,16 @@ type Builds interface {
 	// Update writes what building finds out. Returns Conflict when changed
 	// meanwhile or when the build is ready, NotFound.
 	Update(ctx context.Context, b *domain.Build) error
+	// Lose is Update for what a worker that is gone had of a build, ready or not: it
+	// writes state, reason and artifacts.
+	Lose(ctx context.Context, b *domain.Build) error
 	// Delete removes a build and the tags on it. Returns Conflict while a VM, a
 	// snapshot or a machine uses it, NotFound.
 	Delete(ctx context.Context, project, id domain.ID) error
 	// InUse reports whether a VM that is not deleted, a snapshot or a machine uses the build.
 	InUse(ctx context.Context, id domain.ID) (bool, error)
-	// Orphans lists a worker's builds whose template is gone and that nothing uses,
-	// oldest first.
+	// Orphans lists builds of a worker, and of workers that are no more, whose template
+	// is gone and that nothing uses, oldest first.
 	Orphans(ctx context.Context, worker domain.ID, limit int) ([]*domain.Build, error)
 	// Copied notes that a worker has a build that another made. Again is success.
 	// Returns NotFound.

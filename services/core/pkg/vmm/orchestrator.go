@@ -589,6 +589,12 @@ type Fleet interface {
 	// time. Asked again, the earlier time counts, and a wish to move them stays.
 	// Returns Unsupported to move VMs of a worker without storage.
 	DrainWorker(ctx context.Context, by Caller, idOrName string, d DrainWorker) (*domain.Worker, error)
+	// RemoveWorker removes a worker that is away, and gives it as it was. One that has
+	// something still has to be fenced: the caller's word that nothing of it runs any
+	// more. Its VMs end then, but for those that rest in the storage, and what it alone
+	// had is gone. Broken off, it goes on when it is asked for again.
+	// Returns Conflict for a worker that is not away, or has something and is not fenced.
+	RemoveWorker(ctx context.Context, by Caller, idOrName string, fenced bool) (*domain.Worker, error)
 	// Drivers tells what each driver on this installation can do.
 	Drivers(ctx context.Context, by Caller) ([]domain.DriverInfo, error)
 }

@@ -5,7 +5,6 @@ import (
 
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/libs/types/pkg/events"
-	"github.com/aetherium/aetherium/services/core/pkg/lifecycle"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 )
@@ -42,10 +41,9 @@ func (w *Worker) commit(ctx context.Context, id domain.ID, kind string, change f
 				return err
 			}
 		}
-		if !serves || !lifecycle.Converged(row.Desired, row.Observed) {
-			return nil
+		if serves {
+			ended, err = service.EndVMTasks(ctx, tx, row, now)
 		}
-		ended, err = w.endTasks(ctx, tx, row)
 		return err
 	})
 	if err != nil {
@@ -63,25 +61,6 @@ func (w *Worker) commit(ctx context.Context, id domain.ID, kind string, change f
 		w.Changes.Notify(t.ID)
 	}
 	return row, nil
-}
-
-// endTasks ends the running tasks that stand for a VM.
-func (w *Worker) endTasks(ctx context.Context, tx storage.Tx, vm *domain.VM) ([]*domain.Task, error) {
-	list, err := tx.Tasks().List(ctx, storage.TaskFilter{Subject: vm.ID, States: []domain.TaskState{domain.TaskRunning}})
-	if err != nil {
-		return nil, err
-	}
-	now := w.time()
-	for _, t := range list.Items {
-		service.EndVMTask(t, vm, now)
-		if err := tx.Tasks().Update(ctx, t); err != nil {
-			return nil, err
-		}
-		if err := tx.Outbox().Append(ctx, events.Task(events.TaskKind(t.State), t, now)); err != nil {
-			return nil, err
-		}
-	}
-	return list.Items, nil
 }
 
 // underway shows that a step has begun. It writes nothing when the row says so already.

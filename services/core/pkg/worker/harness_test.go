@@ -154,6 +154,12 @@ func (b *bed) template(name, dir string) {
 // up starts worker and service, as a fresh process does.
 func (b *bed) up() {
 	b.t.Helper()
+	must(b.t, b.begin())
+}
+
+// begin is up for a worker that may be refused.
+func (b *bed) begin() error {
+	b.t.Helper()
 	var err error
 	b.journals, err = journal.OpenStore(filepath.Join(b.config.DataDir, "journals"), journal.Options{})
 	must(b.t, err)
@@ -171,7 +177,7 @@ func (b *bed) up() {
 		b.link = newLink(b.worker, log)
 	}
 	b.Service = b.serve(b, b.changes)
-	must(b.t, b.worker.Start(b.ctx))
+	return b.worker.Start(b.ctx)
 }
 
 // serve makes a service of the bed's store that reaches nodes.

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -18,6 +19,8 @@ func (w *Worker) live(ctx context.Context) {
 	for {
 		select {
 		case <-time.After(next):
+		case <-w.removed.learned:
+			return
 		case <-ctx.Done():
 			return
 		}
@@ -32,6 +35,25 @@ func (w *Worker) live(ctx context.Context) {
 	}
 }
 
+// removed is what a worker learns that is not one of the installation any more.
+type removed struct {
+	once    sync.Once
+	learned chan struct{}
+}
+
+// Removed is closed when the worker has learned that it is not one of the
+// installation any more: nothing that it writes counts, and nobody asks it for anything.
+func (w *Worker) Removed() <-chan struct{} { return w.removed.learned }
+
+// member gives the worker's row. Returns NotFound where it was removed.
+func (w *Worker) member(ctx context.Context, tx storage.Tx) (*domain.Worker, error) {
+	row, err := storage.Member(ctx, tx, w.id)
+	if errors.HasCode(err, errors.NotFound) {
+		w.removed.once.Do(func() { close(w.removed.learned) })
+	}
+	return row, err
+}
+
 // Heartbeat gives one sign of life, and follows what is wanted of the worker:
 // cordoned, it keeps no warm machines; drained, it ends its VMs when it is time.
 // It returns how long until then; nil: it is not drained.
@@ -41,6 +63,9 @@ func (w *Worker) Heartbeat(ctx context.Context) (drain *time.Duration, err error
 	var sign storage.Sign
 	err = w.Store.Aside(beat, func(tx storage.Tx) (err error) {
 		sign, err = tx.Workers().Seen(beat, w.id)
+		if errors.HasCode(err, errors.NotFound) {
+			_, err = w.member(beat, tx)
+		}
 		return err
 	})
 	if err != nil {
@@ -83,7 +108,7 @@ func (w *Worker) leave(ctx context.Context) {
 // Of its VMs none can be reached before it is back, or after it has left.
 func (w *Worker) restate(ctx context.Context, to func(*domain.Worker) domain.WorkerState) error {
 	return w.Store.Update(ctx, func(tx storage.Tx) error {
-		row, err := tx.Workers().Get(ctx, w.id)
+		row, err := w.member(ctx, tx)
 		if err != nil || row.State == to(row) {
 			return err
 		}

@@ -171,6 +171,9 @@ func (p *pool) add(ctx context.Context, key storage.PoolKey) (err error) {
 	p.w.machines.set(m.ID, key.Driver, lifecycle.MachineRunning)
 	p.expect(made)
 	err = p.w.Store.Update(ctx, func(tx storage.Tx) error {
+		if _, err := p.w.member(ctx, tx); err != nil {
+			return err
+		}
 		if err := ready(ctx, tx, key.BuildID); err != nil {
 			return err
 		}

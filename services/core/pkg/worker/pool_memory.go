@@ -10,10 +10,6 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 )
 
-// settingPool is where a worker's pool remembers the kinds in use, so that a
-// restart does not make the next VM of each wait.
-func settingPool(worker domain.ID) string { return "pool/" + string(worker) }
-
 // kinds lists the kinds kept, used last first.
 func (p *pool) kinds() []storage.PoolKey {
 	p.mu.Lock()
@@ -33,7 +29,7 @@ func (p *pool) save(ctx context.Context) {
 	}
 	text, err := json.Marshal(keys)
 	if err == nil {
-		err = p.w.Store.Update(ctx, func(tx storage.Tx) error { return tx.Settings().Set(ctx, settingPool(p.w.id), string(text)) })
+		err = p.w.Store.Update(ctx, func(tx storage.Tx) error { return tx.Settings().Set(ctx, storage.SettingPool(p.w.id), string(text)) })
 	}
 	if err != nil {
 		if ctx.Err() == nil {
@@ -52,7 +48,7 @@ func (p *pool) remember(ctx context.Context) error {
 	}
 	var text string
 	err := p.w.Store.View(ctx, func(tx storage.Tx) (err error) {
-		text, err = tx.Settings().Get(ctx, settingPool(p.w.id))
+		text, err = tx.Settings().Get(ctx, storage.SettingPool(p.w.id))
 		return err
 	})
 	if errors.HasCode(err, errors.NotFound) {

@@ -124,6 +124,9 @@ func (w *Worker) changeTask(ctx context.Context, id domain.ID, change func(*doma
 	var task *domain.Task
 	changed := false
 	err := w.Store.Update(ctx, func(tx storage.Tx) (err error) {
+		if _, err = w.member(ctx, tx); err != nil {
+			return err
+		}
 		if task, err = tx.Tasks().Get(ctx, storage.System, id); err != nil {
 			return err
 		}
@@ -271,6 +274,9 @@ func (w *Worker) changeBuild(ctx context.Context, id domain.ID, kind string, cha
 	ctx = context.WithoutCancel(ctx)
 	var build *domain.Build
 	err := w.Store.Update(ctx, func(tx storage.Tx) (err error) {
+		if _, err = w.member(ctx, tx); err != nil {
+			return err
+		}
 		if build, err = tx.Builds().Get(ctx, storage.System, id); err != nil {
 			return err
 		}

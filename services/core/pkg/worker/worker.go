@@ -123,6 +123,7 @@ type Worker struct {
 	wg       sync.WaitGroup
 	spawning sync.Mutex // guards halted, and what spawn begins
 	halted   bool
+	removed  removed
 
 	offers   offers
 	machines machines
@@ -161,6 +162,7 @@ func New(config Config, d Deps) *Worker {
 	d.Sealer, d.Store = sealer{d.Sealer}, store{d.Store}
 	w := &Worker{config: config.withDefaults(), Deps: d}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
+	w.removed.learned = make(chan struct{})
 	w.clock = newClock(d.Now, func(ctx context.Context, id domain.ID) {
 		// On a goroutine of its own: one slow database must not hold up the others' deadlines.
 		w.spawn(func() { w.due(ctx, id) })
@@ -336,12 +338,7 @@ func (w *Worker) register(ctx context.Context) error {
 // Returns NotFound for a worker that was removed.
 func (w *Worker) known(ctx context.Context, tx storage.Tx) (*domain.Worker, error) {
 	if w.config.ID != "" {
-		row, err := tx.Workers().Get(ctx, w.config.ID)
-		if errors.HasCode(err, errors.NotFound) {
-			return nil, errors.Wrap(err, errors.NotFound, "the worker %s is not one of this installation any more", w.config.ID).
-				WithHint("have it join again, with another data directory")
-		}
-		return row, err
+		return storage.Member(ctx, tx, w.config.ID)
 	}
 	row, err := tx.Workers().ByName(ctx, w.config.Name)
 	if errors.HasCode(err, errors.NotFound) {

@@ -390,6 +390,15 @@ func (o *Orchestrator) DrainWorker(ctx context.Context, by vmm.Caller, idOrName 
 	return o.changeWorker(ctx, by, idOrName, func(w *domain.Worker) { w.Cordoned, w.DrainAt, w.Moving = true, &at, d.Move })
 }
 
+// RemoveWorker implements vmm.Fleet.
+func (o *Orchestrator) RemoveWorker(ctx context.Context, by vmm.Caller, idOrName string, _ bool) (*domain.Worker, error) {
+	w, err := o.GetWorker(ctx, by, idOrName)
+	if err == nil {
+		err = errors.New(errors.Conflict, "the worker %s is %s: only one that is away can be removed", w.Name, w.State)
+	}
+	return nil, err
+}
+
 func (o *Orchestrator) changeWorker(ctx context.Context, by vmm.Caller, idOrName string, change func(*domain.Worker)) (*domain.Worker, error) {
 	if _, err := o.GetWorker(ctx, by, idOrName); err != nil {
 		return nil, err

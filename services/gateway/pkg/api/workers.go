@@ -52,6 +52,11 @@ type (
 	}
 )
 
+type removeWorkerInput struct {
+	WorkerPath
+	Fenced bool `query:"fenced" doc:"The worker runs nothing any more: its host is off for good, or its disk is wiped"`
+}
+
 // defaultDrain is how long VMs go on where a drain says nothing.
 const defaultDrain = 10 * time.Minute
 
@@ -74,6 +79,17 @@ func (a *API) workerRoutes() {
 			return a.onWorker(func(f vmm.Fleet, ctx context.Context, by vmm.Caller, idOrName string) (*domain.Worker, error) {
 				return f.DrainWorker(ctx, by, idOrName, d)
 			})(ctx, &in.WorkerPath)
+		})
+	register(a, operation("remove-worker", http.MethodDelete, "/workers/{id}", tag, "Remove a worker that is away for good",
+		"One that has something still is removed with fenced alone. Its VMs end as lost, but for those that rest in the storage, whose next start is on another worker; "+
+			"what it alone had (volumes, snapshots and templates that are not in the storage) is gone. What is left of it may not come back. "+
+			"Broken off, it goes on when it is asked for again."),
+		options{scope: domain.ScopeAdmin}, func(ctx context.Context, in *removeWorkerInput) (*empty, error) {
+			w, err := a.VMs.RemoveWorker(ctx, auth.CallerFrom(ctx), in.Worker, in.Fenced)
+			if err == nil {
+				trail.Subject(ctx, "worker", w.ID.String())
+			}
+			return nil, err
 		})
 	create := operation("create-join-token", http.MethodPost, "/workers/tokens", tag, "Make a token by which one worker can join", "Its text is told this once.")
 	create.DefaultStatus = http.StatusCreated

@@ -85,6 +85,23 @@ func (s *Server) workerRoutes(handle register) {
 		x.Cordoned, x.DrainAt, x.Moving = true, &at, x.Moving || req.Move
 		return nil
 	}))
+	handle("DELETE /workers/{id}", func(w http.ResponseWriter, r *http.Request) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		id := r.PathValue("id")
+		i := slices.IndexFunc(s.workers, func(x api.Worker) bool { return x.ID == id || x.Name == id })
+		switch {
+		case i < 0:
+			return errors.New(errors.NotFound, "no worker is named %q", id)
+		case s.workers[i].State != "away":
+			return errors.New(errors.Conflict, "the worker %s is %s: only one that is away can be removed", s.workers[i].Name, s.workers[i].State)
+		case r.URL.Query().Get("fenced") != "true":
+			return errors.New(errors.Conflict, "the worker %s is away, and still has volumes", s.workers[i].Name)
+		}
+		s.workers = slices.Delete(s.workers, i, i+1)
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	})
 	handle("POST /workers/tokens", func(w http.ResponseWriter, r *http.Request) error {
 		var req api.CreateJoinToken
 		if err := readJSON(r, &req); err != nil {

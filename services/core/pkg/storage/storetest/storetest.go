@@ -56,6 +56,8 @@ func Run(t *testing.T, open Open) {
 
 		"templates, tags and names":     templates,
 		"public templates":              publicTemplates,
+		"builds that are lost":          lostBuilds,
+		"workers that are removed":      removedWorkers,
 		"builds":                        builds,
 		"builds in use":                 buildsInUse,
 		"snapshots":                     snapshots,

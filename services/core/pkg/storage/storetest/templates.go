@@ -15,10 +15,10 @@ func templates(e *env) {
 		return read(e, func(tx storage.Tx) (*domain.Template, error) { return tx.Templates().Get(e.ctx(), p, tpl.ID) })
 	}
 	same(e, "stored", get(), tpl)
-	here := domain.NewID()
+	here, there := e.hire("here"), e.hire("there")
 	on := func(worker domain.ID) func(*domain.Build) { return func(b *domain.Build) { b.WorkerID = worker } }
 	b1, b2 := e.build(tpl, on(here)), e.build(tpl, on(here))
-	e.build(tpl, on(domain.NewID()))
+	elsewhere := e.build(tpl, on(there))
 	stale := *tpl
 	tpl.Tags = map[string]domain.ID{"latest": b1.ID, "v1": b1.ID}
 	e.update(func(tx storage.Tx) error { return tx.Templates().Update(e.ctx(), tpl) })
@@ -70,8 +70,57 @@ func templates(e *env) {
 	if _, c := resolve("base2"); c != errors.NotFound {
 		e.Errorf("the name of a deleted template: %s", c)
 	}
-	orphans := read(e, func(tx storage.Tx) ([]*domain.Build, error) { return tx.Builds().Orphans(e.ctx(), here, 10) })
-	same(e, "orphans", ids(orphans, func(b *domain.Build) domain.ID { return b.ID }), []domain.ID{b1.ID, b2.ID})
+	orphans := func() []domain.ID {
+		all := read(e, func(tx storage.Tx) ([]*domain.Build, error) { return tx.Builds().Orphans(e.ctx(), here, 10) })
+		return ids(all, func(b *domain.Build) domain.ID { return b.ID })
+	}
+	same(e, "orphans", orphans(), []domain.ID{b1.ID, b2.ID})
+	e.update(func(tx storage.Tx) error { return tx.Workers().Delete(e.ctx(), there) })
+	same(e, "orphans, with those of a worker that is no more", orphans(), []domain.ID{b1.ID, b2.ID, elsewhere.ID})
+}
+
+// What a worker that is gone had of a build, the build has no more, though it is ready.
+func lostBuilds(e *env) {
+	p := e.project("p")
+	tpl := &domain.Template{ID: domain.NewID(), ProjectID: p, Name: "base", Tags: map[string]domain.ID{}, CreatedAt: e.now, UpdatedAt: e.now}
+	e.update(func(tx storage.Tx) error { return tx.Templates().Insert(e.ctx(), tpl) })
+	worker := domain.NewID()
+	b := e.build(tpl, func(b *domain.Build) {
+		b.WorkerID, b.State, b.ReadyAt = worker, domain.BuildReady, ptr(e.now)
+		b.Artifacts = []domain.Artifact{{Kind: domain.ArtifactRootFS, Path: "a"}, {Kind: domain.ArtifactMemory, Path: "b"}}
+	})
+	e.build(tpl, func(b *domain.Build) { b.WorkerID = domain.NewID() })
+	list := func() []*domain.Build {
+		e.Helper()
+		return read(e, func(tx storage.Tx) (storage.List[*domain.Build], error) {
+			return tx.Builds().List(e.ctx(), storage.BuildFilter{WorkerID: worker})
+		}).Items
+	}
+	same(e, "of the worker", list(), []*domain.Build{b})
+	stale := *b
+	e.refused(errors.Conflict, func(tx storage.Tx) error { return tx.Builds().Update(e.ctx(), b) })
+	b.State, b.Reason, b.Artifacts = domain.BuildError, "lost", b.Artifacts[:1]
+	e.update(func(tx storage.Tx) error { return tx.Builds().Lose(e.ctx(), b) })
+	same(e, "lost", list(), []*domain.Build{b})
+	e.refused(errors.Conflict, func(tx storage.Tx) error { return tx.Builds().Lose(e.ctx(), &stale) })
+	e.refused(errors.NotFound, func(tx storage.Tx) error {
+		return tx.Builds().Lose(e.ctx(), &domain.Build{ID: domain.NewID(), ProjectID: p})
+	})
+}
+
+// A worker that is being removed is none of the installation any more.
+func removedWorkers(e *env) {
+	id := e.hire("host")
+	member := func() errors.Code {
+		return code(e, func(tx storage.Tx) (*domain.Worker, error) { return storage.Member(e.ctx(), tx, id) })
+	}
+	same(e, "one that is there", member(), "")
+	e.update(func(tx storage.Tx) error { return tx.Settings().Set(e.ctx(), storage.SettingRemoved(id), "now") })
+	same(e, "one that is being removed", member(), errors.NotFound)
+	e.update(func(tx storage.Tx) error {
+		return errors.Join(tx.Workers().Delete(e.ctx(), id), tx.Settings().Delete(e.ctx(), storage.SettingRemoved(id)))
+	})
+	same(e, "one that was removed", member(), errors.NotFound)
 }
 
 func publicTemplates(e *env) {

@@ -28,6 +28,14 @@ func transactions(e *env) {
 		e.Fatalf("a committed value is %q", v)
 	}
 
+	e.update(set("gone", "1"))
+	for range 2 { // also when it is not there
+		e.update(func(tx storage.Tx) error { return tx.Settings().Delete(e.ctx(), "gone") })
+	}
+	if v, c := get("gone"); c != errors.NotFound {
+		e.Fatalf("a deleted value is %q, %q", v, c)
+	}
+
 	own := errors.New(errors.QuotaExceeded, "mine")
 	err := e.store.Update(e.ctx(), func(tx storage.Tx) error {
 		if err := set("a", "2")(tx); err != nil {

@@ -105,6 +105,22 @@ func (r builds) Update(ctx context.Context, b *domain.Build) error {
 	return changedMeanwhile("build")
 }
 
+func (r builds) Lose(ctx context.Context, b *domain.Build) error {
+	n, err := r.s.Exec(ctx, "UPDATE builds SET state = ?, reason = ?, artifacts = ?, revision = ? WHERE id = ? AND project_id = ? AND revision = ?",
+		string(b.State), b.Reason, jsonText{b.Artifacts}, b.Revision+1, string(b.ID), string(b.ProjectID), b.Revision)
+	if err != nil {
+		return fault(err, "updating a build")
+	}
+	if n == 0 {
+		if _, err := r.Get(ctx, b.ProjectID, b.ID); err != nil {
+			return err
+		}
+		return changedMeanwhile("build")
+	}
+	b.Revision++
+	return nil
+}
+
 func (r builds) Delete(ctx context.Context, project, id domain.ID) error {
 	w := where{}
 	w.add("id = ?", string(id))
@@ -132,7 +148,7 @@ func (r builds) InUse(ctx context.Context, id domain.ID) (bool, error) {
 }
 
 func (r builds) Orphans(ctx context.Context, worker domain.ID, limit int) ([]*domain.Build, error) {
-	return queryAll(ctx, r.s, scanBuild, buildSelect+` WHERE worker_id = ? AND NOT EXISTS (
+	return queryAll(ctx, r.s, scanBuild, buildSelect+" WHERE "+heldBy("builds")+` AND NOT EXISTS (
 		SELECT 1 FROM templates t WHERE t.id = builds.template_id AND t.project_id = builds.project_id)
 		AND NOT `+buildUsed+" ORDER BY created_at, id LIMIT ?", string(worker), clampLimit(limit))
 }
@@ -165,6 +181,7 @@ func workersWith(ctx context.Context, s Session, query string, id, project domai
 func (r builds) List(ctx context.Context, f storage.BuildFilter) (storage.List[*domain.Build], error) {
 	w := &where{}
 	w.eq("template_id", f.TemplateID)
+	w.eq("worker_id", f.WorkerID)
 	w.eq("project_id", f.ProjectID)
 	anyOf(w, "state", f.States)
 	return page(ctx, r.s, buildSelect, w, f.Page, scanBuild, func(b *domain.Build) (time.Time, domain.ID) { return b.CreatedAt, b.ID })

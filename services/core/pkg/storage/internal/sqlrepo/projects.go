@@ -169,3 +169,8 @@ func (r settings) Init(ctx context.Context, key, value string) (string, error) {
 	}
 	return r.Get(ctx, key)
 }
+
+func (r settings) Delete(ctx context.Context, key string) error {
+	_, err := r.s.Exec(ctx, "DELETE FROM settings WHERE key = ?", key)
+	return err
+}

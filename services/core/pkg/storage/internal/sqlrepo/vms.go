@@ -285,10 +285,10 @@ func (r vms) Tombstones(ctx context.Context, worker domain.ID, before time.Time,
 		micros(before), string(worker), clampLimit(limit))
 }
 
-// heldBy is the condition that a VM is a worker's, or of one that is no more:
-// whoever comes first sweeps up after that.
-func heldBy(vms string) string {
-	return "(" + vms + ".worker_id = ? OR NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = " + vms + ".worker_id))"
+// heldBy is the condition that a VM, or a build, is a worker's, or of one that is no
+// more: whoever comes first sweeps up after that.
+func heldBy(rows string) string {
+	return "(" + rows + ".worker_id = ? OR NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = " + rows + ".worker_id))"
 }
 
 func (r vms) Count(ctx context.Context, project domain.ID) (map[domain.ObservedState]int64, error) {
