@@ -22,6 +22,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
 	"github.com/aetherium/aetherium/services/core/pkg/settings"
 	"github.com/aetherium/aetherium/services/core/pkg/settings/node"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/tracing"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/volume"
@@ -253,6 +254,14 @@ func (h *Host) Close() error {
 // Down ends every VM that runs, and removes everything of this host but the
 // data directory. It closes the host.
 func (h *Host) Down(ctx context.Context) error {
+	if removed, err := h.removed(ctx); err != nil {
+		return err
+	} else if removed {
+		if err := h.Worker.Abandon(ctx); err != nil {
+			return err
+		}
+		return h.teardown(ctx)
+	}
 	if err := h.Worker.Start(ctx); err != nil {
 		return err
 	}
@@ -260,6 +269,21 @@ func (h *Host) Down(ctx context.Context) error {
 		return errors.Join(err, h.Worker.Stop(ctx))
 	}
 	return h.teardown(ctx)
+}
+
+// removed reports whether the worker was one of the installation, and is no more.
+func (h *Host) removed(ctx context.Context) (bool, error) {
+	if h.options.Worker == "" {
+		return false, nil
+	}
+	err := h.in.Store.View(ctx, func(tx storage.Tx) error {
+		_, err := storage.Member(ctx, tx, h.options.Worker)
+		return err
+	})
+	if errors.HasCode(err, errors.NotFound) {
+		return true, nil
+	}
+	return false, err
 }
 
 // teardown removes everything from the host but the data directory. The order

@@ -108,6 +108,23 @@ func (w *Worker) pooled(ctx context.Context) (map[domain.ID]*domain.Machine, err
 	return pooled, err
 }
 
+// Abandon removes all machines that are here, and takes up none: the worker was
+// removed from its installation, and they are nobody's. It is not started.
+func (w *Worker) Abandon(ctx context.Context) error {
+	var err error
+	for name, d := range w.Deps.Drivers {
+		states, lerr := d.List(ctx)
+		if lerr != nil {
+			err = errors.Join(err, errors.Wrap(lerr, errors.Internal, "the machines of the driver %s are not known", name))
+			continue
+		}
+		for _, s := range states {
+			err = errors.Join(err, removeMachine(ctx, d, s.MachineID))
+		}
+	}
+	return err
+}
+
 func (w *Worker) recoverMachines(
 	ctx context.Context, name string, d vmm.Driver, owned map[domain.ID]*domain.VM, pooled map[domain.ID]*domain.Machine,
 ) error {
