@@ -31,7 +31,15 @@ make build
 
 failed=()
 tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
+beside= # what runs beside the machines of every driver, a process group
+ended() {
+  if [ -n "$beside" ]; then # the run is broken off
+    kill -- -"$beside" 2>/dev/null || :
+    [ ! -e "$tmp/aside" ] || cat "$tmp"/aside*[0-9] || :
+  fi
+  rm -rf "$tmp"
+}
+trap ended EXIT
 log=$tmp/log
 # logged keeps what is printed, of which failures are told again at the end: a
 # run of everything is long.
@@ -105,13 +113,16 @@ if [ -n "$unit" ]; then
   done
   fixtures_made
   : >"$tmp/aside"
+  set -m
   run_all_aside &
   beside=$!
+  set +m
   say "go test services/core, machines of every driver"
   # One package after the other: an emulated machine is slow enough alone.
   mapfile -t packages < <(cd services/core && "${GO:-go}" list ./... | grep -E "$machines")
   (eval "$fixtures" && cd services/core && "$ROOT/scripts/go-test.sh" -p 1 -timeout 25m "${packages[@]}") 2>&1 | logged || failed+=("services/core, machines of every driver")
   aside_ended "$beside"
+  beside=
 fi
 if [ -n "$integration" ]; then
   fixtures_made

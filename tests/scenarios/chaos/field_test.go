@@ -267,13 +267,16 @@ func (f *field) settle() {
 		must(f.t, f.ctx.Err())
 		time.Sleep(100 * time.Millisecond)
 	}
-	ctx, cancel := context.WithTimeout(f.ctx, time.Minute)
-	defer cancel()
-	for _, wrong := range f.misplaced(ctx) {
+	within := func(find func(context.Context) []string) []string {
+		ctx, cancel := context.WithTimeout(f.ctx, time.Minute)
+		defer cancel()
+		return find(ctx)
+	}
+	for _, wrong := range within(f.misplaced) {
 		f.t.Error(wrong)
 	}
 	for _, w := range f.workers {
-		for _, stray := range f.stray(ctx, w) {
+		for _, stray := range within(func(ctx context.Context) []string { return f.stray(ctx, w) }) {
 			f.t.Errorf("%s: %s", nameOf(w), stray)
 		}
 	}

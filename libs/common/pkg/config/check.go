@@ -2,8 +2,10 @@ package config
 
 import (
 	"fmt"
+	"math"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -21,7 +23,16 @@ var words = []string{"y", "Y", "yes", "on", "n", "N", "no", "off"}
 // that name no setting, and values of another type. The library's decoder says
 // that in Go's types and without the setting's name, and cuts 2.5 to 2 where a
 // whole number belongs. Returns InvalidArgument.
-func check(t reflect.Type, n *yaml.Node, path []string) error {
+func check(t reflect.Type, n *yaml.Node, path []string) error { return checkBelow(t, n, path, 0) }
+
+// maxDepth is deeper than settings are: a value that contains itself is left to the
+// decoder, which says so.
+const maxDepth = 64
+
+func checkBelow(t reflect.Type, n *yaml.Node, path []string, depth int) error {
+	if depth++; depth > maxDepth {
+		return nil
+	}
 	for n.Kind == yaml.AliasNode || n.Kind == yaml.DocumentNode && len(n.Content) == 1 {
 		if n.Kind == yaml.AliasNode {
 			n = n.Alias
@@ -34,13 +45,13 @@ func check(t reflect.Type, n *yaml.Node, path []string) error {
 	}
 	switch t.Kind() {
 	case reflect.Struct:
-		return checkKeys(t, n, path)
+		return checkKeys(t, n, path, depth)
 	case reflect.Slice:
 		if n.Kind != yaml.SequenceNode {
 			return wrong(n, path, "a list belongs there")
 		}
 		for _, item := range n.Content {
-			if err := check(t.Elem(), item, path); err != nil {
+			if err := checkBelow(t.Elem(), item, path, depth); err != nil {
 				return err
 			}
 		}
@@ -51,6 +62,9 @@ func check(t reflect.Type, n *yaml.Node, path []string) error {
 		}
 		return checkValue(n, path, "neither true nor false", "!!bool")
 	case reflect.Int, reflect.Int64:
+		if v, err := strconv.ParseFloat(n.Value, 64); n.Tag == "!!float" && err == nil && v == math.Trunc(v) {
+			return nil // as 1e3
+		}
 		return checkValue(n, path, "not a whole number", "!!int")
 	case reflect.Float64:
 		return checkValue(n, path, "not a number", "!!float", "!!int")
@@ -62,7 +76,7 @@ func check(t reflect.Type, n *yaml.Node, path []string) error {
 	return nil
 }
 
-func checkKeys(t reflect.Type, n *yaml.Node, path []string) error {
+func checkKeys(t reflect.Type, n *yaml.Node, path []string, depth int) error {
 	if n.Kind != yaml.MappingNode {
 		return wrong(n, path, "settings belong there, each as NAME: VALUE")
 	}
@@ -71,13 +85,13 @@ func checkKeys(t reflect.Type, n *yaml.Node, path []string) error {
 		if key.Tag == "!!merge" {
 			if value.Kind == yaml.SequenceNode { // of several, each is looked at
 				for _, v := range value.Content {
-					if err := check(t, v, path); err != nil {
+					if err := checkBelow(t, v, path, depth); err != nil {
 						return err
 					}
 				}
 				continue
 			}
-			if err := check(t, value, path); err != nil {
+			if err := checkBelow(t, value, path, depth); err != nil {
 				return err
 			}
 			continue
@@ -88,7 +102,7 @@ func checkKeys(t reflect.Type, n *yaml.Node, path []string) error {
 			return errors.New(errors.InvalidArgument, "the configuration is not valid: line %d: there is no setting %s", key.Line, strings.Join(at, ".")).
 				WithHint("the program's command `reference` lists the settings")
 		}
-		if err := check(of, value, at); err != nil {
+		if err := checkBelow(of, value, at, depth); err != nil {
 			return err
 		}
 	}

@@ -58,7 +58,7 @@ func TestFileThenEnvironment(t *testing.T) {
 func TestWaysToSayIt(t *testing.T) {
 	t.Parallel()
 	s := defaults()
-	err := config.Parse(&s, []byte("name: 7\non: yes\nratio: 1\ninner: 0x10\nlisten: &l\n  port: 5\n  hosts:\nusers: [{name: &n a}, {name: *n}]\nlimit: 1048576\n"))
+	err := config.Parse(&s, []byte("name: 7\non: yes\nratio: 1\ninner: 0x10\nlisten: &l\n  port: 5e0\n  hosts:\nusers: [{name: &n a}, {name: *n}]\nlimit: 1048576\n"))
 	if err != nil || s.Name != "7" || !s.On || s.Ratio != 1 || s.Inner != 16 || s.Listen.Port != 5 || len(s.Users) != 2 || s.Users[1].Name != "a" || s.Limit != 1<<20 {
 		t.Errorf("%+v, %v", s, err)
 	}
@@ -72,6 +72,7 @@ func TestRefusals(t *testing.T) {
 		{"unknown key in a list", "users:\n- {name: a}\n- {name: b, nom: c}\n", "", "line 3: there is no setting users.nom"},
 		{"unknown key of an inlined struct", "wrong: 1", "", "line 1: there is no setting wrong"},
 		{"unknown key that is merged", "listen: &l {port: 1}\n<<: {nom: a}\n", "", "line 2: there is no setting nom"},
+		{"a value that contains itself", "listen: &l {<<: *l}\n", "", "itself"},
 		{"bad type", "listen:\n  port: many\n", "", `line 2: listen.port: "many" is not a whole number`},
 		{"part of a whole", "listen:\n  port: 2.5\n", "", `line 2: listen.port: "2.5" is not a whole number`},
 		{"no number", "ratio: half", "", `line 1: ratio: "half" is not a number`},

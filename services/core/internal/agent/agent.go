@@ -67,6 +67,7 @@ type OwnKernel = guest.OwnKernel
 type Agent struct {
 	pid1       bool
 	reaper     *reap.Reaper
+	group      *limits.Group // of what runs; nil: the machine shares its host's kernel
 	executions *execution.Registry
 	log        *slog.Logger
 	calls      *guest.Calls
@@ -96,7 +97,7 @@ func New(o Options) *Agent {
 	}
 	starter := &spawn.Starter{Reaper: reaper, OOM: o.OOM, Group: group}
 	a := &Agent{
-		pid1: o.PID1, reaper: reaper, log: o.Log, settings: store, users: users,
+		pid1: o.PID1, reaper: reaper, group: group, log: o.Log, settings: store, users: users,
 		executions: &execution.Registry{
 			Starter: starter,
 			Users:   users, Settings: store, Path: o.Path,
@@ -219,6 +220,7 @@ func (w logWriter) Write(p []byte) (int, error) {
 // gone, or soon after SIGKILL at the latest.
 func (a *Agent) Shutdown(grace time.Duration) {
 	a.executions.Stop()
+	a.group.Release() // who is asked to end must be able to
 	a.signalAll(syscall.SIGTERM)
 	a.signalAll(syscall.SIGCONT) // one that is stopped can end as well
 	for _, ex := range a.executions.Running() {

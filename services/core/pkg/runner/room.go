@@ -229,7 +229,8 @@ func (r *Runner) gotRoom(ctx context.Context, project domain.ID) {
 func (r *Runner) freed(by vmm.Caller, vm domain.ID) {
 	ctx, cancel := context.WithTimeout(r.ctx, lastProbe) // later they have tried anyhow
 	defer cancel()
-	if _, err := r.Service.WaitVM(ctx, by, vm); err != nil {
+	// One that was never made leaves its turn to try.
+	if _, err := r.Service.WaitVM(ctx, by, vm); err != nil && !errors.HasCode(err, errors.NotFound) {
 		return
 	}
 	for _, id := range r.holds.freed(by.ProjectID) {

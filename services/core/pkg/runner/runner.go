@@ -154,6 +154,9 @@ func (r *Runner) sweep(ctx context.Context) error {
 	return err
 }
 
+// clocksApart is how far the clocks of an installation's hosts may be from one another.
+const clocksApart = 5 * time.Second
+
 // fill has as many of a project's runs looked at as it has places free, and these.
 func (r *Runner) fill(ctx context.Context, project domain.ID, these []domain.ID) error {
 	for _, id := range these {
@@ -164,7 +167,8 @@ func (r *Runner) fill(ctx context.Context, project domain.ID, these []domain.ID)
 	}
 	var next []*domain.Task
 	err := r.Store.View(ctx, func(tx storage.Tx) (err error) {
-		next, err = r.next(ctx, tx, project, storage.MaxPage)
+		// Who made them may have a clock that is ahead; they wait for what is left.
+		next, err = r.due(ctx, tx, project, r.time().Add(clocksApart), storage.MaxPage)
 		return err
 	})
 	for _, t := range next {
@@ -307,16 +311,21 @@ func (r *Runner) places(ctx context.Context, tx storage.Tx, project domain.ID) (
 // next lists runs of a project that come next, as many as it has places free and
 // at most so many.
 func (r *Runner) next(ctx context.Context, tx storage.Tx, project domain.ID, most int) ([]*domain.Task, error) {
+	return r.due(ctx, tx, project, r.time(), most)
+}
+
+// due is next for those whose time comes until then.
+func (r *Runner) due(ctx context.Context, tx storage.Tx, project domain.ID, until time.Time, most int) ([]*domain.Task, error) {
 	free, err := r.places(ctx, tx, project)
 	if err != nil || free <= 0 {
 		return nil, err
 	}
-	return r.ready(ctx, tx, project, min(most, free))
+	return r.ready(ctx, tx, project, until, min(most, free))
 }
 
 // ready lists the runs of a project that come next.
-func (r *Runner) ready(ctx context.Context, tx storage.Tx, project domain.ID, most int) ([]*domain.Task, error) {
-	return tx.Tasks().Ready(ctx, service.TaskRun, project, r.time(), min(most, storage.MaxPage))
+func (r *Runner) ready(ctx context.Context, tx storage.Tx, project domain.ID, until time.Time, most int) ([]*domain.Task, error) {
+	return tx.Tasks().Ready(ctx, service.TaskRun, project, until, min(most, storage.MaxPage))
 }
 
 // others tells whether a run's turn has come after others, or that one of them
@@ -463,6 +472,9 @@ func (r *Runner) putBack(ctx context.Context, t *domain.Task, why error) error {
 	public := errors.Public(why)
 	reason := domain.TaskError{Code: string(public.Code), Message: public.Message}
 	t, err := r.write(ctx, t, func(t *domain.Task) (bool, error) {
+		if t.Step != domain.StepCreating {
+			return false, errAhead // another process has got room meanwhile
+		}
 		if t.CancelAsked {
 			return false, nil // the next look ends it
 		}
@@ -531,7 +543,7 @@ func (r *Runner) ended(ctx context.Context, t *domain.Task) {
 				free = max(free, places)
 			}
 			var err error
-			next, err = r.ready(ctx, tx, t.ProjectID, free)
+			next, err = r.ready(ctx, tx, t.ProjectID, r.time(), free)
 			return err
 		})
 	}

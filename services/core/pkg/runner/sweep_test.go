@@ -37,7 +37,7 @@ func TestLostWakeUps(t *testing.T) {
 	if task, err := b.WaitTask(b.ctx, other, tasks[0].ID); err != nil || task.State != domain.TaskSucceeded {
 		t.Fatalf("%+v, %v", task, err)
 	}
-	time.Sleep(300 * time.Millisecond) // its VM goes
+	b.quiet() // its VM goes
 	before := b.mortal.writes()
 	time.Sleep(500 * time.Millisecond)
 	if n := b.mortal.writes() - before; n != 0 {

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,8 +41,8 @@ type backlog struct {
 // projectLine is what waits of a project.
 type projectLine struct {
 	project domain.ID
-	all     line       // for a place or for the store
-	places  []*waiting // for a place, oldest first; some have gone
+	all     line // for a place or for the store
+	places  line // for a place
 }
 
 // line is some that wait, oldest first. Those that are over are dropped when they
@@ -87,7 +88,7 @@ func (b *backlog) take(ctx context.Context, project domain.ID) (leave func(), er
 		b.of[project] = p
 	}
 	p.all = append(p.all, w)
-	if len(p.places) == 0 {
+	if !slices.Contains(b.queued, p) {
 		b.queued = append(b.queued, p)
 	}
 	p.places = append(p.places, w)
@@ -108,7 +109,7 @@ func (b *backlog) take(ctx context.Context, project domain.ID) (leave func(), er
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-late.C:
-		err = refused("others of the project wait to be written, and none of them was for %s", maxQueued)
+		err = refused("%d requests for VMs or tasks wait to be written, and no place among them came free for %s", maxWriting, maxQueued)
 	}
 	leave()
 	return nil, err
@@ -119,13 +120,13 @@ func (b *backlog) admit() {
 	for len(b.queued) > 0 && b.count < maxWriting {
 		p := b.queued[0]
 		b.queued = b.queued[1:]
-		w := p.places[0]
-		p.places = p.places[1:]
-		if len(p.places) > 0 {
-			b.queued = append(b.queued, p)
-		}
-		if w.over {
+		w := p.places.first() // who has gone costs the project no turn
+		if w == nil {
 			continue
+		}
+		p.places = p.places[1:]
+		if p.places.first() != nil {
+			b.queued = append(b.queued, p)
 		}
 		w.admitted, w.writing = true, b.now()
 		b.writing = append(b.writing, w)
@@ -161,7 +162,7 @@ func (b *backlog) open(project domain.ID) error {
 	}
 	if p := b.of[project]; p != nil {
 		if w := p.all.first(); w != nil && now.Sub(w.since) > maxBacklog {
-			return refused("%d requests of the project for VMs or tasks wait to be written, the first of them for more than %s", len(p.all), maxBacklog)
+			return refused("requests of the project for VMs or tasks wait to be written, the first of them for more than %s", maxBacklog)
 		}
 	}
 	return nil

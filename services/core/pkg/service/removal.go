@@ -3,7 +3,6 @@ package service
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -65,10 +64,15 @@ func (s *Service) beginRemoval(ctx context.Context, idOrName string, fenced bool
 // holds says what a worker has that would be lost with it; empty: nothing.
 func holds(ctx context.Context, tx storage.Tx, w *domain.Worker) (string, error) {
 	var held []string
-	for what, n := range map[string]int{"VMs": w.VMs, "tasks under way": w.Tasks} {
-		if n > 0 {
-			held = append(held, fmt.Sprintf("%d %s", n, what))
-		}
+	if w.Tasks > 0 {
+		held = append(held, "tasks under way")
+	}
+	vms, err := holdsVMs(ctx, tx, w)
+	if err != nil {
+		return "", err
+	}
+	if vms {
+		held = append(held, "VMs")
 	}
 	volumes, err := tx.Volumes().OnWorker(ctx, w.ID, "", 1)
 	if err != nil {
@@ -77,21 +81,27 @@ func holds(ctx context.Context, tx storage.Tx, w *domain.Worker) (string, error)
 	if len(volumes) > 0 {
 		held = append(held, "volumes")
 	}
-	snapshots, err := tx.Snapshots().List(ctx, storage.SnapshotFilter{WorkerID: w.ID, Unpacked: true, Page: storage.Page{Limit: 1}})
-	if err != nil {
-		return "", err
-	}
-	if len(snapshots.Items) > 0 {
-		held = append(held, "snapshots that are not in the storage")
+	for page := (storage.Page{Limit: storage.MaxPage}); ; {
+		snapshots, err := tx.Snapshots().List(ctx, storage.SnapshotFilter{WorkerID: w.ID, Page: page})
+		if err != nil {
+			return "", err
+		}
+		alone := slices.ContainsFunc(snapshots.Items, func(s *domain.Snapshot) bool { return s.Packed == nil || s.Kind == domain.SnapshotMemory })
+		if alone {
+			held = append(held, "snapshots that are not in the storage, or not with their memory")
+		}
+		if page.Cursor = snapshots.Next; alone || page.Cursor == "" {
+			break
+		}
 	}
 	for page := (storage.Page{Limit: storage.MaxPage}); ; {
 		builds, err := tx.Builds().List(ctx, storage.BuildFilter{WorkerID: w.ID, States: []domain.BuildState{domain.BuildReady}, Page: page})
 		if err != nil {
 			return "", err
 		}
-		alone := slices.ContainsFunc(builds.Items, func(b *domain.Build) bool { return b.Packed() == nil })
+		alone := slices.ContainsFunc(builds.Items, func(b *domain.Build) bool { return b.Packed() == nil || b.Memory() != nil })
 		if alone {
-			held = append(held, "templates that are not in the storage")
+			held = append(held, "templates that are not in the storage, or not with their memory")
 		}
 		if page.Cursor = builds.Next; alone || page.Cursor == "" {
 			break
@@ -99,6 +109,39 @@ func holds(ctx context.Context, tx storage.Tx, w *domain.Worker) (string, error)
 	}
 	slices.Sort(held)
 	return strings.Join(held, ", "), nil
+}
+
+// holdsVMs reports whether a worker has VMs that would end with it.
+func holdsVMs(ctx context.Context, tx storage.Tx, w *domain.Worker) (bool, error) {
+	for after := domain.ID(""); w.VMs > 0; {
+		vms, err := tx.VMs().OnWorker(ctx, w.ID, after, storage.MaxPage)
+		if err != nil {
+			return false, err
+		}
+		for _, vm := range vms {
+			disk, err := diskInStorage(ctx, tx, vm)
+			if err != nil || disk == nil {
+				return true, err
+			}
+		}
+		if len(vms) < storage.MaxPage {
+			break
+		}
+		after = vms[len(vms)-1].ID
+	}
+	return false, nil
+}
+
+// diskInStorage is the disk of a VM that stays without its worker; nil: it does not.
+func diskInStorage(ctx context.Context, tx storage.Tx, vm *domain.VM) (*domain.Snapshot, error) {
+	if vm.StoredID == "" || vm.Desired == domain.WantDeleted {
+		return nil, nil
+	}
+	disk, err := tx.Snapshots().Get(ctx, vm.ProjectID, vm.StoredID)
+	if err != nil || disk.Packed == nil {
+		return nil, err
+	}
+	return disk, nil
 }
 
 // removal takes what a worker had out of the database. It can be begun again at any
@@ -217,15 +260,9 @@ func (r *removal) vms(ctx context.Context) error {
 // rest has a VM rest whose disk is in the storage, as it did before the worker was to
 // start it, and reports whether it does.
 func (r *removal) rest(ctx context.Context, tx storage.Tx, vm *domain.VM) (bool, error) {
-	if vm.StoredID == "" || vm.Desired == domain.WantDeleted {
-		return false, nil
-	}
-	disk, err := tx.Snapshots().Get(ctx, vm.ProjectID, vm.StoredID)
-	if err != nil {
+	disk, err := diskInStorage(ctx, tx, vm)
+	if err != nil || disk == nil {
 		return false, err
-	}
-	if disk.Packed == nil {
-		return false, nil
 	}
 	if vm.MachineID != "" {
 		if err := tx.Machines().Delete(ctx, vm.MachineID); err != nil {
@@ -240,7 +277,12 @@ func (r *removal) rest(ctx context.Context, tx storage.Tx, vm *domain.VM) (bool,
 			kind = events.VMPaused
 		}
 		vm.Desired, vm.Observed, vm.PauseMode = domain.WantPaused, domain.Paused, domain.PauseMemory
-	case memory && vm.Observed == domain.Paused: // it is to be given up, by whoever looks after the VM
+	case memory && vm.Observed == domain.Paused: // it was to be given up
+		disk.Kind = domain.SnapshotDisk
+		if err := tx.Snapshots().Update(ctx, disk); err != nil {
+			return false, err
+		}
+		kind, vm.Observed, vm.Reason = events.VMStopped, domain.Stopped, ""
 	case vm.Desired != domain.WantStopped || vm.Observed != domain.Stopped:
 		kind = events.VMStopped
 		vm.Desired, vm.Observed = domain.WantStopped, domain.Stopped

@@ -80,8 +80,10 @@ func (w *Worker) tryLate() {
 	}
 }
 
-// tell says in the worker's row what a driver can do.
+// tell says in the worker's row what a driver can do. Where that cannot be written
+// what was known before stands, so that whoever looks again says it again.
 func (w *Worker) tell(ctx context.Context, info domain.DriverInfo) {
+	before := w.info(info.Name)
 	w.offers.set(info)
 	err := w.Store.Update(ctx, func(tx storage.Tx) error {
 		row, err := tx.Workers().Get(ctx, w.id)
@@ -91,7 +93,13 @@ func (w *Worker) tell(ctx context.Context, info domain.DriverInfo) {
 		row.Drivers = w.offers.all()
 		return tx.Workers().Update(ctx, row)
 	})
-	if err != nil && ctx.Err() == nil {
+	if err == nil {
+		return
+	}
+	if before.Usable && info.Usable {
+		w.offers.set(before)
+	}
+	if ctx.Err() == nil {
 		w.Log.Error("what a driver can do is not stored", "driver", info.Name, "error", err)
 	}
 }

@@ -25,10 +25,10 @@ func (w *Worker) Snapshot(ctx context.Context, vm *domain.VM, id domain.ID, kind
 	if !ok {
 		return vmm.SnapshotInfo{}, errors.New(errors.Unsupported, "the driver %s makes no snapshots", vm.Spec.Driver)
 	}
+	defer w.making.begin(id)()
 	if kind == domain.SnapshotMemory {
 		w.lookAgain(ctx, vm.Spec.Driver)
 	}
-	defer w.making.begin(id)()
 	done, err := w.turns.take(ctx, vm.MachineID)
 	if err != nil {
 		return vmm.SnapshotInfo{}, err

@@ -24,24 +24,25 @@ type Place struct{ Worker, VM string }
 // CheckOwners says which machine or VM ran on two workers at once. A VM that
 // moves ends at one worker before it begins at another, but a look takes its
 // time: it may see the VM at one before it ends there, and a moment later at the
-// other. What two looks in a row see at the same two workers ran at both when the
-// first of them was over.
+// other. What two looks in a row see at the same two workers, in the same machines, ran
+// at both when the first of them was over.
 func CheckOwners(looks []Look) (wrong []string) {
 	told := map[string]bool{}
-	var before map[string][]string
+	var before map[string][]Running
 	for _, l := range looks {
-		now := map[string][]string{} // workers by what ran there
+		now := map[string][]Running{} // by what ran there
 		for _, r := range l.Running {
-			now["machine "+r.Machine] = append(now["machine "+r.Machine], r.Worker)
+			now["machine "+r.Machine] = append(now["machine "+r.Machine], r)
 			if r.VM != "" {
-				now["VM ("+r.VM+")"] = append(now["VM ("+r.VM+")"], r.Worker)
+				now["VM ("+r.VM+")"] = append(now["VM ("+r.VM+")"], r)
 			}
 		}
-		for what, workers := range now {
+		for what, all := range now {
 			var still []string
-			for _, w := range workers {
-				if slices.Contains(before[what], w) && !slices.Contains(still, w) {
-					still = append(still, w)
+			for _, r := range all {
+				was := func(b Running) bool { return b.Machine == r.Machine && b.Worker == r.Worker }
+				if slices.ContainsFunc(before[what], was) && !slices.Contains(still, r.Worker) {
+					still = append(still, r.Worker)
 				}
 			}
 			if len(still) > 1 && !told[what] {

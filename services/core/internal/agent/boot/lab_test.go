@@ -160,7 +160,9 @@ func (l *lab) start(g microvm.Guest) *vm {
 	v := &vm{l: l, t: l.t, g: g}
 	v.monitor, err = l.engine.Boot(l.t.Context(), g)
 	must(l.t, err)
-	v.Client = guest.New(func(ctx context.Context) (net.Conn, error) { return l.engine.Dial(ctx, g) }, guest.Options{})
+	v.Client = guest.New(func(ctx context.Context) (net.Conn, error) { return l.engine.Dial(ctx, g) }, guest.Options{
+		CallTimeout: patience, // the first call is made while the kernel boots
+	})
 	l.t.Cleanup(v.Close)
 	return v
 }

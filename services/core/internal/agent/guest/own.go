@@ -66,7 +66,6 @@ func (m *Machine) Shutdown(_ context.Context, req *connect.Request[guestv1.Shutd
 	if grace < 0 || grace > maxGrace {
 		return nil, wire.Connect(errors.New(errors.InvalidArgument, "a grace of %s is not possible", grace).WithField("grace_ms"))
 	}
-	m.Group.Release() // who is asked to end must be able to
 	m.Own.Shutdown(grace)
 	return connect.NewResponse(&guestv1.ShutdownResponse{}), nil
 }

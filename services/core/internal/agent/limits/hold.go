@@ -57,10 +57,33 @@ func (g *Group) Hold() error {
 		g.release()
 		return errors.Wrap(err, errors.Internal, "what runs in the machine cannot be held: %s", err)
 	}
+	until := time.Now().Add(holdWait)
 	for _, dir := range h.frozen {
-		_ = awaitFrozen(dir, time.Now().Add(holdWait)) // it is asked to, and that counts
+		_ = awaitFrozen(dir, until) // it is asked to, and that counts
 	}
 	h.lapse = time.AfterFunc(holdLapse, func() { g.lapsed(h) })
+	return nil
+}
+
+// ErrHeld says that nothing is started while what runs is held: see [Group.Await].
+var ErrHeld = errors.New(errors.Unavailable, "the machine's memory is being saved")
+
+// Await waits until nothing is held; a nil group holds nothing. Returns Unavailable
+// where the machine was restored from its memory meanwhile.
+func (g *Group) Await() error {
+	if g == nil {
+		return nil
+	}
+	g.mu.RLock()
+	h := g.held
+	g.mu.RUnlock()
+	if h == nil {
+		return nil
+	}
+	<-h.over
+	if h.stale {
+		return errors.New(errors.Unavailable, "the machine was restored from its memory before the program was started")
+	}
 	return nil
 }
 

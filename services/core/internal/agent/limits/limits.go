@@ -126,23 +126,16 @@ func (g *Group) set(root string, l Limits) error {
 }
 
 // Start runs start with a descriptor of the group, -1 where there is none.
-// A nil group has none. Where what runs is held it waits until that is over.
-// Returns Unavailable where the machine is restored from its memory meanwhile.
+// A nil group has none. Returns [ErrHeld] where what runs is held.
 func (g *Group) Start(start func(fd int) (pid int, err error)) (int, error) {
 	if g == nil {
 		return start(-1)
 	}
 	g.mu.RLock() // or Set could close it
-	for g.held != nil {
-		h := g.held
-		g.mu.RUnlock()
-		<-h.over
-		if h.stale {
-			return 0, errors.New(errors.Unavailable, "the machine was restored from its memory before the program was started")
-		}
-		g.mu.RLock()
-	}
 	defer g.mu.RUnlock()
+	if g.held != nil {
+		return 0, ErrHeld
+	}
 	if g.dir == nil {
 		return start(-1)
 	}

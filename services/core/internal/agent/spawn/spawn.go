@@ -74,13 +74,9 @@ func (s *Starter) Start(spec Spec) (*Process, error) {
 	if os.Geteuid() == 0 {
 		attr.Sys.Credential = &syscall.Credential{Uid: spec.User.UID, Gid: spec.User.GID, Groups: spec.User.Groups}
 	}
-	child, err := s.Reaper.Spawn(func() (int, error) {
-		return s.OOM.Fork(func() (int, error) {
-			return s.Group.Start(func(fd int) (int, error) {
-				attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = fd >= 0, fd
-				return syscall.ForkExec(path, spec.Args, attr)
-			})
-		})
+	child, err := s.spawn(func(fd int) (int, error) {
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = fd >= 0, fd
+		return syscall.ForkExec(path, spec.Args, attr)
 	})
 	if err != nil {
 		ends.closeParent()
@@ -88,6 +84,22 @@ func (s *Starter) Start(spec Spec) (*Process, error) {
 	}
 	ends.process.Child = child
 	return &ends.process, nil
+}
+
+// spawn has fork start a process in the group. Where what runs is held it waits
+// for the end of that, with nothing locked that others need.
+func (s *Starter) spawn(fork func(fd int) (pid int, err error)) (*reap.Child, error) {
+	for {
+		if err := s.Group.Await(); err != nil {
+			return nil, err
+		}
+		child, err := s.Reaper.Spawn(func() (int, error) {
+			return s.OOM.Fork(func() (int, error) { return s.Group.Start(fork) })
+		})
+		if !errors.Is(err, limits.ErrHeld) {
+			return child, err
+		}
+	}
 }
 
 // prepare checks the directory and finds the program, both with the user's rights.

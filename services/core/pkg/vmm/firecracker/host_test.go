@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/bootline"
@@ -45,10 +46,16 @@ func TestUpgrade(t *testing.T) { // not beside others, whose children would have
 		t.Skip(err)
 	}
 	dir := t.TempDir()
+	installed := time.Now().Add(-time.Hour)
 	install := func(name, version string) {
 		t.Helper()
 		script := "#!/bin/sh\necho 'Firecracker v" + version + "'\n"
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o700); err != nil {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		installed = installed.Add(time.Second) // file times may be coarse
+		if err := os.Chtimes(path, installed, installed); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -61,7 +61,7 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	}
 	d := &Driver{
 		cfg: cfg, engine: cfg.Engine, log: cfg.Logger,
-		clients: map[string]*guest.Client{}, traces: map[string][]vmm.Phase{},
+		clients: map[string]*guest.Client{}, traces: map[string][]vmm.Phase{}, proof: proof{turn: make(chan struct{}, 1)},
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)

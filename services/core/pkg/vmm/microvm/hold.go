@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/guest"
 )
 
@@ -21,17 +22,18 @@ func (d *Driver) hold(ctx context.Context, m *machine) {
 
 // release lets go on in the machine itself what hold stopped.
 func (d *Driver) release(ctx context.Context, m *machine) {
-	d.tellRunning(context.WithoutCancel(ctx), m, "what runs in a machine stands still for up to a minute", (*guest.Client).Release)
+	d.tellRunning(context.WithoutCancel(ctx), m, "what runs in a machine may stand still for up to a minute", (*guest.Client).Release)
 }
 
-// tellRunning has a machine's agent do something, where its processors run.
+// tellRunning has a machine's agent do something, where its processors run. One of
+// an older version cannot, and holds nothing.
 func (d *Driver) tellRunning(ctx context.Context, m *machine, otherwise string, do func(*guest.Client, context.Context) error) {
 	if m.run.Paused || m.run.Phase != phaseRunning {
 		return // it holds it since it was paused or saved
 	}
 	ctx, cancel := context.WithTimeout(ctx, holdPatience)
 	defer cancel()
-	if err := do(d.client(m.MachineID), ctx); err != nil {
+	if err := do(d.client(m.MachineID), ctx); err != nil && !errors.HasCode(err, errors.Unsupported) {
 		d.log.Warn(otherwise, "machine", m.MachineID, "error", err)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -17,21 +16,36 @@ import (
 // guest takes on a busy host.
 const proofPatience = 3 * time.Minute
 
+// failureFor is how long another version of the monitor is not tried again after
+// its trial failed, where one before it worked.
+const failureFor = time.Minute
+
 type proof struct {
-	mu   sync.Mutex
+	turn chan struct{} // of who looks; one place
 	info *domain.DriverInfo
+	// What came of another version's trial, and when.
+	failed *domain.DriverInfo
+	at     time.Time
 }
 
 // Info says what the driver can do here. The first call boots a machine with
 // nothing but the agent in it and deletes it again; a host that could do so is
 // not asked again until its monitor is another one. See [vmm.Driver].
 func (d *Driver) Info(ctx context.Context) domain.DriverInfo {
-	d.proof.mu.Lock()
-	defer d.proof.mu.Unlock()
+	select {
+	case d.proof.turn <- struct{}{}:
+		defer func() { <-d.proof.turn }()
+	case <-ctx.Done():
+		return domain.DriverInfo{Name: d.engine.Name(), Isolation: domain.IsolationMicroVM, Reason: ctx.Err().Error(), Capabilities: []string{}}
+	}
 	if known := d.proof.info; known != nil {
 		// An upgrade on its way may have no version: what was known stands.
-		if version, err := d.engine.Version(ctx); err != nil || version == known.Version {
+		version, err := d.engine.Version(ctx)
+		if err != nil || version == known.Version {
 			return *known
+		}
+		if f := d.proof.failed; f != nil && f.Version == version && time.Since(d.proof.at) < failureFor {
+			return *f
 		}
 	}
 	info := domain.DriverInfo{
@@ -54,10 +68,13 @@ func (d *Driver) Info(ctx context.Context) domain.DriverInfo {
 		if info.Reason == "" || errors.HasCode(err, errors.Internal) {
 			info.Reason = err.Error()
 		}
+		if ctx.Err() == nil { // else it was cut short
+			d.proof.failed, d.proof.at = &info, time.Now()
+		}
 		return info
 	}
 	info.Usable = true
-	d.proof.info = &info
+	d.proof.info, d.proof.failed = &info, nil
 	return info
 }
 

@@ -139,14 +139,14 @@ func (d *Driver) Resume(caller context.Context, id string) error {
 	if err := d.engine.Thaw(ctx, *m.run.Guest); err != nil {
 		return err
 	}
+	// Its clock stood still as well, and so does what runs in it until it is told. Should
+	// this process die now, the next does it again.
+	err = d.client(id).Thaw(ctx)
 	if m.run.Still {
 		m.run.Still = false
-		if err := d.saveRun(m); err != nil {
-			return err
-		}
+		err = errors.Join(err, d.saveRun(m))
 	}
-	// Its clock stood still as well.
-	return d.client(id).Thaw(ctx)
+	return err
 }
 
 // wake restores a machine from the memory that its pause saved. Once it has gone

@@ -65,7 +65,9 @@ func (d *Driver) takeUp(ctx context.Context, m *machine) error {
 			return errors.Join(err, d.saveRun(m), d.engine.Freeze(again, *m.run.Guest))
 		}
 	case m.run.Phase == phaseRunning && m.run.Still && !m.run.Paused && d.alive(m):
-		return d.goOn(ctx, m)
+		err := d.goOn(ctx, m)
+		d.release(ctx, m) // it may have been about to be saved
+		return err
 	case !d.alive(m):
 		// Nobody has it mapped, and it is not to be gone on from.
 		return d.cfg.Volumes.Delete(ctx, d.cfg.paths(m.MachineID).memory)

@@ -199,7 +199,8 @@ const drawing = `
 import os, time
 with open("/var/tmp/drawn", "w") as f:
     while True:
-        f.write("%.6f %s\n" % (time.time(), os.urandom(8).hex()))
+        drawn = os.urandom(8).hex() # first: one that is drawn in time has the time of then, or a later one
+        f.write("%.6f %s\n" % (time.time(), drawn))
         f.flush()
         time.sleep(0.002)
 `

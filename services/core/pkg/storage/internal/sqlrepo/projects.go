@@ -66,14 +66,15 @@ var tenantTables = []string{
 }
 
 // pastRows are the rows that a project may have very many of. What refers to
-// others comes first, so that little goes with a row that does.
+// others comes first, so that little goes with a row that does; what was used comes
+// last, for the project may be found to stay. Keys of requests are not among
+// them: in one that stays, each is to be carried out once.
 var pastRows = []string{
-	"usage WHERE (vm_id, project_id, from_at) IN (SELECT vm_id, project_id, from_at FROM usage WHERE project_id = ? LIMIT ?)",
 	"outbox WHERE seq IN (SELECT seq FROM outbox WHERE project_id = ? LIMIT ?)",
-	"idempotency WHERE (project_id, key) IN (SELECT project_id, key FROM idempotency WHERE project_id = ? LIMIT ?)",
 	"tasks WHERE (id, project_id) IN (SELECT id, project_id FROM tasks WHERE project_id = ? AND ended_at IS NOT NULL LIMIT ?)",
 	"executions WHERE (id, project_id) IN (SELECT id, project_id FROM executions WHERE project_id = ? AND ended_at IS NOT NULL LIMIT ?)",
 	"vms WHERE (id, project_id) IN (SELECT id, project_id FROM vms WHERE project_id = ? AND observed = 'deleted' LIMIT ?)",
+	"usage WHERE (vm_id, project_id, from_at) IN (SELECT vm_id, project_id, from_at FROM usage WHERE project_id = ? LIMIT ?)",
 }
 
 func (r projects) DeletePast(ctx context.Context, id domain.ID, limit int) (int, error) {
