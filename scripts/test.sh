@@ -128,7 +128,7 @@ if [ -n "$unit" ]; then
   say "go test services/core, machines of every driver"
   # One package after the other: an emulated machine is slow enough alone.
   mapfile -t packages < <(cd services/core && "${GO:-go}" list ./... | grep -E "$machines")
-  (eval "$fixtures" && cd services/core && "$ROOT/scripts/go-test.sh" -p 1 -timeout 25m "${packages[@]}") 2>&1 | logged || failed+=("services/core, machines of every driver")
+  (eval "$fixtures" && cd services/core && "$ROOT/scripts/go-test.sh" -p 1 -timeout 40m "${packages[@]}") 2>&1 | logged || failed+=("services/core, machines of every driver")
   run_others
   wait "$beside" || failed+=("what runs beside the machines of every driver")
   beside=
