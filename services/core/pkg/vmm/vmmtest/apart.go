@@ -118,6 +118,9 @@ func testApart(t *testing.T, b *bed) {
 			t.Errorf("with their origin's clock the forks' programs drew %q and %q", before[0], before[1])
 		}
 		origin.sh(t, "n=$(wc -l < /var/tmp/drawn); until test $(wc -l < /var/tmp/drawn) -gt $n; do sleep 0.05; done")
+		for _, h := range all {
+			h.x.sh(t, "touch /var/tmp/enough")
+		}
 	})
 	t.Run("machine-id", func(t *testing.T) {
 		var ids []string
@@ -194,15 +197,15 @@ func testApart(t *testing.T, b *bed) {
 	})
 }
 
-// drawing is a program that draws numbers for as long as it runs, and notes when.
+// drawing is a program that draws numbers until it is enough, and notes when.
 const drawing = `
 import os, time
 with open("/var/tmp/drawn", "w") as f:
-    while True:
+    while not os.path.exists("/var/tmp/enough"):
         drawn = os.urandom(8).hex() # first: one that is drawn in time has the time of then, or a later one
         f.write("%.6f %s\n" % (time.time(), drawn))
         f.flush()
-        time.sleep(0.002)
+        time.sleep(0.01)
 `
 
 // drawnBefore tells how much a machine's program drew while its clock was before
