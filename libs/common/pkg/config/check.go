@@ -23,7 +23,7 @@ var words = []string{"y", "Y", "yes", "on", "n", "N", "no", "off"}
 // that name no setting, and values of another type. The library's decoder says
 // that in Go's types and without the setting's name, and cuts 2.5 to 2 where a
 // whole number belongs. Returns InvalidArgument.
-func check(t reflect.Type, n *yaml.Node, path []string) error { return checkBelow(t, n, path, 0) }
+func check(t reflect.Type, n *yaml.Node) error { return checkBelow(t, n, nil, 0) }
 
 // maxDepth is deeper than settings are: a value that contains itself is left to the
 // decoder, which says so.

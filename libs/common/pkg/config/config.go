@@ -70,7 +70,7 @@ func Parse(into any, text []byte) error {
 	if err != nil {
 		return invalid(err)
 	}
-	if err := check(reflect.TypeOf(into).Elem(), &doc, nil); err != nil {
+	if err := check(reflect.TypeOf(into).Elem(), &doc); err != nil {
 		return err
 	}
 	if err := doc.Decode(into); err != nil {

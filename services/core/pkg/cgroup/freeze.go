@@ -70,6 +70,12 @@ func (g Group) freeze2(ctx context.Context) error {
 	if err := os.WriteFile(g.file("", "cgroup.freeze"), []byte("1"), 0); err != nil {
 		return err
 	}
+	return AwaitFrozen(ctx, events)
+}
+
+// AwaitFrozen waits until all processes of a group of version 2 that was asked to
+// stop stand still, which its cgroup.events tells.
+func AwaitFrozen(ctx context.Context, events *os.File) error {
 	buf := make([]byte, 256)
 	for {
 		n, err := events.ReadAt(buf, 0)

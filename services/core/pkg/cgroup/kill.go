@@ -35,11 +35,11 @@ func (g Group) Processes() ([]int, error) {
 func processes(dir string) (pids []int, err error) {
 	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || !e.IsDir() {
-			return gone(err)
+			return IgnoreGone(err)
 		}
 		raw, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
 		if err != nil {
-			return gone(err)
+			return IgnoreGone(err)
 		}
 		for text := range strings.FieldsSeq(string(raw)) {
 			if pid, err := strconv.Atoi(text); err == nil && pid > 0 && !slices.Contains(pids, pid) {
@@ -51,7 +51,8 @@ func processes(dir string) (pids []int, err error) {
 	return pids, err
 }
 
-func gone(err error) error {
+// IgnoreGone is nil for what fails as a group was removed meanwhile.
+func IgnoreGone(err error) error {
 	if os.IsNotExist(err) || errors.Is(err, unix.ENODEV) {
 		return nil
 	}
@@ -147,7 +148,7 @@ func (g Group) Remove(ctx context.Context) error {
 			if err == nil && e.IsDir() {
 				dirs = append(dirs, path)
 			}
-			return gone(err)
+			return IgnoreGone(err)
 		})
 		if err != nil {
 			return errors.Wrap(err, errors.Internal, "cannot list control groups")

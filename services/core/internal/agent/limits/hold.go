@@ -2,14 +2,14 @@ package limits
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/cgroup"
 )
 
 const (
@@ -57,9 +57,10 @@ func (g *Group) Hold() error {
 		g.release()
 		return errors.Wrap(err, errors.Internal, "what runs in the machine cannot be held: %s", err)
 	}
-	until := time.Now().Add(holdWait)
+	ctx, cancel := context.WithTimeout(context.Background(), holdWait) // its own, for all
+	defer cancel()
 	for _, dir := range h.frozen {
-		_ = awaitFrozen(dir, until) // it is asked to, and that counts
+		_ = awaitFrozen(ctx, dir) // it is asked to, and that counts
 	}
 	h.lapse = time.AfterFunc(holdLapse, func() { g.lapsed(h) })
 	return nil
@@ -141,52 +142,26 @@ func (g *Group) release() {
 func (h *hold) freeze(dir string) error {
 	events, err := os.ReadFile(filepath.Join(dir, "cgroup.events"))
 	if err != nil || !bytes.Contains(events, []byte("populated 1")) {
-		return ignoreGone(err)
+		return cgroup.IgnoreGone(err)
 	}
 	file := filepath.Join(dir, "cgroup.freeze")
 	now, err := os.ReadFile(file)
 	if err != nil || strings.TrimSpace(string(now)) != "0" {
-		return ignoreGone(err)
+		return cgroup.IgnoreGone(err)
 	}
 	if err := write(file, "1"); err != nil {
-		return ignoreGone(err)
+		return cgroup.IgnoreGone(err)
 	}
 	h.frozen = append(h.frozen, dir)
 	return nil
 }
 
-// ignoreGone is nil for a control group that was removed meanwhile.
-func ignoreGone(err error) error {
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
-		return nil
-	}
-	return err
-}
-
-// awaitFrozen waits until all of a control group's processes have stopped: its
-// cgroup.events changes then, which poll(2) tells.
-func awaitFrozen(dir string, until time.Time) error {
-	f, err := os.Open(filepath.Join(dir, "cgroup.events"))
+// awaitFrozen waits until all of a control group's processes have stopped.
+func awaitFrozen(ctx context.Context, dir string) error {
+	events, err := os.Open(filepath.Join(dir, "cgroup.events"))
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	buf := make([]byte, 256)
-	for {
-		n, err := f.ReadAt(buf, 0)
-		if n == 0 {
-			return err
-		}
-		if bytes.Contains(buf[:n], []byte("frozen 1")) {
-			return nil
-		}
-		left := time.Until(until)
-		if left <= 0 {
-			return os.ErrDeadlineExceeded
-		}
-		fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLPRI}} // a descriptor
-		if _, err := unix.Poll(fds, int(left.Milliseconds())+1); err != nil && !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
+	defer events.Close()
+	return cgroup.AwaitFrozen(ctx, events)
 }
