@@ -166,7 +166,7 @@ func TestWorkerIsFound(t *testing.T) {
 	l.problem(400, errors.InvalidArgument, req{method: "GET", path: "/workers/-x"})
 	l.problem(403, errors.PermissionDenied, req{method: "GET", path: "/workers/" + want.ID, key: l.user})
 	// What is beside workers is no worker.
-	for path, allow := range map[string]string{"/workers/join": "POST", "/workers/tokens": "GET, HEAD, POST", "/workers/" + want.ID: "GET, HEAD"} {
+	for path, allow := range map[string]string{"/workers/join": "POST", "/workers/tokens": "GET, HEAD, POST", "/workers/" + want.ID: "GET, HEAD, DELETE"} {
 		resp, _ := l.do(req{method: "OPTIONS", path: path})
 		if got := strings.Join(resp.Header.Values("Allow"), ", "); resp.StatusCode != http.StatusMethodNotAllowed || got != allow {
 			t.Errorf("%s allows %q, not %q: %d", path, got, allow, resp.StatusCode)
