@@ -55,14 +55,31 @@ type Limits struct {
 // the time and new entropy as well; one that goes on runs its hooks. Told
 // again, nothing changes. A fork hears nothing else on connections that were
 // made before: they end.
+// Where it took long to hear, it is told the time again.
 // Returns InvalidArgument, NotFound (it has no such network device), Unsupported
 // (its kernel is not its own), Unavailable, GuestFault.
 func (c *Client) Assume(ctx context.Context, who Identity) error {
+	told := time.Now()
 	_, err := bounded(ctx, c.o.CallTimeout+hooksLimit, "assuming its identity", func(ctx context.Context) (*connect.Response[guestv1.AssumeResponse], error) {
-		return c.machine.Assume(ctx, connect.NewRequest(who.message(time.Now())))
+		return c.machine.Assume(ctx, connect.NewRequest(who.message(told)))
 	})
+	for range timeTellings {
+		if err != nil || time.Since(told) < timeIsOld {
+			break
+		}
+		told = time.Now()
+		err = c.Thaw(ctx)
+	}
 	return err
 }
+
+// timeIsOld is how long a machine may take to hear the time: by as much its clock may be
+// behind from then on. One that goes on from memory on a busy host without KVM can take
+// seconds to read its first message.
+const timeIsOld = 500 * time.Millisecond
+
+// timeTellings is how often a machine is told the time again that takes too long to hear it.
+const timeTellings = 3
 
 func (who Identity) message(now time.Time) *guestv1.AssumeRequest {
 	entropy := make([]byte, 64)

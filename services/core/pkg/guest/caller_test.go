@@ -228,3 +228,41 @@ func TestLyingAnswers(t *testing.T) {
 		})
 	}
 }
+
+// slowToHear is a machine that takes long to hear what it is told first.
+type slowToHear struct {
+	guestv1connect.UnimplementedMachineServiceHandler
+	tellings []time.Time // what it was told
+}
+
+func (s *slowToHear) tell(ns int64) {
+	if s.tellings = append(s.tellings, time.Unix(0, ns)); len(s.tellings) == 1 {
+		time.Sleep(700 * time.Millisecond)
+	}
+}
+
+func (s *slowToHear) Assume(_ context.Context, req *connect.Request[guestv1.AssumeRequest]) (*connect.Response[guestv1.AssumeResponse], error) {
+	s.tell(req.Msg.GetHostTimeUnixNs())
+	return connect.NewResponse(&guestv1.AssumeResponse{}), nil
+}
+
+func (s *slowToHear) Thaw(_ context.Context, req *connect.Request[guestv1.ThawRequest]) (*connect.Response[guestv1.ThawResponse], error) {
+	s.tell(req.Msg.GetHostTimeUnixNs())
+	return connect.NewResponse(&guestv1.ThawResponse{}), nil
+}
+
+// TestTimeThatIsOld: a machine that was slow to hear who it is does not stay behind by as much.
+func TestTimeThatIsOld(t *testing.T) {
+	t.Parallel()
+	var m slowToHear
+	mux := http.NewServeMux()
+	mux.Handle(guestv1connect.NewMachineServiceHandler(&m))
+	client := guest.New(serve(t, mux), guest.Options{})
+	defer client.Close()
+	if err := client.Assume(t.Context(), guest.Identity{Hostname: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(m.tellings); n < 2 || m.tellings[n-1].Sub(m.tellings[0]) < 700*time.Millisecond {
+		t.Errorf("it was told %s", m.tellings)
+	}
+}
