@@ -8,6 +8,7 @@ import (
 
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/apiform"
 	"github.com/aetherium/aetherium/services/core/pkg/image/steps"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
@@ -26,41 +27,6 @@ func mapped[T, U any](in []T, f func(T) U) []U {
 
 func listOf[T, U any](l vmm.List[T], f func(T) U) *wire.List[U] {
 	return &wire.List[U]{Items: mapped(l.Items, f), NextCursor: l.Next}
-}
-
-// VM is a VM as it goes over the wire.
-func VM(v *domain.VM) wire.VM {
-	out := wire.VM{
-		ID: v.ID.String(), Name: v.Name, State: string(v.State()), UnreachableSince: v.UnreachableSince, DesiredState: string(v.Desired),
-		Template: v.Spec.Template, TemplateID: v.Spec.TemplateID.String(), BuildID: v.Spec.BuildID.String(),
-		SnapshotID: v.Spec.SnapshotID.String(), Memory: v.Spec.Memory, Driver: v.Spec.Driver, Isolation: string(v.Isolation),
-		Platform: v.Spec.Platform, Resources: resources(v.Spec.Resources), Network: string(v.Spec.Network),
-		Hostname: v.Spec.Hostname, DefaultUser: v.Spec.DefaultUser, Tools: v.Spec.Tools, Metadata: v.Metadata, PauseMode: string(v.PauseMode),
-		Deadline: v.Deadline, OnTimeout: string(v.OnTimeout), IdleTimeoutMS: ms(v.IdleTimeout), AutoResume: v.AutoResume,
-		WorkerID: v.WorkerID.String(), InStorage: v.InStorage(), Epoch: v.Epoch, Generation: v.Generation, Reason: v.Reason,
-		CreatedAt: v.CreatedAt, UpdatedAt: v.UpdatedAt, StartedAt: v.StartedAt, EndedAt: v.EndedAt,
-	}
-	if out.Metadata == nil {
-		out.Metadata = map[string]string{}
-	}
-	if !v.Spec.Egress.IsZero() {
-		p := egressPolicy(v.Spec.Egress)
-		out.Egress = &p
-	}
-	if len(v.Spec.Secrets) > 0 {
-		out.Secrets = mapped(v.Spec.Secrets, secretUse)
-	}
-	if len(v.Spec.Mounts) > 0 {
-		out.Volumes = mapped(v.Spec.Mounts, vmVolume)
-	}
-	if t := v.Tombstone; t != nil {
-		out.Tombstone = &wire.Tombstone{Cause: string(t.Cause), By: t.By, Detail: t.Detail, LastOutput: t.LastOutput, At: t.At}
-	}
-	return out
-}
-
-func resources(r domain.Resources) wire.Resources {
-	return wire.Resources{MilliCPU: r.MilliCPU, MemoryBytes: r.MemoryBytes, DiskBytes: r.DiskBytes, PIDs: r.PIDs}
 }
 
 func toResources(r *wire.Resources) domain.Resources {
@@ -119,23 +85,6 @@ func toPatch(p wire.PatchVM) vmm.PatchVM {
 	return out
 }
 
-// Execution is an execution as it goes over the wire. Its environment does not.
-func Execution(x *domain.Execution) wire.Execution {
-	out := wire.Execution{
-		ID: x.ID.String(), VMID: x.VMID.String(), OriginID: x.OriginID.String(), State: string(x.State), Args: x.Command.Args, Cwd: x.Command.Cwd,
-		User: x.Command.User, Stdin: x.Command.Stdin, TimeoutMS: ms(x.Command.Timeout), Epoch: x.Epoch, PID: x.PID,
-		ExitCode: x.ExitCode, Signal: x.Signal, TimedOut: x.TimedOut, LostReason: x.LostReason, OutputBytes: x.OutputBytes,
-		CreatedAt: x.CreatedAt, StartedAt: x.StartedAt, EndedAt: x.EndedAt, Stored: x.PackID != "",
-	}
-	if out.Args == nil {
-		out.Args = []string{}
-	}
-	if p := x.Command.PTY; p != nil {
-		out.PTY = &wire.PTYSize{Cols: p.Cols, Rows: p.Rows}
-	}
-	return out
-}
-
 func snapshot(s *domain.Snapshot) wire.Snapshot {
 	out := wire.Snapshot{
 		ID: s.ID.String(), VMID: s.VMID.String(), Name: s.Name, BuildID: s.BuildID.String(), Driver: s.Driver,
@@ -160,19 +109,6 @@ func octal(mode uint32) string { return fmt.Sprintf("%04o", mode) }
 func parseMode(s string) uint32 {
 	n, _ := strconv.ParseUint(s, 8, 16)
 	return uint32(n)
-}
-
-func task(t *domain.Task) wire.Task {
-	out := wire.Task{
-		ID: t.ID.String(), Kind: t.Kind, Subject: t.Subject.String(), State: string(t.State), Result: t.Result,
-		Attempts: t.Attempts, MaxAttempts: t.MaxAttempts, CancelAsked: t.CancelAsked,
-		CreatedAt: t.CreatedAt, UpdatedAt: t.UpdatedAt, RunAt: t.RunAt, EndedAt: t.EndedAt,
-		Name: t.Name, GroupID: t.GroupID.String(), Step: string(t.Step), VMID: t.VMID.String(), ExecutionID: t.ExecutionID.String(),
-	}
-	if t.Error != nil {
-		out.Error = &wire.TaskError{Code: t.Error.Code, Message: t.Error.Message}
-	}
-	return out
 }
 
 func template(t *vmm.TemplateInfo) wire.Template {
@@ -206,7 +142,7 @@ func build(b *domain.Build) wire.Build {
 	out := wire.Build{
 		ID: b.ID.String(), TemplateID: b.TemplateID.String(), State: string(b.State), Platform: b.Platform,
 		Source:    wire.TemplateSource{Image: b.Source.Image, Packages: b.Source.Packages, Suite: b.Source.Suite, Preset: b.Source.Preset, Steps: b.Source.Steps},
-		Resources: resources(b.Shape), DefaultUser: b.DefaultUser, Reason: b.Reason, CreatedAt: b.CreatedAt, ReadyAt: b.ReadyAt,
+		Resources: apiform.Resources(b.Shape), DefaultUser: b.DefaultUser, Reason: b.Reason, CreatedAt: b.CreatedAt, ReadyAt: b.ReadyAt,
 		Start: b.Warm.Start, Ready: b.Warm.Ready,
 	}
 	if m := b.Memory(); m != nil {
@@ -243,7 +179,7 @@ func worker(w *domain.Worker) wire.Worker {
 	return wire.Worker{
 		ID: w.ID.String(), Name: w.Name, Address: w.Address, Version: w.Version, Platform: w.Platform, State: string(w.State),
 		Cordoned: w.Cordoned, DrainAt: w.DrainAt, Moving: w.Moving, Staying: w.Staying, VMs: w.VMs, Active: w.Active, Tasks: w.Tasks,
-		Drivers: mapped(w.Drivers, driver), Capacity: resources(w.Capacity), Reserved: resources(w.Reserved),
+		Drivers: mapped(w.Drivers, driver), Capacity: apiform.Resources(w.Capacity), Reserved: apiform.Resources(w.Reserved),
 		SeenAt: w.SeenAt, JoinedAt: w.JoinedAt,
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/apiform"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
@@ -47,7 +48,7 @@ func (a *API) getEgress(ctx context.Context, in *VMPath) (*egressOutput, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &egressOutput{wire.VMEgress{EgressPolicy: egressPolicy(p), InForce: inForce}}, nil
+	return &egressOutput{wire.VMEgress{EgressPolicy: apiform.EgressPolicy(p), InForce: inForce}}, nil
 }
 
 func (a *API) setEgress(ctx context.Context, in *setEgressInput) (*egressOutput, error) {
@@ -59,7 +60,7 @@ func (a *API) setEgress(ctx context.Context, in *setEgressInput) (*egressOutput,
 	if err != nil {
 		return nil, err
 	}
-	return &egressOutput{wire.VMEgress{EgressPolicy: egressPolicy(p), InForce: true}}, nil
+	return &egressOutput{wire.VMEgress{EgressPolicy: apiform.EgressPolicy(p), InForce: true}}, nil
 }
 
 func (a *API) egressLog(ctx context.Context, in *egressLogInput) (*egressLogOutput, error) {
@@ -87,23 +88,7 @@ func (a *API) egressLearned(ctx context.Context, in *VMPath) (*egressLearnedOutp
 	if err != nil {
 		return nil, err
 	}
-	return &egressLearnedOutput{egressPolicy(p)}, nil
-}
-
-// egressPolicy tells a policy. What its headers say and its proxy's password
-// nobody is told.
-func egressPolicy(p domain.EgressPolicy) wire.EgressPolicy {
-	out := wire.EgressPolicy{Allow: p.Allow, Deny: p.Deny, Learn: p.Learn, DNS: p.DNS}
-	for _, r := range p.Rules {
-		out.Rules = append(out.Rules, wire.HeaderRule{Host: r.Host, Headers: r.Told()})
-	}
-	if p.Proxy != nil {
-		out.Proxy = &wire.EgressProxy{Address: p.Proxy.Address, Username: p.Proxy.Username}
-		if p.Proxy.Username != "" {
-			out.Proxy.Password = domain.Hidden
-		}
-	}
-	return out
+	return &egressLearnedOutput{apiform.EgressPolicy(p)}, nil
 }
 
 func toEgress(p wire.EgressPolicy) domain.EgressPolicy {
@@ -122,10 +107,6 @@ func egressEntry(e domain.EgressEntry) wire.EgressEntry {
 		Seq: e.Seq, At: time.UnixMicro(e.At).UTC(), Verdict: e.Verdict, Via: e.Via, Protocol: e.Proto, Name: e.Name, Address: e.Addr, Port: e.Port,
 		Rule: e.Rule, Reason: e.Reason, Learned: e.Learned, SentBytes: e.Sent, ReceivedBytes: e.Got, Count: e.Count,
 	}
-}
-
-func secretUse(u domain.SecretUse) wire.SecretUse {
-	return wire.SecretUse{Name: u.Name, Env: u.Env, Hosts: u.Hosts}
 }
 
 func toSecretUse(u wire.SecretUse) domain.SecretUse {

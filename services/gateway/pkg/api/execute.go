@@ -11,6 +11,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/apiform"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
 )
@@ -103,7 +104,7 @@ func (a *API) feed(ctx context.Context, by vmm.Caller, id domain.ID, input strin
 // result puts the end, which came with the output, into the execution as it
 // was started: reading the row again would cost a round trip and say the same.
 func result(exec *domain.Execution, end *domain.ExecutionEnd, written int64, stdout, stderr *capture, now time.Time) wire.ExecuteResult {
-	x := Execution(exec)
+	x := apiform.Execution(exec)
 	x.State, x.OutputBytes = string(domain.ExecutionExited), written
 	if end.LostReason != "" {
 		x.State, x.LostReason = string(domain.ExecutionLost), end.LostReason

@@ -12,6 +12,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/apiform"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
@@ -165,7 +166,7 @@ func (a *API) startExecution(ctx context.Context, in *startExecutionInput) (*hum
 	trail.Subject(ctx, "execution", exec.ID.String())
 	return streaming(func(w http.ResponseWriter, r *http.Request) error {
 		if ws.WantsSSE(r) {
-			started := Execution(exec)
+			started := apiform.Execution(exec)
 			return a.Streams.OutputSSE(w, r, by, exec.ID, ws.OutputQuery{Started: &started})
 		}
 		if in.Wait {
@@ -175,7 +176,7 @@ func (a *API) startExecution(ctx context.Context, in *startExecutionInput) (*hum
 			}
 		}
 		w.Header().Set("Location", location("executions", exec.ID.String()))
-		return writeJSON(w, http.StatusCreated, Execution(exec))
+		return writeJSON(w, http.StatusCreated, apiform.Execution(exec))
 	}), nil
 }
 
@@ -201,7 +202,7 @@ func (a *API) listExecutions(ctx context.Context, in *listExecutionsInput) (*exe
 	if err != nil {
 		return nil, err
 	}
-	out := wire.ExecutionList{List: *listOf(l.List, Execution)}
+	out := wire.ExecutionList{List: *listOf(l.List, apiform.Execution)}
 	if l.Away != nil {
 		out.Incomplete = errors.Public(l.Away).Message
 	}
@@ -213,7 +214,7 @@ func (a *API) getExecution(ctx context.Context, in *IDPath) (*executionOutput, e
 	if err != nil {
 		return nil, err
 	}
-	return &executionOutput{Execution(x)}, nil
+	return &executionOutput{apiform.Execution(x)}, nil
 }
 
 func (a *API) output(ctx context.Context, in *outputInput) (*huma.StreamResponse, error) {

@@ -10,6 +10,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/apiform"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/trail"
@@ -64,7 +65,7 @@ func (a *API) taskRoutes() {
 			if err != nil {
 				return nil, err
 			}
-			return &taskOutput{task(t)}, nil
+			return &taskOutput{apiform.Task(t)}, nil
 		})
 
 	create := operation("create-task", http.MethodPost, "/tasks", tag, "Run a command in a VM of its own",
@@ -77,7 +78,7 @@ func (a *API) taskRoutes() {
 			if err != nil {
 				return nil, err
 			}
-			return &taskOutput{task(t)}, nil
+			return &taskOutput{apiform.Task(t)}, nil
 		})
 	out := operation("get-task-output", http.MethodGet, "/tasks/{id}/output", tag, "Read the output of a task's command",
 		"Of its last attempt, as get-output has it.")
@@ -152,7 +153,7 @@ func (a *API) createTask(ctx context.Context, in *createTaskInput) (*createdTask
 	}
 	id := tasks[0].ID.String()
 	trail.Subject(ctx, "task", id)
-	return &createdTask{location("tasks", id), task(tasks[0])}, nil
+	return &createdTask{location("tasks", id), apiform.Task(tasks[0])}, nil
 }
 
 func (a *API) createTaskGroup(ctx context.Context, in *createTaskGroupInput) (*createdTaskGroup, error) {
@@ -219,7 +220,7 @@ func (a *API) listTasks(ctx context.Context, in *listTasksInput) (*tasksOutput, 
 	if err != nil {
 		return nil, err
 	}
-	return &tasksOutput{listOf(l, task)}, nil
+	return &tasksOutput{listOf(l, apiform.Task)}, nil
 }
 
 func (a *API) getTask(ctx context.Context, in *getTaskInput) (*taskOutput, error) {
@@ -229,7 +230,7 @@ func (a *API) getTask(ctx context.Context, in *getTaskInput) (*taskOutput, error
 		defer cancel()
 		t, err := a.Tasks.WaitTask(wctx, by, in.id())
 		if err == nil {
-			return &taskOutput{task(t)}, nil
+			return &taskOutput{apiform.Task(t)}, nil
 		}
 		if ctx.Err() != nil || !errors.Is(wctx.Err(), context.DeadlineExceeded) {
 			return nil, err
@@ -239,5 +240,5 @@ func (a *API) getTask(ctx context.Context, in *getTaskInput) (*taskOutput, error
 	if err != nil {
 		return nil, err
 	}
-	return &taskOutput{task(t)}, nil
+	return &taskOutput{apiform.Task(t)}, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/apiform"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
@@ -111,7 +112,7 @@ func (a *API) buildTemplate(ctx context.Context, in *buildTemplateInput) (*accep
 		return nil, err
 	}
 	trail.Subject(ctx, "template", in.Body.Name)
-	return &acceptedTaskOutput{Location: location("tasks", t.ID.String()), Body: wire.Accepted{Task: task(t)}}, nil
+	return &acceptedTaskOutput{Location: location("tasks", t.ID.String()), Body: wire.Accepted{Task: apiform.Task(t)}}, nil
 }
 
 func (a *API) tagTemplate(ctx context.Context, in *tagInput) (*tagOutput, error) {

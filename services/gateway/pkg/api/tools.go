@@ -10,6 +10,7 @@ import (
 
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/apiform"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 )
@@ -62,7 +63,7 @@ func (a *API) installTools(ctx context.Context, in *installInput) (*acceptedTask
 	if err != nil {
 		return nil, err
 	}
-	return &acceptedTaskOutput{Location: location("tasks", t.ID.String()), Body: wire.Accepted{Task: task(t)}}, nil
+	return &acceptedTaskOutput{Location: location("tasks", t.ID.String()), Body: wire.Accepted{Task: apiform.Task(t)}}, nil
 }
 
 func (a *API) installationLog(ctx context.Context, in *buildLogInput) (*huma.StreamResponse, error) {

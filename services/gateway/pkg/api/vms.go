@@ -13,6 +13,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/apiform"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/problem"
@@ -153,7 +154,7 @@ func (a *API) act(ctx context.Context, in *actVMInput, do func(context.Context, 
 	if vm.Desired != asked && vm.Reason != "" { // the wish was taken back
 		return nil, errors.New(errors.Conflict, "the VM is %s: %s", vm.Observed, vm.Reason)
 	}
-	out := &answered{Status: http.StatusOK, Body: VM(vm)}
+	out := &answered{Status: http.StatusOK, Body: apiform.VM(vm)}
 	if !settled {
 		accepted(out, in.WaitQuery, location("vms", vm.ID.String()))
 	}
@@ -191,12 +192,12 @@ func (a *API) createVM(ctx context.Context, in *createVMInput) (*answered, error
 		if err != nil {
 			return nil, problem.From(err).SetHeader("Location", where)
 		}
-		made := VM(vm)
-		out := &answered{Body: wire.Accepted{Task: task(t), VM: &made}}
+		made := apiform.VM(vm)
+		out := &answered{Body: wire.Accepted{Task: apiform.Task(t), VM: &made}}
 		accepted(out, in.WaitQuery, location("tasks", t.ID.String()))
 		return out, nil
 	}
-	made := VM(vm)
+	made := apiform.VM(vm)
 	if in.Trace {
 		if made.Phases, err = a.phases(ctx, by, vm.ID); err != nil {
 			return nil, err
@@ -234,7 +235,7 @@ func (a *API) forkVM(ctx context.Context, in *forkVMInput) (*answered, error) {
 		}
 		all = all && settled
 	}
-	out := &answered{Status: http.StatusCreated, Body: wire.List[wire.VM]{Items: mapped(forks, VM)}}
+	out := &answered{Status: http.StatusCreated, Body: wire.List[wire.VM]{Items: mapped(forks, apiform.VM)}}
 	if !all {
 		accepted(out, in.WaitQuery, "")
 	}
@@ -260,7 +261,7 @@ func (a *API) listVMs(ctx context.Context, in *listVMsInput) (*vmsOutput, error)
 	if err != nil {
 		return nil, err
 	}
-	return &vmsOutput{listOf(l, VM)}, nil
+	return &vmsOutput{listOf(l, apiform.VM)}, nil
 }
 
 func (a *API) getVM(ctx context.Context, in *getVMInput) (*vmOutput, error) {
@@ -269,7 +270,7 @@ func (a *API) getVM(ctx context.Context, in *getVMInput) (*vmOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &vmOutput{VM(vm)}
+	out := &vmOutput{apiform.VM(vm)}
 	if in.Trace {
 		if out.Body.Phases, err = a.phases(ctx, by, vm.ID); err != nil {
 			return nil, err
@@ -295,7 +296,7 @@ func (a *API) patchVM(ctx context.Context, in *patchVMInput) (*vmOutput, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &vmOutput{VM(vm)}, nil
+	return &vmOutput{apiform.VM(vm)}, nil
 }
 
 func (a *API) vmUsage(ctx context.Context, in *VMPath) (*usageOutput, error) {

@@ -87,7 +87,3 @@ func volume(v *domain.Volume) wire.Volume {
 func toMount(m wire.VolumeMount) domain.Mount {
 	return domain.Mount{Source: m.Volume, Target: m.Path, ReadOnly: m.ReadOnly}
 }
-
-func vmVolume(m domain.Mount) wire.VMVolume {
-	return wire.VMVolume{VolumeID: m.VolumeID.String(), VolumeMount: wire.VolumeMount{Volume: m.Source, Path: m.Target, ReadOnly: m.ReadOnly}}
-}
