@@ -150,6 +150,7 @@ func deployment(t *testing.T) string {
 			tx.Webhooks().Insert(ctx, &domain.Webhook{ID: hook, ProjectID: p, URL: "https://localhost/", Types: []string{"vm.running"}, SecretSealed: []byte{0, 255}, CreatedAt: at}),
 			tx.Webhooks().Deliver(ctx, &domain.Delivery{ID: domain.NewID(), ProjectID: p, WebhookID: hook, Seq: 1, Type: "vm.running", Body: "{}"}),
 			tx.Quotas().PutOverride(ctx, p, domain.QuotaOverride{VMs: &limit}),
+			tx.Archives().Insert(ctx, &domain.Archive{ID: domain.NewID(), ProjectID: p, WorkerID: owner, VMs: 1, FirstAt: at, LastAt: at, CreatedAt: at, KeySealed: []byte{0, 255}, Content: []byte{0, 255}}),
 			tx.Audit().Insert(ctx, &domain.AuditRecord{ID: domain.NewID(), ProjectID: p, At: at, Operation: "o"}),
 		}
 		for range 5 {

@@ -89,7 +89,7 @@ a table has no titles, its values are whole and a tab stands between them.`,
 	}
 	add("run", a.runCommand(), a.execCommand(), a.shellCommand(), a.attachCommand(), a.logsCommand())
 	add("vm", a.vmCommand(), a.snapshotCommand(), a.volumeCommand(), a.templateCommand(), a.toolCommand(), a.secretCommand(), a.cpCommand(), a.portCommand(), a.egressCommand())
-	add("see", a.topCommand(), a.eventsCommand(), a.webhookCommand(), a.taskCommand(), a.quotaCommand(), a.auditCommand(), a.queueCommand(), a.systemCommand(), a.workerCommand(), a.statusCommand(), a.doctorCommand())
+	add("see", a.topCommand(), a.eventsCommand(), a.webhookCommand(), a.taskCommand(), a.quotaCommand(), a.auditCommand(), a.archiveCommand(), a.queueCommand(), a.systemCommand(), a.workerCommand(), a.statusCommand(), a.doctorCommand())
 	add("access", a.keyCommand(), a.projectCommand(), a.memberCommand(), a.userCommand(), a.tokenCommand(), a.whoamiCommand(), a.e2bCommand())
 	root.AddCommand(a.versionCommand(), a.completionCommand())
 	root.SetHelpCommand(helpCommand(root))

@@ -228,7 +228,7 @@ func (h *Host) assemble(ctx context.Context) error {
 	}
 	h.Worker = worker.New(worker.Config{
 		ID: h.options.Worker, Name: name, Address: h.options.Address, Version: version.Version, Platform: settings.Platform(), Capacity: room, DataDir: s.DataDir,
-		KeepTombstones: time.Duration(s.Keep.Tombstones), KeepTasks: time.Duration(s.Keep.Tasks), KeepEvents: time.Duration(s.Keep.Events), KeepUsage: time.Duration(s.Keep.Usage),
+		KeepTombstones: time.Duration(s.Keep.Tombstones), KeepTasks: time.Duration(s.Keep.Tasks), KeepEvents: time.Duration(s.Keep.Events), KeepUsage: time.Duration(s.Keep.Usage), KeepArchives: time.Duration(s.Keep.Archives),
 		UsageEvery: time.Duration(s.UsageEvery), StoreOutputEvery: time.Duration(s.Storage.OutputEvery),
 		Pool: worker.PoolConfig{Size: s.Pool.Size, Kinds: s.Pool.Kinds}, Tools: shed, EgressCA: h.egressCert,
 		Late: h.drivers.late, NoTrials: !h.options.Serves,

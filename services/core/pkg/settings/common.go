@@ -145,6 +145,7 @@ type VM struct {
 type Keep struct {
 	Tombstones config.Duration `yaml:"tombstones" doc:"Ended VMs, executions and their output."`
 	Tasks      config.Duration `yaml:"tasks" doc:"Ended tasks."`
+	Archives   config.Duration `yaml:"archives" doc:"What is archived of VMs, executions and tasks when they are kept no longer (docs/DATABASE.md), from when they ended; 0: nothing is archived."`
 	Events     config.Duration `yaml:"events" doc:"Events."`
 	Usage      config.Duration `yaml:"usage" doc:"What VMs used, in spans of usage_every; 0: for ever."`
 	Audit      config.Duration `yaml:"audit" doc:"Records of who changed what; 0: for ever."`
@@ -218,7 +219,7 @@ func DefaultCommon() Common {
 			Driver: "oci", Template: "base", Network: "nat",
 			MilliCPU: min(2000, int64(runtime.NumCPU())*1000), Memory: 1 << 30, Disk: 10 << 30, PIDs: 4096,
 		},
-		Keep: Keep{Tombstones: week, Tasks: week, Events: week, Usage: config.Duration(30 * 24 * time.Hour), Audit: config.Duration(90 * 24 * time.Hour), Journal: 64 << 20},
+		Keep: Keep{Tombstones: week, Tasks: week, Archives: config.Duration(30 * 24 * time.Hour), Events: week, Usage: config.Duration(30 * 24 * time.Hour), Audit: config.Duration(90 * 24 * time.Hour), Journal: 64 << 20},
 		Seal: Seal{KMS: KMS{Timeout: config.Duration(5 * time.Second)}},
 	}
 }
@@ -242,6 +243,9 @@ func (s *Common) Check() error {
 	s.DataDir = abs
 	if s.Keep.Audit < 0 {
 		return errors.New(errors.InvalidArgument, "records cannot be kept for %s", time.Duration(s.Keep.Audit)).WithField("keep.audit")
+	}
+	if s.Keep.Archives < 0 {
+		return errors.New(errors.InvalidArgument, "archives cannot be kept for %s", time.Duration(s.Keep.Archives)).WithField("keep.archives")
 	}
 	if s.Keep.Usage < 0 {
 		return errors.New(errors.InvalidArgument, "usage cannot be kept for %s", time.Duration(s.Keep.Usage)).WithField("keep.usage")

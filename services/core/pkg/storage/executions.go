@@ -35,8 +35,9 @@ type Executions interface {
 	// Expired lists executions in VMs of a worker, and of workers that are no more,
 	// that ended before a time, longest ended first.
 	Expired(ctx context.Context, worker domain.ID, before time.Time, limit int) ([]*domain.Execution, error)
-	// Delete removes ended executions; others and absent ones are left alone.
-	Delete(ctx context.Context, project domain.ID, ids ...domain.ID) error
+	// Delete removes ended executions, and tells which; others and absent ones are
+	// left alone.
+	Delete(ctx context.Context, project domain.ID, ids ...domain.ID) ([]domain.ID, error)
 	// InVM is Get for whoever knows the VM and not its project. Returns NotFound.
 	InVM(ctx context.Context, vm, id domain.ID) (*domain.Execution, error)
 }
@@ -56,4 +57,22 @@ type OutputPacks interface {
 	Unused(ctx context.Context, ids ...domain.ID) ([]*domain.OutputPack, error)
 	// DeleteUnused removes what Unused lists, and returns it.
 	DeleteUnused(ctx context.Context, ids ...domain.ID) ([]*domain.OutputPack, error)
+}
+
+// Archives is the table of what is kept of what has ended and is not looked up any
+// more.
+type Archives interface {
+	// Get returns NotFound.
+	Get(ctx context.Context, project, id domain.ID) (*domain.Archive, error)
+	// Last is the newest archive of a project that a worker made. Returns NotFound.
+	Last(ctx context.Context, project, worker domain.ID) (*domain.Archive, error)
+	// Insert returns AlreadyExists.
+	Insert(ctx context.Context, a *domain.Archive) error
+	// Extend gives an archive that had so many records its present ones. Returns
+	// Conflict where it had others by now, or is gone.
+	Extend(ctx context.Context, a *domain.Archive, had int) error
+	// List lists a project's archives without their content.
+	List(ctx context.Context, project domain.ID, p Page) (List[*domain.Archive], error)
+	// DeleteBefore removes at most limit archives of what all ended before a time.
+	DeleteBefore(ctx context.Context, before time.Time, limit int) (int, error)
 }

@@ -26,6 +26,11 @@ func SealedOutputKey(project, id domain.ID) string {
 	return "output_packs/" + string(id) + "/key/" + string(project)
 }
 
+// SealedArchiveKey is the place of the key that an archive's content is under.
+func SealedArchiveKey(project, id domain.ID) string {
+	return "archives/" + string(id) + "/key/" + string(project)
+}
+
 // SealedSecret is the place of a stored secret's value. Project and name are
 // part of it: whoever can write rows cannot give a secret another name, under
 // which it would go elsewhere.

@@ -55,6 +55,7 @@ type Tx interface {
 	Machines() Machines
 	Executions() Executions
 	OutputPacks() OutputPacks
+	Archives() Archives
 	Templates() Templates
 	Builds() Builds
 	Snapshots() Snapshots

@@ -52,6 +52,16 @@ type Orchestrator interface {
 	Fleet
 	Events
 	Quotas
+	Archives
+}
+
+// Archives is what is kept of ended VMs, executions and tasks once they are gone.
+type Archives interface {
+	// ListArchives lists the caller's project's, without content.
+	ListArchives(ctx context.Context, by Caller, p Page) (List[*domain.Archive], error)
+	// ReadArchive gives an archive and its records: api.ArchivedRecord in JSON, one in
+	// each line. The caller closes it. Returns NotFound, Unavailable.
+	ReadArchive(ctx context.Context, by Caller, id domain.ID) (*domain.Archive, io.ReadCloser, error)
 }
 
 // Quotas is what projects may have.

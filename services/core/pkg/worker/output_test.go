@@ -561,7 +561,10 @@ func TestOutputLeftBehind(t *testing.T) {
 	_, y := k.near.sh(k.vm.ID, "echo second")
 	must(t, k.near.worker.StoreOutput(ctx))
 	remove := func(id domain.ID) {
-		must(t, k.one.store.Update(ctx, func(tx storage.Tx) error { return tx.Executions().Delete(ctx, k.one.by.ProjectID, id) }))
+		must(t, k.one.store.Update(ctx, func(tx storage.Tx) error {
+			_, err := tx.Executions().Delete(ctx, k.one.by.ProjectID, id)
+			return err
+		}))
 		k.far.skip(2 * time.Hour)
 		k.far.worker.Sweep(ctx)
 	}

@@ -46,7 +46,10 @@ func TestAskedForAgainAsItIsMet(t *testing.T) {
 		must(t, err)
 		b.ended(req.ID)
 		b.down()
-		must(t, b.store.Update(b.ctx, func(tx storage.Tx) error { return tx.Executions().Delete(b.ctx, b.by.ProjectID, req.ID) }))
+		must(t, b.store.Update(b.ctx, func(tx storage.Tx) error {
+		_, err := tx.Executions().Delete(b.ctx, b.by.ProjectID, req.ID)
+		return err
+	}))
 		b.up()
 		_, err = b.StartExecution(b.ctx, b.by, vm.ID, req)
 		must(t, err)
@@ -71,7 +74,10 @@ func TestRowsThatACrashSwallowed(t *testing.T) {
 	must(t, err)
 	b.down()
 	b.up()
-	must(t, b.store.Update(b.ctx, func(tx storage.Tx) error { return tx.Executions().Delete(b.ctx, b.by.ProjectID, req.ID) }))
+	must(t, b.store.Update(b.ctx, func(tx storage.Tx) error {
+		_, err := tx.Executions().Delete(b.ctx, b.by.ProjectID, req.ID)
+		return err
+	}))
 	again, err := b.StartExecution(b.ctx, b.by, vm.ID, req)
 	must(t, err)
 	if again.State != domain.ExecutionExited || again.ExitCode == nil || *again.ExitCode != 3 || again.OutputBytes != 5 || again.Command.Args[0] != "sh" {

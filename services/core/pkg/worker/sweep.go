@@ -8,6 +8,8 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/archive"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
@@ -23,6 +25,7 @@ const (
 func (w *Worker) sweep(ctx context.Context) {
 	w.inTurn(ctx, []part{
 		{"rows", w.sweepRows},
+		{"ended tasks", w.sweepTasks},
 		{"tombstones", w.sweepTombstones},
 		{"executions", w.sweepExecutions},
 		{"fork snapshots", w.sweepForkSnapshots},
@@ -95,14 +98,14 @@ func (w *Worker) sweepRows(ctx context.Context) error {
 		func(tx storage.Tx) (int, error) { return tx.Idempotency().DeleteExpired(ctx, now, sweepBatch) },
 		func(tx storage.Tx) (int, error) { return tx.Answers().DeleteExpired(ctx, now, sweepBatch) },
 		func(tx storage.Tx) (int, error) {
-			return tx.Tasks().DeleteEnded(ctx, now.Add(-w.config.KeepTasks), sweepBatch)
-		},
-		func(tx storage.Tx) (int, error) {
 			return tx.Outbox().DeleteBefore(ctx, now.Add(-w.config.KeepEvents), sweepBatch)
 		},
 	}
 	if keep := w.config.KeepUsage; keep > 0 {
 		due = append(due, func(tx storage.Tx) (int, error) { return tx.Usage().DeleteBefore(ctx, now.Add(-keep), sweepBatch) })
+	}
+	if keep := w.config.KeepArchives; keep > 0 {
+		due = append(due, func(tx storage.Tx) (int, error) { return tx.Archives().DeleteBefore(ctx, now.Add(-keep), sweepBatch) })
 	}
 	for len(due) > 0 {
 		var more []func(tx storage.Tx) (int, error)
@@ -126,10 +129,33 @@ func (w *Worker) sweepRows(ctx context.Context) error {
 	return nil
 }
 
+// sweepTasks removes tasks that ended long ago.
+func (w *Worker) sweepTasks(ctx context.Context) error {
+	now, archived := w.time(), w.config.KeepArchives > 0
+	if archived {
+		if err := w.archiver().Ready(ctx); err != nil {
+			return err
+		}
+	}
+	for {
+		var gone []*domain.Task
+		err := w.Store.Update(ctx, func(tx storage.Tx) (err error) {
+			gone, err = tx.Tasks().DeleteEnded(ctx, now.Add(-w.config.KeepTasks), sweepBatch)
+			if err == nil && archived {
+				err = w.archiver().Add(ctx, tx, now, archive.Records{Tasks: gone})
+			}
+			return err
+		})
+		if err != nil || len(gone) < sweepBatch {
+			return err
+		}
+	}
+}
+
 // sweepTombstones removes VMs that ended long ago, with their executions and journals.
 func (w *Worker) sweepTombstones(ctx context.Context) error {
 	before := w.time().Add(-w.config.KeepTombstones)
-	return w.dropTombstones(ctx, func(tx storage.Tx) ([]*domain.VM, error) {
+	return w.dropTombstones(ctx, true, func(tx storage.Tx) ([]*domain.VM, error) {
 		return tx.VMs().Tombstones(ctx, w.id, before, tombstoneBatch)
 	})
 }
@@ -142,7 +168,7 @@ func (w *Worker) ForgetProject(ctx context.Context, project domain.ID) error {
 			return err
 		}
 	}
-	return w.dropTombstones(ctx, func(tx storage.Tx) ([]*domain.VM, error) {
+	return w.dropTombstones(ctx, false, func(tx storage.Tx) ([]*domain.VM, error) {
 		list, err := tx.VMs().List(ctx, storage.VMFilter{
 			ProjectID: project, WorkerID: w.id, States: []domain.ObservedState{domain.Deleted}, IncludeDeleted: true, Page: storage.Page{Limit: tombstoneBatch},
 		})
@@ -150,42 +176,42 @@ func (w *Worker) ForgetProject(ctx context.Context, project domain.ID) error {
 	})
 }
 
+// remains is VMs and executions that have ended and are to go.
+type remains struct {
+	vms        []*domain.VM // with executions of theirs that are among these
+	executions []*domain.Execution
+}
+
 // dropTombstones removes VMs that have ended with what is left of them, some
 // executions at a time, until none is found.
-func (w *Worker) dropTombstones(ctx context.Context, find func(storage.Tx) ([]*domain.VM, error)) error {
+func (w *Worker) dropTombstones(ctx context.Context, archived bool, find func(storage.Tx) ([]*domain.VM, error)) error {
 	for {
-		var ended []*domain.VM
-		dropped, err := w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
-			ended = nil
+		gone, err := w.dropEnded(ctx, archived, func(tx storage.Tx) (e remains, err error) {
 			vms, err := find(tx)
 			if err != nil {
-				return nil, err
+				return e, err
 			}
-			var gone []*domain.Execution
 			for _, vm := range vms {
-				if len(gone) == sweepBatch {
+				if len(e.executions) == sweepBatch {
 					break // the next turn goes on with it
 				}
-				list, err := tx.Executions().List(ctx, storage.ExecutionFilter{ProjectID: vm.ProjectID, VMID: vm.ID, Page: storage.Page{Limit: sweepBatch - len(gone)}})
+				list, err := tx.Executions().List(ctx, storage.ExecutionFilter{ProjectID: vm.ProjectID, VMID: vm.ID, Page: storage.Page{Limit: sweepBatch - len(e.executions)}})
 				if err != nil {
-					return nil, err
+					return e, err
 				}
 				if list.Next != "" {
-					gone = append(gone, slices.DeleteFunc(list.Items, func(x *domain.Execution) bool { return !x.State.Ended() })...)
+					e.executions = append(e.executions, slices.DeleteFunc(list.Items, func(x *domain.Execution) bool { return !x.State.Ended() })...)
 					continue
 				}
-				if err := tx.VMs().Delete(ctx, vm.ProjectID, vm.ID); err != nil {
-					return nil, err
-				}
-				gone, ended = append(gone, list.Items...), append(ended, vm)
+				e.executions, e.vms = append(e.executions, list.Items...), append(e.vms, vm)
 			}
-			return gone, nil
+			return e, nil
 		})
 		if err != nil {
 			return err
 		}
-		w.forgetEgressLogs(ctx, ended)
-		if dropped == 0 && len(ended) == 0 {
+		w.forgetEgressLogs(ctx, gone.vms)
+		if len(gone.executions) == 0 && len(gone.vms) == 0 {
 			return nil
 		}
 	}
@@ -195,35 +221,61 @@ func (w *Worker) dropTombstones(ctx context.Context, find func(storage.Tx) ([]*d
 func (w *Worker) sweepExecutions(ctx context.Context) error {
 	before := w.time().Add(-w.config.KeepTombstones)
 	for {
-		n, err := w.dropExecutions(ctx, func(tx storage.Tx) ([]*domain.Execution, error) {
-			return tx.Executions().Expired(ctx, w.id, before, sweepBatch)
+		gone, err := w.dropEnded(ctx, true, func(tx storage.Tx) (e remains, err error) {
+			e.executions, err = tx.Executions().Expired(ctx, w.id, before, sweepBatch)
+			return e, err
 		})
-		if err != nil || n < sweepBatch {
+		if err != nil || len(gone.executions) < sweepBatch {
 			return err
 		}
 	}
 }
 
-// dropExecutions removes rows first and journals after: a row without a journal
+// dropEnded removes rows first and journals after: a row without a journal
 // would lie. A journal that a crash leaves without its row is too old to be made
 // one again (recordSwallowed), and goes once its VM is not here any more
-// (sweepLeft). It tells how many it was.
-func (w *Worker) dropExecutions(ctx context.Context, find func(storage.Tx) ([]*domain.Execution, error)) (int, error) {
-	var gone []*domain.Execution
+// (sweepLeft). What is archived is in an archive from the moment that its row is
+// gone. It tells what went.
+func (w *Worker) dropEnded(ctx context.Context, archived bool, find func(storage.Tx) (remains, error)) (gone remains, err error) {
+	archived = archived && w.config.KeepArchives > 0
+	var commands map[domain.ID]domain.Command
+	if archived {
+		if commands, err = w.openEnded(ctx, find); err != nil {
+			return remains{}, err
+		}
+	}
 	var packs []*domain.OutputPack
-	err := w.Store.Update(ctx, func(tx storage.Tx) (err error) {
+	err = w.Store.Update(ctx, func(tx storage.Tx) (err error) {
 		if gone, err = find(tx); err != nil {
 			return err
 		}
 		packed, ids := map[domain.ID]bool{}, map[domain.ID][]domain.ID{}
-		for _, x := range gone {
+		for _, x := range gone.executions {
 			ids[x.ProjectID] = append(ids[x.ProjectID], x.ID)
 			if x.PackID != "" {
 				packed[x.PackID] = true
 			}
+			var known bool
+			if x.Command, known = commands[x.ID]; archived && !known {
+				return errors.New(errors.Conflict, "another execution is to go by now") // the next sweep finds it
+			}
+		}
+		if archived {
+			if err := w.archiver().Add(ctx, tx, w.time(), archive.Records{VMs: gone.vms, Executions: gone.executions}); err != nil {
+				return err
+			}
 		}
 		for project, some := range ids {
-			if err := tx.Executions().Delete(ctx, project, some...); err != nil {
+			deleted, err := tx.Executions().Delete(ctx, project, some...)
+			if err != nil {
+				return err
+			}
+			if archived && len(deleted) != len(some) {
+				return errors.New(errors.Conflict, "another worker removed executions just now") // and has archived them
+			}
+		}
+		for _, vm := range gone.vms {
+			if err := tx.VMs().Delete(ctx, vm.ProjectID, vm.ID); err != nil {
 				return err
 			}
 		}
@@ -231,15 +283,48 @@ func (w *Worker) dropExecutions(ctx context.Context, find func(storage.Tx) ([]*d
 		return err
 	})
 	if err != nil {
-		return 0, err
+		return remains{}, err
 	}
-	for _, x := range gone {
+	for _, x := range gone.executions {
 		err = errors.Join(err, w.Journals.Delete(journalKey(x)))
 	}
 	for _, p := range packs {
 		w.dropOutput(ctx, p)
 	}
-	return len(gone), err
+	return gone, err
+}
+
+// archiver makes this worker's archives.
+func (w *Worker) archiver() archive.Archiver { return archive.Archiver{Sealer: w.Sealer, Worker: w.id} }
+
+// openEnded gives the commands of what find finds. One that cannot be opened, for its
+// key is gone, is archived without. Returns Unavailable while no key can be reached:
+// nothing is removed then.
+func (w *Worker) openEnded(ctx context.Context, find func(storage.Tx) (remains, error)) (map[domain.ID]domain.Command, error) {
+	var found remains
+	if err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
+		found, err = find(tx)
+		return err
+	}); err != nil || len(found.executions) == 0 && len(found.vms) == 0 {
+		return nil, err
+	}
+	commands := make(map[domain.ID]domain.Command, len(found.executions))
+	for _, x := range found.executions {
+		commands[x.ID] = domain.Command{}
+		if len(x.CommandSealed) == 0 {
+			continue
+		}
+		command, err := service.OpenCommand(ctx, w.Sealer, x.ID, x.CommandSealed)
+		switch {
+		case err == nil:
+			commands[x.ID] = command
+		case errors.HasCode(err, errors.Unavailable) || ctx.Err() != nil:
+			return nil, err
+		default:
+			w.Log.Warn("a command is archived without its arguments", "execution", x.ID, "error", err)
+		}
+	}
+	return commands, w.archiver().Ready(ctx)
 }
 
 // sweepForkSnapshots removes the frozen disks below forks that all run by now.

@@ -49,6 +49,9 @@ type Config struct {
 	KeepTasks        time.Duration
 	KeepEvents       time.Duration
 	KeepUsage        time.Duration // 0: for ever
+	// KeepArchives is how long ended VMs, executions and tasks are kept in archives
+	// after they ended; 0: they are not archived.
+	KeepArchives time.Duration
 	// MaxConcurrentSteps bounds how many VMs are stepped at once.
 	MaxConcurrentSteps int
 	Pool               PoolConfig

@@ -46,6 +46,7 @@ type Orchestrator struct {
 	panics   map[string]string
 	quotas   map[domain.ID]domain.QuotaOverride
 	volumes  volumes
+	archives []archive
 }
 
 type vm struct {

@@ -136,6 +136,7 @@ func New(d Deps, r, open chi.Router) (*API, error) {
 	a.webhookRoutes()
 	a.quotaRoutes()
 	a.auditRoutes()
+	a.archiveRoutes()
 	a.accessRoutes()
 	a.healthOperations()
 	a.finishSchemas()

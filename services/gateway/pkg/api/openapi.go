@@ -44,6 +44,7 @@ func (a *API) config() huma.Config {
 				{Name: "Tools", Description: "Programs that VMs can be given beside their template"},
 				{Name: "Secrets", Description: "Values that VMs are given by name, written but never read back"},
 				{Name: "Tasks", Description: "Asynchronous work"},
+				{Name: "Archives", Description: "What is kept of what ended long ago"},
 				{Name: "Access", Description: "Who asks, and short-lived tokens"},
 				{Name: "Keys", Description: "API keys of a project"},
 				{Name: "Members", Description: "Users' roles in a project"},

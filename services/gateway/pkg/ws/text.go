@@ -11,6 +11,15 @@ import (
 // Text serves text as it comes, such as a build's log. open's error is the
 // answer; a later one breaks the connection, so that no cut log looks whole.
 func (s *Streams) Text(w http.ResponseWriter, r *http.Request, kind string, open func(ctx context.Context) (io.ReadCloser, error)) error {
+	return s.copied(w, r, kind, "text/plain; charset=utf-8", open)
+}
+
+// Lines is Text of JSON values, one in each line.
+func (s *Streams) Lines(w http.ResponseWriter, r *http.Request, kind string, open func(ctx context.Context) (io.ReadCloser, error)) error {
+	return s.copied(w, r, kind, "application/x-ndjson", open)
+}
+
+func (s *Streams) copied(w http.ResponseWriter, r *http.Request, kind, media string, open func(ctx context.Context) (io.ReadCloser, error)) error {
 	ctx, leave, err := s.enter(r, kind)
 	if err != nil {
 		return err
@@ -25,7 +34,7 @@ func (s *Streams) Text(w http.ResponseWriter, r *http.Request, kind string, open
 	unhook := context.AfterFunc(ctx, func() { _ = text.Close() })
 	defer unhook()
 	h := w.Header()
-	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("Content-Type", media)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(http.StatusOK)

@@ -63,7 +63,8 @@ func probes() map[string][]probe {
 		"get-volume":    of("volume"), "delete-volume": of("volume"), "read-volume-file": volume("path=kept", nil), "head-volume-file": volume("path=kept", nil),
 		"write-volume-file": volume("path=kept", []byte("x")), "remove-volume-file": volume("path=kept", nil), "stat-volume-file": volume("path=kept", nil),
 		"list-volume-files": volume("path=/", nil), "make-volume-dir": volume("", `{"path":"d"}`),
-		"get-webhook": of("webhook"), "enable-webhook": of("webhook"), "disable-webhook": of("webhook"), "rotate-webhook-secret": of("webhook"), "delete-webhook": of("webhook"), "list-webhook-deliveries": of("webhook"),
+		"read-archive": of("archive"),
+		"get-webhook":  of("webhook"), "enable-webhook": of("webhook"), "disable-webhook": of("webhook"), "rotate-webhook-secret": of("webhook"), "delete-webhook": of("webhook"), "list-webhook-deliveries": of("webhook"),
 		"get-project-quota": of("project"), "set-project-quota": {{kind: "project", body: `{"vms":1}`}},
 		"list-audit":  {{kind: "project", query: "project=%s"}, {kind: "vm", query: "subject=%s"}, {kind: "user", query: "actor=%s"}},
 		"get-project": of("project"), "patch-project": {{kind: "project", body: `{"name":"taken"}`}}, "delete-project": of("project"),
@@ -89,7 +90,7 @@ var others = map[string]string{
 	"list-keys": "a list", "list-members": "a list",
 	"get-quota": "the asker's own", "set-secret": "the asker's own: TestSameNamesAreDifferentThings",
 	// TestListsShowOwnThings
-	"list-vms": "a list", "list-snapshots": "a list", "list-tasks": "a list", "list-templates": "a list", "list-secrets": "a list", "list-volumes": "a list", "list-webhooks": "a list", "create-webhook": "names nothing that anybody has", "create-volume": "the asker's own: names are each project's", "list-events": "a list", "stream-events": "a list",
+	"list-vms": "a list", "list-archives": "a list", "list-snapshots": "a list", "list-tasks": "a list", "list-templates": "a list", "list-secrets": "a list", "list-volumes": "a list", "list-webhooks": "a list", "create-webhook": "names nothing that anybody has", "create-volume": "the asker's own: names are each project's", "list-events": "a list", "stream-events": "a list",
 }
 
 type described struct {
@@ -271,7 +272,7 @@ func TestListsShowOwnThings(t *testing.T) {
 		ok[wire.VM](b, ask{method: "POST", path: "/vms", body: wire.CreateVM{}})
 		ok[wire.VM](a, ask{method: "POST", path: "/vms", body: wire.CreateVM{Template: "a-template"}})
 	}
-	lists := []string{"/vms", "/vms?include_deleted=true", "/snapshots", "/tasks", "/templates", "/secrets", "/volumes", "/webhooks", "/events", "/quota", "/tools", "/drivers", "/keys", "/members", "/me", "/audit", "/vms?name=a-machine", "/vms?metadata=whose:a", "/vms?template=a-template"}
+	lists := []string{"/vms", "/vms?include_deleted=true", "/snapshots", "/tasks", "/templates", "/secrets", "/volumes", "/webhooks", "/archives", "/events", "/quota", "/tools", "/drivers", "/keys", "/members", "/me", "/audit", "/vms?name=a-machine", "/vms?metadata=whose:a", "/vms?template=a-template"}
 	for _, path := range lists {
 		if got := b.do(ask{method: "GET", path: path}); got.status != http.StatusOK {
 			t.Errorf("%s: %d %s", path, got.status, got.body)

@@ -23,6 +23,7 @@ import (
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/access"
+	"github.com/aetherium/aetherium/services/core/pkg/archive"
 	"github.com/aetherium/aetherium/services/core/pkg/audit"
 	"github.com/aetherium/aetherium/services/core/pkg/image"
 	"github.com/aetherium/aetherium/services/core/pkg/installation"
@@ -57,6 +58,7 @@ type house struct {
 	addr    string
 	client  *http.Client
 	uploads *api.UploadDir
+	sealer  seal.Sealer
 }
 
 // tenant is who holds a key of a project.
@@ -88,6 +90,7 @@ func newHouse(t *testing.T, options ...func(*fake.Node)) *house {
 		o(machines)
 	}
 	changes, sealer := new(watch.Hub[domain.ID]), seal.New(ring)
+	h.sealer = sealer
 	w := worker.New(worker.Config{
 		Name: "node", Platform: "linux/amd64", DataDir: dir, ReadyTimeout: 10 * time.Second, StopGrace: 2 * time.Second,
 		Capacity: domain.Resources{MilliCPU: 32000, MemoryBytes: 32 << 30, DiskBytes: 256 << 30, PIDs: 1 << 20},
@@ -460,7 +463,8 @@ func (c *tenant) settle(root *tenant) belongings {
 	}
 	volume := &domain.Volume{ID: domain.NewID(), ProjectID: c.project, Name: "a-volume", WorkerID: domain.ID(ok[wire.VM](c, ask{method: "GET", path: "/vms/" + vm.ID}).WorkerID), DiskBytes: 1 << 20, TokenSealed: []byte("of nobody"), CreatedAt: ended}
 	c.must(c.store.Update(c.ctx, func(tx storage.Tx) error {
-		return errors.Join(tx.Tasks().Insert(c.ctx, tools), tx.Volumes().Insert(c.ctx, volume))
+		return errors.Join(tx.Tasks().Insert(c.ctx, tools), tx.Volumes().Insert(c.ctx, volume),
+			archive.Archiver{Sealer: c.sealer, Worker: volume.WorkerID}.Add(c.ctx, tx, ended, archive.Records{Tasks: []*domain.Task{tools}}))
 	}))
 	made := ok[wire.TaskGroup](c, ask{method: "POST", path: "/task-groups", body: wire.CreateTaskGroup{Tasks: []wire.CreateTask{{
 		VM: &wire.CreateVM{Template: "a-template", Env: map[string]string{"TOKEN": envSecret}}, Command: wire.Command{Args: []string{"echo", outputSecret}},
@@ -488,6 +492,7 @@ func (c *tenant) settle(root *tenant) belongings {
 	thing("volume", volume.ID.String(), volume.Name)
 	hook := ok[wire.NewWebhook](c, ask{method: "POST", path: "/webhooks", body: wire.CreateWebhook{URL: "https://localhost:1/none"}}) // which is not connected to
 	thing("webhook", hook.ID)
+	thing("archive", ok[wire.List[wire.Archive]](c, ask{method: "GET", path: "/archives"}).Items[0].ID)
 	thing("project", c.project.String(), "alice")
 	return b
 }

@@ -240,6 +240,7 @@ func (s *Server) routes() http.Handler {
 	s.otherRoutes(handle)
 	s.quotaRoutes(handle)
 	s.auditRoutes(handle)
+	s.archiveRoutes(handle)
 	s.accessRoutes(handle)
 	return mux
 }

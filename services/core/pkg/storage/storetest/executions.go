@@ -175,9 +175,14 @@ func executionQueries(e *env) {
 	if got := e.getExecution(p, starting.ID); got.State != domain.ExecutionStarting {
 		e.Errorf("an execution of a later epoch is %s", got.State)
 	}
-	e.update(func(tx storage.Tx) error {
-		return tx.Executions().Delete(e.ctx(), storage.System, old.ID, starting.ID, domain.NewID())
-	})
+	drop := func(project domain.ID, ids ...domain.ID) (gone []domain.ID) {
+		e.update(func(tx storage.Tx) (err error) {
+			gone, err = tx.Executions().Delete(e.ctx(), project, ids...)
+			return err
+		})
+		return gone
+	}
+	same(e, "what is deleted", drop(storage.System, old.ID, starting.ID, domain.NewID()), []domain.ID{old.ID})
 	same(e, "only the ended one is deleted", list(storage.ExecutionFilter{VMID: vm.ID}), []domain.ID{starting.ID, running.ID, young.ID})
 
 	// Many at once, as a sweep has them.
@@ -189,6 +194,8 @@ func executionQueries(e *env) {
 		gone[i] = many[i].ID
 	}
 	e.upsert(many...)
-	e.update(func(tx storage.Tx) error { return tx.Executions().Delete(e.ctx(), p, append(gone, running.ID)...) })
+	if n := len(drop(p, append(gone, running.ID)...)); n != len(gone)+1 {
+		e.Errorf("%d of %d are deleted", n, len(gone)+1)
+	}
 	same(e, "many are deleted", list(storage.ExecutionFilter{VMID: vm.ID}), []domain.ID{starting.ID, young.ID})
 }

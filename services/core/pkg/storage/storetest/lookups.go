@@ -109,8 +109,18 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 			return do(tx.Projects().DeletePast(ctx, domain.NewID(), 1000)) // of nothing, so that each table is looked at
 		}},
 		Lookup{Name: "executions go", Run: func(ctx context.Context, tx storage.Tx) error {
-			return tx.Executions().Delete(ctx, p, id, domain.NewID())
+			return do(tx.Executions().Delete(ctx, p, id, domain.NewID()))
 		}},
+		Lookup{Name: "the last archive", Run: func(ctx context.Context, tx storage.Tx) error {
+			_, _ = tx.Archives().Last(ctx, p, id)
+			return nil
+		}},
+		Lookup{Name: "an archive", Run: func(ctx context.Context, tx storage.Tx) error {
+			_, _ = tx.Archives().Get(ctx, p, id)
+			return nil
+		}},
+		Lookup{Name: "archives", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Archives().List(ctx, p, desc)) }},
+		Lookup{Name: "archives go", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Archives().DeleteBefore(ctx, now, 10)) }},
 		Lookup{Name: "unconverged", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.VMs().Unconverged(ctx, id, 10)) }},
 		Lookup{Name: "deadline due", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.VMs().DeadlineDue(ctx, id, now, 10)) }},
 		Lookup{Name: "unacked", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.VMs().Unacked(ctx, id, 10)) }},

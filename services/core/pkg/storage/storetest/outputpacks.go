@@ -119,7 +119,10 @@ func outputPacks(e *env) {
 		return gone
 	}
 	// The twin's ID is that of another project's: it is deleted, and no more.
-	e.update(func(tx storage.Tx) error { return tx.Executions().Delete(e.ctx(), p, one.ID, two.ID) })
+	e.update(func(tx storage.Tx) error {
+		_, err := tx.Executions().Delete(e.ctx(), p, one.ID, two.ID)
+		return err
+	})
 	same(e, "one is unused", e.unusedPacks(all...), []domain.ID{first.ID})
 	same(e, "it is not asked for", e.unusedPacks(both.ID, others.ID), []domain.ID{})
 	same(e, "none goes", packIDs(append(drop(both.ID), drop()...)), []domain.ID{})

@@ -45,6 +45,7 @@ func sealedValues(e *env) {
 	})
 	e.webhook(p)
 	e.packed(e.execution(vms[0], ended(e)))
+	e.archive(p, domain.NewID())
 	type at struct{ column, row, value string }
 	all := func() map[string]at {
 		e.Helper()
@@ -70,7 +71,7 @@ func sealedValues(e *env) {
 		return out
 	}
 	found := all()
-	if len(found) != 5+4+1+1+1+2+1+1+1+1+1 {
+	if len(found) != 5+4+1+1+1+2+1+1+1+1+1+1 {
 		e.Fatalf("found %d: %v", len(found), found)
 	}
 	for _, v := range found {

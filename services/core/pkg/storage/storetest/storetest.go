@@ -53,6 +53,7 @@ func Run(t *testing.T, open Open) {
 		"executions only go forward":  executionUpserts,
 		"executions by state and age": executionQueries,
 		"output in the storage":       outputPacks,
+		"archives":                    archives,
 
 		"templates, tags and names":     templates,
 		"public templates":              publicTemplates,

@@ -73,9 +73,13 @@ func tasks(e *env) {
 		})
 	}
 	e.update(func(tx storage.Tx) error {
-		n, err := tx.Tasks().DeleteEnded(e.ctx(), task.EndedAt.Add(time.Microsecond), 10)
-		if n != 1 {
-			e.Errorf("%d ended tasks deleted", n)
+		gone, err := tx.Tasks().DeleteEnded(e.ctx(), task.EndedAt.Add(time.Microsecond), 10)
+		if len(gone) == 1 {
+			want := *task
+			want.SpecSealed = nil
+			same(e, "the deleted task", gone[0], &want)
+		} else {
+			e.Errorf("%d ended tasks deleted", len(gone))
 		}
 		return err
 	})

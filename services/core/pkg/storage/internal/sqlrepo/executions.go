@@ -129,17 +129,24 @@ func (r executions) Expired(ctx context.Context, worker domain.ID, before time.T
 // executionsAtOnce bounds how many one statement deletes: databases bound its values.
 const executionsAtOnce = 500
 
-func (r executions) Delete(ctx context.Context, project domain.ID, ids ...domain.ID) error {
+func (r executions) Delete(ctx context.Context, project domain.ID, ids ...domain.ID) ([]domain.ID, error) {
+	var gone []domain.ID
 	for some := range slices.Chunk(ids, executionsAtOnce) {
 		w := &where{}
 		anyOf(w, "id", some)
 		w.eq("project_id", project)
 		w.add("ended_at IS NOT NULL")
-		if _, err := r.s.Exec(ctx, "DELETE FROM executions"+w.String(), w.args...); err != nil {
+		err := r.s.Query(ctx, func(row Row) error {
+			var id domain.ID
+			err := row.Scan(&id)
+			gone = append(gone, id)
 			return err
+		}, "DELETE FROM executions"+w.String()+" RETURNING id", w.args...)
+		if err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return gone, nil
 }
 
 func (r executions) InVM(ctx context.Context, vm, id domain.ID) (*domain.Execution, error) {

@@ -61,7 +61,7 @@ func (r projects) Rename(ctx context.Context, id domain.ID, name string) error {
 // mention. What happened (outbox) and was used (usage) in a project that is
 // gone is nobody's any longer and goes as well.
 var tenantTables = []string{
-	"snapshots", "templates", "names", "tasks", "builds", "volume_mounts", "vms", "output_packs", "volumes",
+	"snapshots", "templates", "names", "tasks", "builds", "volume_mounts", "vms", "output_packs", "archives", "volumes",
 	"usage", "outbox", "api_keys", "memberships", "idempotency", "answers", "secrets", "webhooks",
 }
 
@@ -74,6 +74,7 @@ var pastRows = []string{
 	"tasks WHERE (id, project_id) IN (SELECT id, project_id FROM tasks WHERE project_id = ? AND ended_at IS NOT NULL LIMIT ?)",
 	"executions WHERE (id, project_id) IN (SELECT id, project_id FROM executions WHERE project_id = ? AND ended_at IS NOT NULL LIMIT ?)",
 	"vms WHERE (id, project_id) IN (SELECT id, project_id FROM vms WHERE project_id = ? AND observed = 'deleted' LIMIT ?)",
+	"archives WHERE (id, project_id) IN (SELECT id, project_id FROM archives WHERE project_id = ? LIMIT ?)",
 	"usage WHERE (vm_id, project_id, from_at) IN (SELECT vm_id, project_id, from_at FROM usage WHERE project_id = ? LIMIT ?)",
 }
 

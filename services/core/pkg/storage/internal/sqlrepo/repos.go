@@ -60,6 +60,9 @@ func (t *Tx) Machines() storage.Machines { return machines{t.s} }
 // Executions implements [storage.Tx].
 func (t *Tx) Executions() storage.Executions { return executions{t.s} }
 
+// Archives implements [storage.Tx].
+func (t *Tx) Archives() storage.Archives { return archives{t.s} }
+
 // OutputPacks implements [storage.Tx].
 func (t *Tx) OutputPacks() storage.OutputPacks { return outputPacks{t.s} }
 

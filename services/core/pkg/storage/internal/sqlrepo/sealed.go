@@ -27,6 +27,7 @@ func sealedColumns() []sealedColumn {
 		{table: "vms", column: "token_sealed"},
 		{table: "executions", column: "command_sealed"},
 		{table: "output_packs", column: "key_sealed"},
+		{table: "archives", column: "key_sealed"},
 		{table: "snapshots", column: "env_sealed"},
 		{table: "secrets", column: "sealed"},
 		{table: "volumes", column: "token_sealed"},

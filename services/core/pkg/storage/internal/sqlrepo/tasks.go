@@ -3,6 +3,7 @@ package sqlrepo
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"time"
 
@@ -22,6 +23,10 @@ const (
 
 // taskListSelect leaves out what can be large.
 var taskListSelect = strings.NewReplacer("spec_sealed", "NULL", " result,", " CASE WHEN spec_sealed IS NULL THEN result ELSE '' END,").Replace(taskSelect)
+
+// taskGone is what is told of a task that is deleted.
+var taskGone = strings.NewReplacer("spec_sealed", "NULL",
+	" result,", fmt.Sprintf(" CASE WHEN length(result) > %d THEN '' ELSE result END,", domain.MaxArchivedResult)).Replace(taskColumns)
 
 func taskChangingOf(t *domain.Task, revision int64) []any {
 	return []any{
@@ -212,11 +217,10 @@ func (r tasks) CountGroup(ctx context.Context, project, group domain.ID) (map[do
 	return counts, err
 }
 
-func (r tasks) DeleteEnded(ctx context.Context, before time.Time, limit int) (int, error) {
-	n, err := r.s.Exec(ctx, `DELETE FROM tasks WHERE (id, project_id) IN (
+func (r tasks) DeleteEnded(ctx context.Context, before time.Time, limit int) ([]*domain.Task, error) {
+	return queryAll(ctx, r.s, scanTask, `DELETE FROM tasks WHERE (id, project_id) IN (
 		SELECT id, project_id FROM tasks t WHERE ended_at IS NOT NULL AND ended_at < ? AND NOT EXISTS (
 			SELECT 1 FROM task_after a JOIN tasks o ON o.id = a.task_id AND o.project_id = a.project_id
 			WHERE a.after_id = t.id AND a.project_id = t.project_id AND o.ended_at IS NULL)
-		ORDER BY ended_at LIMIT ?)`, micros(before), clampLimit(limit))
-	return int(n), err
+		ORDER BY ended_at LIMIT ?) RETURNING `+taskGone, micros(before), clampLimit(limit))
 }
