@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -256,7 +257,7 @@ func TestIDsWaitForTheLastProcess(t *testing.T) {
 	if err := m.Release(context.Background(), "a"); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Teardown(context.Background()); !errors.HasCode(err, errors.Conflict) {
+	if err := m.Teardown(context.Background()); !errors.HasCode(err, errors.Conflict) || !strings.Contains(err.Error(), "1 machines still live: "+strconv.Itoa(cmd.Process.Pid)+" (") {
 		t.Errorf("teardown beside a living process: %v", err)
 	}
 	_ = stdin.Close()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -296,7 +297,7 @@ func (m *Manager) tearDown(ctx context.Context) error {
 		return err
 	}
 	if waiting > 0 {
-		return errors.New(errors.Conflict, "processes of %d machines still live", waiting).
+		return errors.New(errors.Conflict, "processes of %d machines still live: %s", waiting, m.holders()).
 			WithHint("end them, then tear the instance down again")
 	}
 	err = m.reg.Update(m.cfg.Instance, func(v *hostlease.View) error {
@@ -333,6 +334,19 @@ func (m *Manager) takeAllApart(ctx context.Context) error {
 		})
 	}
 	return work.Wait()
+}
+
+// holders tells some of the processes that keep pairs from being freed.
+func (m *Manager) holders() string {
+	var ranges []nspair.Range
+	for _, p := range m.inState(stateDraining) {
+		ranges = append(ranges, p.rec.idRange())
+	}
+	users, err := nspair.Users(ranges, 10)
+	if err != nil {
+		return err.Error()
+	}
+	return strings.Join(users, ", ")
 }
 
 // drain frees what it can; processes that were just killed get a moment to go.

@@ -2,6 +2,7 @@ package nspair
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,26 +27,9 @@ type IDsInUse []uint32
 // at namespaces: a process in a user namespace nested in a pair's has IDs of
 // the pair's range, and the kernel uses namespace inode numbers again.
 func Processes() (IDsInUse, error) {
-	dir, err := os.Open("/proc")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = dir.Close() }()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil, err
-	}
 	seen := map[uint32]struct{}{}
-	for _, name := range names {
-		if name[0] < '1' || name[0] > '9' {
-			continue
-		}
-		// A process that ends meanwhile uses nothing.
-		raw, err := os.ReadFile(filepath.Join("/proc", name, "status"))
-		if err != nil {
-			continue
-		}
-		statusIDs(raw, seen)
+	if err := statuses(func(_ string, status []byte) { statusIDs(status, seen) }); err != nil {
+		return nil, err
 	}
 	ids := make(IDsInUse, 0, len(seen))
 	for id := range seen {
@@ -53,6 +37,55 @@ func Processes() (IDsInUse, error) {
 	}
 	slices.Sort(ids)
 	return ids, nil
+}
+
+// Users tells at most limit of the processes that have IDs of some ranges, as
+// "PID (name, state)".
+func Users(ranges []Range, limit int) ([]string, error) {
+	var users []string
+	err := statuses(func(pid string, status []byte) {
+		ids := map[uint32]struct{}{}
+		statusIDs(status, ids)
+		for id := range ids {
+			if len(users) < limit && slices.ContainsFunc(ranges, func(r Range) bool { return r.Has(id) }) {
+				users = append(users, fmt.Sprintf("%s (%s, %s)", pid, statusField(status, "Name:"), statusField(status, "State:")))
+				return
+			}
+		}
+	})
+	return users, err
+}
+
+// statuses reads the status file of every process (proc_pid_status(5)).
+func statuses(each func(pid string, status []byte)) error {
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = dir.Close() }()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if name[0] < '1' || name[0] > '9' {
+			continue
+		}
+		// A process that ends meanwhile uses nothing.
+		if raw, err := os.ReadFile(filepath.Join("/proc", name, "status")); err == nil {
+			each(name, raw)
+		}
+	}
+	return nil
+}
+
+func statusField(status []byte, name string) string {
+	for line := range bytes.Lines(status) {
+		if rest, ok := bytes.CutPrefix(line, []byte(name)); ok {
+			return string(bytes.TrimSpace(rest))
+		}
+	}
+	return ""
 }
 
 // statusIDs adds the real, effective, saved and file system user and group
