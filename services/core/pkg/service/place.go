@@ -24,8 +24,14 @@ type need struct {
 	bound     domain.ID                    // the worker that it must be; empty: any
 	unable    func(*domain.Worker) error   // why a worker cannot give it
 	prefer    func(*domain.Worker) bool    // those before all others
-	free      func(*domain.Worker) float64 // what the best has most of
+	free      func(*domain.Worker) float64 // what the best has most of, of 1
+	// warm tells which of some workers, at most counted, have one ready; nil: none has.
+	warm func(ctx context.Context, tx storage.Tx, of []*domain.Worker) (map[domain.ID]bool, error)
 }
+
+// warmWorth is how much fuller a worker may be, of 1, that has a machine ready. It is
+// no more than that: others ask at the same moment, and only one is given the machine.
+const warmWorth = 0.1
 
 // counted is how many workers are looked at for what they hold before one is
 // chosen. The best of a few, taken at random, is nearly as good as the best of
@@ -155,21 +161,39 @@ func (s *Service) best(ctx context.Context, tx storage.Tx, n need, some []*domai
 	if version, err = tx.Workers().Count(ctx, own...); err != nil {
 		return nil, "", version, err
 	}
+	var fit []*domain.Worker
 	for _, w := range own {
 		if lacks := s.lacks(w, n.resources); lacks != "" {
 			short = lacks
-		} else if best == nil || n.better(w, best) {
+		} else {
+			fit = append(fit, w)
+		}
+	}
+	var warm map[domain.ID]bool
+	if n.warm != nil && len(fit) > 1 && len(fit) <= counted {
+		if warm, err = n.warm(ctx, tx, fit); err != nil {
+			return nil, "", version, err
+		}
+	}
+	for _, w := range fit {
+		if best == nil || n.better(w, best, warm) {
 			best = w
 		}
 	}
 	return best, short, version, nil
 }
 
-func (n need) better(w, than *domain.Worker) bool {
+func (n need) better(w, than *domain.Worker, warm map[domain.ID]bool) bool {
 	if a, b := n.prefer(w), n.prefer(than); a != b {
 		return a
 	}
-	return n.free(w) > n.free(than)
+	worth := func(w *domain.Worker) float64 {
+		if warm[w.ID] {
+			return n.free(w) + warmWorth
+		}
+		return n.free(w)
+	}
+	return worth(w) > worth(than)
 }
 
 // sample picks a few of workers at random, those that are preferred first.
@@ -223,6 +247,11 @@ func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM, build
 	}
 	n := s.needOf(vm, at, "too little %s is left: ask for less, delete VMs, or raise the overcommit in the configuration")
 	n.field, n.bound = "resources", vm.WorkerID
+	if build != nil && len(vm.Spec.Tools) == 0 && len(vm.Spec.Mounts) == 0 {
+		n.warm = func(ctx context.Context, tx storage.Tx, of []*domain.Worker) (map[domain.ID]bool, error) {
+			return s.pooled(ctx, tx, vm, of)
+		}
+	}
 	w, err := s.choose(ctx, tx, n)
 	if err != nil {
 		return err
@@ -230,6 +259,24 @@ func (s *Service) place(ctx context.Context, tx storage.Tx, vm *domain.VM, build
 	driver, err := s.driverFor(w, vm.Spec)
 	vm.WorkerID, vm.Spec.Driver, vm.Isolation = w.ID, driver.Name, driver.Isolation
 	return err
+}
+
+// pooled tells which of some workers have a machine in their pool that vm could be given.
+func (s *Service) pooled(ctx context.Context, tx storage.Tx, vm *domain.VM, of []*domain.Worker) (map[domain.ID]bool, error) {
+	var keys []storage.PoolKey
+	for _, w := range of {
+		if d, err := s.driverFor(w, vm.Spec); err == nil {
+			keys = append(keys, storage.PoolKey{
+				WorkerID: w.ID, Driver: d.Name, BuildID: vm.Spec.BuildID, Shape: domain.Shape{Resources: vm.Spec.Resources, Network: vm.Spec.Network},
+			})
+		}
+	}
+	ids, err := tx.Machines().Pooled(ctx, keys...)
+	warm := make(map[domain.ID]bool, len(ids))
+	for _, id := range ids {
+		warm[id] = true
+	}
+	return warm, err
 }
 
 // needOf is what a VM needs that is made from files: a worker that can get them and

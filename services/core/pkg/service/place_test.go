@@ -91,6 +91,76 @@ func TestPlacementByWhatWorkersHold(t *testing.T) {
 	}
 }
 
+// Of workers that do, the one that has a machine ready is chosen, unless it is much fuller.
+func TestPlacementByReadyMachines(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	at := map[domain.ID]string{}
+	var build *domain.Build
+	var ready *domain.Machine
+	must(t, b.store.Update(b.ctx, func(tx storage.Tx) error {
+		node, err := tx.Workers().ByName(b.ctx, "node")
+		if err != nil {
+			return err
+		}
+		tmpl, err := tx.Templates().ByName(b.ctx, b.by.ProjectID, "base")
+		if err != nil {
+			return err
+		}
+		if build, err = tx.Builds().Get(b.ctx, b.by.ProjectID, tmpl.Tags[domain.DefaultTag]); err != nil {
+			return err
+		}
+		build.ID, build.WorkerID = domain.NewID(), ""
+		build.Artifacts = []domain.Artifact{{Kind: domain.ArtifactRootFS, Packed: &domain.Packed{Store: "s3://host/bucket", Digest: "sha256:1", Bytes: 1}}}
+		for _, name := range []string{"one", "two", "three"} {
+			w := *node
+			w.ID, w.Name, w.Storage, w.Capacity.MemoryBytes = domain.NewID(), name, "s3://host/bucket", 4<<30
+			at[w.ID] = name
+			if build.WorkerID == "" {
+				build.WorkerID = w.ID
+				err = tx.Builds().Insert(b.ctx, build)
+			}
+			if err := errors.Join(err, tx.Workers().Insert(b.ctx, &w), tx.Builds().Copied(b.ctx, build, w.ID)); err != nil {
+				return err
+			}
+			if name == "two" {
+				ready = &domain.Machine{ID: domain.NewID(), WorkerID: w.ID, Driver: "fake", BuildID: build.ID, CreatedAt: build.CreatedAt}
+			}
+		}
+		tmpl.Tags[domain.DefaultTag] = build.ID
+		return tx.Templates().Update(b.ctx, tmpl)
+	}))
+	const part = 300 << 20 // of 4 GiB: two of them are more than a tenth
+	next := func() string {
+		t.Helper()
+		vm, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Resources: domain.Resources{MemoryBytes: part}})
+		must(t, err)
+		if ready.Shape.Network == "" {
+			ready.Shape = domain.Shape{Resources: vm.Spec.Resources, Network: vm.Spec.Network}
+		}
+		return at[vm.WorkerID]
+	}
+	where := map[string]int{}
+	for range 3 {
+		where[next()]++
+	}
+	if where["one"] != 1 || where["two"] != 1 || where["three"] != 1 {
+		t.Fatalf("without a machine that is ready they are at %v", where)
+	}
+	must(t, b.store.Update(b.ctx, func(tx storage.Tx) error { return tx.Machines().Insert(b.ctx, ready) }))
+	if first, second, third := next(), next(), next(); first != "two" || second != "two" || third == "two" {
+		t.Errorf("with a machine on two they are at %s, %s and %s", first, second, third)
+	}
+	// What is no machine for it leads nowhere.
+	must(t, b.store.Update(b.ctx, func(tx storage.Tx) error {
+		_, err := tx.Machines().Claim(b.ctx, ready.ID, domain.NewID(), 1)
+		return err
+	}))
+	if got := next(); got == "two" {
+		t.Errorf("it is at %s, where the machine is another's", got)
+	}
+}
+
 // A VM of a snapshot goes where its disk is; where there is no room, to who can
 // fetch both the disk and what is below it, also once the worker that took it is
 // gone. Its memory is where it was taken.

@@ -77,6 +77,9 @@ type PoolKey struct {
 	Memory   bool // those made from their build's memory, or those that are not
 }
 
+// MaxPools is how many pools are asked for at once.
+const MaxPools = 100
+
 // Machines is the table of what runs on nodes. A row without a VM is a ready
 // machine of the warm pool.
 type Machines interface {
@@ -97,6 +100,9 @@ type Machines interface {
 	OnWorker(ctx context.Context, worker domain.ID) ([]*domain.Machine, error)
 	// Unclaimed lists machines of a pool, oldest first.
 	Unclaimed(ctx context.Context, key PoolKey, limit int) ([]*domain.Machine, error)
+	// Pooled tells of which workers' pools, at most MaxPools, a VM could be given a machine
+	// now, be it made from memory or not.
+	Pooled(ctx context.Context, keys ...PoolKey) ([]domain.ID, error)
 	// Claim gives a machine of a pool to a VM, in one statement.
 	// Returns NotFound when it is none of a pool's, or not any more; AlreadyExists when the VM has a machine.
 	Claim(ctx context.Context, id, vm domain.ID, epoch int64) (*domain.Machine, error)

@@ -47,9 +47,9 @@ func TestAskedForAgainAsItIsMet(t *testing.T) {
 		b.ended(req.ID)
 		b.down()
 		must(t, b.store.Update(b.ctx, func(tx storage.Tx) error {
-		_, err := tx.Executions().Delete(b.ctx, b.by.ProjectID, req.ID)
-		return err
-	}))
+			_, err := tx.Executions().Delete(b.ctx, b.by.ProjectID, req.ID)
+			return err
+		}))
 		b.up()
 		_, err = b.StartExecution(b.ctx, b.by, vm.ID, req)
 		must(t, err)

@@ -188,6 +188,7 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 			return nil
 		}},
 		Lookup{Name: "unclaimed", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Machines().Unclaimed(ctx, pool, 10)) }},
+		Lookup{Name: "pools with a machine", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Machines().Pooled(ctx, pool, pool)) }},
 		Lookup{Name: "claim", Run: func(ctx context.Context, tx storage.Tx) error {
 			_, _ = tx.Machines().Claim(ctx, id, id, 1)
 			return nil

@@ -226,6 +226,15 @@ func claims(e *env) {
 		return read(e, func(tx storage.Tx) ([]*domain.Machine, error) { return tx.Machines().Unclaimed(e.ctx(), key, 10) })
 	}
 	same(e, "pool", free(), []*domain.Machine{first, second})
+	pooled := func(keys ...storage.PoolKey) []domain.ID {
+		return read(e, func(tx storage.Tx) ([]domain.ID, error) { return tx.Machines().Pooled(e.ctx(), keys...) })
+	}
+	elsewhere, larger, shared := key, key, key
+	elsewhere.WorkerID, larger.Shape.Resources.PIDs, shared.Shape.Network = domain.NewID(), 7, domain.NetworkNone
+	same(e, "pools with a machine", pooled(elsewhere, key, larger), []domain.ID{w})
+	same(e, "another pool of the worker with one", pooled(shared), []domain.ID{w})
+	same(e, "pools without", pooled(elsewhere, larger), nil)
+	same(e, "no pools", pooled(), nil)
 	claim := func(id, vm domain.ID) (m *domain.Machine, err error) {
 		err = e.store.Update(e.ctx(), func(tx storage.Tx) (err error) {
 			m, err = tx.Machines().Claim(e.ctx(), id, vm, 1)

@@ -2,6 +2,8 @@ package sqlrepo
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -14,7 +16,8 @@ const (
 	machineColumns = "id, worker_id, driver, handle, build_id, milli_cpu, memory_bytes, disk_bytes, pids, network, memory, vm_id, epoch, created_at"
 	machineSelect  = "SELECT " + machineColumns + " FROM machines"
 	machineClaim   = "UPDATE machines SET vm_id = ?, epoch = ? WHERE id = ? AND vm_id IS NULL"
-	inPool         = "worker_id = ? AND driver = ? AND build_id = ? AND milli_cpu = ? AND memory_bytes = ? AND disk_bytes = ? AND pids = ? AND network = ? AND memory = ? AND vm_id IS NULL"
+	ofKind         = "worker_id = ? AND driver = ? AND build_id = ? AND milli_cpu = ? AND memory_bytes = ? AND disk_bytes = ? AND pids = ? AND network = ? AND vm_id IS NULL"
+	inPool         = ofKind + " AND memory = ?"
 )
 
 func poolArgs(k storage.PoolKey) []any {
@@ -103,6 +106,30 @@ func (r machines) OnWorker(ctx context.Context, worker domain.ID) ([]*domain.Mac
 func (r machines) Unclaimed(ctx context.Context, key storage.PoolKey, limit int) ([]*domain.Machine, error) {
 	return queryAll(ctx, r.s, scanMachine, machineSelect+" WHERE "+inPool+" ORDER BY created_at, id LIMIT ?",
 		append(poolArgs(key), clampLimit(limit))...)
+}
+
+func (r machines) Pooled(ctx context.Context, keys ...storage.PoolKey) ([]domain.ID, error) {
+	if len(keys) > storage.MaxPools {
+		return nil, errors.New(errors.InvalidArgument, "%d pools are asked for at once", len(keys))
+	}
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	var each []string
+	var args []any
+	for i, k := range keys {
+		of := poolArgs(k)
+		each = append(each, fmt.Sprintf("SELECT worker_id FROM (SELECT worker_id FROM machines WHERE %s LIMIT 1) AS pool%d", ofKind, i))
+		args = append(args, of[:len(of)-1]...)
+	}
+	var workers []domain.ID
+	err := r.s.Query(ctx, func(row Row) error {
+		var id domain.ID
+		err := row.Scan(&id)
+		workers = append(workers, id)
+		return err
+	}, strings.Join(each, " UNION ALL "), args...)
+	return workers, err
 }
 
 func (r machines) Claim(ctx context.Context, id, vm domain.ID, epoch int64) (*domain.Machine, error) {
