@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 
@@ -21,7 +22,7 @@ func TestArchives(t *testing.T) {
 		t.Fatalf("%+v", list)
 	}
 	resp, body := l.do(req{method: "GET", path: "/archives/" + id})
-	if resp.StatusCode != 200 || string(body) != record+record || !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/x-ndjson") {
+	if resp.StatusCode != http.StatusOK || string(body) != record+record || !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/x-ndjson") {
 		t.Errorf("%d, %q as %s", resp.StatusCode, body, resp.Header.Get("Content-Type"))
 	}
 	l.problem(404, errors.NotFound, req{method: "GET", path: "/archives/" + foreign})
