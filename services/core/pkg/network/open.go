@@ -349,18 +349,19 @@ func (m *Manager) holders() string {
 	return strings.Join(users, ", ")
 }
 
-// drain frees what it can; processes that were just killed get a moment to go.
+// drain frees what it can; processes that were just killed get a moment to go. At its
+// end is a last look.
 func (m *Manager) drain(ctx context.Context) (waiting int, err error) {
-	const moment = 2 * time.Second
+	const moment, most = 2 * time.Second, 100 * time.Millisecond
 	ctx, cancel := context.WithTimeout(ctx, moment)
 	defer cancel()
-	for pause := 5 * time.Millisecond; ; pause *= 2 {
-		if waiting, err = m.reap(); waiting == 0 || err != nil {
+	for pause := 5 * time.Millisecond; ; pause = min(2*pause, most) {
+		over := ctx.Err() != nil
+		if waiting, err = m.reap(); waiting == 0 || err != nil || over {
 			return waiting, err
 		}
 		select {
 		case <-ctx.Done():
-			return waiting, nil
 		case <-time.After(pause):
 		}
 	}
