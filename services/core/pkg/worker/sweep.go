@@ -240,7 +240,7 @@ func (w *Worker) dropEnded(ctx context.Context, archived bool, find func(storage
 	archived = archived && w.config.KeepArchives > 0
 	var commands map[domain.ID]domain.Command
 	if archived {
-		if commands, err = w.openEnded(ctx, find); err != nil {
+		if commands, err = w.openEnded(ctx, find); err != nil || commands == nil {
 			return remains{}, err
 		}
 	}
@@ -257,7 +257,7 @@ func (w *Worker) dropEnded(ctx context.Context, archived bool, find func(storage
 			}
 			var known bool
 			if x.Command, known = commands[x.ID]; archived && !known {
-				return errors.New(errors.Conflict, "another execution is to go by now") // the next sweep finds it
+				return errElsewhere // it is to go by now: the next sweep finds it
 			}
 		}
 		if archived {
@@ -271,7 +271,7 @@ func (w *Worker) dropEnded(ctx context.Context, archived bool, find func(storage
 				return err
 			}
 			if archived && len(deleted) != len(some) {
-				return errors.New(errors.Conflict, "another worker removed executions just now") // and has archived them
+				return errElsewhere // which has archived them
 			}
 		}
 		for _, vm := range gone.vms {
@@ -283,6 +283,9 @@ func (w *Worker) dropEnded(ctx context.Context, archived bool, find func(storage
 		return err
 	})
 	if err != nil {
+		if errors.Is(err, errElsewhere) {
+			err = nil
+		}
 		return remains{}, err
 	}
 	for _, x := range gone.executions {
@@ -294,12 +297,16 @@ func (w *Worker) dropEnded(ctx context.Context, archived bool, find func(storage
 	return gone, err
 }
 
+// errElsewhere takes a turn back: another worker, which sweeps what is of none any more as
+// well, was at the same rows.
+var errElsewhere = errors.New(errors.Conflict, "another worker removes the same just now")
+
 // archiver makes this worker's archives.
 func (w *Worker) archiver() archive.Archiver { return archive.Archiver{Sealer: w.Sealer, Worker: w.id} }
 
-// openEnded gives the commands of what find finds. One that cannot be opened, for its
-// key is gone, is archived without. Returns Unavailable while no key can be reached:
-// nothing is removed then.
+// openEnded gives the commands of what find finds; nil: it finds nothing. One that cannot
+// be opened, for its key is gone, is archived without. Returns Unavailable while no key
+// can be reached: nothing is removed then.
 func (w *Worker) openEnded(ctx context.Context, find func(storage.Tx) (remains, error)) (map[domain.ID]domain.Command, error) {
 	var found remains
 	if err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
