@@ -6,8 +6,6 @@ import "time"
 const (
 	// MaxArchive bounds an archive's content, packed: none that is longer is added to.
 	MaxArchive = 128 << 10
-	// MaxArchiveRecords bounds how many records are added to an archive at a time.
-	MaxArchiveRecords = 1000
 	// MaxArchivedResult bounds the result of a task that is archived; a longer one is left out.
 	MaxArchivedResult = 16 << 10
 )

@@ -58,7 +58,8 @@ each line: as they were told of last. Output is not archived.`,
 			if err != nil {
 				return err
 			}
-			if len(args) == 0 {
+			all := len(args) == 0
+			if all {
 				list, err := client.Collect(c.Archives(cmd.Context(), client.Page{OldestFirst: true}))
 				if err != nil {
 					return err
@@ -69,7 +70,8 @@ each line: as they were told of last. Output is not archived.`,
 			}
 			out := bufio.NewWriter(a.Stdout)
 			for _, id := range args {
-				if err := of.copyTo(cmd.Context(), c, id, out); err != nil {
+				err := of.copyTo(cmd.Context(), c, id, out)
+				if err != nil && !(all && errors.HasCode(err, errors.NotFound)) { // one may be too old by now
 					return err
 				}
 			}

@@ -37,5 +37,9 @@ func (p *Pool) Freed() (done bool, err error) {
 		return false, err
 	}
 	left, err := deletedSubvolumes(root)
-	return !left, err
+	if err != nil || left {
+		return false, err
+	}
+	// What was freed last can be used once that is committed, too.
+	return true, ioctl(root, iocSync, nil)
 }

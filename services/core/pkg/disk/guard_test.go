@@ -161,7 +161,10 @@ func TestBallastOnFreedRoom(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		return exec.CommandContext(ctx, "fallocate", "-l", fmt.Sprint(info.Size()+290*mib), ballast).Run()
+		if out, err := exec.CommandContext(ctx, "fallocate", "-l", fmt.Sprint(info.Size()+290*mib), ballast).CombinedOutput(); err != nil {
+			return fmt.Errorf("growing the ballast: %w: %s", err, out)
+		}
+		return nil
 	}))
 	must(t, p.ReclaimAll(ctx))
 	if got := freeBytes(t, around) - before; got < 280*mib {

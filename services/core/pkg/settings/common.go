@@ -145,7 +145,7 @@ type VM struct {
 type Keep struct {
 	Tombstones config.Duration `yaml:"tombstones" doc:"Ended VMs, executions and their output."`
 	Tasks      config.Duration `yaml:"tasks" doc:"Ended tasks."`
-	Archives   config.Duration `yaml:"archives" doc:"What is archived of VMs, executions and tasks when they are kept no longer (docs/DATABASE.md), from when they ended; 0: nothing is archived."`
+	Archives   config.Duration `yaml:"archives" doc:"What is archived of VMs, executions and tasks when they are kept no longer (docs/DATABASE.md), from when they ended; where it is not longer than tombstones and tasks, as with 0, nothing is archived."`
 	Events     config.Duration `yaml:"events" doc:"Events."`
 	Usage      config.Duration `yaml:"usage" doc:"What VMs used, in spans of usage_every; 0: for ever."`
 	Audit      config.Duration `yaml:"audit" doc:"Records of who changed what; 0: for ever."`

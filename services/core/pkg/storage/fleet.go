@@ -174,10 +174,13 @@ type Tasks interface {
 	CountOpen(ctx context.Context, kind string, project domain.ID) (int, error)
 	// CountGroup counts a group's tasks by state.
 	CountGroup(ctx context.Context, project, group domain.ID) (map[domain.TaskState]int, error)
-	// DeleteEnded removes at most limit tasks that ended before a time, and returns
-	// them: without what they were to do, and without long results. One that another
-	// waits for stays.
-	DeleteEnded(ctx context.Context, before time.Time, limit int) ([]*domain.Task, error)
+	// Ended lists at most limit tasks that ended before a time, longest ended first:
+	// without what they were to do, and without long results. One that another waits for
+	// is not among them.
+	Ended(ctx context.Context, before time.Time, limit int) ([]*domain.Task, error)
+	// Delete removes those of some tasks, at most MaxPage, that have ended and that no other
+	// waits for, and returns them as Ended does.
+	Delete(ctx context.Context, these ...*domain.Task) ([]*domain.Task, error)
 }
 
 // EventFilter narrows a read of the outbox. Zero fields do not filter.

@@ -14,12 +14,14 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/apiform"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/worker"
 )
 
-func withArchives(c *worker.Config) { c.KeepArchives = 90 * 24 * time.Hour }
+// withArchives keeps archives, and sweeps when it is told to alone.
+func withArchives(c *worker.Config) { c.KeepArchives, c.SweepEvery = 90*24*time.Hour, time.Hour }
 
 // archived reads all archives of the bed's project, by the records' IDs, which are
 // those of nothing else.
@@ -98,11 +100,16 @@ func TestArchives(t *testing.T) {
 	if archives, _ := b.archived(); len(archives) != 0 {
 		t.Fatalf("%d archives before anything is old", len(archives))
 	}
-	b.age()
+	b.skip(time.Hour)
+	_, later := b.sh(lives.ID, "echo three")
+	must(t, b.worker.FlushExecutions(b.ctx))
+	b.skip(7*24*time.Hour - 30*time.Minute)
+	b.worker.Sweep(b.ctx)
 	archives, records := b.archived()
 	if len(archives) != 1 || archives[0].VMs != 1 || archives[0].Executions != 2 || archives[0].Tasks < 2 {
 		t.Fatalf("%+v", archives)
 	}
+	gone.Tombstone.LastOutput = "" // output is not archived
 	wantVM, wantExecution, wantTask := apiform.VM(gone), apiform.Execution(inGone), apiform.Task(task)
 	if got := records[gone.ID.String()].VM; got == nil || !reflect.DeepEqual(*got, wantVM) {
 		t.Errorf("the VM is %+v, not %+v", got, wantVM)
@@ -135,10 +142,10 @@ func TestArchives(t *testing.T) {
 	}
 
 	// What goes later is added.
-	_, later := b.sh(lives.ID, "echo three")
-	b.age()
+	b.skip(time.Hour)
+	b.worker.Sweep(b.ctx)
 	again, records := b.archived()
-	if len(again) != 1 || again[0].ID != archives[0].ID || again[0].Executions != 3 || again[0].LastAt.Sub(archives[0].LastAt) < 7*24*time.Hour || !again[0].FirstAt.Equal(archives[0].FirstAt) {
+	if len(again) != 1 || again[0].ID != archives[0].ID || again[0].Executions != 3 || again[0].LastAt.Sub(archives[0].LastAt) < time.Hour-time.Minute || !again[0].FirstAt.Equal(archives[0].FirstAt) {
 		t.Errorf("%+v, after %+v", *again[0], *archives[0])
 	}
 	if got := records[later.ID.String()].Execution; got == nil || got.Args[2] != "echo three" {
@@ -156,6 +163,51 @@ func TestArchives(t *testing.T) {
 	b.worker.Sweep(b.ctx)
 	if archives, _ := b.archived(); len(archives) != 0 {
 		t.Errorf("%+v are left", archives)
+	}
+}
+
+// What another project's execution of the same ID ran is not told, and a VM that ended
+// with an execution on record as running goes like any other.
+func TestArchivesOfOddRows(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, withArchives)
+	other, id := domain.NewID(), domain.NewID()
+	now := b.now().UTC().Truncate(time.Microsecond)
+	row := func(project, vm domain.ID, state domain.ExecutionState, line string) *domain.Execution {
+		sealed, err := service.SealCommand(b.ctx, b.sealer, id, domain.Command{Args: []string{line}})
+		must(t, err)
+		x := &domain.Execution{ID: id, ProjectID: project, VMID: vm, Epoch: 1, State: state, CommandSealed: sealed, CreatedAt: now, StartedAt: &now}
+		if state.Ended() {
+			x.EndedAt = &now
+		}
+		return x
+	}
+	vm := b.running(vmm.CreateVM{})
+	_, err := b.DeleteVM(b.ctx, b.by, vm.ID)
+	must(t, err)
+	vm, err = b.WaitVM(b.ctx, b.by, vm.ID)
+	must(t, err)
+	foreign := *vm
+	foreign.ID, foreign.ProjectID = domain.NewID(), other
+	open := row(b.by.ProjectID, vm.ID, domain.ExecutionRunning, "open")
+	open.ID = domain.NewID()
+	must(t, b.store.Update(b.ctx, func(tx storage.Tx) error {
+		return errors.Join(
+			tx.Projects().Insert(b.ctx, &domain.Project{ID: other, Name: "other", CreatedAt: now}), tx.VMs().Insert(b.ctx, &foreign),
+			tx.Executions().Upsert(b.ctx, row(b.by.ProjectID, vm.ID, domain.ExecutionExited, "mine"), row(other, foreign.ID, domain.ExecutionExited, "theirs"), open),
+		)
+	}))
+	b.age()
+	for project, line := range map[domain.ID]string{b.by.ProjectID: "mine", other: "theirs"} {
+		b.by.ProjectID = project
+		_, records := b.archived()
+		if got := records[id.String()].Execution; got == nil || got.Args[0] != line {
+			t.Errorf("%s: %+v", line, got)
+		}
+	}
+	b.by.ProjectID = vm.ProjectID
+	if _, err := b.GetVM(b.ctx, b.by, vm.ID); !errors.HasCode(err, errors.NotFound) {
+		t.Errorf("the VM is there: %v", err)
 	}
 }
 

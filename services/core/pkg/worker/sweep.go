@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -131,32 +132,87 @@ func (w *Worker) sweepRows(ctx context.Context) error {
 
 // sweepTasks removes tasks that ended long ago.
 func (w *Worker) sweepTasks(ctx context.Context) error {
-	now, archived := w.time(), w.config.KeepArchives > 0
-	if archived {
-		if err := w.archiver().Ready(ctx); err != nil {
-			return err
-		}
-	}
-	for {
-		var gone []*domain.Task
-		err := w.Store.Update(ctx, func(tx storage.Tx) (err error) {
-			gone, err = tx.Tasks().DeleteEnded(ctx, now.Add(-w.config.KeepTasks), sweepBatch)
-			if err == nil && archived {
-				err = w.archiver().Add(ctx, tx, now, archive.Records{Tasks: gone})
+	before := w.time().Add(-w.config.KeepTasks)
+	return w.seldom(&w.archiving.tasks, w.config.KeepTasks, func() error {
+		for {
+			gone, err := w.dropTasks(ctx, before)
+			if err != nil || gone == 0 {
+				return err
 			}
-			return err
-		})
-		if err != nil || len(gone) < sweepBatch {
-			return err
+		}
+	})
+}
+
+// dropTasks removes some tasks that ended before a time, and tells how many.
+func (w *Worker) dropTasks(ctx context.Context, before time.Time) (int, error) {
+	var due []*domain.Task
+	if err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
+		due, err = tx.Tasks().Ended(ctx, before, sweepBatch)
+		return err
+	}); err != nil || len(due) == 0 {
+		return 0, err
+	}
+	projects := map[domain.ID]bool{}
+	for i, t := range due {
+		if !projects[t.ProjectID] && len(projects) == archive.MaxProjects {
+			due = due[:i] // the next turn goes on with it
+			break
+		}
+		projects[t.ProjectID] = true
+	}
+	var begun archive.Begun
+	var err error
+	if w.config.KeepArchives > 0 {
+		if begun, err = w.archiver().Prepare(ctx, w.Store, w.time(), projects); err != nil {
+			return 0, err
 		}
 	}
+	var gone []*domain.Task
+	err = w.Store.Update(ctx, func(tx storage.Tx) (err error) {
+		if gone, err = tx.Tasks().Delete(ctx, due...); err != nil || w.config.KeepArchives == 0 {
+			return err
+		}
+		return w.archiver().Add(ctx, tx, w.time(), begun, archive.Records{Tasks: gone})
+	})
+	return len(gone), err
+}
+
+// archiveEvery is how seldom what ended long ago is removed and archived: each time the
+// archives that are added to are written anew.
+const archiveEvery = 10 * time.Minute
+
+// archiving is when that was done last, of each part.
+type archiving struct{ tasks, tombstones, executions seldom }
+
+// seldom is when something was done last.
+type seldom struct {
+	mu   sync.Mutex
+	last time.Time
+}
+
+// seldom does what removes what was kept for so long, if it is time to; where it fails, it
+// is done again with the next sweep.
+func (w *Worker) seldom(s *seldom, keep time.Duration, do func() error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := w.time()
+	if since := now.Sub(s.last); w.config.KeepArchives > 0 && since >= 0 && since < min(archiveEvery, keep/10) {
+		return nil
+	}
+	err := do()
+	if err == nil {
+		s.last = now
+	}
+	return err
 }
 
 // sweepTombstones removes VMs that ended long ago, with their executions and journals.
 func (w *Worker) sweepTombstones(ctx context.Context) error {
 	before := w.time().Add(-w.config.KeepTombstones)
-	return w.dropTombstones(ctx, true, func(tx storage.Tx) ([]*domain.VM, error) {
-		return tx.VMs().Tombstones(ctx, w.id, before, tombstoneBatch)
+	return w.seldom(&w.archiving.tombstones, w.config.KeepTombstones, func() error {
+		return w.dropTombstones(ctx, true, func(tx storage.Tx) ([]*domain.VM, error) {
+			return tx.VMs().Tombstones(ctx, w.id, before, tombstoneBatch)
+		})
 	})
 }
 
@@ -199,11 +255,12 @@ func (w *Worker) dropTombstones(ctx context.Context, archived bool, find func(st
 				if err != nil {
 					return e, err
 				}
-				if list.Next != "" {
-					e.executions = append(e.executions, slices.DeleteFunc(list.Items, func(x *domain.Execution) bool { return !x.State.Ended() })...)
-					continue
+				// What has not ended was written when the VM had, by who did not know of it: it
+				// goes with the VM.
+				e.executions = append(e.executions, slices.DeleteFunc(list.Items, func(x *domain.Execution) bool { return !x.State.Ended() })...)
+				if list.Next == "" {
+					e.vms = append(e.vms, vm)
 				}
-				e.executions, e.vms = append(e.executions, list.Items...), append(e.vms, vm)
 			}
 			return e, nil
 		})
@@ -220,15 +277,17 @@ func (w *Worker) dropTombstones(ctx context.Context, archived bool, find func(st
 // sweepExecutions removes executions that ended long ago in VMs that live on.
 func (w *Worker) sweepExecutions(ctx context.Context) error {
 	before := w.time().Add(-w.config.KeepTombstones)
-	for {
-		gone, err := w.dropEnded(ctx, true, func(tx storage.Tx) (e remains, err error) {
-			e.executions, err = tx.Executions().Expired(ctx, w.id, before, sweepBatch)
-			return e, err
-		})
-		if err != nil || len(gone.executions) < sweepBatch {
-			return err
+	return w.seldom(&w.archiving.executions, w.config.KeepTombstones, func() error {
+		for {
+			gone, err := w.dropEnded(ctx, true, func(tx storage.Tx) (e remains, err error) {
+				e.executions, err = tx.Executions().Expired(ctx, w.id, before, sweepBatch)
+				return e, err
+			})
+			if err != nil || len(gone.executions) == 0 {
+				return err
+			}
 		}
-	}
+	})
 }
 
 // dropEnded removes rows first and journals after: a row without a journal
@@ -237,10 +296,9 @@ func (w *Worker) sweepExecutions(ctx context.Context) error {
 // (sweepLeft). What is archived is in an archive from the moment that its row is
 // gone. It tells what went.
 func (w *Worker) dropEnded(ctx context.Context, archived bool, find func(storage.Tx) (remains, error)) (gone remains, err error) {
-	archived = archived && w.config.KeepArchives > 0
-	var commands map[domain.ID]domain.Command
-	if archived {
-		if commands, err = w.openEnded(ctx, find); err != nil || commands == nil {
+	var open *opened
+	if archived && w.config.KeepArchives > 0 {
+		if open, err = w.openEnded(ctx, find); err != nil || open == nil {
 			return remains{}, err
 		}
 	}
@@ -249,29 +307,29 @@ func (w *Worker) dropEnded(ctx context.Context, archived bool, find func(storage
 		if gone, err = find(tx); err != nil {
 			return err
 		}
+		if open != nil {
+			gone = gone.among(open.commands)
+			for _, x := range gone.executions {
+				x.Command = open.commands[keyOf(x)]
+			}
+			if err := w.archiver().Add(ctx, tx, w.time(), open.begun, archive.Records{VMs: gone.vms, Executions: gone.executions}); err != nil {
+				return err
+			}
+		}
 		packed, ids := map[domain.ID]bool{}, map[domain.ID][]domain.ID{}
 		for _, x := range gone.executions {
 			ids[x.ProjectID] = append(ids[x.ProjectID], x.ID)
 			if x.PackID != "" {
 				packed[x.PackID] = true
 			}
-			var known bool
-			if x.Command, known = commands[x.ID]; archived && !known {
-				return errElsewhere // it is to go by now: the next sweep finds it
-			}
-		}
-		if archived {
-			if err := w.archiver().Add(ctx, tx, w.time(), archive.Records{VMs: gone.vms, Executions: gone.executions}); err != nil {
-				return err
-			}
 		}
 		for project, some := range ids {
 			deleted, err := tx.Executions().Delete(ctx, project, some...)
+			if err == nil && len(deleted) != len(some) {
+				err = errors.New(errors.Conflict, "%d executions of %d that ended were removed by another", len(some)-len(deleted), len(some))
+			}
 			if err != nil {
 				return err
-			}
-			if archived && len(deleted) != len(some) {
-				return errElsewhere // which has archived them
 			}
 		}
 		for _, vm := range gone.vms {
@@ -283,9 +341,6 @@ func (w *Worker) dropEnded(ctx context.Context, archived bool, find func(storage
 		return err
 	})
 	if err != nil {
-		if errors.Is(err, errElsewhere) {
-			err = nil
-		}
 		return remains{}, err
 	}
 	for _, x := range gone.executions {
@@ -297,17 +352,63 @@ func (w *Worker) dropEnded(ctx context.Context, archived bool, find func(storage
 	return gone, err
 }
 
-// errElsewhere takes a turn back: another worker, which sweeps what is of none any more as
-// well, was at the same rows.
-var errElsewhere = errors.New(errors.Conflict, "another worker removes the same just now")
-
 // archiver makes this worker's archives.
 func (w *Worker) archiver() archive.Archiver { return archive.Archiver{Sealer: w.Sealer, Worker: w.id} }
 
-// openEnded gives the commands of what find finds; nil: it finds nothing. One that cannot
-// be opened, for its key is gone, is archived without. Returns Unavailable while no key
-// can be reached: nothing is removed then.
-func (w *Worker) openEnded(ctx context.Context, find func(storage.Tx) (remains, error)) (map[domain.ID]domain.Command, error) {
+// executionKey names an execution: IDs are a project's.
+type executionKey struct{ project, id domain.ID }
+
+func keyOf(x *domain.Execution) executionKey { return executionKey{x.ProjectID, x.ID} }
+
+// opened is what was made ready for some executions and VMs to be archived.
+type opened struct {
+	commands map[executionKey]domain.Command
+	begun    archive.Begun
+}
+
+// maxOpened bounds the commands that one turn archives, encrypted.
+const maxOpened = 4 << 20
+
+// bounded is as many of what is to go as one turn archives, and the projects that it is of.
+func (e remains) bounded() (remains, map[domain.ID]bool) {
+	projects, known, left := map[domain.ID]bool{}, map[executionKey]domain.Command{}, maxOpened
+	fits := func(project domain.ID) bool {
+		if !projects[project] && len(projects) == archive.MaxProjects {
+			return false
+		}
+		projects[project] = true
+		return true
+	}
+	for _, x := range e.executions {
+		if len(known) > 0 && len(x.CommandSealed) > left {
+			break
+		}
+		if fits(x.ProjectID) {
+			left -= len(x.CommandSealed)
+			known[keyOf(x)] = domain.Command{}
+		}
+	}
+	e = e.among(known)
+	e.vms = slices.DeleteFunc(e.vms, func(vm *domain.VM) bool { return !fits(vm.ProjectID) })
+	return e, projects
+}
+
+// among leaves out executions that are not known, and VMs that have such.
+func (e remains) among(known map[executionKey]domain.Command) remains {
+	stay := map[domain.ID]bool{} // VMs
+	e.executions = slices.DeleteFunc(slices.Clone(e.executions), func(x *domain.Execution) bool {
+		_, ok := known[keyOf(x)]
+		stay[x.VMID] = stay[x.VMID] || !ok
+		return !ok
+	})
+	e.vms = slices.DeleteFunc(slices.Clone(e.vms), func(vm *domain.VM) bool { return stay[vm.ID] })
+	return e
+}
+
+// openEnded makes ready what find finds, as much of it as one turn archives; nil: it finds
+// nothing. A command that cannot be opened, for its key is gone, is archived without its
+// arguments. Returns Unavailable while no key can be reached: nothing is removed then.
+func (w *Worker) openEnded(ctx context.Context, find func(storage.Tx) (remains, error)) (*opened, error) {
 	var found remains
 	if err := w.Store.View(ctx, func(tx storage.Tx) (err error) {
 		found, err = find(tx)
@@ -315,23 +416,25 @@ func (w *Worker) openEnded(ctx context.Context, find func(storage.Tx) (remains, 
 	}); err != nil || len(found.executions) == 0 && len(found.vms) == 0 {
 		return nil, err
 	}
-	commands := make(map[domain.ID]domain.Command, len(found.executions))
+	found, projects := found.bounded()
+	commands := make(map[executionKey]domain.Command, len(found.executions))
 	for _, x := range found.executions {
-		commands[x.ID] = domain.Command{}
+		commands[keyOf(x)] = domain.Command{}
 		if len(x.CommandSealed) == 0 {
 			continue
 		}
 		command, err := service.OpenCommand(ctx, w.Sealer, x.ID, x.CommandSealed)
 		switch {
 		case err == nil:
-			commands[x.ID] = command
+			commands[keyOf(x)] = command
 		case errors.HasCode(err, errors.Unavailable) || ctx.Err() != nil:
 			return nil, err
 		default:
 			w.Log.Warn("a command is archived without its arguments", "execution", x.ID, "error", err)
 		}
 	}
-	return commands, w.archiver().Ready(ctx)
+	begun, err := w.archiver().Prepare(ctx, w.Store, w.time(), projects)
+	return &opened{commands, begun}, err
 }
 
 // sweepForkSnapshots removes the frozen disks below forks that all run by now.

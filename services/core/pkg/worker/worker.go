@@ -50,7 +50,8 @@ type Config struct {
 	KeepEvents       time.Duration
 	KeepUsage        time.Duration // 0: for ever
 	// KeepArchives is how long ended VMs, executions and tasks are kept in archives
-	// after they ended; 0: they are not archived.
+	// after they ended. They are not archived where it is not longer than they are kept
+	// before.
 	KeepArchives time.Duration
 	// MaxConcurrentSteps bounds how many VMs are stepped at once.
 	MaxConcurrentSteps int
@@ -82,6 +83,9 @@ func (c Config) withDefaults() Config {
 	set(&c.KeepTombstones, 7*24*time.Hour)
 	set(&c.KeepTasks, 7*24*time.Hour)
 	set(&c.KeepEvents, 7*24*time.Hour)
+	if c.KeepArchives <= max(c.KeepTombstones, c.KeepTasks) {
+		c.KeepArchives = 0
+	}
 	if c.MaxConcurrentSteps == 0 {
 		c.MaxConcurrentSteps = 64
 	}
@@ -128,31 +132,32 @@ type Worker struct {
 	halted   bool
 	removed  removed
 
-	offers   offers
-	machines machines
-	vms      live
-	turns    turns
-	restless restless
-	making   making
-	earlier  earlier
-	egress   keyed[domain.ID] // one change of a VM's egress at a time
-	fetches  keyed[domain.ID] // one fetch of a build or a snapshot at a time
-	steps    steps
-	retries  retries
-	tasks    underway
-	clock    *clock
-	rows     *rows
-	builds   builds
-	stored   stored
-	outputs  outputs
-	unstored unstored
-	moves    moves
-	layers   layers
-	pool     *pool
-	tools    toolshed
-	execs    executions
-	metrics  *metrics
-	endings  watch.Hub[domain.ID] // woken when an execution has ended
+	offers    offers
+	machines  machines
+	vms       live
+	turns     turns
+	restless  restless
+	making    making
+	earlier   earlier
+	egress    keyed[domain.ID] // one change of a VM's egress at a time
+	fetches   keyed[domain.ID] // one fetch of a build or a snapshot at a time
+	steps     steps
+	retries   retries
+	tasks     underway
+	clock     *clock
+	rows      *rows
+	builds    builds
+	stored    stored
+	outputs   outputs
+	archiving archiving
+	unstored  unstored
+	moves     moves
+	layers    layers
+	pool      *pool
+	tools     toolshed
+	execs     executions
+	metrics   *metrics
+	endings   watch.Hub[domain.ID] // woken when an execution has ended
 
 	stepSlots slots // of builds by steps
 }

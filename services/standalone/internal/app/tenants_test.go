@@ -464,7 +464,7 @@ func (c *tenant) settle(root *tenant) belongings {
 	volume := &domain.Volume{ID: domain.NewID(), ProjectID: c.project, Name: "a-volume", WorkerID: domain.ID(ok[wire.VM](c, ask{method: "GET", path: "/vms/" + vm.ID}).WorkerID), DiskBytes: 1 << 20, TokenSealed: []byte("of nobody"), CreatedAt: ended}
 	c.must(c.store.Update(c.ctx, func(tx storage.Tx) error {
 		return errors.Join(tx.Tasks().Insert(c.ctx, tools), tx.Volumes().Insert(c.ctx, volume),
-			archive.Archiver{Sealer: c.sealer, Worker: volume.WorkerID}.Add(c.ctx, tx, ended, archive.Records{Tasks: []*domain.Task{tools}}))
+			archive.Archiver{Sealer: c.sealer, Worker: volume.WorkerID}.Add(c.ctx, tx, ended, nil, archive.Records{Tasks: []*domain.Task{tools}}))
 	}))
 	made := ok[wire.TaskGroup](c, ask{method: "POST", path: "/task-groups", body: wire.CreateTaskGroup{Tasks: []wire.CreateTask{{
 		VM: &wire.CreateVM{Template: "a-template", Env: map[string]string{"TOKEN": envSecret}}, Command: wire.Command{Args: []string{"echo", outputSecret}},

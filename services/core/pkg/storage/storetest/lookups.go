@@ -225,7 +225,10 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 		Lookup{Name: "a group's states", Sorts: true, Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().CountGroup(ctx, p, id)) }},
 		Lookup{Name: "tasks after one", Sorts: true, Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().Waiting(ctx, p, id, 10)) }},
 		Lookup{Name: "tasks before one", Sorts: true, Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().After(ctx, p, id)) }},
-		Lookup{Name: "delete tasks", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().DeleteEnded(ctx, now, 10)) }},
+		Lookup{Name: "ended tasks", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Tasks().Ended(ctx, now, 10)) }},
+		Lookup{Name: "tasks go", Run: func(ctx context.Context, tx storage.Tx) error {
+			return do(tx.Tasks().Delete(ctx, &domain.Task{ID: id, ProjectID: p}, &domain.Task{ID: p, ProjectID: p}))
+		}},
 		Lookup{Name: "work of webhooks", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Webhooks().Work(ctx)) }},
 		Lookup{Name: "work of some webhooks", Run: func(ctx context.Context, tx storage.Tx) error {
 			_, newest, err := tx.Outbox().Bounds(ctx)

@@ -293,7 +293,10 @@ func (c *chronicle) do(tx storage.Tx) (what string, err error) {
 		t.State, t.EndedAt = domain.TaskSucceeded, ptr(c.tick())
 		return "end task", tx.Tasks().Update(c.ctx(), t)
 	}
-	_, err = tx.Tasks().DeleteEnded(c.ctx(), c.now, 2)
+	due, err := tx.Tasks().Ended(c.ctx(), c.now, 2)
+	if err == nil {
+		_, err = tx.Tasks().Delete(c.ctx(), due...)
+	}
 	return "sweep tasks", err
 }
 

@@ -73,15 +73,20 @@ func tasks(e *env) {
 		})
 	}
 	e.update(func(tx storage.Tx) error {
-		gone, err := tx.Tasks().DeleteEnded(e.ctx(), task.EndedAt.Add(time.Microsecond), 10)
-		if len(gone) == 1 {
-			want := *task
-			want.SpecSealed = nil
-			same(e, "the deleted task", gone[0], &want)
-		} else {
-			e.Errorf("%d ended tasks deleted", len(gone))
+		want := *task
+		want.SpecSealed = nil
+		due, err := tx.Tasks().Ended(e.ctx(), task.EndedAt.Add(time.Microsecond), 10)
+		if err != nil {
+			return err
 		}
-		return err
+		same(e, "what ended", due, []*domain.Task{&want})
+		none, err := tx.Tasks().Ended(e.ctx(), *task.EndedAt, 10)
+		same(e, "what ended before", len(none), 0)
+		gone, derr := tx.Tasks().Delete(e.ctx(), append(due, later)...)
+		same(e, "the deleted tasks", gone, due)
+		again, aerr := tx.Tasks().Delete(e.ctx(), due...)
+		same(e, "deleted once more", len(again), 0)
+		return errors.Join(err, derr, aerr)
 	})
 	same(e, "left", list(storage.TaskFilter{}), []domain.ID{sooner.ID, later.ID})
 }
@@ -185,7 +190,11 @@ func runs(e *env) {
 	}
 	purge := func() {
 		e.update(func(tx storage.Tx) error {
-			_, err := tx.Tasks().DeleteEnded(e.ctx(), e.now.Add(time.Hour), 10)
+			due, err := tx.Tasks().Ended(e.ctx(), e.now.Add(time.Hour), 10)
+			if err != nil {
+				return err
+			}
+			_, err = tx.Tasks().Delete(e.ctx(), due...)
 			return err
 		})
 	}

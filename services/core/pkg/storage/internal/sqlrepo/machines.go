@@ -2,7 +2,6 @@ package sqlrepo
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -117,10 +116,10 @@ func (r machines) Pooled(ctx context.Context, keys ...storage.PoolKey) ([]domain
 	}
 	var each []string
 	var args []any
-	for i, k := range keys {
+	for _, k := range keys {
 		of := poolArgs(k)
-		each = append(each, fmt.Sprintf("SELECT worker_id FROM (SELECT worker_id FROM machines WHERE %s LIMIT 1) AS pool%d", ofKind, i))
-		args = append(args, of[:len(of)-1]...)
+		each = append(each, "SELECT CAST(? AS TEXT) WHERE EXISTS (SELECT 1 FROM machines WHERE "+ofKind+")")
+		args = append(append(args, of[0]), of[:len(of)-1]...)
 	}
 	var workers []domain.ID
 	err := r.s.Query(ctx, func(row Row) error {

@@ -24,6 +24,10 @@ const (
 // taskListSelect leaves out what can be large.
 var taskListSelect = strings.NewReplacer("spec_sealed", "NULL", " result,", " CASE WHEN spec_sealed IS NULL THEN result ELSE '' END,").Replace(taskSelect)
 
+// taskUnawaited is what holds of a task that no other waits for.
+const taskUnawaited = `NOT EXISTS (SELECT 1 FROM task_after a JOIN tasks o ON o.id = a.task_id AND o.project_id = a.project_id
+	WHERE a.after_id = tasks.id AND a.project_id = tasks.project_id AND o.ended_at IS NULL)`
+
 // taskGone is what is told of a task that is deleted.
 var taskGone = strings.NewReplacer("spec_sealed", "NULL",
 	" result,", fmt.Sprintf(" CASE WHEN length(result) > %d THEN '' ELSE result END,", domain.MaxArchivedResult)).Replace(taskColumns)
@@ -217,10 +221,22 @@ func (r tasks) CountGroup(ctx context.Context, project, group domain.ID) (map[do
 	return counts, err
 }
 
-func (r tasks) DeleteEnded(ctx context.Context, before time.Time, limit int) ([]*domain.Task, error) {
-	return queryAll(ctx, r.s, scanTask, `DELETE FROM tasks WHERE (id, project_id) IN (
-		SELECT id, project_id FROM tasks t WHERE ended_at IS NOT NULL AND ended_at < ? AND NOT EXISTS (
-			SELECT 1 FROM task_after a JOIN tasks o ON o.id = a.task_id AND o.project_id = a.project_id
-			WHERE a.after_id = t.id AND a.project_id = t.project_id AND o.ended_at IS NULL)
-		ORDER BY ended_at LIMIT ?) RETURNING `+taskGone, micros(before), clampLimit(limit))
+func (r tasks) Ended(ctx context.Context, before time.Time, limit int) ([]*domain.Task, error) {
+	return queryAll(ctx, r.s, scanTask, "SELECT "+taskGone+" FROM tasks WHERE ended_at IS NOT NULL AND ended_at < ? AND "+taskUnawaited+" ORDER BY ended_at LIMIT ?",
+		micros(before), clampLimit(limit))
+}
+
+func (r tasks) Delete(ctx context.Context, these ...*domain.Task) ([]*domain.Task, error) {
+	if len(these) == 0 {
+		return nil, nil
+	}
+	if len(these) > storage.MaxPage {
+		return nil, errors.New(errors.InvalidArgument, "%d tasks are to go at once", len(these))
+	}
+	which, args := make([]string, len(these)), make([]any, 0, 2*len(these))
+	for i, t := range these {
+		which[i] = "(?, ?)"
+		args = append(args, string(t.ID), string(t.ProjectID))
+	}
+	return queryAll(ctx, r.s, scanTask, "DELETE FROM tasks WHERE (id, project_id) IN (VALUES "+strings.Join(which, ", ")+") AND ended_at IS NOT NULL AND "+taskUnawaited+" RETURNING "+taskGone, args...)
 }
