@@ -7,6 +7,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/services/core/pkg/client"
 )
 
 // A worker whose host is lost is removed by who says so: what it had ends, with the
@@ -35,6 +36,10 @@ func TestALostWorkerIsRemoved(t *testing.T) {
 	x, err := c.StartExecution(ctx, vm.ID, start("echo begun; sleep 1000"))
 	must(t, err)
 	f.says(c, vm.ID, "echo there", "there\n")
+	// Rows are written a moment after what they tell: what is listed is on record.
+	if on, err := client.Collect(c.Executions(ctx, vm.ID, client.ExecutionFilter{})); err != nil || len(on) != 2 {
+		t.Fatalf("%+v, %v", on, err)
+	}
 
 	rm := func(want string, args ...string) {
 		t.Helper()
