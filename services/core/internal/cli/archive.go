@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -120,12 +121,8 @@ func (f archiveFilter) copyTo(ctx context.Context, c *client.Client, id string, 
 }
 
 func (f archiveFilter) wants(r api.ArchivedRecord) bool {
-	of := len(f.kinds) == 0
-	for _, kind := range f.kinds {
-		of = of || kind == r.Kind
-	}
 	switch {
-	case !of:
+	case len(f.kinds) > 0 && !slices.Contains(f.kinds, r.Kind):
 		return false
 	case f.vm == "":
 		return true

@@ -87,9 +87,10 @@ func (a Archiver) Prepare(ctx context.Context, store storage.Store, now time.Tim
 		if b.lines, err = a.unpacked(ctx, b.archive); err != nil {
 			return nil, err
 		}
-		all[project] = b
 		if b.lines == nil {
 			delete(all, project)
+		} else {
+			all[project] = b
 		}
 	}
 	return all, nil

@@ -152,23 +152,17 @@ func (w *Worker) dropTasks(ctx context.Context, before time.Time) (int, error) {
 	}); err != nil || len(due) == 0 {
 		return 0, err
 	}
-	projects := map[domain.ID]bool{}
-	for i, t := range due {
-		if !projects[t.ProjectID] && len(projects) == archive.MaxProjects {
-			due = due[:i] // the next turn goes on with it
-			break
-		}
-		projects[t.ProjectID] = true
-	}
 	var begun archive.Begun
-	var err error
 	if w.config.KeepArchives > 0 {
-		if begun, err = w.archiver().Prepare(ctx, w.Store, w.time(), projects); err != nil {
+		few := projects{}
+		due = slices.DeleteFunc(due, func(t *domain.Task) bool { return !few.fit(t.ProjectID) })
+		var err error
+		if begun, err = w.archiver().Prepare(ctx, w.Store, w.time(), few); err != nil {
 			return 0, err
 		}
 	}
 	var gone []*domain.Task
-	err = w.Store.Update(ctx, func(tx storage.Tx) (err error) {
+	err := w.Store.Update(ctx, func(tx storage.Tx) (err error) {
 		if gone, err = tx.Tasks().Delete(ctx, due...); err != nil || w.config.KeepArchives == 0 {
 			return err
 		}
@@ -369,28 +363,33 @@ type opened struct {
 // maxOpened bounds the commands that one turn archives, encrypted.
 const maxOpened = 4 << 20
 
-// bounded is as many of what is to go as one turn archives, and the projects that it is of.
-func (e remains) bounded() (remains, map[domain.ID]bool) {
-	projects, known, left := map[domain.ID]bool{}, map[executionKey]domain.Command{}, maxOpened
-	fits := func(project domain.ID) bool {
-		if !projects[project] && len(projects) == archive.MaxProjects {
-			return false
-		}
-		projects[project] = true
-		return true
+// projects are those that one turn archives of; others wait for the next.
+type projects map[domain.ID]bool
+
+// fit reports whether a project is one of them, or can be.
+func (p projects) fit(project domain.ID) bool {
+	if !p[project] && len(p) == archive.MaxProjects {
+		return false
 	}
+	p[project] = true
+	return true
+}
+
+// bounded is as many of what is to go as one turn archives, and the projects that it is of.
+func (e remains) bounded() (remains, projects) {
+	few, known, left := projects{}, map[executionKey]domain.Command{}, maxOpened
 	for _, x := range e.executions {
 		if len(known) > 0 && len(x.CommandSealed) > left {
 			break
 		}
-		if fits(x.ProjectID) {
+		if few.fit(x.ProjectID) {
 			left -= len(x.CommandSealed)
 			known[keyOf(x)] = domain.Command{}
 		}
 	}
 	e = e.among(known)
-	e.vms = slices.DeleteFunc(e.vms, func(vm *domain.VM) bool { return !fits(vm.ProjectID) })
-	return e, projects
+	e.vms = slices.DeleteFunc(e.vms, func(vm *domain.VM) bool { return !few.fit(vm.ProjectID) })
+	return e, few
 }
 
 // among leaves out executions that are not known, and VMs that have such.
@@ -416,7 +415,7 @@ func (w *Worker) openEnded(ctx context.Context, find func(storage.Tx) (remains, 
 	}); err != nil || len(found.executions) == 0 && len(found.vms) == 0 {
 		return nil, err
 	}
-	found, projects := found.bounded()
+	found, few := found.bounded()
 	commands := make(map[executionKey]domain.Command, len(found.executions))
 	for _, x := range found.executions {
 		commands[keyOf(x)] = domain.Command{}
@@ -433,7 +432,7 @@ func (w *Worker) openEnded(ctx context.Context, find func(storage.Tx) (remains, 
 			w.Log.Warn("a command is archived without its arguments", "execution", x.ID, "error", err)
 		}
 	}
-	begun, err := w.archiver().Prepare(ctx, w.Store, w.time(), projects)
+	begun, err := w.archiver().Prepare(ctx, w.Store, w.time(), few)
 	return &opened{commands, begun}, err
 }
 
