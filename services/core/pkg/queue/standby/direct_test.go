@@ -29,6 +29,11 @@ func (q straight) Enqueue(ctx context.Context, args queue.Args, o queue.Options)
 	return q.Queue.Enqueue(ctx, args, o)
 }
 
+// Places implements queuetest.Places: jobs of both queues run beside each other.
+func (straight) Places(workers int) int { return 2 * workers }
+
+var _ queuetest.Places = straight{}
+
 func TestDirectQueue(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
