@@ -447,7 +447,7 @@ func TestWarmUp(t *testing.T) {
 	m := newMachine(t)
 	c := guest.New(m.dial, guest.Options{})
 	t.Cleanup(c.Close)
-	if err := c.WarmUp(t.Context()); err != nil {
+	if err := c.WarmUp(t.Context(), guest.Config{}); err != nil {
 		t.Fatal(err)
 	}
 	h := newHost(t, m.dial, newJournals(t), domain.NewID())
@@ -462,7 +462,7 @@ func TestWarmUp(t *testing.T) {
 	default:
 	}
 	m.kill()
-	if err := c.WarmUp(t.Context()); err == nil {
+	if err := c.WarmUp(t.Context(), guest.Config{}); err == nil {
 		t.Error("a machine that is gone was warmed up")
 	}
 }

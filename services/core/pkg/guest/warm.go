@@ -11,10 +11,11 @@ import (
 
 // WarmUp has the agent do once what it will be asked to do for its first
 // command, so that the kernel has mapped what it needs and the connection is
-// there: that command then takes as long as any later one. It leaves nothing
-// behind. That no program could be run is no error.
-func (c *Client) WarmUp(ctx context.Context) error {
-	if err := c.Configure(ctx, Config{}); err != nil {
+// there: that command then takes as long as any later one. The agent is told
+// cfg before, which stays; nothing else is left behind. That no program could be
+// run is no error.
+func (c *Client) WarmUp(ctx context.Context, cfg Config) error {
+	if err := c.Configure(ctx, cfg); err != nil {
 		return err
 	}
 	_, err := bounded(ctx, c.o.CallTimeout, "warming up", func(ctx context.Context) (struct{}, error) {

@@ -211,11 +211,17 @@ func (s *Service) WaitVM(ctx context.Context, by vmm.Caller, id domain.ID) (*dom
 	defer sub.Done()
 	fleet := s.looked.Subscribe(struct{}{})
 	defer fleet.Done()
+	var vm *domain.VM
 	for {
 		changed, looked := sub.Changed(), fleet.Changed()
-		vm, err := s.GetVM(ctx, by, id)
-		if err != nil {
-			return nil, err
+		// What was asked for before is in the row that is read first, and so in any newer one.
+		if now, _ := s.hereLive(id); vm != nil && now != nil && now.Revision > vm.Revision {
+			vm = now
+		} else {
+			var err error
+			if vm, err = s.GetVM(ctx, by, id); err != nil {
+				return nil, err
+			}
 		}
 		if lifecycle.Converged(vm.Desired, vm.Observed) {
 			if vm.Observed == domain.Failed && vm.Desired != domain.WantDeleted {

@@ -203,7 +203,8 @@ type (
 		Resize(ctx context.Context, id string, r domain.Resources) error
 	}
 	// Renamer sets the hostname of a running machine, for machines made before
-	// it was known whose they are ("rename").
+	// it was known whose they are ("rename"). The name that a machine was made with, or
+	// was given last, changes nothing: what the guest has made of it stays.
 	Renamer interface {
 		SetHostname(ctx context.Context, id, hostname string) error
 	}

@@ -79,7 +79,7 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 	if !trace.unclaimed { // else nothing may run there before its row says whose it is
 		next.Observed = domain.Running
 	}
-	l := &liveVM{id: vm.ID, machine: vm.MachineID, epoch: epoch, client: client}
+	l := &liveVM{id: vm.ID, machine: vm.MachineID, epoch: epoch, client: client, named: trace.named}
 	l.vm.Store(&next)
 	if trace.kind == startResume {
 		l.lastUsed.Store(w.Now().UnixNano()) // who had it resumed is about to use it
@@ -119,13 +119,17 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 		stored, row.StoredID = row.StoredID, "" // from here on its disk is the machine's
 		row.DeadlineAck = row.DeadlineGen       // its alarm is set below
 		if trace.unclaimed {
-			return claim(ctx, tx, row, vm)
+			return errors.Join(claim(ctx, tx, row, vm), l.named.soFar())
 		}
 		if err := w.recordInherited(ctx, tx, inherited); err != nil {
 			return err
 		}
 		return tx.Machines().Began(ctx, row.MachineID, trace.handle, row.Epoch)
 	})
+	if err == nil {
+		// It runs; until it has its name nobody talks to it. Who takes it up again names it.
+		err = l.named.get()
+	}
 	if err != nil {
 		w.vms.forget(vm.ID)
 		l.session.Close()
@@ -153,12 +157,12 @@ func (w *Worker) greet(ctx context.Context, vm *domain.VM, driver vmm.Driver, cl
 		}
 		trace.phase("handshake")
 	}
-	renamed := w.rename(ctx, vm, driver)
+	named := w.rename(ctx, vm, driver)
 	var err error
 	if !trace.configured {
 		err = w.configure(ctx, vm, client)
 	}
-	err = errors.Join(err, <-renamed)
+	err = errors.Join(err, named.get())
 	trace.phase("configure")
 	return err
 }
@@ -196,27 +200,72 @@ func (w *Worker) imageConfig(ctx context.Context, build domain.ID) (cfg guest.Co
 	case err != nil:
 		return cfg, err
 	}
-	cfg.Env, cfg.DefaultWorkdir = maps.Clone(b.Env), b.WorkDir
+	cfg.Env, cfg.DefaultWorkdir, cfg.DefaultUser = maps.Clone(b.Env), b.WorkDir, b.DefaultUser
 	return cfg, nil
 }
 
-// plain reports whether vm asks for nothing that its agent has to be told.
-func plain(vm *domain.VM) bool {
-	return len(vm.EnvSealed) == 0 && len(vm.Spec.Secrets) == 0 && vm.Spec.DefaultUser == "" && len(vm.Spec.Tools) == 0
+// plain reports whether vm asks for nothing that an agent has to be told which knows
+// what its image sets.
+func plain(vm *domain.VM, b *domain.Build) bool {
+	return len(vm.EnvSealed) == 0 && len(vm.Spec.Secrets) == 0 && vm.Spec.DefaultUser == b.DefaultUser && len(vm.Spec.Tools) == 0
 }
 
 // rename gives a machine its VM's hostname, beside the caller: one from the
 // pool was made under another name, and so was one whose claim a crash
 // interrupted.
-func (w *Worker) rename(ctx context.Context, vm *domain.VM, driver vmm.Driver) <-chan error {
-	done := make(chan error, 1)
+func (w *Worker) rename(ctx context.Context, vm *domain.VM, driver vmm.Driver) *outcome {
 	r, ok := driver.(vmm.Renamer)
-	if !ok || !fresh(vm) || vm.Epoch > 0 {
-		done <- nil
-		return done
+	if !ok || epochOf(vm) != 1 {
+		return nil
 	}
-	w.wg.Go(func() { done <- r.SetHostname(ctx, string(vm.MachineID), vm.Spec.Hostname) })
-	return done
+	named := &outcome{done: make(chan struct{})}
+	w.wg.Go(func() {
+		defer close(named.done)
+		named.err = r.SetHostname(ctx, string(vm.MachineID), vm.Spec.Hostname)
+	})
+	return named
+}
+
+// outcome is what becomes of something that goes on beside others; of nil, nothing
+// does.
+type outcome struct {
+	done chan struct{} // closed when err says how it ended
+	err  error
+}
+
+// get waits for the end.
+func (o *outcome) get() error {
+	if o == nil {
+		return nil
+	}
+	<-o.done
+	return o.err
+}
+
+// soFar is an error if it has failed already.
+func (o *outcome) soFar() error {
+	if o == nil {
+		return nil
+	}
+	select {
+	case <-o.done:
+		return o.err
+	default:
+		return nil
+	}
+}
+
+// wait is get for as long as somebody waits.
+func (o *outcome) wait(ctx context.Context) error {
+	if o == nil {
+		return nil
+	}
+	select {
+	case <-o.done:
+		return o.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // attachFailed decides what becomes of a machine that runs but cannot be

@@ -126,9 +126,9 @@ func (e *executions) drop(id domain.ID) {
 
 // StartExecution implements service.Node.
 func (w *Worker) StartExecution(ctx context.Context, vm *domain.VM, req vmm.StartExecution) (*domain.Execution, error) {
-	l := w.vms.find(vm.ID)
-	if l == nil {
-		return nil, errors.New(errors.Unavailable, "the VM cannot be talked to at the moment").WithHint("try again")
+	l, err := w.vms.reach(ctx, vm.ID)
+	if err != nil {
+		return nil, err
 	}
 	now, begun := w.time(), time.Now()
 	row := domain.Execution{

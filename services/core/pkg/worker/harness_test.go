@@ -144,7 +144,13 @@ func newBed(t *testing.T, options ...func(*worker.Config)) *bed {
 // template builds a template of a directory.
 func (b *bed) template(name, dir string) {
 	b.t.Helper()
-	task, err := b.BuildTemplate(b.ctx, b.by, vmm.BuildTemplate{Name: name, Source: domain.TemplateSource{Dir: dir}, Env: map[string]string{"BOTH": "template"}})
+	b.built(vmm.BuildTemplate{Name: name, Source: domain.TemplateSource{Dir: dir}, Env: map[string]string{"BOTH": "template"}})
+}
+
+// built builds a template.
+func (b *bed) built(req vmm.BuildTemplate) {
+	b.t.Helper()
+	task, err := b.BuildTemplate(b.ctx, b.by, req)
 	must(b.t, err)
 	if task, err = b.WaitTask(b.ctx, b.by, task.ID); err != nil || task.State != domain.TaskSucceeded {
 		b.t.Fatalf("template: %+v, %v", task, err)

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/guest"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
@@ -24,6 +25,7 @@ type liveVM struct {
 	epoch   int64 // of its session; the row may get it later
 	client  *guest.Client
 	session *guest.Session
+	named   *outcome // what gives the machine its name: nobody talks to it before
 
 	vm        atomic.Pointer[domain.VM] // as last written; never changed in place
 	phases    atomic.Pointer[[]vmm.Phase]
@@ -58,6 +60,19 @@ func (l *liveVM) metered(now vmm.Usage) (before vmm.Usage, since time.Time) {
 	before, since = l.meter, l.metAt
 	l.meter, l.metAt = now, now.At
 	return before, since
+}
+
+// reach finds a VM that can be talked to, once its machine has its name. Returns
+// Unavailable.
+func (v *live) reach(ctx context.Context, id domain.ID) (*liveVM, error) {
+	l := v.find(id)
+	if l != nil && l.named.wait(ctx) == nil {
+		return l, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return nil, errors.New(errors.Unavailable, "the VM cannot be talked to at the moment").WithHint("try again")
 }
 
 func (v *live) find(id domain.ID) *liveVM {

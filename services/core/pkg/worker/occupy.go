@@ -16,7 +16,7 @@ func (w *Worker) occupy(ctx context.Context, vm *domain.VM, driver vmm.Driver, m
 	trace.phase("claim")
 	w.machines.set(m.id, vm.Spec.Driver, lifecycle.MachineRunning)
 	client := m.client
-	trace.greeted, trace.configured = client != nil, m.told && plain(vm)
+	trace.greeted, trace.configured = client != nil, m.told && w.plainly(ctx, vm)
 	if client == nil {
 		client = w.client(driver, vm.MachineID)
 	}
@@ -39,28 +39,37 @@ func (w *Worker) occupy(ctx context.Context, vm *domain.VM, driver vmm.Driver, m
 	return w.takeOver(ctx, vm, client, inherited, trace)
 }
 
+// plainly reports whether vm asks for nothing but what its image sets.
+func (w *Worker) plainly(ctx context.Context, vm *domain.VM) bool {
+	b, err := w.buildOf(ctx, vm.Spec.BuildID)
+	return err == nil && plain(vm, b)
+}
+
 // serves reports whether a machine of the pool needs nothing but a name to be vm's.
 // Nothing of vm is in it before vm's row says that it runs there: where that row is
 // not written it is the pool's as before, and it is found there by the next worker.
 func (w *Worker) serves(ctx context.Context, m *warm, vm *domain.VM) bool {
-	if m.client == nil || !m.told || len(m.runs) > 0 || !plain(vm) || vm.EgressGen != 0 || vm.Epoch > 0 {
+	if m.client == nil || !m.told || len(m.runs) > 0 || vm.EgressGen != 0 || vm.Epoch > 0 {
 		return false
 	}
 	b, err := w.buildOf(ctx, vm.Spec.BuildID)
-	return err == nil && b.Warm.Start == "" // else a command runs before
+	return err == nil && plain(vm, b) && b.Warm.Start == "" // else a command runs before
 }
 
 // occupyAtOnce has vm run in a machine that serves it, by one transaction: that it runs,
-// and where, is written with whose the machine is. After an error the machine is given back.
+// and where, is written with whose the machine is. It gets its name beside that. After an
+// error the machine is given back, unless vm runs there.
 func (w *Worker) occupyAtOnce(ctx context.Context, vm *domain.VM, driver vmm.Driver, m *warm, trace *trace) error {
-	trace.greeted, trace.configured, trace.unclaimed = true, true, true
+	trace.unclaimed = true
 	next := *vm
 	next.MachineID, next.Observed = m.id, domain.Creating
 	trace.phase("claim")
-	err := w.greet(ctx, &next, driver, m.client, trace)
-	if err == nil {
-		err = w.takeOver(ctx, &next, m.client, nil, trace)
-	}
+	w.watchExit(&next, m.id, driver)
+	limited, cancel := context.WithTimeout(ctx, w.config.ReadyTimeout)
+	defer cancel()
+	trace.named = w.rename(limited, &next, driver)
+	err := w.takeOver(ctx, &next, m.client, nil, trace)
+	_ = trace.named.get() // nothing of vm is done in a machine that is given back
 	if err != nil {
 		w.pool.giveBack(m)
 	}

@@ -226,7 +226,13 @@ func (p *pool) greet(ctx context.Context, driver vmm.Driver, id domain.ID) (*gue
 func (p *pool) prepare(ctx context.Context, driver vmm.Driver, id domain.ID, client *guest.Client, key storage.PoolKey) error {
 	ctx, cancel := context.WithTimeout(ctx, p.w.config.ReadyTimeout)
 	defer cancel()
-	if err := client.WarmUp(ctx); err != nil {
+	cfg, err := p.w.imageConfig(ctx, key.BuildID)
+	if err != nil {
+		return err
+	}
+	// As the VM's commands will be run, and not as others: what is emulated is slow the
+	// first time.
+	if err := client.WarmUp(ctx, cfg); err != nil {
 		return err
 	}
 	// A claim names it. Its own kernel is faster at it the second time.
@@ -237,11 +243,7 @@ func (p *pool) prepare(ctx context.Context, driver vmm.Driver, id domain.ID, cli
 			}
 		}
 	}
-	cfg, err := p.w.imageConfig(ctx, key.BuildID)
-	if err != nil {
-		return err
-	}
-	return client.Configure(ctx, cfg)
+	return nil
 }
 
 // shelve puts an expected machine on its shelf. A VM may have claimed it by

@@ -1,6 +1,7 @@
 package worker_test
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"testing"
@@ -169,7 +170,7 @@ func TestAPooledMachineThatIsOfNoUseCostsNothingButTime(t *testing.T) {
 	b.ready(1)
 	// One that fails its VM is, too, and the VM gets another one.
 	b.node.FailNext(fake.OpRename, errors.New(errors.Internal, "broken"))
-	vm := b.running(vmm.CreateVM{})
+	vm := b.running(vmm.CreateVM{Env: map[string]string{"MINE": "own"}})
 	if phases := b.phases(vm.ID); !slices.Contains(phases, "create") {
 		t.Errorf("phases %v", phases)
 	}
@@ -177,6 +178,74 @@ func TestAPooledMachineThatIsOfNoUseCostsNothingButTime(t *testing.T) {
 		t.Errorf("%q", out)
 	}
 	b.ready(1)
+}
+
+// A VM that asks for nothing but what its template sets is written to run at once, and
+// gets its name meanwhile. Nobody talks to it before.
+func TestAVMIsNamedBesideItsTransaction(t *testing.T) {
+	t.Parallel()
+	b := newPoolBed(t, 1, 1)
+	b.built(vmm.BuildTemplate{Name: "users", Source: domain.TemplateSource{Dir: "/"}, User: "root"})
+	req := vmm.CreateVM{Template: "users", Hostname: "mine"}
+	b.running(req)
+	b.ready(1)
+	_, release := b.node.StopNext(fake.OpRename)
+	defer release()
+	vm := b.running(req)
+	b.fromPool(vm)
+	if vm.Revision != 2 {
+		t.Errorf("its row was written %d times", vm.Revision)
+	}
+	hostname := func() string { return b.node.Hostname(string(vm.MachineID)) }
+	if got := hostname(); got == "mine" {
+		t.Fatal("it has its name already")
+	}
+	soon, cancel := context.WithTimeout(b.ctx, 50*time.Millisecond)
+	defer cancel()
+	nothing := vmm.StartExecution{Command: domain.Command{Args: []string{"true"}}}
+	if _, err := b.StartExecution(soon, b.by, vm.ID, nothing); !errors.HasCode(err, errors.DeadlineExceeded) {
+		t.Errorf("a command before it has its name: %v", err)
+	}
+	release()
+	if _, x := b.sh(vm.ID, "true"); x.ExitCode == nil || *x.ExitCode != 0 || hostname() != "mine" {
+		t.Errorf("%+v in a machine named %q", x, hostname())
+	}
+	b.ready(1)
+}
+
+// A VM that runs, and whose machine did not get its name, gets it by a later try or
+// another process.
+func TestANameThatFailsIsGivenLater(t *testing.T) {
+	t.Parallel()
+	for name, goOn := range map[string]func(b *bed, release func()){
+		"it fails":      func(_ *bed, release func()) { release() },
+		"a worker dies": func(b *bed, _ func()) { b.crash(); b.up() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newPoolBed(t, 1, 1)
+			b.running(vmm.CreateVM{})
+			b.ready(1)
+			reached, release := b.node.FailLater(fake.OpRename, errors.New(errors.Internal, "broken"))
+			defer release()
+			vm := b.running(vmm.CreateVM{Hostname: "mine"})
+			<-reached
+			goOn(b, release)
+			for b.node.Hostname(string(vm.MachineID)) != "mine" {
+				if b.ctx.Err() != nil {
+					t.Fatal("it has no name")
+				}
+				time.Sleep(time.Millisecond) // nothing is told of it
+			}
+			b.stepped(vm.ID)
+			if out, _ := b.sh(vm.ID, "echo works"); out != "works\n" {
+				t.Errorf("%q", out)
+			}
+			if now, err := b.GetVM(b.ctx, b.by, vm.ID); err != nil || now.MachineID != vm.MachineID || now.Epoch != 1 {
+				t.Errorf("%+v, %v", now, err)
+			}
+		})
+	}
 }
 
 func TestAForkIsNeverFromThePool(t *testing.T) {

@@ -108,10 +108,10 @@ func (w *Worker) sweepUnmade(ctx context.Context) error {
 }
 
 // Files implements service.Node.
-func (w *Worker) Files(_ context.Context, vm *domain.VM) (service.GuestFiles, error) {
-	l := w.vms.find(vm.ID)
-	if l == nil {
-		return nil, errors.New(errors.Unavailable, "the VM cannot be talked to at the moment").WithHint("try again")
+func (w *Worker) Files(ctx context.Context, vm *domain.VM) (service.GuestFiles, error) {
+	l, err := w.vms.reach(ctx, vm.ID)
+	if err != nil {
+		return nil, err
 	}
 	l.lastUsed.Store(w.Now().UnixNano())
 	return usedFiles{w, l, l.client}, nil
@@ -119,9 +119,9 @@ func (w *Worker) Files(_ context.Context, vm *domain.VM) (service.GuestFiles, er
 
 // Dial implements service.Node.
 func (w *Worker) Dial(ctx context.Context, vm *domain.VM, port uint16) (net.Conn, error) {
-	l := w.vms.find(vm.ID)
-	if l == nil {
-		return nil, errors.New(errors.Unavailable, "the VM cannot be talked to at the moment").WithHint("try again")
+	l, err := w.vms.reach(ctx, vm.ID)
+	if err != nil {
+		return nil, err
 	}
 	d, err := w.driver(vm.Spec.Driver)
 	if err != nil {

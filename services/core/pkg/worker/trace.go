@@ -25,6 +25,8 @@ type trace struct {
 	configured bool
 	// unclaimed: the machine is the pool's by its row, until the VM's says that it runs.
 	unclaimed bool
+	// named: it gets its VM's name meanwhile.
+	named *outcome
 }
 
 // startKind is how a VM came to run.

@@ -13,7 +13,8 @@ import (
 )
 
 // SetHostname renames a running machine: its kernel's name for itself and its
-// /etc. See [vmm.Renamer]. Returns InvalidArgument, NotFound, Conflict.
+// /etc. What the machine was named by us last needs nothing. See [vmm.Renamer]. Returns
+// InvalidArgument, NotFound, Conflict.
 func (d *Driver) SetHostname(ctx context.Context, id, hostname string) error {
 	if !hostnameForm.MatchString(hostname) {
 		return errors.New(errors.InvalidArgument, "this is not a hostname").WithField("hostname")
@@ -25,6 +26,9 @@ func (d *Driver) SetHostname(ctx context.Context, id, hostname string) error {
 	defer done()
 	c, err := d.running(ctx, id)
 	if err != nil {
+		return err
+	}
+	if now, err := d.hostname(id, c.Config.Hostname); err != nil || now == hostname {
 		return err
 	}
 	if err := d.renameKernel(ctx, id, c, hostname); err != nil {

@@ -67,9 +67,12 @@ func (n *Node) HangNext(op Op) (release func()) {
 }
 
 // StopNext is HangNext that tells when the call waits.
-func (n *Node) StopNext(op Op) (reached <-chan struct{}, release func()) {
+func (n *Node) StopNext(op Op) (reached <-chan struct{}, release func()) { return n.FailLater(op, nil) }
+
+// FailLater is StopNext for a call that fails with err when it is released.
+func (n *Node) FailLater(op Op, err error) (reached <-chan struct{}, release func()) {
 	let, there := make(chan struct{}), make(chan struct{})
-	n.add(op, fault{release: let, reached: there})
+	n.add(op, fault{release: let, reached: there, err: err})
 	return there, sync.OnceFunc(func() { close(let) })
 }
 

@@ -96,6 +96,14 @@ func testHostname(t *testing.T, b *bed) {
 	if got := x.sh(t, "cat /proc/sys/kernel/hostname"); got != "another-name" {
 		t.Errorf("renamed: %q", got)
 	}
+	// The same name again leaves the guest its own.
+	x.run(t, asRoot(shell("echo guests > /proc/sys/kernel/hostname || hostname guests")))
+	if err := r.SetHostname(timeout(t), x.id, "another-name"); err != nil {
+		t.Fatal(err)
+	}
+	if got := x.sh(t, "cat /proc/sys/kernel/hostname"); got != "guests" {
+		t.Errorf("named as before: %q", got)
+	}
 }
 
 func (b *bed) pid(t *testing.T, id string) int {
