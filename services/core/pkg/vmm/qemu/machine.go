@@ -210,6 +210,10 @@ func (e *Engine) commandLine(h *host, g microvm.Guest) string {
 	if h.accelerator == TCG {
 		words = append(words,
 			"mitigations=off", // there is no speculation in software
+			// Code is translated for the address that it is run at: programs that are
+			// laid out anew each time are translated each time. Guests may have it back, by
+			// kernel.randomize_va_space (sysctl(8)).
+			"norandmaps",
 			"initcall_blacklist="+unneeded,
 		)
 		if rate := e.tsc(); rate != 0 {
