@@ -450,6 +450,12 @@ func TestWarmUp(t *testing.T) {
 	if err := c.WarmUp(t.Context(), guest.Config{}); err != nil {
 		t.Fatal(err)
 	}
+	if err := c.WarmUp(t.Context(), guest.Config{DefaultUser: "nobody-by-this-name"}); err != nil {
+		t.Errorf("a user whom the machine does not know: %v", err)
+	}
+	if err := c.Configure(t.Context(), guest.Config{}); err != nil {
+		t.Fatal(err)
+	}
 	h := newHost(t, m.dial, newJournals(t), domain.NewID())
 	id := h.start(t, sh("true"))
 	h.output(t, id)

@@ -70,8 +70,8 @@ func (c *Client) warmUp(ctx context.Context, id string, open func(context.Contex
 	}}}) // Receive tells why it cannot be sent
 	for range maxWarmUp {
 		m, err := str.Receive()
-		if wireCode(err) == connect.CodeInvalidArgument {
-			return nil // there is no such program
+		if code := wireCode(err); code == connect.CodeInvalidArgument || code == connect.CodeUnauthenticated {
+			return nil // there is no such program, or user
 		}
 		if err != nil || m.GetEnd() != nil {
 			return err

@@ -76,6 +76,7 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 	// row finds the session there.
 	next := *vm
 	next.Epoch = epoch
+	next.Revision = 0     // it is not what was written: who waits for that is not to take it for it
 	if !trace.unclaimed { // else nothing may run there before its row says whose it is
 		next.Observed = domain.Running
 	}
@@ -127,6 +128,7 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 		return tx.Machines().Began(ctx, row.MachineID, trace.handle, row.Epoch)
 	})
 	if err == nil {
+		w.setAlarm(row)
 		// It runs; until it has its name nobody talks to it. Who takes it up again names it.
 		err = l.named.get()
 	}
@@ -136,7 +138,6 @@ func (w *Worker) takeOver(ctx context.Context, vm *domain.VM, client *guest.Clie
 		client.Close()
 		return err
 	}
-	w.setAlarm(row)
 	w.metrics.started(vm.Spec.Driver, trace)
 	trace.spans(ctx)
 	if fresh {
@@ -211,11 +212,10 @@ func plain(vm *domain.VM, b *domain.Build) bool {
 }
 
 // rename gives a machine its VM's hostname, beside the caller: one from the
-// pool was made under another name, and so was one whose claim a crash
-// interrupted.
+// pool was made under another name, and may have been stopped before it got this one.
 func (w *Worker) rename(ctx context.Context, vm *domain.VM, driver vmm.Driver) *outcome {
 	r, ok := driver.(vmm.Renamer)
-	if !ok || epochOf(vm) != 1 {
+	if !ok {
 		return nil
 	}
 	named := &outcome{done: make(chan struct{})}

@@ -88,12 +88,12 @@ func claim(ctx context.Context, tx storage.Tx, row, vm *domain.VM) error {
 }
 
 // another reports whether vm needs another machine than the pool's that did not become
-// its own: nothing runs in that one. Where it is not known what was written, it does not.
+// its own: nothing has run in that one. Where it is not known what was written, it does not.
 func (w *Worker) another(ctx context.Context, vm *domain.VM, m *warm, why error) bool {
 	if ctx.Err() != nil || isAway(why) {
 		return false
 	}
-	if row, err := w.load(ctx, vm.ID); err != nil || row.WorkerID != w.id || row.Observed == domain.Running {
+	if row, err := w.load(ctx, vm.ID); err != nil || row.WorkerID != w.id || row.Observed == domain.Running || row.Epoch > 0 {
 		return false
 	}
 	w.Log.Warn("a machine from the pool is of no use, making one", "vm", vm.ID, "machine", m.id, "error", why)

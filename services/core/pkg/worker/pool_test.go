@@ -248,6 +248,30 @@ func TestANameThatFailsIsGivenLater(t *testing.T) {
 	}
 }
 
+// A VM that is stopped before its machine has its name has it when it runs again.
+func TestANameOutlastsAStop(t *testing.T) {
+	t.Parallel()
+	b := newPoolBed(t, 1, 1)
+	b.running(vmm.CreateVM{})
+	b.ready(1)
+	reached, release := b.node.StopNext(fake.OpRename)
+	defer release()
+	vm := b.running(vmm.CreateVM{Hostname: "mine"})
+	<-reached
+	for _, wish := range []func(context.Context, vmm.Caller, domain.ID) (*domain.VM, error){b.StopVM, b.StartVM} {
+		_, err := wish(b.ctx, b.by, vm.ID)
+		must(t, err)
+		_, err = b.WaitVM(b.ctx, b.by, vm.ID)
+		must(t, err)
+	}
+	if out, _ := b.sh(vm.ID, "echo works"); out != "works\n" {
+		t.Errorf("%q", out)
+	}
+	if got := b.node.Hostname(string(vm.MachineID)); got != "mine" {
+		t.Errorf("its hostname is %q", got)
+	}
+}
+
 func TestAForkIsNeverFromThePool(t *testing.T) {
 	t.Parallel()
 	b := newPoolBed(t, 1, 1)

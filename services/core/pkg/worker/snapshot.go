@@ -34,7 +34,7 @@ func (w *Worker) Snapshot(ctx context.Context, vm *domain.VM, id domain.ID, kind
 		return vmm.SnapshotInfo{}, err
 	}
 	defer done()
-	if l := w.vms.find(vm.ID); l != nil && !l.suspended.Load() {
+	if l, err := w.vms.reach(ctx, vm.ID); err == nil && !l.suspended.Load() {
 		defer w.use(l)()
 		if w.quiesce(ctx, vm) {
 			defer func() {

@@ -36,6 +36,44 @@ func (b *bed) creating(req vmm.CreateVM) domain.ID {
 	return vm.ID
 }
 
+// Who waits from the beginning is not told that a VM runs before it is ready, whatever
+// else changes meanwhile.
+func TestWhoWaitsIsToldWhenItIsReady(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	signal := filepath.Join(t.TempDir(), "go")
+	b.build(vmm.BuildTemplate{Name: "slow", Warm: waitFor(signal)})
+	vm, err := b.CreateVM(b.ctx, b.by, vmm.CreateVM{Template: "slow"})
+	must(t, err)
+	told := make(chan *domain.VM, 1)
+	go func() {
+		now, err := b.WaitVM(b.ctx, b.by, vm.ID)
+		if err != nil {
+			t.Error(err)
+		}
+		told <- now
+	}()
+	for len(b.executions(vm.ID)) < 2 { // until its start command runs
+		b.changes.Notify(vm.ID)
+		time.Sleep(time.Millisecond)
+	}
+	if row, live := b.worker.Live(vm.ID); live && row.Revision != 0 {
+		t.Errorf("a row that is not written has the revision %d", row.Revision)
+	}
+	for range 20 {
+		b.changes.Notify(vm.ID)
+		select {
+		case now := <-told:
+			t.Fatalf("it is told to be %s before it is ready", now.Observed)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	must(t, os.WriteFile(signal, nil, 0o600))
+	if now := <-told; now.Observed != domain.Running {
+		t.Errorf("it is %s", now.Observed)
+	}
+}
+
 // A VM is told to run once its template's ready command has succeeded; until
 // then a worker that dies, or ends, is gone on from by the next.
 func TestVMsRunOnceTheyAreReady(t *testing.T) {

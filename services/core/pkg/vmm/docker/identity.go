@@ -16,8 +16,8 @@ import (
 
 // etcNames are the files in a machine's /etc that say who it is. They are
 // mounted from the host: Docker would mount its own, which know nothing of the
-// machine's link and grow without bound.
-var etcNames = []string{"hostname", "hosts", "resolv.conf"}
+// machine's link and grow without bound. What is written last tells that all are.
+var etcNames = []string{"resolv.conf", "hosts", "hostname"}
 
 // furnish gives a machine its network and its files; what an earlier call left is found.
 func (d *Driver) furnish(ctx context.Context, id string, mode domain.NetworkMode, hostname string) (network.Attachment, error) {
@@ -37,8 +37,9 @@ func (d *Driver) writeEtc(id, hostname string, own netip.Prefix, servers []netip
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return fault.Of(err, "cannot make the machine's files")
 	}
-	for name, content := range etc.Files(hostname, own.Addr(), servers) {
-		path := filepath.Join(dir, name)
+	files := etc.Files(hostname, own.Addr(), servers)
+	for _, name := range etcNames {
+		path, content := filepath.Join(dir, name), files[name]
 		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
 			return fault.Of(err, "cannot make the machine's files")
 		}
