@@ -44,7 +44,7 @@ func testFilesApart(t *testing.T, b *bed) {
 
 func testProcessesApart(t *testing.T, b *bed) {
 	one, two := b.machine(t), b.machine(t)
-	id := one.start(t, shell("echo up; exec sleep 98765"))
+	id := one.start(t, shell("echo up; sleep 98765; :")) // without exec, during which a process has no command line
 	one.follow(t, id).until("up")
 	const look = `for f in /proc/[0-9]*/cmdline; do tr '\0' ' ' < $f 2>/dev/null; echo; done`
 	if got := two.sh(t, look); strings.Contains(got, "98765") {
