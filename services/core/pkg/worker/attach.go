@@ -201,14 +201,12 @@ func (w *Worker) imageConfig(ctx context.Context, build domain.ID) (cfg guest.Co
 	case err != nil:
 		return cfg, err
 	}
-	cfg.Env, cfg.DefaultWorkdir, cfg.DefaultUser = maps.Clone(b.Env), b.WorkDir, b.DefaultUser
-	return cfg, nil
+	return configOf(b), nil
 }
 
-// plain reports whether vm asks for nothing that an agent has to be told which knows
-// what its image sets.
-func plain(vm *domain.VM, b *domain.Build) bool {
-	return len(vm.EnvSealed) == 0 && len(vm.Spec.Secrets) == 0 && vm.Spec.DefaultUser == b.DefaultUser && len(vm.Spec.Tools) == 0
+// configOf is what a build sets.
+func configOf(b *domain.Build) guest.Config {
+	return guest.Config{Env: maps.Clone(b.Env), DefaultUser: b.DefaultUser, DefaultWorkdir: b.WorkDir}
 }
 
 // rename gives a machine its VM's hostname, beside the caller: one from the
@@ -234,13 +232,7 @@ type outcome struct {
 }
 
 // get waits for the end.
-func (o *outcome) get() error {
-	if o == nil {
-		return nil
-	}
-	<-o.done
-	return o.err
-}
+func (o *outcome) get() error { return o.wait(context.Background()) }
 
 // soFar is an error if it has failed already.
 func (o *outcome) soFar() error {

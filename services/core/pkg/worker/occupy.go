@@ -16,7 +16,8 @@ func (w *Worker) occupy(ctx context.Context, vm *domain.VM, driver vmm.Driver, m
 	trace.phase("claim")
 	w.machines.set(m.id, vm.Spec.Driver, lifecycle.MachineRunning)
 	client := m.client
-	trace.greeted, trace.configured = client != nil, m.told && w.plainly(ctx, vm)
+	_, plain := w.plain(ctx, vm)
+	trace.greeted, trace.configured = client != nil, m.told && plain
 	if client == nil {
 		client = w.client(driver, vm.MachineID)
 	}
@@ -39,10 +40,14 @@ func (w *Worker) occupy(ctx context.Context, vm *domain.VM, driver vmm.Driver, m
 	return w.takeOver(ctx, vm, client, inherited, trace)
 }
 
-// plainly reports whether vm asks for nothing but what its image sets.
-func (w *Worker) plainly(ctx context.Context, vm *domain.VM) bool {
+// plain reports whether vm asks for nothing that an agent has to be told which knows
+// what its build sets, and gives that build.
+func (w *Worker) plain(ctx context.Context, vm *domain.VM) (*domain.Build, bool) {
+	if len(vm.EnvSealed) > 0 || len(vm.Spec.Secrets) > 0 || len(vm.Spec.Tools) > 0 {
+		return nil, false
+	}
 	b, err := w.buildOf(ctx, vm.Spec.BuildID)
-	return err == nil && plain(vm, b)
+	return b, err == nil && vm.Spec.DefaultUser == b.DefaultUser
 }
 
 // serves reports whether a machine of the pool needs nothing but a name to be vm's.
@@ -52,8 +57,8 @@ func (w *Worker) serves(ctx context.Context, m *warm, vm *domain.VM) bool {
 	if m.client == nil || !m.told || len(m.runs) > 0 || vm.EgressGen != 0 || vm.Epoch > 0 {
 		return false
 	}
-	b, err := w.buildOf(ctx, vm.Spec.BuildID)
-	return err == nil && plain(vm, b) && b.Warm.Start == "" // else a command runs before
+	b, plain := w.plain(ctx, vm)
+	return plain && b.Warm.Start == "" // else a command runs before
 }
 
 // occupyAtOnce has vm run in a machine that serves it, by one transaction: that it runs,

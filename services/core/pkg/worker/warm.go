@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -192,7 +191,7 @@ func (m *warmMachine) boot(ctx context.Context, made image.Result) error {
 	if _, err := m.client.Handshake(ready); err != nil {
 		return err
 	}
-	if err := m.client.Configure(ready, guest.Config{Env: maps.Clone(b.Env), DefaultUser: b.DefaultUser, DefaultWorkdir: b.WorkDir}); err != nil {
+	if err := m.client.Configure(ready, configOf(b)); err != nil {
 		return err
 	}
 	m.session = guest.Open(guest.SessionConfig{Client: m.client, Journals: m.journals, VM: m.id, Epoch: 1, Log: m.w.Log})
