@@ -123,34 +123,37 @@ func New(o Options) *Agent {
 	filesystem := lazily(func() (string, http.Handler) {
 		return filesystempbconnect.NewFilesystemHandler(&envd.Filesystem{Guard: guard, FS: fs, Watchers: watchers}, envd.Options(guard)...)
 	})
-	guests, host := http.NewServeMux(), http.NewServeMux()
-	for _, mux := range []*http.ServeMux{guests, host} {
+	sdks := func(mux *http.ServeMux) *http.ServeMux {
 		mux.Handle("/"+processpbconnect.ProcessName+"/", process)
 		mux.Handle("/"+filesystempbconnect.FilesystemName+"/", filesystem)
 		envdHTTP.Register(mux)
 		fileHandler.Envd(mux)
+		return mux
 	}
-	fileHandler.Native(host)
 	executions := &guest.Executions{Registry: a.executions}
-	host.HandleFunc("POST "+lane.Path, executions.Lane)
-	host.Handle("/"+guestv1connect.ExecutionServiceName+"/", lazily(func() (string, http.Handler) {
-		return guestv1connect.NewExecutionServiceHandler(executions, guest.Options()...)
-	}))
 	own := &guest.Machine{
 		Settings: store, Clock: clock, Random: random, BootID: rand.Text(), Identity: keeper, Hooks: runner, Own: o.Machine, Meter: envdHTTP.Meter, Group: group,
 	}
-	host.Handle("/"+guestv1connect.MachineServiceName+"/", lazily(func() (string, http.Handler) {
-		return guestv1connect.NewMachineServiceHandler(own, guest.Options()...)
-	}))
 	a.calls = &guest.Calls{Machine: own, Executions: executions, Log: o.Log}
-	local := http.NewServeMux()
-	envdHTTP.RegisterEnvs(local)
-	a.host, a.guests, a.local = host, guests, local
+	a.guests = lazily(func() (string, http.Handler) { return "/", sdks(http.NewServeMux()) })
+	a.host = lazily(func() (string, http.Handler) {
+		host := sdks(http.NewServeMux())
+		fileHandler.Native(host)
+		host.HandleFunc("POST "+lane.Path, executions.Lane)
+		host.Handle(guestv1connect.NewExecutionServiceHandler(executions, guest.Options()...))
+		host.Handle(guestv1connect.NewMachineServiceHandler(own, guest.Options()...))
+		return "/", host
+	})
+	a.local = lazily(func() (string, http.Handler) {
+		local := http.NewServeMux()
+		envdHTTP.RegisterEnvs(local)
+		return "/", local
+	})
 	return a
 }
 
-// lazily makes a service at its first call: building its descriptors is a good
-// part of the agent's start, and a machine is ready when one of them answered.
+// lazily makes a handler at its first request: building descriptors and patterns
+// is a good part of the agent's start, and most machines are never asked by HTTP.
 func lazily(service func() (path string, h http.Handler)) http.Handler {
 	get := sync.OnceValue(func() http.Handler {
 		_, h := service()

@@ -7,8 +7,6 @@ import (
 	"net/netip"
 	"time"
 
-	"connectrpc.com/connect"
-
 	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
 )
 
@@ -60,9 +58,7 @@ type Limits struct {
 // (its kernel is not its own), Unavailable, GuestFault.
 func (c *Client) Assume(ctx context.Context, who Identity) error {
 	told := time.Now()
-	_, err := bounded(ctx, c.o.CallTimeout+hooksLimit, "assuming its identity", func(ctx context.Context) (*connect.Response[guestv1.AssumeResponse], error) {
-		return c.machine.Assume(ctx, connect.NewRequest(who.message(told)))
-	})
+	_, err := assume.ask(ctx, c, c.o.CallTimeout+hooksLimit, who.message(told))
 	for range timeTellings {
 		if err != nil || time.Since(told) < timeIsOld {
 			break

@@ -123,7 +123,7 @@ func (a *attachment) open(ctx context.Context) (stream, error) {
 	case a.lane:
 		return a.x.s.openLane(ctx)
 	}
-	str := a.x.s.cfg.Client.executions.Attach(ctx)
+	str := a.x.s.cfg.Client.web().executions.Attach(ctx)
 	// Once there is an answer, the transport looks at ctx only between pieces of
 	// the request's body; ending the body lets it see that ctx has ended.
 	context.AfterFunc(ctx, func() { _ = str.CloseRequest() })

@@ -1,107 +1,86 @@
 package guest
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
-	"encoding/json"
 	"io"
 	"net"
-	"net/http"
 	"sync"
 	"sync/atomic"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
-	"github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1/guestv1connect"
+	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/lane"
 )
 
-// envelope is what Connect has before each message of a stream: flags (1 byte)
-// and its length (4, big endian).
-const envelope = 5
-
-// endOfStream is the flag of a stream's last message in Connect, which is JSON.
-const endOfStream = 2
-
-// called are the calls that are made by frames, by their paths in HTTP.
-var called = map[string]lane.Method{
-	guestv1connect.MachineServiceHandshakeProcedure: lane.Handshake,
-	guestv1connect.MachineServiceAssumeProcedure:    lane.Assume,
-	guestv1connect.MachineServiceConfigureProcedure: lane.Configure,
-	guestv1connect.MachineServiceHoldProcedure:      lane.Hold,
-	guestv1connect.MachineServiceReleaseProcedure:   lane.Release,
-	guestv1connect.ExecutionServiceListProcedure:    lane.List,
-	guestv1connect.ExecutionServiceRenameProcedure:  lane.Rename,
-	guestv1connect.ExecutionServiceForgetProcedure:  lane.Forget,
-	guestv1connect.ExecutionServiceWatchProcedure:   lane.Watch,
-}
-
-// caller makes calls by frames (see package lane) where the agent knows them,
-// and those that are not among them by HTTP. It is what a client of Connect
-// sends its requests by.
+// caller makes calls by frames, see package lane.
 type caller struct {
 	dial Dial
-	http *http.Client
 
 	knows   atomic.Bool // the agent answered a call
 	missing atomic.Bool // it is older than they are
+	few     atomic.Bool // it knows the first of them only
 
 	mu   sync.Mutex
 	idle *lane.Caller // a connection that nobody uses
 	off  bool         // the client is closed
 }
 
-// Do makes one call.
-func (c *caller) Do(req *http.Request) (*http.Response, error) {
-	method, ok := called[req.URL.Path]
-	if !ok || c.missing.Load() {
-		return c.http.Do(req)
-	}
-	raw, err := io.ReadAll(req.Body) // a message of ours
-	_ = req.Body.Close()
-	if err != nil {
-		return nil, err
-	}
-	resp, err := c.call(req, method, raw)
-	if errors.Is(err, lane.ErrOlder) {
-		c.missing.Store(true)
-		again := req.Clone(req.Context())
-		again.Body, again.ContentLength, again.GetBody = io.NopCloser(bytes.NewReader(raw)), int64(len(raw)), nil
-		return c.http.Do(again)
-	}
-	return resp, err
+// has reports whether the agent may know a call.
+func (c *caller) has(m lane.Method) bool {
+	return !c.missing.Load() && (m < lane.Quiesce || !c.few.Load())
 }
 
-func (c *caller) call(req *http.Request, method lane.Method, raw []byte) (*http.Response, error) {
-	if method == lane.Watch {
-		return c.watch(req, raw[min(envelope, len(raw)):])
+// lacks reports whether err says that the agent does not know a call, which it
+// then is not asked again.
+func (c *caller) lacks(m lane.Method, err error) bool {
+	switch {
+	case errors.Is(err, lane.ErrOlder):
+		c.missing.Store(true)
+		return true
+	case m >= lane.Quiesce && wireCode(err) == connect.CodeUnimplemented:
+		c.few.Store(true)
+		return true
+	}
+	return false
+}
+
+// ask makes a call that has one answer. A connection that broke since it was
+// last used is no reason to fail, where the call can be made again without harm.
+func (c *caller) ask(ctx context.Context, method lane.Method, req, res proto.Message) error {
+	raw, err := proto.Marshal(req)
+	if err != nil {
+		return err
 	}
 	limit := maxMessage
 	if method == lane.List {
 		limit = maxListing
 	}
-	answer, err := c.ask(req.Context(), method, raw, limit)
-	var refused *connect.Error
-	switch {
-	case errors.As(err, &refused):
-		return answered(req, http.StatusInternalServerError, "application/json", newBody(errorJSON(refused))), nil
-	case err != nil:
-		return nil, err
+	answer, err := c.answer(ctx, method, raw, limit)
+	if err != nil {
+		return unreached(err)
 	}
-	return answered(req, http.StatusOK, "application/proto", newBody(answer)), nil
+	return proto.Unmarshal(answer, res)
 }
 
-func newBody(b []byte) io.ReadCloser { return io.NopCloser(bytes.NewReader(b)) }
+// unreached is why there is no answer, as a client of Connect has it: what the
+// agent said, or that it could not be asked.
+func unreached(err error) error {
+	if wireCode(err) != 0 {
+		return err
+	}
+	return connect.NewError(connect.CodeUnavailable, err)
+}
 
-// ask makes a call that has one answer. A connection that broke since it was
-// last used is no reason to fail.
-func (c *caller) ask(ctx context.Context, method lane.Method, message []byte, limit int) ([]byte, error) {
-	if conn := c.take(); conn != nil {
-		answer, err := c.askOn(ctx, conn, method, message, limit)
-		if err == nil || !broke(err) || ctx.Err() != nil {
-			return answer, err
+func (c *caller) answer(ctx context.Context, method lane.Method, message []byte, limit int) ([]byte, error) {
+	if method.Again() {
+		if conn := c.take(); conn != nil {
+			answer, err := c.askOn(ctx, conn, method, message, limit)
+			if err == nil || !broke(err) || ctx.Err() != nil {
+				return answer, err
+			}
 		}
 	}
 	conn, err := c.dial(ctx)
@@ -132,31 +111,66 @@ func (c *caller) askOn(ctx context.Context, conn *lane.Caller, method lane.Metho
 	return answer, err
 }
 
-// watch makes the call whose answers do not end. They end with the request's
-// context, or when the body is closed.
-func (c *caller) watch(req *http.Request, message []byte) (*http.Response, error) {
-	ctx := req.Context()
+// watch makes the call whose answers do not end. They end with ctx, or when they are closed.
+func (c *caller) watch(ctx context.Context) (*answers, error) {
 	plain, err := c.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	conn := lane.NewCaller(plain)
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	if err = conn.Call(lane.Watch, message); err == nil {
-		_, err = conn.Answer(0)
+	a := &answers{conn: conn, stop: context.AfterFunc(ctx, func() { _ = conn.Close() })}
+	if err = conn.Call(lane.Watch, nil); err == nil {
+		_, err = conn.Answer(0) // comes when it watches
 	}
-	s := &answers{conn: conn, stop: stop}
-	var refused *connect.Error
-	switch {
-	case errors.As(err, &refused):
-		s.end(refused)
-	case err != nil:
-		_ = s.Close()
+	if err != nil {
+		a.close()
 		return nil, err
 	}
 	c.knows.Store(true)
-	return answered(req, http.StatusOK, "application/connect+proto", s), nil
+	return a, nil
 }
+
+// news tells of a machine's executions, one after another, as long as it lasts.
+type news interface {
+	next() (*guestv1.WatchResponse, error)
+	close()
+}
+
+// watch begins to hear of the machine's executions. That ends with ctx, or when it is closed.
+func (c *Client) watch(ctx context.Context) (news, error) {
+	if c.calls.has(lane.Watch) {
+		a, err := c.calls.watch(ctx)
+		if err == nil {
+			return a, nil
+		}
+		if !c.calls.lacks(lane.Watch, err) {
+			return nil, unreached(err)
+		}
+	}
+	str, err := c.web().executions.Watch(ctx, connect.NewRequest(&guestv1.WatchRequest{}))
+	if err != nil {
+		return nil, err
+	}
+	_ = str.ResponseHeader() // comes when it watches
+	return streamed{str}, nil
+}
+
+// streamed is news by HTTP.
+type streamed struct {
+	str *connect.ServerStreamForClient[guestv1.WatchResponse]
+}
+
+func (s streamed) next() (*guestv1.WatchResponse, error) {
+	if s.str.Receive() {
+		return s.str.Msg(), nil
+	}
+	if err := s.str.Err(); err != nil {
+		return nil, err
+	}
+	return nil, io.EOF
+}
+
+func (s streamed) close() { _ = s.str.Close() }
 
 // openLane begins a lane without waiting for the agent, which has answered
 // calls before. It is the caller's to close.
@@ -206,60 +220,22 @@ func (c *caller) close() {
 	}
 }
 
-// answered makes what a client of Connect expects.
-func answered(req *http.Request, status int, contentType string, body io.ReadCloser) *http.Response {
-	return &http.Response{
-		StatusCode: status, ProtoMajor: 2, Header: http.Header{"Content-Type": {contentType}}, Trailer: http.Header{},
-		Body: body, ContentLength: -1, Request: req,
-	}
-}
-
-// errorJSON is an error as Connect writes it.
-func errorJSON(err *connect.Error) []byte {
-	b, _ := json.Marshal(map[string]string{"code": err.Code().String(), "message": err.Message()}) // strings can be written
-	return b
-}
-
-// answers reads a call's answers as Connect has the messages of a stream.
+// answers are those of a call that has many.
 type answers struct {
 	conn *lane.Caller
 	stop func() bool // waiting for the call's context to end
-	rest []byte      // of the message that is being read
-	over error       // after it
 }
 
-func (s *answers) Read(p []byte) (int, error) {
-	for len(s.rest) == 0 {
-		if s.over != nil {
-			return 0, s.over
-		}
-		m, err := s.conn.Answer(maxMessage)
-		var refused *connect.Error
-		switch {
-		case errors.As(err, &refused):
-			s.end(refused)
-		case err != nil:
-			return 0, err
-		default:
-			s.rest = append(head(0, len(m)), m...)
-		}
+func (a *answers) next() (*guestv1.WatchResponse, error) {
+	raw, err := a.conn.Answer(maxMessage)
+	if err != nil {
+		return nil, err
 	}
-	n := copy(p, s.rest)
-	s.rest = s.rest[n:]
-	return n, nil
+	m := new(guestv1.WatchResponse)
+	return m, proto.Unmarshal(raw, m)
 }
 
-// end has an error be the last word.
-func (s *answers) end(err *connect.Error) {
-	b := append(append([]byte(`{"error":`), errorJSON(err)...), '}')
-	s.rest, s.over = append(head(endOfStream, len(b)), b...), io.EOF
-}
-
-func head(flags byte, length int) []byte {
-	return binary.BigEndian.AppendUint32([]byte{flags}, uint32(length)) //nolint:gosec // bounded by a message's
-}
-
-func (s *answers) Close() error {
-	s.stop()
-	return s.conn.Close()
+func (a *answers) close() {
+	a.stop()
+	_ = a.conn.Close()
 }

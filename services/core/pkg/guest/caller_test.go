@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -58,8 +59,8 @@ func (c *tapped) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// TestNoHTTP: what a machine does to its first output and to the end of its
-// command needs no HTTP, which is a good part of it where that is emulated.
+// TestNoHTTP: what a machine does to its first output, to the end of its command
+// and to be saved needs no HTTP, which is a good part of it where that is emulated.
 func TestNoHTTP(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -74,6 +75,12 @@ func TestNoHTTP(t *testing.T) {
 	}
 	if got, err := client.Remembered(t.Context()); err != nil || len(got) != 0 {
 		t.Fatalf("%v, %v", got, err)
+	}
+	if err := client.Quiesce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Thaw(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 	h := newHost(t, spy.open, newJournals(t), domain.NewID())
 	if _, err := h.client.Handshake(t.Context()); err != nil {
@@ -146,6 +153,151 @@ func TestOlderAgent(t *testing.T) {
 	}
 	if asked != 1 {
 		t.Errorf("asked for calls %d times", asked)
+	}
+}
+
+// fewCalls answers the calls by frames that there were at first, and all else by HTTP.
+type fewCalls struct {
+	older
+	quiesced, thawed atomic.Int32
+}
+
+func (f *fewCalls) Quiesce(context.Context, *connect.Request[guestv1.QuiesceRequest]) (*connect.Response[guestv1.QuiesceResponse], error) {
+	f.quiesced.Add(1)
+	return connect.NewResponse(&guestv1.QuiesceResponse{}), nil
+}
+
+func (f *fewCalls) Thaw(context.Context, *connect.Request[guestv1.ThawRequest]) (*connect.Response[guestv1.ThawResponse], error) {
+	f.thawed.Add(1)
+	return connect.NewResponse(&guestv1.ThawResponse{}), nil
+}
+
+// serve serves its calls, and gives what a server of HTTP is to serve.
+func (f *fewCalls) serve(t testing.TB) guest.Dial {
+	t.Helper()
+	mux := http.NewServeMux()
+	mux.Handle(guestv1connect.NewMachineServiceHandler(f))
+	byHTTP := serve(t, mux)
+	l := listen(t)
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go f.sort(conn, byHTTP)
+		}
+	}()
+	return dialer(l)
+}
+
+func (f *fewCalls) sort(conn net.Conn, byHTTP guest.Dial) {
+	defer func() { _ = conn.Close() }()
+	begin := make([]byte, len(lane.Hello))
+	if _, err := io.ReadFull(conn, begin); err != nil {
+		return
+	}
+	if string(begin) != lane.Hello {
+		other, err := byHTTP(context.Background())
+		if err != nil {
+			return
+		}
+		defer func() { _ = other.Close() }()
+		_, _ = other.Write(begin)
+		go func() { _, _ = io.Copy(other, conn) }()
+		_, _ = io.Copy(conn, other)
+		return
+	}
+	callee := lane.NewCallee(conn, conn)
+	for {
+		method, _, err := callee.Next()
+		if err != nil {
+			return
+		}
+		if method == lane.Handshake {
+			err = callee.Answer(&guestv1.HandshakeResponse{Protocol: 1, AgentVersion: "newer"})
+		} else {
+			err = callee.Refuse(connect.CodeUnimplemented, "there is no such call")
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// TestAgentOfFewCalls: what an agent knows by HTTP only, as one that rests in a
+// memory from before there was a call for it, it is asked by HTTP.
+func TestAgentOfFewCalls(t *testing.T) {
+	t.Parallel()
+	var f fewCalls
+	client := guest.New(f.serve(t), guest.Options{})
+	defer client.Close()
+	if a, err := client.Handshake(t.Context()); err != nil || a.Version != "newer" {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	for range 2 {
+		if err := client.Quiesce(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := client.Thaw(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if q, th := f.quiesced.Load(), f.thawed.Load(); q != 2 || th != 2 {
+		t.Errorf("quiesced %d times, thawed %d times", q, th)
+	}
+	// What is as old as the calls themselves has no other way.
+	if err := client.Hold(t.Context()); !errors.HasCode(err, errors.Unsupported) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestQuiesceIsAskedOnce: hooks are not run again because the answer was lost, so it
+// is asked on a connection that nothing else was asked on.
+func TestQuiesceIsAskedOnce(t *testing.T) {
+	t.Parallel()
+	l := listen(t)
+	t.Cleanup(func() { _ = l.Close() })
+	var asked atomic.Int32
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer func() { _ = conn.Close() }()
+				callee := lane.NewCallee(conn, conn)
+				if _, err := io.ReadFull(conn, make([]byte, len(lane.Hello))); err != nil {
+					return
+				}
+				for {
+					method, _, err := callee.Next()
+					if err != nil {
+						return
+					}
+					if method == lane.Quiesce {
+						asked.Add(1)
+						return // it dies of it
+					}
+					if callee.Answer(&guestv1.HandshakeResponse{Protocol: 1}) != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	client := guest.New(dialer(l), guest.Options{})
+	defer client.Close()
+	if _, err := client.Handshake(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Quiesce(t.Context()); !errors.HasCode(err, errors.Unavailable) {
+		t.Errorf("%v", err)
+	}
+	if n := asked.Load(); n != 1 {
+		t.Errorf("asked %d times", n)
 	}
 }
 

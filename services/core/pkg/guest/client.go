@@ -4,13 +4,9 @@ import (
 	"context"
 	"log/slog"
 	"net"
-	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
-
-	"connectrpc.com/connect"
-
-	"github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1/guestv1connect"
-	"github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/filesystem/filesystempbconnect"
 )
 
 // Limits on what the agent may send.
@@ -60,78 +56,34 @@ type Client struct {
 	o    Options
 
 	calls caller
-	rpc   *http.Client // HTTP/2: calls and executions, many on one connection
-	bulk  *http.Client // HTTP/1.1: one connection per transfer, so that none holds up another
-
-	executions guestv1connect.ExecutionServiceClient
-	listing    guestv1connect.ExecutionServiceClient // with room for long answers
-	machine    guestv1connect.MachineServiceClient
-	files      filesystempbconnect.FilesystemClient
-
 	lanes lanes
 	spare spare
-}
 
-// base is a name that is never resolved: dial alone says where bytes go.
-const base = "http://agent"
+	webOnce sync.Once
+	webMade atomic.Pointer[web]
+}
 
 // New makes a client. Nothing is dialled before the first call.
 func New(dial Dial, o Options) *Client {
 	c := &Client{dial: dial, o: o.withDefaults()}
-	c.rpc = newRPC(dial)
-	c.bulk = newBulk(polite(roomy(dial)))
-	small := connect.WithReadMaxBytes(maxMessage)
-	// The agent is near: compression costs more than it saves, and what is not
-	// decompressed cannot explode.
-	plain := connect.WithAcceptCompression("gzip", nil, nil)
-	c.calls.dial, c.calls.http = dial, c.rpc
-	c.machine = guestv1connect.NewMachineServiceClient(&c.calls, base, small, plain)
-	c.executions = guestv1connect.NewExecutionServiceClient(&c.calls, base, small, plain)
-	long := connect.WithReadMaxBytes(maxListing)
-	c.listing = guestv1connect.NewExecutionServiceClient(&c.calls, base, long, plain)
-	c.files = filesystempbconnect.NewFilesystemClient(c.rpc, base, long, plain)
+	c.calls.dial = dial
 	return c
 }
 
-func newRPC(dial Dial) *http.Client {
-	h2c := new(http.Protocols)
-	h2c.SetUnencryptedHTTP2(true)
-	t := &http.Transport{
-		Protocols:              h2c,
-		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
-		DisableCompression:     true,
-		MaxResponseHeaderBytes: maxHeader,
-		HTTP2: &http.HTTP2Config{
-			MaxReadFrameSize:              maxFrame,
-			MaxReceiveBufferPerStream:     maxStreamBuf,
-			MaxReceiveBufferPerConnection: maxConnBuf,
-		},
-	}
-	return &http.Client{Transport: t, CheckRedirect: noRedirect}
+// web is what the agent is asked by HTTP.
+func (c *Client) web() *web {
+	c.webOnce.Do(func() { c.webMade.Store(newWeb(c.dial)) })
+	return c.webMade.Load()
 }
-
-func newBulk(dial Dial) *http.Client {
-	h1 := new(http.Protocols)
-	h1.SetHTTP1(true)
-	t := &http.Transport{
-		Protocols:              h1,
-		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
-		DisableCompression:     true,
-		MaxResponseHeaderBytes: maxHeader,
-		DisableKeepAlives:      true, // see polite; a new connection costs 50 µs
-	}
-	return &http.Client{Transport: t, CheckRedirect: noRedirect}
-}
-
-// noRedirect keeps the agent from sending us elsewhere.
-func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // Close lets go of idle connections. Calls under way go on.
 func (c *Client) Close() {
 	c.spare.close()
 	c.calls.close()
-	c.rpc.CloseIdleConnections()
-	c.bulk.CloseIdleConnections()
+	if w := c.webMade.Load(); w != nil {
+		w.rpc.CloseIdleConnections()
+		w.bulk.CloseIdleConnections()
+	}
 }
 
 // bounded limits a call in time; done turns what came out into our vocabulary.

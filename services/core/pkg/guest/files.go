@@ -52,7 +52,7 @@ func (c *Client) Stat(ctx context.Context, path string, o vmm.FileOptions) (vmm.
 		return vmm.FileInfo{}, err
 	}
 	resp, err := bounded(ctx, c.o.FileTimeout, "looking at a file", func(ctx context.Context) (*connect.Response[filesystempb.StatResponse], error) {
-		return c.files.Stat(ctx, as(&filesystempb.StatRequest{Path: path}, o.User))
+		return c.web().files.Stat(ctx, as(&filesystempb.StatRequest{Path: path}, o.User))
 	})
 	if err != nil {
 		return vmm.FileInfo{}, err
@@ -70,7 +70,7 @@ func (c *Client) List(ctx context.Context, path string, depth int, o vmm.FileOpt
 		return nil, errors.New(errors.InvalidArgument, "the depth must be between 0 and %d", maxDepth).WithField("depth")
 	}
 	resp, err := bounded(ctx, c.o.FileTimeout, "listing a directory", func(ctx context.Context) (*connect.Response[filesystempb.ListDirResponse], error) {
-		return c.files.ListDir(ctx, as(&filesystempb.ListDirRequest{Path: path, Depth: uint32(depth)}, o.User))
+		return c.web().files.ListDir(ctx, as(&filesystempb.ListDirRequest{Path: path, Depth: uint32(depth)}, o.User))
 	})
 	if err != nil {
 		return nil, err
@@ -95,7 +95,7 @@ func (c *Client) MakeDir(ctx context.Context, path string, o vmm.FileOptions) (v
 		return vmm.FileInfo{}, err
 	}
 	resp, err := bounded(ctx, c.o.FileTimeout, "making a directory", func(ctx context.Context) (*connect.Response[filesystempb.MakeDirResponse], error) {
-		return c.files.MakeDir(ctx, as(&filesystempb.MakeDirRequest{Path: path}, o.User))
+		return c.web().files.MakeDir(ctx, as(&filesystempb.MakeDirRequest{Path: path}, o.User))
 	})
 	if err != nil {
 		return vmm.FileInfo{}, err
@@ -109,7 +109,7 @@ func (c *Client) Move(ctx context.Context, from, to string, o vmm.FileOptions) (
 		return vmm.FileInfo{}, err
 	}
 	resp, err := bounded(ctx, c.o.FileTimeout, "moving a file", func(ctx context.Context) (*connect.Response[filesystempb.MoveResponse], error) {
-		return c.files.Move(ctx, as(&filesystempb.MoveRequest{Source: from, Destination: to}, o.User))
+		return c.web().files.Move(ctx, as(&filesystempb.MoveRequest{Source: from, Destination: to}, o.User))
 	})
 	if err != nil {
 		return vmm.FileInfo{}, err
@@ -123,7 +123,7 @@ func (c *Client) Remove(ctx context.Context, path string, o vmm.FileOptions) err
 		return err
 	}
 	_, err := bounded(ctx, c.o.FileTimeout, "removing a file", func(ctx context.Context) (*connect.Response[filesystempb.RemoveResponse], error) {
-		return c.files.Remove(ctx, as(&filesystempb.RemoveRequest{Path: path}, o.User))
+		return c.web().files.Remove(ctx, as(&filesystempb.RemoveRequest{Path: path}, o.User))
 	})
 	return err
 }
@@ -137,7 +137,7 @@ func (c *Client) Watch(ctx context.Context, path string, recursive bool, o vmm.F
 	}
 	streamCtx, cancel := context.WithCancelCause(ctx)
 	slow := time.AfterFunc(c.o.FileTimeout, func() { cancel(errSlow) })
-	str, err := c.files.WatchDir(streamCtx, as(&filesystempb.WatchDirRequest{Path: path, Recursive: recursive}, o.User))
+	str, err := c.web().files.WatchDir(streamCtx, as(&filesystempb.WatchDirRequest{Path: path, Recursive: recursive}, o.User))
 	if err == nil && !str.Receive() { // the start event: from here on nothing is missed
 		err = str.Err()
 		if err == nil {

@@ -1,11 +1,8 @@
 package guest
 
 import (
-	"context"
 	"sync"
 	"time"
-
-	"connectrpc.com/connect"
 
 	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/internal/backoff"
@@ -71,9 +68,7 @@ func (f *forgetter) run() {
 	for batch := f.take(); len(batch) > 0; batch = f.take() {
 		for f.s.ctx.Err() == nil && !f.s.isGone() {
 			c := f.s.cfg.Client
-			_, err := bounded(f.s.ctx, c.o.CallTimeout, "forgetting executions", func(ctx context.Context) (*connect.Response[guestv1.ForgetResponse], error) {
-				return c.executions.Forget(ctx, connect.NewRequest(&guestv1.ForgetRequest{ExecutionIds: batch}))
-			})
+			_, err := forget.ask(f.s.ctx, c, c.o.CallTimeout, &guestv1.ForgetRequest{ExecutionIds: batch})
 			if err == nil {
 				f.s.forgotten(batch)
 				break

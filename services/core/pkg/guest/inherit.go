@@ -3,8 +3,6 @@ package guest
 import (
 	"context"
 
-	"connectrpc.com/connect"
-
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
@@ -30,13 +28,11 @@ type Remembered struct {
 // Remembered lists what the machine's agent knows, in the order of its start.
 // Returns Unavailable, GuestFault.
 func (c *Client) Remembered(ctx context.Context) ([]Remembered, error) {
-	resp, err := bounded(ctx, c.o.CallTimeout, "listing executions", func(ctx context.Context) (*connect.Response[guestv1.ListResponse], error) {
-		return c.listing.List(ctx, connect.NewRequest(&guestv1.ListRequest{}))
-	})
+	told, err := list.ask(ctx, c, c.o.CallTimeout, &guestv1.ListRequest{})
 	if err != nil {
 		return nil, err
 	}
-	infos := resp.Msg.GetExecutions()
+	infos := told.GetExecutions()
 	if len(infos) > maxRemembered {
 		return nil, errors.New(errors.GuestFault, "the guest agent tells of %d executions", len(infos))
 	}
@@ -66,9 +62,7 @@ func (c *Client) Rename(ctx context.Context, ids map[domain.ID]domain.ID) error 
 	for from, to := range ids {
 		m[string(from)] = string(to)
 	}
-	_, err := bounded(ctx, c.o.CallTimeout, "renaming executions", func(ctx context.Context) (*connect.Response[guestv1.RenameResponse], error) {
-		return c.executions.Rename(ctx, connect.NewRequest(&guestv1.RenameRequest{ExecutionIds: m}))
-	})
+	_, err := rename.ask(ctx, c, c.o.CallTimeout, &guestv1.RenameRequest{ExecutionIds: m})
 	return err
 }
 
@@ -81,9 +75,7 @@ func (c *Client) Forget(ctx context.Context, ids ...domain.ID) error {
 			batch[i] = string(id)
 		}
 		ids = ids[n:]
-		_, err := bounded(ctx, c.o.CallTimeout, "forgetting executions", func(ctx context.Context) (*connect.Response[guestv1.ForgetResponse], error) {
-			return c.executions.Forget(ctx, connect.NewRequest(&guestv1.ForgetRequest{ExecutionIds: batch}))
-		})
+		_, err := forget.ask(ctx, c, c.o.CallTimeout, &guestv1.ForgetRequest{ExecutionIds: batch})
 		if err != nil {
 			return err
 		}

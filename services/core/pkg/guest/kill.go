@@ -62,7 +62,7 @@ func (s *Session) killAgain(agentID string) bool {
 func (s *Session) killOnce(agentID string) bool {
 	ctx, cancel := context.WithTimeoutCause(s.ctx, killTime, errSlow)
 	defer cancel()
-	str := s.cfg.Client.executions.Attach(ctx)
+	str := s.cfg.Client.web().executions.Attach(ctx)
 	// A Send's error is told by Receive, too.
 	_ = str.Send(&guestv1.AttachRequest{Request: &guestv1.AttachRequest_Resume_{Resume: &guestv1.AttachRequest_Resume{ExecutionId: agentID}}})
 	_ = str.Send(&guestv1.AttachRequest{Request: &guestv1.AttachRequest_Signal{Signal: &guestv1.AttachRequest_SignalGroup{Number: 9}}})

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"connectrpc.com/connect"
-
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
 )
@@ -45,16 +43,13 @@ func (a Agent) Has(feature string) bool { return slices.Contains(a.Features, fea
 // Returns Unavailable, GuestFault.
 func (c *Client) Handshake(ctx context.Context) (Agent, error) {
 	began := time.Now()
-	resp, err := bounded(ctx, c.o.CallTimeout, "shaking hands", func(ctx context.Context) (*connect.Response[guestv1.HandshakeResponse], error) {
-		return c.machine.Handshake(ctx, connect.NewRequest(&guestv1.HandshakeRequest{
-			Protocol: Protocol, Features: c.o.Features, HostVersion: c.o.HostVersion,
-			HostTimeUnixNs: began.UnixNano(),
-		}))
+	m, err := handshake.ask(ctx, c, c.o.CallTimeout, &guestv1.HandshakeRequest{
+		Protocol: Protocol, Features: c.o.Features, HostVersion: c.o.HostVersion,
+		HostTimeUnixNs: began.UnixNano(),
 	})
 	if err != nil {
 		return Agent{}, err
 	}
-	m := resp.Msg
 	if m.GetProtocol() < 1 || m.GetProtocol() > Protocol {
 		return Agent{}, errors.New(errors.GuestFault, "the guest agent speaks protocol %d, the host up to %d", m.GetProtocol(), Protocol)
 	}
@@ -84,10 +79,8 @@ type Config struct {
 // Configure tells the machine its configuration, replacing what it was told before.
 // Returns InvalidArgument (an unknown user), Unavailable, GuestFault.
 func (c *Client) Configure(ctx context.Context, cfg Config) error {
-	_, err := bounded(ctx, c.o.CallTimeout, "being configured", func(ctx context.Context) (*connect.Response[guestv1.ConfigureResponse], error) {
-		return c.machine.Configure(ctx, connect.NewRequest(&guestv1.ConfigureRequest{
-			Env: cfg.Env, DefaultUser: cfg.DefaultUser, AccessToken: cfg.AccessToken, DefaultWorkdir: cfg.DefaultWorkdir,
-		}))
+	_, err := configure.ask(ctx, c, c.o.CallTimeout, &guestv1.ConfigureRequest{
+		Env: cfg.Env, DefaultUser: cfg.DefaultUser, AccessToken: cfg.AccessToken, DefaultWorkdir: cfg.DefaultWorkdir,
 	})
 	return err
 }
@@ -100,20 +93,16 @@ const hooksLimit = time.Minute
 // snapshot. Returns Conflict when a hook failed, which is then undone;
 // Unavailable, GuestFault.
 func (c *Client) Quiesce(ctx context.Context) error {
-	_, err := bounded(ctx, c.o.FileTimeout+hooksLimit, "flushing its file systems", func(ctx context.Context) (*connect.Response[guestv1.QuiesceResponse], error) {
-		return c.machine.Quiesce(ctx, connect.NewRequest(&guestv1.QuiesceRequest{}))
-	})
+	_, err := quiesce.ask(ctx, c, c.o.FileTimeout+hooksLimit, &guestv1.QuiesceRequest{})
 	return err
 }
 
 // Thaw undoes Quiesce and runs the machine's hooks. In a machine restored from memory it also sets the
 // clock and adds entropy, so that clones do not share their random numbers.
 func (c *Client) Thaw(ctx context.Context) error {
-	_, err := bounded(ctx, c.o.CallTimeout+hooksLimit, "going on after a snapshot", func(ctx context.Context) (*connect.Response[guestv1.ThawResponse], error) {
-		entropy := make([]byte, 64)
-		_, _ = rand.Read(entropy) // never fails
-		return c.machine.Thaw(ctx, connect.NewRequest(&guestv1.ThawRequest{HostTimeUnixNs: time.Now().UnixNano(), Entropy: entropy}))
-	})
+	entropy := make([]byte, 64)
+	_, _ = rand.Read(entropy) // never fails
+	_, err := thaw.ask(ctx, c, c.o.CallTimeout+hooksLimit, &guestv1.ThawRequest{HostTimeUnixNs: time.Now().UnixNano(), Entropy: entropy})
 	return err
 }
 
@@ -123,17 +112,13 @@ func (c *Client) Thaw(ctx context.Context) error {
 // meanwhile, either. Release or Thaw lets it go on, or a minute of the machine's
 // own time. Returns Unsupported (an older agent), Unavailable, GuestFault.
 func (c *Client) Hold(ctx context.Context) error {
-	_, err := bounded(ctx, c.o.CallTimeout, "holding what runs", func(ctx context.Context) (*connect.Response[guestv1.HoldResponse], error) {
-		return c.machine.Hold(ctx, connect.NewRequest(&guestv1.HoldRequest{}))
-	})
+	_, err := hold.ask(ctx, c, c.o.CallTimeout, &guestv1.HoldRequest{})
 	return err
 }
 
 // Release ends Hold in a machine that was not restored. Nothing held is success.
 // Returns as Hold does.
 func (c *Client) Release(ctx context.Context) error {
-	_, err := bounded(ctx, c.o.CallTimeout, "letting go on what was held", func(ctx context.Context) (*connect.Response[guestv1.ReleaseResponse], error) {
-		return c.machine.Release(ctx, connect.NewRequest(&guestv1.ReleaseRequest{}))
-	})
+	_, err := release.ask(ctx, c, c.o.CallTimeout, &guestv1.ReleaseRequest{})
 	return err
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"time"
 
-	"connectrpc.com/connect"
-
 	guestv1 "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/aetherium/guest/v1"
 )
 
@@ -20,13 +18,10 @@ type Usage struct {
 // Usage asks a machine with a kernel of its own what it uses. What it says is a
 // guest's word. Returns Unsupported, Unavailable, GuestFault.
 func (c *Client) Usage(ctx context.Context) (Usage, error) {
-	resp, err := bounded(ctx, c.o.CallTimeout, "telling what it uses", func(ctx context.Context) (*connect.Response[guestv1.UsageResponse], error) {
-		return c.machine.Usage(ctx, connect.NewRequest(&guestv1.UsageRequest{}))
-	})
+	m, err := usage.ask(ctx, c, c.o.CallTimeout, &guestv1.UsageRequest{})
 	if err != nil {
 		return Usage{}, err
 	}
-	m := resp.Msg
 	return Usage{
 		MemoryTotal: max(0, m.GetMemoryTotal()), MemoryUsed: max(0, m.GetMemoryUsed()),
 		OOMKills: max(0, m.GetOomKills()), PIDs: max(0, m.GetPids()),
@@ -37,8 +32,6 @@ func (c *Client) Usage(ctx context.Context) (Usage, error) {
 // time, and power off. It returns when that has begun. Returns Unsupported,
 // InvalidArgument, Unavailable, GuestFault.
 func (c *Client) Shutdown(ctx context.Context, grace time.Duration) error {
-	_, err := bounded(ctx, c.o.CallTimeout, "shutting down", func(ctx context.Context) (*connect.Response[guestv1.ShutdownResponse], error) {
-		return c.machine.Shutdown(ctx, connect.NewRequest(&guestv1.ShutdownRequest{GraceMs: grace.Milliseconds()}))
-	})
+	_, err := shutdown.ask(ctx, c, c.o.CallTimeout, &guestv1.ShutdownRequest{GraceMs: grace.Milliseconds()})
 	return err
 }

@@ -76,10 +76,12 @@ type SessionConfig struct {
 type Session struct {
 	cfg SessionConfig
 
-	ctx    context.Context // ends with Close, or when Gone has waited long enough
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	forget forgetter
+	ctx     context.Context // ends with Close, or when Gone has waited long enough
+	cancel  context.CancelFunc
+	present context.Context // ends with ctx, and as soon as the machine is gone
+	absent  context.CancelFunc
+	wg      sync.WaitGroup
+	forget  forgetter
 
 	mu         sync.Mutex
 	executions map[domain.ID]*execution
@@ -112,6 +114,7 @@ func NewSession(cfg SessionConfig) *Session {
 	}
 	s := &Session{cfg: cfg, executions: make(map[domain.ID]*execution), killing: make(map[string]bool), over: make(map[string]bool), gone: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.present, s.absent = context.WithCancel(s.ctx)
 	s.forget.init(s)
 	return s
 }
@@ -193,15 +196,7 @@ func (s *Session) isGone() bool {
 // whilePresent derives a context that ends with the machine as well: the
 // channel of one that is gone need not break.
 func (s *Session) whilePresent() (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(s.ctx)
-	go func() {
-		select {
-		case <-s.gone:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, cancel
+	return context.WithCancel(s.present)
 }
 
 // fillSpare opens a lane for the machine's next command if there is none.
@@ -275,6 +270,7 @@ func (s *Session) Gone(ctx context.Context, reason string) {
 	}
 	s.goneReason = reason
 	close(s.gone)
+	s.absent()
 	s.mu.Unlock()
 	done := make(chan struct{})
 	go func() { s.wg.Wait(); close(done) }()

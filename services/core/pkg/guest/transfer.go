@@ -144,7 +144,7 @@ func (c *Client) transfer(ctx context.Context, method, endpoint string, q url.Va
 	for k, v := range header {
 		req.Header[k] = v
 	}
-	resp, err := c.bulk.Do(req)
+	resp, err := c.web().bulk.Do(req)
 	up.finish()
 	if err != nil {
 		defer cancel(nil)

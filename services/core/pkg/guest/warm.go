@@ -21,7 +21,7 @@ func (c *Client) WarmUp(ctx context.Context, cfg Config) error {
 	_, err := bounded(ctx, c.o.CallTimeout, "warming up", func(ctx context.Context) (struct{}, error) {
 		ids := []string{string(domain.NewID()), string(domain.NewID())}
 		if !c.calls.knows.Load() { // else the first command has a lane as well
-			err := c.warmUp(ctx, ids[0], func(ctx context.Context) stream { return c.executions.Attach(ctx) })
+			err := c.warmUp(ctx, ids[0], func(ctx context.Context) stream { return c.web().executions.Attach(ctx) })
 			if err != nil {
 				return struct{}{}, err
 			}
@@ -40,7 +40,7 @@ func (c *Client) WarmUp(ctx context.Context, cfg Config) error {
 		if err := c.warmWatch(ctx); err != nil {
 			return struct{}{}, err
 		}
-		_, err := c.executions.Forget(ctx, connect.NewRequest(&guestv1.ForgetRequest{ExecutionIds: ids}))
+		_, err := forget.askNow(ctx, c, &guestv1.ForgetRequest{ExecutionIds: ids})
 		return struct{}{}, err
 	})
 	return err
@@ -48,16 +48,11 @@ func (c *Client) WarmUp(ctx context.Context, cfg Config) error {
 
 // warmWatch begins to watch what is started, as a session does, and ends that.
 func (c *Client) warmWatch(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	str, err := c.executions.Watch(ctx, connect.NewRequest(&guestv1.WatchRequest{}))
-	if err != nil {
-		return err
+	told, err := c.watch(ctx)
+	if err == nil {
+		told.close()
 	}
-	_ = str.ResponseHeader() // comes when it watches
-	cancel()
-	_ = str.Close() // says that it was cancelled
-	return nil
+	return err
 }
 
 // warmUp runs a program that writes a line, over a stream that open makes.

@@ -1,11 +1,10 @@
 package guest
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"time"
-
-	"connectrpc.com/connect"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -21,19 +20,28 @@ func (s *Session) watch() {
 	wait := backoff.New(10*time.Millisecond, 2*time.Second)
 	// A machine that is gone ends the wait at once, and ctx a moment later.
 	for ctx.Err() == nil && !s.isGone() {
-		str, err := s.cfg.Client.executions.Watch(ctx, connect.NewRequest(&guestv1.WatchRequest{}))
-		if err == nil {
-			for str.Receive() {
-				wait.Reset()
-				s.meet(str.Msg().GetExecution())
-			}
-			err = str.Err()
-			_ = str.Close()
-		}
+		err := s.hear(ctx, wait.Reset)
 		if ctx.Err() == nil {
 			s.cfg.Log.Debug("watch broke", "vm", s.cfg.VM, "error", err)
 			_ = wait.Wait(ctx, s.gone)
 		}
+	}
+}
+
+// hear meets those that one watching tells of, and returns why it ended.
+func (s *Session) hear(ctx context.Context, heard func()) error {
+	told, err := s.cfg.Client.watch(ctx)
+	if err != nil {
+		return err
+	}
+	defer told.close()
+	for {
+		m, err := told.next()
+		if err != nil {
+			return err
+		}
+		heard()
+		s.meet(m.GetExecution())
 	}
 }
 

@@ -122,6 +122,14 @@ func (c *Calls) answer(ctx context.Context, asked call) (proto.Message, error) {
 		return answer(ctx, asked, new(guestv1.HoldRequest), c.Machine.Hold)
 	case lane.Release:
 		return answer(ctx, asked, new(guestv1.ReleaseRequest), c.Machine.Release)
+	case lane.Quiesce:
+		return answer(ctx, asked, new(guestv1.QuiesceRequest), c.Machine.Quiesce)
+	case lane.Thaw:
+		return answer(ctx, asked, new(guestv1.ThawRequest), c.Machine.Thaw)
+	case lane.Usage:
+		return answer(ctx, asked, new(guestv1.UsageRequest), c.Machine.Usage)
+	case lane.Shutdown:
+		return answer(ctx, asked, new(guestv1.ShutdownRequest), c.Machine.Shutdown)
 	case lane.Watch, lane.Attach: // have no one answer
 	}
 	return nil, errors.New(errors.Unsupported, "there is no call %d", asked.method)

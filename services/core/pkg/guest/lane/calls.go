@@ -21,7 +21,7 @@ type Method byte
 
 // What can be called. Watch is answered by an empty message as soon as it
 // watches, and then by one for each execution; after Attach the connection is a
-// lane. All can be asked again without harm.
+// lane.
 const (
 	Handshake Method = iota + 1
 	Assume
@@ -33,7 +33,15 @@ const (
 	Attach
 	Hold    // an agent that is older than this says Unimplemented
 	Release // the same
+	Quiesce // and so on
+	Thaw
+	Usage
+	Shutdown
 )
+
+// Again reports whether a call can be made again without harm, should it not be
+// known whether it was heard.
+func (m Method) Again() bool { return m != Quiesce && m != Thaw && m != Shutdown }
 
 // ErrOlder says that the agent knows no calls.
 var ErrOlder = errors.New(errors.Unsupported, "the guest agent knows no calls")
@@ -43,6 +51,10 @@ const (
 	// maxCall bounds what is asked for, and what an agent answers but to List.
 	maxCall = 8 << 20
 )
+
+// aheadBytes is what is read ahead at most: most messages are shorter, and a host
+// has some such connections to each of thousands of machines.
+const aheadBytes = 512
 
 // Caller is the host's end of a connection of calls. It is used by one
 // goroutine at a time.
@@ -54,7 +66,7 @@ type Caller struct {
 
 // NewCaller makes the host's end of a new connection.
 func NewCaller(conn net.Conn) *Caller {
-	return &Caller{conn: conn, r: bufio.NewReaderSize(conn, 4<<10)}
+	return &Caller{conn: conn, r: bufio.NewReaderSize(conn, aheadBytes)}
 }
 
 // Close ends the connection, and what is under way on it.

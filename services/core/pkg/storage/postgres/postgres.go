@@ -90,6 +90,8 @@ type Store struct {
 	closed  chan struct{} // closed when all is let go of
 	shut    sync.Once
 
+	words words
+
 	changed     sqlrepo.Signal
 	keysChanged sqlrepo.Signal
 }
@@ -254,7 +256,8 @@ func (s *Store) session(ctx context.Context, from *pgxpool.Pool, begin ...string
 		return nil, err
 	}
 	return &session{
-		lent: c, begin: begin, patience: s.o.Wait + grace,
+		words: &s.words,
+		lent:  c, begin: begin, patience: s.o.Wait + grace,
 		renew: func(ctx context.Context) (*pgxpool.Conn, error) { return s.take(ctx, from) },
 	}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -27,8 +28,9 @@ const (
 
 // session runs a transaction's statements on a connection that it is lent.
 type session struct {
-	lent *pgxpool.Conn // nil: it is lost
-	over bool          // the transaction has ended
+	words *words
+	lent  *pgxpool.Conn // nil: it is lost
+	over  bool          // the transaction has ended
 
 	begin    []string      // go before the first statement, in its round trip
 	began    bool          // they have
@@ -121,7 +123,7 @@ func (s *session) Exec(ctx context.Context, query string, args ...any) (int64, e
 	if err := s.ready(ctx); err != nil {
 		return 0, err
 	}
-	rows, done, err := s.run(ctx, numbered(query), escaped(args))
+	rows, done, err := s.run(ctx, s.words.numbered(query), escaped(args))
 	if err != nil {
 		return 0, s.fault(ctx, err)
 	}
@@ -145,7 +147,7 @@ func (s *session) ExecEach(ctx context.Context, query string, rows [][]any) (fai
 		}
 		done = 1
 	}
-	query = numbered(query)
+	query = s.words.numbered(query)
 	for len(rows) > done {
 		n, err := s.execPiece(ctx, query, rows[done:min(done+eachPiece, len(rows))])
 		if done += n; err != nil {
@@ -194,7 +196,7 @@ func (s *session) ExecLater(ctx context.Context, w sqlrepo.Write) error {
 		// By the server, so that nothing after it is done, the commit least of all.
 		w.Query = "WITH done AS (" + w.Query + " RETURNING 1) SELECT 1 / count(*) FROM done"
 	}
-	w.Query, w.Args = numbered(w.Query), slices.Clone(w.Args)
+	w.Query, w.Args = s.words.numbered(w.Query), slices.Clone(w.Args)
 	for i, a := range w.Args { // as they are now
 		if v, ok := a.(driver.Valuer); ok {
 			var err error
@@ -257,7 +259,7 @@ func (s *session) Query(ctx context.Context, each func(sqlrepo.Row) error, query
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
-	rows, done, err := s.run(ctx, numbered(query), escaped(args))
+	rows, done, err := s.run(ctx, s.words.numbered(query), escaped(args))
 	if err != nil {
 		return s.fault(ctx, err)
 	}
@@ -359,6 +361,36 @@ func (s *session) together(ctx context.Context, query string, args []any) (_ pgx
 		return nil, nil, err
 	}
 	return rows, func() { rows.Close(); _ = results.Close(); cancel() }, nil
+}
+
+// maxWords bounds the queries that are remembered. There are some hundreds; those
+// that name many things at once come in as many lengths.
+const maxWords = 2000
+
+// words are queries as PostgreSQL has them, by how the repositories have them: a
+// VM that is made takes dozens of them, of a page or two of text each.
+type words struct {
+	mu    sync.RWMutex
+	known map[string]string
+}
+
+func (w *words) numbered(query string) string {
+	w.mu.RLock()
+	known, ok := w.known[query]
+	w.mu.RUnlock()
+	if ok {
+		return known
+	}
+	own := numbered(query)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.known == nil {
+		w.known = map[string]string{}
+	}
+	if len(w.known) < maxWords {
+		w.known[query] = own
+	}
+	return own
 }
 
 // numbered gives a query PostgreSQL's placeholders in the place of ?, which is

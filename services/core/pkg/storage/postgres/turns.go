@@ -97,7 +97,7 @@ func (s *Store) enter(ctx context.Context) (*turn, error) {
 
 // run does what one caller wants, all of it or nothing.
 func (t *turn) run(ctx context.Context, f func(storage.Tx) error) (err error) {
-	own := &session{lent: t.sess.lent, begin: t.sess.begin, patience: t.sess.patience, renew: t.sess.renew}
+	own := &session{words: t.sess.words, lent: t.sess.lent, begin: t.sess.begin, patience: t.sess.patience, renew: t.sess.renew}
 	if t.callers > 0 {
 		own.begin = []string{savepoint(t.callers)}
 	}
@@ -229,7 +229,7 @@ func (t *turn) commit(tell string) error {
 		})
 	}
 	for _, st := range t.pending.Statements() {
-		batch.Queue(numbered(st.Query), escaped(st.Args)...).Query(func(rows pgx.Rows) error { return eachRow(rows, st.Each) })
+		batch.Queue(t.sess.words.numbered(st.Query), escaped(st.Args)...).Query(func(rows pgx.Rows) error { return eachRow(rows, st.Each) })
 	}
 	if tell != "" {
 		batch.Queue(tell)

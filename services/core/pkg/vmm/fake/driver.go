@@ -245,22 +245,31 @@ func (d *Driver) Dial(ctx context.Context, id string, port uint32) (net.Conn, er
 	if r == nil || m.asleep() {
 		return nil, errors.New(errors.Conflict, "the machine does not run")
 	}
-	host, err := d.mux(m, r)
-	if err != nil {
-		return nil, err
-	}
+	agent := d.toAgent(m, r)
 	if port == vmm.AgentPort {
-		return dialAgent(ctx, host, r)
+		return agent(ctx)
 	}
 	if port == 0 || port > 1<<16-1 {
 		return nil, errors.New(errors.InvalidArgument, "a port is between 1 and 65535")
 	}
-	c := guest.New(func(ctx context.Context) (net.Conn, error) { return dialAgent(ctx, host, r) }, guest.Options{})
+	c := guest.New(agent, guest.Options{})
 	return c.DialPort(ctx, uint16(port))
 }
 
+// toAgent connects to a run's agent.
+func (d *Driver) toAgent(m *machine, r *run) guest.Dial {
+	return func(ctx context.Context) (net.Conn, error) { return d.dialAgent(ctx, m, r) }
+}
+
 // dialAgent gives up when the machine ends.
-func dialAgent(ctx context.Context, host *mux.Mux, r *run) (net.Conn, error) {
+func (d *Driver) dialAgent(ctx context.Context, m *machine, r *run) (net.Conn, error) {
+	if r.direct != nil {
+		return r.direct.dial(ctx)
+	}
+	host, err := d.mux(m, r)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	done := make(chan struct{})

@@ -46,7 +46,8 @@ type machine struct {
 // run is a machine from one Start to its end.
 type run struct {
 	agent  *agent.Agent // nil: something else answers
-	mux    *mux.Mux
+	mux    *mux.Mux // nil: it is reached directly
+	direct *direct  // nil: it is reached by its stream
 	cancel context.CancelFunc
 	served chan struct{}
 	ended  chan struct{} // closed once exit is known
@@ -90,10 +91,9 @@ func (m *machine) prepare(from string) error {
 // boot begins a run. handler, if set, answers in place of the agent. m.mu is held.
 func (m *machine) boot(handler http.Handler) {
 	r := &run{served: make(chan struct{}), ended: make(chan struct{})}
-	r.mux = mux.New(mux.Guest, func(context.Context) (io.ReadWriteCloser, error) { return m.stream.openGuest(), nil }, mux.Options{})
+	l := m.listen(r)
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
-	l := r.mux.Listener()
 	serve := func() error { return serveHandler(ctx, l, handler) }
 	if handler == nil {
 		r.agent = agent.New(agent.Options{Etc: filepath.Join(m.dir, "etc")})
@@ -101,6 +101,16 @@ func (m *machine) boot(handler http.Handler) {
 	}
 	go func() { defer close(r.served); _ = serve() }()
 	m.run, m.exit, m.slept, m.arrived = r, vmm.Exit{}, nil, nil
+}
+
+// listen makes what a run is reached by.
+func (m *machine) listen(r *run) net.Listener {
+	if m.dir == "" {
+		r.direct = newDirect()
+		return r.direct
+	}
+	r.mux = mux.New(mux.Guest, func(context.Context) (io.ReadWriteCloser, error) { return m.stream.openGuest(), nil }, mux.Options{})
+	return r.mux.Listener()
 }
 
 // runs notes that a run has begun: what was to go on in it does.
@@ -139,7 +149,9 @@ func (m *machine) end(r *run, grace time.Duration, exit vmm.Exit) {
 		m.signal(r, syscall.SIGKILL) // what left its process group
 		r.cancel()
 		<-r.served
-		_ = r.mux.Close()
+		if r.mux != nil {
+			_ = r.mux.Close()
+		}
 		exit.At = time.Now().UTC()
 		m.mu.Lock()
 		m.run, m.status, m.exit, m.slept = nil, vmm.StatusCreated, exit, nil
@@ -183,6 +195,9 @@ func (m *machine) pause(paused bool) error {
 	defer m.mu.Unlock()
 	if m.run == nil {
 		return errors.New(errors.Conflict, "the machine does not run")
+	}
+	if m.run.direct != nil {
+		return errors.New(errors.Unsupported, "a machine without files has no processes to stop")
 	}
 	if paused {
 		m.stream.freeze(true)

@@ -29,11 +29,7 @@ type memory []guest.Remembered
 func (d *Driver) remember(ctx context.Context, m *machine, r *run) (memory, error) {
 	ctx, cancel := context.WithTimeout(ctx, memoryTimeout)
 	defer cancel()
-	host, err := d.mux(m, r)
-	if err != nil {
-		return nil, err
-	}
-	c := guest.New(func(ctx context.Context) (net.Conn, error) { return dialAgent(ctx, host, r) }, guest.Options{})
+	c := guest.New(d.toAgent(m, r), guest.Options{})
 	defer c.Close()
 	all, err := c.Remembered(ctx)
 	kept := make(memory, 0, len(all))
@@ -84,13 +80,10 @@ func (d *Driver) goOn(ctx context.Context, m *machine, r *run, mem memory) error
 	}
 	ctx, cancel := context.WithTimeout(ctx, memoryTimeout)
 	defer cancel()
-	host, err := d.mux(m, r)
-	if err != nil {
-		return err
-	}
+	dial := d.toAgent(m, r)
 	var p http.Protocols
 	p.SetUnencryptedHTTP2(true)
-	t := &http.Transport{Protocols: &p, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialAgent(ctx, host, r) }}
+	t := &http.Transport{Protocols: &p, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }}
 	defer t.CloseIdleConnections()
 	c := guestv1connect.NewExecutionServiceClient(&http.Client{Transport: t}, "http://agent")
 	for _, x := range mem {

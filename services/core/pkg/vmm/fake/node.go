@@ -51,7 +51,8 @@ type fault struct {
 }
 
 // NewNode makes a node that keeps its machines in dir. Empty: they have no files,
-// and nothing can be run in them.
+// nothing can be run in them, and each is reached by connections of their own and
+// not by a stream: a node can have very many.
 func NewNode(dir string) *Node {
 	return &Node{dir: dir, machines: make(map[string]*machine), faults: make(map[Op][]fault), egress: make(map[string]*egress), version: "1"}
 }
