@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"path/filepath"
 	"sync"
 	"time"
@@ -280,9 +281,11 @@ func (w *Worker) ID() domain.ID { return w.id }
 func (w *Worker) time() time.Time { return w.Now().UTC().Truncate(time.Microsecond) }
 
 // every runs f at an interval until the worker stops; the interval counts
-// from the end of a run, so that a slow run never piles up.
+// from the end of a run, so that a slow run never piles up. The first is half of it
+// to half as much again: workers that start at the same time, as after a power cut or
+// with a new version, would else come to the database together from then on.
 func (w *Worker) every(d time.Duration, f func(context.Context)) {
-	timer := time.NewTimer(d)
+	timer := time.NewTimer(d/2 + rand.N(d)) //nolint:gosec // nothing to be guessed
 	defer timer.Stop()
 	for {
 		select {
