@@ -43,9 +43,23 @@ type (
 
 // LookupKey finds a key by the hash of its secret, or of the one before. Its
 // scopes are those it gives now. Returns NotFound also for the keys of users
-// who are disabled or have left its project.
+// who are disabled or have left its project. Where it is not remembered, what the
+// request is about ([vmm.Ahead]) is read along with it.
 func (l *Lookup) LookupKey(ctx context.Context, hash Hash) (domain.APIKey, error) {
 	return remembered(l, byHash(hash), func() (domain.APIKey, error) {
+		ahead := vmm.AheadOf(ctx)
+		if vm, execution, ok := ahead.Begin(); ok {
+			key, err := l.key(ctx, func(tx storage.Tx) (storage.HeldKey, error) {
+				held, row, used, err := tx.Keys().HeldWithVM(ctx, hash, vm, execution)
+				if err == nil {
+					ahead.Found(row, used)
+				}
+				return held, err
+			})
+			if !errors.HasCode(err, errors.NotFound) {
+				return key, err
+			}
+		}
 		return l.key(ctx, func(tx storage.Tx) (storage.HeldKey, error) { return tx.Keys().HeldByHash(ctx, hash) })
 	})
 }

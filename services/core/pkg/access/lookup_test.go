@@ -7,6 +7,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/access"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
 
@@ -54,6 +55,41 @@ func TestKeysAreRemembered(t *testing.T) {
 	}
 	if got := look(k.Text, 0); got.RevokedAt == nil {
 		t.Error("a key that was revoked is in force again")
+	}
+}
+
+// What a request is about is read along with its key: one look, whether the project
+// has it or not, and never what is another project's.
+func TestKeysWithWhatIsAsked(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	insert := func(project domain.ID) *domain.VM {
+		now := time.Now().UTC().Truncate(time.Microsecond)
+		vm := &domain.VM{ID: domain.NewID(), ProjectID: project, Desired: domain.WantRunning, Observed: domain.Pending, Generation: 1, CreatedAt: now, UpdatedAt: now}
+		if err := b.store.Update(t.Context(), func(tx storage.Tx) error { return tx.VMs().Insert(t.Context(), vm) }); err != nil {
+			t.Fatal(err)
+		}
+		return vm
+	}
+	own, foreign := insert(b.admin.ProjectID), insert(b.other)
+	for _, tc := range []struct {
+		vm    domain.ID
+		found bool
+		looks int
+	}{{own.ID, true, 1}, {foreign.ID, false, 2}, {domain.NewID(), false, 2}} {
+		k, err := b.service.CreateKey(t.Context(), b.admin, access.CreateKey{Name: "k" + tc.vm.String()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx := vmm.WithAhead(t.Context(), tc.vm, "")
+		before := b.store.views
+		got, err := b.lookup.LookupKey(ctx, access.HashKey(k.Text))
+		if err != nil || got.ID != k.Key.ID || b.store.views-before != tc.looks {
+			t.Errorf("%+v, %v after %d looks", got, err, b.store.views-before)
+		}
+		if row := vmm.AheadOf(ctx).Take(b.admin.ProjectID, tc.vm, ""); (row != nil) != tc.found {
+			t.Errorf("%+v was read along", row)
+		}
 	}
 }
 

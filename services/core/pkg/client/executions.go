@@ -18,7 +18,7 @@ func (c *Client) Execute(ctx context.Context, vm string, req api.Execute) (api.E
 	if req.ID == "" {
 		req.ID = domain.NewID().String()
 	}
-	return fetch[api.ExecuteResult](ctx, c, create(req, "vms", vm, "execute"))
+	return fetch[api.ExecuteResult](ctx, c, create(req, "vms", vm, "execute").with(api.HeaderExecution, req.ID))
 }
 
 // StartExecution starts a command and returns when the guest agent confirmed
@@ -27,7 +27,7 @@ func (c *Client) StartExecution(ctx context.Context, vm string, req api.StartExe
 	if req.ID == "" {
 		req.ID = domain.NewID().String()
 	}
-	return fetch[api.Execution](ctx, c, create(req, "vms", vm, "executions"))
+	return fetch[api.Execution](ctx, c, create(req, "vms", vm, "executions").with(api.HeaderExecution, req.ID))
 }
 
 // Execution gets an execution. Returns NotFound.

@@ -107,6 +107,37 @@ func TestExecuteByAGateway(t *testing.T) {
 		t.Errorf("a bad ID: %v", err)
 	}
 
+	// What was read along with the credentials is not read again, unless somebody
+	// used the ID or it is another project's.
+	ahead := func(row *domain.VM, x domain.ID, used bool) context.Context {
+		ctx := vmm.WithAhead(b.ctx, row.ID, x)
+		vmm.AheadOf(ctx).Found(row, used)
+		return ctx
+	}
+	foreign := *vm
+	foreign.ProjectID = domain.NewID()
+	for name, tc := range map[string]struct {
+		row    *domain.VM
+		used   bool
+		asking int64
+	}{"nobody used it": {row: vm}, "somebody may have": {row: vm, used: true, asking: 1}, "another project's": {row: &foreign, asking: 1}} {
+		x, begun, before := domain.NewID(), len(worker.begun), store.n.Load()
+		got, out, err := b.Execute(ahead(tc.row, x, tc.used), b.by, vm.ID, vmm.StartExecution{ID: x, Command: domain.Command{Args: []string{"true"}}})
+		must(t, err)
+		must(t, out.Close())
+		if asked := store.n.Load() - before; got.ID != x || len(worker.begun) != begun+1 || asked != tc.asking {
+			t.Errorf("%s: %+v, begun %v, asked the database %d times", name, got, worker.begun, asked)
+		}
+	}
+	before = store.n.Load()
+	if got, err := b.GetVM(ahead(vm, "", false), b.by, vm.ID); err != nil || got != vm || store.n.Load() != before {
+		t.Errorf("a VM that was read ahead: %v, %v", got, err)
+	}
+	if _, err := b.GetVM(ahead(&foreign, "", false), b.by, vm.ID); err != nil || store.n.Load() != before+1 {
+		t.Errorf("another project's: %v", err)
+	}
+	worker.begun = worker.begun[:2]
+
 	// Its row is written: whoever asks again is given what it has written.
 	now := b.now()
 	must(t, b.store.Update(b.ctx, func(tx storage.Tx) error {

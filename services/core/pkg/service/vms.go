@@ -276,7 +276,10 @@ func (s *Service) wake(ctx context.Context, vm *domain.VM) {
 
 // GetVM implements vmm.VMs.
 func (s *Service) GetVM(ctx context.Context, by vmm.Caller, id domain.ID) (*domain.VM, error) {
-	var vm *domain.VM
+	vm := vmm.AheadOf(ctx).Take(by.ProjectID, id, "")
+	if vm != nil {
+		return vm, nil
+	}
 	err := s.store.Read(ctx, func(tx storage.Tx) (err error) {
 		vm, err = tx.VMs().Get(ctx, by.ProjectID, id)
 		return err

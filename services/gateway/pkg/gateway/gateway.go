@@ -143,7 +143,7 @@ func (g *Gateway) routes() (http.Handler, error) {
 	r.Route(wire.BasePath, func(r chi.Router) {
 		open := r.With(g.trail.Requests, private)
 		r.Group(func(r chi.Router) {
-			r.Use(g.trail.Requests, g.guard.Require, g.trail.Callers, g.limits.Callers, g.trail.Room, private)
+			r.Use(middleware.Ahead, g.trail.Requests, g.guard.Require, g.trail.Callers, g.limits.Callers, g.trail.Room, private)
 			a, err := api.New(api.Deps{
 				VMs: g.deps.VMs, Tasks: g.deps.Tasks, Proxy: g.proxy, Idempotency: g.deps.Idempotency, Uploads: g.deps.Uploads,
 				Access: g.deps.Access, Tokens: g.deps.Tokens, Trail: g.trail, Audit: g.deps.Audit, Queue: g.deps.Queue, Logs: g.deps.Logs,

@@ -81,7 +81,7 @@ var (
 	corsMethods = strings.Join([]string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}, ", ")
 	corsRequest = strings.Join([]string{
 		"Authorization", "Content-Type", "Accept", "Last-Event-ID", wire.HeaderAPIKey, wire.HeaderRequestID, wire.HeaderProject,
-		wire.HeaderIdempotencyKey, wire.HeaderPrefer, wire.HeaderFileMode, wire.HeaderFileOwner, wire.HeaderFileGroup,
+		wire.HeaderIdempotencyKey, wire.HeaderExecution, wire.HeaderPrefer, wire.HeaderFileMode, wire.HeaderFileOwner, wire.HeaderFileGroup,
 	}, ", ")
 	corsAnswer = strings.Join([]string{
 		"Location", "Retry-After", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset", wire.HeaderRequestID, wire.HeaderReplayed,

@@ -50,6 +50,33 @@ func heldKeys(e *env) {
 		same(e, want.Name, single(e, func(tx storage.Tx) (storage.HeldKey, error) { return tx.Keys().HeldByHash(e.ctx(), want.Hash) }), want)
 		same(e, want.Name+", by ID", single(e, func(tx storage.Tx) (storage.HeldKey, error) { return tx.Keys().Held(e.ctx(), want.ID) }), want)
 	}
+	vm, other, x := e.vm(p, nil), e.vm(q, nil), domain.NewID()
+	ran := e.execution(other, nil)
+	type found struct {
+		key  storage.HeldKey
+		vm   *domain.VM
+		used bool
+	}
+	withVM := func(hash [32]byte, id, execution domain.ID) func(storage.Tx) (found, error) {
+		return func(tx storage.Tx) (f found, err error) {
+			f.key, f.vm, f.used, err = tx.Keys().HeldWithVM(e.ctx(), hash, id, execution)
+			return f, err
+		}
+	}
+	for _, name := range []string{"nobody's", "a member's"} {
+		hash := sha256.Sum256([]byte(name))
+		held := single(e, func(tx storage.Tx) (storage.HeldKey, error) { return tx.Keys().HeldByHash(e.ctx(), hash) })
+		same(e, name+", with a VM", single(e, withVM(hash, vm.ID, x)), found{held, vm, false})
+		same(e, name+", with a VM and an ID that is used", single(e, withVM(hash, vm.ID, ran.ID)), found{held, vm, true})
+		for what, id := range map[string]domain.ID{"another project's VM": other.ID, "no VM": domain.NewID()} {
+			if c := code(e, withVM(hash, id, x)); c != errors.NotFound {
+				e.Errorf("%s, with %s: %s", name, what, c)
+			}
+		}
+	}
+	if c := code(e, withVM([32]byte{1}, vm.ID, x)); c != errors.NotFound {
+		e.Errorf("no key, with a VM: %s", c)
+	}
 	rotated := mk("rotated", "")
 	old := rotated.Hash
 	e.update(func(tx storage.Tx) error {

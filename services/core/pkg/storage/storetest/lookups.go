@@ -143,6 +143,10 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 			_, _, _ = tx.VMs().ForExecution(ctx, p, id, id)
 			return nil
 		}},
+		Lookup{Name: "key with a VM", Run: func(ctx context.Context, tx storage.Tx) error {
+			_, _, _, _ = tx.Keys().HeldWithVM(ctx, [32]byte{}, id, id)
+			return nil
+		}},
 		Lookup{Name: "VM with its tasks", Run: func(ctx context.Context, tx storage.Tx) error {
 			_, _, _ = tx.VMs().Serving(ctx, id)
 			return nil

@@ -54,19 +54,28 @@ func (r keys) ByHash(ctx context.Context, hash [32]byte) (*domain.APIKey, error)
 	return queryOne(ctx, r.s, scanKey, errors.New(errors.NotFound, "no such API key"), keySelect+" WHERE hash = ? OR old_hash = ?", hash[:], hash[:])
 }
 
-// heldSelect has a user's columns empty where a key is of nobody.
-var heldSelect = "SELECT k." + strings.ReplaceAll(keyColumns, ", ", ", k.") + `, COALESCE(u.id, ''), COALESCE(u.admin, 0), u.disabled_at, COALESCE(m.role, '')
-	FROM api_keys k LEFT JOIN users u ON u.id = k.user_id LEFT JOIN memberships m ON m.project_id = k.project_id AND m.user_id = k.user_id`
+var (
+	// heldColumns have a user's columns empty where a key is of nobody.
+	heldColumns = "k." + strings.ReplaceAll(keyColumns, ", ", ", k.") + ", COALESCE(u.id, ''), COALESCE(u.admin, 0), u.disabled_at, COALESCE(m.role, '')"
+	heldUser    = " LEFT JOIN users u ON u.id = k.user_id LEFT JOIN memberships m ON m.project_id = k.project_id AND m.user_id = k.user_id"
+	heldSelect  = "SELECT " + heldColumns + " FROM api_keys k" + heldUser
+	// heldWithVM has a VM of the key's project along, and whether an execution has an ID.
+	heldWithVM = "SELECT " + heldColumns + ", " + vmJoined + ", CASE WHEN EXISTS (SELECT 1 FROM executions x WHERE x.id = ?) THEN 1 ELSE 0 END" +
+		" FROM api_keys k JOIN vms ON vms.id = ? AND vms.project_id = k.project_id" + heldUser
+	byHash = " WHERE k.hash = ? OR k.old_hash = ?"
+)
+
+func scanHeld(row Row, more ...any) (_ *storage.HeldKey, err error) {
+	h, u := new(storage.HeldKey), new(domain.User)
+	h.APIKey, err = scanKeyAnd(row, append([]any{&u.ID, scanFlag{&u.Admin}, scanOptTime{&u.DisabledAt}, &h.Role}, more...)...)
+	if u.ID != "" {
+		h.User = u
+	}
+	return h, err
+}
 
 func (r keys) held(ctx context.Context, absent *errors.Error, where string, args ...any) (storage.HeldKey, error) {
-	found, err := queryOne(ctx, r.s, func(row Row) (_ *storage.HeldKey, err error) {
-		h, u := new(storage.HeldKey), new(domain.User)
-		h.APIKey, err = scanKeyAnd(row, &u.ID, scanFlag{&u.Admin}, scanOptTime{&u.DisabledAt}, &h.Role)
-		if u.ID != "" {
-			h.User = u
-		}
-		return h, err
-	}, absent, heldSelect+where, args...)
+	found, err := queryOne(ctx, r.s, func(row Row) (*storage.HeldKey, error) { return scanHeld(row) }, absent, heldSelect+where, args...)
 	if err != nil {
 		return storage.HeldKey{}, err
 	}
@@ -78,7 +87,18 @@ func (r keys) Held(ctx context.Context, id domain.ID) (storage.HeldKey, error) {
 }
 
 func (r keys) HeldByHash(ctx context.Context, hash [32]byte) (storage.HeldKey, error) {
-	return r.held(ctx, errors.New(errors.NotFound, "no such API key"), " WHERE k.hash = ? OR k.old_hash = ?", hash[:], hash[:])
+	return r.held(ctx, errors.New(errors.NotFound, "no such API key"), byHash, hash[:], hash[:])
+}
+
+func (r keys) HeldWithVM(ctx context.Context, hash [32]byte, id, execution domain.ID) (_ storage.HeldKey, vm *domain.VM, used bool, err error) {
+	vm = new(domain.VM)
+	found, err := queryOne(ctx, r.s, func(row Row) (*storage.HeldKey, error) {
+		return scanHeld(row, append(columnsOf(vm), scanFlag{&used})...)
+	}, errors.New(errors.NotFound, "no such API key, or VM of its project"), heldWithVM+byHash, string(execution), string(id), hash[:], hash[:])
+	if err != nil {
+		return storage.HeldKey{}, nil, false, err
+	}
+	return *found, vm, used, nil
 }
 
 func (r keys) Insert(ctx context.Context, k *domain.APIKey) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -48,12 +49,20 @@ func changingOf(vm *domain.VM, revision int64) []any {
 	}
 }
 
+// vmJoined is vmRead in a statement of several tables.
+var vmJoined = "vms." + strings.ReplaceAll("id, project_id, created_at, "+vmChanging, ", ", ", vms.") + ", " + vmAway
+
 func scanVM(r Row) (*domain.VM, error) { return scanVMAnd(r) }
 
 // scanVMAnd reads a VM's columns, and more behind them.
 func scanVMAnd(r Row, more ...any) (*domain.VM, error) {
 	vm := new(domain.VM)
-	return vm, r.Scan(append([]any{
+	return vm, r.Scan(append(columnsOf(vm), more...)...)
+}
+
+// columnsOf is where the columns of vmRead go.
+func columnsOf(vm *domain.VM) []any {
+	return []any{
 		&vm.ID, &vm.ProjectID, scanTime{&vm.CreatedAt},
 		jsonText{&vm.Spec}, &vm.Name, jsonText{&vm.Metadata}, &vm.Isolation, &vm.Desired, &vm.Observed, &vm.PauseMode, &vm.Generation, &vm.Epoch,
 		&vm.WorkerID, &vm.MachineID, &vm.StoredID, jsonText{&vm.Moves}, scanOptTime{&vm.Deadline}, &vm.DeadlineGen, &vm.DeadlineAck, &vm.EgressGen, &vm.EgressAck,
@@ -61,7 +70,7 @@ func scanVMAnd(r Row, more ...any) (*domain.VM, error) {
 		&vm.EnvSealed, &vm.TokenSealed, &vm.Reason, scanOptJSON[domain.Tombstone]{&vm.Tombstone},
 		scanTime{&vm.UpdatedAt}, scanOptTime{&vm.StartedAt}, scanOptTime{&vm.EndedAt}, &vm.Revision,
 		scanOptTime{&vm.UnreachableSince},
-	}, more...)...)
+	}
 }
 
 func (r vms) Get(ctx context.Context, project, id domain.ID) (*domain.VM, error) {
