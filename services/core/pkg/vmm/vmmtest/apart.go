@@ -38,6 +38,8 @@ func testApart(t *testing.T, b *bed) {
 	}
 	// As a template with an SSH server has them.
 	origin.run(t, asRoot(shell("mkdir -p /etc/ssh; test -e /etc/ssh/ssh_host_ed25519_key || echo old | tee /etc/ssh/ssh_host_ed25519_key > /etc/ssh/ssh_host_ed25519_key.pub")))
+	origin.start(t, asRoot(shell(sshServer)))
+	origin.sh(t, "until test -e /var/tmp/ssh/serves; do sleep 0.05; done")
 	// As a template with D-Bus has it, and one with a hook.
 	origin.run(t, asRoot(shell("mkdir -p /var/lib/dbus; rm -f /var/lib/dbus/machine-id; cp /etc/machine-id /var/lib/dbus/machine-id")))
 	origin.run(t, asRoot(shell("mkdir -p /etc/aetherium/resume.d; printf '#!/bin/sh\\n"+hookNotes+"\\n' > /etc/aetherium/resume.d/note; chmod 755 /etc/aetherium/resume.d/note")))
@@ -146,6 +148,17 @@ func testApart(t *testing.T, b *bed) {
 			}
 		}
 		checkDistinct(t, keys)
+		for _, f := range forks {
+			if len(keys) == len(all) { // else there are no keys to be told of
+				f.x.sh(t, "until test -e /var/tmp/ssh/reloaded; do sleep 0.05; done")
+			}
+			if got := f.x.sh(t, "ls /var/tmp/ssh"); strings.Contains(got, "ended") {
+				t.Errorf("the fork's server has ended its connections: %q", got)
+			}
+		}
+		if got := h.x.sh(t, "ls /var/tmp/ssh"); strings.Contains(got, "reloaded") {
+			t.Errorf("the origin's server was told: %q", got)
+		}
 	})
 	t.Run("environment", func(t *testing.T) {
 		for _, f := range forks {
@@ -197,6 +210,17 @@ func testApart(t *testing.T, b *bed) {
 		}
 	})
 }
+
+// sshServer is a program by sshd's name that notes when it is to read its keys again,
+// with a child of that name as those that serve a connection are, which the same
+// signal would end.
+const sshServer = `set -e
+umask 022
+mkdir -p /var/tmp/ssh /var/tmp/child
+{ echo '#!/bin/sh'; echo 'trap "touch /var/tmp/ssh/ended" HUP; touch /var/tmp/ssh/serves; while :; do sleep 0.1; done'; } > /var/tmp/child/sshd
+{ echo '#!/bin/sh'; echo 'trap "touch /var/tmp/ssh/reloaded" HUP; /var/tmp/child/sshd & while :; do sleep 0.1; done'; } > /var/tmp/sshd
+chmod 755 /var/tmp/child/sshd /var/tmp/sshd
+exec /var/tmp/sshd`
 
 // drawing is a program that draws numbers until it is enough, and notes when.
 const drawing = `
