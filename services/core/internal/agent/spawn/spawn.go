@@ -139,7 +139,11 @@ func lookup(program, cwd, path string) (string, error) {
 		if !filepath.IsAbs(full) {
 			full = filepath.Join(cwd, full)
 		}
-		return full, executable(full, program)
+		err := executable(full)
+		if errors.Is(err, errAbsent) {
+			err = errors.New(errors.InvalidArgument, "the program %q does not exist", full).WithField("args")
+		}
+		return full, err
 	}
 	denied := ""
 	for dir := range strings.SplitSeq(path, ":") {
@@ -147,10 +151,10 @@ func lookup(program, cwd, path string) (string, error) {
 			dir = filepath.Join(cwd, dir) // POSIX: an empty entry is the working directory
 		}
 		full := filepath.Join(dir, program)
-		switch err := executable(full, program); {
+		switch err := executable(full); {
 		case err == nil:
 			return full, nil
-		case !errors.HasCode(err, errors.NotFound) && denied == "":
+		case !errors.Is(err, errAbsent) && denied == "":
 			denied = full
 		}
 	}
@@ -161,17 +165,16 @@ func lookup(program, cwd, path string) (string, error) {
 		WithField("args").WithHint("PATH is %s", path)
 }
 
-// executable tells why a file cannot be executed. NotFound never leaves lookup:
-// a program that was named by its path is InvalidArgument at once.
-func executable(full, program string) error {
-	code := errors.NotFound
-	if strings.Contains(program, "/") {
-		code = errors.InvalidArgument
-	}
+// errAbsent is for a file that there is not. Nobody is told it: in most of the
+// directories in a PATH a program is not.
+var errAbsent = errors.Plain("it does not exist")
+
+// executable tells why a file cannot be executed. Returns errAbsent, InvalidArgument.
+func executable(full string) error {
 	var st unix.Stat_t
 	switch err := unix.Stat(full, &st); {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
-		return errors.New(code, "the program %q does not exist", full).WithField("args")
+		return errAbsent
 	case errors.Is(err, unix.EACCES):
 		return errors.New(errors.InvalidArgument, "the program %q cannot be reached: permission denied", full).WithField("args")
 	case err != nil:
