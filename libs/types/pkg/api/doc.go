@@ -27,7 +27,7 @@ const (
 const (
 	HeaderAPIKey         = "X-API-Key"
 	HeaderRequestID      = "X-Request-Id"
-	HeaderProject        = "X-Aetherium-Project" // ID or name of the project that is meant, where the credentials are good for several
+	HeaderProject        = "X-Aetherium-Project"   // ID or name of the project that is meant, where the credentials are good for several
 	HeaderExecution      = "X-Aetherium-Execution" // the ID that the body gives an execution: it is looked for while the credentials are
 	HeaderIdempotencyKey = "Idempotency-Key"
 	HeaderReplayed       = "Idempotency-Replayed" // "true": the answer of an earlier request with the same key

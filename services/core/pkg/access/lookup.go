@@ -56,7 +56,8 @@ func (l *Lookup) LookupKey(ctx context.Context, hash Hash) (domain.APIKey, error
 				}
 				return held, err
 			})
-			if !errors.HasCode(err, errors.NotFound) {
+			// What keeps the VM from being read is told by who needs it.
+			if err == nil || ctx.Err() != nil || errors.HasCode(err, errors.Unavailable) {
 				return key, err
 			}
 		}

@@ -58,8 +58,8 @@ func TestKeysAreRemembered(t *testing.T) {
 	}
 }
 
-// What a request is about is read along with its key: one look, whether the project
-// has it or not, and never what is another project's.
+// What a request is about is read along with its key in one look, and given to who
+// may have it: in the project that the request is for, which need not be the key's.
 func TestKeysWithWhatIsAsked(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -73,11 +73,14 @@ func TestKeysWithWhatIsAsked(t *testing.T) {
 	}
 	own, foreign := insert(b.admin.ProjectID), insert(b.other)
 	for _, tc := range []struct {
-		vm    domain.ID
-		found bool
-		looks int
-	}{{own.ID, true, 1}, {foreign.ID, false, 2}, {domain.NewID(), false, 2}} {
-		k, err := b.service.CreateKey(t.Context(), b.admin, access.CreateKey{Name: "k" + tc.vm.String()})
+		vm, project domain.ID
+		found       bool
+		looks       int
+	}{
+		{own.ID, b.admin.ProjectID, true, 1}, {foreign.ID, b.admin.ProjectID, false, 1}, {foreign.ID, b.other, true, 1},
+		{domain.NewID(), b.admin.ProjectID, false, 2},
+	} {
+		k, err := b.service.CreateKey(t.Context(), b.admin, access.CreateKey{Name: "k" + domain.NewID().String()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,7 +90,7 @@ func TestKeysWithWhatIsAsked(t *testing.T) {
 		if err != nil || got.ID != k.Key.ID || b.store.views-before != tc.looks {
 			t.Errorf("%+v, %v after %d looks", got, err, b.store.views-before)
 		}
-		if row := vmm.AheadOf(ctx).Take(b.admin.ProjectID, tc.vm, ""); (row != nil) != tc.found {
+		if row := vmm.AheadOf(ctx).Take(tc.project, tc.vm, ""); (row != nil) != tc.found {
 			t.Errorf("%+v was read along", row)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
+	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/internal/cli/apifake"
 	"github.com/aetherium/aetherium/services/core/pkg/client"
 )
@@ -30,6 +31,37 @@ func TestNewRefusesBadOptions(t *testing.T) {
 		} else if strings.Contains(err.Error(), "secret") {
 			t.Errorf("the error tells a secret: %v", err)
 		}
+	}
+}
+
+// What is to be started is told ahead of the body, unless it is no ID at all.
+func TestTellsExecutionsAhead(t *testing.T) {
+	t.Parallel()
+	told := make(chan string, 1)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		told <- r.Header.Get(api.HeaderExecution)
+		w.WriteHeader(http.StatusBadRequest)
+	}))
+	defer s.Close()
+	c, err := client.New(client.Options{URL: s.URL, Key: "k"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	id := domain.NewID().String()
+	for given, want := range map[string]string{id: id, "no ID\n": ""} {
+		_, err := c.Execute(t.Context(), "vm", api.Execute{ID: given})
+		if got := <-told; got != want {
+			t.Errorf("an execution %q is told as %q (%v)", given, got, err)
+		}
+		_, err = c.StartExecution(t.Context(), "vm", api.StartExecution{ID: given})
+		if got := <-told; got != want {
+			t.Errorf("the start of %q is told as %q (%v)", given, got, err)
+		}
+	}
+	_, _ = c.Execute(t.Context(), "vm", api.Execute{})
+	if got := <-told; !domain.IsID(got) {
+		t.Errorf("an execution without an ID is told as %q", got)
 	}
 }
 

@@ -18,7 +18,7 @@ func (c *Client) Execute(ctx context.Context, vm string, req api.Execute) (api.E
 	if req.ID == "" {
 		req.ID = domain.NewID().String()
 	}
-	return fetch[api.ExecuteResult](ctx, c, create(req, "vms", vm, "execute").with(api.HeaderExecution, req.ID))
+	return fetch[api.ExecuteResult](ctx, c, startCall(req, req.ID, vm, "execute"))
 }
 
 // StartExecution starts a command and returns when the guest agent confirmed
@@ -27,7 +27,17 @@ func (c *Client) StartExecution(ctx context.Context, vm string, req api.StartExe
 	if req.ID == "" {
 		req.ID = domain.NewID().String()
 	}
-	return fetch[api.Execution](ctx, c, create(req, "vms", vm, "executions").with(api.HeaderExecution, req.ID))
+	return fetch[api.Execution](ctx, c, startCall(req, req.ID, vm, "executions"))
+}
+
+// startCall tells the ID of what is to be started ahead of the body, too. One that is
+// none is for the server to refuse.
+func startCall(req any, id, vm, how string) call {
+	cl := create(req, "vms", vm, how)
+	if domain.IsID(id) {
+		cl = cl.with(api.HeaderExecution, id)
+	}
+	return cl
 }
 
 // Execution gets an execution. Returns NotFound.

@@ -21,7 +21,7 @@ type caller struct {
 
 	knows   atomic.Bool // the agent answered a call
 	missing atomic.Bool // it is older than they are
-	few     atomic.Bool // it knows the first of them only
+	few     atomic.Bool // it knows the first of them only, and not Quiesce
 
 	mu   sync.Mutex
 	idle *lane.Caller // a connection that nobody uses
@@ -33,15 +33,18 @@ func (c *caller) has(m lane.Method) bool {
 	return !c.missing.Load() && (m < lane.Quiesce || !c.few.Load())
 }
 
-// lacks reports whether err says that the agent does not know a call, which it
-// then is not asked again.
+// lacks reports whether err says that the agent does not know a call. It is not asked
+// for that again, unless what it says may be meant of its machine: those of a shared
+// kernel have no Usage, and no Shutdown.
 func (c *caller) lacks(m lane.Method, err error) bool {
 	switch {
 	case errors.Is(err, lane.ErrOlder):
 		c.missing.Store(true)
 		return true
 	case m >= lane.Quiesce && wireCode(err) == connect.CodeUnimplemented:
-		c.few.Store(true)
+		if m == lane.Quiesce || m == lane.Thaw {
+			c.few.Store(true)
+		}
 		return true
 	}
 	return false

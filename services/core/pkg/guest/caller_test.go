@@ -112,6 +112,38 @@ func TestCallsAreRefused(t *testing.T) {
 	}
 }
 
+// TestEveryCallIsKnown: no call that the host makes by frames is one that the agent
+// has by HTTP only, which the host would ask then, and nobody notice.
+func TestEveryCallIsKnown(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	conn, err := m.dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	caller := lane.NewCaller(conn)
+	ask := func(method lane.Method) error {
+		if err := caller.Call(method, nil); err != nil {
+			t.Fatal(err)
+		}
+		_, err := caller.Answer(1 << 10)
+		return err
+	}
+	for method := lane.Handshake; method <= lane.Shutdown; method++ {
+		if method == lane.Watch || method == lane.Attach {
+			continue // these have no one answer
+		}
+		var refused *connect.Error
+		if err := ask(method); err != nil && (!errors.As(err, &refused) || strings.Contains(refused.Message(), "no call")) {
+			t.Errorf("call %d: %v", method, err)
+		}
+	}
+	if err := ask(lane.Shutdown + 1); err == nil || !strings.Contains(err.Error(), "no call") {
+		t.Errorf("one that there is not: %v", err)
+	}
+}
+
 // older is an agent that knows no calls.
 type older struct {
 	guestv1connect.UnimplementedMachineServiceHandler

@@ -145,5 +145,5 @@ func (a *attachment) handOver() bool {
 // broke reports whether a lane's connection has come to an end.
 func broke(err error) bool {
 	var failed net.Error
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.As(err, &failed)
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) || errors.As(err, &failed)
 }

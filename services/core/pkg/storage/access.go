@@ -19,9 +19,9 @@ type Keys interface {
 	// user may do in its project: one statement, for it is asked by every request.
 	Held(ctx context.Context, id domain.ID) (HeldKey, error)
 	HeldByHash(ctx context.Context, hash [32]byte) (HeldKey, error)
-	// HeldWithVM is HeldByHash with a VM of the key's project, in one statement, and
-	// whether an execution of any VM has an ID. Returns NotFound also where the
-	// project has no such VM.
+	// HeldWithVM is HeldByHash with a VM of any project, in one statement, and whether
+	// an execution of any VM has an ID. Returns NotFound also where there is no such
+	// VM. Whose it is is for the caller to see: keys are good for several projects.
 	HeldWithVM(ctx context.Context, hash [32]byte, vm, execution domain.ID) (key HeldKey, row *domain.VM, used bool, err error)
 	// Insert returns AlreadyExists, NotFound for the project.
 	Insert(ctx context.Context, k *domain.APIKey) error

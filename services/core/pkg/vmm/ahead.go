@@ -58,9 +58,9 @@ func (a *Ahead) Found(vm *domain.VM, used bool) {
 	a.row, a.used, a.at = vm, used, time.Now()
 }
 
-// aheadLasts is how long what was read is as good as what is read now: a request's
-// body may take its time to come.
-const aheadLasts = time.Second
+// aheadLasts is how long what was read is as good as what is read now. A request's
+// body may take its time to come, and the VM be paused or deleted meanwhile.
+const aheadLasts = 100 * time.Millisecond
 
 // Take gives a VM that was read, once, or nil: it was not, or long ago, or is another
 // project's. With an execution it is one that is known not to have been started,

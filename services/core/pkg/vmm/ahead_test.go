@@ -28,7 +28,7 @@ func TestAhead(t *testing.T) {
 		"in another project":            {project: domain.NewID(), vm: id},
 		"in every project":              {vm: id},
 		"another VM":                    {project: project, vm: domain.NewID()},
-		"when the body is long to come": {project: project, vm: id, after: 2 * time.Second},
+		"when the body is long to come": {project: project, vm: id, after: 200 * time.Millisecond},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			a := vmm.AheadOf(vmm.WithAhead(t.Context(), id, execution))

@@ -377,19 +377,21 @@ type words struct {
 func (w *words) numbered(query string) string {
 	w.mu.RLock()
 	known, ok := w.known[query]
+	full := len(w.known) >= maxWords
 	w.mu.RUnlock()
 	if ok {
 		return known
 	}
 	own := numbered(query)
+	if full {
+		return own
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.known == nil {
 		w.known = map[string]string{}
 	}
-	if len(w.known) < maxWords {
-		w.known[query] = own
-	}
+	w.known[query] = own // with those that came at the same time a few more than the bound
 	return own
 }
 

@@ -61,10 +61,13 @@ func New(n *Node) *Driver {
 
 // Info says what the driver can do.
 func (d *Driver) Info(context.Context) domain.DriverInfo {
-	can := []string{"pause:" + string(domain.PauseFreeze), "snapshot:" + string(domain.SnapshotDisk), "fork", "carry", "meter", "rename", "egress"}
+	can := []string{"snapshot:" + string(domain.SnapshotDisk), "fork", "carry", "meter", "rename", "egress"}
 	d.node.mu.Lock()
 	defer d.node.mu.Unlock()
-	if d.node.memory {
+	if d.node.dir != "" {
+		can = append(can, "pause:"+string(domain.PauseFreeze))
+	}
+	if d.node.dir != "" && d.node.memory {
 		can = append(can, "pause:"+string(domain.PauseMemory), "snapshot:"+string(domain.SnapshotMemory), "fork:memory", "carry:memory")
 	}
 	return domain.DriverInfo{Name: Name, Version: d.node.version, Isolation: domain.IsolationContainer, Usable: true, Capabilities: can}
@@ -231,7 +234,8 @@ func (d *Driver) Wait(ctx context.Context, id string) (vmm.Exit, error) {
 	return m.exit, nil
 }
 
-// Dial connects to the agent over the multiplexed stream, and to other ports
+// Dial connects to the agent over the multiplexed stream, or directly to one of a
+// machine without files, and to other ports
 // by way of the agent.
 func (d *Driver) Dial(ctx context.Context, id string, port uint32) (net.Conn, error) {
 	m, err := d.machine(id)

@@ -46,8 +46,8 @@ type machine struct {
 // run is a machine from one Start to its end.
 type run struct {
 	agent  *agent.Agent // nil: something else answers
-	mux    *mux.Mux // nil: it is reached directly
-	direct *direct  // nil: it is reached by its stream
+	mux    *mux.Mux     // nil: it is reached directly
+	direct *direct      // nil: it is reached by its stream
 	cancel context.CancelFunc
 	served chan struct{}
 	ended  chan struct{} // closed once exit is known

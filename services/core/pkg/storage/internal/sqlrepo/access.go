@@ -59,9 +59,9 @@ var (
 	heldColumns = "k." + strings.ReplaceAll(keyColumns, ", ", ", k.") + ", COALESCE(u.id, ''), COALESCE(u.admin, 0), u.disabled_at, COALESCE(m.role, '')"
 	heldUser    = " LEFT JOIN users u ON u.id = k.user_id LEFT JOIN memberships m ON m.project_id = k.project_id AND m.user_id = k.user_id"
 	heldSelect  = "SELECT " + heldColumns + " FROM api_keys k" + heldUser
-	// heldWithVM has a VM of the key's project along, and whether an execution has an ID.
+	// heldWithVM has a VM along, and whether an execution has an ID.
 	heldWithVM = "SELECT " + heldColumns + ", " + vmJoined + ", CASE WHEN EXISTS (SELECT 1 FROM executions x WHERE x.id = ?) THEN 1 ELSE 0 END" +
-		" FROM api_keys k JOIN vms ON vms.id = ? AND vms.project_id = k.project_id" + heldUser
+		" FROM api_keys k JOIN vms ON vms.id = ?" + heldUser
 	byHash = " WHERE k.hash = ? OR k.old_hash = ?"
 )
 
@@ -94,7 +94,7 @@ func (r keys) HeldWithVM(ctx context.Context, hash [32]byte, id, execution domai
 	vm = new(domain.VM)
 	found, err := queryOne(ctx, r.s, func(row Row) (*storage.HeldKey, error) {
 		return scanHeld(row, append(columnsOf(vm), scanFlag{&used})...)
-	}, errors.New(errors.NotFound, "no such API key, or VM of its project"), heldWithVM+byHash, string(execution), string(id), hash[:], hash[:])
+	}, errors.New(errors.NotFound, "no such API key, or VM"), heldWithVM+byHash, string(execution), string(id), hash[:], hash[:])
 	if err != nil {
 		return storage.HeldKey{}, nil, false, err
 	}
