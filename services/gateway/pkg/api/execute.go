@@ -25,6 +25,7 @@ type (
 	executeInput struct {
 		VMPath
 		KeyHeader
+		ExecutionHeader
 		Body wire.Execute
 	}
 	executeOutput struct{ Body wire.ExecuteResult }

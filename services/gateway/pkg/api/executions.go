@@ -25,6 +25,7 @@ type (
 	startExecutionInput struct {
 		VMPath
 		KeyHeader
+		ExecutionHeader
 		Wait bool `query:"wait" doc:"Answer when it has ended"`
 		Body wire.StartExecution
 	}

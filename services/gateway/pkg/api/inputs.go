@@ -65,6 +65,11 @@ type KeyHeader struct {
 	IdempotencyKey string `header:"Idempotency-Key" maxLength:"255" doc:"A text of yours: a repeated request with the same one is answered like the first, and runs once"`
 }
 
+// ExecutionHeader documents the header; who looks up the credentials has dealt with it already.
+type ExecutionHeader struct {
+	Execution string `header:"X-Aetherium-Execution" maxLength:"255" doc:"The ID that the body gives the execution, for it to be looked for sooner. Whatever it says, the body's counts"`
+}
+
 type postIDInput struct {
 	IDPath
 	KeyHeader
