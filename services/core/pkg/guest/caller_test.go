@@ -210,22 +210,10 @@ func (f *fewCalls) serve(t testing.TB) guest.Dial {
 	mux := http.NewServeMux()
 	mux.Handle(guestv1connect.NewMachineServiceHandler(f))
 	byHTTP := serve(t, mux)
-	l := listen(t)
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go f.sort(conn, byHTTP)
-		}
-	}()
-	return dialer(l)
+	return accepting(t, func(conn net.Conn) { f.sort(conn, byHTTP) })
 }
 
 func (f *fewCalls) sort(conn net.Conn, byHTTP guest.Dial) {
-	defer func() { _ = conn.Close() }()
 	begin := make([]byte, len(lane.Hello))
 	if _, err := io.ReadFull(conn, begin); err != nil {
 		return
@@ -289,38 +277,27 @@ func TestAgentOfFewCalls(t *testing.T) {
 // is asked on a connection that nothing else was asked on.
 func TestQuiesceIsAskedOnce(t *testing.T) {
 	t.Parallel()
-	l := listen(t)
-	t.Cleanup(func() { _ = l.Close() })
 	var asked atomic.Int32
-	go func() {
+	dial := accepting(t, func(conn net.Conn) {
+		callee := lane.NewCallee(conn, conn)
+		if _, err := io.ReadFull(conn, make([]byte, len(lane.Hello))); err != nil {
+			return
+		}
 		for {
-			conn, err := l.Accept()
+			method, _, err := callee.Next()
 			if err != nil {
 				return
 			}
-			go func() {
-				defer func() { _ = conn.Close() }()
-				callee := lane.NewCallee(conn, conn)
-				if _, err := io.ReadFull(conn, make([]byte, len(lane.Hello))); err != nil {
-					return
-				}
-				for {
-					method, _, err := callee.Next()
-					if err != nil {
-						return
-					}
-					if method == lane.Quiesce {
-						asked.Add(1)
-						return // it dies of it
-					}
-					if callee.Answer(&guestv1.HandshakeResponse{Protocol: 1}) != nil {
-						return
-					}
-				}
-			}()
+			if method == lane.Quiesce {
+				asked.Add(1)
+				return // it dies of it
+			}
+			if callee.Answer(&guestv1.HandshakeResponse{Protocol: 1}) != nil {
+				return
+			}
 		}
-	}()
-	client := guest.New(dialer(l), guest.Options{})
+	})
+	client := guest.New(dial, guest.Options{})
 	defer client.Close()
 	if _, err := client.Handshake(t.Context()); err != nil {
 		t.Fatal(err)
@@ -364,8 +341,8 @@ func TestCallsAtOnce(t *testing.T) {
 	all.Wait()
 }
 
-// liarOfCalls answers calls with bytes of its own.
-func liarOfCalls(t testing.TB, says []byte) guest.Dial {
+// accepting is an agent that serves each connection as it is told, and closes it.
+func accepting(t testing.TB, serve func(net.Conn)) guest.Dial {
 	t.Helper()
 	l := listen(t)
 	go func() {
@@ -376,16 +353,24 @@ func liarOfCalls(t testing.TB, says []byte) guest.Dial {
 			}
 			go func() {
 				defer func() { _ = conn.Close() }()
-				if _, err := io.ReadFull(conn, make([]byte, len(lane.Hello)+6)); err != nil {
-					return
-				}
-				_, _ = conn.Write(says)
-				_, _ = io.Copy(io.Discard, conn)
+				serve(conn)
 			}()
 		}
 	}()
 	t.Cleanup(func() { _ = l.Close() })
 	return dialer(l)
+}
+
+// liarOfCalls answers calls with bytes of its own.
+func liarOfCalls(t testing.TB, says []byte) guest.Dial {
+	t.Helper()
+	return accepting(t, func(conn net.Conn) {
+		if _, err := io.ReadFull(conn, make([]byte, len(lane.Hello)+6)); err != nil {
+			return
+		}
+		_, _ = conn.Write(says)
+		_, _ = io.Copy(io.Discard, conn)
+	})
 }
 
 // TestLyingAnswers: whatever an agent answers, the host has an error, in time.
