@@ -117,11 +117,11 @@ func New(o Options) *Agent {
 	fs := &fsys.FS{Users: users}
 	fileHandler := &files.Handler{Guard: guard, FS: fs, Now: time.Now, Log: o.Log}
 	envdHTTP := &envd.HTTP{Guard: guard, Meter: machine.NewMeter(), Clock: clock}
-	process := lazily(func() (string, http.Handler) {
-		return processpbconnect.NewProcessHandler(&envd.Process{Guard: guard, Executions: a.executions}, envd.Options(guard)...)
+	process := lazily(func() http.Handler {
+		return service(processpbconnect.NewProcessHandler(&envd.Process{Guard: guard, Executions: a.executions}, envd.Options(guard)...))
 	})
-	filesystem := lazily(func() (string, http.Handler) {
-		return filesystempbconnect.NewFilesystemHandler(&envd.Filesystem{Guard: guard, FS: fs, Watchers: watchers}, envd.Options(guard)...)
+	filesystem := lazily(func() http.Handler {
+		return service(filesystempbconnect.NewFilesystemHandler(&envd.Filesystem{Guard: guard, FS: fs, Watchers: watchers}, envd.Options(guard)...))
 	})
 	sdks := func(mux *http.ServeMux) *http.ServeMux {
 		mux.Handle("/"+processpbconnect.ProcessName+"/", process)
@@ -135,32 +135,37 @@ func New(o Options) *Agent {
 		Settings: store, Clock: clock, Random: random, BootID: rand.Text(), Identity: keeper, Hooks: runner, Own: o.Machine, Meter: envdHTTP.Meter, Group: group,
 	}
 	a.calls = &guest.Calls{Machine: own, Executions: executions, Log: o.Log}
-	a.guests = lazily(func() (string, http.Handler) { return "/", sdks(http.NewServeMux()) })
-	a.host = lazily(func() (string, http.Handler) {
+	a.guests = lazily(func() http.Handler { return sdks(http.NewServeMux()) })
+	a.host = lazily(func() http.Handler {
 		host := sdks(http.NewServeMux())
 		fileHandler.Native(host)
 		host.HandleFunc("POST "+lane.Path, executions.Lane)
-		host.Handle(guestv1connect.NewExecutionServiceHandler(executions, guest.Options()...))
-		host.Handle(guestv1connect.NewMachineServiceHandler(own, guest.Options()...))
-		return "/", host
+		host.Handle("/"+guestv1connect.ExecutionServiceName+"/", lazily(func() http.Handler {
+			return service(guestv1connect.NewExecutionServiceHandler(executions, guest.Options()...))
+		}))
+		host.Handle("/"+guestv1connect.MachineServiceName+"/", lazily(func() http.Handler {
+			return service(guestv1connect.NewMachineServiceHandler(own, guest.Options()...))
+		}))
+		return host
 	})
-	a.local = lazily(func() (string, http.Handler) {
+	a.local = lazily(func() http.Handler {
 		local := http.NewServeMux()
 		envdHTTP.RegisterEnvs(local)
-		return "/", local
+		return local
 	})
 	return a
 }
 
 // lazily makes a handler at its first request: building descriptors and patterns
-// is a good part of the agent's start, and most machines are never asked by HTTP.
-func lazily(service func() (path string, h http.Handler)) http.Handler {
-	get := sync.OnceValue(func() http.Handler {
-		_, h := service()
-		return h
-	})
+// is a good part of the agent's start, and most machines are never asked by HTTP;
+// those that are have files or an SDK's calls to serve, and not all else.
+func lazily(handler func() http.Handler) http.Handler {
+	get := sync.OnceValue(handler)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { get().ServeHTTP(w, r) })
 }
+
+// service is a service of Connect without its path.
+func service(_ string, h http.Handler) http.Handler { return h }
 
 // Serve serves the host on a listener until ctx ends or the listener fails.
 // Everything is served: whoever reaches the listener owns the machine.

@@ -15,10 +15,6 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/guest/lane"
 )
 
-// aheadBytes is what is read ahead of a connection: all but a few calls are
-// shorter, and what is longer is not copied.
-const aheadBytes = 512
-
 // splitter is a listener of which the connections of calls are served apart;
 // those that remain speak HTTP.
 type splitter struct {
@@ -94,7 +90,7 @@ func (s *splitter) sort(conn net.Conn) {
 		s.speaksHTTP(conn)
 		return
 	}
-	r := bufio.NewReaderSize(conn, aheadBytes)
+	r := bufio.NewReaderSize(conn, lane.AheadBytes)
 	for n := 1; ; n++ {
 		said, err := r.Peek(n)
 		if err != nil {

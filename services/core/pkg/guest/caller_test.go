@@ -204,7 +204,7 @@ func (f *fewCalls) Thaw(context.Context, *connect.Request[guestv1.ThawRequest]) 
 	return connect.NewResponse(&guestv1.ThawResponse{}), nil
 }
 
-// serve serves its calls, and gives what a server of HTTP is to serve.
+// serve gives the way to one.
 func (f *fewCalls) serve(t testing.TB) guest.Dial {
 	t.Helper()
 	mux := http.NewServeMux()

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/internal/pipes"
 	"github.com/aetherium/aetherium/services/core/pkg/guest"
 	filesystempb "github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/filesystem"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/guestpb/filesystem/filesystempbconnect"
@@ -286,13 +286,13 @@ func TestSlowCallerIsNotBlamedOnTheGuest(t *testing.T) {
 		},
 	})
 	synctest.Test(t, func(t *testing.T) {
-		l := newPipes()
+		l := pipes.Listen()
 		s := &http.Server{Handler: mux, Protocols: new(http.Protocols)}
 		s.Protocols.SetHTTP1(true)
 		s.Protocols.SetUnencryptedHTTP2(true)
 		go func() { _ = s.Serve(l) }()
 		defer func() { _ = s.Close() }()
-		c := guest.New(l.dial, guest.Options{FileTimeout: 300 * time.Millisecond})
+		c := guest.New(l.Dial, guest.Options{FileTimeout: 300 * time.Millisecond})
 		defer c.Close()
 		info, err := c.Write(t.Context(), "/x", &slowReader{left: 3, pause: 400 * time.Millisecond}, vmm.FileOptions{})
 		if err != nil || info.Size != 3 {
@@ -309,42 +309,6 @@ func TestSlowCallerIsNotBlamedOnTheGuest(t *testing.T) {
 		}
 	})
 }
-
-// pipes is a listener within this process alone: who waits for it lets a
-// bubble's time go on.
-type pipes struct {
-	conns  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-}
-
-func newPipes() *pipes { return &pipes{conns: make(chan net.Conn), closed: make(chan struct{})} }
-
-func (p *pipes) dial(ctx context.Context) (net.Conn, error) {
-	near, far := net.Pipe()
-	select {
-	case p.conns <- far:
-		return near, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.conns:
-		return c, nil
-	case <-p.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (p *pipes) Close() error {
-	p.once.Do(func() { close(p.closed) })
-	return nil
-}
-
-func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
 
 type slowReader struct {
 	left  int

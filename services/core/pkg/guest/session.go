@@ -78,7 +78,7 @@ type Session struct {
 
 	ctx     context.Context // ends with Close, or when Gone has waited long enough
 	cancel  context.CancelFunc
-	present context.Context // ends with ctx, and as soon as the machine is gone
+	present context.Context // ends with ctx, and as soon as the machine is gone: its channel need not break
 	absent  context.CancelFunc
 	wg      sync.WaitGroup
 	forget  forgetter
@@ -193,17 +193,9 @@ func (s *Session) isGone() bool {
 	}
 }
 
-// whilePresent derives a context that ends with the machine as well: the
-// channel of one that is gone need not break.
-func (s *Session) whilePresent() (context.Context, context.CancelFunc) {
-	return context.WithCancel(s.present)
-}
-
 // fillSpare opens a lane for the machine's next command if there is none.
 func (s *Session) fillSpare() {
-	ctx, cancel := s.whilePresent()
-	defer cancel()
-	s.cfg.Client.fillSpare(ctx)
+	s.cfg.Client.fillSpare(s.present)
 }
 
 // find gives an execution that runs, or says why there is none.

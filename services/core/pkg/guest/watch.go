@@ -15,8 +15,7 @@ import (
 // watch meets every execution in the machine, those started by envd clients
 // among them. It lasts until the session ends.
 func (s *Session) watch() {
-	ctx, cancel := s.whilePresent()
-	defer cancel()
+	ctx := s.present
 	wait := backoff.New(10*time.Millisecond, 2*time.Second)
 	// A machine that is gone ends the wait at once, and ctx a moment later.
 	for ctx.Err() == nil && !s.isGone() {

@@ -60,15 +60,13 @@ func (s *Service) prepared(ctx context.Context, by vmm.Caller, vmID domain.ID, r
 		return nil, nil, nil, err
 	}
 	if s.nodes.Here() == nil { // all is in the database, and most often nobody has used the ID
-		if vm = vmm.AheadOf(ctx).Take(by.ProjectID, vmID, req.ID); vm != nil {
-			vm, node, err = s.ready(ctx, by, vm)
-			return nil, vm, node, err
+		used := false
+		if vm = vmm.AheadOf(ctx).Take(by.ProjectID, vmID, req.ID); vm == nil {
+			err = s.store.Read(ctx, func(tx storage.Tx) (err error) {
+				vm, used, err = tx.VMs().ForExecution(ctx, by.ProjectID, vmID, req.ID)
+				return err
+			})
 		}
-		var used bool
-		err := s.store.Read(ctx, func(tx storage.Tx) (err error) {
-			vm, used, err = tx.VMs().ForExecution(ctx, by.ProjectID, vmID, req.ID)
-			return err
-		})
 		if err == nil && !used {
 			vm, node, err = s.ready(ctx, by, vm)
 			return nil, vm, node, err

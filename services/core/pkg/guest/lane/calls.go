@@ -52,9 +52,10 @@ const (
 	maxCall = 8 << 20
 )
 
-// aheadBytes is what is read ahead at most: most messages are shorter, and a host
-// has some such connections to each of thousands of machines.
-const aheadBytes = 512
+// AheadBytes is what either end reads ahead of a connection of calls: most messages
+// are shorter, what is longer is not copied, and a host has some such connections to
+// each of thousands of machines.
+const AheadBytes = 512
 
 // Caller is the host's end of a connection of calls. It is used by one
 // goroutine at a time.
@@ -66,7 +67,7 @@ type Caller struct {
 
 // NewCaller makes the host's end of a new connection.
 func NewCaller(conn net.Conn) *Caller {
-	return &Caller{conn: conn, r: bufio.NewReaderSize(conn, aheadBytes)}
+	return &Caller{conn: conn, r: bufio.NewReaderSize(conn, AheadBytes)}
 }
 
 // Close ends the connection, and what is under way on it.

@@ -14,20 +14,9 @@ import (
 
 	"github.com/moby/moby/client"
 
+	"github.com/aetherium/aetherium/services/core/internal/pipes"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/internal/turns"
 )
-
-// pipes are connections to a server in the same process, in a test's own time.
-type pipes chan net.Conn
-
-func (p pipes) Accept() (net.Conn, error) {
-	if conn, ok := <-p; ok {
-		return conn, nil
-	}
-	return nil, net.ErrClosed
-}
-func (p pipes) Close() error   { close(p); return nil }
-func (p pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
 
 // TestUndoingAStartHasAnEnd has an engine that takes what it is asked, and does
 // not answer any more: a real one would have to be waited for.
@@ -45,13 +34,11 @@ func TestUndoingAStartHasAnEnd(t *testing.T) {
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = io.WriteString(w, machine)
 		})}
-		listener := make(pipes)
+		listener := pipes.Listen()
 		go func() { _ = server.Serve(listener) }()
 		defer server.Close()
-		engine, err := client.New(client.WithHost("http://engine"), client.WithAPIVersion("1.44"), client.WithDialContext(func(context.Context, string, string) (net.Conn, error) {
-			ours, theirs := net.Pipe()
-			listener <- theirs
-			return ours, nil
+		engine, err := client.New(client.WithHost("http://engine"), client.WithAPIVersion("1.44"), client.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return listener.Dial(ctx)
 		}))
 		if err != nil {
 			t.Fatal(err)

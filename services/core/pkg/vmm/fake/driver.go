@@ -64,11 +64,11 @@ func (d *Driver) Info(context.Context) domain.DriverInfo {
 	can := []string{"snapshot:" + string(domain.SnapshotDisk), "fork", "carry", "meter", "rename", "egress"}
 	d.node.mu.Lock()
 	defer d.node.mu.Unlock()
-	if d.node.dir != "" {
+	if d.node.dir != "" { // else there is nothing that could stand still
 		can = append(can, "pause:"+string(domain.PauseFreeze))
-	}
-	if d.node.dir != "" && d.node.memory {
-		can = append(can, "pause:"+string(domain.PauseMemory), "snapshot:"+string(domain.SnapshotMemory), "fork:memory", "carry:memory")
+		if d.node.memory {
+			can = append(can, "pause:"+string(domain.PauseMemory), "snapshot:"+string(domain.SnapshotMemory), "fork:memory", "carry:memory")
+		}
 	}
 	return domain.DriverInfo{Name: Name, Version: d.node.version, Isolation: domain.IsolationContainer, Usable: true, Capabilities: can}
 }
@@ -268,7 +268,11 @@ func (d *Driver) toAgent(m *machine, r *run) guest.Dial {
 // dialAgent gives up when the machine ends.
 func (d *Driver) dialAgent(ctx context.Context, m *machine, r *run) (net.Conn, error) {
 	if r.direct != nil {
-		return r.direct.dial(ctx)
+		conn, err := r.direct.Dial(ctx)
+		if errors.Is(err, net.ErrClosed) {
+			err = errors.New(errors.Conflict, "the machine has ended")
+		}
+		return conn, err
 	}
 	host, err := d.mux(m, r)
 	if err != nil {

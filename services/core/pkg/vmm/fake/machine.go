@@ -15,6 +15,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/internal/agent"
+	"github.com/aetherium/aetherium/services/core/internal/pipes"
 	"github.com/aetherium/aetherium/services/core/pkg/guest/mux"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 )
@@ -45,9 +46,9 @@ type machine struct {
 
 // run is a machine from one Start to its end.
 type run struct {
-	agent  *agent.Agent // nil: something else answers
-	mux    *mux.Mux     // nil: it is reached directly
-	direct *direct      // nil: it is reached by its stream
+	agent  *agent.Agent    // nil: something else answers
+	mux    *mux.Mux        // nil: it is reached directly
+	direct *pipes.Listener // nil: it is reached by its stream
 	cancel context.CancelFunc
 	served chan struct{}
 	ended  chan struct{} // closed once exit is known
@@ -106,7 +107,7 @@ func (m *machine) boot(handler http.Handler) {
 // listen makes what a run is reached by.
 func (m *machine) listen(r *run) net.Listener {
 	if m.dir == "" {
-		r.direct = newDirect()
+		r.direct = pipes.Listen()
 		return r.direct
 	}
 	r.mux = mux.New(mux.Guest, func(context.Context) (io.ReadWriteCloser, error) { return m.stream.openGuest(), nil }, mux.Options{})

@@ -2,7 +2,6 @@ package sqlrepo
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -56,11 +55,11 @@ func (r keys) ByHash(ctx context.Context, hash [32]byte) (*domain.APIKey, error)
 
 var (
 	// heldColumns have a user's columns empty where a key is of nobody.
-	heldColumns = "k." + strings.ReplaceAll(keyColumns, ", ", ", k.") + ", COALESCE(u.id, ''), COALESCE(u.admin, 0), u.disabled_at, COALESCE(m.role, '')"
+	heldColumns = of("k", keyColumns) + ", COALESCE(u.id, ''), COALESCE(u.admin, 0), u.disabled_at, COALESCE(m.role, '')"
 	heldUser    = " LEFT JOIN users u ON u.id = k.user_id LEFT JOIN memberships m ON m.project_id = k.project_id AND m.user_id = k.user_id"
 	heldSelect  = "SELECT " + heldColumns + " FROM api_keys k" + heldUser
 	// heldWithVM has a VM along, and whether an execution has an ID.
-	heldWithVM = "SELECT " + heldColumns + ", " + vmJoined + ", CASE WHEN EXISTS (SELECT 1 FROM executions x WHERE x.id = ?) THEN 1 ELSE 0 END" +
+	heldWithVM = "SELECT " + heldColumns + ", " + vmJoined + ", " + exists(executionByID) +
 		" FROM api_keys k JOIN vms ON vms.id = ?" + heldUser
 	byHash = " WHERE k.hash = ? OR k.old_hash = ?"
 )

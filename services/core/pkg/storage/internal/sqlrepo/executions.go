@@ -17,6 +17,7 @@ const (
 	executionRead    = executionColumns + ", pack_id" // which outputPacks writes alone
 	executionSelect  = "SELECT " + executionRead + " FROM executions"
 	executionOpen    = "state IN ('starting', 'running')"
+	executionByID    = "executions x WHERE x.id = ?" // of any project
 )
 
 var (

@@ -150,6 +150,16 @@ func marks(cols string) string { return placeholders(strings.Count(cols, ",") + 
 // sets is "a = ?, b = ?, …".
 func sets(cols string) string { return strings.ReplaceAll(cols, ", ", " = ?, ") + " = ?" }
 
+// of is columns of a table in a statement of several.
+func of(table, cols string) string {
+	return table + "." + strings.ReplaceAll(cols, ", ", ", "+table+".")
+}
+
+// exists is 1 where there is such a row, and 0 elsewhere.
+func exists(row string) string {
+	return "CASE WHEN EXISTS (SELECT 1 FROM " + row + ") THEN 1 ELSE 0 END"
+}
+
 // excluded is "a = excluded.a, b = excluded.b, …".
 func excluded(cols string) string {
 	names := strings.Split(cols, ", ")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -24,7 +23,8 @@ const (
 	vmChanging = "spec, name, metadata, isolation, desired, observed, pause_mode, generation, epoch, " +
 		"worker_id, machine_id, stored_id, moves, deadline, deadline_gen, deadline_ack, egress_gen, egress_ack, on_timeout, idle_timeout, auto_resume, " +
 		"env_sealed, token_sealed, reason, tombstone, updated_at, started_at, ended_at, revision"
-	vmRead   = "id, project_id, created_at, " + vmChanging + ", " + vmAway
+	vmOwn    = "id, project_id, created_at, " + vmChanging
+	vmRead   = vmOwn + ", " + vmAway
 	vmSelect = "SELECT " + vmRead + " FROM vms"
 	// vmAway is the last sign of life of a VM's worker that is away. What rests in
 	// the storage needs none.
@@ -50,7 +50,7 @@ func changingOf(vm *domain.VM, revision int64) []any {
 }
 
 // vmJoined is vmRead in a statement of several tables.
-var vmJoined = "vms." + strings.ReplaceAll("id, project_id, created_at, "+vmChanging, ", ", ", vms.") + ", " + vmAway
+var vmJoined = of("vms", vmOwn) + ", " + vmAway
 
 func scanVM(r Row) (*domain.VM, error) { return scanVMAnd(r) }
 
@@ -83,7 +83,7 @@ func (r vms) Get(ctx context.Context, project, id domain.ID) (*domain.VM, error)
 }
 
 func (r vms) ForExecution(ctx context.Context, project, id, execution domain.ID) (vm *domain.VM, used bool, err error) {
-	return r.with(ctx, project, id, "executions x WHERE x.id = ?", string(execution))
+	return r.with(ctx, project, id, executionByID, string(execution))
 }
 
 func (r vms) Serving(ctx context.Context, id domain.ID) (vm *domain.VM, tasks bool, err error) {
@@ -96,7 +96,7 @@ func (r vms) with(ctx context.Context, project, id domain.ID, row string, args .
 	w.add("id = ?", string(id))
 	w.eq("project_id", project)
 	vm, err = queryOne(ctx, r.s, func(row Row) (*domain.VM, error) { return scanVMAnd(row, scanFlag{&there}) }, notFound("VM", id),
-		"SELECT "+vmRead+", CASE WHEN EXISTS (SELECT 1 FROM "+row+") THEN 1 ELSE 0 END FROM vms"+w.String(), w.args...)
+		"SELECT "+vmRead+", "+exists(row)+" FROM vms"+w.String(), w.args...)
 	r.note(vm)
 	return vm, there, err
 }

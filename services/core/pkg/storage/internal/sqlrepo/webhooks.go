@@ -113,10 +113,10 @@ func (r webhooks) work(ctx context.Context, w *where) ([]storage.WebhookWork, er
 			out = append(out, w)
 		}
 		return err
-	}, `SELECT `+webhookColumns+`,
-		CASE WHEN EXISTS (SELECT 1 FROM outbox o WHERE o.project_id = webhooks.project_id AND o.seq > webhooks.after_seq) THEN 1 ELSE 0 END,
-		CASE WHEN EXISTS (SELECT 1 FROM webhook_deliveries d WHERE d.webhook_id = webhooks.id AND d.state = 'pending' AND d.next_at <= `+now+`) THEN 1 ELSE 0 END
-		FROM webhooks`+w.String()+` ORDER BY id`, append(args, w.args...)...)
+	}, "SELECT "+webhookColumns+", "+
+		exists("outbox o WHERE o.project_id = webhooks.project_id AND o.seq > webhooks.after_seq")+", "+
+		exists("webhook_deliveries d WHERE d.webhook_id = webhooks.id AND d.state = 'pending' AND d.next_at <= "+now)+
+		" FROM webhooks"+w.String()+" ORDER BY id", append(args, w.args...)...)
 	return out, err
 }
 
