@@ -139,19 +139,18 @@ func TestStress(t *testing.T) {
 
 func BenchmarkPublish(b *testing.B) {
 	bus := events.NewBus()
-	s := events.Subscribe[tick](bus, 1024)
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		for range s.C() {
-		}
-	})
+	subscribe := func() {
+		s := events.Subscribe[tick](bus, 1024)
+		wg.Go(func() {
+			for range s.C() {
+			}
+		})
+	}
+	subscribe()
 	for i := range b.N {
 		if events.Publish(bus, tick{N: i}) == 0 {
-			s = events.Subscribe[tick](bus, 1024)
-			wg.Go(func() {
-				for range s.C() {
-				}
-			})
+			subscribe()
 		}
 	}
 	bus.Close()

@@ -188,10 +188,10 @@ func testSleepMidway(t *testing.T, b *bed) {
 func testSleepWait(t *testing.T, b *bed) {
 	x := b.machine(t)
 	ended := make(chan error, 1)
-	go func() {
-		_, err := b.Driver.Wait(timeout(t), x.id)
+	go func(ctx context.Context, id string) {
+		_, err := b.Driver.Wait(ctx, id)
 		ended <- err
-	}()
+	}(timeout(t), x.id)
 	b.sleep(t, x)
 	x = b.wake(t, x)
 	x.sh(t, "true")
