@@ -28,7 +28,6 @@ xfs_quota                           xfsprogs                xfsprogs       xfspr
 mkfs.btrfs                          btrfs-progs             btrfs-progs    btrfs-progs      btrfs-progs
 modprobe                            kmod                    kmod           kmod             kmod
 losetup                             mount                   util-linux     util-linux       losetup
-unshare                             util-linux              util-linux-core util-linux      util-linux-misc
 mount                               mount                   util-linux-core util-linux      mount
 ps                                  procps                  procps-ng      procps-ng        procps-ng
 /etc/ssl/certs/ca-certificates.crt  ca-certificates         ca-certificates ca-certificates ca-certificates
@@ -47,6 +46,7 @@ gcc                                 gcc                     gcc            gcc  
 git                                 git                     git            git              git
 jq                                  jq                      jq             jq               jq
 tmux                                tmux                    tmux           tmux             tmux
+unshare                             util-linux              util-linux-core util-linux      util-linux-misc
 shellcheck                          shellcheck              ShellCheck     shellcheck       shellcheck
 python3                             python3                 python3        python           python3
 python3-venv                        python3-venv            python3        python           python3

@@ -2,7 +2,6 @@ package cgroup
 
 import (
 	"context"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,22 +32,52 @@ func (g Group) Processes() ([]int, error) {
 
 // processes lists those in a group's directory and below it.
 func processes(dir string) (pids []int, err error) {
-	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || !e.IsDir() {
-			return IgnoreGone(err)
-		}
-		raw, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
-		if err != nil {
-			return IgnoreGone(err)
+	dirs, err := withBelow(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range dirs {
+		raw, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err := IgnoreGone(err); err != nil {
+			return nil, err
 		}
 		for text := range strings.FieldsSeq(string(raw)) {
 			if pid, err := strconv.Atoi(text); err == nil && pid > 0 && !slices.Contains(pids, pid) {
 				pids = append(pids, pid)
 			}
 		}
-		return nil
-	})
-	return pids, err
+	}
+	return pids, nil
+}
+
+// withBelow lists the directories of a group and of those below it, each before
+// its own. A group that is gone has none.
+func withBelow(dir string) ([]string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return nil, IgnoreGone(os.NewSyscallError("stat", err))
+	}
+	dirs := []string{dir}
+	// A directory has a link of its own, one from above and one from each below. Most
+	// groups have none below, and dozens of files to look through for that.
+	if st.Nlink == 2 {
+		return dirs, nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err := IgnoreGone(err); err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		below, err := withBelow(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, below...)
+	}
+	return dirs, nil
 }
 
 // IgnoreGone is nil for what fails as a group was removed meanwhile.
@@ -143,13 +172,7 @@ func waitExits(ctx context.Context, fds []unix.PollFd) error {
 // more. A group that is gone is success.
 func (g Group) Remove(ctx context.Context) error {
 	for _, mount := range g.host.distinct() {
-		var dirs []string
-		err := filepath.WalkDir(filepath.Join(mount, g.path), func(path string, e fs.DirEntry, err error) error {
-			if err == nil && e.IsDir() {
-				dirs = append(dirs, path)
-			}
-			return IgnoreGone(err)
-		})
+		dirs, err := withBelow(filepath.Join(mount, g.path))
 		if err != nil {
 			return errors.Wrap(err, errors.Internal, "cannot list control groups")
 		}

@@ -328,14 +328,21 @@ func (b *btrfsBackend) orphan(ancestors []uint64) error {
 }
 
 // dropGroups removes quota groups of volumes that are gone. The kernel refuses
-// those it still needs: they are tried again with the next removal.
+// those it still needs, as it does until it has freed a volume, every half minute:
+// the first it refuses is put behind the others and ends the round. Hundreds may
+// wait while volumes come and go, and each removal begins one.
 func (b *btrfsBackend) dropGroups(fs *os.File) {
-	b.dropped = slices.DeleteFunc(b.dropped, func(id uint64) bool {
-		if _, err := os.Stat(filepath.Join(b.groups, "0_"+strconv.FormatUint(id, 10))); err != nil {
-			return true
+	for len(b.dropped) > 0 {
+		id := b.dropped[0]
+		b.dropped = b.dropped[1:]
+		if qgroupDestroy(fs, id) == nil {
+			continue
 		}
-		return qgroupDestroy(fs, id) == nil
-	})
+		if _, err := os.Stat(filepath.Join(b.groups, "0_"+strconv.FormatUint(id, 10))); err == nil {
+			b.dropped = append(b.dropped, id)
+			return
+		}
+	}
 }
 
 // sweep finds quota groups that no volume has any more; on a file system that

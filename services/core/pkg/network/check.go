@@ -100,7 +100,13 @@ func tryKernel(ctx context.Context, cfg Config) (t kernelTry) {
 	}
 	defer func() { _ = os.Remove(dir) }()
 	defer func() { _ = nspair.Remove(dir) }()
-	if _, t.pair = nspair.Make(ctx, dir, cfg.IDHigh-IDCount, IDCount); t.pair != nil {
+	pairs, err := nspair.NewMaker()
+	if err != nil {
+		t.pair = err
+		return t
+	}
+	defer func() { _ = pairs.Close() }()
+	if _, t.pair = pairs.Make(ctx, dir, cfg.IDHigh-IDCount, IDCount); t.pair != nil {
 		return t
 	}
 	lease := hostlease.Lease{Instance: cfg.Instance, Prefix: interfacePrefix(cfg.Instance, 0), Subnet: cfg.Subnets[0], Blocks: []uint32{cfg.IDHigh - IDCount}}

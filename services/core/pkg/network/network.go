@@ -52,9 +52,10 @@ type Attachment struct {
 // Manager owns the network of one instance on this host. Its methods are safe
 // for concurrent use.
 type Manager struct {
-	cfg  Config
-	reg  *hostlease.Registry
-	lock *os.File // flock: one manager per runtime directory
+	cfg   Config
+	reg   *hostlease.Registry
+	lock  *os.File // flock: one manager per runtime directory
+	maker *nspair.Maker
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -315,7 +316,7 @@ func (m *Manager) Close() error {
 		return nil
 	}
 	m.netd.Close()
-	return errors.Join(m.logs.Close(), m.lock.Close())
+	return errors.Join(m.logs.Close(), m.maker.Close(), m.lock.Close())
 }
 
 // begin counts a call as under way, unless the manager is closed.

@@ -49,13 +49,16 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	if m.reg, err = hostlease.Open(cfg.HostDir); err != nil {
 		return nil, err
 	}
-	if err := m.takeLock(ctx); err != nil {
+	if m.maker, err = nspair.NewMaker(); err != nil {
 		return nil, err
+	}
+	if err := m.takeLock(ctx); err != nil {
+		return nil, errors.Join(err, m.maker.Close())
 	}
 	m.ctx, m.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := m.takeUp(); err != nil {
 		m.cancel()
-		return nil, errors.Join(err, m.lock.Close())
+		return nil, errors.Join(err, m.maker.Close(), m.lock.Close())
 	}
 	m.tasks.Add(1)
 	go m.tend()

@@ -96,7 +96,7 @@ func (m *Manager) build(rec *record, nat *natNetwork) error {
 	if err := m.save(*rec); err != nil {
 		return err
 	}
-	is, err := nspair.Make(m.ctx, dir, rec.IDBase, IDCount)
+	is, err := m.maker.Make(m.ctx, dir, rec.IDBase, IDCount)
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@
 package nspair
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -15,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -39,15 +37,30 @@ type Identity struct {
 // Zero reports whether the identity is unset.
 func (i Identity) Zero() bool { return i == Identity{} }
 
+// Maker makes pairs. It is safe for concurrent use.
+type Maker struct {
+	program *os.File
+}
+
+// NewMaker returns Unsupported on a processor it has no program for, and
+// Unavailable where the host lets none run from memory.
+func NewMaker() (*Maker, error) {
+	f, err := program()
+	return &Maker{f}, err
+}
+
+// Close ends the making; what was made stays.
+func (m *Maker) Close() error { return m.program.Close() }
+
 // Make creates a pair whose user namespace maps 0..count-1 to the host's IDs
 // base..base+count-1, and pins it in dir, which must exist and hold no pins.
 // A pair half made by a failure or a crash is removed by [Remove].
 // Returns Unavailable when the kernel refuses.
-func Make(ctx context.Context, dir string, base, count uint32) (Identity, error) {
-	holder, err := startHolder(ctx, base, count)
+func (m *Maker) Make(ctx context.Context, dir string, base, count uint32) (Identity, error) {
+	holder, err := m.startHolder(ctx, base, count)
 	if err != nil {
 		return Identity{}, errors.Wrap(err, errors.Unavailable, "the host refused a user and network namespace").
-			WithHint("it takes the program unshare; check /proc/sys/user/max_user_namespaces and max_net_namespaces, too")
+			WithHint("check /proc/sys/user/max_user_namespaces and max_net_namespaces")
 	}
 	defer holder.end()
 	for _, name := range []string{UserFile, NetFile} {
@@ -59,11 +72,11 @@ func Make(ctx context.Context, dir string, base, count uint32) (Identity, error)
 }
 
 // holder is a process that does nothing but be in the new namespaces until
-// they are pinned. It reads a pipe that only this process writes to, so it
-// ends with this process whatever happens.
+// they are pinned. It reads a socket whose other end this process alone has, so
+// it ends with this process whatever happens.
 type holder struct {
 	cmd  *exec.Cmd
-	pipe io.Closer
+	talk *os.File
 }
 
 // startHolder starts it as the range's first ID: a user namespace's owner is
@@ -72,40 +85,35 @@ type holder struct {
 // one owner for all pairs, the guests of one could leave nothing to all others
 // and to the host's root.
 //
-// unshare(1) makes them and not a clone(2) of this process, which would have to
+// A program makes them and not a clone(2) of this process, which would have to
 // copy all of its page tables: a child that shares them cannot wait for its IDs.
-func startHolder(ctx context.Context, base, count uint32) (*holder, error) {
-	var said bytes.Buffer
-	cmd := exec.CommandContext(ctx, program("unshare"), "-U", "-n", program("cat"))
-	cmd.Env, cmd.Dir, cmd.Stderr = []string{}, "/", &said
-	cmd.SysProcAttr = &syscall.SysProcAttr{
+func (m *Maker) startHolder(ctx context.Context, base, count uint32) (*holder, error) {
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	h := &holder{talk: os.NewFile(uintptr(ends[0]), "holder")}
+	theirs := os.NewFile(uintptr(ends[1]), "holder")
+	h.cmd = exec.CommandContext(ctx, fmt.Sprintf("/proc/self/fd/%d", m.program.Fd()))
+	h.cmd.Args, h.cmd.Env, h.cmd.Dir = []string{"aetherium-namespaces"}, []string{}, "/"
+	h.cmd.Stdin, h.cmd.Stdout, h.cmd.Stderr = theirs, theirs, theirs
+	h.cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential:  &syscall.Credential{Uid: base, Gid: base},
 		AmbientCaps: []uintptr{unix.CAP_SYS_ADMIN}, // not everywhere may users make namespaces
 		Setsid:      true,
 	}
-	in, inErr := cmd.StdinPipe()
-	out, outErr := cmd.StdoutPipe()
-	if err := errors.Join(inErr, outErr); err != nil {
+	err = h.cmd.Start()
+	_ = theirs.Close()
+	if err != nil {
+		_ = h.talk.Close()
 		return nil, err
 	}
-	err := cmd.Start()
-	if err != nil {
-		return nil, err
-	}
-	h := &holder{cmd: cmd, pipe: in}
-	// What comes back has been through cat, so the namespaces are made.
-	echo := []byte{'\n'}
-	_, err = in.Write(echo)
-	if err == nil {
-		_, err = io.ReadFull(out, echo)
-	}
-	if err != nil {
-		h.end() // and has said all it has to say
-		return nil, errors.Join(errors.Plain(strings.TrimSpace(said.String())), err)
+	if _, err := h.talk.Read(make([]byte, 1)); err != nil {
+		return nil, h.refused()
 	}
 	ids := fmt.Appendf(nil, "0 %d %d\n", base, count)
 	for _, name := range []string{"uid_map", "gid_map"} {
-		if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", cmd.Process.Pid, name), ids, 0); err != nil {
+		if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", h.cmd.Process.Pid, name), ids, 0); err != nil {
 			h.end()
 			return nil, err
 		}
@@ -113,18 +121,23 @@ func startHolder(ctx context.Context, base, count uint32) (*holder, error) {
 	return h, nil
 }
 
-// program is the path of a program of every host's.
-func program(name string) string {
-	path, err := exec.LookPath(name)
-	if err != nil {
-		path = "/usr/bin/" + name // a service without PATH
+// refused is why a holder ended by itself: its exit code is the error's number.
+func (h *holder) refused() error {
+	_ = h.talk.Close()
+	err := h.cmd.Wait()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() > 0 {
+		return os.NewSyscallError("unshare", syscall.Errno(exit.ExitCode()))
 	}
-	return path
+	if err == nil {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 func (h *holder) end() {
 	_ = h.cmd.Process.Kill()
-	_ = h.pipe.Close()
+	_ = h.talk.Close()
 	_ = h.cmd.Wait()
 }
 
