@@ -2,8 +2,10 @@ package microvm_test
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -276,15 +278,19 @@ func TestWaitOverPauses(t *testing.T) {
 	must(t, <-ended)
 }
 
-// An image is made once, whoever wants it; what a crash left of one goes, and
-// so does what nobody has any more.
+// What is in an image is its name, so that builds with the same files have one, which
+// is made once whoever wants it; what a crash left of one goes, and so does what
+// nobody has any more.
 func TestImages(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
+	images := l.dir + "/state/images/"
+	// As a driver left it that named images by their builds.
+	must(t, os.WriteFile(images+"build-before.erofs", nil, 0o644))
 	var wg sync.WaitGroup
-	for _, id := range []string{"one", "two", "three"} {
+	for id, build := range map[string]string{"one": "build", "two": "build", "three": "twin", "four": "before"} {
 		s := spec(id)
-		s.RootFS = l.dir + "/rootfs"
+		s.RootFS, s.BuildID = l.dir+"/rootfs", build
 		wg.Go(func() {
 			if _, err := l.Create(t.Context(), s); err != nil {
 				t.Error(err)
@@ -292,24 +298,45 @@ func TestImages(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	images := l.dir + "/state/images/"
+	left := func() map[string]string {
+		entries, err := os.ReadDir(images)
+		must(t, err)
+		names := map[string]string{}
+		for _, e := range entries {
+			to, _ := os.Readlink(images + e.Name())
+			names[e.Name()] = to
+		}
+		return names
+	}
+	made := left()
+	one := made["build-build.erofs"]
+	whole := regexp.MustCompile(`^sha256-[0-9a-f]{64}\.erofs$`)
+	if _, ok := made[one]; !ok || !whole.MatchString(one) || made["build-twin.erofs"] != one || len(made) != 4 {
+		t.Errorf("made %v", made)
+	}
 	must(t, os.WriteFile(images+".half.erofs-1", nil, 0o600))
-	must(t, os.WriteFile(images+"build-old.erofs", nil, 0o600))
+	must(t, os.WriteFile(images+"sha256-old.erofs", nil, 0o600))
+	must(t, os.Symlink("sha256-old.erofs", images+"build-old.erofs"))
 	long := time.Now().AddDate(0, -1, 0)
-	for _, name := range []string{"build-old.erofs", "build-build.erofs"} {
+	for _, name := range []string{"sha256-old.erofs", "build-before.erofs", one} {
 		must(t, os.Chtimes(images+name, long, long))
 	}
 	l.reopen()
-	left, err := os.ReadDir(images)
-	must(t, err)
-	if len(left) != 1 || left[0].Name() != "build-build.erofs" {
-		t.Errorf("left %v", left)
+	if now := left(); !maps.Equal(now, made) {
+		t.Errorf("left %v of %v", now, made)
 	}
-	s := spec("four")
+	for _, id := range []string{"one", "two", "three"} {
+		must(t, l.Delete(t.Context(), id))
+	}
+	l.reopen()
+	if now := left(); len(now) != 1 || now["build-before.erofs"] != "" {
+		t.Errorf("left of what nobody has: %v", now)
+	}
+	s := spec("five")
 	s.BuildID, s.RootFS = "other", l.dir+"/nothing"
-	_, err = l.Create(t.Context(), s)
+	_, err := l.Create(t.Context(), s)
 	code(t, err, errors.NotFound)
-	must(t, l.Delete(t.Context(), "four"))
+	must(t, l.Delete(t.Context(), "five"))
 }
 
 func TestBadSpecs(t *testing.T) {

@@ -23,7 +23,7 @@ import (
 )
 
 // images makes read-only images of directories and files, each once. They are shared by
-// all machines, and their names tell what they are of.
+// all machines and named by what is in them; links tell what they are of.
 type images struct {
 	making once.Works
 
@@ -36,12 +36,14 @@ const (
 	keepImages = 7 * 24 * time.Hour
 	// maxFile is how large a file may be that is mounted alone.
 	maxFile = 1 << 20
+
+	cannotImage = "cannot make an image"
 )
 
 // drives are the images that a machine with a spec has beside its own disk, in
 // the order of their devices; where its own disk comes, [Drive.Path] is empty.
 func (i *images) drives(ctx context.Context, dir string, spec vmm.Spec) ([]Drive, error) {
-	root, err := i.image(ctx, dir, "build-"+spec.BuildID, func(path string) error { return makeImage(ctx, path, spec.RootFS) })
+	root, err := i.image(ctx, dir, "build-"+spec.BuildID, func(dir string) (string, error) { return makeImage(ctx, dir, spec.RootFS) })
 	if err != nil {
 		return nil, err
 	}
@@ -66,15 +68,15 @@ func (i *images) mount(ctx context.Context, dir string, m vmm.HostMount) (Drive,
 	switch {
 	case info.IsDir():
 		drive.Role = bootline.RoleMount + m.Target
-		drive.Path, err = i.image(ctx, dir, treeName(m.Source, info), func(path string) error { return makeImage(ctx, path, m.Source) })
+		drive.Path, err = i.image(ctx, dir, treeName(m.Source, info), func(dir string) (string, error) { return makeImage(ctx, dir, m.Source) })
 	case info.Mode().IsRegular():
 		var content []byte
 		if content, err = readFile(m.Source); err != nil {
 			return drive, err
 		}
 		drive.Role = bootline.RoleFile + m.Target
-		drive.Path, err = i.image(ctx, dir, fileName(content, info.Mode()), func(path string) error {
-			return makeFileImage(ctx, path, content, info.Mode().Perm())
+		drive.Path, err = i.image(ctx, dir, fileName(content, info.Mode()), func(dir string) (string, error) {
+			return makeFileImage(ctx, dir, content, info.Mode().Perm())
 		})
 	default:
 		err = errors.New(errors.InvalidArgument, "only directories and files can be mounted").WithField("mounts")
@@ -115,56 +117,88 @@ func readFile(path string) ([]byte, error) {
 	return content, fault.Of(err, "what is to be mounted cannot be read")
 }
 
-// image gives the path of an image, which pack makes if need be.
+// image gives the path of an image, which pack makes if need be. What is named
+// here is a symbolic link to it: see [settle].
 // Returns Unsupported, NoSpace.
-func (i *images) image(ctx context.Context, dir, name string, pack func(path string) error) (string, error) {
-	path := filepath.Join(dir, name+imageExt)
-	return path, i.making.Do(ctx, name,
+func (i *images) image(ctx context.Context, dir, name string, pack func(dir string) (string, error)) (string, error) {
+	link := filepath.Join(dir, name+imageExt)
+	err := i.making.Do(ctx, name,
 		func() (bool, error) {
 			now := time.Now()
-			return os.Chtimes(path, now, now) == nil, nil // its last use
+			return os.Chtimes(link, now, now) == nil, nil // the image's last use
 		},
-		func() error { return pack(path) })
+		func() error {
+			image, err := pack(dir)
+			if err != nil {
+				return err
+			}
+			fresh := filepath.Join(dir, "."+name+imageExt)
+			if err := os.Remove(fresh); err != nil && !os.IsNotExist(err) {
+				return fault.Of(err, cannotImage)
+			}
+			return fault.Of(errors.Join(os.Symlink(filepath.Base(image), fresh), os.Rename(fresh, link)), cannotImage)
+		})
+	if err != nil {
+		return "", err
+	}
+	image, err := os.Readlink(link)
+	if errors.Is(err, syscall.EINVAL) {
+		return link, nil // of a driver that had images by what they are made of
+	}
+	return filepath.Join(dir, image), fault.Of(err, cannotImage)
+}
+
+// settle names an image that was written under another name by what is in it, so
+// that the same files are there once whatever they came from.
+func settle(ctx context.Context, written *os.File) (string, error) {
+	// An image with a name is whole, also after the host lost its power.
+	if err := errors.Join(written.Chmod(0o644), written.Sync()); err != nil {
+		return "", fault.Of(err, cannotImage)
+	}
+	sum, err := readSum(ctx, written.Name())
+	if err != nil {
+		return "", fault.Of(err, cannotImage)
+	}
+	path := filepath.Join(filepath.Dir(written.Name()), imageName(sum))
+	now := time.Now()
+	if err := os.Chtimes(path, now, now); err == nil {
+		return path, nil // machines have it already
+	}
+	return path, fault.Of(os.Rename(written.Name(), path), cannotImage)
 }
 
 // makeImage packs a directory with its owners, modes, times and attributes. It
 // is not compressed: a guest reads faster than it unpacks, and the host's page
 // cache holds it once for all.
-func makeImage(ctx context.Context, path, source string) error {
-	const cannot = "cannot make an image of the template"
+func makeImage(ctx context.Context, dir, source string) (string, error) {
 	if info, err := os.Stat(source); err != nil || !info.IsDir() {
-		return errors.New(errors.NotFound, "there is nothing to make an image of").WithField("rootfs")
+		return "", errors.New(errors.NotFound, "there is nothing to make an image of").WithField("rootfs")
 	}
 	// A name of its own: the tool of a process that was killed may still write.
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	f, err := os.CreateTemp(dir, ".image-*")
 	if err != nil {
-		return fault.Of(err, cannot)
+		return "", fault.Of(err, cannotImage)
 	}
 	defer f.Close()
 	defer os.Remove(f.Name()) // unless it has its name by then
 	if err := tool(ctx, "mkfs.erofs", "erofs-utils", "--quiet", "-x1", f.Name(), source); err != nil {
-		return err
+		return "", err
 	}
-	// An image with a name is whole, also after the host lost its power.
-	if err := errors.Join(f.Chmod(0o644), f.Sync()); err != nil {
-		return fault.Of(err, cannot)
-	}
-	return fault.Of(os.Rename(f.Name(), path), cannot)
+	return settle(ctx, f)
 }
 
 // makeFileImage packs a file alone.
-func makeFileImage(ctx context.Context, path string, content []byte, mode os.FileMode) error {
-	const cannot = "cannot make an image of a file"
-	dir, err := os.MkdirTemp(filepath.Dir(path), ".file-")
+func makeFileImage(ctx context.Context, dir string, content []byte, mode os.FileMode) (string, error) {
+	alone, err := os.MkdirTemp(dir, ".file-")
 	if err != nil {
-		return fault.Of(err, cannot)
+		return "", fault.Of(err, cannotImage)
 	}
-	defer os.RemoveAll(dir)
-	file := filepath.Join(dir, bootline.FileName)
-	if err := errors.Join(os.WriteFile(file, content, 0o600), os.Chmod(file, mode), os.Chmod(dir, 0o755)); err != nil {
-		return fault.Of(err, cannot)
+	defer os.RemoveAll(alone)
+	file := filepath.Join(alone, bootline.FileName)
+	if err := errors.Join(os.WriteFile(file, content, 0o600), os.Chmod(file, mode), os.Chmod(alone, 0o755)); err != nil {
+		return "", fault.Of(err, cannotImage)
 	}
-	return makeImage(ctx, path, dir)
+	return makeImage(ctx, dir, alone)
 }
 
 // tool runs a program that makes file systems.
@@ -192,20 +226,35 @@ func tool(ctx context.Context, name, pkg string, args ...string) error {
 	return errors.Wrap(errors.Join(err, errors.Plain(strings.TrimSpace(said.String()))), errors.Internal, "%s failed", name)
 }
 
-// sweep removes images that were not used for long and that no machine has.
+// sweep removes images that were not used for long and that no machine has, and
+// links to what is not there any more.
 func (i *images) sweep(dir string, inUse map[string]bool) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return fault.Of(err, "cannot list the images")
 	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		info, err := e.Info()
-		if err != nil || inUse[path] {
-			continue
+	old := func(e os.DirEntry) bool {
+		if strings.HasPrefix(e.Name(), ".") { // half of one
+			return true
 		}
-		if half := strings.HasPrefix(e.Name(), "."); half || time.Since(info.ModTime()) > keepImages {
-			if err := os.RemoveAll(path); err != nil {
+		path := filepath.Join(dir, e.Name())
+		target := path
+		if e.Type() == os.ModeSymlink {
+			to, err := os.Readlink(path)
+			if err != nil {
+				return false
+			}
+			target = filepath.Join(dir, to)
+		}
+		info, err := os.Stat(target)
+		if err != nil {
+			return os.IsNotExist(err)
+		}
+		return !inUse[target] && time.Since(info.ModTime()) > keepImages
+	}
+	for _, e := range entries {
+		if old(e) {
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
 				return fault.Of(err, "cannot remove an image")
 			}
 		}
