@@ -26,6 +26,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/network"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/nspair"
 	"github.com/aetherium/aetherium/services/core/pkg/network/netd"
+	"github.com/aetherium/aetherium/services/core/pkg/network/networktest"
 )
 
 // Every test has a host of its own: the test binary runs itself again in new
@@ -70,8 +71,9 @@ func isolated(t testing.TB) bool {
 	if _, ok := t.(*testing.B); ok {
 		args = []string{"-test.run=^$", "-test.bench=^" + t.Name() + "$", "-test.benchtime=200x"}
 	}
+	low, high := networktest.IDs(t)
 	cmd := exec.Command("/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), insideEnv+"=1")
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d-%d", insideEnv, low, high))
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWPID, Unshareflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL,
 	}
@@ -320,12 +322,21 @@ const labDir = "/run/lab"
 func configFor(instance string) network.Config {
 	exe := filepath.Join(labDir, "netd")
 	_ = os.Symlink("/proc/self/exe", exe)
+	low, high := ids()
 	deny := slices.DeleteFunc(network.DefaultDeny(), func(p netip.Prefix) bool { return p.Contains(publicIP) })
 	return network.Config{
 		Instance: instance, RuntimeDir: filepath.Join(labDir, instance), HostDir: filepath.Join(labDir, "host"),
 		NetdPath: exe, DenyCIDRs: deny, Resolvers: []netip.AddrPort{netip.AddrPortFrom(resolverIP, 53)},
-		PoolNone: 2, PoolNAT: 2,
+		PoolNone: 2, PoolNAT: 2, IDLow: low, IDHigh: high,
 	}
+}
+
+// ids is the range of user IDs of the lab.
+func ids() (low, high uint32) {
+	if _, err := fmt.Sscanf(os.Getenv(insideEnv), "%d-%d", &low, &high); err != nil {
+		panic(err)
+	}
+	return low, high
 }
 
 func open(t testing.TB, cfg network.Config) *network.Manager {

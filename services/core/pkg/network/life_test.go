@@ -73,7 +73,8 @@ func TestMachinesOutliveTheManager(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	own := fmt.Sprint(uint32(network.DefaultIDLow))
+	low, _ := ids()
+	own := fmt.Sprint(low)
 	if want := "Uid:\t" + strings.Repeat(own+"\t", 3) + own + "\n"; !strings.Contains(string(status), want) {
 		t.Errorf("netd does not run as %s:\n%s", own, status)
 	}

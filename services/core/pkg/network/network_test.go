@@ -21,6 +21,7 @@ func TestAcquireIsIdempotentAndReleaseToo(t *testing.T) {
 	newLab(t)
 	ctx := context.Background()
 	m := open(t, config(t, "one"))
+	low, high := ids()
 	for _, mode := range []domain.NetworkMode{domain.NetworkNone, domain.NetworkNAT} {
 		id := "machine-" + string(mode)
 		first := acquire(t, m, id, mode)
@@ -28,7 +29,7 @@ func TestAcquireIsIdempotentAndReleaseToo(t *testing.T) {
 		if fmt.Sprint(first) != fmt.Sprint(again) {
 			t.Errorf("%s: acquired twice, got\n%+v and\n%+v", mode, first, again)
 		}
-		if first.IDCount != network.IDCount || first.IDBase < network.DefaultIDLow || first.IDBase%network.IDCount != 0 {
+		if first.IDCount != network.IDCount || first.IDBase < low || first.IDBase >= high || first.IDBase%network.IDCount != 0 {
 			t.Errorf("%s: IDs %d+%d", mode, first.IDBase, first.IDCount)
 		}
 		found, ok, err := m.Lookup(ctx, id)

@@ -12,6 +12,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
+	"github.com/aetherium/aetherium/services/core/pkg/network/networktest"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/docker"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/docker/dockertest"
@@ -129,12 +130,9 @@ func openNode(t *testing.T, inet *attack.Lab, engine *dockertest.Engine) (*docke
 	instance := fmt.Sprintf("a%d", os.Getpid())
 	forwarder := filepath.Join(dir, attack.NetdName)
 	must(t, os.Symlink("/proc/self/exe", forwarder))
-	// User IDs are the one thing that is not the lab's own: those of other tests
-	// on this host are not to meet these.
-	const room = 4 << 21
-	low := network.DefaultIDHigh + uint32(os.Getpid()%30)*room
+	low, high := networktest.IDs(t)
 	net, err := network.Open(ctx, network.Config{
-		Instance: instance, RuntimeDir: "/run/net", HostDir: "/run/host", NetdPath: forwarder, IDLow: low, IDHigh: low + room,
+		Instance: instance, RuntimeDir: "/run/net", HostDir: "/run/host", NetdPath: forwarder, IDLow: low, IDHigh: high,
 		Resolvers: inet.Resolvers(), DenyCIDRs: inet.DenyCIDRs(), PoolNone: -1, PoolNAT: 2,
 	})
 	must(t, err)

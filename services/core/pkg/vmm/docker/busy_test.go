@@ -19,6 +19,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/network/networktest"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/docker"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/docker/dockertest"
@@ -101,6 +102,7 @@ func (b *between) open(t *testing.T) *docker.Driver {
 	must(t, err)
 	must(t, os.Chmod(dir, 0o711))
 	s := site{Dir: dir, Instance: fmt.Sprintf("b%d", os.Getpid()), Socket: b.Socket, Agent: vmmtest.Agent(t)}
+	s.LowID, s.HighID = networktest.IDs(t)
 	ctx := context.WithoutCancel(t.Context())
 	d, net, err := s.open(ctx)
 	must(t, err)

@@ -18,6 +18,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
+	"github.com/aetherium/aetherium/services/core/pkg/network/networktest"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/docker"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/docker/dockertest"
@@ -30,11 +31,13 @@ const workerEnv = "AETHERIUM_DOCKER_TEST_WORKER"
 // site is where a node of the crash test is.
 type site struct {
 	Dir, Instance, Socket, Agent, RootFS string
+	LowID, HighID                        uint32
 }
 
 func (s site) open(ctx context.Context) (*docker.Driver, *network.Manager, error) {
 	net, err := network.Open(ctx, network.Config{
 		Instance: s.Instance, RuntimeDir: s.Dir + "/net", HostDir: s.Dir + "/host", PoolNAT: -1, PoolNone: -1,
+		IDLow: s.LowID, IDHigh: s.HighID,
 	})
 	if err != nil {
 		return nil, nil, err
@@ -89,6 +92,7 @@ func TestAKillAtAnyMomentLeavesWhatCanBeFound(t *testing.T) {
 	must(t, os.Chmod(dir, 0o711))
 	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	s := site{Dir: dir, Instance: fmt.Sprintf("k%d", os.Getpid()), Socket: engine.Socket, Agent: filepath.Join(dir, "fc-agent"), RootFS: template(t)}
+	s.LowID, s.HighID = networktest.IDs(t)
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", s.Agent, "../../../cmd/fc-agent")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {

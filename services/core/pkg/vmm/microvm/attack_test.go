@@ -12,6 +12,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/disk"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
+	"github.com/aetherium/aetherium/services/core/pkg/network/networktest"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/firecracker"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
@@ -98,12 +99,9 @@ func attackedHost(t *testing.T, inet *attack.Lab, k microvm.Kernel, engine micro
 	l.pool, err = disk.Open(ctx, disk.Config{Dir: dir + "/data", Backend: diskBackend(), Size: 4 << 30})
 	must(t, err)
 	must(t, os.Chmod(dir+"/data", 0o711))
-	// User IDs are the one thing that is not the lab's own: those of other tests
-	// on this host are not to meet these.
-	const room = 4 << 21
-	low := network.DefaultIDHigh + uint32(os.Getpid()%30)*room
+	low, high := networktest.IDs(t)
 	l.net, err = network.Open(ctx, network.Config{
-		Instance: instance, RuntimeDir: "/run/net", HostDir: "/run/host", NetdPath: filepath.Join(dir, attack.NetdName), IDLow: low, IDHigh: low + room,
+		Instance: instance, RuntimeDir: "/run/net", HostDir: "/run/host", NetdPath: filepath.Join(dir, attack.NetdName), IDLow: low, IDHigh: high,
 		Resolvers: inet.Resolvers(), DenyCIDRs: inet.DenyCIDRs(), PoolNone: -1, PoolNAT: 2,
 	})
 	must(t, err)

@@ -9,6 +9,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/disk"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
+	"github.com/aetherium/aetherium/services/core/pkg/network/networktest"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/oci"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/vmmtest/attack"
 )
@@ -54,12 +55,9 @@ func openNode(t *testing.T, inet *attack.Lab) *lab {
 	must(t, os.Symlink("/proc/self/exe", forwarder))
 	l.pool, err = disk.Open(ctx, disk.Config{Dir: dir + "/data", Backend: diskBackend(), Size: 4 << 30})
 	must(t, err)
-	// User IDs are the one thing that is not the lab's own: those of other tests
-	// on this host are not to meet these.
-	const room = 4 << 21
-	low := network.DefaultIDHigh + uint32(os.Getpid()%30)*room
+	low, high := networktest.IDs(t)
 	l.net, err = network.Open(ctx, network.Config{
-		Instance: instance, RuntimeDir: "/run/net", HostDir: "/run/host", NetdPath: forwarder, IDLow: low, IDHigh: low + room,
+		Instance: instance, RuntimeDir: "/run/net", HostDir: "/run/host", NetdPath: forwarder, IDLow: low, IDHigh: high,
 		Resolvers: inet.Resolvers(), DenyCIDRs: inet.DenyCIDRs(), PoolNone: -1, PoolNAT: 2,
 	})
 	must(t, err)

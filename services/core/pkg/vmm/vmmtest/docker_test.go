@@ -13,6 +13,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
+	"github.com/aetherium/aetherium/services/core/pkg/network/networktest"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/docker"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/docker/dockertest"
@@ -30,6 +31,7 @@ func TestDocker(t *testing.T) {
 	agent := vmmtest.Agent(t)
 	_, noSudo := os.Lstat(filepath.Join(rootfs, "usr/bin/sudo"))
 	n := &dockerNode{engine: engine, agent: agent, rootfs: rootfs, mounts: len(engine.Mounts())}
+	n.lowID, n.highID = networktest.IDs(t)
 	// One instance: the template becomes an image once.
 	dir, err := os.MkdirTemp("/tmp", "vmmtest-")
 	if err != nil {
@@ -52,6 +54,7 @@ type dockerNode struct {
 	engine               *dockertest.Engine
 	mounts               int // below the engine's directory, without machines
 	dir, instance, agent string
+	lowID, highID        uint32
 	rootfs               string
 	net                  *network.Manager
 	driver               *docker.Driver
@@ -81,6 +84,7 @@ func (n *dockerNode) open(t *testing.T) {
 	var err error
 	n.net, err = network.Open(ctx, network.Config{
 		Instance: n.instance, RuntimeDir: n.dir + "/net", HostDir: n.dir + "/nethost", PoolNAT: -1, PoolNone: -1,
+		IDLow: n.lowID, IDHigh: n.highID,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/disk"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
+	"github.com/aetherium/aetherium/services/core/pkg/network/networktest"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/oci"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/vmmtest"
@@ -55,6 +56,7 @@ func TestOCI(t *testing.T) {
 // ociNode is what a worker holds of a host.
 type ociNode struct {
 	dir, instance, agent string
+	lowID, highID        uint32
 	runtime, backend     string
 	pool                 *disk.Pool
 	net                  *network.Manager
@@ -64,6 +66,7 @@ type ociNode struct {
 var instances atomic.Int64
 
 func newOCI(t *testing.T, n ociNode, rootfs string) vmmtest.Harness {
+	n.lowID, n.highID = networktest.IDs(t)
 	// Sockets want a short path, which t.TempDir has not.
 	dir, err := os.MkdirTemp("/tmp", "vmmtest-")
 	if err != nil {
@@ -102,6 +105,7 @@ func (n *ociNode) open(t *testing.T) {
 	}
 	n.net, err = network.Open(ctx, network.Config{
 		Instance: n.instance, RuntimeDir: n.dir + "/net", HostDir: n.dir + "/nethost", PoolNAT: -1, PoolNone: 2,
+		IDLow: n.lowID, IDHigh: n.highID,
 	})
 	if err != nil {
 		t.Fatal(err)

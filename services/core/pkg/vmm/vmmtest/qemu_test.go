@@ -14,6 +14,7 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/disk"
 	"github.com/aetherium/aetherium/services/core/pkg/network"
+	"github.com/aetherium/aetherium/services/core/pkg/network/networktest"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/microvm/kernel"
@@ -78,6 +79,7 @@ func runMicroVM(t *testing.T, engine func(*testing.T, func(context.Context) (mic
 	}
 	lab := attack.NewLab(t)
 	n := &microNode{dir: dir, instance: fmt.Sprintf("v%d-%d", os.Getpid(), instances.Add(1)), rootfs: rootfs, lab: lab}
+	n.lowID, n.highID = networktest.IDs(t)
 	if err := os.Symlink("/proc/self/exe", filepath.Join(dir, attack.NetdName)); err != nil {
 		t.Fatal(err)
 	}
@@ -101,6 +103,7 @@ func runMicroVM(t *testing.T, engine func(*testing.T, func(context.Context) (mic
 // template becomes an image once.
 type microNode struct {
 	dir, instance, rootfs string
+	lowID, highID         uint32
 	engine                func(*testing.T) microvm.Engine
 	boots                 microvm.Kernel
 	lab                   *attack.Lab
@@ -142,6 +145,7 @@ func (n *microNode) open(t *testing.T) {
 	}
 	n.net, err = network.Open(ctx, network.Config{
 		Instance: n.instance, RuntimeDir: n.dir + "/net", HostDir: n.dir + "/nethost", PoolNAT: -1, PoolNone: 2,
+		IDLow: n.lowID, IDHigh: n.highID,
 		NetdPath: filepath.Join(n.dir, attack.NetdName), Resolvers: n.lab.Resolvers(), DenyCIDRs: n.lab.DenyCIDRs(),
 	})
 	if err != nil {

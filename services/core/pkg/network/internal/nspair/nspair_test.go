@@ -10,6 +10,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/services/core/pkg/network/internal/nspair"
+	"github.com/aetherium/aetherium/services/core/pkg/network/networktest"
 )
 
 const count = 1 << 16
@@ -34,7 +35,7 @@ func newMaker(t *testing.T) *nspair.Maker {
 func TestPair(t *testing.T) {
 	m := newMaker(t)
 	dir := t.TempDir()
-	const base = 1 << 30
+	base, _ := networktest.IDs(t)
 	is, err := m.Make(t.Context(), dir, base, count)
 	if err != nil {
 		t.Fatal(err)
