@@ -6,13 +6,14 @@
 #   status   which processes run
 # DEV_DIR is where everything is kept (default /var/lib/aetherium-dev).
 # DEV_ADDRESS is where the API is served (default 127.0.0.1:7300).
+# DEV_WORKER_PORT is the first of four that workers listen on (default 7310).
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 
-export DEV_DIR=${DEV_DIR:-/var/lib/aetherium-dev} DEV_ADDRESS=${DEV_ADDRESS:-127.0.0.1:7300}
+export DEV_DIR=${DEV_DIR:-/var/lib/aetherium-dev} DEV_ADDRESS=${DEV_ADDRESS:-127.0.0.1:7300} DEV_WORKER_PORT=${DEV_WORKER_PORT:-7310}
 if [ "$(id -u)" != 0 ]; then
-  exec sudo --preserve-env=DEV_DIR,DEV_ADDRESS "$0" "$@"
+  exec sudo --preserve-env=DEV_DIR,DEV_ADDRESS,DEV_WORKER_PORT "$0" "$@"
 fi
 workers=(worker-1 worker-2)
 
@@ -85,8 +86,8 @@ up() {
   for name in "${workers[@]}"; do
     token=
     [ -e "$DEV_DIR/$name/worker.pem" ] || token=$(AETHERIUM_DATA_DIR=$DEV_DIR/gateway "$BIN/aetherium" worker token create --quiet)
-    AETHERIUM_WORKER_NAME=$name AETHERIUM_WORKER_TOKEN=$token AETHERIUM_WORKER_ADDRESS=127.0.0.1:$((7310 + 2 * i)) \
-      AETHERIUM_WORKER_METRICS=127.0.0.1:$((7311 + 2 * i)) run "$name" aetherium-worker
+    AETHERIUM_WORKER_NAME=$name AETHERIUM_WORKER_TOKEN=$token AETHERIUM_WORKER_ADDRESS=127.0.0.1:$((DEV_WORKER_PORT + 2 * i)) \
+      AETHERIUM_WORKER_METRICS=127.0.0.1:$((DEV_WORKER_PORT + 2 * i + 1)) run "$name" aetherium-worker
     i=$((i + 1))
   done
   say "the API is at http://$DEV_ADDRESS"
