@@ -46,15 +46,21 @@ type field struct {
 	afterwards func()
 }
 
-func newField(t *testing.T) *field {
+// given is what templates are made from.
+func given(t *testing.T) (rootfs string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("it needs root")
 	}
-	rootfs := os.Getenv(rootfsEnv)
-	if rootfs == "" {
+	if rootfs = os.Getenv(rootfsEnv); rootfs == "" {
 		t.Skip(rootfsEnv + " names no root filesystem")
 	}
+	return rootfs
+}
+
+func newField(t *testing.T) *field {
+	t.Helper()
+	rootfs := given(t)
 	ctx, cancel := context.WithTimeout(t.Context(), hangs)
 	t.Cleanup(cancel)
 	pg, err := pgtest.Start(ctx)

@@ -19,13 +19,7 @@ import (
 // runs, ended, and begun again with what it had.
 func TestLocalDev(t *testing.T) {
 	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("it needs root")
-	}
-	rootfs := os.Getenv(rootfsEnv)
-	if rootfs == "" {
-		t.Skip(rootfsEnv + " names no root filesystem")
-	}
+	rootfs := given(t)
 	root, err := server.Root()
 	must(t, err)
 	dir, err := os.MkdirTemp("/tmp", "dev-") // short, for its sockets
