@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -26,10 +27,14 @@ func TestLocalDev(t *testing.T) {
 	must(t, err)
 	port := freePorts(t, 5)
 	address := fmt.Sprintf("127.0.0.1:%d", port)
+	command := func(ctx context.Context, what string) *exec.Cmd {
+		cmd := exec.CommandContext(ctx, filepath.Join(root, "scripts/local-dev.sh"), what)
+		cmd.Env = append(os.Environ(), "DEV_DIR="+dir, "DEV_ADDRESS="+address, fmt.Sprintf("DEV_WORKER_PORT=%d", port+1))
+		return cmd
+	}
 	script := func(what string) string {
 		t.Helper()
-		cmd := exec.CommandContext(t.Context(), filepath.Join(root, "scripts/local-dev.sh"), what)
-		cmd.Env = append(os.Environ(), "DEV_DIR="+dir, "DEV_ADDRESS="+address, fmt.Sprintf("DEV_WORKER_PORT=%d", port+1))
+		cmd := command(t.Context(), what)
 		// To a file: what it starts would keep a pipe open.
 		out, err := os.CreateTemp(t.TempDir(), "out")
 		must(t, err)
@@ -45,7 +50,7 @@ func TestLocalDev(t *testing.T) {
 	}
 	t.Cleanup(func() {
 		if t.Failed() { // otherwise it has been ended
-			_ = exec.Command("env", "DEV_DIR="+dir, "DEV_ADDRESS="+address, filepath.Join(root, "scripts/local-dev.sh"), "down").Run() //nolint:noctx // the test's has ended
+			_ = command(context.WithoutCancel(t.Context()), "down").Run()
 		}
 		must(t, os.RemoveAll(dir))
 	})

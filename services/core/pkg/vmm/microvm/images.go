@@ -43,7 +43,7 @@ const (
 // drives are the images that a machine with a spec has beside its own disk, in
 // the order of their devices; where its own disk comes, [Drive.Path] is empty.
 func (i *images) drives(ctx context.Context, dir string, spec vmm.Spec) ([]Drive, error) {
-	root, err := i.image(ctx, dir, "build-"+spec.BuildID, func(dir string) (string, error) { return makeImage(ctx, dir, spec.RootFS) })
+	root, err := i.image(ctx, dir, "build-"+spec.BuildID, func() (string, error) { return makeImage(ctx, dir, spec.RootFS) })
 	if err != nil {
 		return nil, err
 	}
@@ -68,14 +68,14 @@ func (i *images) mount(ctx context.Context, dir string, m vmm.HostMount) (Drive,
 	switch {
 	case info.IsDir():
 		drive.Role = bootline.RoleMount + m.Target
-		drive.Path, err = i.image(ctx, dir, treeName(m.Source, info), func(dir string) (string, error) { return makeImage(ctx, dir, m.Source) })
+		drive.Path, err = i.image(ctx, dir, treeName(m.Source, info), func() (string, error) { return makeImage(ctx, dir, m.Source) })
 	case info.Mode().IsRegular():
 		var content []byte
 		if content, err = readFile(m.Source); err != nil {
 			return drive, err
 		}
 		drive.Role = bootline.RoleFile + m.Target
-		drive.Path, err = i.image(ctx, dir, fileName(content, info.Mode()), func(dir string) (string, error) {
+		drive.Path, err = i.image(ctx, dir, fileName(content, info.Mode()), func() (string, error) {
 			return makeFileImage(ctx, dir, content, info.Mode().Perm())
 		})
 	default:
@@ -120,32 +120,41 @@ func readFile(path string) ([]byte, error) {
 // image gives the path of an image, which pack makes if need be. What is named
 // here is a symbolic link to it: see [settle].
 // Returns Unsupported, NoSpace.
-func (i *images) image(ctx context.Context, dir, name string, pack func(dir string) (string, error)) (string, error) {
+func (i *images) image(ctx context.Context, dir, name string, pack func() (string, error)) (string, error) {
 	link := filepath.Join(dir, name+imageExt)
 	err := i.making.Do(ctx, name,
-		func() (bool, error) {
-			now := time.Now()
-			return os.Chtimes(link, now, now) == nil, nil // the image's last use
-		},
+		func() (bool, error) { return used(link), nil },
 		func() error {
-			image, err := pack(dir)
+			image, err := pack()
 			if err != nil {
 				return err
 			}
-			fresh := filepath.Join(dir, "."+name+imageExt)
-			if err := os.Remove(fresh); err != nil && !os.IsNotExist(err) {
+			if err := os.Remove(link); err != nil && !os.IsNotExist(err) { // it led to what is gone
 				return fault.Of(err, cannotImage)
 			}
-			return fault.Of(errors.Join(os.Symlink(filepath.Base(image), fresh), os.Rename(fresh, link)), cannotImage)
+			return fault.Of(os.Symlink(filepath.Base(image), link), cannotImage)
 		})
 	if err != nil {
 		return "", err
 	}
-	image, err := os.Readlink(link)
+	image, err := imageOf(link)
+	return image, fault.Of(err, cannotImage)
+}
+
+// used notes the use of what is kept for a while after its last, if it is there.
+func used(path string) bool {
+	now := time.Now()
+	return os.Chtimes(path, now, now) == nil
+}
+
+// imageOf gives the path of the image that a link leads to. An image is its own:
+// drivers of before named them by what they are made of.
+func imageOf(path string) (string, error) {
+	image, err := os.Readlink(path)
 	if errors.Is(err, syscall.EINVAL) {
-		return link, nil // of a driver that had images by what they are made of
+		return path, nil
 	}
-	return filepath.Join(dir, image), fault.Of(err, cannotImage)
+	return filepath.Join(filepath.Dir(path), image), err
 }
 
 // settle names an image that was written under another name by what is in it, so
@@ -160,8 +169,7 @@ func settle(ctx context.Context, written *os.File) (string, error) {
 		return "", fault.Of(err, cannotImage)
 	}
 	path := filepath.Join(filepath.Dir(written.Name()), imageName(sum))
-	now := time.Now()
-	if err := os.Chtimes(path, now, now); err == nil {
+	if used(path) {
 		return path, nil // machines have it already
 	}
 	return path, fault.Of(os.Rename(written.Name(), path), cannotImage)
@@ -237,20 +245,15 @@ func (i *images) sweep(dir string, inUse map[string]bool) error {
 		if strings.HasPrefix(e.Name(), ".") { // half of one
 			return true
 		}
-		path := filepath.Join(dir, e.Name())
-		target := path
-		if e.Type() == os.ModeSymlink {
-			to, err := os.Readlink(path)
-			if err != nil {
-				return false
-			}
-			target = filepath.Join(dir, to)
+		image, err := imageOf(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return false
 		}
-		info, err := os.Stat(target)
+		info, err := os.Stat(image)
 		if err != nil {
 			return os.IsNotExist(err)
 		}
-		return !inUse[target] && time.Since(info.ModTime()) > keepImages
+		return !inUse[image] && time.Since(info.ModTime()) > keepImages
 	}
 	for _, e := range entries {
 		if old(e) {
@@ -268,8 +271,7 @@ func (d *Driver) blank(ctx context.Context, size int64) (string, error) {
 	path := filepath.Join(d.cfg.Volumes.Path(volume), diskFile)
 	d.images.blanks.Lock()
 	defer d.images.blanks.Unlock()
-	now := time.Now()
-	if err := os.Chtimes(path, now, now); err == nil { // its last use
+	if used(path) {
 		return volume, nil
 	}
 	// One that a crash cut short is made again from nothing.
