@@ -29,9 +29,21 @@ type Engine struct {
 	cmd    *exec.Cmd
 }
 
-// Start starts an engine; it ends with the test. The test is skipped where there
-// is none installed.
+// Start starts an engine without a network; it ends with the test. The test is
+// skipped where there is none installed.
 func Start(t testing.TB) *Engine {
+	t.Helper()
+	return start(t, "--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false")
+}
+
+// StartBridged is Start with Docker's own networks, in the network namespace of the
+// test, which should be one that ends with it.
+func StartBridged(t testing.TB) *Engine {
+	t.Helper()
+	return start(t)
+}
+
+func start(t testing.TB, args ...string) *Engine {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("a Docker engine needs root")
@@ -55,11 +67,10 @@ func Start(t testing.TB) *Engine {
 	if err := os.Mkdir(data, 0o711); err != nil {
 		t.Fatal(err)
 	}
-	e.args = []string{
+	e.args = append([]string{
 		"--host=unix://" + e.Socket, "--data-root=" + data, "--exec-root=" + filepath.Join(dir, "run"), "--pidfile=" + filepath.Join(dir, "pid"),
-		"--cgroup-parent=" + e.parent, "--config-file=" + filepath.Join(dir, "config.json"),
-		"--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false", "--log-level=warn",
-	}
+		"--cgroup-parent=" + e.parent, "--config-file=" + filepath.Join(dir, "config.json"), "--log-level=warn",
+	}, args...)
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
