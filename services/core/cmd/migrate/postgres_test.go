@@ -151,6 +151,7 @@ func deployment(t *testing.T) string {
 			tx.Webhooks().Deliver(ctx, &domain.Delivery{ID: domain.NewID(), ProjectID: p, WebhookID: hook, Seq: 1, Type: "vm.running", Body: "{}"}),
 			tx.Quotas().PutOverride(ctx, p, domain.QuotaOverride{VMs: &limit}),
 			tx.Archives().Insert(ctx, &domain.Archive{ID: domain.NewID(), ProjectID: p, WorkerID: owner, VMs: 1, FirstAt: at, LastAt: at, CreatedAt: at, KeySealed: []byte{0, 255}, Content: []byte{0, 255}}),
+			tx.Uploads().Insert(ctx, &domain.Upload{ID: domain.NewID(), ProjectID: p, WorkerID: owner, SizeBytes: 1 << 40, SHA256: "ab", CreatedAt: at, ExpiresAt: at}),
 			tx.Audit().Insert(ctx, &domain.AuditRecord{ID: domain.NewID(), ProjectID: p, At: at, Operation: "o"}),
 		}
 		for range 5 {

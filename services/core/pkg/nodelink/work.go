@@ -14,6 +14,13 @@ type (
 		Task               domain.ID
 		Username, Password string
 	}
+	ofUpload struct {
+		Project, ID domain.ID
+	}
+	keptUpload struct {
+		Bytes  int64
+		SHA256 string
+	}
 	readLog struct {
 		ID     domain.ID
 		From   int64
@@ -44,6 +51,17 @@ func (s *server) work() {
 	}
 	streams(s, "builds.log", follow(s.node.BuildLog))
 	streams(s, "tools.log", follow(s.node.ToolLog))
+	takes(s, "uploads.keep", func(ctx context.Context, in ofUpload, body io.Reader) (kept keptUpload, err error) {
+		kept.Bytes, kept.SHA256, err = s.node.KeepUpload(ctx, in.Project, in.ID, body)
+		return kept, err
+	})
+	streams(s, "uploads.open", func(ctx context.Context, in ofUpload, _ io.Reader, out *answer) error {
+		r, err := s.node.OpenUpload(ctx, in.Project, in.ID)
+		if err != nil {
+			return err
+		}
+		return out.copy(none{}, r)
+	})
 	answers(s, "tools.list", func(ctx context.Context, _ none) ([]vmm.ToolInfo, error) {
 		return s.node.Tools(ctx)
 	})
@@ -87,6 +105,21 @@ func (c *Client) ToolLog(ctx context.Context, task domain.ID, from int64, follow
 
 func (c *Client) readLog(ctx context.Context, name string, in readLog) (io.ReadCloser, error) {
 	r, err := c.open(ctx, name, in, nil, new(none))
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// KeepUpload implements service.Node.
+func (c *Client) KeepUpload(ctx context.Context, project, id domain.ID, r io.Reader) (bytes int64, sum string, err error) {
+	kept, err := send[keptUpload](ctx, c, "uploads.keep", ofUpload{project, id}, r)
+	return kept.Bytes, kept.SHA256, err
+}
+
+// OpenUpload implements service.Node.
+func (c *Client) OpenUpload(ctx context.Context, project, id domain.ID) (io.ReadCloser, error) {
+	r, err := c.open(ctx, "uploads.open", ofUpload{project, id}, nil, new(none))
 	if err != nil {
 		return nil, err
 	}

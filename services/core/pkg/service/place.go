@@ -382,15 +382,20 @@ func findRootFS(ctx context.Context, tx storage.Tx, b *domain.Build) (files, err
 func (s *Service) worker(ctx context.Context, tx storage.Tx, driver string) (domain.ID, error) {
 	w, err := s.choose(ctx, tx, need{
 		unable: func(*domain.Worker) error { return nil },
-		prefer: func(w *domain.Worker) bool {
-			return driver == "" || slices.ContainsFunc(w.Drivers, func(d domain.DriverInfo) bool { return d.Name == driver && d.Usable })
-		},
-		free: freeMemory,
+		prefer: hasDriver(driver),
+		free:   freeMemory,
 	})
 	if err != nil {
 		return "", err
 	}
 	return w.ID, nil
+}
+
+// hasDriver tells of workers whether they can use a driver; empty: any.
+func hasDriver(name string) func(*domain.Worker) bool {
+	return func(w *domain.Worker) bool {
+		return name == "" || slices.ContainsFunc(w.Drivers, func(d domain.DriverInfo) bool { return d.Name == name && d.Usable })
+	}
 }
 
 // lacks names what a worker has too little of for r. Empty: r fits.

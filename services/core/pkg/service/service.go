@@ -68,6 +68,12 @@ type Node interface {
 	// KeepLogin keeps, in memory and until the task has ended, what a build shows
 	// to a registry. It comes before RunTask.
 	KeepLogin(ctx context.Context, task domain.ID, login vmm.RegistryLogin) error
+	// KeepUpload keeps all of r as a project's upload until it has expired, in place
+	// of one with its ID, and tells its size and SHA-256 in hexadecimal digits.
+	// Returns InvalidArgument for nothing, NoSpace, and r's own errors.
+	KeepUpload(ctx context.Context, project, id domain.ID, r io.Reader) (bytes int64, sha256 string, err error)
+	// OpenUpload reads what KeepUpload kept. Returns NotFound.
+	OpenUpload(ctx context.Context, project, id domain.ID) (io.ReadCloser, error)
 	// CancelTask tells a running task to end.
 	CancelTask(id domain.ID)
 	BuildLog(ctx context.Context, build domain.ID, from int64, follow bool) (io.ReadCloser, error)
@@ -151,6 +157,8 @@ type Config struct {
 	Overcommit Overcommit
 	// Quota is what projects may have and do that have no quota of their own.
 	Quota domain.Quota
+	// MaxUploads bounds the bytes of a project's uploads; 0: without bound.
+	MaxUploads int64
 	// MaxOpenRuns bounds the runs of a project that have not ended; 0: 10000.
 	MaxOpenRuns int
 }

@@ -59,21 +59,28 @@ func (s *Service) BuildTemplate(ctx context.Context, by vmm.Caller, req vmm.Buil
 		args.TryOn, args.Network = []string{s.config.DefaultDriver, s.config.BuildDriver}, s.config.DefaultNetwork
 	}
 	args.Login = req.Registry != vmm.RegistryLogin{}
+	sent, err := s.uploadsOf(ctx, by, req.Source)
+	if err != nil {
+		return nil, err
+	}
 	now := s.time()
 	task := &domain.Task{
 		ID: domain.NewID(), ProjectID: by.ProjectID, Kind: TaskBuild, Subject: req.ID, State: domain.TaskPending,
 		MaxAttempts: 1, CreatedAt: now, UpdatedAt: now, RunAt: now,
 	}
-	err := s.store.View(ctx, func(tx storage.Tx) (err error) {
+	err = s.store.View(ctx, func(tx storage.Tx) (err error) {
 		if given != (domain.Resources{}) {
 			if err := s.fitsSome(ctx, tx, req.Shape); err != nil {
 				return err
 			}
 		}
-		task.WorkerID, err = s.worker(ctx, tx, args.Driver)
+		task.WorkerID, err = s.builder(ctx, tx, args.Driver, sent)
 		return err
 	})
 	if err != nil {
+		return nil, err
+	}
+	if err := s.bring(ctx, task.WorkerID, sent); err != nil {
 		return nil, err
 	}
 	if args.Login {

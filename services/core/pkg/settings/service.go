@@ -70,6 +70,7 @@ func (s Service) Config(c Common, builder string, tools []string) service.Config
 		KeepTombstones: time.Duration(c.Keep.Tombstones),
 		Overcommit:     service.Overcommit{CPU: s.Overcommit.CPU, Memory: s.Overcommit.Memory, Disk: s.Overcommit.Disk, VMs: s.Overcommit.VMs},
 		Quota:          s.Quotas.Quota(),
+		MaxUploads:     int64(s.Quotas.Uploads),
 		MaxOpenRuns:    s.Tasks.Open,
 	}
 }

@@ -76,6 +76,7 @@ type Tx interface {
 	Settings() Settings
 	Sealed() Sealed
 	Quotas() Quotas
+	Uploads() Uploads
 	Audit() Audit
 }
 

@@ -447,6 +447,14 @@ type TagTemplate struct {
 
 // Templates builds and lists templates.
 type Templates interface {
+	// SaveUpload keeps all of r for a day, for templates to be built from: its ID is
+	// then their source's Tar or Context. It may have a name to be found by. Returns
+	// InvalidArgument for nothing, NoSpace, QuotaExceeded, and r's own errors.
+	SaveUpload(ctx context.Context, by Caller, name string, r io.Reader) (*domain.Upload, error)
+	// NamedUpload finds the newest of a name. Returns NotFound.
+	NamedUpload(ctx context.Context, by Caller, name string) (*domain.Upload, error)
+	// OpenUpload returns NotFound.
+	OpenUpload(ctx context.Context, by Caller, id domain.ID) (io.ReadCloser, error)
 	// BuildTemplate starts a build as a task.
 	BuildTemplate(ctx context.Context, by Caller, req BuildTemplate) (*domain.Task, error)
 	GetTemplate(ctx context.Context, by Caller, nameOrID string) (*TemplateInfo, error)

@@ -67,9 +67,9 @@ func (w *Worker) recoverBuilds() {
 	}
 }
 
-// buildSteps carries out the steps of a build's source and keeps what comes of
-// it as the build's root filesystem.
-func (w *Worker) buildSteps(ctx context.Context, task domain.ID, b *domain.Build, args service.BuildArgs, progress image.Progress) (_ image.Result, err error) {
+// buildSteps carries out the steps of a build's source, which copy from the archive or
+// directory files, and keeps what comes of it as the build's root filesystem.
+func (w *Worker) buildSteps(ctx context.Context, task domain.ID, b *domain.Build, files string, args service.BuildArgs, progress image.Progress) (_ image.Result, err error) {
 	file, err := stepfile.Parse(b.Source.Steps)
 	if err != nil {
 		return image.Result{}, err
@@ -104,8 +104,8 @@ func (w *Worker) buildSteps(ctx context.Context, task domain.ID, b *domain.Build
 	}
 	say := func(step, text string) { progress(image.Line{Time: time.Now().UTC(), Step: step, Text: text}) }
 	req := stepbuild.Request{File: file, Scope: string(b.ProjectID) + "/" + args.Driver, NoCache: args.NoCache, Say: say}
-	if b.Source.Context != "" && file.NeedsContext() {
-		if req.Context, err = buildctx.Open(ctx, b.Source.Context, buildctx.Limits{}); err != nil {
+	if files != "" && file.NeedsContext() {
+		if req.Context, err = buildctx.Open(ctx, files, buildctx.Limits{}); err != nil {
 			return image.Result{}, err
 		}
 	}

@@ -182,14 +182,15 @@ func (b *builds) say(build domain.ID, line string) {
 func (w *Worker) makeRootFS(ctx context.Context, task domain.ID, b *domain.Build, args service.BuildArgs) (image.Result, error) {
 	progress := func(l image.Line) { w.builds.say(b.ID, l.Step+": "+l.Text) }
 	var r image.Result
-	var err error
+	src, err := w.found(b)
 	switch {
+	case err != nil:
 	case args.Base:
 		r, err = w.Images.BuildBase(ctx, string(b.ID), progress)
 	case b.Source.Steps != "":
-		r, err = w.buildSteps(ctx, task, b, args, progress)
+		r, err = w.buildSteps(ctx, task, b, src.Context, args, progress)
 	default:
-		r, err = w.Images.Build(ctx, string(b.ID), b.Source, progress)
+		r, err = w.Images.Build(ctx, string(b.ID), src, progress)
 	}
 	if err != nil {
 		w.builds.say(b.ID, "error: "+errors.Public(err).Message)

@@ -36,6 +36,7 @@ import (
 type images struct {
 	mu    sync.Mutex
 	built map[string]image.Result
+	read  map[string]string        // of archives, by build
 	held  map[string]chan struct{} // by directory: a build tells that it has begun, and ends when it is closed
 }
 
@@ -58,20 +59,35 @@ func (i *images) hold(dir string) (begun chan struct{}) {
 	return begun
 }
 
-func (i *images) Build(_ context.Context, id string, src domain.TemplateSource, progress image.Progress) (image.Result, error) {
+func (i *images) Build(ctx context.Context, id string, src domain.TemplateSource, progress image.Progress) (image.Result, error) {
 	progress(image.Line{Step: "copy", Text: src.Dir})
 	i.mu.Lock()
 	held := i.held[src.Dir]
 	i.mu.Unlock()
 	if held != nil {
 		held <- struct{}{}
-		<-held
+		select {
+		case <-held:
+		case <-ctx.Done():
+			return image.Result{}, ctx.Err()
+		}
 	}
 	if strings.HasPrefix(src.Dir, "/missing") {
 		return image.Result{}, errors.New(errors.NotFound, "there is no such directory")
 	}
+	archive := ""
+	if src.Tar != "" {
+		content, err := os.ReadFile(src.Tar)
+		if err != nil {
+			return image.Result{}, errors.Wrap(err, errors.NotFound, "there is no such archive")
+		}
+		archive = string(content)
+	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if archive != "" {
+		i.read = map[string]string{id: archive}
+	}
 	i.built[id] = image.Result{ID: id, RootFS: src.Dir, Digest: "sha256:0", Env: map[string]string{"FROM_IMAGE": "yes", "BOTH": "image"}}
 	return i.built[id], nil
 }
@@ -192,6 +208,7 @@ func (b *bed) serve(nodes service.Nodes, changes *watch.Hub[domain.ID]) *service
 		DefaultTemplate: "base", DefaultDriver: "fake", DefaultNetwork: domain.NetworkNone, Platform: "linux/amd64",
 		Defaults:   domain.Resources{MilliCPU: 1000, MemoryBytes: 256 << 20, DiskBytes: 256 << 20, PIDs: 256},
 		Overcommit: service.Overcommit{Memory: 1, Disk: 1},
+		MaxUploads: 40 << 20,
 	}, service.Deps{Store: b.store, Nodes: nodes, Sealer: b.sealer, Changes: changes, Log: slog.New(slog.DiscardHandler)})
 }
 

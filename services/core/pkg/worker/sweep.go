@@ -46,6 +46,7 @@ func (w *Worker) sweep(ctx context.Context) {
 		{"tools", w.sweepTools},
 		{"tool logs", w.sweepToolLogs},
 		{"volumes", w.sweepVolumes},
+		{"uploads", w.uploads.Sweep},
 	})
 }
 
@@ -97,6 +98,7 @@ func (w *Worker) sweepRows(ctx context.Context) error {
 	now := w.time()
 	due := []func(tx storage.Tx) (int, error){
 		func(tx storage.Tx) (int, error) { return tx.Idempotency().DeleteExpired(ctx, now, sweepBatch) },
+		func(tx storage.Tx) (int, error) { return tx.Uploads().DeleteExpired(ctx, now, sweepBatch) },
 		func(tx storage.Tx) (int, error) { return tx.Answers().DeleteExpired(ctx, now, sweepBatch) },
 		func(tx storage.Tx) (int, error) {
 			return tx.Outbox().DeleteBefore(ctx, now.Add(-w.config.KeepEvents), sweepBatch)
@@ -211,8 +213,11 @@ func (w *Worker) sweepTombstones(ctx context.Context) error {
 }
 
 // ForgetProject removes the tombstones of a project's VMs, with their
-// executions, journals and logs. Other VMs of it stay.
+// executions, journals and logs, and its uploads. Other VMs of it stay.
 func (w *Worker) ForgetProject(ctx context.Context, project domain.ID) error {
+	if err := w.uploads.Forget(project); err != nil {
+		return err
+	}
 	if w.Stored != nil {
 		if _, err := w.Fetched.ShrinkTo(0); err != nil { // some may be the project's
 			return err

@@ -17,6 +17,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/queue"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/tracing"
+	"github.com/aetherium/aetherium/services/core/pkg/upload"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
 )
@@ -148,6 +149,7 @@ type Worker struct {
 	clock     *clock
 	rows      *rows
 	builds    builds
+	uploads   *upload.Dir // opened by Start
 	stored    stored
 	outputs   outputs
 	archiving archiving
@@ -195,6 +197,9 @@ func (w *Worker) Start(ctx context.Context) error {
 		return err
 	}
 	if err := w.openTools(); err != nil {
+		return err
+	}
+	if err := w.openUploads(); err != nil {
 		return err
 	}
 	w.Queue.Handle(convergeKind, w.handleConverge)

@@ -38,6 +38,7 @@ type Orchestrator struct {
 	worker   *domain.Worker                  // nil: nobody has asked yet
 	secrets  map[domain.ID]map[string]secret // by project and name
 	built    []vmm.BuildTemplate
+	uploads  []sent
 	keys     map[string]idempotent
 	events   []domain.Event
 	forgot   int64 // up to this one they are not kept

@@ -1,7 +1,10 @@
 package fake
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"io"
 	"maps"
@@ -138,8 +141,66 @@ func (o *Orchestrator) DeleteSnapshot(ctx context.Context, by vmm.Caller, id dom
 	return nil
 }
 
+// SaveUpload implements vmm.Templates.
+func (o *Orchestrator) SaveUpload(_ context.Context, by vmm.Caller, name string, r io.Reader) (*domain.Upload, error) {
+	content, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
+	if len(content) == 0 {
+		return nil, errors.New(errors.InvalidArgument, "the upload is empty").WithField("body")
+	}
+	now, sum := time.Now().UTC(), sha256.Sum256(content)
+	u := &domain.Upload{
+		ID: domain.NewID(), ProjectID: by.ProjectID, Name: name, SizeBytes: int64(len(content)), SHA256: hex.EncodeToString(sum[:]),
+		CreatedAt: now, ExpiresAt: now.Add(24 * time.Hour),
+	}
+	o.locked(func() { o.uploads = append(o.uploads, sent{u, content}) })
+	return u, nil
+}
+
+// sent is an upload with its content.
+type sent struct {
+	*domain.Upload
+	content []byte
+}
+
+func (o *Orchestrator) sent(by vmm.Caller, is func(*domain.Upload) bool) (u sent, err error) {
+	err = errors.New(errors.NotFound, "there is no such upload")
+	o.locked(func() {
+		for _, s := range o.uploads {
+			if s.ProjectID == by.ProjectID && is(s.Upload) {
+				u, err = s, nil
+			}
+		}
+	})
+	return u, err
+}
+
+// NamedUpload implements vmm.Templates.
+func (o *Orchestrator) NamedUpload(_ context.Context, by vmm.Caller, name string) (*domain.Upload, error) {
+	u, err := o.sent(by, func(u *domain.Upload) bool { return u.Name == name })
+	return u.Upload, err
+}
+
+// OpenUpload implements vmm.Templates.
+func (o *Orchestrator) OpenUpload(_ context.Context, by vmm.Caller, id domain.ID) (io.ReadCloser, error) {
+	u, err := o.sent(by, func(u *domain.Upload) bool { return u.ID == id })
+	if err != nil {
+		return nil, err
+	}
+	return io.NopCloser(bytes.NewReader(u.content)), nil
+}
+
 // BuildTemplate implements vmm.Templates: the build is ready at once.
 func (o *Orchestrator) BuildTemplate(_ context.Context, by vmm.Caller, req vmm.BuildTemplate) (*domain.Task, error) {
+	for _, id := range []string{req.Source.Tar, req.Source.Context} {
+		if domain.IsID(id) {
+			if _, err := o.sent(by, func(u *domain.Upload) bool { return u.ID == domain.ID(id) }); err != nil {
+				return nil, err
+			}
+		}
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.built = append(o.built, req)

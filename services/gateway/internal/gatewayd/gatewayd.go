@@ -113,7 +113,7 @@ func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, collectors
 	if err := attendant.Start(ctx); err != nil {
 		return err
 	}
-	return serve.Run(ctx, s.Common, s.Quotas, s.Front, serve.Deps{
+	return serve.Run(ctx, s.Common, s.Front, serve.Deps{
 		Installation: in, Service: cases, Access: who, Queue: queue.Joined(jobs.all), Tracing: spans, Log: log, Logs: logs.source(workers),
 		Fleet:      fleet.New(fleet.Deps{Store: in.Store, Authority: authority, Now: in.Now}),
 		Collectors: slices.Concat(collectors, calls.Collectors(), []prometheus.Collector{newOverview(in.Store, queue.Joined(jobs.all), log)}),

@@ -52,7 +52,6 @@ type Deps struct {
 	Streams     *ws.Streams
 	Proxy       *proxy.Proxy
 	Idempotency IdempotencyStore
-	Uploads     UploadStore
 	Access      Access
 	Tokens      Tokens
 	Logger      *slog.Logger

@@ -96,7 +96,7 @@ func (a *API) listTemplates(ctx context.Context, in *PageQuery) (*templatesOutpu
 
 func (a *API) buildTemplate(ctx context.Context, in *buildTemplateInput) (*acceptedTaskOutput, error) {
 	by := auth.CallerFrom(ctx)
-	source, err := a.source(ctx, by, in.Body.Source)
+	source, err := a.source(by, in.Body.Source)
 	if err != nil {
 		return nil, err
 	}
@@ -143,21 +143,12 @@ func (a *API) untagTemplate(ctx context.Context, in *TagPath) (*empty, error) {
 	return nil, a.VMs.UntagTemplate(ctx, by, in.Name, []string{in.Tag})
 }
 
-// source finds out what a source names on the server. Paths there are for
+// source checks what a source names on the server. Paths there are for
 // administrators: reading one is reading the host's files.
-func (a *API) source(ctx context.Context, by vmm.Caller, s wire.TemplateSource) (domain.TemplateSource, error) {
+func (a *API) source(by vmm.Caller, s wire.TemplateSource) (domain.TemplateSource, error) {
 	out := domain.TemplateSource{Image: s.Image, Tar: s.Tar, Dir: s.Dir, Packages: s.Packages, Suite: s.Suite, Preset: s.Preset, Steps: s.Steps, Context: s.Context}
 	if err := out.Validate("body.source"); err != nil {
 		return out, err
-	}
-	for _, path := range []*string{&out.Tar, &out.Context} {
-		if !domain.IsID(*path) {
-			continue
-		}
-		var err error
-		if *path, err = a.Uploads.Path(ctx, by, domain.ID(*path)); err != nil {
-			return out, err
-		}
 	}
 	for field, path := range map[string]string{"tar": s.Tar, "dir": s.Dir, "context": s.Context} {
 		switch {
@@ -187,10 +178,10 @@ func (a *API) upload(ctx context.Context, _ *none) (*huma.StreamResponse, error)
 		if err := middleware.LimitBody(w, r, a.MaxUploadBytes); err != nil {
 			return err
 		}
-		u, err := a.Uploads.Save(r.Context(), by, r.Body)
+		u, err := a.VMs.SaveUpload(r.Context(), by, "", r.Body)
 		if err != nil {
 			return err
 		}
-		return writeJSON(w, http.StatusCreated, u)
+		return writeJSON(w, http.StatusCreated, wire.Upload{ID: u.ID.String(), SizeBytes: u.SizeBytes, SHA256: u.SHA256, ExpiresAt: u.ExpiresAt})
 	}), nil
 }

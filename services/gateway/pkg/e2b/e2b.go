@@ -1,7 +1,6 @@
 package e2b
 
 import (
-	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -40,10 +39,10 @@ const (
 type Deps struct {
 	VMs   vmm.Orchestrator
 	Proxy *proxy.Proxy
-	// Uploads keeps what templates are built from.
-	Uploads UploadStore
-	Trail   *trail.Trail
-	Logger  *slog.Logger
+	// Notes keeps what is remembered between the requests by which an SDK begins a build.
+	Notes  Notes
+	Trail  *trail.Trail
+	Logger *slog.Logger
 	// Domain is the one below which sandboxes have their names.
 	Domain string
 	// BodyTimeout is how long a body may take; 0: as long as it comes.
@@ -57,16 +56,9 @@ type Deps struct {
 // DefaultMaxUploadBytes bounds what is sent for one COPY of a template.
 const DefaultMaxUploadBytes = 64 << 30
 
-// UploadStore is what keeps uploads. See package api.
-type UploadStore interface {
-	Save(ctx context.Context, by vmm.Caller, r io.Reader) (wire.Upload, error)
-	Path(ctx context.Context, by vmm.Caller, id domain.ID) (string, error)
-}
-
 // API serves the control plane.
 type API struct {
 	Deps
-	wanted *wanted
 }
 
 // New registers the routes on a router that is mounted at [Prefix], behind
@@ -78,7 +70,7 @@ func New(d Deps, r chi.Router) *API {
 	if d.Now == nil {
 		d.Now = time.Now
 	}
-	a := &API{Deps: d, wanted: newWanted()}
+	a := &API{Deps: d}
 	a.sandboxRoutes(r)
 	a.snapshotRoutes(r)
 	a.templateRoutes(r)

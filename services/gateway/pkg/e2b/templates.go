@@ -105,10 +105,12 @@ func (a *API) announce(w http.ResponseWriter, r *http.Request, by vmm.Caller) er
 		return errors.New(errors.InvalidArgument, "the resources are out of range")
 	}
 	id := domain.NewID()
-	a.wanted.announce(announced{
-		project: by.ProjectID, build: id, name: name, tags: tagsOf(tags),
-		shape: domain.Resources{MilliCPU: body.CPUCount * 1000, MemoryBytes: body.MemoryMB * mib, DiskBytes: body.DiskMB * mib},
-	})
+	if err := a.keep(r.Context(), by.ProjectID, announced{
+		Build: id, Name: name, Tags: tagsOf(tags),
+		Shape: domain.Resources{MilliCPU: body.CPUCount * 1000, MemoryBytes: body.MemoryMB * mib, DiskBytes: body.DiskMB * mib},
+	}); err != nil {
+		return err
+	}
 	trail.Subject(r.Context(), "template", name)
 	return answer(w, http.StatusAccepted, templateAnswer{TemplateID: name, BuildID: buildID(id), Names: []string{name}, Aliases: []string{name}, Tags: tags})
 }
@@ -119,11 +121,11 @@ func (a *API) filesOf(w http.ResponseWriter, r *http.Request, by vmm.Caller) err
 	if !plainHash(hash) {
 		return errors.New(errors.InvalidArgument, "the hash of the files is none").WithField("hash")
 	}
-	out := filesAnswer{}
-	if id, ok := a.wanted.files(by.ProjectID, hash); ok {
-		_, err := a.Uploads.Path(r.Context(), by, id)
-		out.Present = err == nil
+	_, err := a.VMs.NamedUpload(r.Context(), by, filesName(hash))
+	if err != nil && !errors.HasCode(err, errors.NotFound) {
+		return err
 	}
+	out := filesAnswer{Present: err == nil}
 	prefix := Prefix
 	if auth.HostName(r.Host) == Name+"."+a.Domain {
 		prefix = ""
@@ -132,7 +134,11 @@ func (a *API) filesOf(w http.ResponseWriter, r *http.Request, by vmm.Caller) err
 	if r.TLS != nil {
 		scheme = "https"
 	}
-	out.URL = scheme + "://" + r.Host + prefix + uploadPath + a.wanted.allow(by, hash, a.Now())
+	token, err := a.allow(r.Context(), by, hash)
+	if err != nil {
+		return err
+	}
+	out.URL = scheme + "://" + r.Host + prefix + uploadPath + token
 	return answer(w, http.StatusCreated, out)
 }
 
@@ -162,18 +168,16 @@ func (a *API) UploadRoute(r chi.Router) {
 }
 
 func (a *API) upload(w http.ResponseWriter, r *http.Request) error {
-	by, hash, ok := a.wanted.take(chi.URLParam(r, "token"), a.Now())
-	if !ok {
-		return errors.New(errors.NotFound, "the address is not one that files can be sent to").WithHint("it works once and for some minutes")
+	what, err := a.take(r.Context(), chi.URLParam(r, "token"))
+	if err != nil {
+		return err
 	}
 	if err := middleware.LimitBody(w, r, a.MaxUploadBytes); err != nil {
 		return err
 	}
-	u, err := a.Uploads.Save(r.Context(), by, r.Body)
-	if err != nil {
+	if _, err := a.VMs.SaveUpload(r.Context(), what.By, filesName(what.Hash), r.Body); err != nil {
 		return err
 	}
-	a.wanted.sent(by.ProjectID, hash, domain.ID(u.ID))
 	w.WriteHeader(http.StatusOK)
 	return nil
 }
@@ -184,9 +188,9 @@ func (a *API) build(w http.ResponseWriter, r *http.Request, by vmm.Caller) error
 	if _, err := a.read(w, r, &body); err != nil {
 		return err
 	}
-	want, ok := a.wanted.find(by.ProjectID, fromBuildID(chi.URLParam(r, "build")))
-	if !ok || want.name != chi.URLParam(r, "template") {
-		return errors.New(errors.NotFound, "the build was not announced, or too long ago").WithHint("begin anew")
+	want, err := a.announcedBuild(r.Context(), by.ProjectID, chi.URLParam(r, "template"), fromBuildID(chi.URLParam(r, "build")))
+	if err != nil {
+		return err
 	}
 	text, hashes, err := body.steps()
 	if err != nil {
@@ -197,18 +201,20 @@ func (a *API) build(w http.ResponseWriter, r *http.Request, by vmm.Caller) error
 		return err
 	}
 	req := vmm.BuildTemplate{
-		ID: want.build, Name: want.name, Tags: want.tags, Shape: want.shape, Source: domain.TemplateSource{Steps: text}, NoCache: body.forced(),
+		ID: want.Build, Name: want.Name, Tags: want.Tags, Shape: want.Shape, Source: domain.TemplateSource{Steps: text}, NoCache: body.forced(),
 		Warm: domain.WarmUp{Start: body.StartCmd}, TryStart: true, Registry: login,
 	}
 	if req.Warm.Start != "" {
 		req.Warm.Ready = body.ReadyCmd // else there is nothing to wait for
 	}
 	if len(hashes) > 0 {
-		if req.Source.Context, err = a.contextOf(r.Context(), by, hashes); err != nil {
+		id, err := a.contextOf(r.Context(), by, hashes)
+		if err != nil {
 			return err
 		}
+		req.Source.Context = id.String()
 	}
-	trail.Subject(r.Context(), "template", want.name)
+	trail.Subject(r.Context(), "template", want.Name)
 	if _, err := a.VMs.BuildTemplate(r.Context(), by, req); err != nil {
 		return err
 	}
@@ -274,10 +280,11 @@ func (a *API) buildOf(r *http.Request, by vmm.Caller, name, id string) (*domain.
 	} else if !errors.HasCode(err, errors.NotFound) && !errors.HasCode(err, errors.InvalidArgument) {
 		return nil, err
 	}
-	if want, ok := a.wanted.find(by.ProjectID, id); ok && want.name == name {
-		return nil, nil //nolint:nilnil // as documented
+	_, err = a.announcedBuild(r.Context(), by.ProjectID, name, id)
+	if errors.HasCode(err, errors.NotFound) {
+		err = errors.New(errors.NotFound, "the template has no such build")
 	}
-	return nil, errors.New(errors.NotFound, "the template has no such build")
+	return nil, err
 }
 
 // alias says whether a template of a name is there.

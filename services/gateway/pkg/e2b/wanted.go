@@ -7,12 +7,9 @@ import (
 	"context"
 	"crypto/rand"
 	"io"
-	"os"
 	"path"
 	"strings"
 	"time"
-
-	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -20,108 +17,110 @@ import (
 )
 
 const (
-	// maxWanted bounds each of what is remembered between the requests of builds.
-	maxWanted = 4096
 	// uploadTTL is how long files may be sent to an address.
 	uploadTTL = 15 * time.Minute
+	// announcedTTL is how long a build may be begun that was announced.
+	announcedTTL = 24 * time.Hour
 )
 
-// wanted is what is remembered between the requests by which an SDK begins a
-// build. Who asks begins anew when it is gone, as after a restart.
-type wanted struct {
-	builds  *lru.Cache[string, announced]
-	uploads *lru.Cache[string, allowed]      // by token
-	hashes  *lru.Cache[[2]string, domain.ID] // uploads, by project and hash
+// Notes are kept between requests, for whichever gateway the next one comes to.
+type Notes interface {
+	// Note returns AlreadyExists for a name that the project has one of.
+	Note(ctx context.Context, project domain.ID, name string, value any, until time.Time) error
+	// Noted returns NotFound.
+	Noted(ctx context.Context, project domain.ID, name string, value any) error
 }
 
 // announced is a build that was not begun.
 type announced struct {
-	project, build domain.ID
-	name           string
-	tags           []string
-	shape          domain.Resources
+	Build domain.ID
+	Name  string
+	Tags  []string
+	Shape domain.Resources
 }
 
 // allowed is who may send which files.
 type allowed struct {
-	by    vmm.Caller
-	hash  string
-	until time.Time
+	By   vmm.Caller
+	Hash string
 }
 
-func newWanted() *wanted {
-	builds, err := lru.New[string, announced](maxWanted)
-	uploads, uerr := lru.New[string, allowed](maxWanted)
-	hashes, herr := lru.New[[2]string, domain.ID](maxWanted)
-	if err := errors.Join(err, uerr, herr); err != nil {
-		panic(err) // the size is a constant
+func buildNote(build string) string { return "e2b.build\n" + build }
+
+func (a *API) keep(ctx context.Context, project domain.ID, b announced) error {
+	return a.Notes.Note(ctx, project, buildNote(b.Build.String()), b, a.Now().Add(announcedTTL))
+}
+
+// announcedBuild returns NotFound.
+func (a *API) announcedBuild(ctx context.Context, project domain.ID, name, build string) (b announced, err error) {
+	err = a.Notes.Noted(ctx, project, buildNote(build), &b)
+	if errors.HasCode(err, errors.NotFound) || err == nil && b.Name != name {
+		err = errors.New(errors.NotFound, "the build was not announced, or too long ago").WithHint("begin anew")
 	}
-	return &wanted{builds, uploads, hashes}
+	return b, err
 }
 
-func (m *wanted) announce(a announced) { m.builds.Add(a.build.String(), a) }
-
-func (m *wanted) find(project domain.ID, build string) (announced, bool) {
-	a, ok := m.builds.Get(build)
-	return a, ok && a.project == project
+// allow makes the token with which somebody may send files: the project, and a
+// secret that is kept nowhere.
+func (a *API) allow(ctx context.Context, by vmm.Caller, hash string) (token string, err error) {
+	secret := rand.Text()
+	return by.ProjectID.String() + "-" + secret, a.Notes.Note(ctx, by.ProjectID, allowNote(secret), allowed{by, hash}, a.Now().Add(uploadTTL))
 }
 
-func (m *wanted) allow(by vmm.Caller, hash string, now time.Time) (token string) {
-	token = rand.Text()
-	m.uploads.Add(token, allowed{by, hash, now.Add(uploadTTL)})
-	return token
-}
+func allowNote(secret string) string { return "e2b.upload\n" + secret }
 
-// take uses a token up.
-func (m *wanted) take(token string, now time.Time) (by vmm.Caller, hash string, ok bool) {
-	u, ok := m.uploads.Get(token)
-	if !ok || !m.uploads.Remove(token) || now.After(u.until) {
-		return by, "", false
+// take uses a token up. Returns NotFound.
+func (a *API) take(ctx context.Context, token string) (what allowed, err error) {
+	id, secret, _ := strings.Cut(token, "-")
+	project, err := domain.ParseID(id)
+	if err == nil {
+		err = a.Notes.Noted(ctx, project, allowNote(secret), &what)
 	}
-	return u.by, u.hash, true
-}
-
-func (m *wanted) sent(project domain.ID, hash string, upload domain.ID) {
-	m.hashes.Add([2]string{project.String(), hash}, upload)
-}
-
-func (m *wanted) files(project domain.ID, hash string) (domain.ID, bool) {
-	return m.hashes.Get([2]string{project.String(), hash})
+	if err == nil { // one of those that come with it is first
+		err = a.Notes.Note(ctx, project, "e2b.uploaded\n"+secret, nil, a.Now().Add(2*uploadTTL))
+	}
+	switch errors.CodeOf(err) {
+	case errors.NotFound, errors.AlreadyExists, errors.InvalidArgument:
+		err = errors.New(errors.NotFound, "the address is not one that files can be sent to").WithHint("it works once and for some minutes")
+	}
+	return what, err
 }
 
 // contextOf makes the one archive that a build copies from of those that were
-// sent: each below a directory that its hash names. Returns the archive's path.
-func (a *API) contextOf(ctx context.Context, by vmm.Caller, hashes []string) (string, error) {
-	paths := map[string]string{}
+// sent: each below a directory that its hash names.
+func (a *API) contextOf(ctx context.Context, by vmm.Caller, hashes []string) (domain.ID, error) {
+	ids := map[string]domain.ID{}
 	for _, hash := range hashes {
-		id, ok := a.wanted.files(by.ProjectID, hash)
-		if !ok {
-			return "", errors.New(errors.NotFound, "the files of a COPY were not sent").WithField("steps")
+		u, err := a.VMs.NamedUpload(ctx, by, filesName(hash))
+		if errors.HasCode(err, errors.NotFound) {
+			err = errors.New(errors.NotFound, "the files of a COPY were not sent").WithField("steps")
 		}
-		p, err := a.Uploads.Path(ctx, by, id)
 		if err != nil {
 			return "", err
 		}
-		paths[hash] = p
+		ids[hash] = u.ID
 	}
 	r, w := io.Pipe()
 	go func() {
 		to := tar.NewWriter(w)
 		var err error
-		for hash, p := range paths {
-			if err = addBelow(to, hash, p); err != nil {
+		for hash, id := range ids {
+			if err = a.addBelow(ctx, to, hash, by, id); err != nil {
 				break
 			}
 		}
 		_ = w.CloseWithError(errors.Join(err, to.Close()))
 	}()
 	defer func() { _ = r.Close() }()
-	u, err := a.Uploads.Save(ctx, by, &bounded{r, a.MaxUploadBytes})
+	u, err := a.VMs.SaveUpload(ctx, by, "", &bounded{r, a.MaxUploadBytes})
 	if err != nil {
 		return "", err
 	}
-	return a.Uploads.Path(ctx, by, domain.ID(u.ID))
+	return u.ID, nil
 }
+
+// filesName is the name of the upload of what one COPY takes.
+func filesName(hash string) string { return "e2b/" + hash }
 
 // bounded fails with TooLarge beyond so many bytes: an archive may unpack to
 // more than was sent.
@@ -138,9 +137,10 @@ func (b *bounded) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// addBelow copies an archive's files, directories and links into another, below a directory.
-func addBelow(to *tar.Writer, dir, from string) error {
-	f, err := os.Open(from)
+// addBelow copies an upload's files, directories and links into another archive, below
+// a directory.
+func (a *API) addBelow(ctx context.Context, to *tar.Writer, dir string, by vmm.Caller, id domain.ID) error {
+	f, err := a.VMs.OpenUpload(ctx, by, id)
 	if err != nil {
 		return err
 	}

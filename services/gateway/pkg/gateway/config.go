@@ -22,6 +22,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
+	"github.com/aetherium/aetherium/services/gateway/pkg/e2b"
 	"github.com/aetherium/aetherium/services/gateway/pkg/limit"
 	"github.com/aetherium/aetherium/services/gateway/pkg/proxy"
 )
@@ -145,7 +146,7 @@ type Deps struct {
 	Tasks         vmm.TaskService
 	Authenticator auth.Authenticator
 	Idempotency   api.IdempotencyStore
-	Uploads       api.UploadStore
+	Notes         e2b.Notes
 	Access        api.Access
 	Tokens        api.Tokens
 	Logger        *slog.Logger
@@ -186,7 +187,7 @@ type Deps struct {
 func (d Deps) check() error {
 	for name, missing := range map[string]bool{
 		"VMs": d.VMs == nil, "Tasks": d.Tasks == nil, "Authenticator": d.Authenticator == nil,
-		"Idempotency": d.Idempotency == nil, "Uploads": d.Uploads == nil, "Access": d.Access == nil, "Tokens": d.Tokens == nil, "Logger": d.Logger == nil, "Status": d.Status == nil,
+		"Idempotency": d.Idempotency == nil, "Notes": d.Notes == nil, "Access": d.Access == nil, "Tokens": d.Tokens == nil, "Logger": d.Logger == nil, "Status": d.Status == nil,
 	} {
 		if missing {
 			return errors.New(errors.Internal, "the gateway is made without %s", name)

@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -556,7 +555,7 @@ func TestE2BTemplates(t *testing.T) {
 	if !domain.IsID(asked.ID.String()) || asked.Name != "mine" || asked.Shape.MilliCPU != 2000 || asked.Shape.MemoryBytes != 512<<20 || asked.Warm.Start != "serve" || asked.Warm.Ready != "up" || !asked.TryStart {
 		t.Errorf("%+v", asked)
 	}
-	if names := namesIn(t, asked.Source.Context); strings.Join(names, " ") != "abc123/out abc123/src/one" {
+	if names := l.namesIn(asked.Source.Context); strings.Join(names, " ") != "abc123/out abc123/src/one" {
 		t.Errorf("it copies from %v", names)
 	}
 	got := get[buildAnswer](l, 200, req{method: "GET", path: status, key: l.user})
@@ -614,11 +613,11 @@ func tarOf(t *testing.T, files map[string]string) []byte {
 	return b.Bytes()
 }
 
-func namesIn(t *testing.T, path string) []string {
-	t.Helper()
-	f, err := os.Open(path)
+func (l *lab) namesIn(upload string) []string {
+	l.t.Helper()
+	f, err := l.core.OpenUpload(l.t.Context(), vmm.Caller{ProjectID: l.project}, domain.ID(upload))
 	if err != nil {
-		t.Fatal(err)
+		l.t.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
 	var out []string

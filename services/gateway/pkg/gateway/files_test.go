@@ -162,7 +162,7 @@ func TestUploadsAndTemplates(t *testing.T) {
 	l.problem(400, errors.InvalidArgument, req{method: "PUT", path: "/uploads", body: []byte{}})
 	resp, _ := l.want(202, req{method: "POST", path: "/templates", key: l.user, body: wire.BuildTemplate{Name: "mine", Source: wire.TemplateSource{Tar: up.ID}}})
 	built := l.core.Built()
-	if len(built) != 1 || !strings.HasSuffix(built[0].Source.Tar, up.ID+".tar") || !strings.HasPrefix(resp.Header.Get("Location"), wire.BasePath+"/tasks/") {
+	if len(built) != 1 || built[0].Source.Tar != up.ID || !strings.HasPrefix(resp.Header.Get("Location"), wire.BasePath+"/tasks/") {
 		t.Fatalf("built %+v", built)
 	}
 	got := get[wire.Template](l, 200, req{method: "GET", path: "/templates/mine"})

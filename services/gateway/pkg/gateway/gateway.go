@@ -145,7 +145,7 @@ func (g *Gateway) routes() (http.Handler, error) {
 		r.Group(func(r chi.Router) {
 			r.Use(middleware.Ahead, g.trail.Requests, g.guard.Require, g.trail.Callers, g.limits.Callers, g.trail.Room, private)
 			a, err := api.New(api.Deps{
-				VMs: g.deps.VMs, Tasks: g.deps.Tasks, Proxy: g.proxy, Idempotency: g.deps.Idempotency, Uploads: g.deps.Uploads,
+				VMs: g.deps.VMs, Tasks: g.deps.Tasks, Proxy: g.proxy, Idempotency: g.deps.Idempotency,
 				Access: g.deps.Access, Tokens: g.deps.Tokens, Trail: g.trail, Audit: g.deps.Audit, Queue: g.deps.Queue, Logs: g.deps.Logs,
 				Streams: ws.New(ws.Config{
 					VMs: g.deps.VMs, Stopping: g.stopping, Origins: g.config.Origins, Stall: g.config.Stall,
@@ -174,7 +174,7 @@ func (g *Gateway) routes() (http.Handler, error) {
 			r.Use(g.trail.Requests, g.guard.Require, g.trail.Callers, g.limits.Callers, g.trail.Room, private)
 			a = e2b.New(e2b.Deps{
 				VMs: g.deps.VMs, Proxy: g.proxy, Trail: g.trail, Logger: g.deps.Logger, Domain: g.config.PreviewDomain, BodyTimeout: g.config.BodyTimeout,
-				Uploads: g.deps.Uploads, MaxUploadBytes: g.config.MaxUploadBytes, Now: g.deps.Now,
+				Notes: g.deps.Notes, MaxUploadBytes: g.config.MaxUploadBytes, Now: g.deps.Now,
 			}, r)
 		})
 		a.UploadRoute(r)

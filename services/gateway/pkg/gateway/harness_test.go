@@ -25,7 +25,6 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/storage/sqlitetest"
 	"github.com/aetherium/aetherium/services/gateway/internal/fake"
 	"github.com/aetherium/aetherium/services/gateway/pkg/answers"
-	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/gateway"
 )
@@ -183,22 +182,20 @@ func newLab(t testing.TB, change ...func(*gateway.Config, *gateway.Deps)) *lab {
 	l.admin, l.user = ring.mint(l.project, "root", domain.ScopeAdmin), ring.mint(l.project, "alice", domain.ScopeManage)
 	l.other = ring.mint(ring.project("theirs"), "mallory", domain.ScopeManage)
 	tokens := ring.tokens()
-	uploads, err := api.NewUploadDir(t.TempDir(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	config := gateway.Config{Address: "127.0.0.1:0", Version: "1.2.3-test", StopGrace: 5 * time.Second}
+	kept := answers.New(ring.store, ring.sealer, nil)
 	deps := gateway.Deps{
-		VMs: l.core, Tasks: l.core, Idempotency: answers.New(ring.store, ring.sealer, nil),
+		VMs: l.core, Tasks: l.core, Idempotency: kept, Notes: kept,
 		Authenticator: auth.NewAny(auth.NewKeys(ring.lookup, logger, nil), map[string]auth.Authenticator{tokens.Issuer: tokens}),
 		Projects:      ring.lookup, Access: ring.service, Tokens: tokens,
-		Uploads: uploads, Logger: logger,
+		Logger:    logger,
 		Status:    func(context.Context) (wire.Status, error) { return wire.Status{PID: 42, VMs: map[string]int{}}, nil },
 		Endpoints: func() wire.Endpoints { return l.server.Endpoints() },
 	}
 	for _, f := range change {
 		f(&config, &deps)
 	}
+	var err error
 	if l.gateway, err = gateway.New(config, deps); err != nil {
 		t.Fatal(err)
 	}

@@ -49,12 +49,7 @@ type Deps struct {
 
 // Run serves until ctx ends. ready is called once it does, with where, and once
 // the command line finds the server by what is in the data directory.
-func Run(ctx context.Context, common core.Common, limits core.Quotas, s settings.Front, d Deps, ready func(url string) error) (err error) {
-	uploads, err := api.NewUploadDir(filepath.Join(common.DataDir, "uploads"), nil)
-	if err != nil {
-		return errors.Wrap(err, errors.Internal, "the upload directory cannot be made")
-	}
-	uploads.Bound(int64(limits.Uploads))
+func Run(ctx context.Context, common core.Common, s settings.Front, d Deps, ready func(url string) error) (err error) {
 	proxies, err := s.Listen.Proxies()
 	if err != nil {
 		return err
@@ -96,7 +91,7 @@ func Run(ctx context.Context, common core.Common, limits core.Quotas, s settings
 	var server *gateway.Server
 	g, err := gateway.New(config, gateway.Deps{
 		VMs: d.Service, Tasks: d.Service, Authenticator: who.Authenticator, Projects: who.Lookup, Access: who.Service, Tokens: who.Tokens,
-		Idempotency: kept, Uploads: uploads, Audit: records, Logger: d.Log,
+		Idempotency: kept, Notes: kept, Audit: records, Logger: d.Log,
 		Queue:      d.Queue,
 		Logs:       d.Logs,
 		Links:      links,

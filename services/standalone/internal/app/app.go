@@ -64,7 +64,7 @@ func Serve(ctx context.Context, s settings.Settings, log *slog.Logger, collector
 		n.host.Foresee(foreseen, n.service, project, base)
 	}()
 	defer func() { cancel(); <-done }()
-	return serve.Run(ctx, s.Common, s.Quotas, s.Front, serve.Deps{
+	return serve.Run(ctx, s.Common, s.Front, serve.Deps{
 		Installation: n.in, Service: n.service, Access: who, Tracing: n.tracing, Log: log, Logs: logs,
 		Queue: queue.Joined(func(context.Context) ([]queue.Inspector, error) {
 			return []queue.Inspector{n.host.Queue, n.runs}, nil

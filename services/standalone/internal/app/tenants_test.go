@@ -40,7 +40,6 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/webhook"
 	"github.com/aetherium/aetherium/services/core/pkg/worker"
 	"github.com/aetherium/aetherium/services/gateway/pkg/answers"
-	"github.com/aetherium/aetherium/services/gateway/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
 	"github.com/aetherium/aetherium/services/gateway/pkg/gateway"
 	"github.com/aetherium/aetherium/services/gateway/pkg/serve"
@@ -50,15 +49,14 @@ import (
 // house is an installation with several tenants: everything is real but the
 // machines, which are the fake driver's.
 type house struct {
-	t       *testing.T
-	ctx     context.Context
-	store   storage.Store // without the books
-	asked   *books
-	log     *lockedBuffer
-	addr    string
-	client  *http.Client
-	uploads *api.UploadDir
-	sealer  seal.Sealer
+	t      *testing.T
+	ctx    context.Context
+	store  storage.Store // without the books
+	asked  *books
+	log    *lockedBuffer
+	addr   string
+	client *http.Client
+	sealer seal.Sealer
 }
 
 // tenant is who holds a key of a project.
@@ -109,16 +107,15 @@ func newHouse(t *testing.T, options ...func(*fake.Node)) *house {
 	attendant := runner.New(runner.Config{}, runner.Deps{Store: store, Service: s, Sealer: sealer, Queue: runs, Changes: changes, Log: logger})
 	h.must(attendant.Start(ctx))
 	t.Cleanup(func() { h.must(attendant.Stop(context.WithoutCancel(ctx))) })
-	h.uploads, err = api.NewUploadDir(filepath.Join(dir, "uploads"), nil)
-	h.must(err)
 	who, err := serve.OpenAccess(gatewaysettings.DefaultFront().Auth, &installation.Installation{Store: h.asked, Sealer: sealer, ID: "house"}, s, logger)
 	h.must(err)
 	log, shut, err := serve.OpenAudit(ctx, audit.Options{Dir: filepath.Join(dir, "audit"), Store: store, Log: logger})
 	h.must(err)
 	t.Cleanup(func() { h.must(shut()) })
+	kept := answers.New(store, sealer, nil)
 	g, err := gateway.New(gateway.Config{Address: "127.0.0.1:0", Version: "1.2.3-test", StopGrace: 5 * time.Second}, gateway.Deps{
-		VMs: s, Tasks: s, Authenticator: who.Authenticator, Projects: who.Lookup, Access: who.Service, Tokens: who.Tokens, Idempotency: answers.New(store, sealer, nil),
-		Uploads: h.uploads, Audit: log, Logger: logger, Webhooks: webhook.New(webhook.Deps{Store: h.asked, Sealer: sealer}), Collectors: w.Collectors(), Status: func(context.Context) (wire.Status, error) { return wire.Status{VMs: map[string]int{}}, nil },
+		VMs: s, Tasks: s, Authenticator: who.Authenticator, Projects: who.Lookup, Access: who.Service, Tokens: who.Tokens, Idempotency: kept, Notes: kept,
+		Audit: log, Logger: logger, Webhooks: webhook.New(webhook.Deps{Store: h.asked, Sealer: sealer}), Collectors: w.Collectors(), Status: func(context.Context) (wire.Status, error) { return wire.Status{VMs: map[string]int{}}, nil },
 	})
 	h.must(err)
 	server := gateway.NewServer(g)

@@ -37,6 +37,7 @@ INSERT INTO machines SELECT id, w, 'oci', NULL, b, 1000, 1, 1, 1, 'nat', CASE WH
 INSERT INTO executions SELECT id, p, pg_temp.id(i / 10), 1, NULL, CASE WHEN i % 100 = 0 THEN 'running' ELSE 'exited' END, 1, 0, 0, '', 1, 0, at, at,
 	CASE WHEN i % 100 = 0 THEN NULL ELSE at END, '' FROM i;
 INSERT INTO output_packs SELECT id, p, '{}', '', at FROM i WHERE i % 10 = 0;
+INSERT INTO uploads SELECT id, p, w, i, 1, '', at, at + 60000000 FROM i WHERE i % 10 = 0;
 INSERT INTO archives SELECT id, p, w, 1, 1, 1, at, at, at, '', 1, '' FROM i WHERE i % 10 = 0;
 UPDATE executions SET pack_id = pg_temp.id(i - i % 10) FROM i WHERE executions.id = i.id AND i % 3 > 0;
 INSERT INTO snapshots SELECT id, p, pg_temp.id(i / 3), 's' || i, b, 'oci', '', 'disk', '{}', NULL, w, 1, 'ready', i % 2, at, 1 FROM i WHERE i % 4 = 0;

@@ -120,6 +120,17 @@ func Lookups(p, id domain.ID, now time.Time) []Lookup {
 			return nil
 		}},
 		Lookup{Name: "archives", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Archives().List(ctx, p, desc)) }},
+		Lookup{Name: "an upload", Run: func(ctx context.Context, tx storage.Tx) error {
+			_, _ = tx.Uploads().Get(ctx, p, id, now)
+			return nil
+		}},
+		Lookup{Name: "an upload by its name", Run: func(ctx context.Context, tx storage.Tx) error {
+			_, _ = tx.Uploads().Named(ctx, p, "n", now)
+			return nil
+		}},
+		Lookup{Name: "a project's uploads", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Uploads().Held(ctx, p, now)) }},
+		Lookup{Name: "an upload goes", Run: func(ctx context.Context, tx storage.Tx) error { return tx.Uploads().Delete(ctx, p, id) }},
+		Lookup{Name: "expired uploads", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Uploads().DeleteExpired(ctx, now, 10)) }},
 		Lookup{Name: "archives go", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.Archives().DeleteBefore(ctx, now, 10)) }},
 		Lookup{Name: "unconverged", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.VMs().Unconverged(ctx, id, 10)) }},
 		Lookup{Name: "deadline due", Run: func(ctx context.Context, tx storage.Tx) error { return do(tx.VMs().DeadlineDue(ctx, id, now, 10)) }},

@@ -54,6 +54,7 @@ func Run(t *testing.T, open Open) {
 		"executions by state and age": executionQueries,
 		"output in the storage":       outputPacks,
 		"archives":                    archives,
+		"uploads":                     uploads,
 
 		"templates, tags and names":     templates,
 		"public templates":              publicTemplates,

@@ -63,6 +63,9 @@ func (t *Tx) Executions() storage.Executions { return executions{t.s} }
 // Archives implements [storage.Tx].
 func (t *Tx) Archives() storage.Archives { return archives{t.s} }
 
+// Uploads implements storage.Tx.
+func (t *Tx) Uploads() storage.Uploads { return uploads{t.s} }
+
 // OutputPacks implements [storage.Tx].
 func (t *Tx) OutputPacks() storage.OutputPacks { return outputPacks{t.s} }
 

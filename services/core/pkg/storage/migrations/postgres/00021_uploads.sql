@@ -1,0 +1,23 @@
+-- Files that were sent to build templates from, and on which worker they are.
+
+-- +goose Up
+
+CREATE TABLE uploads (
+    id TEXT COLLATE "C" NOT NULL,
+    -- Cascades: a process that does not know this table deletes projects, too.
+    project_id TEXT COLLATE "C" NOT NULL REFERENCES projects (id) ON DELETE CASCADE,
+    worker_id TEXT COLLATE "C" NOT NULL,
+    -- By which whoever sent it finds it again; empty: by its ID alone.
+    name TEXT COLLATE "C" NOT NULL,
+    bytes BIGINT NOT NULL,
+    sha256 TEXT COLLATE "C" NOT NULL,
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL,
+    PRIMARY KEY (id, project_id)
+);
+CREATE INDEX uploads_named ON uploads (project_id, name, created_at);
+CREATE INDEX uploads_expiry ON uploads (expires_at);
+
+-- +goose Down
+
+DROP TABLE uploads;
