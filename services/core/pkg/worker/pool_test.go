@@ -416,3 +416,25 @@ func TestMachinesAreExpected(t *testing.T) {
 		t.Errorf("%d VMs", len(list.Items))
 	}
 }
+
+// A build that takes longer than there is time for the end does not keep the machines
+// of the pool on the host.
+func TestAPoolIsEmptiedBesideABuild(t *testing.T) {
+	t.Parallel()
+	b := newPoolBed(t, 2, 1)
+	b.running(vmm.CreateVM{})
+	b.ready(2)
+	held := b.images.hold("/slow")
+	_, err := b.BuildTemplate(b.ctx, b.by, vmm.BuildTemplate{Name: "slow", Source: domain.TemplateSource{Dir: "/slow"}})
+	must(t, err)
+	<-held
+	b.link.cut()
+	ctx, cancel := context.WithTimeout(b.ctx, time.Second)
+	defer cancel()
+	err = b.worker.Stop(ctx)
+	if left := b.unclaimed(); len(left) > 0 {
+		t.Errorf("%v are left of the pool: %v", left, err)
+	}
+	must(t, b.journals.Close())
+	b.worker = nil
+}

@@ -239,8 +239,11 @@ func (w *Worker) Start(ctx context.Context) error {
 // machines that wait for a VM. The VMs run on.
 func (w *Worker) Stop(ctx context.Context) error {
 	w.steps.cancelAll()
+	// At once: a build may take all the time that there is.
+	emptied := make(chan error, 1)
+	go func() { emptied <- w.pool.close(ctx) }()
 	err := w.Queue.Stop(ctx)
-	err = errors.Join(err, w.pool.close(ctx))
+	err = errors.Join(err, <-emptied)
 	w.storeLastOutput(ctx)
 	w.cancel()
 	w.vms.closeAll()
