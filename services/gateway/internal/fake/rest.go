@@ -177,6 +177,15 @@ func (o *Orchestrator) sent(by vmm.Caller, is func(*domain.Upload) bool) (u sent
 	return u, err
 }
 
+// LoseUploads has all that were sent be on a worker that is away.
+func (o *Orchestrator) LoseUploads() {
+	o.locked(func() {
+		for i := range o.uploads {
+			o.uploads[i].content = nil
+		}
+	})
+}
+
 // NamedUpload implements vmm.Templates.
 func (o *Orchestrator) NamedUpload(_ context.Context, by vmm.Caller, name string) (*domain.Upload, error) {
 	u, err := o.sent(by, func(u *domain.Upload) bool { return u.Name == name })
@@ -188,6 +197,9 @@ func (o *Orchestrator) OpenUpload(_ context.Context, by vmm.Caller, id domain.ID
 	u, err := o.sent(by, func(u *domain.Upload) bool { return u.ID == id })
 	if err != nil {
 		return nil, err
+	}
+	if u.content == nil {
+		return nil, errors.New(errors.Unavailable, "the worker is away")
 	}
 	return io.NopCloser(bytes.NewReader(u.content)), nil
 }

@@ -121,11 +121,11 @@ func (a *API) filesOf(w http.ResponseWriter, r *http.Request, by vmm.Caller) err
 	if !plainHash(hash) {
 		return errors.New(errors.InvalidArgument, "the hash of the files is none").WithField("hash")
 	}
-	_, err := a.VMs.NamedUpload(r.Context(), by, filesName(hash))
-	if err != nil && !errors.HasCode(err, errors.NotFound) {
+	present, err := a.sent(r.Context(), by, hash)
+	if err != nil {
 		return err
 	}
-	out := filesAnswer{Present: err == nil}
+	out := filesAnswer{Present: present}
 	prefix := Prefix
 	if auth.HostName(r.Host) == Name+"."+a.Domain {
 		prefix = ""

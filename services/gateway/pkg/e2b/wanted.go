@@ -86,6 +86,22 @@ func (a *API) take(ctx context.Context, token string) (what allowed, err error) 
 	return what, err
 }
 
+// sent tells whether the files of a COPY are there, and can be read.
+func (a *API) sent(ctx context.Context, by vmm.Caller, hash string) (bool, error) {
+	u, err := a.VMs.NamedUpload(ctx, by, filesName(hash))
+	if err == nil {
+		var r io.ReadCloser
+		if r, err = a.VMs.OpenUpload(ctx, by, u.ID); err == nil {
+			return true, r.Close()
+		}
+	}
+	switch errors.CodeOf(err) {
+	case errors.NotFound, errors.Unavailable: // on a worker that is away: they are sent to another
+		return false, nil
+	}
+	return false, err
+}
+
 // contextOf makes the one archive that a build copies from of those that were
 // sent: each below a directory that its hash names.
 func (a *API) contextOf(ctx context.Context, by vmm.Caller, hashes []string) (domain.ID, error) {

@@ -558,6 +558,10 @@ func TestE2BTemplates(t *testing.T) {
 	if names := l.namesIn(asked.Source.Context); strings.Join(names, " ") != "abc123/out abc123/src/one" {
 		t.Errorf("it copies from %v", names)
 	}
+	l.core.LoseUploads()
+	if away := get[filesAnswer](l, 201, req{method: "GET", path: files, key: l.user}); away.Present {
+		t.Error("files are there whose worker is away")
+	}
 	got := get[buildAnswer](l, 200, req{method: "GET", path: status, key: l.user})
 	if got.Status != "ready" || strings.Join(got.Logs, "\n") != "step 1\nstep 2" || len(got.LogEntries) != 2 || got.LogEntries[0]["message"] != "step 1" {
 		t.Errorf("%+v", got)
