@@ -29,7 +29,8 @@ func TestLocalDev(t *testing.T) {
 	address := fmt.Sprintf("127.0.0.1:%d", port)
 	command := func(ctx context.Context, what string) *exec.Cmd {
 		cmd := exec.CommandContext(ctx, filepath.Join(root, "scripts/local-dev.sh"), what)
-		cmd.Env = append(os.Environ(), "DEV_DIR="+dir, "DEV_ADDRESS="+address, fmt.Sprintf("DEV_WORKER_PORT=%d", port+1))
+		cmd.Env = append(os.Environ(), "DEV_DIR="+dir, "DEV_ADDRESS="+address, fmt.Sprintf("DEV_WORKER_PORT=%d", port+1),
+			"AETHERIUM_BASE_SKIP=true") // it is given one below
 		return cmd
 	}
 	script := func(what string) string {

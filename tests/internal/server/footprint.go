@@ -3,7 +3,9 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -81,30 +83,40 @@ func (s *Server) loops(ctx context.Context) []string {
 	for {
 		var now []string
 		text, _ := exec.CommandContext(ctx, "losetup", "--noheadings", "-O", "NAME,BACK-FILE", "-a").Output()
-		copied := mountedElsewhere()
+		copied, leaving := mountedElsewhere()
 		for line := range strings.Lines(string(text)) {
 			if fields := strings.Fields(line); strings.Contains(line, s.DataDir) && !copied[fields[0]] {
 				now = append(now, "loop "+strings.Join(fields, " "))
 			}
 		}
-		// Who held a copy may have ended since the devices were listed.
-		if len(now) == 0 || slices.Equal(now, before) {
+		// Who held a copy may have ended since the devices were listed, or is about to:
+		// what it held is unmounted before it is gone.
+		if len(now) == 0 || !leaving && slices.Equal(now, before) || ctx.Err() != nil {
 			return now
 		}
 		before = now
+		if leaving {
+			before = nil
+		}
 	}
 }
 
 // mountedElsewhere has the sources of the mounts of all mount namespaces but
-// the caller's.
-func mountedElsewhere() map[string]bool {
-	seen, sources := map[string]bool{}, map[string]bool{}
+// the caller's. leaving: a task that ends has given up its namespaces, and may
+// still be unmounting what was there alone.
+func mountedElsewhere() (sources map[string]bool, leaving bool) {
+	seen := map[string]bool{}
+	sources = map[string]bool{}
 	own, _ := os.Readlink("/proc/self/ns/mnt")
 	seen[own] = true
 	tasks, _ := filepath.Glob("/proc/[0-9]*/task/[0-9]*")
 	for _, task := range tasks {
 		ns, err := os.Readlink(task + "/ns/mnt")
-		if err != nil || seen[ns] {
+		if err != nil {
+			leaving = leaving || errors.Is(err, fs.ErrNotExist) && ends(task)
+			continue
+		}
+		if seen[ns] {
 			continue
 		}
 		seen[ns] = true
@@ -114,7 +126,15 @@ func mountedElsewhere() map[string]bool {
 			sources[source] = true
 		}
 	}
-	return sources
+	return sources, leaving
+}
+
+// ends tells of a task without namespaces that it has not ended yet: what waits for
+// its parent alone has (proc_pid_stat(5): field 3).
+func ends(task string) bool {
+	stat, err := os.ReadFile(task + "/stat") //nolint:gosec // below /proc
+	_, rest, ok := strings.Cut(string(stat), ") ")
+	return err == nil && ok && !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
 }
 
 // process is one that belongs to the server.
