@@ -16,6 +16,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/services/core/pkg/client"
+	"github.com/aetherium/aetherium/tests/internal/server"
 )
 
 const (
@@ -90,12 +91,12 @@ func (m *microVMs) start(ctx context.Context, b *bench) (reason string, err erro
 	}
 	settings := []string{"AETHERIUM_DRIVERS=oci,qemu", "AETHERIUM_BASE_SKIP=true", "AETHERIUM_MICROVM_KERNEL=" + m.kernel, "AETHERIUM_POOL_KINDS=2"}
 	for _, s := range []struct {
-		site         *(*site)
-		name         string
-		size, booted int
-	}{{&m.cold, "cold", 0, 0}, {&m.kept, "kept", 0, 1}, {&m.pool, "pool", 1, 0}} {
+		site                  *(*site)
+		name                  string
+		size, booted, standby int
+	}{{&m.cold, "cold", 0, 0, 2}, {&m.kept, "kept", 0, 1, 0}, {&m.pool, "pool", 1, 0, 0}} {
 		if *s.site, err = b.prepare("microvm/"+s.name, append(slices.Clip(settings), "AETHERIUM_POOL_SIZE="+strconv.Itoa(s.size),
-			"AETHERIUM_MICROVM_BOOTED_MAX="+strconv.Itoa(s.booted))...); err != nil {
+			"AETHERIUM_MICROVM_BOOTED_MAX="+strconv.Itoa(s.booted), "AETHERIUM_MICROVM_STANDBY_MAX="+strconv.Itoa(s.standby))...); err != nil {
 			return "", err
 		}
 		if _, err := os.Stat(m.kernel); err != nil {
@@ -301,10 +302,16 @@ func (m *microVMs) starts(ctx context.Context, name string, rounds int) ([]Resul
 		return nil, err
 	}
 	booted, kept, restored := &phases{}, &phases{}, &phases{}
-	p := &pauses{site: s, vm: vm}
+	another, err := m.kept.begun(ctx, of("base"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _, _ = m.kept.c.DeleteVM(context.WithoutCancel(ctx), another) }()
+	soon, late := &pauses{site: s, vm: vm, standby: true}, &pauses{site: m.kept, vm: another}
 	took, err := turns(ctx, name, rounds, []contender{
 		s.traced("cold", of("base"), booted), {"plain", bare.once(bare.plain)}, {"tuned", bare.once(bare.tuned)}, s.traced("snapshot", of(snapshot.ID), restored),
-		m.pool.claim("pool", of("warm")), {"resume", p.once}, m.kept.traced("kept", of("base"), kept),
+		m.pool.claim("pool", of("warm")), {"resume", soon.once}, m.kept.traced("kept", of("base"), kept),
+		{"resume late", late.once},
 	})
 	if err != nil {
 		return nil, err
@@ -325,12 +332,15 @@ func (m *microVMs) starts(ctx context.Context, name string, rounds int) ([]Resul
 	resumed := newResult(name+": resume to first output", "ms", sample(took[5]))
 	resumed.goal(itself, sample(took[0]), 8)
 	resumed.against(bareBoot, sample(took[1]))
-	freed := newResult(name+": pause until the memory is free", "ms", sample(p.took[1:]))
-	amount := newResult(name+": memory that a pause frees", "MB", distribution(p.freed[1:]))
+	long := newResult(name+": resume without a monitor that stands by, to first output", "ms", sample(took[7]))
+	long.against(itself, sample(took[0]))
+	freed := newResult(name+": pause until the memory is free", "ms", sample(late.took[1:]))
+	amount := newResult(name+": memory that a pause frees", "MB", distribution(late.freed[1:]))
+	less := newResult(name+": memory that a pause frees, with a monitor that stands by", "MB", distribution(soon.freed[1:]))
 	booted.tell(m.log, "cold create")
 	kept.tell(m.log, "from a kept memory")
 	restored.tell(m.log, "from a memory snapshot")
-	return []Result{boot, again, warm, ready, resumed, freed, amount}, nil
+	return []Result{boot, again, warm, ready, resumed, long, freed, amount, less}, nil
 }
 
 // floor prepares bare QEMU like a machine of ours that runs.
@@ -343,7 +353,7 @@ func (m *microVMs) floor(ctx context.Context, vm string) (*floor, error) {
 	if len(monitors) != 1 {
 		return nil, fmt.Errorf("%d monitors run instead of one", len(monitors))
 	}
-	roots, _ := filepath.Glob(filepath.Join(m.cold.DataDir, microVMDriver, "images", "build-*.erofs"))
+	roots, _ := filepath.Glob(filepath.Join(m.cold.DataDir, microVMDriver, "images", "*.erofs"))
 	if len(roots) != 1 {
 		return nil, fmt.Errorf("the template has %d images", len(roots))
 	}
@@ -367,37 +377,49 @@ func (m *microVMs) floor(ctx context.Context, vm string) (*floor, error) {
 
 // pauses pauses and resumes a machine.
 type pauses struct {
-	site  *site
-	vm    string
-	took  []time.Duration // each pause
-	freed []float64       // MB of each
+	site    *site
+	vm      string
+	standby bool            // it has a monitor again soon after
+	took    []time.Duration // each pause
+	freed   []float64       // MB of each
 }
 
 // once says how long it took from the resumption to output.
 func (p *pauses) once(ctx context.Context) (time.Duration, error) {
-	monitors := p.site.monitors()
-	held := pss(func(dir string) bool {
-		pid, _ := strconv.Atoi(filepath.Base(dir))
-		return slices.Contains(monitors, pid)
-	})
+	held := p.held()
 	start := time.Now()
 	if _, err := p.site.c.PauseVM(ctx, p.vm, "memory"); err != nil {
 		return 0, err
 	}
 	p.took = append(p.took, time.Since(start))
-	if left := p.site.monitors(); len(left) > 0 {
+	if left := p.site.monitors(); len(left) > 0 && !p.standby {
 		return 0, fmt.Errorf("%d monitors are left", len(left))
 	}
-	p.freed = append(p.freed, float64(held)/1e6)
 	if err := pause(ctx); err != nil {
 		return 0, err
 	}
+	for p.standby && len(p.site.monitors()) == 0 {
+		if err := pause(ctx); err != nil {
+			return 0, err
+		}
+	}
+	left := p.held()
+	p.freed = append(p.freed, float64(held-left)/1e6)
 	start = time.Now()
 	if _, err := p.site.c.ResumeVM(ctx, p.vm); err != nil {
 		return 0, err
 	}
 	err := p.site.says(ctx, p.vm)
 	return time.Since(start), errors.Join(err, pause(ctx))
+}
+
+// held is the memory that the site's monitors take, in bytes.
+func (p *pauses) held() int64 {
+	monitors := p.site.monitors()
+	return pss(func(dir string) bool {
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		return slices.Contains(monitors, pid)
+	})
 }
 
 // forks compares eight forks with one, and tells what each takes of the host.
@@ -435,7 +457,7 @@ func (m *microVMs) forks(ctx context.Context, name string, rounds int) ([]Result
 			continue
 		}
 		var n int64
-		n, err = private(pid)
+		n, err = server.PrivateMemory(pid)
 		each = append(each, float64(n)/1e6)
 	}
 	if err = errors.Join(err, s.remove(context.WithoutCancel(ctx), clones)); err != nil {
@@ -474,16 +496,4 @@ func (s *site) monitors() []int {
 		}
 	}
 	return pids
-}
-
-// private is the memory that a process has for itself alone, in bytes
-// (proc_pid_smaps(5)).
-func private(pid int) (int64, error) {
-	path := fmt.Sprintf("/proc/%d/smaps_rollup", pid)
-	clean, err := statusField(path, "Private_Clean:")
-	if err != nil {
-		return 0, err
-	}
-	dirty, err := statusField(path, "Private_Dirty:")
-	return clean + dirty, err
 }

@@ -1,8 +1,11 @@
 package server
 
 import (
+	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -17,6 +20,25 @@ func (s *Server) Helpers(name string) []int {
 		}
 	}
 	return out
+}
+
+// PrivateMemory is the memory that a process has for itself alone, in bytes
+// (proc_pid_smaps(5)).
+func PrivateMemory(pid int) (sum int64, err error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(raw)) {
+		if name, text, _ := strings.Cut(line, ":"); strings.HasPrefix(name, "Private_") {
+			kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(text), " kB"), 10, 64)
+			if err != nil {
+				return 0, err
+			}
+			sum += kib << 10
+		}
+	}
+	return sum, nil
 }
 
 // Files lists what the server has written in its own directories, without

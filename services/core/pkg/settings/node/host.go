@@ -144,14 +144,21 @@ type Docker struct {
 // MicroVM is what the drivers firecracker and qemu have in common.
 type MicroVM struct {
 	Kernel string `yaml:"kernel" doc:"Directory of the guests' kernel, as kernel install makes it. Default: kernel in the data directory."`
-	// Booted is one of each driver's.
-	Booted Booted `yaml:"booted"`
+	// Booted and Standby are of each driver.
+	Booted  Booted  `yaml:"booted"`
+	Standby Standby `yaml:"standby"`
 }
 
 // Booted bounds the memories of booted machines that VMs go on from in place of a boot.
 type Booted struct {
 	Max  int          `yaml:"max" doc:"How many memories of booted machines are kept, one of each template, resources and network that were booted twice; VMs of that kind then go on from it; 0: none, every VM boots."`
 	Size config.Bytes `yaml:"size" doc:"What they may take of the VMs' disk, all of a driver together; those used least recently go first."`
+}
+
+// Standby bounds the paused VMs that have a monitor already, for the time they are resumed.
+type Standby struct {
+	Max int             `yaml:"max" doc:"How many VMs that are paused by memory have a monitor already in which they go on, those paused last; each takes what a monitor takes without its VM's memory; 0: none."`
+	For config.Duration `yaml:"for" doc:"How long after their pause."`
 }
 
 // Firecracker is the firecracker driver's configuration.
@@ -254,7 +261,7 @@ func DefaultHost() Host {
 		Drivers:     []string{domain.DriverAuto},
 		OCI:         OCI{Runtime: oci.RuntimeAuto},
 		Docker:      Docker{Socket: "/var/run/docker.sock"},
-		MicroVM:     MicroVM{Booted: Booted{Max: 8, Size: 2 << 30}},
+		MicroVM:     MicroVM{Booted: Booted{Max: 8, Size: 2 << 30}, Standby: Standby{Max: 2, For: config.Duration(10 * time.Minute)}},
 		Firecracker: Firecracker{Backend: string(firecracker.File)},
 		Tools: Tools{
 			Mise: tools.DefaultMise, Registry: tools.DefaultRegistry, Template: "base",
@@ -269,8 +276,12 @@ const minOutputEvery, maxOutputEvery = time.Second, 24 * time.Hour
 // The bounds on the time between samples of usage.
 const minUsageEvery, maxUsageEvery = 5 * time.Second, time.Hour
 
-// maxPool bounds the pool's size and kinds, and the memories of booted machines.
+// maxPool bounds the pool's size and kinds, the memories of booted machines, and the
+// monitors that stand by.
 const maxPool = 1000
+
+// maxStandby bounds how long those do.
+const maxStandby = 24 * time.Hour
 
 // Check finds where the other programs are. ask is the driver of VMs that name
 // none. Returns InvalidArgument.
@@ -328,6 +339,12 @@ func (s Host) checkDrivers(ask string) error {
 			WithField("microvm.booted.max").WithHint("0 to %d", maxPool)
 	case s.MicroVM.Booted.Size < 0:
 		return errors.New(errors.InvalidArgument, "kept memories cannot take %d bytes", s.MicroVM.Booted.Size).WithField("microvm.booted.size")
+	case s.MicroVM.Standby.Max < 0 || s.MicroVM.Standby.Max > maxPool:
+		return errors.New(errors.InvalidArgument, "%d monitors of paused VMs are out of range", s.MicroVM.Standby.Max).
+			WithField("microvm.standby.max").WithHint("0 to %d", maxPool)
+	case s.MicroVM.Standby.For <= 0 || time.Duration(s.MicroVM.Standby.For) > maxStandby:
+		return errors.New(errors.InvalidArgument, "a monitor cannot stand by for %s", time.Duration(s.MicroVM.Standby.For)).
+			WithField("microvm.standby.for").WithHint("more than 0, up to %s; microvm.standby.max: 0 turns it off", maxStandby)
 	case !filepath.IsAbs(s.Docker.Socket):
 		return errors.New(errors.InvalidArgument, "the Docker engine's socket must be an absolute path").WithField("docker.socket")
 	}

@@ -40,7 +40,7 @@ type Volumes interface {
 	List(ctx context.Context) ([]string, error)
 }
 
-// Config is what a driver works with. All but Booted and Logger is needed.
+// Config is what a driver works with. All but Booted, Standby and Logger is needed.
 type Config struct {
 	// Instance tells this installation from others on the host; it is in the
 	// name of everything made here. Lower case letters, digits and dashes, at most 32.
@@ -56,6 +56,7 @@ type Config struct {
 	Network Network
 	Volumes Volumes
 	Booted  Booted
+	Standby Standby
 	Logger  *slog.Logger // nil: discard
 }
 

@@ -29,6 +29,8 @@ const (
 	everyEnv = "AETHERIUM_TEST_EVERY_POINT"
 	// keepsEnv has it keep memories of booted machines.
 	keepsEnv = "AETHERIUM_TEST_KEEPS"
+	// standsEnv has it keep monitors for paused machines.
+	standsEnv = "AETHERIUM_TEST_STANDS"
 )
 
 // bomb kills the process at a given call. The methods it stands before and
@@ -157,6 +159,9 @@ func victim(dir string) int {
 		made = make(chan decision, 16)
 		options = append(options, keeping(1, made))
 	}
+	if os.Getenv(standsEnv) != "" {
+		options = append(options, standing(1))
+	}
 	_, _, d, err := openHost(ctx, dir, options...)
 	if err != nil {
 		fmt.Println(err)
@@ -195,18 +200,21 @@ func steps(ctx context.Context, d *microvm.Driver, rootfs string) []step {
 	one, fork := spec("one"), spec("fork")
 	one.RootFS, fork.RootFS = rootfs, rootfs
 	fork.DiskFrom, fork.Memory = "snap", true
+	stand := step{"stand by", func() error { d.Settle(); return nil }} // where it is to
 	return []step{
 		{"create", func() error { _, err := d.Create(ctx, one); return err }},
 		{"start", func() error { return d.Start(ctx, "one") }},
 		{"freeze", func() error { return d.Pause(ctx, "one", domain.PauseFreeze) }},
 		{"thaw", func() error { return d.Resume(ctx, "one") }},
 		{"pause", func() error { return d.Pause(ctx, "one", domain.PauseMemory) }},
+		stand,
 		{"resume", func() error { return d.Resume(ctx, "one") }},
 		{"snapshot", func() error { _, err := d.Snapshot(ctx, "one", "snap", domain.SnapshotMemory); return err }},
 		{"disk", func() error { _, err := d.Snapshot(ctx, "one", "disk", domain.SnapshotDisk); return err }},
 		{"create fork", func() error { _, err := d.Create(ctx, fork); return err }},
 		{"start fork", func() error { return d.Start(ctx, "fork") }},
 		{"pause again", func() error { return d.Pause(ctx, "one", domain.PauseMemory) }},
+		stand,
 		{"snapshot of paused", func() error { _, err := d.Snapshot(ctx, "one", "asleep", domain.SnapshotMemory); return err }},
 		{"resume again", func() error { return d.Resume(ctx, "one") }},
 		{"stop", func() error { return d.Stop(ctx, "one", time.Minute) }},
@@ -338,6 +346,16 @@ func (l *lab) sweep(when string) {
 // was done is so, a memory is gone on from once, and all of it can be removed.
 func TestKilledAnywhere(t *testing.T) {
 	t.Parallel()
+	for name, env := range map[string][]string{"": nil, "standing by": {standsEnv + "=1"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			killedAnywhere(t, env...)
+		})
+	}
+}
+
+func killedAnywhere(t *testing.T, env ...string) {
+	t.Helper()
 	l := newLab(t)
 	must(t, note(l.dir+"/ledger", "begin"))
 	l.close()
@@ -347,7 +365,7 @@ func TestKilledAnywhere(t *testing.T) {
 	}
 	point := 1
 	for ; ; point += stride {
-		done, killed := l.dieAt(point)
+		done, killed := l.dieAt(point, env...)
 		l.open()
 		if !killed {
 			break

@@ -30,6 +30,7 @@ type Driver struct {
 	images  images
 	proof   proof
 	booted  *booted
+	standby *standby
 	wakes   watch.Hub[string] // of machines that no longer are paused without a monitor
 
 	mu      sync.Mutex
@@ -90,7 +91,7 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 			return nil, fault.Of(err, "cannot make the driver's directories")
 		}
 	}
-	d.booted = newBooted(d)
+	d.booted, d.standby = newBooted(d), newStandby(d)
 	if err := d.recover(ctx); err != nil {
 		return nil, err
 	}
@@ -102,6 +103,7 @@ func (d *Driver) group(id string) cgroup.Group { return d.cgroups.Group(d.cfg.pa
 // Close lets go of what is held in this process. Machines go on.
 func (d *Driver) Close() error {
 	d.booted.stop()
+	d.standby.stop()
 	d.turns.Close()
 	d.mu.Lock()
 	clients := d.clients
@@ -119,6 +121,7 @@ func (d *Driver) Close() error {
 // and volumes, which others may share, stay: who made them takes them down.
 func (d *Driver) Teardown(ctx context.Context) error {
 	d.booted.stop()
+	d.standby.stop()
 	states, err := d.List(ctx)
 	if err != nil {
 		return err

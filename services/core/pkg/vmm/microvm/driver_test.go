@@ -20,8 +20,23 @@ import (
 // hooked is an engine that does something else when it is told to.
 type hooked struct {
 	microvm.Engine
-	freeze func() error
-	saved  func(dir string) error
+	freeze   func() error
+	saved    func(dir string) error
+	restore  func(context.Context) error
+	restored func()
+}
+
+func (e *hooked) Restore(ctx context.Context, g microvm.Guest, from microvm.Memory) (int, error) {
+	if e.restore != nil {
+		if err := e.restore(ctx); err != nil {
+			return 0, err
+		}
+	}
+	pid, err := e.Engine.Restore(ctx, g, from)
+	if e.restored != nil {
+		e.restored()
+	}
+	return pid, err
 }
 
 func (e *hooked) Freeze(ctx context.Context, g microvm.Guest) error {
@@ -39,10 +54,10 @@ func (e *hooked) Save(ctx context.Context, g microvm.Guest, to microvm.Memory, l
 	return stood, err
 }
 
-func newHookedLab(t *testing.T) (*lab, *hooked) {
+func newHookedLab(t *testing.T, options ...func(*microvm.Config)) (*lab, *hooked) {
 	t.Helper()
 	e := &hooked{}
-	return newLab(t, func(c *microvm.Config) { e.Engine, c.Engine = c.Engine, e }), e
+	return newLab(t, append(options, func(c *microvm.Config) { e.Engine, c.Engine = c.Engine, e })...), e
 }
 
 func code(t *testing.T, err error, want errors.Code) {
@@ -121,14 +136,8 @@ func TestMachineThatIsNotResumed(t *testing.T) {
 	must(t, os.Remove(refuses))
 	code(t, l.Resume(ctx, "one"), errors.Conflict)
 	must(t, l.Start(ctx, "one"))
-	used := 0
-	for _, line := range l.lines("ledger") {
-		if strings.HasPrefix(line, "used") {
-			used++
-		}
-	}
-	if used != 1 {
-		t.Errorf("its memory was used %d times", used)
+	if n := l.used(); n != 1 {
+		t.Errorf("its memory was used %d times", n)
 	}
 }
 

@@ -6,3 +6,6 @@ func (d *Driver) Clients() int {
 	defer d.mu.Unlock()
 	return len(d.clients)
 }
+
+// Settle waits until the machines that are to stand by do.
+func (d *Driver) Settle() { d.standby.busy.Wait() }

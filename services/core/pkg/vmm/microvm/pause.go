@@ -29,6 +29,9 @@ func (d *Driver) Pause(ctx context.Context, id string, mode domain.PauseMode) er
 		if mode == domain.PauseFreeze {
 			return nil // it stands still better than that
 		}
+		if d.standsBy(m) {
+			return nil
+		}
 		return d.suspended(ctx, m) // the monitor may still be there
 	}
 	if !d.waking(m) {
@@ -37,7 +40,11 @@ func (d *Driver) Pause(ctx context.Context, id string, mode domain.PauseMode) er
 		}
 	}
 	if mode == domain.PauseMemory {
-		return d.booted.yield(ctx, func() error { return d.suspend(ctx, m) })
+		if err := d.booted.yield(ctx, func() error { return d.suspend(ctx, m) }); err != nil {
+			return err
+		}
+		d.standby.paused(id)
+		return nil
 	}
 	if m.run.Paused || m.run.Phase == phaseWaking {
 		return nil
@@ -158,15 +165,8 @@ func (d *Driver) wake(ctx, caller context.Context, m *machine) error {
 	defer cancel()
 	t := beginTrace()
 	if m.Suspended {
-		if err := d.clear(bounded, m.MachineID); err != nil {
+		if err := d.remember(bounded, m, t); err != nil {
 			return err
-		}
-		if err := d.sameEngine(bounded, m.EngineVersion, "stop it, to start it from its disk alone"); err != nil {
-			return err
-		}
-		dir := filepath.Join(d.cfg.Volumes.Path(d.cfg.paths(m.MachineID).memory), memoryName)
-		if _, err := d.launch(bounded, m, phaseWaking, dir, t); err != nil {
-			return d.undo(ctx, m, err)
 		}
 	}
 	steady, release := steadfast(ctx, caller)
@@ -180,6 +180,27 @@ func (d *Driver) wake(ctx, caller context.Context, m *machine) error {
 	}
 	return errors.Wrap(d.undo(ctx, m, err), errors.GuestFault, "the machine went on from its memory, but its agent did not answer: it was ended").
 		WithHint("what was in its memory is lost; it can be started from its disk")
+}
+
+// remember gives a machine a monitor in which it stands still with the memory that
+// its pause saved, and is used up now.
+func (d *Driver) remember(ctx context.Context, m *machine, t *trace) error {
+	if stood, err := d.standby.takeOver(ctx, m); err != nil {
+		return d.undo(ctx, m, err)
+	} else if stood {
+		t.phase("standby")
+		return nil
+	}
+	if err := d.clear(ctx, m.MachineID); err != nil {
+		return err
+	}
+	if err := d.sameEngine(ctx, m.EngineVersion, "stop it, to start it from its disk alone"); err != nil {
+		return err
+	}
+	if _, err := d.launch(ctx, m, phaseWaking, d.savedMemory(m.MachineID), t); err != nil {
+		return d.undo(ctx, m, err)
+	}
+	return nil
 }
 
 // rouse lets a machine that was restored from its own memory run.

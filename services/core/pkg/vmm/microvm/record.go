@@ -57,7 +57,8 @@ type phase string
 const (
 	phaseIdle     phase = "" // nothing runs
 	phaseStarting phase = "starting"
-	phaseWaking   phase = "waking" // as starting, but its memory is nowhere else: it is not begun anew
+	phaseWaking   phase = "waking"  // as starting, but its memory is nowhere else: it is not begun anew
+	phaseStandby  phase = "standby" // paused, and its memory is not used up
 	phaseRunning  phase = "running"
 	phaseDeleting phase = "deleting"
 )
@@ -68,7 +69,7 @@ type runState struct {
 	BootID  string `json:"boot_id"`
 	Phase   phase  `json:"phase"`
 	// Process is the monitor and Guest what it runs, in phase running, and in
-	// those that lead there once it was started.
+	// those that lead there or stand by for it once it was started.
 	Process *process.Process `json:"process,omitempty"`
 	Guest   *Guest           `json:"guest,omitempty"`
 	Paused  bool             `json:"paused,omitempty"` // it was frozen, and is to stay so

@@ -244,8 +244,8 @@ func (d *Driver) prepare(ctx context.Context, m *machine, memory string) (Guest,
 	return g, att, group.SetLimits(limits)
 }
 
-// settle books the monitor that a machine has now, and that the memory that it
-// was given, if any, is not to be used again.
+// settle books the monitor that a machine has now, and unless it only stands by,
+// that the memory that it was given, if any, is used up.
 func (d *Driver) settle(ctx context.Context, m *machine, g Guest, pid int, restored bool) error {
 	proc, err := process.Identify(pid, d.boot)
 	if err != nil {
@@ -262,10 +262,15 @@ func (d *Driver) settle(ctx context.Context, m *machine, g Guest, pid int, resto
 	if _, err := d.follow(m.MachineID, proc); err != nil { // from now on its end is seen
 		return err
 	}
-	if err := ctx.Err(); err != nil || !restored {
+	if err := ctx.Err(); err != nil || !restored || m.run.Phase == phaseStandby {
 		return err
 	}
-	// From here on there is no way back.
+	return d.useUp(m)
+}
+
+// useUp books that the memory that a machine was given is not to be used again:
+// from here on there is no way back.
+func (d *Driver) useUp(m *machine) error {
 	m.Suspended = false
 	_, m.Begun = d.source(m)
 	return d.saveFacts(m)
@@ -275,6 +280,7 @@ func (d *Driver) settle(ctx context.Context, m *machine, g Guest, pid int, resto
 // directory. Disk, saved memory and network stay. Nothing there is success.
 func (d *Driver) clear(ctx context.Context, id string) error {
 	p := d.cfg.paths(id)
+	d.standby.forget(id)
 	d.letGo(id)
 	w := d.turns.Watched(id)
 	if w != nil {

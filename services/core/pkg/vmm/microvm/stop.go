@@ -25,7 +25,7 @@ func (d *Driver) Stop(ctx context.Context, id string, grace time.Duration) error
 	case m.run.Phase == phaseDeleting, m.run.Phase == phaseIdle && !m.Suspended:
 		return nil
 	}
-	if m.run.Phase != phaseStarting && grace > 0 {
+	if m.run.Phase != phaseStarting && !m.Suspended && grace > 0 {
 		if err := d.ask(ctx, m, grace); err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
@@ -154,7 +155,7 @@ func (n *microNode) open(t *testing.T) {
 	engine := n.engine(t)
 	n.driver, err = microvm.New(ctx, microvm.Config{
 		Instance: n.instance, StateDir: n.dir + "/state", RuntimeDir: n.dir + "/run", Engine: engine, Kernel: n.kernel,
-		Network: n.net.For(engine.Name()), Volumes: n.pool,
+		Network: n.net.For(engine.Name()), Volumes: n.pool, Standby: microvm.Standby{Max: 2, For: time.Minute},
 	})
 	if err != nil {
 		t.Fatal(err)
