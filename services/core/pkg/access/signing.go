@@ -21,8 +21,8 @@ const MaxTokenTTL = time.Hour
 const (
 	// keepRetired is how long a retired key verifies what it has signed.
 	keepRetired = MaxTokenTTL + time.Minute
-	// reloadEvery is how often the store is looked at for keys that another
-	// process made, or that somebody asks for who may have made them up.
+	// reloadEvery is how often the store is looked at by who was not told of a change,
+	// and for keys that somebody asks for who may have made them up.
 	reloadEvery = 10 * time.Second
 	maxSigning  = 16
 	saveTries   = 3
@@ -50,9 +50,11 @@ type Signing struct {
 	deps   Deps
 	rotate time.Duration
 
-	lock chan struct{} // held by who reads or writes the fields below
-	keys []SigningKey
-	read time.Time
+	lock    chan struct{} // held by who reads or writes the fields below
+	keys    []SigningKey
+	stored  string // as they were read last
+	read    time.Time
+	changed <-chan struct{} // closed when they may be others since
 }
 
 // NewSigning makes the keeper. A key older than rotateEvery is replaced when
@@ -185,12 +187,16 @@ func (s *Signing) mint(ctx context.Context, force bool) (SigningKey, error) {
 // may be a call to a service, which no transaction waits for.
 func (s *Signing) save(ctx context.Context, change func([]storedKey) []storedKey) error {
 	for range saveTries {
-		was, stored, err := s.load(ctx)
+		was, err := s.look(ctx)
 		if err != nil {
 			return err
 		}
-		stored = change(stored)
-		is, err := s.seal(ctx, stored)
+		keys, err := s.open(ctx, was)
+		if err != nil {
+			return err
+		}
+		keys = change(keys)
+		is, err := s.seal(ctx, keys)
 		if err != nil {
 			return err
 		}
@@ -208,33 +214,48 @@ func (s *Signing) save(ctx context.Context, change func([]storedKey) []storedKey
 			return err
 		}
 		if swapped {
-			return s.keep(stored)
+			return s.keep(is, keys)
 		}
 	}
 	return errors.New(errors.Conflict, "the signing keys are being changed by others").WithRetryAfter(time.Second)
 }
 
-// reload reads the stored keys unless that was done after a time.
+// reload reads the stored keys unless that was done after a time, and nobody is
+// known to have changed them since.
 func (s *Signing) reload(ctx context.Context, after time.Time) error {
-	if s.read.After(after) {
-		return nil
+	select {
+	case <-s.changed:
+	default:
+		if s.read.After(after) {
+			return nil
+		}
 	}
-	_, stored, err := s.load(ctx)
+	changed := s.deps.Store.KeysChanged() // before they are read, so that no change is missed
+	stored, err := s.look(ctx)
 	if err != nil {
 		return err
 	}
-	return s.keep(stored)
+	if stored == s.stored && !s.read.IsZero() {
+		s.read = s.deps.Now()
+	} else if keys, err := s.open(ctx, stored); err != nil {
+		return err
+	} else if err := s.keep(stored, keys); err != nil {
+		return err
+	}
+	s.changed = changed
+	return nil
 }
 
-func (s *Signing) keep(stored []storedKey) error {
-	keys := make([]SigningKey, 0, len(stored))
-	for _, k := range stored {
+// keep remembers keys as they are stored.
+func (s *Signing) keep(stored string, opened []storedKey) error {
+	keys := make([]SigningKey, 0, len(opened))
+	for _, k := range opened {
 		if len(k.Seed) != ed25519.SeedSize {
 			return errors.New(errors.Internal, "a signing key is damaged")
 		}
 		keys = append(keys, SigningKey{ID: k.ID, Private: ed25519.NewKeyFromSeed(k.Seed), CreatedAt: k.CreatedAt, RetiredAt: k.RetiredAt})
 	}
-	s.keys, s.read = keys, s.deps.Now()
+	s.keys, s.stored, s.read = keys, stored, s.deps.Now()
 	return nil
 }
 
@@ -247,27 +268,32 @@ func (s *Signing) seal(ctx context.Context, keys []storedKey) (string, error) {
 	return base64.StdEncoding.EncodeToString(sealed), err
 }
 
-// load gives the stored keys, and how they are stored.
-func (s *Signing) load(ctx context.Context) (stored string, keys []storedKey, err error) {
+// look gives the keys as they are stored; empty: there are none.
+func (s *Signing) look(ctx context.Context) (stored string, err error) {
 	err = s.deps.Store.View(ctx, func(tx storage.Tx) (err error) {
 		stored, err = readSetting(ctx, tx)
 		return err
 	})
-	if err != nil || stored == "" {
-		return stored, nil, err
+	return stored, err
+}
+
+// open gives the keys that are stored so.
+func (s *Signing) open(ctx context.Context, stored string) (keys []storedKey, err error) {
+	if stored == "" {
+		return nil, nil
 	}
 	sealed, err := base64.StdEncoding.DecodeString(stored)
 	if err != nil {
-		return "", nil, errors.Wrap(err, errors.Internal, "the stored signing keys are damaged")
+		return nil, errors.Wrap(err, errors.Internal, "the stored signing keys are damaged")
 	}
 	text, err := s.deps.Sealer.Open(ctx, storage.SealedSetting(storage.SettingTokenKeys), sealed)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	if err := json.Unmarshal(text, &keys); err != nil {
-		return "", nil, errors.Wrap(err, errors.Internal, "the stored signing keys are damaged")
+		return nil, errors.Wrap(err, errors.Internal, "the stored signing keys are damaged")
 	}
-	return stored, keys, nil
+	return keys, nil
 }
 
 // readSetting gives what is stored; empty when nothing is.

@@ -27,20 +27,49 @@ func (s *Service) PauseVM(ctx context.Context, by vmm.Caller, id domain.ID, mode
 	if err := mode.Validate("mode"); err != nil {
 		return nil, err
 	}
-	return s.wish(ctx, by, id, domain.WantPaused, func(tx storage.Tx, vm *domain.VM) error {
-		w, err := tx.Workers().Get(ctx, vm.WorkerID)
-		if err != nil {
-			return err
-		}
-		if vm.PauseMode, err = pauseMode(w, vm.Spec.Driver, mode); err != nil {
-			return err
-		}
-		stored, err := memoryStored(ctx, tx, vm)
-		if stored {
-			vm.PauseMode = domain.PauseMemory // it was not begun: its memory is saved, and holds nothing
-		}
-		return err
+	return s.wish(ctx, by, id, domain.WantPaused, func(tx storage.Tx, vm *domain.VM) error { return choosePause(ctx, tx, vm, mode) })
+}
+
+// SuspendVM implements vmm.VMs.
+func (s *Service) SuspendVM(ctx context.Context, by vmm.Caller, id domain.ID, memory bool) (*domain.VM, error) {
+	var mode domain.PauseMode
+	if !memory {
+		mode = domain.PauseDisk
+	}
+	vm, err := s.wish(ctx, by, id, domain.WantPaused, func(tx storage.Tx, vm *domain.VM) error {
+		s.holdTime(vm)
+		return choosePause(ctx, tx, vm, mode)
 	})
+	if !memory && errors.HasCode(err, errors.Unsupported) {
+		return s.wish(ctx, by, id, domain.WantStopped, func(_ storage.Tx, vm *domain.VM) error {
+			s.holdTime(vm)
+			return nil
+		})
+	}
+	return vm, err
+}
+
+// holdTime keeps a VM from being deleted while it is not used.
+func (s *Service) holdTime(vm *domain.VM) {
+	if vm.Deadline != nil && vm.OnTimeout == domain.TimeoutKill && s.config.MaxTimeout == 0 {
+		s.setDeadline(vm, 0)
+	}
+}
+
+// choosePause decides how a VM is paused.
+func choosePause(ctx context.Context, tx storage.Tx, vm *domain.VM, mode domain.PauseMode) error {
+	w, err := tx.Workers().Get(ctx, vm.WorkerID)
+	if err != nil {
+		return err
+	}
+	if vm.PauseMode, err = pauseMode(w, vm.Spec.Driver, mode); err != nil {
+		return err
+	}
+	stored, err := memoryStored(ctx, tx, vm)
+	if stored {
+		vm.PauseMode = domain.PauseMemory // it was not begun: its memory is saved, and holds nothing
+	}
+	return err
 }
 
 // PauseModes are the modes of a pause, those first that keep most and hold least.

@@ -33,7 +33,8 @@ type Store interface {
 	// channel, read the outbox, then wait.
 	Changed() <-chan struct{}
 	// KeysVersion is another number once a transaction that changed what anybody
-	// may do (API keys, users, memberships, projects) has been committed, before
+	// may do (API keys, users, memberships, projects, the keys that sign access
+	// tokens) has been committed, before
 	// Update returns. What was read of them since it was this number is still
 	// so. 0: other processes write here, too, and nothing may be remembered.
 	KeysVersion() uint64

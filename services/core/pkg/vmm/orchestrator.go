@@ -178,6 +178,10 @@ type VMs interface {
 	StartVM(ctx context.Context, by Caller, id domain.ID) (*domain.VM, error)
 	StopVM(ctx context.Context, by Caller, id domain.ID) (*domain.VM, error)
 	PauseVM(ctx context.Context, by Caller, id domain.ID, mode domain.PauseMode) (*domain.VM, error)
+	// SuspendVM wants it paused as its driver does that best, or without memory paused
+	// with its disk alone, and stopped where its driver cannot. A deadline that would
+	// delete it is gone with that, where a VM may be without one.
+	SuspendVM(ctx context.Context, by Caller, id domain.ID, memory bool) (*domain.VM, error)
 	ResumeVM(ctx context.Context, by Caller, id domain.ID) (*domain.VM, error)
 	// DeleteVM is idempotent while the tombstone is kept.
 	DeleteVM(ctx context.Context, by Caller, id domain.ID) (*domain.VM, error)

@@ -203,13 +203,17 @@ func (b *bed) begin() error {
 }
 
 // serve makes a service of the bed's store that reaches nodes.
-func (b *bed) serve(nodes service.Nodes, changes *watch.Hub[domain.ID]) *service.Service {
-	return service.New(service.Config{
+func (b *bed) serve(nodes service.Nodes, changes *watch.Hub[domain.ID], options ...func(*service.Config)) *service.Service {
+	config := service.Config{
 		DefaultTemplate: "base", DefaultDriver: "fake", DefaultNetwork: domain.NetworkNone, Platform: "linux/amd64",
 		Defaults:   domain.Resources{MilliCPU: 1000, MemoryBytes: 256 << 20, DiskBytes: 256 << 20, PIDs: 256},
 		Overcommit: service.Overcommit{Memory: 1, Disk: 1},
 		MaxUploads: 40 << 20,
-	}, service.Deps{Store: b.store, Nodes: nodes, Sealer: b.sealer, Changes: changes, Log: slog.New(slog.DiscardHandler)})
+	}
+	for _, o := range options {
+		o(&config)
+	}
+	return service.New(config, service.Deps{Store: b.store, Nodes: nodes, Sealer: b.sealer, Changes: changes, Log: slog.New(slog.DiscardHandler)})
 }
 
 // down lets go of everything as an orderly end does. VMs run on.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/fake"
@@ -443,6 +444,43 @@ func TestPauseAndAutoResume(t *testing.T) {
 	}
 	if _, err := b.PauseVM(b.ctx, b.by, vm.ID, domain.PauseMemory); !errors.HasCode(err, errors.Unsupported) {
 		t.Errorf("a mode that the driver lacks: %v", err)
+	}
+}
+
+// What suspends a VM keeps it from being deleted by one and the same write: nobody who
+// leaves or dies in between has it deleted while it is paused.
+func TestSuspendedVMsAreNotDeletedByTime(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	hour := time.Hour
+	for name, c := range map[string]struct {
+		memory bool
+		on     domain.OnTimeout
+		want   domain.DesiredState
+		left   bool
+	}{
+		"paused":                        {true, domain.TimeoutKill, domain.WantPaused, false},
+		"stopped":                       {false, domain.TimeoutKill, domain.WantStopped, false},
+		"paused, and by its time, too":  {true, domain.TimeoutPause, domain.WantPaused, true},
+		"stopped, and by its time, too": {false, domain.TimeoutStop, domain.WantStopped, true},
+	} {
+		vm := b.running(vmm.CreateVM{Timeout: &hour, OnTimeout: c.on, ResumeFor: hour})
+		asked, err := b.SuspendVM(b.ctx, b.by, vm.ID, c.memory)
+		must(t, err)
+		if asked.Desired != c.want || (asked.Deadline != nil) != c.left || asked.DeadlineGen == vm.DeadlineGen && !c.left {
+			t.Errorf("%s: it is to be %s by %v", name, asked.Desired, asked.Deadline)
+		}
+		if now, err := b.WaitVM(b.ctx, b.by, vm.ID); err != nil || (now.Deadline != nil) != c.left || now.Desired != c.want {
+			t.Errorf("%s: it is %+v, %v", name, now, err)
+		}
+		if on, err := b.StartVM(b.ctx, b.by, vm.ID); err != nil || on.Deadline == nil {
+			t.Errorf("%s: when it goes on it has no deadline: %v", name, err)
+		}
+	}
+	vm := b.running(vmm.CreateVM{Timeout: &hour})
+	bounded := b.serve(b, b.changes, func(c *service.Config) { c.MaxTimeout = hour })
+	if asked, err := bounded.SuspendVM(b.ctx, b.by, vm.ID, true); err != nil || asked.Deadline == nil {
+		t.Errorf("where none may be without a deadline it has none: %v", err)
 	}
 }
 

@@ -243,6 +243,29 @@ func (o *Orchestrator) StopVM(_ context.Context, by vmm.Caller, id domain.ID) (*
 func (o *Orchestrator) PauseVM(_ context.Context, by vmm.Caller, id domain.ID, mode domain.PauseMode) (*domain.VM, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	return o.pause(by, id, mode)
+}
+
+// SuspendVM implements vmm.VMs.
+func (o *Orchestrator) SuspendVM(_ context.Context, by vmm.Caller, id domain.ID, memory bool) (*domain.VM, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var mode domain.PauseMode
+	if !memory {
+		mode = domain.PauseDisk
+	}
+	vm, err := o.pause(by, id, mode)
+	if !memory && errors.HasCode(err, errors.Unsupported) {
+		vm, err = o.wanted(by, id, domain.WantStopped, domain.Running, domain.Paused, domain.Stopped)
+	}
+	if err == nil && vm.OnTimeout == domain.TimeoutKill {
+		vm.Deadline, o.vms[id].Deadline = nil, nil
+	}
+	return vm, err
+}
+
+// pause is with the lock held.
+func (o *Orchestrator) pause(by vmm.Caller, id domain.ID, mode domain.PauseMode) (*domain.VM, error) {
 	modes := []domain.PauseMode{domain.PauseFreeze}
 	if o.memory {
 		modes = []domain.PauseMode{domain.PauseMemory, domain.PauseDisk}

@@ -263,7 +263,10 @@ func (a *API) takeBack(ctx context.Context, by vmm.Caller, before, now *domain.V
 	var err error
 	switch before.Desired {
 	case domain.WantRunning:
-		_, err = a.VMs.StartVM(ctx, by, before.ID)
+		if _, err = a.VMs.StartVM(ctx, by, before.ID); err == nil && before.Deadline != nil {
+			left := max(before.Deadline.Sub(a.Now()), time.Second)
+			_, err = a.VMs.PatchVM(ctx, by, before.ID, vmm.PatchVM{Timeout: &left})
+		}
 	case domain.WantPaused:
 		_, err = a.VMs.PauseVM(ctx, by, before.ID, before.PauseMode)
 	case domain.WantStopped:
@@ -350,13 +353,9 @@ func (a *API) pause(w http.ResponseWriter, r *http.Request, by vmm.Caller) error
 	if err := here(vm); err != nil {
 		return err
 	}
-	before, want := vm, domain.WantPaused
-	if body.Memory == nil || *body.Memory {
-		_, err = a.VMs.PauseVM(ctx, by, vm.ID, "")
-	} else if _, err = a.VMs.PauseVM(ctx, by, vm.ID, domain.PauseDisk); errors.HasCode(err, errors.Unsupported) {
-		want = domain.WantStopped // is the same: its processes end, its disk is kept
-		_, err = a.VMs.StopVM(ctx, by, vm.ID)
-	}
+	before := vm
+	// Where it is stopped instead that is the same: its processes end, its disk is kept.
+	asked, err := a.VMs.SuspendVM(ctx, by, vm.ID, body.Memory == nil || *body.Memory)
 	if err != nil {
 		return err
 	}
@@ -366,15 +365,8 @@ func (a *API) pause(w http.ResponseWriter, r *http.Request, by vmm.Caller) error
 		a.takeBack(ctx, by, before, vm)
 		return err
 	}
-	if vm.Desired != want {
+	if vm.Desired != asked.Desired {
 		return errors.New(errors.Unavailable, "the sandbox could not be paused: %s", vm.Reason)
-	}
-	if vm.Deadline != nil && vm.OnTimeout == domain.TimeoutKill {
-		var none time.Duration
-		// Where no VM may be without a deadline, this one keeps its own.
-		if _, err := a.VMs.PatchVM(ctx, by, vm.ID, vmm.PatchVM{Timeout: &none}); err != nil && !errors.HasCode(err, errors.InvalidArgument) {
-			return err
-		}
 	}
 	return empty(w)
 }

@@ -180,6 +180,23 @@ func rotatedKeys(e *env) {
 	opens("without an overlap", "three", e.now, false)
 	opens("without an overlap", "four", e.now, true)
 	opens("a hash of nothing", "", e.now, false)
+	// The keys that sign access tokens are such, too.
+	before, changed := e.store.KeysVersion(), e.store.KeysChanged()
+	e.update(func(tx storage.Tx) error { return tx.Settings().Set(e.ctx(), "plain", "plain") })
+	select {
+	case <-changed:
+		e.Error("any setting wakes who waits for keys")
+	default:
+	}
+	e.update(func(tx storage.Tx) error { return tx.Settings().Set(e.ctx(), storage.SettingTokenKeys, "keys") })
+	select {
+	case <-changed:
+	default:
+		e.Error("other keys that sign wake nobody")
+	}
+	if before != 0 && e.store.KeysVersion() == before {
+		e.Error("other keys that sign do not change the keys' version")
+	}
 	for name, who := range map[string][2]domain.ID{"another project's": {q, k.ID}, "an absent": {p, domain.NewID()}} {
 		if err := e.store.Update(e.ctx(), func(tx storage.Tx) error {
 			return tx.Keys().Rotate(e.ctx(), who[0], who[1], storage.KeySecret{Hash: hash(name), At: e.now}, nil)

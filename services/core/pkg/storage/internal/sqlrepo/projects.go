@@ -147,7 +147,10 @@ func (r projects) List(ctx context.Context, p storage.Page) (storage.List[*domai
 	return page(ctx, r.s, projectSelect, &where{}, p, scanProject, func(p *domain.Project) (time.Time, domain.ID) { return p.CreatedAt, p.ID })
 }
 
-type settings struct{ s Session }
+type settings struct {
+	s  Session
+	tx *Tx
+}
 
 func (r settings) Get(ctx context.Context, key string) (string, error) {
 	v, err := queryOne(ctx, r.s, func(row Row) (*string, error) {
@@ -161,6 +164,9 @@ func (r settings) Get(ctx context.Context, key string) (string, error) {
 }
 
 func (r settings) Set(ctx context.Context, key, value string) error {
+	if key == storage.SettingTokenKeys {
+		r.tx.wroteKeys = true
+	}
 	_, err := r.s.Exec(ctx, "INSERT INTO settings (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", key, value)
 	return err
 }

@@ -121,7 +121,7 @@ func (t *Tx) Volumes() storage.Volumes { return volumes{t.s} }
 func (t *Tx) Webhooks() storage.Webhooks { return webhooks{t.s} }
 
 // Settings implements [storage.Tx].
-func (t *Tx) Settings() storage.Settings { return settings{t.s} }
+func (t *Tx) Settings() storage.Settings { return settings{t.s, t} }
 
 // Sealed implements [storage.Tx].
 func (t *Tx) Sealed() storage.Sealed { return sealed{t.s} }
