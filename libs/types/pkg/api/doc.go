@@ -30,9 +30,10 @@ const (
 	HeaderProject        = "X-Aetherium-Project"   // ID or name of the project that is meant, where the credentials are good for several
 	HeaderExecution      = "X-Aetherium-Execution" // the ID that the body gives an execution: it is looked for while the credentials are
 	HeaderIdempotencyKey = "Idempotency-Key"
-	HeaderReplayed       = "Idempotency-Replayed" // "true": the answer of an earlier request with the same key
-	HeaderPrefer         = "Prefer"               // "respond-async" (RFC 7240)
-	HeaderPreviewToken   = "X-Aetherium-Token"    // a VM's preview token, for header clients of preview URLs
+	HeaderReplayed       = "Idempotency-Replayed"     // "true": the answer of an earlier request with the same key
+	HeaderEventCursor    = "X-Aetherium-Event-Cursor" // of a stream of events: after which it begins
+	HeaderPrefer         = "Prefer"                   // "respond-async" (RFC 7240)
+	HeaderPreviewToken   = "X-Aetherium-Token"        // a VM's preview token, for header clients of preview URLs
 	HeaderE2BToken       = "E2b-Traffic-Access-Token"
 	HeaderE2BAgentToken  = "X-Access-Token"
 	HeaderE2BSandbox     = "E2b-Sandbox-Id"

@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"math/rand/v2"
@@ -11,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/api"
@@ -238,6 +241,44 @@ func TestFollowEventsAcrossARestart(t *testing.T) {
 	}
 	if len(seqs) != 3 || seqs[2] != 3 {
 		t.Errorf("events %v", seqs)
+	}
+}
+
+// Who follows from now on, and is cut off before anything has happened, goes on from
+// then and misses nothing of what happens until it is back.
+func TestFollowEventsFromNowAcrossARestart(t *testing.T) {
+	t.Parallel()
+	asked := make(chan string, 2)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		after := r.URL.Query().Get("after")
+		w.Header().Set(api.HeaderEventCursor, cmp.Or(after, "7"))
+		ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{api.Subprotocol}})
+		if err != nil {
+			return
+		}
+		asked <- after
+		if after == "" {
+			_ = ws.Close(websocket.StatusGoingAway, "") // nothing has happened
+			return
+		}
+		_ = ws.Write(r.Context(), websocket.MessageText, []byte(`{"seq":8,"type":"vm.created"}`))
+		ws.CloseRead(r.Context())
+		<-r.Context().Done()
+	}))
+	t.Cleanup(srv.Close)
+	c, err := client.New(client.Options{URL: srv.URL, Key: "k"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	for ev, err := range c.FollowEvents(t.Context(), -1) {
+		if err != nil || ev.Seq != 8 {
+			t.Errorf("%+v, %v", ev, err)
+		}
+		break
+	}
+	if first, second := <-asked, <-asked; first != "" || second != "7" {
+		t.Errorf("it asked for what is after %q, then after %q", first, second)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"iter"
+	"net/http"
 	"net/url"
 	"strconv"
 
@@ -65,11 +66,16 @@ func follow[T any](ctx context.Context, c *Client, stream func(take func(T) bool
 }
 
 // messages reads one connection's messages, which are what, until take wants no
-// more or fails.
-func (c *Client) messages(ctx context.Context, path []string, query url.Values, what string, take func(text []byte) (more bool, err error)) error {
-	ws, err := c.dial(ctx, path, query)
+// more or fails. begun, if not nil, is given the head of the answer first.
+func (c *Client) messages(ctx context.Context, path []string, query url.Values, what string, begun func(http.Header),
+	take func(text []byte) (more bool, err error),
+) error {
+	ws, head, err := c.dial(ctx, path, query)
 	if err != nil {
 		return err
+	}
+	if begun != nil {
+		begun(head)
 	}
 	defer func() { _ = ws.CloseNow() }()
 	ws.SetReadLimit(maxFrameBytes)
@@ -93,7 +99,13 @@ func (c *Client) eventStream(ctx context.Context, after *int64, take func(api.Ev
 	if *after >= 0 {
 		query.Set("after", strconv.FormatInt(*after, 10))
 	}
-	return c.messages(ctx, []string{"events", "stream"}, query, "an event", func(text []byte) (more bool, err error) {
+	begun := func(head http.Header) {
+		// After which event "now" was, should the connection end before the first one.
+		if cursor, err := strconv.ParseInt(head.Get(api.HeaderEventCursor), 10, 64); err == nil && *after < 0 {
+			*after = cursor
+		}
+	}
+	return c.messages(ctx, []string{"events", "stream"}, query, "an event", begun, func(text []byte) (more bool, err error) {
 		var m struct {
 			api.Event
 			Code    string `json:"code"`

@@ -69,7 +69,7 @@ func (s *Stream) attempt(ctx context.Context) error {
 	if starting {
 		path, query = []string{"vms", s.vm, "stream"}, nil
 	}
-	ws, err := s.c.dial(ctx, path, query)
+	ws, _, err := s.c.dial(ctx, path, query)
 	if err != nil {
 		return err
 	}
@@ -183,7 +183,7 @@ func (s *Stream) resumeCommand() string {
 }
 
 // dial opens a WebSocket.
-func (c *Client) dial(ctx context.Context, path []string, query url.Values) (*websocket.Conn, error) {
+func (c *Client) dial(ctx context.Context, path []string, query url.Values) (*websocket.Conn, http.Header, error) {
 	dctx, cancel := context.WithTimeout(c.traced(ctx), handshakeTimeout)
 	defer cancel()
 	header := http.Header{}
@@ -194,11 +194,11 @@ func (c *Client) dial(ctx context.Context, path []string, query url.Values) (*we
 	})
 	switch {
 	case err == nil:
-		return ws, nil
+		return ws, resp.Header, nil
 	case resp != nil && resp.StatusCode != http.StatusSwitchingProtocols:
-		return nil, problemFrom(resp)
+		return nil, nil, problemFrom(resp)
 	case ctx.Err() == nil && dctx.Err() != nil:
-		return nil, c.unreachable(ctx, errors.Plain("no answer within "+handshakeTimeout.String()))
+		return nil, nil, c.unreachable(ctx, errors.Plain("no answer within "+handshakeTimeout.String()))
 	}
-	return nil, c.unreachable(ctx, err)
+	return nil, nil, c.unreachable(ctx, err)
 }

@@ -123,7 +123,7 @@ func (c *Client) logStream(ctx context.Context, f LogFilter, after string, take 
 	if after != "" {
 		query.Set("after", after)
 	}
-	return c.messages(ctx, []string{"logs", "stream"}, query, "a line", func(text []byte) (more bool, err error) {
+	return c.messages(ctx, []string{"logs", "stream"}, query, "a line", nil, func(text []byte) (more bool, err error) {
 		var m struct {
 			api.LogLine
 			Type string `json:"type"`

@@ -167,20 +167,27 @@ func (s *Service) storeEgress(ctx context.Context, vm *domain.VM, p domain.Egres
 func (s *Service) changeEgress(ctx context.Context, project, id domain.ID, change func(*domain.VM) error) (*domain.VM, error) {
 	var vm *domain.VM
 	err := s.store.Update(ctx, func(tx storage.Tx) (err error) {
-		if vm, err = tx.VMs().Get(ctx, project, id); err != nil {
-			return err
-		}
-		if err := change(vm); err != nil {
-			return err
-		}
-		vm.EgressGen++
-		vm.UpdatedAt = s.time()
-		if err := tx.VMs().Update(ctx, vm); err != nil {
-			return err
-		}
-		return s.emit(ctx, tx, events.VMUpdated, vm, vm.UpdatedAt)
+		vm, err = s.raiseEgress(ctx, tx, project, id, change)
+		return err
 	})
 	return vm, err
+}
+
+// raiseEgress is changeEgress within a transaction.
+func (s *Service) raiseEgress(ctx context.Context, tx storage.Tx, project, id domain.ID, change func(*domain.VM) error) (*domain.VM, error) {
+	vm, err := tx.VMs().Get(ctx, project, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := change(vm); err != nil {
+		return nil, err
+	}
+	vm.EgressGen++
+	vm.UpdatedAt = s.time()
+	if err := tx.VMs().Update(ctx, vm); err != nil {
+		return nil, err
+	}
+	return vm, s.emit(ctx, tx, events.VMUpdated, vm, vm.UpdatedAt)
 }
 
 // applyEgress has the worker put a stored change in force. On an error the
@@ -247,11 +254,14 @@ func (s *Service) VMEgressLearned(ctx context.Context, by vmm.Caller, id domain.
 }
 
 // secretChanged has the VMs whose requests leave with a secret take over its
-// new value.
-func (s *Service) secretChanged(ctx context.Context, project domain.ID, name string) error {
+// new value: those that were told of it, and those made meanwhile.
+func (s *Service) secretChanged(ctx context.Context, project domain.ID, name string, told map[domain.ID]*domain.VM) error {
 	users, err := s.secretUsers(ctx, project, name)
 	for _, vm := range users {
-		row, cerr := s.changeEgress(ctx, project, vm.ID, func(*domain.VM) error { return nil })
+		row, cerr := told[vm.ID], error(nil)
+		if row == nil {
+			row, cerr = s.changeEgress(ctx, project, vm.ID, func(*domain.VM) error { return nil })
+		}
 		if cerr == nil {
 			cerr = s.applyEgress(ctx, row)
 		}

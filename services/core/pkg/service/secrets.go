@@ -32,6 +32,11 @@ func (s *Service) PutSecret(ctx context.Context, by vmm.Caller, name, value stri
 	if secret.Sealed, err = s.sealer.Seal(ctx, storage.SealedSecret(secret), []byte(value)); err != nil {
 		return nil, err
 	}
+	users, err := s.secretUsers(ctx, by.ProjectID, name)
+	if err != nil {
+		return nil, err
+	}
+	changed := map[domain.ID]*domain.VM{}
 	err = s.store.Update(ctx, func(tx storage.Tx) error {
 		if err := tx.Secrets().Put(ctx, secret); err != nil {
 			return err
@@ -40,13 +45,27 @@ func (s *Service) PutSecret(ctx context.Context, by vmm.Caller, name, value stri
 		if err == nil && n > domain.MaxSecrets {
 			return errors.New(errors.Conflict, "the project has %d secrets already", domain.MaxSecrets).WithHint("delete those that nothing uses")
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		// Along with the value, so that their workers take it over whoever dies or leaves now.
+		clear(changed)
+		for _, vm := range users {
+			row, err := s.raiseEgress(ctx, tx, by.ProjectID, vm.ID, func(*domain.VM) error { return nil })
+			switch {
+			case err == nil:
+				changed[vm.ID] = row
+			case !errors.HasCode(err, errors.NotFound): // it went meanwhile
+				return err
+			}
+		}
+		return nil
 	})
 	secret.Sealed = nil
 	if err != nil {
 		return secret, err
 	}
-	return secret, s.secretChanged(ctx, by.ProjectID, name)
+	return secret, s.secretChanged(ctx, by.ProjectID, name, changed)
 }
 
 // DeleteSecret implements vmm.Secrets.

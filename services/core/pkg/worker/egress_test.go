@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"reflect"
+	"runtime"
 	"testing"
 	"time"
 
@@ -173,6 +174,36 @@ func TestEgressOfRequests(t *testing.T) {
 	} {
 		if !errors.HasCode(err, errors.NotFound) {
 			t.Errorf("another project's VM, %s: %v", what, err)
+		}
+	}
+}
+
+// All VMs take over a secret's new value, also where the gateway that was told it
+// dies before it has told them.
+func TestASecretIsSetAgainAndItsGatewayDies(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	_, err := b.PutSecret(b.ctx, b.by, "token", "leaked")
+	must(t, err)
+	with := func(uses ...domain.SecretUse) *domain.VM {
+		vm := b.running(vmm.CreateVM{Network: domain.NetworkNAT})
+		b.wanted(vm.ID, func(row *domain.VM) { row.Spec.Secrets = uses }) // the fake machines have no proxy
+		return vm
+	}
+	bound := domain.SecretUse{Name: "token", Env: "TOKEN", Hosts: []string{"api.example.com"}}
+	before := []*domain.VM{with(bound), with(bound), with()}
+	died := make(chan struct{})
+	go func() {
+		defer close(died)
+		_, err := b.serve(leaves{b, func() error { runtime.Goexit(); return nil }}, b.changes).PutSecret(b.ctx, b.by, "token", "new")
+		t.Errorf("it lives on: %v", err)
+	}()
+	<-died
+	for i, was := range before {
+		now, err := b.GetVM(b.ctx, b.by, was.ID)
+		must(t, err)
+		if raised := now.EgressGen > was.EgressGen; raised != (i < 2) {
+			t.Errorf("VM %d is to take over its egress: %t", i, raised)
 		}
 	}
 }

@@ -13,7 +13,8 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/vmm/fake"
 )
 
-// leaves is a fleet for a gateway that something happens to when its snapshot was made.
+// leaves is a fleet for a gateway that something happens to when its snapshot was made,
+// or a VM's egress is to be put in force.
 type leaves struct {
 	*bed
 	made func() error
@@ -38,6 +39,8 @@ func (n leavesNode) Snapshot(ctx context.Context, vm *domain.VM, id domain.ID, k
 	}
 	return info, n.made()
 }
+
+func (n leavesNode) ApplyEgress(context.Context, domain.ID) error { return n.made() }
 
 // A gateway that is killed while it has a snapshot made leaves nothing for ever.
 func TestASnapshotThatNobodyWaitsForGoes(t *testing.T) {

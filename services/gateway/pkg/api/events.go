@@ -28,6 +28,8 @@ func (a *API) eventRoutes() {
 	const tag = "Events"
 	register(a, operation("list-events", http.MethodGet, "/events", tag, "List events after a cursor", "Oldest first."), options{scope: domain.ScopeRead}, a.listEvents)
 	stream := operation("stream-events", http.MethodGet, "/events/stream", tag, "Follow events", "Over WebSocket or as server-sent events; Event in JSON, whose seq is the cursor. "+
+		"The answer's header `"+wire.HeaderEventCursor+"`, and the `id` that server-sent events begin with, say after which event it begins: with that as `after` a stream "+
+		"that ended before its first event goes on without missing one. "+
 		"Where events after the cursor are no longer kept, the first is of type `gap`: its data says from which cursor to which some may have been missed.")
 	stream.Responses = streamResponses[wire.Event](a)
 	register(a, stream, options{scope: domain.ScopeRead}, func(ctx context.Context, in *streamEventsInput) (*huma.StreamResponse, error) {

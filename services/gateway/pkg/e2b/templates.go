@@ -246,8 +246,8 @@ func (a *API) status(w http.ResponseWriter, r *http.Request, by vmm.Caller) erro
 		out.Reason = &buildReason{Message: b.Reason}
 	}
 	log, err := a.VMs.BuildLog(r.Context(), by, b.ID, 0, false)
-	if errors.HasCode(err, errors.NotFound) {
-		return answer(w, http.StatusOK, out)
+	if errors.HasCode(err, errors.NotFound) || errors.HasCode(err, errors.Unavailable) {
+		return answer(w, http.StatusOK, out) // its worker is away or gone: how it fares is known without
 	}
 	if err != nil {
 		return err

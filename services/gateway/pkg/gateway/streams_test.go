@@ -204,6 +204,22 @@ func TestEventsStream(t *testing.T) {
 	if bytes.Contains(raw, []byte("vm.running")) || !bytes.Contains(raw, []byte("id: 3")) {
 		t.Fatalf("Last-Event-ID was not kept to: %s", raw)
 	}
+	// A stream from now on says when that was before anything has happened.
+	resp, err = l.client.Do(l.request(req{method: "GET", path: "/events/stream", header: map[string]string{"Accept": "text/event-stream"}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	var first []byte
+	for buf := make([]byte, 1); err == nil && !bytes.HasSuffix(first, []byte("id: 3\n\n")); first = append(first, buf...) {
+		_, err = resp.Body.Read(buf)
+	}
+	if err != nil || resp.Header.Get(wire.HeaderEventCursor) != "3" {
+		t.Errorf("it begins with %q, and after %q, %v", first, resp.Header.Get(wire.HeaderEventCursor), err)
+	}
+	if _, resp, err := l.dial("/events/stream", nil, http.Header{"Authorization": {"Bearer " + l.user}}); err != nil || resp.Header.Get(wire.HeaderEventCursor) != "3" {
+		t.Errorf("a WebSocket: %v, %v", resp, err)
+	}
 }
 
 // A reader that comes back with a cursor behind which events are not kept any more

@@ -26,15 +26,23 @@ func appendJSONString(b []byte, s string) []byte {
 // teller is a stream of JSON messages, of either kind.
 type teller interface {
 	tell(name, id string, v any) error
+	// mark tells where to go on, before anything was told.
+	mark(id string) error
 }
 
 type sseTeller struct{ *sse }
 
 func (t sseTeller) tell(name, id string, v any) error { return t.event(name, id, v) }
 
+// mark sends an event without data: it is dispatched to nobody, and its ID is the
+// last one (HTML, 9.2.6).
+func (t sseTeller) mark(id string) error { return t.raw([]byte("id: " + id + "\n\n")) }
+
 type wsTeller struct{ *conn }
 
 func (t wsTeller) tell(_, _ string, v any) error { return t.send(v) }
+
+func (wsTeller) mark(string) error { return nil } // in a header of the answer
 
 // messages serves a one-way stream of JSON over WebSocket or as server-sent
 // events, as the request asks. prepare runs before anything is answered, and
@@ -118,7 +126,15 @@ func (s *Streams) Events(w http.ResponseWriter, r *http.Request, by vmm.Caller, 
 				return nil, err
 			}
 		}
-		return func(ctx context.Context, t teller) error { return s.followEvents(ctx, by, after, t) }, nil
+		// Who is cut off before the first event goes on from here, and misses none.
+		cursor := strconv.FormatInt(after, 10)
+		w.Header().Set(wire.HeaderEventCursor, cursor)
+		return func(ctx context.Context, t teller) error {
+			if err := t.mark(cursor); err != nil {
+				return err
+			}
+			return s.followEvents(ctx, by, after, t)
+		}, nil
 	})
 }
 
