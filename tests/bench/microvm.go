@@ -353,9 +353,9 @@ func (m *microVMs) floor(ctx context.Context, vm string) (*floor, error) {
 	if len(monitors) != 1 {
 		return nil, fmt.Errorf("%d monitors run instead of one", len(monitors))
 	}
-	roots, _ := filepath.Glob(filepath.Join(m.cold.DataDir, microVMDriver, "images", "*.erofs"))
-	if len(roots) != 1 {
-		return nil, fmt.Errorf("the template has %d images", len(roots))
+	root, err := m.root(monitors[0])
+	if err != nil {
+		return nil, err
 	}
 	dir := filepath.Join(m.dir, "floor")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -372,7 +372,22 @@ func (m *microVMs) floor(ctx context.Context, vm string) (*floor, error) {
 		"-O", "^resize_inode", "-E", "lazy_itable_init=0,lazy_journal_init=1", disk).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("mke2fs: %w: %s", err, firstLine(string(out)))
 	}
-	return newFloor(dir, monitors[0], res.Stdout, roots[0], disk)
+	return newFloor(dir, monitors[0], res.Stdout, root, disk)
+}
+
+// root finds the image of the root filesystem of the machine in a monitor: the file
+// that its first drive is (proc_pid_mountinfo(5)).
+func (m *microVMs) root(monitor int) (string, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", monitor))
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(raw)) {
+		if fields := strings.Fields(line); len(fields) > 4 && fields[4] == "/drive0" {
+			return filepath.Join(m.cold.DataDir, microVMDriver, "images", filepath.Base(fields[3])), nil
+		}
+	}
+	return "", fmt.Errorf("the monitor %d has no drive", monitor)
 }
 
 // pauses pauses and resumes a machine.

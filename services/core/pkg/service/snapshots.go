@@ -38,9 +38,9 @@ const MaxSnapshot = 10 * time.Minute
 // maxForget bounds how long it may take to forget one that was not made.
 const maxForget = time.Minute
 
-// takeSnapshot writes the intent, lets the node copy, and writes the result.
-// A crash in between leaves a waiting row, which the worker removes with its data
-// when it starts, and when nobody can be making it any more.
+// takeSnapshot writes the intent, lets the node copy, and sees that the result is
+// written. A crash of the node in between leaves a waiting row, which the worker
+// removes with its data when it starts, and when nobody can be making it any more.
 func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.ID, req vmm.CreateSnapshot, ephemeral bool) (*domain.Snapshot, error) {
 	var vm *domain.VM
 	var snap *domain.Snapshot
@@ -86,28 +86,54 @@ func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.I
 	ctx = context.WithoutCancel(ctx)
 	making, cancel := context.WithTimeout(ctx, MaxSnapshot)
 	defer cancel()
-	info, err := node.Snapshot(making, vm, snap.ID, snap.Kind)
+	info, failed := node.Snapshot(making, vm, snap.ID, snap.Kind)
+	ctx, cancel = context.WithTimeout(ctx, maxForget) // its own time may be up
+	defer cancel()
+	made, err := EndSnapshot(ctx, s.store, s.time(), snap, info, failed)
 	if err != nil {
-		ctx, cancel := context.WithTimeout(ctx, maxForget) // its own time may be up
-		defer cancel()
-		return nil, errors.Join(err, s.store.Update(ctx, func(tx storage.Tx) error {
-			return tx.Snapshots().Delete(ctx, by.ProjectID, snap.ID)
-		}))
+		return nil, err
 	}
-	snap.Bytes, snap.State = info.Bytes, domain.BuildReady
-	if info.MemoryVersion != "" {
-		snap.DriverVersion = info.MemoryVersion // a memory is of use to who saved it
-	}
-	err = s.store.Update(making, func(tx storage.Tx) error {
-		if err := tx.Snapshots().Update(making, snap); err != nil {
-			return err
-		}
-		return tx.Outbox().Append(making, events.Snapshot(events.SnapshotCreated, snap, s.time()))
-	})
-	if err == nil && !ephemeral {
+	if !ephemeral {
 		node.SnapshotsChanged(ctx)
 	}
-	return snap, err
+	return made, nil
+}
+
+// EndSnapshot writes down what became of a snapshot that was to be made: it is ready,
+// or if that failed it is gone, with the same error. The worker that made it does so, and who asked for it
+// after that, in case the worker is of an older version, or could not: what was written first holds.
+func EndSnapshot(ctx context.Context, store storage.Store, now time.Time, of *domain.Snapshot, info vmm.SnapshotInfo, failed error) (snap *domain.Snapshot, err error) {
+	err = store.Read(ctx, func(tx storage.Tx) error {
+		snap, err = tx.Snapshots().Get(ctx, of.ProjectID, of.ID)
+		return err
+	})
+	if err == nil && snap.State == domain.BuildReady {
+		return snap, nil // also where the answer that says so was lost
+	}
+	err = store.Update(ctx, func(tx storage.Tx) error {
+		snap, err = tx.Snapshots().Get(ctx, of.ProjectID, of.ID)
+		switch {
+		case err != nil:
+			return err
+		case snap.State == domain.BuildReady:
+			failed = nil
+			return nil
+		case failed != nil:
+			return tx.Snapshots().Delete(ctx, of.ProjectID, of.ID)
+		}
+		snap.Bytes, snap.State = info.Bytes, domain.BuildReady
+		if info.MemoryVersion != "" {
+			snap.DriverVersion = info.MemoryVersion // a memory is of use to who saved it
+		}
+		if err := tx.Snapshots().Update(ctx, snap); err != nil {
+			return err
+		}
+		return tx.Outbox().Append(ctx, events.Snapshot(events.SnapshotCreated, snap, now))
+	})
+	if failed != nil && errors.HasCode(err, errors.NotFound) {
+		err = nil // it is gone
+	}
+	return snap, errors.Join(failed, err)
 }
 
 func (s *Service) newSnapshot(ctx context.Context, vm *domain.VM, req vmm.CreateSnapshot) (*domain.Snapshot, error) {

@@ -13,11 +13,13 @@ import (
 )
 
 const (
-	// noteEvery is after how many bytes of an upload its row tells of them.
+	// noteEvery is after how many bytes of an upload its row tells of them, and
+	// noteAfter after how long it does in any case.
 	noteEvery = 16 << 20
+	noteAfter = time.Minute
 	// maxNoted is how long it may take until the next are there: an upload that
 	// nobody notes any more, because the process has ended, counts no longer then.
-	maxNoted = time.Hour
+	maxNoted = 10 * time.Minute
 )
 
 // SaveUpload implements vmm.Templates. It goes to a worker that would build from it;
@@ -63,15 +65,16 @@ type arriving struct {
 	s    *Service
 	row  domain.Upload
 	r    io.Reader
-	left int64 // until it is noted again
+	left int64     // until it is noted again
+	when time.Time // at the latest
 }
 
 func (a *arriving) Read(p []byte) (int, error) {
-	if a.left <= 0 {
+	if now := a.s.time(); a.left <= 0 || now.After(a.when) {
 		if err := a.s.noteUpload(a.ctx, &a.row); err != nil {
 			return 0, err
 		}
-		a.left = noteEvery
+		a.left, a.when = noteEvery, now.Add(noteAfter)
 	}
 	n, err := a.r.Read(p)
 	a.row.SizeBytes += int64(n)

@@ -195,7 +195,7 @@ func TestASecretIsSetAgainAndItsGatewayDies(t *testing.T) {
 	died := make(chan struct{})
 	go func() {
 		defer close(died)
-		_, err := b.serve(leaves{b, func() error { runtime.Goexit(); return nil }}, b.changes).PutSecret(b.ctx, b.by, "token", "new")
+		_, err := b.serve(leaves{bed: b, made: func() error { runtime.Goexit(); return nil }}, b.changes).PutSecret(b.ctx, b.by, "token", "new")
 		t.Errorf("it lives on: %v", err)
 	}()
 	<-died

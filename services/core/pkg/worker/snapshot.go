@@ -15,8 +15,21 @@ import (
 )
 
 // Snapshot implements service.Node. A running guest flushes its file systems
-// first; one that does not answer is snapshotted as after a power cut.
+// first; one that does not answer is snapshotted as after a power cut. It is carried
+// through, and written down, also when whoever asked for it goes away or dies.
 func (w *Worker) Snapshot(ctx context.Context, vm *domain.VM, id domain.ID, kind domain.SnapshotKind) (vmm.SnapshotInfo, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), service.MaxSnapshot)
+	defer cancel()
+	defer w.making.begin(id)()
+	info, failed := w.snapshot(ctx, vm, id, kind)
+	row := &domain.Snapshot{ID: id, ProjectID: vm.ProjectID}
+	if _, err := service.EndSnapshot(ctx, w.Store, w.time(), row, info, failed); failed == nil && err != nil {
+		w.Log.Warn("a snapshot was made, and that is not written down", "snapshot", id, "vm", vm.ID, "error", err)
+	}
+	return info, failed
+}
+
+func (w *Worker) snapshot(ctx context.Context, vm *domain.VM, id domain.ID, kind domain.SnapshotKind) (vmm.SnapshotInfo, error) {
 	d, err := w.driver(vm.Spec.Driver)
 	if err != nil {
 		return vmm.SnapshotInfo{}, err
@@ -25,7 +38,6 @@ func (w *Worker) Snapshot(ctx context.Context, vm *domain.VM, id domain.ID, kind
 	if !ok {
 		return vmm.SnapshotInfo{}, errors.New(errors.Unsupported, "the driver %s makes no snapshots", vm.Spec.Driver)
 	}
-	defer w.making.begin(id)()
 	if kind == domain.SnapshotMemory {
 		w.lookAgain(ctx, vm.Spec.Driver)
 	}

@@ -25,6 +25,7 @@ type Orchestrator struct {
 	changed  chan struct{} // closed and replaced at every change
 	hold     bool          // VMs stay pending
 	fail     string        // the next VM fails for this reason
+	noLogs   bool          // workers of builds are away
 	noStart  string        // the next that is started again stays stopped for this reason
 	memory   bool          // VMs are made by a driver that saves memory
 	refused  map[domain.SnapshotKind]error
@@ -106,6 +107,9 @@ func (o *Orchestrator) FailNext(reason string) { o.locked(func() { o.fail = reas
 
 // FailNextStart makes a VM that is stopped stay so at its next start.
 func (o *Orchestrator) FailNextStart(reason string) { o.locked(func() { o.noStart = reason }) }
+
+// LoseLogs has the workers of all builds be away.
+func (o *Orchestrator) LoseLogs() { o.locked(func() { o.noLogs = true }) }
 
 // KeepMemory has VMs from now on made by a driver that saves memory.
 func (o *Orchestrator) KeepMemory() { o.locked(func() { o.memory = true }) }

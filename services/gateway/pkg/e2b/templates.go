@@ -130,15 +130,11 @@ func (a *API) filesOf(w http.ResponseWriter, r *http.Request, by vmm.Caller) err
 	if auth.HostName(r.Host) == Name+"."+a.Domain {
 		prefix = ""
 	}
-	scheme := "http"
-	if r.TLS != nil {
-		scheme = "https"
-	}
 	token, err := a.allow(r.Context(), by, hash)
 	if err != nil {
 		return err
 	}
-	out.URL = scheme + "://" + r.Host + prefix + uploadPath + token
+	out.URL = middleware.SchemeOf(r) + "://" + r.Host + prefix + uploadPath + token
 	return answer(w, http.StatusCreated, out)
 }
 

@@ -569,6 +569,10 @@ func TestE2BTemplates(t *testing.T) {
 	if rest := get[buildAnswer](l, 200, req{method: "GET", path: l.e2b("/templates/mine/builds/" + made.BuildID + "/status?logsOffset=2"), key: l.user}); len(rest.LogEntries) != 0 {
 		t.Errorf("past its end: %+v", rest)
 	}
+	l.core.LoseLogs()
+	if got := get[buildAnswer](l, 200, req{method: "GET", path: status, key: l.user}); got.Status != "ready" || len(got.LogEntries) != 0 {
+		t.Errorf("while the build's worker is away: %+v", got)
+	}
 	// Tags come and go; the default one stays.
 	tagging := req{method: "POST", path: l.e2b("/templates/tags"), key: l.user, body: `{"target":"mine:default","tags":["v3","v4"]}`}
 	if tagged := get[templateAnswer](l, 201, tagging); tagged.BuildID != made.BuildID || strings.Join(tagged.Tags, " ") != "v3 v4" {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -48,6 +49,7 @@ type Gateway struct {
 	guard   *auth.Guard
 	lines   *logging.Batch // the log of requests
 
+	leaving  atomic.Bool // /ready says so
 	stopping context.Context
 	stop     context.CancelFunc
 }
@@ -124,7 +126,11 @@ func (g *Gateway) routes() (http.Handler, error) {
 
 	health := named("/health", func(w http.ResponseWriter, _ *http.Request) { healthy(w) })
 	ready := named("/ready", func(w http.ResponseWriter, r *http.Request) {
-		if err := g.deps.Ready(r.Context()); err != nil {
+		err := g.deps.Ready(r.Context())
+		if g.leaving.Load() {
+			err = errors.New(errors.Unavailable, "the server is stopping")
+		}
+		if err != nil {
 			problem.Write(w, err)
 			return
 		}

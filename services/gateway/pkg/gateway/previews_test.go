@@ -1,10 +1,13 @@
 package gateway_test
 
 import (
+	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
@@ -13,6 +16,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/gateway/pkg/gateway"
 )
 
 // guest is a VM with a server in it.
@@ -94,6 +98,74 @@ func TestPreviewPassesRequestsOn(t *testing.T) {
 	if resp.Header.Get("Content-Security-Policy") != "" {
 		t.Errorf("a preview's policy is its own: %v", resp.Header)
 	}
+}
+
+// Behind a trusted proxy that ends TLS, what clients are told and what guests hear is of
+// how the clients asked. From anybody else the headers change nothing.
+func TestSchemeBehindAProxy(t *testing.T) {
+	t.Parallel()
+	for scheme, trusted := range map[string]string{"https": "127.0.0.1/32", "http": "192.0.2.0/24"} {
+		l := newLab(t, func(c *gateway.Config, _ *gateway.Deps) {
+			c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix(trusted)}
+		})
+		g := newGuest(t, l, http.HandlerFunc(echo))
+		as := func(q req) req {
+			if q.header == nil {
+				q.header = map[string]string{}
+			}
+			q.header["X-Forwarded-Proto"], q.header["X-Forwarded-For"] = "HTTPS, http", "203.0.113.7"
+			return q
+		}
+		link := get[wire.Link](l, 201, as(req{method: "POST", path: "/vms/" + g.id + "/ports/8080/links"}))
+		if !strings.HasPrefix(link.URL, scheme+"://") {
+			t.Errorf("%s: the link is %s", scheme, link.URL)
+		}
+		resp, _ := l.do(as(req{method: "GET", path: strings.Replace(link.URL, "https:", "http:", 1), key: "none"}))
+		if cookies := resp.Cookies(); len(cookies) != 1 || cookies[0].Secure != (scheme == "https") {
+			t.Errorf("%s: %d, cookies %v", scheme, resp.StatusCode, cookies)
+		}
+		client := "127.0.0.1"
+		if scheme == "https" {
+			client = "203.0.113.7, 127.0.0.1"
+		}
+		_, body := g.visit(as(req{method: "GET", path: "/"}))
+		for _, want := range []string{"X-Forwarded-Proto: " + scheme + "\r", "X-Forwarded-For: " + client + "\r"} {
+			if !strings.Contains(string(body), want) {
+				t.Errorf("%s: the guest did not get %q in\n%s", scheme, want, body)
+			}
+		}
+		files := get[filesAnswer](l, 201, as(req{method: "GET", path: l.e2b("/templates/mine/files/abc123"), key: l.user}))
+		if !strings.HasPrefix(files.URL, scheme+"://") {
+			t.Errorf("%s: files are sent to %s", scheme, files.URL)
+		}
+	}
+}
+
+// A connection serves the next request also when nobody wanted the body of one before.
+func TestConnectionsOutliveUnwantedBodies(t *testing.T) {
+	t.Parallel()
+	nearAndFar(t, func(t *testing.T, l *lab) {
+		g := newGuest(t, l, http.HandlerFunc(echo))
+		conn, err := net.Dial("tcp", l.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		in := bufio.NewReader(conn)
+		for i := range 20 {
+			closed := strings.Replace(g.host, "8080-", "8081-", 1)
+			if _, err := fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: %s\r\n%s: %s\r\nContent-Length: 2\r\n\r\n{}", closed, wire.HeaderPreviewToken, g.token); err != nil {
+				t.Fatalf("request %d: %v", i, err)
+			}
+			resp, err := http.ReadResponse(in, nil)
+			if err != nil {
+				t.Fatalf("request %d: %v", i, err)
+			}
+			if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusBadGateway || resp.Close {
+				t.Fatalf("request %d: %d, %v, it is the last: %t", i, resp.StatusCode, err, resp.Close)
+			}
+		}
+	})
 }
 
 func TestPreviewKeepsCredentialsOfOurs(t *testing.T) {

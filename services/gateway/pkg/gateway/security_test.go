@@ -277,6 +277,19 @@ func TestServer(t *testing.T) {
 	}
 }
 
+// Before it stops a server answers as ever, and tells who sends requests here.
+func TestLeaving(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.want(200, req{method: "GET", path: "/ready"})
+	l.server.Leave(0)
+	if p := l.problem(503, errors.Unavailable, req{method: "GET", path: "/ready"}); p.Detail != "the server is stopping" {
+		t.Errorf("%+v", p)
+	}
+	l.want(200, req{method: "GET", path: "/health"})
+	l.vm()
+}
+
 func TestStopEndsWhatOutlastsTheGrace(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, func(c *gateway.Config, _ *gateway.Deps) { c.StopGrace = 50 * time.Millisecond })

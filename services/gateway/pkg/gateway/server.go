@@ -234,6 +234,18 @@ func (s *Server) Err() error {
 	}
 }
 
+// Leave has /ready say that the server is about to stop, while all goes on for as long
+// as who sends requests here may take to notice, or until serving has ended.
+func (s *Server) Leave(notice time.Duration) {
+	s.gateway.leaving.Store(true)
+	timer := time.NewTimer(notice)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-s.done:
+	}
+}
+
 // Stop ends streams so that their clients come back elsewhere or later, lets
 // other requests finish until the grace or ctx is over, then cuts them off.
 func (s *Server) Stop(ctx context.Context) error {

@@ -28,6 +28,7 @@ type body struct {
 	http2   bool
 	over    atomic.Bool // read to its end, or broken
 	duplex  atomic.Bool // read on while the answer is written
+	asked   bool        // comes when it is asked for
 	until   time.Time   // when it must have come; zero: whenever
 	dog     watchdog    // of reads on HTTP/2
 }
@@ -107,6 +108,24 @@ func (b *body) drain() {
 	if b != nil && !b.http2 && !b.over.Load() && b.stall > 0 {
 		_ = b.control.SetReadDeadline(time.Now().Add(min(drainTimeout, b.stall/2)))
 	}
+}
+
+// maxLeft bounds what is read of a body that nobody wanted, as net/http does.
+const maxLeft = 256 << 10
+
+// unread reports whether there is something left of a body that may be read while the
+// answer is written. The server itself would find its end only when the handler has
+// returned, begin to watch the connection for its client's going away then, and take
+// that for a second reader of it when it wants the next request: the connection would end
+// without a word. Where the body was to be asked for (RFC 9110, 10.1.1) the server closes, and says so.
+func (b *body) unread() bool {
+	return b != nil && b.duplex.Load() && !b.over.Load() && !b.asked
+}
+
+// finish reads that.
+func (b *body) finish() {
+	b.drain()
+	_, _ = io.CopyN(io.Discard, b.ReadCloser, maxLeft)
 }
 
 // readError gives errors of reading a body our vocabulary.

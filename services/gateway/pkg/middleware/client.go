@@ -19,6 +19,26 @@ func ClientOf(ctx context.Context) netip.Addr {
 	return netip.Addr{}
 }
 
+// SchemeOf gives the scheme by which a request's client asked: https over TLS, also
+// where a trusted proxy in front ended that, and says so.
+func SchemeOf(r *http.Request) string {
+	if rec := RecordOf(r.Context()); r.TLS != nil || rec != nil && rec.secure {
+		return "https"
+	}
+	return "http"
+}
+
+// forwardedSecure reports whether a peer that is trusted says that its own was asked
+// over TLS. Of several words the first is about the client.
+func forwardedSecure(r *http.Request, trusted []netip.Prefix) bool {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil || !contains(trusted, peer.Addr().Unmap()) {
+		return false
+	}
+	proto, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Proto"), ",")
+	return strings.EqualFold(strings.TrimSpace(proto), "https")
+}
+
 // clientAddress is the peer's address, or, where the peer is a trusted proxy,
 // the nearest address before it in X-Forwarded-For that is none. What stands
 // in front of that anybody may have written.

@@ -25,7 +25,8 @@ type Record struct {
 	// Client is the address that the request came from, as far as it can be told.
 	Client netip.Addr
 
-	body *body // the request's; nil where there is none
+	secure bool  // a proxy in front was asked over TLS
+	body   *body // the request's; nil where there is none
 }
 
 type recordKey struct{}
@@ -43,7 +44,7 @@ type Observer struct {
 	Tracing *tracing.Tracing // nil: no spans
 	// Stall is how long a peer may keep a read or a write waiting; 0: for ever.
 	Stall time.Duration
-	// Trusted are the proxies whose word on a request's client counts.
+	// Trusted are the proxies whose word on a request's client, and the scheme that it asked by, counts.
 	Trusted []netip.Prefix
 }
 
@@ -61,11 +62,11 @@ func Observe(o Observer, next http.Handler) http.Handler {
 		}
 		id := requestID(r.Header.Get(wire.HeaderRequestID))
 		w.Header().Set(wire.HeaderRequestID, id)
-		rec := &Record{ID: id, Route: "unmatched", Client: clientAddress(r, o.Trusted)}
+		rec := &Record{ID: id, Route: "unmatched", Client: clientAddress(r, o.Trusted), secure: forwardedSecure(r, o.Trusted)}
 		ctx, span := o.Tracing.Request(r)
 		r = r.WithContext(context.WithValue(ctx, recordKey{}, rec))
 		if r.Body != nil && r.Body != http.NoBody {
-			w.in = &body{ReadCloser: r.Body, control: control, stall: o.Stall, http2: w.http2, dog: watchdog{end: control.SetReadDeadline}}
+			w.in = &body{ReadCloser: r.Body, control: control, stall: o.Stall, http2: w.http2, asked: r.Header.Get("Expect") != "", dog: watchdog{end: control.SetReadDeadline}}
 			r.Body, rec.body = w.in, w.in
 			defer w.in.drain()
 		}
@@ -89,6 +90,10 @@ func Observe(o Observer, next http.Handler) http.Handler {
 			o.log(r, w, rec, id, took)
 			if p != nil { // the answer is broken off: so is the connection
 				panic(http.ErrAbortHandler)
+			}
+			if w.in.unread() && w.Started() && w.status != http.StatusSwitchingProtocols {
+				_ = w.FlushError() // the answer does not wait for that
+				w.in.finish()
 			}
 		}()
 		next.ServeHTTP(w, r)

@@ -8,6 +8,7 @@ import (
 
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/services/gateway/pkg/auth"
+	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
 )
 
 // Headers of ours, which no guest ever sees.
@@ -42,7 +43,7 @@ func rewritePreview(pr *httputil.ProxyRequest) {
 	if d.host != "" {
 		pr.Out.Host = strings.ReplaceAll(d.host, "${PORT}", strconv.Itoa(int(d.Port)))
 	}
-	pr.SetXForwarded()
+	setForwarded(pr)
 }
 
 // rewritePath makes the request that the guest gets from the path form. Its
@@ -58,8 +59,20 @@ func rewritePath(pr *httputil.ProxyRequest) {
 	}
 	stripSubprotocols(h)
 	pr.Out.Host = "localhost:" + strconv.Itoa(int(d.Port))
-	pr.SetXForwarded()
+	setForwarded(pr)
 	h.Set("X-Forwarded-Prefix", d.prefix)
+}
+
+// setForwarded tells the guest's application who asks, and how: its visitor, also
+// behind a proxy that is trusted.
+func setForwarded(pr *httputil.ProxyRequest) {
+	pr.SetXForwarded()
+	h := pr.Out.Header
+	h.Set("X-Forwarded-Proto", middleware.SchemeOf(pr.In))
+	peer := h.Get("X-Forwarded-For")
+	if client := middleware.ClientOf(pr.In.Context()); client.IsValid() && client.String() != peer {
+		h.Set("X-Forwarded-For", client.String()+", "+peer)
+	}
 }
 
 // stripKeys removes API keys and access tokens that a client sent to a preview by mistake. Other

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
 )
 
 // Target is a TCP port in a VM.
@@ -62,13 +63,9 @@ func (d Domain) Host(t Target) string {
 // URL is the address of a target's preview as the client of r would reach it:
 // by the same scheme and port.
 func (d Domain) URL(r *http.Request, t Target) string {
-	scheme := "http"
-	if r.TLS != nil {
-		scheme = "https"
-	}
 	host := d.Host(t)
 	if _, port, err := net.SplitHostPort(r.Host); err == nil && port != "" {
 		host = net.JoinHostPort(host, port)
 	}
-	return scheme + "://" + host + "/"
+	return middleware.SchemeOf(r) + "://" + host + "/"
 }

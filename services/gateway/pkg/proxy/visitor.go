@@ -15,6 +15,7 @@ import (
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	wire "github.com/aetherium/aetherium/libs/types/pkg/api"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
+	"github.com/aetherium/aetherium/services/gateway/pkg/middleware"
 )
 
 const (
@@ -112,7 +113,7 @@ func (p *Proxy) redeem(w http.ResponseWriter, r *http.Request, t Target, token, 
 	expires := p.now().Add(cookieLife)
 	http.SetCookie(w, &http.Cookie{
 		Name: cookieName, Value: cookieValue(token, t, expires), Path: "/", Expires: expires,
-		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: r.TLS != nil, // no Domain: this origin only
+		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: middleware.SchemeOf(r) == "https", // no Domain: this origin only
 	})
 	to := url.URL{Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: rest}
 	location := to.EscapedPath()

@@ -46,8 +46,12 @@ func FirstKey(ctx context.Context, store storage.Store, project domain.ID, file 
 			log.Warn("the key file holds a key that is not valid; remove it to have a new one made at the next start", "file", file)
 			return nil
 		}
+		name := firstKeyName
+		if host, err := os.Hostname(); err == nil && len(stored.Items) > 0 {
+			name = "key file of " + host // one gateway's of several, or one that was lost
+		}
 		return tx.Keys().Insert(ctx, &domain.APIKey{
-			ID: domain.NewID(), ProjectID: project, Name: firstKeyName, Prefix: access.Shown(text),
+			ID: domain.NewID(), ProjectID: project, Name: name, Prefix: access.Shown(text),
 			Hash: hash, Scopes: domain.Scopes{domain.ScopeAdmin}, CreatedAt: now,
 		})
 	})

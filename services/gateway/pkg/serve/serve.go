@@ -150,6 +150,7 @@ func Run(ctx context.Context, common core.Common, s settings.Front, d Deps, read
 	}
 	select {
 	case <-ctx.Done():
+		server.Leave(time.Duration(s.Listen.StopDelay))
 		return nil
 	case <-server.Done():
 		return server.Err()

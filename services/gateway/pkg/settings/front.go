@@ -32,9 +32,14 @@ type Listen struct {
 	PreviewDomain string   `yaml:"preview_domain" doc:"Previews answer at <port>-<vm>.<domain>."`
 	Hosts         []string `yaml:"hosts" doc:"Further host names that the API answers to."`
 	// TrustedProxies and Origins are nobody by default.
-	TrustedProxies []string `yaml:"trusted_proxies" doc:"Networks or addresses of proxies in front, whose X-Forwarded-For tells who asks; without them a proxy and all behind it are one client."`
+	TrustedProxies []string `yaml:"trusted_proxies" doc:"Networks or addresses of proxies in front, whose X-Forwarded-For tells who asks, and whose X-Forwarded-Proto whether by https; without them a proxy and all behind it are one client."`
 	Origins        []string `yaml:"origins" doc:"Web origins (https://host) whose pages may call the API and open streams."`
+	// StopDelay is for who sends requests to several gateways.
+	StopDelay config.Duration `yaml:"stop_delay" doc:"How long a server that is told to stop goes on as before, but for /ready, which fails: longer than a load balancer takes to notice. Up to 5m."`
 }
+
+// maxStopDelay bounds how long a server goes on that is told to stop.
+const maxStopDelay = 5 * time.Minute
 
 // Proxies are the trusted proxies. Returns InvalidArgument.
 func (l Listen) Proxies() ([]netip.Prefix, error) {
@@ -124,6 +129,9 @@ func (s Front) Check() error {
 			return errors.Wrap(err, errors.InvalidArgument, "%q is not an address with a port", s.Listen.Metrics).
 				WithField("listen.metrics").WithHint("such as 127.0.0.1:7301")
 		}
+	}
+	if d := time.Duration(s.Listen.StopDelay); d < 0 || d > maxStopDelay {
+		return errors.New(errors.InvalidArgument, "a server that is told to stop cannot go on for %s", d).WithField("listen.stop_delay").WithHint("0s to %s", maxStopDelay)
 	}
 	if !domainForm.MatchString(s.Listen.PreviewDomain) || len(s.Listen.PreviewDomain) > 200 {
 		return errors.New(errors.InvalidArgument, "%q is not a domain", s.Listen.PreviewDomain).WithField("listen.preview_domain")
