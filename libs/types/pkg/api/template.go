@@ -45,13 +45,13 @@ type BuildMemory struct {
 // Tar, Dir, Packages, Steps and Preset is set.
 type TemplateSource struct {
 	Image    string   `json:"image,omitempty" maxLength:"512" doc:"An OCI reference"`
-	Tar      string   `json:"tar,omitempty" maxLength:"4096" doc:"ID of an upload; for administrators also an absolute path on the server"`
-	Dir      string   `json:"dir,omitempty" maxLength:"4096" doc:"An absolute path on the server; administrators only"`
+	Tar      string   `json:"tar,omitempty" maxLength:"4096" doc:"ID of an upload; for administrators also an absolute path on the worker that builds"`
+	Dir      string   `json:"dir,omitempty" maxLength:"4096" doc:"An absolute path on the worker that builds; administrators only"`
 	Packages []string `json:"packages,omitempty" nullable:"false" maxItems:"1000" maxLength:"128" pattern:"^[a-z0-9][a-z0-9+.-]+$" doc:"Debian packages on top of a minimal system"`
 	Suite    string   `json:"suite,omitempty" maxLength:"32" pattern:"^[a-z][a-z0-9-]*$" doc:"Debian release for packages; absent: bookworm"`
 	Preset   string   `json:"preset,omitempty" maxLength:"32" pattern:"^[a-z][a-z0-9-]*$" doc:"One that comes with the product, with what is started in its VMs: code-interpreter"`
 	Steps    string   `json:"steps,omitempty" maxLength:"65536" doc:"The text of a file of steps, a Dockerfile's subset: FROM, RUN, COPY, ENV, WORKDIR, USER. Lists show its FROM only"`
-	Context  string   `json:"context,omitempty" maxLength:"4096" doc:"What steps copy from, a tar: ID of an upload; for administrators also an absolute path on the server"`
+	Context  string   `json:"context,omitempty" maxLength:"4096" doc:"What steps copy from, a tar: ID of an upload; for administrators also an absolute path on the worker that builds"`
 }
 
 // BuildTemplate asks for a template build.

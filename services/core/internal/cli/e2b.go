@@ -129,14 +129,18 @@ func (a *app) e2bAddress(at api.Endpoints, server locate.Server, dir sdkenv.Dir,
 			{Name: e2bVolumeVariable, Value: base + api.E2BPath},
 		}, nil
 	}
-	if at.TLSURL == "" {
+	by := at.TLSURL
+	if strings.HasPrefix(server.URL, "https://") {
+		by = server.URL // as it is reached from here, whatever it or a proxy in front of it listens on
+	}
+	if by == "" {
 		return nil, errors.New(errors.Unsupported, "the server does not serve TLS").WithHint("set tls.address in its configuration (AETHERIUM_TLS_ADDRESS), or use --plain")
 	}
-	if locate.OnThisHost(at.TLSURL) && !locate.OnThisHost(server.URL) {
+	if locate.OnThisHost(by) && !locate.OnThisHost(server.URL) {
 		return nil, errors.New(errors.Unsupported, "the server serves TLS to its own host only").
 			WithHint("set tls.address in its configuration (AETHERIUM_TLS_ADDRESS) to an address that is reached from here, or use --plain")
 	}
-	d, err := withPort(at.PreviewDomain, at.TLSURL)
+	d, err := withPort(at.PreviewDomain, by)
 	if err != nil {
 		return nil, err
 	}

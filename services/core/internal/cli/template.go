@@ -135,7 +135,7 @@ func (a *app) templateBuildCommand() *cobra.Command {
 	f.StringVar(&req.Source.Preset, "preset", "", "one that comes with the product, with what is started in its VMs: code-interpreter")
 	must(cmd.RegisterFlagCompletionFunc("preset", fixed("code-interpreter")))
 	f.StringVar(&tar, "tar", "", "from a root filesystem archive here (- for stdin), which is sent to the server")
-	f.StringVar(&req.Source.Dir, "dir", "", "from a root filesystem directory on the server")
+	f.StringVar(&req.Source.Dir, "dir", "", "from a root filesystem directory on the worker that builds")
 	f.StringVarP(&from.file, "file", "f", "", "from a file of steps, a Dockerfile's subset (- for stdin); CONTEXT is what its COPY takes files from")
 	f.BoolVar(&req.NoCache, "no-cache", false, "carry out every step anew")
 	f.StringSliceVar(&req.Tags, "tag", nil, "tags for the build (default: latest)")

@@ -228,8 +228,7 @@ func (l *Lookup) TouchKeys(ctx context.Context, lastUsed map[domain.ID]time.Time
 }
 
 // Changed gives a channel that is closed when what credentials give may have
-// changed after the call. Where other processes write to the store it is not
-// told of their changes.
+// changed after the call, by whichever process.
 func (l *Lookup) Changed() <-chan struct{} { return l.store.KeysChanged() }
 
 // remembered gives what is known of a thing, or finds it out.

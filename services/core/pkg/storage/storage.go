@@ -39,7 +39,7 @@ type Store interface {
 	// so. 0: other processes write here, too, and nothing may be remembered.
 	KeysVersion() uint64
 	// KeysChanged returns a channel that is closed when such a transaction has
-	// been committed after the call. It is a hint for this process only.
+	// been committed after the call, by whichever process. It is a hint.
 	KeysChanged() <-chan struct{}
 	// Ping reports whether the store answers. Returns Unavailable.
 	Ping(ctx context.Context) error

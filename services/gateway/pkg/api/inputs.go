@@ -62,7 +62,7 @@ func (q WaitQuery) async() bool { return respondAsync(http.Header{wire.HeaderPre
 
 // KeyHeader documents the header; around has dealt with it already.
 type KeyHeader struct {
-	IdempotencyKey string `header:"Idempotency-Key" maxLength:"255" doc:"A text of yours: a repeated request with the same one is answered like the first, and runs once"`
+	IdempotencyKey string `header:"Idempotency-Key" maxLength:"255" doc:"A text of yours: a repeated request with the same one is answered like the first, and not run again; where the server was killed before it had answered, VMs, forks, executions and tasks are still made once"`
 }
 
 // ExecutionHeader documents the header; who looks up the credentials has dealt with it already.
