@@ -94,7 +94,11 @@ func ServerTLS(config *tls.Config) *tls.Config {
 func NewServer(h http.Handler, config *tls.Config, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler: h, TLSConfig: ServerTLS(config), ReadHeaderTimeout: dialLimit, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingFor, MaxConcurrentStreams: maxStreams},
+		HTTP2: &http.HTTP2Config{
+			SendPingTimeout: pingAfter, PingTimeout: pingFor, MaxConcurrentStreams: maxStreams,
+			// One call that does not read what it is sent, as on a slow disk, holds up no other.
+			MaxReceiveBufferPerConnection: 64 << 20,
+		},
 	}
 }
 

@@ -268,6 +268,59 @@ func TestBytesBothWays(t *testing.T) {
 	}
 }
 
+// unread is a node's files of which nobody reads what is written.
+type unread struct {
+	service.GuestFiles
+	begun chan struct{}
+	end   chan struct{}
+}
+
+func (f *unread) Write(_ context.Context, _ string, r io.Reader, _ vmm.FileOptions) (vmm.FileInfo, error) {
+	if _, err := r.Read(make([]byte, 1)); err != nil {
+		return vmm.FileInfo{}, err
+	}
+	close(f.begun)
+	<-f.end // as where a disk stalls
+	return vmm.FileInfo{}, nil
+}
+
+// One call that does not take what it is sent holds up no other.
+func TestCallsBesideOneThatStalls(t *testing.T) {
+	t.Parallel()
+	f := &unread{begun: make(chan struct{}), end: make(chan struct{})}
+	l := link(t, &node{files: f, login: make(chan vmm.RegistryLogin, 1)})
+	guest, err := l.Files(t.Context(), &domain.VM{})
+	must(t, err)
+	sent := make(chan error, 1)
+	body, more := io.Pipe()
+	go func() {
+		_, err := guest.Write(t.Context(), "f", body, vmm.FileOptions{})
+		sent <- err
+	}()
+	// It is sent all that it may be before the others call.
+	chunk := make([]byte, 64<<10)
+	full := make(chan struct{})
+	go func() {
+		defer close(full)
+		for range 4 << 20 / len(chunk) {
+			if _, err := more.Write(chunk); err != nil {
+				return
+			}
+		}
+	}()
+	<-f.begun
+	select {
+	case <-full:
+	case <-time.After(200 * time.Millisecond): // it is stopped by its own window
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	must(t, l.KeepLogin(ctx, domain.NewID(), vmm.RegistryLogin{Username: "u"}))
+	close(f.end)
+	must(t, more.Close())
+	<-sent
+}
+
 // What is cut off is never taken for the whole.
 func TestBytesThatAreCutOff(t *testing.T) {
 	t.Parallel()

@@ -16,6 +16,7 @@ type (
 	}
 	ofUpload struct {
 		Project, ID domain.ID
+		Want        string // its SHA-256; empty: any
 	}
 	keptUpload struct {
 		Bytes  int64
@@ -52,8 +53,11 @@ func (s *server) work() {
 	streams(s, "builds.log", follow(s.node.BuildLog))
 	streams(s, "tools.log", follow(s.node.ToolLog))
 	takes(s, "uploads.keep", func(ctx context.Context, in ofUpload, body io.Reader) (kept keptUpload, err error) {
-		kept.Bytes, kept.SHA256, err = s.node.KeepUpload(ctx, in.Project, in.ID, body)
+		kept.Bytes, kept.SHA256, err = s.node.KeepUpload(ctx, in.Project, in.ID, in.Want, body)
 		return kept, err
+	})
+	answers(s, "uploads.drop", func(ctx context.Context, in ofUpload) (none, error) {
+		return none{}, s.node.DropUpload(ctx, in.Project, in.ID)
 	})
 	streams(s, "uploads.open", func(ctx context.Context, in ofUpload, _ io.Reader, out *answer) error {
 		r, err := s.node.OpenUpload(ctx, in.Project, in.ID)
@@ -112,14 +116,20 @@ func (c *Client) readLog(ctx context.Context, name string, in readLog) (io.ReadC
 }
 
 // KeepUpload implements service.Node.
-func (c *Client) KeepUpload(ctx context.Context, project, id domain.ID, r io.Reader) (bytes int64, sum string, err error) {
-	kept, err := send[keptUpload](ctx, c, "uploads.keep", ofUpload{project, id}, r)
+func (c *Client) KeepUpload(ctx context.Context, project, id domain.ID, want string, r io.Reader) (bytes int64, sum string, err error) {
+	kept, err := send[keptUpload](ctx, c, "uploads.keep", ofUpload{project, id, want}, r)
 	return kept.Bytes, kept.SHA256, err
+}
+
+// DropUpload implements service.Node.
+func (c *Client) DropUpload(ctx context.Context, project, id domain.ID) error {
+	_, err := call[none](ctx, c, "uploads.drop", ofUpload{Project: project, ID: id})
+	return err
 }
 
 // OpenUpload implements service.Node.
 func (c *Client) OpenUpload(ctx context.Context, project, id domain.ID) (io.ReadCloser, error) {
-	r, err := c.open(ctx, "uploads.open", ofUpload{project, id}, nil, new(none))
+	r, err := c.open(ctx, "uploads.open", ofUpload{Project: project, ID: id}, nil, new(none))
 	if err != nil {
 		return nil, err
 	}

@@ -28,7 +28,7 @@ func (s *Service) RemoveWorker(ctx context.Context, _ vmm.Caller, idOrName strin
 	}
 	r := &removal{s: s, worker: w.ID, why: "its worker " + w.Name + " was lost with all that it had, and removed"}
 	// Each after what uses it.
-	for _, end := range []func(context.Context) error{r.vms, r.machines, r.tasks, r.builds, r.snapshots, r.volumes} {
+	for _, end := range []func(context.Context) error{r.vms, r.machines, r.tasks, r.builds, r.snapshots, r.volumes, r.uploads} {
 		if err := end(ctx); err != nil {
 			return nil, err
 		}
@@ -483,4 +483,9 @@ func (r *removal) end(ctx context.Context, w *domain.Worker) error {
 		r.s.log.WarnContext(ctx, "a worker was removed", "worker", w.Name, "id", w.ID)
 	}
 	return err
+}
+
+// uploads are there no more: who wants to build from one has to send it again.
+func (r *removal) uploads(ctx context.Context) error {
+	return r.s.store.Update(ctx, func(tx storage.Tx) error { return tx.Uploads().DeleteOn(ctx, r.worker) })
 }

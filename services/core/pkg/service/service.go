@@ -71,7 +71,9 @@ type Node interface {
 	// KeepUpload keeps all of r as a project's upload until it has expired, in place
 	// of one with its ID, and tells its size and SHA-256 in hexadecimal digits.
 	// Returns InvalidArgument for nothing, NoSpace, and r's own errors.
-	KeepUpload(ctx context.Context, project, id domain.ID, r io.Reader) (bytes int64, sha256 string, err error)
+	KeepUpload(ctx context.Context, project, id domain.ID, want string, r io.Reader) (bytes int64, sha256 string, err error)
+	// DropUpload removes what KeepUpload kept. Absent is success.
+	DropUpload(ctx context.Context, project, id domain.ID) error
 	// OpenUpload reads what KeepUpload kept. Returns NotFound.
 	OpenUpload(ctx context.Context, project, id domain.ID) (io.ReadCloser, error)
 	// CancelTask tells a running task to end.

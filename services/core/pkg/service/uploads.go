@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
@@ -14,12 +15,14 @@ import (
 
 const (
 	// noteEvery is after how many bytes of an upload its row tells of them, and
-	// noteAfter after how long it does in any case.
+	// noteAfter after how long it does in any case, until its worker has all of it.
 	noteEvery = 16 << 20
 	noteAfter = time.Minute
 	// maxNoted is how long it may take until the next are there: an upload that
 	// nobody notes any more, because the process has ended, counts no longer then.
 	maxNoted = 10 * time.Minute
+	// maxDrop bounds how long it may take to be rid of one that is not kept.
+	maxDrop = 30 * time.Second
 )
 
 // SaveUpload implements vmm.Templates. It goes to a worker that would build from it;
@@ -41,45 +44,110 @@ func (s *Service) SaveUpload(ctx context.Context, by vmm.Caller, name string, r 
 	if err := s.store.Update(ctx, func(tx storage.Tx) error { return tx.Uploads().Insert(ctx, &u) }); err != nil {
 		return nil, err
 	}
+	from := &arriving{ctx: ctx, s: s, row: u, r: r}
+	stop := from.keepNoting()
 	whole := u
-	whole.SizeBytes, whole.SHA256, err = node.KeepUpload(ctx, u.ProjectID, u.ID, &arriving{ctx: ctx, s: s, row: u, r: r})
+	whole.SizeBytes, whole.SHA256, err = node.KeepUpload(ctx, u.ProjectID, u.ID, "", from)
+	stop()
+	after := context.WithoutCancel(ctx) // whoever sent it may have gone
 	if err == nil {
 		whole.ExpiresAt = now.Add(upload.TTL)
-		err = s.store.Update(ctx, func(tx storage.Tx) error { return tx.Uploads().Update(ctx, &whole) })
+		err = s.store.Update(after, func(tx storage.Tx) error { return tx.Uploads().Update(after, &whole) })
 	}
 	if err != nil {
-		// Were it to stay, it would count until it has expired.
-		forget := context.WithoutCancel(ctx)
-		gone := s.store.Update(forget, func(tx storage.Tx) error { return tx.Uploads().Delete(forget, u.ProjectID, u.ID) })
-		if gone != nil {
-			s.log.WarnContext(ctx, "the row of a broken upload stays until it has expired", "upload", u.ID, "error", gone)
-		}
+		s.dropUpload(after, node, from)
 		return nil, err
 	}
 	return &whole, nil
+}
+
+// dropUpload is rid of an upload that is not kept, as far as anybody knows. Where its
+// worker cannot be asked it may have all of it, and so it counts.
+func (s *Service) dropUpload(ctx context.Context, node Node, from *arriving) {
+	ctx, cancel := context.WithTimeout(ctx, maxDrop)
+	defer cancel()
+	row := from.noted()
+	gone := node.DropUpload(ctx, row.ProjectID, row.ID)
+	err := s.store.Update(ctx, func(tx storage.Tx) error {
+		if gone == nil {
+			return tx.Uploads().Delete(ctx, row.ProjectID, row.ID)
+		}
+		row.ExpiresAt = s.time().Add(upload.TTL)
+		return tx.Uploads().Update(ctx, &row)
+	})
+	if err = errors.Join(gone, err); err != nil {
+		s.log.WarnContext(ctx, "a broken upload counts until it has expired", "upload", row.ID, "error", err)
+	}
 }
 
 // arriving is an upload on its way. What is on its way counts.
 type arriving struct {
 	ctx  context.Context
 	s    *Service
-	row  domain.Upload
 	r    io.Reader
-	left int64     // until it is noted again
-	when time.Time // at the latest
+	left int64 // until it is noted again
+
+	mu   sync.Mutex
+	row  domain.Upload
+	when time.Time // it was noted last
 }
 
 func (a *arriving) Read(p []byte) (int, error) {
-	if now := a.s.time(); a.left <= 0 || now.After(a.when) {
-		if err := a.s.noteUpload(a.ctx, &a.row); err != nil {
+	if a.left <= 0 {
+		if err := a.note(); err != nil {
 			return 0, err
 		}
-		a.left, a.when = noteEvery, now.Add(noteAfter)
+		a.left = noteEvery
 	}
 	n, err := a.r.Read(p)
+	a.mu.Lock()
 	a.row.SizeBytes += int64(n)
+	a.mu.Unlock()
 	a.left -= int64(n)
 	return n, err
+}
+
+// note stores how much there is. While the database is away that waits for the next
+// time, as long as what was noted before holds.
+func (a *arriving) note() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.s.time()
+	err := a.s.noteUpload(a.ctx, &a.row)
+	if err == nil {
+		a.when = now
+	} else if errors.HasCode(err, errors.Unavailable) && now.Sub(a.when) < maxNoted/2 {
+		err = nil
+	}
+	return err
+}
+
+// noted gives the row as it is.
+func (a *arriving) noted() domain.Upload {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.row
+}
+
+// keepNoting notes it in time, until stop is called.
+func (a *arriving) keepNoting() (stop func()) {
+	ticks, done := time.NewTicker(noteAfter), make(chan struct{})
+	var noting sync.WaitGroup
+	noting.Go(func() {
+		for {
+			select {
+			case <-ticks.C:
+				_ = a.note() // what counts against it is told to who reads on
+			case <-done:
+				return
+			}
+		}
+	})
+	return func() {
+		ticks.Stop()
+		close(done)
+		noting.Wait()
+	}
 }
 
 // noteUpload stores how much of an upload there is. Returns QuotaExceeded where the
@@ -199,12 +267,9 @@ func (s *Service) bring(ctx context.Context, to domain.ID, uploads []*domain.Upl
 		if err != nil {
 			return err
 		}
-		_, sum, err := node.KeepUpload(ctx, u.ProjectID, u.ID, r)
+		_, _, err = node.KeepUpload(ctx, u.ProjectID, u.ID, u.SHA256, r)
 		if err := errors.Join(err, r.Close()); err != nil {
 			return err
-		}
-		if sum != u.SHA256 {
-			return errors.New(errors.Internal, "the upload %s came to be another on its way", u.ID)
 		}
 	}
 	return nil

@@ -20,6 +20,8 @@ type Uploads interface {
 	Update(ctx context.Context, u *domain.Upload) error
 	// Delete removes one; absent is success.
 	Delete(ctx context.Context, project, id domain.ID) error
+	// DeleteOn removes those that a worker has.
+	DeleteOn(ctx context.Context, worker domain.ID) error
 	// Held sums the bytes of a project's that have not expired at now.
 	Held(ctx context.Context, project domain.ID, now time.Time) (bytes int64, err error)
 	// DeleteExpired removes at most limit that have expired at now.

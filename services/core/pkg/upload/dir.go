@@ -19,8 +19,12 @@ import (
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 )
 
-// TTL is how long an upload is kept.
-const TTL = 24 * time.Hour
+// TTL is how long an upload is kept, and grace how much longer its file is, for who
+// began to build from it at the last moment.
+const (
+	TTL   = 24 * time.Hour
+	grace = 6 * time.Hour
+)
 
 // Reserve is what a Dir leaves free on its disk, in bytes: the worker's other data
 // lies there as well. lookEvery is after how much it looks again.
@@ -36,7 +40,8 @@ type Dir struct {
 	free func() (int64, error) // bytes on its disk
 }
 
-// Open makes a Dir, with the directory. now is the clock; nil is time.Now.
+// Open makes a Dir, with the directory, which is its alone: what an earlier process was
+// killed in the middle of is removed. now is the clock; nil is time.Now.
 func Open(root string, now func() time.Time) (*Dir, error) {
 	if now == nil {
 		now = time.Now
@@ -46,22 +51,29 @@ func Open(root string, now func() time.Time) (*Dir, error) {
 		err := syscall.Statfs(root, &fs)
 		return int64(fs.Bavail) * fs.Bsize, err
 	}
-	return &Dir{root: root, now: now, free: free}, os.MkdirAll(root, 0o700)
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return nil, err
+	}
+	broken, err := filepath.Glob(filepath.Join(root, "*", brokenPrefix+"*"))
+	for _, path := range broken {
+		err = errors.Join(err, os.Remove(path))
+	}
+	return &Dir{root: root, now: now, free: free}, err
 }
 
+// brokenPrefix begins the names of files that are not whole.
+const brokenPrefix = ".upload-"
+
 // Keep keeps all of r as a project's upload, in place of one with its ID, and tells
-// its size and SHA-256 in hexadecimal digits. It is complete or not there at all.
-// Returns InvalidArgument for nothing, NoSpace, and r's own errors.
-func (d *Dir) Keep(project, id domain.ID, r io.Reader) (bytes int64, sum string, err error) {
+// its size and SHA-256 in hexadecimal digits. It is complete or not there at all, and
+// not there if want, unless empty, is another sum. Returns InvalidArgument for nothing,
+// NoSpace, Internal for another sum, and r's and ctx's own errors.
+func (d *Dir) Keep(ctx context.Context, project, id domain.ID, want string, r io.Reader) (bytes int64, sum string, err error) {
 	path, err := d.path(project, id)
 	if err != nil {
 		return 0, "", err
 	}
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return 0, "", keepError(err)
-	}
-	tmp, err := os.CreateTemp(dir, ".upload-*")
+	tmp, err := create(filepath.Dir(path))
 	if err != nil {
 		return 0, "", keepError(err)
 	}
@@ -79,13 +91,46 @@ func (d *Dir) Keep(project, id domain.ID, r io.Reader) (bytes int64, sum string,
 	if n == 0 {
 		return 0, "", errors.New(errors.InvalidArgument, "the upload is empty").WithField("body")
 	}
+	sum = hex.EncodeToString(digest.Sum(nil))
+	if want != "" && sum != want {
+		return 0, "", errors.New(errors.Internal, "the upload %s came to be another on its way", id)
+	}
 	if err = errors.Join(tmp.Sync(), tmp.Close()); err != nil {
 		return 0, "", keepError(err)
+	}
+	if err = ctx.Err(); err != nil { // who sent it is told that it is not kept
+		return 0, "", err
 	}
 	if err = os.Rename(tmp.Name(), path); err != nil {
 		return 0, "", keepError(err)
 	}
-	return n, hex.EncodeToString(digest.Sum(nil)), nil
+	return n, sum, nil
+}
+
+// create makes a file that is not whole in a directory, which a sweep may have removed
+// as empty.
+func create(dir string) (f *os.File, err error) {
+	for range 3 {
+		if err = os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+		if f, err = os.CreateTemp(dir, brokenPrefix+"*"); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	return f, err
+}
+
+// Drop removes one. Absent is success.
+func (d *Dir) Drop(project, id domain.ID) error {
+	path, err := d.path(project, id)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // room returns NoSpace when uploads would take what the worker needs.
@@ -132,15 +177,19 @@ func (d *Dir) Path(project, id domain.ID) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if info, err := os.Stat(path); err != nil || d.now().Sub(info.ModTime()) > TTL {
+	if info, err := os.Stat(path); err != nil || d.now().Sub(info.ModTime()) > TTL+grace {
 		return "", errors.New(errors.NotFound, "there is no upload %s", id).WithHint("an upload is kept for a day")
 	}
 	return path, nil
 }
 
-// Sweep removes expired uploads, and what was left of broken ones.
-func (d *Dir) Sweep(ctx context.Context) error {
-	return filepath.WalkDir(d.root, func(path string, e fs.DirEntry, err error) error {
+// Sweep removes expired uploads.
+func (d *Dir) Sweep(ctx context.Context) error { return Sweep(ctx, d.root, d.now()) }
+
+// Sweep removes the uploads in a directory that have expired at now, and directories
+// where they were the last. None is success.
+func Sweep(ctx context.Context, root string, now time.Time) error {
+	return filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			if errors.Is(err, fs.ErrNotExist) {
 				err = nil // swept by somebody else
@@ -148,9 +197,10 @@ func (d *Dir) Sweep(ctx context.Context) error {
 			return err
 		}
 		info, err := e.Info()
-		ours := strings.HasSuffix(path, ".tar") || strings.HasPrefix(e.Name(), ".upload-")
-		if err == nil && ours && d.now().Sub(info.ModTime()) > TTL {
+		ours := strings.HasSuffix(path, ".tar") || strings.HasPrefix(e.Name(), brokenPrefix)
+		if err == nil && ours && now.Sub(info.ModTime()) > TTL+grace {
 			_ = os.Remove(path)
+			_ = os.Remove(filepath.Dir(path)) // where it was the last
 		}
 		return ctx.Err()
 	})

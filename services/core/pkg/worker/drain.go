@@ -15,7 +15,8 @@ import (
 // and waits until none does. Their disks are kept, and VMs that are paused with
 // their memory saved stay so. by goes into their tombstones.
 func (w *Worker) Drain(ctx context.Context, by string) error {
-	if err := w.pool.close(ctx); err != nil {
+	w.pool.close()
+	if err := w.pool.awaitEmpty(ctx); err != nil {
 		return err
 	}
 	vms, err := w.onWorker(ctx)

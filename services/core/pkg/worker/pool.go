@@ -42,6 +42,7 @@ type pool struct {
 	busy    int                 // fillings, adoptions and removals under way
 	shelves []*shelf            // used last first
 	pending map[domain.ID]*warm // have a row, or are about to, and are on no shelf yet
+	emptied sync.WaitGroup      // the emptying of one that was closed
 	gone    sync.WaitGroup      // adoptions and removals under way
 }
 

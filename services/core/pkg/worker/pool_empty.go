@@ -158,26 +158,36 @@ func tagged(ctx context.Context, tx storage.Tx, build domain.ID) (bool, error) {
 	return false, nil
 }
 
-// close empties the pool and waits until its machines are gone, within ctx.
-func (p *pool) close(ctx context.Context) error {
+// close begins to empty the pool; [pool.wait] waits for that.
+func (p *pool) close() {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
-	done := make(chan struct{})
-	go func() {
+	p.emptied.Go(func() {
 		if p.cancel != nil {
 			p.cancel()
 			<-p.filled
-			p.save(context.WithoutCancel(ctx))
+			p.save(context.WithoutCancel(p.w.ctx))
 		}
-		p.drop(func(storage.PoolKey) bool { return true })
-		p.gone.Wait()
-		close(done)
-	}()
+		p.drop(func(storage.PoolKey) bool { return true })()
+	})
+}
+
+// awaitEmpty waits within ctx until the machines that a pool had when it was closed are gone.
+func (p *pool) awaitEmpty(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() { p.emptied.Wait(); close(done) }()
 	select {
 	case <-done:
 		return nil
 	case <-ctx.Done():
 		return errors.Wrap(ctx.Err(), errors.DeadlineExceeded, "machines of the pool are still being removed")
 	}
+}
+
+// wait waits until the machines of a pool that was closed are gone, and those that
+// were given back since. Nothing gives any back any more.
+func (p *pool) wait() {
+	p.emptied.Wait()
+	p.gone.Wait()
 }

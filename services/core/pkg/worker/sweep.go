@@ -215,20 +215,18 @@ func (w *Worker) sweepTombstones(ctx context.Context) error {
 // ForgetProject removes the tombstones of a project's VMs, with their
 // executions, journals and logs, and its uploads. Other VMs of it stay.
 func (w *Worker) ForgetProject(ctx context.Context, project domain.ID) error {
-	if err := w.uploads.Forget(project); err != nil {
-		return err
-	}
+	forgotten := w.uploads.Forget(project) // it fails where one is arriving
 	if w.Stored != nil {
 		if _, err := w.Fetched.ShrinkTo(0); err != nil { // some may be the project's
 			return err
 		}
 	}
-	return w.dropTombstones(ctx, false, func(tx storage.Tx) ([]*domain.VM, error) {
+	return errors.Join(forgotten, w.dropTombstones(ctx, false, func(tx storage.Tx) ([]*domain.VM, error) {
 		list, err := tx.VMs().List(ctx, storage.VMFilter{
 			ProjectID: project, WorkerID: w.id, States: []domain.ObservedState{domain.Deleted}, IncludeDeleted: true, Page: storage.Page{Limit: tombstoneBatch},
 		})
 		return list.Items, err
-	})
+	}))
 }
 
 // remains is VMs and executions that have ended and are to go.

@@ -20,8 +20,13 @@ func (w *Worker) openUploads() (err error) {
 }
 
 // KeepUpload implements service.Node.
-func (w *Worker) KeepUpload(_ context.Context, project, id domain.ID, r io.Reader) (bytes int64, sum string, err error) {
-	return w.uploads.Keep(project, id, r)
+func (w *Worker) KeepUpload(ctx context.Context, project, id domain.ID, want string, r io.Reader) (bytes int64, sum string, err error) {
+	return w.uploads.Keep(ctx, project, id, want, r)
+}
+
+// DropUpload implements service.Node.
+func (w *Worker) DropUpload(_ context.Context, project, id domain.ID) error {
+	return w.uploads.Drop(project, id)
 }
 
 // OpenUpload implements service.Node.

@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/upload"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
@@ -134,8 +136,8 @@ func TestUploadsOfAProject(t *testing.T) {
 	must(t, err)
 	must(t, r.Close())
 	// And a day is over.
-	f.one.skip(upload.TTL + time.Minute)
-	f.other.skip(upload.TTL + time.Minute)
+	f.one.skip(upload.TTL + 7*time.Hour)
+	f.other.skip(upload.TTL + 7*time.Hour)
 	for _, b := range []*bed{f.one, f.other} {
 		b.worker.Sweep(ctx)
 		if _, err := os.Stat(filepath.Join(b.config.DataDir, "uploads", other.ProjectID.String(), theirs.ID.String()+".tar")); err == nil {
@@ -149,3 +151,87 @@ func TestUploadsOfAProject(t *testing.T) {
 type halfway struct{}
 
 func (halfway) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+// losing is a fleet whose workers' answers about uploads are lost, and that cannot be
+// told to be rid of them while away is set.
+type losing struct {
+	*bed
+	away *bool
+}
+
+func (l losing) Node(id domain.ID) (service.Node, error) {
+	n, err := l.bed.Node(id)
+	return losingNode{n, l.away}, err
+}
+
+func (l losing) Here() service.Node { return nil }
+
+type losingNode struct {
+	service.Node
+	away *bool
+}
+
+var errLost = errors.New(errors.Unavailable, "the link is cut")
+
+func (n losingNode) KeepUpload(ctx context.Context, project, id domain.ID, want string, r io.Reader) (int64, string, error) {
+	if _, _, err := n.Node.KeepUpload(ctx, project, id, want, r); err != nil {
+		return 0, "", err
+	}
+	return 0, "", errLost
+}
+
+func (n losingNode) DropUpload(ctx context.Context, project, id domain.ID) error {
+	if *n.away {
+		return errLost
+	}
+	return n.Node.DropUpload(ctx, project, id)
+}
+
+// An upload whose sender hears that it is not kept is not, or it counts.
+func TestUploadsThatNobodyIsToldOf(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	away := false
+	s := b.serve(losing{b, &away}, b.changes)
+	files := func() (n int) {
+		found, err := filepath.Glob(filepath.Join(b.config.DataDir, "uploads", "*", "*"))
+		must(t, err)
+		return len(found)
+	}
+	held := func() (bytes int64) {
+		must(t, b.store.View(b.ctx, func(tx storage.Tx) (err error) {
+			bytes, err = tx.Uploads().Held(b.ctx, b.by.ProjectID, time.Now())
+			return err
+		}))
+		return bytes
+	}
+	if _, err := s.SaveUpload(b.ctx, b.by, "", strings.NewReader("abc")); !errors.Is(err, errLost) {
+		t.Errorf("the answer is not lost: %v", err)
+	}
+	if files() != 0 || held() != 0 {
+		t.Errorf("%d files are left, and %d bytes count", files(), held())
+	}
+	away = true
+	if _, err := s.SaveUpload(b.ctx, b.by, "", strings.NewReader("abc")); !errors.Is(err, errLost) {
+		t.Errorf("the answer is not lost: %v", err)
+	}
+	if files() != 1 || held() != 3 {
+		t.Errorf("%d files are left, and %d bytes count", files(), held())
+	}
+	// Nor does it stay where its sender has gone when all is there.
+	ctx, leave := context.WithCancel(b.ctx)
+	if _, err := b.SaveUpload(ctx, b.by, "", io.MultiReader(strings.NewReader("abc"), atEnd(leave))); !errors.Is(err, context.Canceled) {
+		t.Errorf("it is kept: %v", err)
+	}
+	if files() != 1 || held() != 3 {
+		t.Errorf("then %d files are left, and %d bytes count", files(), held())
+	}
+}
+
+// atEnd calls a function at the end of what is read.
+type atEnd func()
+
+func (f atEnd) Read([]byte) (int, error) {
+	f()
+	return 0, io.EOF
+}

@@ -239,17 +239,14 @@ func (w *Worker) Start(ctx context.Context) error {
 // machines that wait for a VM. The VMs run on.
 func (w *Worker) Stop(ctx context.Context) error {
 	w.steps.cancelAll()
-	// At once: a build may take all the time that there is.
-	emptied := make(chan error, 1)
-	go func() { emptied <- w.pool.close(ctx) }()
+	w.pool.close() // at once: a build may take all the time that there is
 	err := w.Queue.Stop(ctx)
-	err = errors.Join(err, <-emptied)
 	w.storeLastOutput(ctx)
 	w.cancel()
 	w.vms.closeAll()
 	w.rows.stop()
 	done := make(chan struct{})
-	go func() { w.wait(); close(done) }()
+	go func() { w.wait(); w.pool.wait(); close(done) }() // what ends may give machines back
 	select {
 	case <-done:
 		w.leave(ctx)

@@ -4,8 +4,10 @@ package gatewayd
 
 import (
 	"context"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -24,6 +26,7 @@ import (
 	"github.com/aetherium/aetherium/services/core/pkg/serverlog"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
 	"github.com/aetherium/aetherium/services/core/pkg/tracing"
+	"github.com/aetherium/aetherium/services/core/pkg/upload"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
 	"github.com/aetherium/aetherium/services/core/pkg/watch/relay"
 	"github.com/aetherium/aetherium/services/gateway/pkg/serve"
@@ -109,6 +112,7 @@ func Serve(ctx context.Context, s settings.Gateway, log *slog.Logger, collectors
 	var beside sync.WaitGroup
 	defer func() { cancel(); beside.Wait() }()
 	beside.Go(func() { workers.Run(running) })
+	beside.Go(func() { forgetUploads(running, s.DataDir, log) })
 	beside.Go(func() { cases.Run(running) })
 	if err := attendant.Start(ctx); err != nil {
 		return err
@@ -126,4 +130,29 @@ func openAuthority(ctx context.Context, s settings.Workers, in *installation.Ins
 		return fleet.Load(s.CAFile, s.CAKeyFile, in.Now)
 	}
 	return fleet.Open(ctx, in.Store, in.Sealer, in.Now)
+}
+
+// forgetUploads removes what gateways of older versions kept of uploads, when its day is
+// over. Nobody finds it any more.
+func forgetUploads(ctx context.Context, dataDir string, log *slog.Logger) {
+	hours := time.NewTicker(time.Hour)
+	defer hours.Stop()
+	for dir := filepath.Join(dataDir, "uploads"); ; {
+		err := upload.Sweep(ctx, dir, time.Now())
+		if err == nil {
+			_ = os.Remove(dir) // when it is empty
+			_, err = os.Stat(dir)
+		}
+		if errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			log.Warn("uploads of an older version are still there", "error", err)
+		}
+		select {
+		case <-hours.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }

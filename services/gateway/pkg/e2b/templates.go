@@ -164,14 +164,14 @@ func (a *API) UploadRoute(r chi.Router) {
 }
 
 func (a *API) upload(w http.ResponseWriter, r *http.Request) error {
-	what, err := a.take(r.Context(), chi.URLParam(r, "token"))
+	by, hash, err := a.take(r.Context(), chi.URLParam(r, "token"))
 	if err != nil {
 		return err
 	}
 	if err := middleware.LimitBody(w, r, a.MaxUploadBytes); err != nil {
 		return err
 	}
-	if _, err := a.VMs.SaveUpload(r.Context(), what.By, filesName(what.Hash), r.Body); err != nil {
+	if _, err := a.VMs.SaveUpload(r.Context(), by, filesName(hash), r.Body); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusOK)

@@ -21,6 +21,8 @@ const (
 	uploadTTL = 15 * time.Minute
 	// announcedTTL is how long a build may be begun that was announced.
 	announcedTTL = 24 * time.Hour
+	// minLeft is how long files are there at least of which clients are told that they are.
+	minLeft = time.Hour
 )
 
 // Notes are kept between requests, for whichever gateway the next one comes to.
@@ -39,9 +41,9 @@ type announced struct {
 	Shape domain.Resources
 }
 
-// allowed is who may send which files.
+// allowed is which files may be sent, and for whom.
 type allowed struct {
-	By   vmm.Caller
+	Name string // of who asked
 	Hash string
 }
 
@@ -64,15 +66,16 @@ func (a *API) announcedBuild(ctx context.Context, project domain.ID, name, build
 // secret that is kept nowhere.
 func (a *API) allow(ctx context.Context, by vmm.Caller, hash string) (token string, err error) {
 	secret := rand.Text()
-	return by.ProjectID.String() + "-" + secret, a.Notes.Note(ctx, by.ProjectID, allowNote(secret), allowed{by, hash}, a.Now().Add(uploadTTL))
+	return by.ProjectID.String() + "-" + secret, a.Notes.Note(ctx, by.ProjectID, allowNote(secret), allowed{by.Name, hash}, a.Now().Add(uploadTTL))
 }
 
 func allowNote(secret string) string { return "e2b.upload\n" + secret }
 
 // take uses a token up. Returns NotFound.
-func (a *API) take(ctx context.Context, token string) (what allowed, err error) {
+func (a *API) take(ctx context.Context, token string) (by vmm.Caller, hash string, err error) {
 	id, secret, _ := strings.Cut(token, "-")
 	project, err := domain.ParseID(id)
+	var what allowed
 	if err == nil {
 		err = a.Notes.Noted(ctx, project, allowNote(secret), &what)
 	}
@@ -83,12 +86,15 @@ func (a *API) take(ctx context.Context, token string) (what allowed, err error) 
 	case errors.NotFound, errors.AlreadyExists, errors.InvalidArgument:
 		err = errors.New(errors.NotFound, "the address is not one that files can be sent to").WithHint("it works once and for some minutes")
 	}
-	return what, err
+	return vmm.Caller{ProjectID: project, Name: what.Name}, what.Hash, err
 }
 
 // sent tells whether the files of a COPY are there, and can be read.
 func (a *API) sent(ctx context.Context, by vmm.Caller, hash string) (bool, error) {
 	u, err := a.VMs.NamedUpload(ctx, by, filesName(hash))
+	if err == nil && u.ExpiresAt.Before(a.Now().Add(minLeft)) {
+		return false, nil // a build may be begun a while later
+	}
 	if err == nil {
 		var r io.ReadCloser
 		if r, err = a.VMs.OpenUpload(ctx, by, u.ID); err == nil {
@@ -96,7 +102,7 @@ func (a *API) sent(ctx context.Context, by vmm.Caller, hash string) (bool, error
 		}
 	}
 	switch errors.CodeOf(err) {
-	case errors.NotFound, errors.Unavailable: // on a worker that is away: they are sent to another
+	case errors.NotFound, errors.Unavailable, errors.Unsupported: // on a worker that is away, or was put back to an older version: they are sent to another
 		return false, nil
 	}
 	return false, err
@@ -194,6 +200,12 @@ func (a *API) addBelow(ctx context.Context, to *tar.Writer, dir string, by vmm.C
 	}
 }
 
+// badArchive is what reading an archive, or writing another, ended with. What the
+// worker that has it told, or who takes the other, is about neither.
 func badArchive(err error) error {
+	var coded *errors.Error
+	if errors.As(err, &coded) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.ErrClosedPipe) {
+		return err
+	}
 	return errors.Wrap(err, errors.InvalidArgument, "the files of a COPY are no archive that can be read")
 }

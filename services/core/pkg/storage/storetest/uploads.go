@@ -76,6 +76,8 @@ func uploads(e *env) {
 		return errors.Join(tx.Uploads().Delete(e.ctx(), q, long.ID), tx.Uploads().Delete(e.ctx(), p, domain.NewID()))
 	})
 	same(e, "those left when another project deletes it", held(p, e.now), 5)
-	e.update(func(tx storage.Tx) error { return tx.Uploads().Delete(e.ctx(), p, long.ID) })
+	e.update(func(tx storage.Tx) error { return tx.Uploads().DeleteOn(e.ctx(), domain.NewID()) })
+	same(e, "those left when another worker is gone", held(p, e.now), 5)
+	e.update(func(tx storage.Tx) error { return tx.Uploads().DeleteOn(e.ctx(), long.WorkerID) })
 	same(e, "none left", held(p, e.now), 0)
 }

@@ -53,6 +53,11 @@ func (r uploads) Delete(ctx context.Context, project, id domain.ID) error {
 	return err
 }
 
+func (r uploads) DeleteOn(ctx context.Context, worker domain.ID) error {
+	_, err := r.s.Exec(ctx, "DELETE FROM uploads WHERE worker_id = ?", string(worker))
+	return err
+}
+
 func (r uploads) Held(ctx context.Context, project domain.ID, now time.Time) (bytes int64, err error) {
 	sum := func(row Row) (*int64, error) { return &bytes, row.Scan(&bytes) }
 	_, err = queryOne(ctx, r.s, sum, nil, "SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT) FROM uploads WHERE project_id = ? AND expires_at > ?",
