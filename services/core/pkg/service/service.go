@@ -69,8 +69,9 @@ type Node interface {
 	// to a registry. It comes before RunTask.
 	KeepLogin(ctx context.Context, task domain.ID, login vmm.RegistryLogin) error
 	// KeepUpload keeps all of r as a project's upload until it has expired, in place
-	// of one with its ID, and tells its size and SHA-256 in hexadecimal digits.
-	// Returns InvalidArgument for nothing, NoSpace, and r's own errors.
+	// of one with its ID, and tells its size and SHA-256 in hexadecimal digits. It is
+	// not kept if want, unless empty, is another sum. Returns InvalidArgument for
+	// nothing, NoSpace, Internal for another sum, and r's own errors.
 	KeepUpload(ctx context.Context, project, id domain.ID, want string, r io.Reader) (bytes int64, sha256 string, err error)
 	// DropUpload removes what KeepUpload kept. Absent is success.
 	DropUpload(ctx context.Context, project, id domain.ID) error

@@ -100,8 +100,9 @@ func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.I
 }
 
 // EndSnapshot writes down what became of a snapshot that was to be made: it is ready,
-// or if that failed it is gone, with the same error. The worker that made it does so, and who asked for it
-// after that, in case the worker is of an older version, or could not: what was written first holds.
+// or if that failed it is gone, and the error is the same. The worker that made it does
+// so, and then who asked for it, in case the worker is of an older version, or could
+// not: what was written first holds. Returns NotFound for one that was given up.
 func EndSnapshot(ctx context.Context, store storage.Store, now time.Time, of *domain.Snapshot, info vmm.SnapshotInfo, failed error) (snap *domain.Snapshot, err error) {
 	err = store.Read(ctx, func(tx storage.Tx) error {
 		snap, err = tx.Snapshots().Get(ctx, of.ProjectID, of.ID)

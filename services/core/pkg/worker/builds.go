@@ -7,11 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
 	"github.com/aetherium/aetherium/services/core/pkg/image"
 	"github.com/aetherium/aetherium/services/core/pkg/service"
+	"github.com/aetherium/aetherium/services/core/pkg/storage"
 	"github.com/aetherium/aetherium/services/core/pkg/vmm"
 	"github.com/aetherium/aetherium/services/core/pkg/watch"
 )
@@ -19,12 +21,21 @@ import (
 // builds is the template builds under way, with their logs.
 type builds struct {
 	mu      sync.Mutex
-	running map[domain.ID]*buildRun         // by task
-	held    map[domain.ID]int               // builds that other builds are made of, now
-	logins  map[domain.ID]vmm.RegistryLogin // by task
-	grown   watch.Hub[domain.ID]            // woken when a build's log has grown or ended
-	ready   map[domain.ID]*domain.Build     // of VMs that were started lately; never changed
+	running map[domain.ID]*buildRun     // by task
+	held    map[domain.ID]int           // builds that other builds are made of, now
+	logins  map[domain.ID]heldLogin     // by task
+	grown   watch.Hub[domain.ID]        // woken when a build's log has grown or ended
+	ready   map[domain.ID]*domain.Build // of VMs that were started lately; never changed
 }
+
+// heldLogin is what a task was given to show to a registry, and when.
+type heldLogin struct {
+	vmm.RegistryLogin
+	since time.Time
+}
+
+// loginWait is how long the row of a task may take to be there whose login came first.
+const loginWait = 10 * time.Minute
 
 // maxReady is how many builds are remembered.
 const maxReady = 64
@@ -113,7 +124,7 @@ func (b *builds) login(task domain.ID) (vmm.RegistryLogin, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	l, ok := b.logins[task]
-	return l, ok
+	return l.RegistryLogin, ok
 }
 
 func (b *builds) forgetLogin(task domain.ID) {
@@ -128,9 +139,36 @@ func (w *Worker) KeepLogin(_ context.Context, task domain.ID, login vmm.Registry
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.logins == nil {
-		b.logins = make(map[domain.ID]vmm.RegistryLogin)
+		b.logins = make(map[domain.ID]heldLogin)
 	}
-	b.logins[task] = login
+	b.logins[task] = heldLogin{login, w.Now()}
+	return nil
+}
+
+// sweepLogins forgets those of tasks that were never written down: who was to do so
+// has died.
+func (w *Worker) sweepLogins(ctx context.Context) error {
+	b := &w.builds
+	var old []domain.ID
+	b.mu.Lock()
+	for task, login := range b.logins {
+		if w.Now().Sub(login.since) >= loginWait {
+			old = append(old, task)
+		}
+	}
+	b.mu.Unlock()
+	for _, task := range old {
+		err := w.Store.View(ctx, func(tx storage.Tx) error {
+			_, err := tx.Tasks().Get(ctx, storage.System, task)
+			return err
+		})
+		switch {
+		case errors.HasCode(err, errors.NotFound):
+			b.forgetLogin(task)
+		case err != nil:
+			return err
+		}
+	}
 	return nil
 }
 

@@ -84,3 +84,10 @@ func (w *Worker) Due(ctx context.Context, id domain.ID) { w.due(ctx, id) }
 
 // PutRow queues a row of an execution to be written beside.
 func (w *Worker) PutRow(x *domain.Execution, kind string) { w.rows.put(x, kind, w.time(), nil) }
+
+// Logins counts what is held to be shown to registries.
+func (w *Worker) Logins() int {
+	w.builds.mu.Lock()
+	defer w.builds.mu.Unlock()
+	return len(w.builds.logins)
+}

@@ -47,6 +47,7 @@ func (w *Worker) sweep(ctx context.Context) {
 		{"tool logs", w.sweepToolLogs},
 		{"volumes", w.sweepVolumes},
 		{"uploads", w.uploads.Sweep},
+		{"logins", w.sweepLogins},
 	})
 }
 

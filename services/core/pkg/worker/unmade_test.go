@@ -195,3 +195,21 @@ func TestASlowSnapshotStays(t *testing.T) {
 		}
 	}
 }
+
+// What is to be shown to a registry for a build that was never written down is forgotten.
+func TestALoginThatNobodyUsesGoes(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	node, err := b.Node(b.worker.ID())
+	must(t, err)
+	must(t, node.KeepLogin(b.ctx, domain.NewID(), vmm.RegistryLogin{Username: "u", Password: "p"}))
+	b.worker.Sweep(b.ctx)
+	if n := b.worker.Logins(); n != 1 {
+		t.Errorf("%d are held while its row may come", n)
+	}
+	b.skip(20 * time.Minute)
+	b.worker.Sweep(b.ctx)
+	if n := b.worker.Logins(); n != 0 {
+		t.Errorf("%d are held", n)
+	}
+}
