@@ -273,7 +273,7 @@ func (m *Manager) Teardown(ctx context.Context) error {
 	m.cancel()
 	m.tasks.Wait()
 	defer m.netd.Close()
-	return errors.Join(m.tearDown(ctx), m.logs.Close(), m.lock.Close())
+	return errors.Join(m.tearDown(ctx), m.logs.Close(), m.maker.Close(), m.lock.Close())
 }
 
 func (m *Manager) tearDown(ctx context.Context) error {

@@ -86,6 +86,10 @@ func (d *Driver) try(ctx context.Context) (err error) {
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return fault.Of(err, "cannot make a root filesystem for the trial")
 	}
+	// Its image is named by what is in it, times too: one for all trials.
+	if err := os.Chtimes(root, time.Unix(0, 0), time.Unix(0, 0)); err != nil {
+		return fault.Of(err, "cannot make a root filesystem for the trial")
+	}
 	if err := d.Delete(ctx, id); err != nil {
 		return err
 	}

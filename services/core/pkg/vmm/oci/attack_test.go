@@ -50,12 +50,12 @@ func openNode(t *testing.T, inet *attack.Lab) *lab {
 	instance := fmt.Sprintf("a%d", os.Getpid())
 	must(t, os.WriteFile(dir+"/instance", []byte(instance), 0o600))
 	l := &lab{t: t, dir: dir}
+	low, high := networktest.IDs(t) // given back when the lab is gone
 	t.Cleanup(l.demolish)
 	forwarder := filepath.Join(dir, attack.NetdName)
 	must(t, os.Symlink("/proc/self/exe", forwarder))
 	l.pool, err = disk.Open(ctx, disk.Config{Dir: dir + "/data", Backend: diskBackend(), Size: 4 << 30})
 	must(t, err)
-	low, high := networktest.IDs(t)
 	l.net, err = network.Open(ctx, network.Config{
 		Instance: instance, RuntimeDir: "/run/net", HostDir: "/run/host", NetdPath: forwarder, IDLow: low, IDHigh: high,
 		Resolvers: inet.Resolvers(), DenyCIDRs: inet.DenyCIDRs(), PoolNone: -1, PoolNAT: 2,

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
 	"github.com/aetherium/aetherium/libs/types/pkg/domain"
+	"github.com/aetherium/aetherium/services/core/pkg/inmemory"
 	runc "github.com/containerd/go-runc"
 	"golang.org/x/sys/unix"
 )
@@ -62,32 +62,17 @@ func findEngine(ctx context.Context, cfg *Config) (*engine, error) {
 	return r, nil
 }
 
-// sealedCopy is a program in memory that nobody can change any more
-// (memfd_create(2), F_ADD_SEALS in fcntl(2)). crun makes such a copy of itself
+// sealedCopy is a program in memory that nobody can change any more. crun makes such a copy of itself
 // and begins anew in it at every start, so that a guest that gets hold of
 // /proc/self/exe does not hold the host's program (CVE-2019-5736); when it finds
 // itself in one already, it does not.
-func sealedCopy(path string) (_ *os.File, err error) {
+func sealedCopy(path string) (*os.File, error) {
 	src, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer src.Close()
-	fd, err := unix.MemfdCreate(filepath.Base(path), unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return nil, os.NewSyscallError("memfd_create", err)
-	}
-	f := forOthers(fd)
-	defer func() {
-		if err != nil {
-			f.Close()
-		}
-	}()
-	if _, err := io.Copy(f, src); err != nil {
-		return nil, err
-	}
-	_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE)
-	return f, os.NewSyscallError("fcntl", err)
+	return inmemory.Program(filepath.Base(path), src)
 }
 
 func (r *engine) close() error {

@@ -4,13 +4,11 @@ import (
 	"bytes"
 	"debug/elf"
 	"encoding/binary"
-	"io"
 	"os"
 	"runtime"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/aetherium/aetherium/libs/common/pkg/errors"
+	"github.com/aetherium/aetherium/services/core/pkg/inmemory"
 )
 
 // holding is a program for each processor, so small that starting it costs next
@@ -106,14 +104,10 @@ func program() (*os.File, error) {
 		return nil, errors.New(errors.Unsupported, "machines' namespaces cannot be made on this processor").
 			WithHint("use amd64 or arm64")
 	}
-	fd, err := unix.MemfdCreate("namespaces", unix.MFD_CLOEXEC)
+	f, err := inmemory.Program("namespaces", bytes.NewReader(raw))
 	if err != nil {
-		return nil, errors.Wrap(os.NewSyscallError("memfd_create", err), errors.Unavailable, "the host refused a program in memory").
+		return nil, errors.Wrap(err, errors.Unavailable, "the host refused a program in memory").
 			WithHint("check /proc/sys/vm/memfd_noexec")
-	}
-	f := os.NewFile(uintptr(fd), "namespaces")
-	if _, err := io.Copy(f, bytes.NewReader(raw)); err != nil {
-		return nil, errors.Join(errors.Wrap(err, errors.Unavailable, "cannot write a program in memory"), f.Close())
 	}
 	return f, nil
 }
