@@ -89,7 +89,15 @@ func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.I
 	info, failed := node.Snapshot(making, vm, snap.ID, snap.Kind)
 	ctx, cancel = context.WithTimeout(ctx, maxForget) // its own time may be up
 	defer cancel()
-	made, err := EndSnapshot(ctx, s.store, s.time(), snap, info, failed)
+	// Its worker has written that down, also where the answer that says so was lost.
+	var made *domain.Snapshot
+	err = s.store.Read(ctx, func(tx storage.Tx) (err error) {
+		made, err = tx.Snapshots().Get(ctx, by.ProjectID, snap.ID)
+		return err
+	})
+	if err != nil || made.State != domain.BuildReady {
+		made, err = EndSnapshot(ctx, s.store, s.time(), snap, info, failed)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -104,13 +112,6 @@ func (s *Service) takeSnapshot(ctx context.Context, by vmm.Caller, vmID domain.I
 // so, and then who asked for it, in case the worker is of an older version, or could
 // not: what was written first holds. Returns NotFound for one that was given up.
 func EndSnapshot(ctx context.Context, store storage.Store, now time.Time, of *domain.Snapshot, info vmm.SnapshotInfo, failed error) (snap *domain.Snapshot, err error) {
-	err = store.Read(ctx, func(tx storage.Tx) error {
-		snap, err = tx.Snapshots().Get(ctx, of.ProjectID, of.ID)
-		return err
-	})
-	if err == nil && snap.State == domain.BuildReady {
-		return snap, nil // also where the answer that says so was lost
-	}
 	err = store.Update(ctx, func(tx storage.Tx) error {
 		snap, err = tx.Snapshots().Get(ctx, of.ProjectID, of.ID)
 		switch {

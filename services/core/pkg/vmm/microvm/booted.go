@@ -381,12 +381,8 @@ func (b *booted) keep(spec vmm.Spec, key string) {
 // make boots a machine that is nobody's and keeps its memory.
 func (b *booted) make(ctx context.Context, spec vmm.Spec, key string) (err error) {
 	d := b.d
-	overhead, err := d.engine.Overhead(ctx)
-	if err != nil {
+	if err := d.roomFor(ctx, spec); err != nil {
 		return err
-	}
-	if free, err := availableMemory(); err != nil || free < spec.Resources.MemoryBytes+overhead {
-		return errors.Join(errors.New(errors.CapacityExhausted, "the host has too little memory left"), err)
 	}
 	defer func() { err = errors.Join(err, d.Delete(context.WithoutCancel(ctx), spec.MachineID)) }()
 	if _, err := d.Create(ctx, spec); err != nil {
@@ -487,6 +483,20 @@ func (d *Driver) Booted(ctx context.Context) (vmm.BootedCounts, error) {
 		counts.Bytes += n
 	}
 	return counts, nil
+}
+
+// roomFor checks that the host has memory for another machine, before what is done to
+// be faster takes some. Returns CapacityExhausted.
+func (d *Driver) roomFor(ctx context.Context, s vmm.Spec) error {
+	overhead, err := d.engine.Overhead(ctx)
+	if err != nil {
+		return err
+	}
+	free, err := availableMemory()
+	if err == nil && free < s.Resources.MemoryBytes+overhead {
+		err = errors.New(errors.CapacityExhausted, "the host has too little memory left")
+	}
+	return err
 }
 
 // availableMemory is what the host can give without swapping (MemAvailable of

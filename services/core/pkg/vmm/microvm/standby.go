@@ -91,8 +91,9 @@ func (s *standby) forget(id string) {
 // raise has a machine stand by, if it still is to.
 func (s *standby) raise(id string) {
 	switch err := s.launch(id); {
-	case err == nil, s.ctx.Err() != nil, errors.Is(err, context.Canceled), errors.HasCode(err, errors.Conflict), errors.HasCode(err, errors.NotFound):
-		// It stands by, or the machine is being deleted, or the driver closed.
+	case err == nil, s.ctx.Err() != nil, errors.Is(err, context.Canceled), errors.HasCode(err, errors.Conflict), errors.HasCode(err, errors.NotFound),
+		errors.HasCode(err, errors.CapacityExhausted):
+		// It stands by, or the machine is being deleted, or the driver closed, or there is no room.
 	default:
 		s.d.log.Warn("a paused machine has no monitor that stands by", "machine", id, "error", err)
 	}
@@ -112,12 +113,8 @@ func (s *standby) launch(id string) error {
 	if err != nil || !wanted || !m.Suspended || m.run.Phase != phaseIdle {
 		return err
 	}
-	overhead, err := d.engine.Overhead(ctx)
-	if err != nil {
-		return err
-	}
-	// There has to be room for the machine itself, too: others go before who is paused.
-	if free, err := availableMemory(); err != nil || free < m.Spec.Resources.MemoryBytes+overhead {
+	// Not the monitor's alone: others go before who is paused.
+	if err := d.roomFor(ctx, m.Spec); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, restorePatience)
